@@ -1,0 +1,47 @@
+"""afina: which way of adapting a language model to use, what it costs, and how sure that is.
+
+The names below are the public library. They are imported on first use (PEP 562), so that
+`import afina` costs nothing and the command line starts without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adapter": "afina.adapter",
+    "AfinaError": "afina.errors",
+    "Backbone": "afina.backbone",
+    "Classifier": "afina.classifier",
+    "METHODS": "afina.methods",
+    "Record": "afina.record",
+    "Run": "afina.run",
+    "Study": "afina.study",
+    "Task": "afina.task",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - strings, from the table above
+
+if TYPE_CHECKING:
+    from afina.adapter import Adapter as Adapter
+    from afina.backbone import Backbone as Backbone
+    from afina.classifier import Classifier as Classifier
+    from afina.errors import AfinaError as AfinaError
+    from afina.methods import METHODS as METHODS
+    from afina.record import Record as Record
+    from afina.run import Run as Run
+    from afina.study import Study as Study
+    from afina.task import Task as Task
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'afina' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

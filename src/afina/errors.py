@@ -1,0 +1,74 @@
+"""Every error that a user can cause, and nothing else.
+
+    AfinaError
+    ├── NotFound           a file, directory, package or Hub id that is not there or cannot be reached
+    ├── UnknownName        a method, key, task or preset that does not exist; names the nearest that does
+    ├── InvalidData        a task that cannot be learnt from: missing column, unknown label, empty split, ...
+    │   └── Leakage        evaluation texts that occur in the training split
+    ├── InvalidStudy       settings that contradict each other or the method
+    ├── CorruptAdapter     an adapter whose bytes are not what its manifest says
+    ├── WrongBackbone      an adapter for another base than the one given
+    ├── Diverged           a loss that is no longer a number
+    └── Busy               another process is writing to the same place
+
+Each message names where, what was found, what was expected and what to do next. The command line
+prints it on one or two lines and exits with `exit_code`. This module knows no other module.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AfinaError(Exception):
+    """Base of all: the command line prints its text, without a traceback, and exits 2."""
+
+    exit_code = 2
+
+
+class NotFound(AfinaError):
+    """Something named by the user is not there, or cannot be reached."""
+
+
+class UnknownName(AfinaError):
+    """A name outside a fixed set.
+
+    `kind` says what was looked for ("method"), `known` what exists, `where` the file or option.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        place = f"{where}: " if where else ""
+        guess = f"Did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"{place}unknown {kind} {name!r}. {guess}Known: {', '.join(known)}.")
+        self.kind, self.name, self.known, self.nearest = kind, name, known, near[0] if near else None
+
+
+class InvalidData(AfinaError):
+    """A task's data cannot be used as they are."""
+
+
+class Leakage(InvalidData):
+    """Evaluation texts occur in the training split."""
+
+
+class InvalidStudy(AfinaError):
+    """Settings that cannot be run."""
+
+
+class CorruptAdapter(AfinaError):
+    """An adapter's files do not hold what its manifest says."""
+
+
+class WrongBackbone(AfinaError):
+    """An adapter was made for another backbone."""
+
+
+class Diverged(AfinaError):
+    """Training produced a loss that is not a finite number."""
+
+
+class Busy(AfinaError):
+    """Another process holds the place that this one would write to."""

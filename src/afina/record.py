@@ -1,0 +1,128 @@
+"""Record: a fact. What one run asked for, what was measured, in what environment; frozen JSON.
+
+What each figure means is defined in docs/figures.md. Starts without torch. Knows nothing of how a
+figure was obtained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from afina import durable
+from afina.errors import InvalidData
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Seconds(Frozen):
+    """Wall-clock seconds by phase, summed over the parts of a resumed run."""
+
+    load: float
+    encode: float
+    train: float
+    evaluate: float
+    save: float
+
+
+class Memory(Frozen):
+    """Bytes; None where this device cannot measure it or nothing was trained."""
+
+    state_bytes: int
+    activation_bytes: int | None
+    activation_tokens: int | None
+    rss_peak: int | None
+    allocated_end: int | None
+    allocated_peak: int | None
+    reserved_peak: int | None
+
+
+class Environment(Frozen):
+    """Where a run took place. Names no host and no path."""
+
+    versions: dict[str, str]
+    platform: str
+    processor: str
+    device: str
+    threads: int
+    dtype: str
+    git_commit: str | None
+    git_dirty: bool | None
+    backbone_digest: str
+    tokenizer_digest: str
+    train_digest: str
+    evaluation_digest: str
+
+
+class Record(Frozen):
+    """One finished run.
+
+    key              digest of the intention; a study skips runs whose key is recorded
+    name             the run's name in its study, `method` unless one method appears twice
+    trainable        body + head parameters that training may change; `total` counts the unadapted classifier
+    tokens_per_second  real tokens trained on per second of `seconds.train`; None where nothing was trained
+    truncated        training and evaluation texts longer than the maximum length
+    losses           (step, mean loss since the previous entry), at most some hundreds of entries
+    gold, predicted  label index of every evaluation example, in the task's order
+    adapter          path of the adapter, relative to the study's output directory
+    digest           the adapter's digest
+    """
+
+    key: str
+    study: str
+    name: str
+    method: str
+    seed: int
+    status: Literal["done"] = "done"
+    backbone: str
+    task: str
+    label_names: tuple[str, ...]
+    hyperparameters: dict[str, Any]
+    training: dict[str, Any]
+    accuracy: float
+    f1: float
+    examples: int
+    trainable: int
+    body: int
+    head: int
+    total: int
+    steps: int
+    tokens: int
+    tokens_per_second: float | None
+    truncated: int
+    leaked: int
+    seconds: Seconds
+    memory: Memory
+    losses: tuple[tuple[int, float], ...]
+    gold: tuple[int, ...]
+    predicted: tuple[int, ...]
+    adapter: str
+    digest: str
+    environment: Environment
+
+
+def read(path: Path) -> list[Record]:
+    """The records in a `records.jsonl`; none where the file is not there. Raises InvalidData with the line."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            records.append(Record.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the line"
+            raise InvalidData(
+                f"{path}, line {number}: not a record of this version of afina ({field}: {first['msg']}). "
+                "Remove that line, or name another --out."
+            ) from None
+    return records
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    durable.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))

@@ -1,0 +1,121 @@
+"""Task: a named classification problem. Knows texts and labels; not files, tokens or models.
+
+The readers that build one from an address are in `afina.tasks`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from afina import digest
+from afina.errors import InvalidData, Leakage
+
+LEAKAGE_LIMIT = 0.01
+"""Share of evaluation texts that may occur in the training split."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled text, or pair of texts."""
+
+    text: str
+    label: int
+    text_pair: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Texts and their integer labels, in a fixed order.
+
+    texts   N strings
+    labels  int64 [N], indices into the task's label names
+    pairs   N strings, or None where an example is a single text
+    """
+
+    texts: Sequence[str]
+    labels: np.ndarray
+    pairs: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
+        if len(sizes) != 1:
+            raise InvalidData(f"a split's texts, labels and pairs differ in number: {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Example:
+        pair = None if self.pairs is None else self.pairs[index]
+        return Example(self.texts[index], int(self.labels[index]), pair)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Split:
+        """The examples at `indices`, in that order."""
+        pairs = None if self.pairs is None else [self.pairs[i] for i in indices]
+        return Split([self.texts[i] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)], pairs)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of texts, pairs and labels, in order."""
+        pairs = self.pairs if self.pairs is not None else []
+        return digest.of_json(
+            [digest.of_strings(self.texts), digest.of_strings(pairs), digest.of_bytes(self.labels.astype("<i8").tobytes())]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A classification problem with a training and an evaluation split.
+
+    address      how the user named it, see DESIGN: `sst2`, `snippets:movies`, `my.csv`
+    label_names  name of each integer label; index 1 is the positive class in binary F1
+    leaked       evaluation texts that also occur in the training split (normalised)
+    """
+
+    address: str
+    label_names: tuple[str, ...]
+    train: Split
+    evaluation: Split
+    leaked: int = 0
+
+    @classmethod
+    def load(cls, address: str, **options: object) -> Task:
+        """Read the task at `address`; options are those of `afina.tasks.load`."""
+        from afina import tasks
+
+        return tasks.load(address, **options)  # type: ignore[arg-type]
+
+
+def normalised(text: str) -> str:
+    """Casefolded Unicode letters and digits of `text`; the form in which texts count as the same."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(character for character in folded if character.isalnum())
+
+
+def count_leaked(train: Split, evaluation: Split) -> int:
+    """How many evaluation examples occur in the training split; those without letters or digits do not count."""
+    seen = {key for key in map(_key, train) if key}
+    return sum(1 for key in map(_key, evaluation) if key and key in seen)
+
+
+def _key(example: Example) -> str:
+    pair = "" if example.text_pair is None else "\x1f" + normalised(example.text_pair)
+    return normalised(example.text) + pair
+
+
+def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool) -> int:
+    """Count leaked examples; raise `Leakage` above `LEAKAGE_LIMIT` unless allowed."""
+    leaked = count_leaked(train, evaluation)
+    if leaked > LEAKAGE_LIMIT * len(evaluation) and not allow:
+        raise Leakage(
+            f"task {address}: {leaked} of {len(evaluation)} evaluation texts also occur in the training split, "
+            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass --allow-leakage to go on."
+        )
+    return leaked
