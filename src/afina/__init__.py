@@ -23,7 +23,7 @@ _HOMES = {
     "Task": "afina.task",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - strings, from the table above
+__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
     from afina.adapter import Adapter as Adapter

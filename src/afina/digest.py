@@ -18,10 +18,12 @@ PREFIX = "sha256:"
 
 
 def of_bytes(data: bytes) -> str:
+    """Digest of the bytes as they are."""
     return PREFIX + hashlib.sha256(data).hexdigest()
 
 
 def of_file(path: Path) -> str:
+    """Digest of a file's content, read in pieces."""
     with path.open("rb") as file:
         return PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -37,6 +39,7 @@ def canonical_json(value: Any) -> str:
 
 
 def of_json(value: Any) -> str:
+    """Digest of a JSON value in its canonical spelling."""
     return of_bytes(canonical_json(value).encode())
 
 

@@ -48,13 +48,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replace the file at `path` with `text`, in UTF-8."""
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    with replacing(path) as fresh:
-        fresh.write_bytes(data)
 
 
 def sweep(directory: Path) -> None:

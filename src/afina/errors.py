@@ -9,6 +9,7 @@
     ├── CorruptAdapter     an adapter whose bytes are not what its manifest says
     ├── WrongBackbone      an adapter for another base than the one given
     ├── Diverged           a loss that is no longer a number
+    ├── RunFailed          a run of a study whose process reported an error or was killed
     └── Busy               another process is writing to the same place
 
 Each message names where, what was found, what was expected and what to do next. The command line
@@ -68,6 +69,10 @@ class WrongBackbone(AfinaError):
 
 class Diverged(AfinaError):
     """Training produced a loss that is not a finite number."""
+
+
+class RunFailed(AfinaError):
+    """One run of a study could not be carried out."""
 
 
 class Busy(AfinaError):

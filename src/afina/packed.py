@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,9 +30,8 @@ class Packed:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Packed:
-        return Packed(
-            self.tokens.to(device), self.positions.to(device), self.bounds.to(device), self.labels.to(device)
-        )
+        """The same batch on another device."""
+        return Packed(self.tokens.to(device), self.positions.to(device), self.bounds.to(device), self.labels.to(device))
 
 
 def pack(sequences: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray | None = None) -> Packed:
@@ -53,4 +53,4 @@ def pack(sequences: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray | N
 def unpack(packed: Packed) -> list[Tensor]:
     """The sequences again, each int64 [length]."""
     bounds = packed.bounds.tolist()
-    return [packed.tokens[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [packed.tokens[start:end] for start, end in itertools.pairwise(bounds)]

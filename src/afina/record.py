@@ -17,6 +17,8 @@ from afina.errors import InvalidData
 
 
 class Frozen(BaseModel):
+    """Cannot be changed, and has no field that is not declared."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -66,6 +68,7 @@ class Record(Frozen):
     name             the run's name in its study, `method` unless one method appears twice
     trainable        body + head parameters that training may change; `total` counts the unadapted classifier
     tokens_per_second  real tokens trained on per second of `seconds.train`; None where nothing was trained
+    train_examples, examples  texts in the training split as used, and in the evaluation split
     truncated        training and evaluation texts longer than the maximum length
     losses           (step, mean loss since the previous entry), at most some hundreds of entries
     gold, predicted  label index of every evaluation example, in the task's order
@@ -86,6 +89,7 @@ class Record(Frozen):
     training: dict[str, Any]
     accuracy: float
     f1: float
+    train_examples: int
     examples: int
     trainable: int
     body: int
@@ -111,7 +115,8 @@ def read(path: Path) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Bytes, not text: str.splitlines also breaks at U+2028 and the like, which a label's name may hold.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:
@@ -125,4 +130,5 @@ def read(path: Path) -> list[Record]:
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
+    """Replace the file at `path` with one line per record."""
     durable.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))

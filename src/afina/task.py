@@ -5,6 +5,7 @@ The readers that build one from an address are in `afina.tasks`.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from afina.errors import InvalidData, Leakage
 
 LEAKAGE_LIMIT = 0.01
 """Share of evaluation texts that may occur in the training split."""
+
+# `\w` is str.isalnum() and the underscore.
+_NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,11 @@ class Split:
         """Digest of texts, pairs and labels, in order."""
         pairs = self.pairs if self.pairs is not None else []
         return digest.of_json(
-            [digest.of_strings(self.texts), digest.of_strings(pairs), digest.of_bytes(self.labels.astype("<i8").tobytes())]
+            [
+                digest.of_strings(self.texts),
+                digest.of_strings(pairs),
+                digest.of_bytes(self.labels.astype("<i8").tobytes()),
+            ]
         )
 
 
@@ -95,19 +103,21 @@ class Task:
 
 def normalised(text: str) -> str:
     """Casefolded Unicode letters and digits of `text`; the form in which texts count as the same."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in folded if character.isalnum())
+    return _NEITHER_LETTER_NOR_DIGIT.sub("", unicodedata.normalize("NFKC", text).casefold())
+
+
+def key(example: Example) -> str:
+    """What makes an example the same as another, its label aside; "" where it has no letter and no digit."""
+    if example.text_pair is None:
+        return normalised(example.text)
+    first, second = normalised(example.text), normalised(example.text_pair)
+    return f"{first}\x1f{second}" if first or second else ""
 
 
 def count_leaked(train: Split, evaluation: Split) -> int:
     """How many evaluation examples occur in the training split; those without letters or digits do not count."""
-    seen = {key for key in map(_key, train) if key}
-    return sum(1 for key in map(_key, evaluation) if key and key in seen)
-
-
-def _key(example: Example) -> str:
-    pair = "" if example.text_pair is None else "\x1f" + normalised(example.text_pair)
-    return normalised(example.text) + pair
+    seen = {key(example) for example in train} - {""}
+    return sum(key(example) in seen for example in evaluation)
 
 
 def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool) -> int:

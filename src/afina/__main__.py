@@ -1,0 +1,5 @@
+"""`python -m afina` is the command line."""
+
+from afina.cli import main
+
+main()

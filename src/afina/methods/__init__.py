@@ -1,0 +1,40 @@
+"""METHODS: every way of adapting that afina knows, by its key. Starts without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from afina.errors import InvalidStudy, UnknownName
+from afina.method import Method
+from afina.methods.baseline import Baseline
+from afina.methods.foreign import Foreign
+from afina.methods.full import Full
+from afina.methods.lora import Lora
+from afina.methods.prelayer import PreLayer, PreLayer46080
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Baseline, Full, Lora, PreLayer, PreLayer46080)}
+"""In the order of the paper's tables."""
+
+
+def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str = "") -> Method:
+    """The method of that key with these hyperparameters. Raises UnknownName, InvalidStudy."""
+    if name == Foreign.name:
+        return Foreign(dict(hyperparameters or {}))
+    if name not in METHODS:
+        raise UnknownName("method", name, METHODS, where)
+    known = {field.name for field in fields(METHODS[name])}
+    for key in hyperparameters or {}:
+        if key not in known:
+            raise UnknownName(f"hyperparameter of {name}", key, known, where)
+    try:
+        return TypeAdapter(METHODS[name]).validate_python(dict(hyperparameters or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = f"{where}: " if where else ""
+        raise InvalidStudy(
+            f"{place}{name}.{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg'].lower()}."
+        ) from None

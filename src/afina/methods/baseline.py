@@ -1,0 +1,21 @@
+"""No fine-tuning: the pretrained body under a random head, evaluated as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from afina.method import Method
+
+
+@dataclass(frozen=True)
+class Baseline(Method):
+    """Trains nothing."""
+
+    name: ClassVar[str] = "baseline"
+    title: ClassVar[str] = "no fine-tuning"
+    summary: ClassVar[str] = "the pretrained body under a random head, evaluated as it is"
+
+    def trains(self, name: str) -> bool:
+        """Nothing."""
+        return False

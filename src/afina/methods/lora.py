@@ -1,0 +1,55 @@
+"""LoRA: W + (alpha / r) B A beside frozen weights W (Hu et al. 2021), by peft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from afina.errors import InvalidStudy
+from afina.families import FAMILIES
+from afina.methods.peft import PeftMethod
+
+
+@dataclass(frozen=True)
+class Lora(PeftMethod):
+    """Trains two low-rank matrices beside each target, and the head.
+
+    r        rank
+    alpha    scale; the update is multiplied by alpha / r
+    dropout  probability that an input of A is dropped while training
+    targets  names of the adapted modules; by default the family's attention input projections
+    """
+
+    name: ClassVar[str] = "lora"
+    title: ClassVar[str] = "LoRA"
+    summary: ClassVar[str] = "low-rank matrices beside the attention projections train, the body stays frozen"
+    learning_rate: ClassVar[float] = 1e-3
+
+    r: int = 4
+    alpha: float = 16
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise InvalidStudy(
+                f"method lora: r={self.r}, alpha={self.alpha}, dropout={self.dropout}; "
+                "expected r >= 1, alpha > 0 and 0 <= dropout < 1."
+            )
+
+    def for_family(self, family: str) -> Self:
+        """With the family's default targets where none are named."""
+        return self if self.targets else replace(self, targets=FAMILIES[family].lora_targets)
+
+    def settings(self, model: Any) -> Any:
+        """B starts at zero, so nothing changes at first."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            task_type="SEQ_CLS",
+            r=self.r,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only divides it by r
+            lora_dropout=self.dropout,
+            target_modules=sorted(self.targets),
+            fan_in_fan_out=FAMILIES[model.config.model_type].fan_in_fan_out,
+        )

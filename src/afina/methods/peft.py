@@ -1,0 +1,67 @@
+"""What every method that peft implements has in common. Saved as peft saves it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from afina.errors import InvalidStudy
+from afina.families import HEAD
+from afina.method import Method, check_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class PeftMethod(Method):
+    """peft wraps the model; the low-rank (or other) parameters and peft's copy of the head train."""
+
+    tensor_file: ClassVar[str] = "adapter_model.safetensors"
+
+    @abstractmethod
+    def settings(self, model: Any) -> Any:
+        """peft's configuration object for this model."""
+
+    def trains(self, name: str) -> bool:
+        """What peft added."""
+        return ".lora_" in name or f".{HEAD}.modules_to_save." in name
+
+    def attach(self, model: Any) -> Any:
+        """Wrap by peft, whose own initialisation changes no logit."""
+        from peft import get_peft_model
+
+        with warnings.catch_warnings():
+            # peft asks transformers for a property that transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            try:
+                return super().attach(get_peft_model(model, self.settings(model)))
+            except ValueError as error:
+                raise InvalidStudy(f"method {self.name}: {error}") from None
+
+    def state(self, model: Any) -> dict[str, Tensor]:
+        """Under the names that peft saves."""
+        from peft import get_peft_model_state_dict
+
+        return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+    def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """From the names that peft saves."""
+        from peft import set_peft_model_state_dict
+
+        check_names(self.state(model), state)
+        set_peft_model_state_dict(model, dict(state))
+
+    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
+        """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base."""
+        settings = model.peft_config[model.active_adapter].to_dict()
+        settings.update(base_model_name_or_path=backbone.address, inference_mode=True)
+        settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+        (directory / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,60 @@
+"""PreLayer: only the layers before the blocks, the embeddings, train (PAPER.md, approach 4).
+
+The paper's text describes the embeddings, 39,383,808 parameters of GPT-2; its table reports 46,080.
+`prelayer` follows the text. `prelayer-46080` trains one of the sets with exactly the table's count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from afina.errors import InvalidStudy
+from afina.families import HEAD
+from afina.method import Method
+
+_EMBEDDINGS = frozenset({"wte", "wpe", "embed_in", "embed_tokens"})
+
+
+@dataclass(frozen=True)
+class PreLayer(Method):
+    """Trains the token and position embeddings, and the head unless `train_head` is false.
+
+    The paper froze the head; a frozen random head stays near chance, so the default trains it.
+    """
+
+    name: ClassVar[str] = "prelayer"
+    title: ClassVar[str] = "PreLayer"
+    summary: ClassVar[str] = "the token and position embeddings train, the blocks stay frozen"
+    learning_rate: ClassVar[float] = 2e-3
+
+    train_head: bool = True
+
+    def as_published(self) -> Self:
+        """The head frozen."""
+        return replace(self, train_head=False)
+
+    def trains(self, name: str) -> bool:
+        """The embeddings, and the head where it is not frozen."""
+        parts = name.split(".")
+        return bool(_EMBEDDINGS.intersection(parts)) or (self.train_head and HEAD in parts)
+
+
+@dataclass(frozen=True)
+class PreLayer46080(PreLayer):
+    """Trains `ln_1` and `c_attn.bias` of every block: 12 x 3,840 parameters of GPT-2."""
+
+    name: ClassVar[str] = "prelayer-46080"
+    title: ClassVar[str] = "PreLayer (46,080)"
+    summary: ClassVar[str] = "GPT-2 only: ln_1 and c_attn.bias of every block train, the count in the paper's table"
+
+    def for_family(self, family: str) -> Self:
+        """Only GPT-2 has these parameters."""
+        if family != "gpt2":
+            raise InvalidStudy(f"method {self.name}: defined for gpt2 only, this backbone is of type {family}.")
+        return self
+
+    def trains(self, name: str) -> bool:
+        """One layer norm and one bias a block, and the head where it is not frozen."""
+        parts = name.split(".")
+        return "ln_1" in parts or parts[-2:] == ["c_attn", "bias"] or (self.train_head and HEAD in parts)

@@ -1,0 +1,19 @@
+"""Accuracy, F1, confusion: pure functions of integer arrays, by scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of predictions that equal the label; both int [N]."""
+    return float(np.mean(gold == predicted))
+
+
+def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """F1 of class 1 when there are two classes, the unweighted mean over classes otherwise; 0 where undefined."""
+    from sklearn.metrics import f1_score
+
+    if classes == 2:
+        return float(f1_score(gold, predicted, labels=[1], average="micro", zero_division=0.0))
+    return float(f1_score(gold, predicted, labels=list(range(classes)), average="macro", zero_division=0.0))

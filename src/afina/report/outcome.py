@@ -1,0 +1,63 @@
+"""The machine-readable form of a study, which scripts rely on: the keys never change or go.
+
+Knows the shape of the JSON; does not write or print it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from afina.record import Memory, Record, Seconds
+
+FIRST = (
+    "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
+    "seconds", "memory", "adapter", "digest",
+)  # fmt: skip
+BULKY = ("gold", "predicted", "losses")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended in an error. It is not recorded, so the next call of the study tries it again."""
+
+    name: str
+    method: str
+    seed: int
+    error: str
+
+
+def summary(
+    study: str, out: Path, report: Path, records: Iterable[Record], failed: Sequence[Failure] = ()
+) -> dict[str, object]:
+    """One JSON object: `study`, `out`, `report`, and `records`, finished and failed, each with the same keys."""
+    runs = [*(_done(record, out) for record in records), *map(_failed, failed)]
+    return {"study": study, "out": str(out), "report": str(report), "records": runs}
+
+
+def _done(record: Record, out: Path) -> dict[str, object]:
+    values: dict[str, object] = record.model_dump(mode="json", exclude=set(BULKY))
+    values["adapter"] = str(out / record.adapter)
+    return _ordered({**values, "error": None})
+
+
+def _failed(failure: Failure) -> dict[str, object]:
+    """Every key of a finished run; null where there is nothing to say."""
+    nothing: dict[str, object] = {key: None for key in Record.model_fields if key not in BULKY}
+    return _ordered(
+        {
+            **nothing,
+            "seconds": dict.fromkeys(Seconds.model_fields),
+            "memory": dict.fromkeys(Memory.model_fields),
+            "name": failure.name,
+            "method": failure.method,
+            "seed": failure.seed,
+            "status": "failed",
+            "error": failure.error,
+        }
+    )
+
+
+def _ordered(values: dict[str, object]) -> dict[str, object]:
+    return {key: values[key] for key in (*FIRST, *(key for key in values if key not in FIRST))}

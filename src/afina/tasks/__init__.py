@@ -1,0 +1,69 @@
+"""TASKS and `load`: a Task from its address. Knows which address is whose; not how each is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from afina.errors import InvalidData, NotFound, UnknownName
+from afina.task import Split, Task, check_leakage
+from afina.tasks import embedded, files, glue, rows
+from afina.tasks.table import READERS
+
+TASKS: dict[str, Callable[[Sequence[str] | None], tuple[tuple[str, ...], Split, Split]]] = {
+    "sst2": glue.sst2,
+    **{f"snippets:{domain}": partial(embedded.load, domain) for domain in embedded.DOMAINS},
+}
+"""The named tasks: from the order of labels, or None, to label names, training and evaluation split."""
+
+
+def load(
+    address: str,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    labels: Sequence[str] | None = None,
+    train_examples: int | None = None,
+    evaluation_examples: int | None = None,
+    allow_leakage: bool = False,
+) -> Task:
+    """The task at `address`: a name in TASKS, a directory, or a file.
+
+    text, text_pair, label  columns of a file; the usual names are found without (`columns.TEXT`, ...)
+    labels                  the labels in their order, as they stand in the data, or a name for each of 0..n-1
+    train_examples, evaluation_examples
+                            at most so many, chosen by a hash of the normalised text, in original order
+    allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
+
+    Raises UnknownName, NotFound, InvalidData or Leakage.
+    """
+    if address in TASKS:
+        named = [option for option, value in (("text", text), ("text-pair", text_pair), ("label", label)) if value]
+        if named:
+            raise InvalidData(f"task {address}: its columns are known, so --{named[0]} cannot be chosen. Leave it out.")
+        label_names, train, evaluation = TASKS[address](labels)
+    else:
+        label_names, train, evaluation = files.load(_path(address), text, text_pair, label, labels)
+    train = rows.first(train, train_examples, "--train-examples")
+    evaluation = rows.first(evaluation, evaluation_examples, "--evaluation-examples")
+    if len(set(train.labels.tolist())) < 2:
+        raise InvalidData(
+            f"task {address}: all {len(train)} training examples are labelled {label_names[train.labels[0]]!r}. "
+            "Expected at least two different labels; give more examples."
+        )
+    return Task(address, label_names, train, evaluation, check_leakage(address, train, evaluation, allow=allow_leakage))
+
+
+def _path(address: str) -> Path:
+    path = Path(address).expanduser()
+    if os.path.exists(path):  # Path.exists raises on names that are too long.
+        return path
+    if "/" in address or os.sep in address or path.suffix:
+        raise NotFound(
+            f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), "
+            f"a directory with train.* and dev.* files, or one of {', '.join(sorted(TASKS))}."
+        )
+    raise UnknownName("task", address, [*TASKS, "path/to/directory", "path/to/file.csv"])

@@ -1,0 +1,144 @@
+"""Rows: examples whose labels are still as the data spell them, each with its place for messages.
+
+`splits` turns them into a task's splits. Knows no file format and no column name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from afina import digest
+from afina.errors import InvalidData
+from afina.task import Example, Split, key
+
+TRAIN_SHARE = 0.8
+"""Share of the hash range that becomes the training split where afina makes the split."""
+
+# Leading zeros make a code, not a number: such labels stay strings.
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
+_MEASUREMENT = re.compile(r"-?(?:\d*\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N labelled texts.
+
+    labels   N label names or integers, as they stand in the data
+    where    names the place of row i, such as `train.csv, line 7`
+    """
+
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+    labels: Sequence[str | int]
+    where: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int]) -> Rows:
+        """The rows at `indices`, in that order."""
+        return Rows(
+            [self.texts[i] for i in indices],
+            None if self.pairs is None else [self.pairs[i] for i in indices],
+            [self.labels[i] for i in indices],
+            lambda i: self.where(indices[i]),
+        )
+
+
+def rank(example: Example) -> int:
+    """A stable hash of the normalised text, in [0, 2**64): equal texts have equal ranks, whatever their label."""
+    # Texts such as ":)" have no letter or digit; they count as the same only when they are.
+    same = key(example) or f"{example.text}\x1f{example.text_pair or ''}"
+    return int(digest.of_strings([same]).removeprefix(digest.PREFIX)[:16], 16)
+
+
+def divide(rows: Rows) -> tuple[Rows, Rows]:
+    """Training and evaluation rows, 80/20 by `rank`, so that duplicates stay on one side; order kept."""
+    pairs = rows.pairs if rows.pairs is not None else [None] * len(rows)
+    limit = int(TRAIN_SHARE * 2**64)
+    inside = [rank(Example(text, 0, pair)) < limit for text, pair in zip(rows.texts, pairs, strict=True)]
+    train = [i for i, chosen in enumerate(inside) if chosen]
+    return rows.take(train), rows.take([i for i, chosen in enumerate(inside) if not chosen])
+
+
+def first(split: Split, count: int | None, option: str) -> Split:
+    """At most `count` examples, those of lowest `rank`, in their original order; all for None."""
+    if count is None:
+        return split
+    if count < 1:
+        raise InvalidData(f"{option} {count}: expected at least 1.")
+    order = sorted(range(len(split)), key=lambda i: rank(split[i]))
+    return split.take(sorted(order[:count]))
+
+
+def splits(
+    train: Rows, evaluation: Rows, labels: Sequence[str] | None = None, names: Sequence[str] = ()
+) -> tuple[tuple[str, ...], Split, Split]:
+    """Label names and both splits.
+
+    Integers keep their order and strings are sorted, unless `labels` gives the order, or names the
+    integers 0..n-1. `names` are the data's own names of the integers 0..n-1, where it has any.
+    Raises InvalidData that names the row.
+    """
+    known, whole = _known(train)
+    if labels is None:
+        named = {str(i): name for i, name in enumerate(names)}
+        ordered, label_names = known, tuple(named.get(label, label) for label in known)
+    else:
+        ordered, label_names = _ordered(known, whole, labels), tuple(labels)
+    index = {label: i for i, label in enumerate(ordered)}
+    return label_names, _split(train, index, whole), _split(evaluation, index, whole)
+
+
+def _known(train: Rows) -> tuple[list[str], bool]:
+    """The training labels in their natural order, and whether they are integers."""
+    spelled = {str(label) for label in train.labels}
+    whole = all(_WHOLE.fullmatch(label) for label in spelled)
+    if whole:
+        return [str(label) for label in sorted({int(label.split(".")[0]) for label in spelled})], True
+    if all(_WHOLE.fullmatch(label) or _MEASUREMENT.fullmatch(label) for label in spelled):
+        row = next(i for i, label in enumerate(train.labels) if not _WHOLE.fullmatch(str(label)))
+        raise InvalidData(
+            f"{train.where(row)}: label {train.labels[row]} is not a whole number. "
+            "Expected names or integers; give ratings and other measurements a class each first."
+        )
+    return sorted(spelled), False
+
+
+def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
+    """The data's labels in the order of `labels`."""
+    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    if repeated:
+        raise InvalidData(f"--labels: {', '.join(repeated)} is given twice.")
+    if set(labels) == set(known):
+        return list(labels)
+    if whole and known == [str(i) for i in range(len(labels))]:
+        return known
+    raise InvalidData(
+        f"--labels {','.join(labels)}: the training split has the labels {', '.join(known[:20])}. "
+        "Give each of them once, as it stands in the data"
+        + (", or a name for each of the integers from 0." if whole else ".")
+    )
+
+
+def _split(rows: Rows, index: dict[str, int], whole: bool) -> Split:
+    found = np.empty(len(rows), dtype=np.int64)
+    for i, label in enumerate(rows.labels):
+        match = _WHOLE.fullmatch(str(label)) if whole else None
+        spelled = str(int(match[1])) if match else str(label)
+        if spelled not in index:
+            raise InvalidData(
+                f"{rows.where(i)}: label {spelled!r} does not occur in the training split, "
+                f"which has {_list(index)}. Correct it, or add training examples of it."
+            )
+        found[i] = index[spelled]
+    return Split(list(rows.texts), found, None if rows.pairs is None else list(rows.pairs))
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

@@ -1,0 +1,34 @@
+"""Named tensors and a few strings in one safetensors file. The only owner of that library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from afina.errors import CorruptAdapter
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.durable`."""
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(ready, path, metadata={"format": "pt", **(metadata or {})})
+    path.chmod(mode)  # the library leaves the file readable by its owner only, whatever the umask
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file. Raises CorruptAdapter when it is cut short or not such a file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
+    except FileNotFoundError:
+        raise CorruptAdapter(f"{path}: the file is missing. Copy the adapter again, or train it again.") from None
+    except SafetensorError as error:
+        raise CorruptAdapter(
+            f"{path}: not a whole safetensors file ({error}). Copy the adapter again, or train it again."
+        ) from None

@@ -1,0 +1,136 @@
+"""The training loop. One, for every method: it sees a classifier, named parameters and batches.
+
+AdamW with Trainer's parameter groups, linear decay to zero without warm-up, clipping by the total
+norm; the loss is the mean cross-entropy of a batch. Knows no task and no file but its checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import Parameter
+from torch.nn.functional import cross_entropy
+
+from afina import meter
+from afina.checkpoint import Account
+from afina.classifier import Classifier, decays
+from afina.errors import Diverged
+from afina.loader import Loader
+from afina.packed import Packed
+from afina.progress import Listener, Progress, ignore
+from afina.seed import derive
+
+CHECKPOINT_SHARE = 0.05
+"""Writing checkpoints may take this share of the time between them; slower disks get fewer."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    steps               optimiser steps in all; the horizon of the decay
+    learning_rate       at the first step; falls linearly to zero after the last
+    weight_decay        of every parameter but biases and norm weights
+    clip                largest total norm of the gradients
+    dtype               what matrix products compute in; weights and optimiser stay float32
+    seed                of the dropout stream
+    checkpoint_seconds  shortest time between checkpoints
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    clip: float
+    dtype: torch.dtype
+    seed: int
+    checkpoint_seconds: float = 60.0
+
+
+def make_optimizer(
+    classifier: Classifier, parameters: Mapping[str, Parameter], recipe: Recipe
+) -> torch.optim.Optimizer:
+    """AdamW with torch's defaults, which are Trainer's; weight decay as in `afina.classifier.decays`."""
+    decayed = decays(classifier.model)
+    groups = [
+        {"params": [p for n, p in parameters.items() if n in decayed], "weight_decay": recipe.weight_decay},
+        {"params": [p for n, p in parameters.items() if n not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
+
+
+def batch_loss(classifier: Classifier, packed: Packed, dtype: torch.dtype) -> torch.Tensor:
+    """Mean cross-entropy of one batch, a float32 scalar."""
+    device = packed.tokens.device.type
+    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+        logits = classifier(packed)
+    return cross_entropy(logits, packed.labels)
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Start the dropout stream of one step, whatever was drawn before."""
+    torch.manual_seed(derive(seed, "dropout", step))
+
+
+def train(
+    classifier: Classifier,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+    recipe: Recipe,
+    *,
+    account: Account,
+    keep: Callable[[Account], None] | None = None,
+    listen: Listener = ignore,
+) -> None:
+    """Take the steps from `account.step` on, and add to the account.
+
+    keep  called now and then with the account; writes a checkpoint
+    Raises Diverged at the first loss that is not a finite number.
+    """
+    classifier.train()
+    device = next(iter(parameters.values())).device
+    earlier = account.seconds.get("train", 0.0)
+    began = last_kept = meter.now()
+    tokens_before, spent, pause = account.tokens, 0.0, recipe.checkpoint_seconds
+    first = account.step
+    for step, packed in enumerate(loader.batches(first, recipe.steps), start=first):
+        packed = packed.to(device)
+        ready = meter.now()
+        seed_dropout(recipe.seed, step)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * (recipe.steps - step) / recipe.steps
+        optimizer.zero_grad(set_to_none=True)
+        loss = batch_loss(classifier, packed, recipe.dtype)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
+        optimizer.step()
+        value = loss.item()
+        spent += meter.now() - ready
+        if not math.isfinite(value):
+            raise Diverged(
+                f"step {step + 1} of {recipe.steps}: the loss is {value}. "
+                f"Lower the learning rate (it was {recipe.learning_rate:g})."
+            )
+        account.step, account.tokens = step + 1, account.tokens + len(packed.tokens)
+        account.losses.append(value)
+        account.seconds["train"] = earlier + spent
+        elapsed = meter.now() - began
+        listen(
+            Progress(
+                "train",
+                step + 1,
+                recipe.steps,
+                value,
+                (account.tokens - tokens_before) / spent,
+                elapsed / (step + 1 - first) * (recipe.steps - step - 1),
+            )
+        )
+        # The last step is never kept: a run killed after it takes it again, and so measures its memory.
+        if keep and step + 1 < recipe.steps and meter.now() - last_kept >= pause:
+            start = meter.now()
+            keep(account)
+            last_kept = meter.now()
+            pause = max(recipe.checkpoint_seconds, (last_kept - start) / CHECKPOINT_SHARE)

@@ -1,0 +1,92 @@
+"""Records made by hand, for tests of what reads them. All figures are invented, none is the paper's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from afina.record import Environment, Memory, Record, Seconds
+
+GPT2_TOTAL = 124_441_344
+HEAD = 1_536
+TRAINED = {"baseline": 0, "full": 124_439_808, "lora": 147_456, "prelayer": 39_383_808, "prelayer-46080": 46_080}
+"""Body parameters that each method trains on GPT-2, from its shapes: 12 blocks of width 768, rank 4."""
+
+
+def environment(**changes: Any) -> Environment:
+    values: dict[str, Any] = {
+        "versions": {"torch": "2.13.0", "afina": "0.1.0"},
+        "platform": "Linux",
+        "processor": "a processor",
+        "device": "cpu",
+        "threads": 2,
+        "dtype": "float32",
+        "git_commit": "0123abc",
+        "git_dirty": False,
+        "backbone_digest": "sha256:b0",
+        "tokenizer_digest": "sha256:b1",
+        "train_digest": "sha256:d0",
+        "evaluation_digest": "sha256:d1",
+    }
+    return Environment(**{**values, **changes})
+
+
+def memory(**changes: Any) -> Memory:
+    values: dict[str, Any] = {
+        "state_bytes": 512 * 2**20,
+        "activation_bytes": 40 * 2**20,
+        "activation_tokens": 700,
+        "rss_peak": 3 * 2**30,
+        "allocated_end": None,
+        "allocated_peak": None,
+        "reserved_peak": None,
+    }
+    return Memory(**{**values, **changes})
+
+
+def record(method: str = "lora", **changes: Any) -> Record:
+    """A finished run of GPT-2; `train_head` false for both PreLayer methods, as in the paper."""
+    head = 0 if method == "baseline" or method.startswith("prelayer") else HEAD
+    steps = 0 if method == "baseline" else 250
+    hyperparameters = {
+        "lora": {"r": 4, "alpha": 16, "dropout": 0.05, "targets": ["c_attn"]},
+        "prelayer": {"train_head": False},
+        "prelayer-46080": {"train_head": False},
+    }
+    values: dict[str, Any] = {
+        "key": f"sha256:{method}",
+        "study": "mine",
+        "name": method,
+        "method": method,
+        "seed": 0,
+        "backbone": "gpt2",
+        "task": "sst2",
+        "label_names": ("negative", "positive"),
+        "hyperparameters": hyperparameters.get(method, {}),
+        "training": {"epochs": 2, "batch_size": 16, "learning_rate": 2e-4, "max_length": 128, "max_steps": None},
+        "accuracy": 0.6,
+        "f1": 0.55,
+        "train_examples": 67_349,
+        "examples": 872,
+        "trainable": TRAINED[method] + head,
+        "body": TRAINED[method],
+        "head": head,
+        "total": GPT2_TOTAL,
+        "steps": steps,
+        "tokens": 1_000 * steps,
+        "tokens_per_second": 2_500.0 if steps else None,
+        "truncated": 0,
+        "leaked": 2,
+        "seconds": Seconds(load=1.0, encode=2.0, train=100.0 if steps else 0.0, evaluate=4.0, save=0.5),
+        "memory": memory() if steps else memory(activation_bytes=None, activation_tokens=None),
+        "losses": ((10, 0.7), (20, 0.6)),
+        "gold": (0, 1, 1, 0, 1),
+        "predicted": (0, 1, 0, 0, 1),
+        "adapter": f"adapters/{method}-0",
+        "digest": "sha256:ad",
+        "environment": environment(),
+    }
+    return Record(**{**values, **changes})
+
+
+def every_method(**changes: Any) -> list[Record]:
+    return [record(method, **changes) for method in TRAINED]

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from afina import record as records_file
+from afina.errors import InvalidData
+from records import every_method, record
+
+
+def test_writing_then_reading_gives_the_same_records(tmp_path: Path) -> None:
+    written = every_method()
+    records_file.write(tmp_path / "records.jsonl", written)
+    assert records_file.read(tmp_path / "records.jsonl") == written
+
+
+def test_a_label_with_an_unusual_line_separator_stays_on_its_line(tmp_path: Path) -> None:
+    written = [record(label_names=("a\u2028b", "c\x85d\n")), record("full")]
+    records_file.write(tmp_path / "records.jsonl", written)
+    assert records_file.read(tmp_path / "records.jsonl") == written
+
+
+def test_no_file_means_no_records(tmp_path: Path) -> None:
+    assert records_file.read(tmp_path / "records.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (b'{"key": "sha256:lora", "stu', "the line"),
+        (b"\xff\xfe", "the line"),
+        (b"", "the line"),
+        (b'{"key": "sha256:lora"}', "study"),
+        (record().model_dump_json().replace('"seed":0', '"seed":"zero"').encode(), "seed"),
+        (record().model_dump_json().replace('"seed":0', '"seed":0,"luck":1').encode(), "luck"),
+    ],
+    ids=["cut off", "not text", "empty", "fields missing", "wrong type", "unknown field"],
+)
+def test_a_damaged_line_is_an_error_that_names_the_line_and_changes_nothing(
+    tmp_path: Path, damage: bytes, said: str
+) -> None:
+    path = tmp_path / "records.jsonl"
+    records_file.write(path, [record("full"), record("lora"), record("prelayer")])
+    lines = path.read_bytes().splitlines()
+    lines[1] = damage
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    before = path.read_bytes()
+    with pytest.raises(InvalidData) as caught:
+        records_file.read(path)
+    message = str(caught.value)
+    assert f"{path}, line 2: not a record" in message
+    assert f"({said}: " in message
+    assert "Remove that line" in message
+    assert path.read_bytes() == before
+
+
+def test_a_record_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        record().accuracy = 1.0

@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from afina.record import Record
+from afina.report import Failure, Table, markdown, study_tables, summary
+from afina.report.markdown import table as grid
+from afina.report.paper import FIGURES, FOOTNOTES, departures
+from afina.report.rows import READABLE
+from afina.report.terminal import rendered
+from records import GPT2_TOTAL, environment, every_method, memory, record
+
+
+def cells(table: Table, heading: str) -> list[str]:
+    position = [column.heading for column in table.columns].index(heading)
+    return [row[position] for row in table.rows]
+
+
+def headings(table: Table) -> list[str]:
+    return [column.heading for column in table.columns]
+
+
+def by_title(records: list[Record]) -> dict[str, Table]:
+    return {table.title: table for table in study_tables(records)}
+
+
+def text_of(table: Table) -> str:
+    return " ".join(table.notes)
+
+
+def paper_study(**changes: object) -> list[Record]:
+    return every_method(study="paper", **changes)
+
+
+# What a study's tables hold
+
+
+def test_importing_the_report_imports_no_torch_transformers_or_peft() -> None:
+    code = (
+        "import sys, afina.report, afina.report.terminal\n"
+        "print([name for name in ('torch', 'transformers', 'peft', 'rich', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_study_has_three_tables_with_a_row_for_every_method() -> None:
+    tables = study_tables(every_method())
+    assert [table.title for table in tables] == ["Performance", "Parameters and training time", "Memory"]
+    for table in tables:
+        assert cells(table, "Method") == [
+            "no fine-tuning",
+            "full fine-tuning",
+            "LoRA",
+            "PreLayer (head frozen)",
+            "PreLayer (46,080, head frozen)",
+        ]
+        assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_percentages_follow_the_papers_convention() -> None:
+    table = by_title(every_method())["Parameters and training time"]
+    assert cells(table, "Trainable") == ["0", "124,441,344", "148,992", "39,383,808", "46,080"]
+    assert cells(table, "of which head") == ["0", "1,536", "1,536", "0", "0"]
+    assert cells(table, "% of total") == ["0", "100", "0.1197", "31.6485", "0.0370"]
+    assert "124,441,344" in text_of(table)
+
+
+def test_a_run_without_training_has_no_time_and_no_speed() -> None:
+    table = by_title(every_method())["Parameters and training time"]
+    assert cells(table, "Training time (s)") == ["–", "100.00", "100.00", "100.00", "100.00"]
+    assert cells(table, "Tokens/s") == ["–", "2,500", "2,500", "2,500", "2,500"]
+
+
+def test_accuracy_stands_beside_the_number_of_evaluation_texts_and_the_most_frequent_label() -> None:
+    table = by_title([record(accuracy=0.61234, examples=1_000)])["Performance"]
+    assert table.rows == (("LoRA", "0.6123", "0.5500", "1,000"),)
+    assert "Always answering `positive`, the most frequent label, has accuracy 0.6000." in table.notes
+    assert "F1 is of the class `positive`" in text_of(table)
+
+
+def test_with_more_than_two_classes_f1_is_said_to_be_the_mean_over_them() -> None:
+    table = by_title([record(label_names=("a", "b", "c"))])["Performance"]
+    assert "F1 is the plain mean over the 3 classes" in text_of(table)
+
+
+def test_a_run_that_gives_every_text_the_same_label_is_called_out() -> None:
+    table = by_title([record("full"), record(predicted=(1, 1, 1, 1, 1))])["Performance"]
+    assert "LoRA, seed 0, answered `positive` to every text." in table.notes
+    assert "full fine-tuning, seed 0" not in text_of(table)
+
+
+def test_sizes_are_spelled_out_in_binary_units() -> None:
+    table = by_title([record(memory=memory(state_bytes=1_991_061_504, activation_bytes=5 * 2**20, rss_peak=None))])[
+        "Memory"
+    ]
+    assert table.rows == (("LoRA", "1.85 GiB", "5.0 MiB", "700", "–"),)
+
+
+def test_several_seeds_have_a_row_each_and_one_of_mean_and_deviation() -> None:
+    records = [record(seed=seed, accuracy=accuracy) for seed, accuracy in ((1, 0.9), (0, 0.8))]
+    tables = by_title([*records, record("baseline")])
+    performance = tables["Performance"]
+    assert cells(performance, "Method") == ["LoRA", "LoRA", "LoRA", "no fine-tuning"]
+    assert cells(performance, "Seed") == ["0", "1", "mean ± sd of 2", "0"]
+    assert cells(performance, "Accuracy") == ["0.8000", "0.9000", "0.8500 ± 0.0707", "0.6000"]
+    assert cells(tables["Parameters and training time"], "Trainable")[2] == "148,992"
+
+
+def test_one_seed_needs_no_column_for_it() -> None:
+    assert all("Seed" not in headings(table) for table in study_tables(every_method()))
+
+
+def test_two_runs_of_one_method_carry_the_names_that_the_study_gave_them() -> None:
+    wide = record(name="lora-r16", hyperparameters={"r": 16})
+    trained = record("prelayer", name="prelayer", hyperparameters={"train_head": True})
+    table = by_title([record(), wide, trained])["Performance"]
+    assert cells(table, "Method") == ["LoRA", "LoRA (lora-r16)", "PreLayer (head trained)"]
+
+
+def test_runs_that_share_a_name_but_not_their_settings_are_never_averaged() -> None:
+    longer = record(seed=1, training={**record().training, "epochs": 3})
+    table = by_title([record(), longer])["Performance"]
+    assert cells(table, "Method") == ["LoRA, epochs 2", "LoRA, epochs 3"]
+    assert cells(table, "Seed") == ["0", "1"]
+
+
+# Memory of a GPU
+
+
+def test_no_figure_of_a_cpu_stands_under_a_heading_that_says_gpu() -> None:
+    impossible = memory(allocated_end=11 * 2**30, allocated_peak=12 * 2**30, reserved_peak=13 * 2**30)
+    for study in ("mine", "paper"):
+        records = every_method(study=study, memory=impossible)
+        printed = {FIGURES[one.name].allocated for one in records} | {FIGURES[one.name].cached for one in records}
+        for table in study_tables(records):
+            for heading in headings(table):
+                if "GPU" in heading:
+                    assert study == "paper"
+                    assert heading.startswith("Paper: ")
+                    assert set(cells(table, heading)) <= {text or "–" for text in printed}
+        assert not re.search("1[123].00 GiB", markdown(study, records))
+
+
+def test_gpu_memory_is_a_table_of_its_own_where_it_was_measured() -> None:
+    measured = memory(allocated_end=2**30, allocated_peak=2 * 2**30, reserved_peak=3 * 2**30)
+    on_gpu = record(memory=measured, environment=environment(device="cuda:0 a GPU"))
+    tables = by_title([record("full"), on_gpu])
+    assert tables["GPU memory"].rows == (("LoRA", "1.00 GiB", "2.00 GiB", "3.00 GiB"),)
+    assert headings(tables["GPU memory"]) == [
+        "Method",
+        "GPU allocated, end",
+        "GPU allocated, peak",
+        "GPU reserved, peak",
+    ]
+    assert not any("GPU" in heading for heading in headings(tables["Memory"]))
+
+
+def test_the_papers_gpu_memory_stands_beside_ours_where_ours_was_measured() -> None:
+    measured = memory(allocated_end=2**30, allocated_peak=2 * 2**30, reserved_peak=3 * 2**30)
+    tables = by_title(paper_study(memory=measured, environment=environment(device="cuda:0 a GPU")))
+    assert cells(tables["GPU memory"], "Paper: GPU allocated (GB)") == [
+        "–",
+        "1.89 [4]",
+        "0.49 [4]",
+        "0.49 [4]",
+        "0.49 [4]",
+    ]
+    assert all(note in tables["GPU memory"].notes for note in FOOTNOTES["Memory"])
+    assert not any("Paper" in heading for heading in headings(tables["Memory"]))
+
+
+# The study named paper
+
+
+def test_the_papers_figures_stand_beside_ours() -> None:
+    tables = by_title(paper_study())
+    assert headings(tables["Performance"]) == [
+        "Method",
+        "Accuracy",
+        "Paper: accuracy",
+        "F1",
+        "Paper: F1",
+        "Evaluated texts",
+    ]
+    assert cells(tables["Performance"], "Paper: accuracy") == ["0.5046", "0.8326 [1]", "0.8693", "0.8314", "0.8314"]
+    assert cells(tables["Performance"], "Paper: F1") == ["0.2145", "0.8341", "0.8742", "0.8372", "0.8372"]
+    cost = tables["Parameters and training time"]
+    assert cells(cost, "Paper: trainable") == ["–", "124,441,344", "148,992", "46,080 [3]", "46,080 [3]"]
+    assert cells(cost, "Paper: %") == ["–", "100", "0.1197", "0.0370 [3]", "0.0370 [3]"]
+    assert cells(cost, "Paper: time (s)") == ["–", "3492.40", "2464.95", "2662.89", "2662.89"]
+    assert cells(tables["Memory"], "Paper: GPU allocated (GB)") == ["–", "1.89 [4]", "0.49 [4]", "0.49 [4]", "0.49 [4]"]
+    assert cells(tables["Memory"], "Paper: GPU cached (GB)") == ["–", "4.12", "2.50", "2.34", "2.34"]
+
+
+def test_a_study_of_another_name_has_nothing_of_the_paper() -> None:
+    assert "aper" not in markdown("mine", every_method(study="mine"))
+
+
+@pytest.mark.parametrize(
+    ("title", "facts"),
+    [
+        (
+            "Parameters and training time",
+            ["39,383,808", "31.6 %", "not 46,080", "12 x 3,840", "`ln_1` and `c_attn.bias`"],
+        ),
+        ("Memory", ["1.85 GiB", "0.47 GiB", "not a peak", "inferred", "would not fit in PreLayer's 0.49 GB"]),
+        ("Memory", ['"about 50 %"', "74 %", "different quantities"]),
+        ("Performance", ['"statistically equivalent"', "one seed", "872", "2.5 points"]),
+        ("Performance", ["83.26 %", "91 to 92.5 %", "2e-5 to 5e-5", "2e-4", "tuned method with an untuned one"]),
+    ],
+    ids=["46,080", "allocated", "50 or 74 %", "equivalent", "learning rate"],
+)
+def test_each_inconsistency_of_the_paper_is_a_footnote_of_its_table(title: str, facts: list[str]) -> None:
+    notes = by_title(paper_study())[title].notes
+    assert any(note.startswith("[") and all(fact in note for fact in facts) for note in notes)
+
+
+def test_every_footnote_is_referred_to_or_stands_alone_and_none_is_dangling() -> None:
+    for table in study_tables(paper_study()):
+        marks = set(re.findall(r"\[\d\]", " ".join(cell for row in table.rows for cell in row)))
+        given = {note[:3] for note in table.notes if note.startswith("[")}
+        assert marks <= given
+
+
+def test_what_the_footnotes_compute_is_right() -> None:
+    assert 50_257 * 768 + 1_024 * 768 == 39_383_808
+    assert round(100 * 39_383_808 / GPT2_TOTAL, 1) == 31.6
+    assert 12 * (2 * 768 + 2_304) == 12 * (3_072 + 768) == 12 * 3_840 == 46_080
+    assert round(GPT2_TOTAL * 16 / 2**30, 2) == 1.85
+    assert 0.46 < GPT2_TOTAL * 4 / 2**30 < 0.47
+    assert (GPT2_TOTAL * 4 + 39_383_808 * 8) / 2**30 > 0.49
+    assert round(100 * (1 - 0.49 / 1.89)) == 74
+    assert round(100 * (1 - 2.50 / 4.12)) == 39
+    assert round(100 * 1.96 * (0.83 * 0.17 / 872) ** 0.5, 1) == 2.5
+    for row in FIGURES.values():
+        if row.trainable and row.percent:
+            share = 100 * int(row.trainable.split()[0].replace(",", "")) / GPT2_TOTAL
+            assert round(share, 4) == float(row.percent.split()[0])
+
+
+def test_it_says_that_padding_is_not_reproduced_because_it_changes_no_result() -> None:
+    assert "Padding is not reproduced, because it changes no result" in text_of(by_title(paper_study())["Performance"])
+
+
+def test_a_faithful_run_of_the_paper_carries_no_warning() -> None:
+    assert departures(paper_study()) == []
+    assert departures(paper_study(task="copies/sst2")) == []
+    assert "NOT A REPRODUCTION" not in markdown("paper", paper_study())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"backbone": "random:dir"}, "backbone `random:dir` has random weights"),
+        ({"backbone": "embedded"}, "backbone `embedded` (paper: `gpt2` from the Hub)"),
+        ({"training": {"max_steps": 20}}, "max_steps 20 (paper: not set)"),
+        ({"training": {"learning_rate": 2e-5}}, "learning_rate 2e-05 (paper: 0.0002)"),
+        ({"task": "mine.csv", "train_examples": 80}, "task `mine.csv` with 80 training and 872 evaluation texts"),
+        ({"hyperparameters": {"r": 8}}, "LoRA's r 8 (paper: 4)"),
+        ({"environment": environment(dtype="bfloat16")}, "trained in bfloat16"),
+    ],
+)
+def test_settings_other_than_the_papers_are_named_and_every_table_says_so(
+    changes: dict[str, object], said: str
+) -> None:
+    records = [record("full", study="paper"), record(study="paper", **changes)]
+    tables = study_tables(records)
+    assert said in text_of(tables[0])
+    assert all("NOT A REPRODUCTION" in text_of(table) for table in tables)
+
+
+# The report's text
+
+
+def test_a_table_in_markdown_reads_as_plain_text() -> None:
+    table = by_title([record("full"), record(accuracy=0.7)])["Performance"]
+    assert grid(table).splitlines() == [
+        "| Method           | Accuracy |     F1 | Evaluated texts |",
+        "| ---------------- | -------: | -----: | --------------: |",
+        "| full fine-tuning |   0.6000 | 0.5500 |             872 |",
+        "| LoRA             |   0.7000 | 0.5500 |             872 |",
+    ]
+
+
+def test_a_bar_or_a_line_break_in_a_name_does_not_break_the_table() -> None:
+    lines = grid(by_title([record(name="a|b\nc")])["Performance"]).splitlines()
+    assert lines[2].startswith(r"| LoRA (a\|b c) |")
+    assert len(lines) == 3
+
+
+def test_the_report_says_what_was_run_where_and_how_to_repeat_it() -> None:
+    slower = record("full", training={**record().training, "learning_rate": 5e-5})
+    text = markdown("mine", [slower, record()], command=["afina", "study", "a file.toml", "--out", "results/mine"])
+    for line in (
+        "# Study `mine`",
+        "- Backbone: `gpt2`, 124,441,344 parameters with the head",
+        "- Task: `sst2`, 67,349 training and 872 evaluation texts, labels `negative`, `positive`",
+        "- Seeds: 0",
+        "- Training, the same in every run: epochs 2, batch_size 16, max_length 128",
+        "- Evaluation texts that also occur in the training split: 2",
+        "| Method           | Hyperparameters                               | Learning rate | Steps |  Tokens |",
+        "| full fine-tuning | –                                             |         5e-05 |   250 | 250,000 |",
+        "| LoRA             | r 4, alpha 16, dropout 0.05, targets c_attn |        0.0002 |   250 | 250,000 |",
+        "## Performance",
+        "## Parameters and training time",
+        "## Memory",
+        "| LoRA             | 0    | `adapters/lora-0` | `sha256:ad` |",
+        "- Device: cpu; 2 threads; training in float32",
+        "- Versions: afina 0.1.0, torch 2.13.0",
+        "- Git commit: `0123abc`, clean tree",
+        "- Backbone: `sha256:b0`",
+        "afina study 'a file.toml' --out results/mine",
+    ):
+        assert line.replace(" ", "") in [found.replace(" ", "") for found in text.splitlines()], line
+    assert text.endswith("```\n")
+    assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 100
+
+
+def test_the_same_records_give_the_same_report() -> None:
+    assert markdown("paper", paper_study()) == markdown("paper", paper_study())
+
+
+def test_runs_made_in_different_environments_are_told_apart() -> None:
+    text = markdown("mine", [record("full"), record(environment=environment(threads=8))])
+    assert "made in 2 environments" in text
+    assert "Made there: LoRA, seed 0." in text
+
+
+def test_a_failed_run_is_in_the_report_with_its_reason() -> None:
+    text = markdown("mine", [record()], failed=[Failure("full", "full", 0, "loss is not a number at step 3")])
+    assert "- full, seed 0: loss is not a number at step 3" in text
+
+
+def test_a_study_without_a_finished_run_has_no_tables_and_says_so() -> None:
+    assert study_tables([]) == []
+    assert "No run has finished." in markdown("mine", [])
+
+
+# For scripts
+
+
+def test_the_summary_has_the_promised_keys() -> None:
+    made = summary("mine", Path("out"), Path("out/report.md"), [record()])
+    assert list(made) == ["study", "out", "report", "records"]
+    run = json.loads(json.dumps(made))["records"][0]
+    assert list(run)[:15] == [
+        "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total",
+        "tokens_per_second", "seconds", "memory", "adapter", "digest",
+    ]  # fmt: skip
+    assert run["status"] == "done"
+    assert set(run["seconds"]) == {"load", "encode", "train", "evaluate", "save"}
+    assert {"state_bytes", "activation_bytes", "rss_peak", "allocated_end", "allocated_peak", "reserved_peak"} <= set(
+        run["memory"]
+    )
+    assert run["adapter"] == str(Path("out/adapters/lora-0"))
+    assert run["environment"]["device"] == "cpu"
+    assert not {"gold", "predicted", "losses"} & set(run)
+
+
+def test_a_failed_run_has_the_same_keys_with_nothing_in_them_but_the_error() -> None:
+    failure = Failure("full", "full", 3, "loss is not a number at step 3")
+    done, failed = summary("mine", Path("out"), Path("out/report.md"), [record()], [failure])["records"]  # type: ignore[misc]
+    assert list(failed) == list(done)
+    assert (failed["status"], failed["method"], failed["seed"]) == ("failed", "full", 3)
+    assert failed["error"] == "loss is not a number at step 3"
+    assert failed["accuracy"] is None
+    assert set(failed["seconds"].values()) == set(failed["memory"].values()) == {None}
+
+
+def shown_in(width: int, table: Table) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(rendered(table, width))
+    return console.export_text()
+
+
+def test_the_terminal_shows_cells_and_notes_as_they_are() -> None:
+    records = [record("full", study="paper"), record(study="paper", name="[red]x[/red]")]
+    shown = shown_in(120, by_title(records)["Performance"])
+    assert "0.8326 [1]" in shown
+    assert "LoRA ([red]x[/red])" in shown
+    assert "Padding is not reproduced" in shown
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_a_narrow_terminal_cuts_no_figure_short(width: int) -> None:
+    for table in study_tables([*paper_study(), record(study="paper", seed=1, accuracy=0.8)]):
+        shown = shown_in(width, table)
+        assert "…" not in shown
+        lines = [re.sub(" +", " ", line) for line in shown.splitlines()]
+        for row in table.rows:
+            for cell in row:
+                assert any(cell in line for line in lines), cell
+        assert max(map(len, shown.splitlines())) <= width
+
+
+def test_the_words_for_the_methods_are_the_methods_own() -> None:
+    from afina.methods import METHODS
+
+    assert {key: method.title for key, method in METHODS.items()} == READABLE

@@ -1,0 +1,154 @@
+"""Tasks: when texts count as the same, what leaks, how splits are cut and divided."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from afina.errors import InvalidData, Leakage
+from afina.task import Example, Split, check_leakage, count_leaked, key, normalised
+from afina.tasks.rows import Rows, divide, first, rank
+
+
+def split(*texts: str, pairs: list[str] | None = None) -> Split:
+    return Split(list(texts), np.arange(len(texts)) % 2, pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("It 's  GOOD .", "itsgood"),
+        ("Straße", "strasse"),
+        ("ﬁne №5", "fineno5"),
+        ("snake_case", "snakecase"),
+        ("日本語、です", "日本語です"),
+        (":) !?", ""),
+    ],
+)
+def test_a_text_is_normalised_to_its_casefolded_letters_and_digits(text: str, form: str) -> None:
+    assert normalised(text) == form
+
+
+def test_letters_and_digits_are_those_of_str_isalnum_for_every_character() -> None:
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    assert re.sub(r"[\W_]+", "", everything) == "".join(filter(str.isalnum, everything))
+
+
+def test_a_pair_is_the_same_only_when_both_texts_are() -> None:
+    assert key(Example("A b", 0, "C")) == key(Example("ab!", 1, "c."))
+    assert key(Example("ab", 0, "c")) != key(Example("a", 0, "bc"))
+    assert key(Example("abc", 0)) != key(Example("ab", 0, "c"))
+
+
+def test_an_example_without_letters_and_digits_has_no_key() -> None:
+    assert key(Example("!!", 0)) == ""
+    assert key(Example("!!", 0, "??")) == ""
+    assert key(Example("!!", 0, "why")) != ""
+
+
+def test_leaked_examples_are_counted_each_time_they_occur_and_whatever_their_label() -> None:
+    train = split("A fine film.", "Dull!", "other")
+    assert count_leaked(train, split("a FINE film", "a fine film !", "new", "dull")) == 3
+
+
+def test_texts_without_letters_and_digits_are_not_compared() -> None:
+    assert count_leaked(split("!!!", "..."), split("!!!", "?")) == 0
+    assert count_leaked(split("!", pairs=["?"]), split("!", pairs=["?"])) == 0
+
+
+def test_leakage_up_to_one_per_cent_is_reported_and_above_is_refused() -> None:
+    train = split("seen", "seen too")
+    hundred = split("seen", *(f"new {i}" for i in range(99)))
+    assert check_leakage("my.csv", train, hundred, allow=False) == 1
+    two = split("seen", "Seen too!", *(f"new {i}" for i in range(98)))
+    with pytest.raises(Leakage) as caught:
+        check_leakage("my.csv", train, two, allow=False)
+    assert str(caught.value) == (
+        "task my.csv: 2 of 100 evaluation texts also occur in the training split, at most 1% may. "
+        "Remove the duplicates, or pass --allow-leakage to go on."
+    )
+    assert check_leakage("my.csv", train, two, allow=True) == 2
+
+
+def test_a_split_whose_parts_differ_in_number_is_refused() -> None:
+    with pytest.raises(InvalidData, match=re.escape("texts, labels and pairs differ in number: [1, 2]")):
+        Split(["a", "b"], np.array([0]))
+
+
+def test_a_split_iterates_over_examples_and_takes_by_index() -> None:
+    whole = split("a", "b", "c", pairs=["x", "y", "z"])
+    assert list(whole) == [Example("a", 0, "x"), Example("b", 1, "y"), Example("c", 0, "z")]
+    assert list(whole.take([2, 0])) == [whole[2], whole[0]]
+    assert len(whole.take([])) == 0
+
+
+def test_the_digest_of_a_split_depends_on_texts_pairs_labels_and_order() -> None:
+    base = split("a", "b")
+    others = [split("b", "a"), split("a", "c"), split("a", "b", pairs=["x", "y"]), Split(["a", "b"], np.array([1, 0]))]
+    assert len({base.digest, *(other.digest for other in others)}) == 5
+    assert Split(("a", "b"), np.array([0, 1], dtype=np.int32)).digest == base.digest
+
+
+def test_the_rank_of_a_text_is_fixed_for_ever() -> None:
+    # Another value would move every user's examples between their splits.
+    assert rank(Example("A fine film.", 0)) == rank(Example("a FINE film", 1)) == RANK
+    assert rank(Example(":)", 0)) != rank(Example(":(", 0))
+
+
+# sha256 of the 8-byte little-endian length and the bytes of "afinefilm": its first 16 hex digits.
+RANK = 0xB6A4F5E984754F82
+
+
+def test_a_limit_takes_the_lowest_ranks_in_their_original_order_whatever_the_order_of_the_file() -> None:
+    texts = [f"text {i}" for i in range(50)]
+    forward, backward = first(split(*texts), 10, "--n"), first(split(*reversed(texts)), 10, "--n")
+    assert set(forward.texts) == set(backward.texts) != set(texts[:10])
+    assert list(forward.texts) == [text for text in texts if text in forward.texts]
+    lowest = sorted(texts, key=lambda text: rank(Example(text, 0)))[:10]
+    assert set(forward.texts) == set(lowest)
+
+
+def test_a_smaller_limit_takes_a_part_of_what_a_larger_one_takes() -> None:
+    whole = split(*(f"text {i}" for i in range(50)))
+    assert set(first(whole, 5, "--n").texts) < set(first(whole, 20, "--n").texts)
+
+
+def test_a_limit_above_the_number_of_examples_takes_all() -> None:
+    whole = split("a", "b")
+    assert list(first(whole, 3, "--n")) == list(whole)
+    assert first(whole, None, "--n") is whole
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_limit_below_one_is_refused(count: int) -> None:
+    with pytest.raises(InvalidData, match=f"--train-examples {count}: expected at least 1"):
+        first(split("a"), count, "--train-examples")
+
+
+def test_a_division_keeps_order_and_every_row_and_puts_duplicates_on_one_side() -> None:
+    texts = [f"Text {i % 400}{'!' * (i // 400)}" for i in range(1000)]
+    rows = Rows(texts, None, [i % 2 for i in range(1000)], lambda i: f"row {i}")
+    train, evaluation = divide(rows)
+    assert sorted([*train.texts, *evaluation.texts]) == sorted(texts)
+    assert not {normalised(text) for text in train.texts} & {normalised(text) for text in evaluation.texts}
+    assert 750 < len(train) < 850
+    assert [texts.index(text) for text in train.texts] == sorted(texts.index(text) for text in train.texts)
+    place = texts.index(evaluation.texts[3])
+    assert evaluation.where(3) == f"row {place}"
+    assert evaluation.labels[3] == place % 2
+
+
+def test_a_division_keeps_equal_texts_without_letters_together() -> None:
+    rows = Rows([":)", ":("] * 20, None, [0, 1] * 20, str)
+    for part in divide(rows):
+        assert part.texts.count(":)") in (0, 20)
+        assert part.texts.count(":(") in (0, 20)
+
+
+def test_a_division_of_pairs_goes_by_both_texts() -> None:
+    rows = Rows(["same"] * 200, [f"other {i}" for i in range(200)], [0, 1] * 100, str)
+    train, evaluation = divide(rows)
+    assert len(train) > 100
+    assert len(evaluation) > 10
+    assert not set(train.pairs or ()) & set(evaluation.pairs or ())

@@ -1,0 +1,535 @@
+"""Tasks from files: what is read, what the labels mean, and what every mistake in a file is told as."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from afina import tasks
+from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
+from afina.task import Split, Task
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "sst2"
+
+ROWS = [("a warm film", "good"), ("a cold film", "bad"), ("what a delight", "good"), ("what a bore", "bad")]
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]], header: str = "text,label") -> Path:
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """train.csv with four rows, dev.csv with two."""
+    write_csv(tmp_path / "train.csv", ROWS)
+    write_csv(tmp_path / "dev.csv", [("a good evening", "good"), ("a bad evening", "bad")])
+    return tmp_path
+
+
+def labelled(task: Task, split: Split) -> list[tuple[str, str]]:
+    return [(example.text, task.label_names[example.label]) for example in split]
+
+
+def message(address: Path | str, kind: type[AfinaError] = InvalidData, **options: Any) -> str:
+    """The message of the error that loading raises; one or two lines."""
+    with pytest.raises(kind) as caught:
+        tasks.load(str(address), **options)
+    assert str(caught.value).count("\n") <= 1
+    return str(caught.value)
+
+
+# What is read
+
+
+def test_a_directory_is_a_train_and_a_dev_file(directory: Path) -> None:
+    task = tasks.load(str(directory))
+    assert task.address == str(directory)
+    assert task.label_names == ("bad", "good")
+    assert labelled(task, task.train) == ROWS
+    assert labelled(task, task.evaluation) == [("a good evening", "good"), ("a bad evening", "bad")]
+    assert task.train.labels.dtype == "int64"
+    assert task.train.pairs is None
+    assert task.leaked == 0
+
+
+def test_the_task_class_loads_the_same(directory: Path) -> None:
+    task = Task.load(str(directory), labels=("good", "bad"))
+    assert task.label_names == ("good", "bad")
+    assert labelled(task, task.train) == ROWS
+
+
+@pytest.mark.parametrize("stem", ["dev", "validation", "valid", "val"])
+def test_the_evaluation_file_has_one_of_four_names(directory: Path, stem: str) -> None:
+    (directory / "dev.csv").rename(directory / f"{stem}.CSV")
+    assert len(tasks.load(str(directory)).evaluation) == 2
+
+
+def _jsonl(path: Path) -> None:
+    path.write_text("".join(f'{{"text": "{text}", "label": "{label}"}}\n\n' for text, label in ROWS), encoding="utf-8")
+
+
+def _parquet(path: Path) -> None:
+    parquet.write_table(pyarrow.table({"text": [row[0] for row in ROWS], "label": [row[1] for row in ROWS]}), path)
+
+
+def _tsv(path: Path) -> None:
+    path.write_text("text\tlabel\n" + "".join("\t".join(row) + "\n" for row in ROWS), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("train.tsv", _tsv),
+        ("train.jsonl", _jsonl),
+        ("train.ndjson", _jsonl),
+        ("train.json", _jsonl),
+        ("train.parquet", _parquet),
+    ],
+)
+def test_every_format_gives_the_same_split_as_csv(directory: Path, name: str, write: Callable[[Path], None]) -> None:
+    expected = tasks.load(str(directory)).train.digest
+    (directory / "train.csv").unlink()
+    write(directory / name)
+    assert tasks.load(str(directory)).train.digest == expected
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(directory: Path) -> None:
+    expected = tasks.load(str(directory)).train.digest
+    data = (directory / "train.csv").read_bytes().replace(b"\n", b"\r\n")
+    (directory / "train.csv").write_bytes(b"\xef\xbb\xbf" + data)
+    assert tasks.load(str(directory)).train.digest == expected
+    (directory / "train.csv").unlink()
+    (directory / "train.tsv").write_bytes(b"\xef\xbb\xbf" + data.replace(b",", b"\t"))
+    assert tasks.load(str(directory)).train.digest == expected
+
+
+def test_quoted_csv_fields_hold_commas_quotes_and_newlines(directory: Path) -> None:
+    text = 'text,label\n"warm, ""very"" warm\nand long",good\n\ncold,bad\n'
+    (directory / "train.csv").write_text(text, encoding="utf-8")
+    assert list(tasks.load(str(directory)).train.texts) == ['warm, "very" warm\nand long', "cold"]
+
+
+def test_a_tsv_has_no_quoting_and_keeps_spaces(directory: Path) -> None:
+    (directory / "train.csv").unlink()
+    (directory / "train.tsv").write_text('text\tlabel\n"half a quote \tgood\nit\'s "x" \tbad\n', encoding="utf-8")
+    assert list(tasks.load(str(directory)).train.texts) == ['"half a quote ', 'it\'s "x" ']
+
+
+def test_a_json_text_may_hold_a_line_separator(directory: Path) -> None:
+    (directory / "train.csv").unlink()
+    lines = '{"text": "one\u2028two", "label": "good"}\n{"text": "three", "label": "bad"}'
+    (directory / "train.jsonl").write_text(lines, encoding="utf-8")
+    assert list(tasks.load(str(directory)).train.texts) == ["one\u2028two", "three"]
+
+
+# Which columns
+
+
+@pytest.mark.parametrize("header", ["sentence,target", "Review,Class", " content ,sentiment", "label,text,labels"])
+def test_the_usual_columns_are_found_by_name_in_any_case(tmp_path: Path, header: str) -> None:
+    names = [name.strip().casefold() for name in header.split(",")]
+    row = {"label": "{1}", "labels": "never"}
+    cells = ",".join(
+        row.get(name, "{0}" if name in ("text", "sentence", "review", "content") else "{1}") for name in names
+    )
+    for stem in ("train", "dev"):
+        lines = [cells.format(f"{stem} {text}", label) for text, label in ROWS]
+        (tmp_path / f"{stem}.csv").write_text("\n".join([header, *lines]), encoding="utf-8")
+    task = tasks.load(str(tmp_path))
+    assert labelled(task, task.train) == [(f"train {text}", label) for text, label in ROWS]
+
+
+def test_named_columns_win_over_the_usual_ones(directory: Path) -> None:
+    for name in ("train.csv", "dev.csv"):
+        write_csv(
+            directory / name,
+            [(f"{name} {i}", "x", f"body {name} {i}", "yn"[i]) for i in range(2)],
+            "text,label,b,stars",
+        )
+    task = tasks.load(str(directory), text="b", label="stars")
+    assert labelled(task, task.train) == [("body train.csv 0", "y"), ("body train.csv 1", "n")]
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["sentence1,sentence2,label", "text,text_pair,label", "premise,hypothesis,label", "question,sentence,label"],
+)
+def test_the_pairs_of_glue_are_read_as_pairs(tmp_path: Path, header: str) -> None:
+    for stem in ("train", "dev"):
+        write_csv(tmp_path / f"{stem}.csv", [(f"{stem} one", "two", "yes"), (f"{stem} three", "four", "no")], header)
+    task = tasks.load(str(tmp_path))
+    assert list(task.train.texts) == ["train one", "train three"]
+    assert task.train.pairs == ["two", "four"]
+    assert task.evaluation.pairs == ["two", "four"]
+    alone = tasks.load(str(tmp_path), text=header.split(",")[0])
+    assert alone.train.pairs is None
+
+
+def test_any_column_can_be_named_as_the_pair(tmp_path: Path) -> None:
+    for stem in ("train", "dev"):
+        write_csv(
+            tmp_path / f"{stem}.csv",
+            [(f"{stem} one", "two", "yes"), (f"{stem} three", "four", "no")],
+            "text,context,label",
+        )
+    assert tasks.load(str(tmp_path)).train.pairs is None
+    assert tasks.load(str(tmp_path), text_pair="context").train.pairs == ["two", "four"]
+
+
+def test_a_missing_text_column_is_told_with_what_was_found_and_which_option_to_give(directory: Path) -> None:
+    write_csv(directory / "train.csv", ROWS, "words,label")
+    told = message(directory)
+    assert told.startswith(
+        f"{directory / 'train.csv'}: no text column. Found: words, label. Expected text or sentence or"
+    )
+    assert told.endswith("name another one with --text.")
+
+
+def test_a_missing_label_column_is_told_with_what_was_found_and_which_option_to_give(directory: Path) -> None:
+    write_csv(directory / "train.csv", ROWS, "text,stars")
+    told = message(directory)
+    assert "train.csv: no label column. Found: text, stars. Expected label or labels or target" in told
+    assert told.endswith("name another one with --label.")
+
+
+@pytest.mark.parametrize(("option", "flag"), [("text", "--text"), ("label", "--label"), ("text_pair", "--text-pair")])
+def test_a_named_column_that_is_not_there_is_told_with_its_option(directory: Path, option: str, flag: str) -> None:
+    told = message(directory, **{option: "nope"})
+    assert f"train.csv: no column 'nope'. Found: text, label. Name the right one with {flag}." in told
+
+
+def test_the_evaluation_file_must_have_the_columns_of_the_training_file(directory: Path) -> None:
+    write_csv(directory / "dev.csv", ROWS, "sentence,label")
+    assert "dev.csv: no column 'text'. Found: sentence, label." in message(directory)
+
+
+# What the labels mean
+
+
+def load_labels(directory: Path, values: list[str], **options: Any) -> Task:
+    for stem in ("train", "dev"):
+        write_csv(directory / f"{stem}.csv", [(f"{stem} text {i}", value) for i, value in enumerate(values)])
+    return tasks.load(str(directory), **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "indices"),
+    [
+        (["b", "a", "b"], ("a", "b"), [1, 0, 1]),
+        (["1", "0", "1"], ("0", "1"), [1, 0, 1]),
+        (["10", "9", "-1"], ("-1", "9", "10"), [2, 1, 0]),
+        (["1.0", "0", "1"], ("0", "1"), [1, 0, 1]),
+        (["007", "7", "007"], ("007", "7"), [0, 1, 0]),
+        (["1", "0", "neutral"], ("0", "1", "neutral"), [1, 0, 2]),
+        (
+            ["12345678901234567891", "12345678901234567890", "0"],
+            ("0", "12345678901234567890", "12345678901234567891"),
+            [2, 1, 0],
+        ),
+    ],
+    ids=["strings are sorted", "0 and 1", "integers by value", "whole floats", "codes", "mixed", "huge"],
+)
+def test_labels_keep_the_order_of_integers_or_are_sorted(
+    tmp_path: Path, values: list[str], names: tuple[str, ...], indices: list[int]
+) -> None:
+    task = load_labels(tmp_path, values)
+    assert task.label_names == names
+    assert task.train.labels.tolist() == task.evaluation.labels.tolist() == indices
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "indices"),
+    [
+        (["good", "bad", "good"], ("good", "bad"), [0, 1, 0]),
+        (["1", "0", "1"], ("no", "yes"), [1, 0, 1]),
+        (["1", "0", "1"], ("1", "0"), [0, 1, 0]),
+        (["2", "0", "1"], ("low", "middle", "high"), [2, 0, 1]),
+    ],
+    ids=["order of strings", "names of integers", "order of integers", "three names"],
+)
+def test_labels_given_by_the_user_set_the_order_or_name_the_integers(
+    tmp_path: Path, values: list[str], labels: tuple[str, ...], indices: list[int]
+) -> None:
+    task = load_labels(tmp_path, values, labels=labels)
+    assert task.label_names == labels
+    assert task.train.labels.tolist() == indices
+
+
+def test_glue_sst2_files_in_a_directory_have_the_names_that_glue_gives(tmp_path: Path) -> None:
+    for stem in ("train", "dev"):
+        (tmp_path / f"{stem}.tsv").write_text(f"sentence\tlabel\n{stem} fine \t1\n{stem} dull \t0\n", encoding="utf-8")
+    task = tasks.load(str(tmp_path))
+    assert labelled(task, task.train) == [("train fine ", "positive"), ("train dull ", "negative")]
+    assert task.label_names == ("negative", "positive")
+    assert tasks.load(str(tmp_path), labels=("minus", "plus")).label_names == ("minus", "plus")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tsv", "sentence\tlabel\tid\n{0} fine\t1\t1\n{0} dull\t0\t2\n"),
+        ("tsv", "text\tlabel\n{0} fine\t1\n{0} dull\t0\n"),
+        ("csv", "sentence,label\n{0} fine,1\n{0} dull,0\n"),
+    ],
+)
+def test_other_files_with_zeros_and_ones_keep_them_as_names(tmp_path: Path, name: str, text: str) -> None:
+    for stem in ("train", "dev"):
+        (tmp_path / f"{stem}.{name}").write_text(text.format(stem), encoding="utf-8")
+    assert tasks.load(str(tmp_path)).label_names == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ("true false", ("false", "true")),
+        ("1 0", ("0", "1")),
+        ("1.0 0.0", ("0", "1")),
+        ('"b" "a"', ("a", "b")),
+        ('1 "none"', ("1", "none")),
+    ],
+)
+def test_json_labels_may_be_truth_values_numbers_or_strings(
+    directory: Path, values: str, names: tuple[str, ...]
+) -> None:
+    for stem in ("train", "dev"):
+        (directory / f"{stem}.csv").unlink()
+        lines = [f'{{"text": "{stem} {i}", "label": {value}}}' for i, value in enumerate(values.split())]
+        (directory / f"{stem}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    task = tasks.load(str(directory))
+    assert task.label_names == names
+    assert sorted(task.train.labels.tolist()) == [0, 1]
+
+
+def test_a_label_that_is_a_measurement_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidData, match=r"train\.csv, line 3: label 0\.5 is not a whole number\. Expected names or int"
+    ):
+        load_labels(tmp_path, ["1", "0.5", "2"])
+
+
+def test_an_evaluation_label_that_was_never_trained_is_told_with_its_row(directory: Path) -> None:
+    write_csv(directory / "dev.csv", [("one", "good"), ("two", "bed")])
+    assert message(directory) == (
+        f"{directory / 'dev.csv'}, line 3: label 'bed' does not occur in the training split, which has bad, good. "
+        "Correct it, or add training examples of it."
+    )
+
+
+def test_an_integer_label_that_was_never_trained_is_told_with_its_row(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", [("one", "0"), ("two", "1")])
+    write_csv(tmp_path / "dev.csv", [("three", "0"), ("four", "-1")])
+    assert "dev.csv, line 3: label '-1' does not occur in the training split, which has 0, 1." in message(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("good", "bed"), "--labels good,bed: the training split has the labels bad, good. Give each of them once, as"),
+        (("good",), "--labels good: the training split has the labels bad, good."),
+        (("good", "bad", "ugly"), "--labels good,bad,ugly: the training split has the labels bad, good."),
+        (("good", "good"), "--labels: good is given twice."),
+    ],
+)
+def test_an_order_that_is_not_of_the_labels_in_the_data_is_refused(
+    directory: Path, labels: tuple[str, ...], told: str
+) -> None:
+    assert message(directory, labels=labels).startswith(told)
+
+
+def test_names_for_integers_that_do_not_start_at_zero_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match=r"has the labels 1, 2.*or a name for each of the integers from 0"):
+        load_labels(tmp_path, ["1", "2"], labels=("no", "yes"))
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidData, match=r"all 2 training examples are labelled 'good'\. Expected at least two different"
+    ):
+        load_labels(tmp_path, ["good", "good"])
+
+
+# What is wrong in a row
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "train.csv: the file is empty. Expected a first line that names the columns."),
+        ("text,label\n", "train.csv: no rows below the names of the columns."),
+        ("text,label\nfine,good\n,bad\n", "train.csv, line 3: column 'text' is empty. Expected a text;"),
+        ("text,label\nfine,good\n   ,bad\n", "train.csv, line 3: column 'text' is empty."),
+        ("text,label\nfine,good\ndull,\n", "train.csv, line 3: column 'label' is empty. Expected a label;"),
+        (
+            "text,label\n\nfine, good\ndull, so dull,bad\n",
+            "train.csv, line 4: found 3 fields, expected 2 (text, label).",
+        ),
+        ('text,label\n"a\nb",good\ndull\n', "train.csv, line 4: found 1 fields, expected 2"),
+        ('text,label\nfine,good\n"dull,bad\nx,good\n', "train.csv, line 3: unexpected end of data. Expected comma-sep"),
+        ('text,label\n"fine" film,good\n', "train.csv, line 2: ',' expected after '\"'."),
+        ("text,label,text\na,good,b\n", "train.csv, line 1: column 'text' occurs more than once."),
+    ],
+)
+def test_a_mistake_in_a_csv_file_is_told_with_its_line(directory: Path, content: str, told: str) -> None:
+    (directory / "train.csv").write_text(content, encoding="utf-8")
+    assert told in message(directory)
+
+
+def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:
+    (directory / "train.csv").unlink()
+    (directory / "train.tsv").write_text("text\tlabel\nfine\tgood\nso\tdull\tbad\n", encoding="utf-8")
+    assert "train.tsv, line 3: found 3 fields, expected 2 (text, label). A tsv file has no quoting" in message(
+        directory
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            '{"text": "a", "label": 1}\n{"text": "b"',
+            "line 2: not JSON (Expecting ',' delimiter). Expected one JSON object",
+        ),
+        ('[{"text": "a", "label": 1}]', "line 1: found a list, expected one JSON object a line."),
+        ('{"text": "a", "label": 1}\n\n{"label": 0}', "line 3: column 'text' is empty."),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": null}', "line 2: column 'label' is empty."),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": NaN}', "line 2: column 'label' is empty."),
+        ('{"text": "a", "label": [1]}', "line 1: column 'label' holds a list, expected a name or an integer."),
+        ('{"text": 5, "label": 1}', "line 1: column 'text' holds a int, expected a text."),
+        ('{"text": "\\ud83d", "label": 1}', "line 1: column 'text' holds half a surrogate pair."),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": 0.25}', "line 2: label 0.25 is not a whole number."),
+    ],
+)
+def test_a_mistake_in_a_jsonl_file_is_told_with_its_line(directory: Path, lines: str, told: str) -> None:
+    (directory / "train.csv").unlink()
+    (directory / "train.jsonl").write_text(lines, encoding="utf-8")
+    assert f"train.jsonl, {told}" in message(directory)
+
+
+def test_a_mistake_in_a_parquet_file_is_told_with_its_row(directory: Path) -> None:
+    (directory / "train.csv").unlink()
+    parquet.write_table(pyarrow.table({"text": ["a", None], "label": [0, 1]}), directory / "train.parquet")
+    assert "train.parquet, row 2: column 'text' is empty." in message(directory)
+    (directory / "train.parquet").write_bytes(b"not parquet at all")
+    assert "train.parquet: not a parquet file (" in message(directory)
+
+
+def test_a_file_that_is_not_utf8_is_told_with_its_line(directory: Path) -> None:
+    (directory / "train.csv").write_bytes("text,label\nfine,good\ntrès,bad\n".encode("latin-1"))
+    assert "train.csv, line 3: not UTF-8 (byte 0xe8). Save it as UTF-8." in message(directory)
+
+
+# Which files
+
+
+def test_a_directory_without_an_evaluation_file_is_told_which_names_are_looked_for(directory: Path) -> None:
+    (directory / "dev.csv").rename(directory / "test.csv")
+    assert message(directory, NotFound) == (
+        f"{directory}: no dev file. Found: test.csv, train.csv. Expected one of dev.*, validation.*, valid.*, val.*, "
+        "ending in .csv, .tsv, .jsonl, .ndjson, .json, .parquet."
+    )
+
+
+def test_a_directory_without_a_training_file_is_told_what_was_found(tmp_path: Path) -> None:
+    assert f"{tmp_path}: no train file. Found: nothing. Expected one of train.*" in message(tmp_path, NotFound)
+
+
+def test_two_files_for_one_split_are_refused(directory: Path) -> None:
+    write_csv(directory / "validation.csv", ROWS)
+    assert f"{directory}: found dev.csv, validation.csv, expected only one of dev.*, validation.*" in message(directory)
+
+
+def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "data.xlsx").write_bytes(b"PK")
+    assert "data.xlsx: cannot read .xlsx. Expected .csv, .tsv, .jsonl, .ndjson, .json, .parquet." in message(
+        tmp_path / "data.xlsx"
+    )
+
+
+def test_one_file_is_divided_by_a_hash_of_the_text_and_not_by_its_order(tmp_path: Path) -> None:
+    rows = [(f"text {i}", "yn"[i % 2]) for i in range(200)]
+    task = tasks.load(str(write_csv(tmp_path / "one.csv", rows)))
+    again = tasks.load(str(write_csv(tmp_path / "two.csv", rows[::-1])))
+    assert 140 < len(task.train) < 180
+    assert len(task.train) + len(task.evaluation) == 200
+    assert set(task.evaluation.texts) == set(again.evaluation.texts)
+    assert dict(labelled(task, task.train)) | dict(labelled(task, task.evaluation)) == dict(rows)
+
+
+def test_duplicates_in_one_file_never_leak(tmp_path: Path) -> None:
+    rows = [(f"{'Text' if i < 100 else 'TEXT'} {i % 100}", "yn"[i % 2]) for i in range(200)]
+    task = tasks.load(str(write_csv(tmp_path / "one.csv", rows)))
+    assert task.leaked == 0
+    assert len(task.evaluation) > 10
+
+
+def test_one_file_too_small_to_divide_is_refused(tmp_path: Path) -> None:
+    told = message(write_csv(tmp_path / "one.csv", [("same", "a"), ("same!", "b")]))
+    assert "one.csv: splitting its 2 examples 80/20 left one side empty. Give more examples, or a directory" in told
+
+
+def test_leakage_between_two_files_is_refused_and_can_be_allowed(directory: Path) -> None:
+    write_csv(directory / "dev.csv", [("A warm film!", "good"), ("new", "bad")])
+    assert "1 of 2 evaluation texts also occur in the training split" in message(directory, Leakage)
+    assert tasks.load(str(directory), allow_leakage=True).leaked == 1
+
+
+def test_limits_apply_to_each_split_and_before_leakage_is_counted(tmp_path: Path) -> None:
+    rows = [(f"text {i}", "yn"[i % 2]) for i in range(100)]
+    write_csv(tmp_path / "train.csv", rows)
+    write_csv(tmp_path / "dev.csv", [(f"other {i}", "y") for i in range(50)] + rows[:1])
+    task = tasks.load(str(tmp_path), train_examples=20, evaluation_examples=10, allow_leakage=True)
+    assert (len(task.train), len(task.evaluation)) == (20, 10)
+    assert "--train-examples 0: expected at least 1." in message(tmp_path, train_examples=0, allow_leakage=True)
+    assert "--evaluation-examples -3: expected" in message(tmp_path, evaluation_examples=-3, allow_leakage=True)
+    assert "all 1 training examples are labelled" in message(tmp_path, train_examples=1, allow_leakage=True)
+
+
+# Addresses
+
+
+def test_an_address_that_is_neither_a_name_nor_there_lists_what_there_is() -> None:
+    told = message("sst3", UnknownName)
+    assert told.startswith(
+        "unknown task 'sst3'. Did you mean 'sst2'? Known: path/to/directory, path/to/file.csv, snippets:"
+    )
+
+
+@pytest.mark.parametrize("name", ["gone.csv", "gone/", "data/gone"])
+def test_a_path_that_is_not_there_is_told_as_a_path(tmp_path: Path, name: str) -> None:
+    told = message(f"{tmp_path}/{name}", NotFound)
+    assert told.startswith(f"task {tmp_path}/{name}: no such file or directory. Expected a file (.csv, .tsv,")
+    assert "snippets:movies" in told
+
+
+def test_an_address_too_long_to_be_a_path_is_an_unknown_task() -> None:
+    assert message("x" * 5000, UnknownName).startswith("unknown task 'xxx")
+
+
+def test_a_task_with_known_columns_takes_no_column_names() -> None:
+    assert message("snippets:movies", label="x") == (
+        "task snippets:movies: its columns are known, so --label cannot be chosen. Leave it out."
+    )
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="SST-2 is not in ../shared/data")
+def test_sst2_as_glue_distributes_it() -> None:
+    task = tasks.load(str(SHARED))
+    assert (len(task.train), len(task.evaluation)) == (67_349, 872)
+    assert task.label_names == ("negative", "positive")
+    assert task.leaked == 2
+    assert task.evaluation[0] == task.evaluation.take([0])[0]
+    assert labelled(task, task.evaluation)[:2] == [
+        ("it 's a charming and often affecting journey . ", "positive"),
+        ("unflinchingly bleak and desperate ", "negative"),
+    ]
+    assert int(task.evaluation.labels.sum()) == 444
+    few = tasks.load(str(SHARED), train_examples=500, evaluation_examples=100)
+    assert (len(few.train), len(few.evaluation)) == (500, 100)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", few.train.digest)
+    assert few.train.digest != task.train.digest
