@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the other tests start at once
+    from fakes import Backbones
+
+    from afina import Backbone
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -15,3 +21,46 @@ def shared() -> Path:
     if not (SHARED / "sst2").is_dir():
         pytest.skip("SST-2 and GPT-2's tokenizer are not in ../shared/data")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _alone(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep tests out of the user's cache, except those that need what is in it; processes get one thread, as here."""
+    if not request.node.get_closest_marker("assets"):
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("AFINA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
+    """Tiny models by family, with every dropout on or off."""
+    import torch
+    from fakes import Backbones
+
+    torch.set_num_threads(1)  # threads cost more than they give at this size, ten times more on a busy machine
+    return Backbones(tmp_path_factory.mktemp("backbones"))
+
+
+@pytest.fixture(scope="session")
+def gpt2(backbones: Backbones) -> Backbone:
+    from afina import Backbone
+
+    return Backbone.load(str(backbones.path("gpt2")))
+
+
+@pytest.fixture(scope="session")
+def llama(backbones: Backbones) -> Backbone:
+    from afina import Backbone
+
+    return Backbone.load(str(backbones.path("llama")))
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a csv of 120 invented sentences, labelled `bad` and `good`."""
+    from fakes import sentences, write_csv
+
+    rows = [(text, ("bad", "good")[label]) for text, label in sentences(120)]
+    return str(write_csv(tmp_path_factory.mktemp("toy") / "toy.csv", rows))

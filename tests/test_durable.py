@@ -78,3 +78,18 @@ def test_what_a_killed_process_left_behind_is_swept_and_nothing_else(tmp_path: P
     assert not (tmp_path / "f").exists()
     durable.sweep(tmp_path)
     assert contents(tmp_path) == {"other": "kept"}
+
+
+def test_a_directory_stays_as_it_was_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "old").write_text("kept")
+
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError), durable.replacing(tmp_path / "d") as fresh:
+        fresh.mkdir()
+    assert contents(tmp_path) == {"d/old": "kept"}

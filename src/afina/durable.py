@@ -35,13 +35,17 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         fresh = holder / path.name
         yield fresh
-        for item in sorted(fresh.rglob("*")) if fresh.is_dir() else []:
-            if item.is_file():
-                _sync(item)
-        _sync(fresh)
+        for item in [*fresh.rglob("*"), fresh]:
+            _sync(item)
+        previous = holder / "previous"
         if path.is_dir() and not path.is_symlink():
-            path.rename(holder / "previous")
-        fresh.replace(path)
+            path.rename(previous)
+        try:
+            fresh.replace(path)
+        except OSError:
+            if previous.exists():
+                previous.rename(path)
+            raise
         _sync(path.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)

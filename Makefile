@@ -1,0 +1,32 @@
+# The same commands for people and CI. `make` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help install study test bench clean
+
+help: ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(READY) ## make the environment .venv and install afina in it
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("afina needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $(READY)
+
+study: $(READY) ## run the quickstart comparison; results in results/quickstart
+	$(BIN)/afina study quickstart
+
+test: $(READY) ## format, lint and type checks, and every test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(READY) ## measure training speed and memory beside what people use today
+	$(BIN)/python benchmarks/train_step.py
+
+clean: ## remove the environment and the results
+	rm -rf .venv results

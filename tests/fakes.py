@@ -1,0 +1,162 @@
+"""Tiny random models of every family, a tokenizer trained here, and invented texts; nothing comes from a network."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+END, BEGIN = "<|endoftext|>", "<|begin|>"
+VOCABULARY = 320
+LONGEST = 256
+WINDOW = 12
+"""Mistral's; far shorter than LONG, so that it cuts."""
+
+GOOD = ("bright", "warm", "honest", "clever", "lovely")
+BAD = ("dull", "cold", "clumsy", "tired", "sour")
+THINGS = ("soup", "play", "lamp", "ferry", "novel", "garden", "quartet", "bicycle")
+FRAMES = (
+    "the {thing} was {word}.",
+    "What a {word} {thing}!",
+    "A {word} {thing}, and we stayed for hours; nobody had told us that it would be like that",
+    "{word} {thing}",
+    "Our {thing} turned out {word} in the end, said the neighbour.",
+)
+
+LONG = " ".join(f"On day {day} the {thing} kept us waiting" for day, thing in enumerate(THINGS))
+TEXTS = (
+    "a",
+    LONG,
+    "What a warm ferry!",
+    "the novel was dull.",
+    "Zoë’s café – naïve, 50 € … 日本",
+    "bicycle",
+    "   leading spaces and\na line break\t",
+    "A clumsy quartet, and we stayed for hours; nobody had told us that it would be like that",
+)
+"""Among them a single token, one text much longer than the others, and characters outside ASCII."""
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
+    """Distinct invented sentences and their labels, 1 where the word is a good one."""
+    every = [
+        (frame.format(thing=thing, word=word), int(word in GOOD))
+        for frame in FRAMES
+        for thing in THINGS
+        for word in (*GOOD, *BAD)
+    ]
+    return random.Random(seed).sample(every, count)
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = ("text", "label")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def tokenizer(*, begin: bool, corpus: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Byte-level BPE; with `begin`, every sequence of a text or a pair starts with a token of its own, as LLaMA's do."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END, BEGIN],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    inner.train_from_iterator([*(text for text, _ in sentences(200)), *TEXTS, *corpus], trainer)
+    inner.post_processor = processors.ByteLevel(trim_offsets=False)
+    if begin:
+        special = [(BEGIN, inner.token_to_id(BEGIN))]
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B", special_tokens=special
+        )
+    marks = {"eos_token": END, "bos_token": BEGIN if begin else END}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=LONGEST, **marks)
+
+
+def configuration(family: str, dropout: float = 0.1, **changes: Any) -> Any:
+    """Two layers of width 32, with whatever is special about the family turned on."""
+    common = {"vocab_size": VOCABULARY, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0}
+    modern = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": LONGEST,
+        "attention_dropout": dropout,
+        "tie_word_embeddings": False,
+    }
+    old = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": LONGEST}
+    old |= {"attn_pdrop": dropout, "embd_pdrop": dropout, "resid_pdrop": dropout}
+    special: dict[str, dict[str, Any]] = {
+        "gpt2": old,
+        "gptj": old | {"rotary_dim": 4, "tie_word_embeddings": False},
+        "gpt_neox": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": LONGEST,
+            "attention_dropout": dropout,
+            "hidden_dropout": dropout,
+            "tie_word_embeddings": False,
+        },
+        "llama": modern,
+        "mistral": modern | {"sliding_window": WINDOW},
+        "qwen2": modern,
+        "qwen3": modern | {"head_dim": 12},
+    }
+    return AutoConfig.for_model(family, **(common | special[family] | changes))
+
+
+def save(config: Any, words: PreTrainedTokenizerFast, path: Path, seed: int = 0) -> Path:
+    """Random weights for `config`; norms and biases are random too, so that no parameter is idle."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(path)
+    words.save_pretrained(path)
+    return path
+
+
+def reference(path: Path, classifier: Any, labels: int, pad: int | None) -> Any:
+    """transformers' own classifier with its own attention, and the weights of an afina classifier before `attach`."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=labels, dtype=torch.float32, pad_token_id=pad, attn_implementation="sdpa"
+    )
+    model.load_state_dict(classifier.model.state_dict())
+    return model.eval()
+
+
+class Backbones:
+    """Directories of tiny models, each built when first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._tokenizers: dict[bool, PreTrainedTokenizerFast] = {}
+
+    def tokenizer(self, family: str) -> PreTrainedTokenizerFast:
+        begin = family in {"llama", "mistral"}
+        if begin not in self._tokenizers:
+            self._tokenizers[begin] = tokenizer(begin=begin)
+        return self._tokenizers[begin]
+
+    def path(self, family: str, *, dropout: float = 0.1, seed: int = 0) -> Path:
+        path = self.root / f"{family}-{dropout}-{seed}"
+        if not path.is_dir():
+            save(configuration(family, dropout), self.tokenizer(family), path, seed)
+        return path

@@ -1,0 +1,130 @@
+"""Packed logits are transformers' own, for every family, in any company and order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import LONG, TEXTS, WINDOW, Backbones, reference
+
+from afina import Backbone
+from afina.classifier import Classifier
+from afina.encode import encode
+from afina.families import FAMILIES
+from afina.packed import pack
+
+TOLERANCE = 1e-5
+LABELS = ("no", "perhaps", "yes")
+
+
+class Pair:
+    """A backbone opened twice: by afina, and by transformers with its own attention and padding."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.packed = Classifier.open(backbone, LABELS, seed=0).eval()
+        self.padded = reference(backbone.path, self.packed, len(LABELS), backbone.tokenizer.pad_token_id)
+
+    def sequences(self, texts: Any = TEXTS, pairs: Any = None) -> list[np.ndarray]:
+        encoded = encode(self.backbone.tokenizer, texts, pairs, max_length=self.backbone.longest)
+        return [encoded[index] for index in range(len(encoded))]
+
+    @torch.inference_mode()
+    def ours(self, sequences: list[np.ndarray]) -> torch.Tensor:
+        return self.packed(pack(sequences))
+
+    @torch.inference_mode()
+    def theirs(self, texts: Any, pairs: Any = None) -> torch.Tensor:
+        """Right-padded by the tokenizer itself."""
+        batch = self.backbone.tokenizer(list(texts), pairs, padding=True, padding_side="right", return_tensors="pt")
+        return self.padded(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request: pytest.FixtureRequest, backbones: Backbones) -> Pair:
+    return Pair(Backbone.load(str(backbones.path(request.param))))
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference relative to the scale of the logits."""
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def test_the_fake_texts_hold_a_single_token_and_one_longer_than_the_window(pair: Pair) -> None:
+    lengths = [len(sequence) for sequence in pair.sequences()]
+    without_special = pair.backbone.tokenizer("a", add_special_tokens=False)["input_ids"]
+    assert len(without_special) == 1
+    assert max(lengths) > 3 * WINDOW
+    assert max(lengths) > 2 * sorted(lengths)[-2]
+
+
+def test_logits_of_different_texts_differ_by_far_more_than_the_tolerance(pair: Pair) -> None:
+    logits = pair.ours(pair.sequences())
+    apart = (logits[:, None] - logits).abs().amax(-1) + torch.eye(len(logits)) * 1e9
+    assert apart.min() > 1000 * TOLERANCE * logits.abs().max()
+
+
+def test_packed_logits_are_those_of_each_text_alone(pair: Pair) -> None:
+    alone = torch.cat([pair.theirs([text]) for text in TEXTS])
+    assert difference(pair.ours(pair.sequences()), alone) <= TOLERANCE
+
+
+def test_packed_logits_are_those_of_a_right_padded_batch(pair: Pair) -> None:
+    assert difference(pair.ours(pair.sequences()), pair.theirs(TEXTS)) <= TOLERANCE
+
+
+def test_a_single_token_gives_its_own_logits_alone_and_beside_others(pair: Pair) -> None:
+    bare = np.array(pair.backbone.tokenizer("a", add_special_tokens=False)["input_ids"])
+    with torch.inference_mode():
+        expected = pair.padded(input_ids=torch.tensor(bare)[None]).logits
+    assert difference(pair.ours([bare]), expected) <= TOLERANCE
+    assert difference(pair.ours([bare, *pair.sequences([LONG]), bare])[[0, 2]], expected.repeat(2, 1)) <= TOLERANCE
+
+
+def test_one_long_text_among_short_ones_changes_none_of_them(pair: Pair) -> None:
+    texts = ["a", "bicycle", LONG, "a", "the novel was dull."]
+    assert difference(pair.ours(pair.sequences(texts)), torch.cat([pair.theirs([text]) for text in texts])) <= TOLERANCE
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_neighbours_and_order_never_change_a_row(pair: Pair, seed: int) -> None:
+    sequences = pair.sequences()
+    alone = torch.cat([pair.ours([sequence]) for sequence in sequences])
+    order = np.random.default_rng(seed).permutation(len(sequences))
+    for size in (2, 3, len(order)):
+        found = torch.cat(
+            [pair.ours([sequences[i] for i in order[at : at + size]]) for at in range(0, len(order), size)]
+        )
+        assert difference(found, alone[order]) <= TOLERANCE
+
+
+def test_pairs_are_joined_as_the_tokenizer_joins_them(pair: Pair) -> None:
+    seconds = list(reversed(TEXTS[2:]))
+    found = pair.ours(pair.sequences(TEXTS[2:], seconds))
+    assert difference(found, pair.theirs(TEXTS[2:], seconds)) <= TOLERANCE
+    assert difference(found, pair.ours(pair.sequences(TEXTS[2:]))) > 1000 * TOLERANCE
+
+
+def test_a_text_that_is_cut_gives_the_logits_of_what_is_left_of_it(pair: Pair) -> None:
+    tokenizer = pair.backbone.tokenizer
+    encoded = encode(tokenizer, [LONG, "a"], max_length=WINDOW + 3)
+    left = tokenizer([LONG, "a"], truncation=True, max_length=WINDOW + 3)["input_ids"]
+    with torch.inference_mode():
+        expected = torch.cat([pair.padded(input_ids=torch.tensor(ids)[None]).logits for ids in left])
+    assert encoded.truncated == 1
+    assert difference(pair.ours([encoded[0], encoded[1]]), expected) <= TOLERANCE
+
+
+def test_mistrals_window_hides_what_lies_beyond_it(backbones: Backbones) -> None:
+    """Two layers of a window of W tokens see at most 2 (W - 1) tokens back."""
+    pair = Pair(Backbone.load(str(backbones.path("mistral"))))
+    (sequence,) = pair.sequences([LONG])
+    beyond, within = sequence.copy(), sequence.copy()
+    beyond[len(sequence) - 1 - 2 * (WINDOW - 1) - 1] += 1
+    within[len(sequence) - 1 - 2 * (WINDOW - 1)] += 1
+    original, changed, nearer = (pair.ours([tokens]) for tokens in (sequence, beyond, within))
+    assert torch.equal(changed, original)
+    assert not torch.equal(nearer, original)
