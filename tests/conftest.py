@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the other tests start at once
-    from fakes import Backbones
-
     from afina import Backbone
+    from command import Command
+    from fakes import Backbones, Runs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,6 +37,7 @@ def _alone(
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> Backbones:
     """Tiny models by family, with every dropout on or off."""
     import torch
+
     from fakes import Backbones
 
     torch.set_num_threads(1)  # threads cost more than they give at this size, ten times more on a busy machine
@@ -64,3 +65,28 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     rows = [(text, ("bad", "good")[label]) for text, label in sentences(120)]
     return str(write_csv(tmp_path_factory.mktemp("toy") / "toy.csv", rows))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, backbones: Backbones, toy: str) -> Runs:
+    """Finished runs on the toy task, shared by the tests that only read them."""
+    from fakes import Runs
+
+    return Runs(tmp_path_factory.mktemp("runs"), backbones, toy)
+
+
+@pytest.fixture
+def afina(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, gpt2: Backbone
+) -> Command:
+    """The command line, in this process and in an empty directory."""
+    from command import Command
+
+    monkeypatch.chdir(tmp_path)
+    return Command(monkeypatch, capfd)
+
+
+@pytest.fixture
+def trained(runs: Runs) -> Path:
+    """The directory of a LoRA adapter of the tiny GPT-2, trained on `toy`. Copy it before you change it."""
+    return runs.adapter("gpt2", "lora")

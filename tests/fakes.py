@@ -5,16 +5,31 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from afina import Backbone, Run
+from afina.checkpoint import Account
+from afina.classifier import Classifier
+from afina.encode import Encoded, encode
+from afina.loader import Loader
+from afina.method import Method
+from afina.packed import pack
+from afina.record import Record
+from afina.run import Training
+from afina.train import Recipe, make_optimizer, train
+from afina.working import Working
+
 END, BEGIN = "<|endoftext|>", "<|begin|>"
 VOCABULARY = 320
 LONGEST = 256
+BATCH = 8
 WINDOW = 12
 """Mistral's; far shorter than LONG, so that it cuts."""
 
@@ -62,8 +77,8 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str
     return path
 
 
-def tokenizer(*, begin: bool, corpus: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; with `begin`, every sequence of a text or a pair starts with a token of its own, as LLaMA's do."""
+def tokenizer(*, begin: bool) -> PreTrainedTokenizerFast:
+    """Byte-level BPE; with `begin`, each text, also of a pair, starts with a token of its own, as LLaMA's do."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -73,7 +88,7 @@ def tokenizer(*, begin: bool, corpus: Sequence[str] = ()) -> PreTrainedTokenizer
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    inner.train_from_iterator([*(text for text, _ in sentences(200)), *TEXTS, *corpus], trainer)
+    inner.train_from_iterator([*(text for text, _ in sentences(200)), *TEXTS], trainer)
     inner.post_processor = processors.ByteLevel(trim_offsets=False)
     if begin:
         special = [(BEGIN, inner.token_to_id(BEGIN))]
@@ -160,3 +175,76 @@ class Backbones:
         if not path.is_dir():
             save(configuration(family, dropout), self.tokenizer(family), path, seed)
         return path
+
+
+class Runs:
+    """Finished runs on the toy task, each carried out when first asked for; read, never changed."""
+
+    def __init__(self, root: Path, backbones: Backbones, task: str) -> None:
+        self.root, self.backbones, self.task = root, backbones, task
+        self._done: dict[str, Record] = {}
+
+    def run(self, family: str, method: str, **changes: Any) -> Run:
+        settings = {"max_steps": 6, "batch_size": 8, "dtype": "float32", "learning_rate": 5e-3}
+        return Run(
+            backbone=str(self.backbones.path(family)),
+            task=self.task,
+            method=method,
+            training=Training(**(settings | changes)),
+        )
+
+    def record(self, family: str, method: str) -> Record:
+        key = f"{family}/{method}"
+        if key not in self._done:
+            self._done[key] = self.run(family, method).execute(self.root / family)
+        return self._done[key]
+
+    def adapter(self, family: str, method: str) -> Path:
+        """Its directory."""
+        return self.root / family / self.record(family, method).adapter
+
+
+def opened(backbone: Backbone, method: Method, seed: int = 0, labels: Sequence[str] = ("bad", "good")) -> Classifier:
+    """A classifier with the method attached, ready to train."""
+    classifier = Classifier.open(backbone, labels, seed)
+    torch.manual_seed(seed)
+    classifier.wrap(method.attach)
+    return classifier
+
+
+def encoded(backbone: Backbone, rows: Sequence[tuple[str, int]]) -> tuple[Encoded, np.ndarray]:
+    tokens = encode(backbone.tokenizer, [text for text, _ in rows], max_length=backbone.longest)
+    return tokens, np.array([label for _, label in rows])
+
+
+@dataclass
+class Fit:
+    """A training of a classifier that can be cut into parts."""
+
+    classifier: Classifier
+    parameters: dict[str, torch.nn.Parameter]
+    working: Working
+    optimizer: torch.optim.Optimizer
+    loader: Loader
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, classifier: Classifier, method: Method, data: tuple[Encoded, np.ndarray], **changes: Any) -> Fit:
+        settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
+        recipe = Recipe(**(settings | changes))
+        parameters = method.trainable(classifier.model)
+        working = Working(classifier.model, parameters, torch.float32)
+        optimizer = make_optimizer(classifier, working.trained, recipe)
+        return cls(classifier, parameters, working, optimizer, Loader(*data, BATCH, recipe.seed), recipe)
+
+    def train(self, account: Account | None = None, **options: Any) -> Account:
+        account = account or Account()
+        train(self.classifier, self.working, self.optimizer, self.loader, self.recipe, account=account, **options)
+        return account
+
+
+@torch.inference_mode()
+def logits_of(classifier: Classifier, backbone: Backbone, texts: Sequence[str] = TEXTS) -> torch.Tensor:
+    """Logits of texts in one batch, without dropout."""
+    tokens = encode(backbone.tokenizer, texts, max_length=backbone.longest)
+    return classifier.eval()(pack([tokens[index] for index in range(len(tokens))]))

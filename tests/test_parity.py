@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import LONG, TEXTS, WINDOW, Backbones, reference
 
 from afina import Backbone
+from afina.attention import NAME
 from afina.classifier import Classifier
 from afina.encode import encode
 from afina.families import FAMILIES
 from afina.packed import pack
+from fakes import LONG, TEXTS, WINDOW, Backbones, reference
 
 TOLERANCE = 1e-5
 LABELS = ("no", "perhaps", "yes")
@@ -59,6 +60,11 @@ def test_the_fake_texts_hold_a_single_token_and_one_longer_than_the_window(pair:
     assert len(without_special) == 1
     assert max(lengths) > 3 * WINDOW
     assert max(lengths) > 2 * sorted(lengths)[-2]
+
+
+def test_the_reference_uses_transformers_own_attention(pair: Pair) -> None:
+    assert pair.padded.config._attn_implementation == "sdpa"
+    assert pair.packed.model.config._attn_implementation == NAME
 
 
 def test_logits_of_different_texts_differ_by_far_more_than_the_tolerance(pair: Pair) -> None:

@@ -6,7 +6,7 @@ method says so, so every parameter name and every saved file is theirs. Knows no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from afina.attention import Layout
 from afina.backbone import Backbone
 from afina.families import HEAD
+from afina.lean import lean
 from afina.packed import Packed
 
 
@@ -46,11 +47,17 @@ class Classifier(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        lean(model, self.body)
 
     @classmethod
     def open(cls, backbone: Backbone, label_names: Sequence[str], seed: int) -> Classifier:
         """The backbone's weights under a head that the seed draws."""
         return cls(backbone.open(label_names, seed))
+
+    def wrap(self, attach: Callable[[Any], Any]) -> None:
+        """Let a method's `attach` prepare the model, and perhaps wrap it."""
+        self.model = attach(self.model)
+        lean(self.model, self.body)
 
     @property
     def body(self) -> Any:

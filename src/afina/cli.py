@@ -215,7 +215,8 @@ def methods() -> None:
 
     for name, method in METHODS.items():
         print(f"{name:<16}{method.summary}")
-        settings = [f"{field.name}={getattr(method(), field.name)!r}" for field in fields(method)]
+        defaults = {field.name: getattr(method(), field.name) for field in fields(method)}
+        settings = [f"{key}={'by family' if value == () else repr(value)}" for key, value in defaults.items()]
         print(f"{'':<16}{', '.join([*settings, f'learning_rate={method.learning_rate:g}'])}")
     print("\nlora's default targets are the attention input projections of each model family:")
     from afina.families import FAMILIES
@@ -257,8 +258,9 @@ def _carry_out(study: Study, out: Path | None, as_json: bool) -> None:
         raise typer.Exit(130) from None
     _show(outcome, as_json)
     if outcome.failed:
-        for failure in outcome.failed:
-            print(f"Error: {failure.error}", file=sys.stderr)
+        count, runs = len(outcome.failed), len(outcome.failed) + len(outcome.records)
+        if runs > 1:
+            print(f"{count} of {runs} runs failed. The same command tries them again.", file=sys.stderr)
         raise typer.Exit(AfinaError.exit_code)
 
 
@@ -271,9 +273,11 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     from afina.report.terminal import rendered
 
     console = Console()
-    width = console.width if console.is_terminal else 120
+    if not console.is_terminal:
+        console = Console(width=120)
     for table in outcome.tables():
-        console.print(rendered(table, width), width=width)
+        console.print(rendered(table, console.width))
+        console.print()
     for record in outcome.records:
         print(f"adapter {outcome.out / record.adapter}")
     print(f"report  {outcome.report_path}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
 from afina import checkpoint, environment, metrics, predict
 from afina import device as devices
@@ -16,7 +18,7 @@ from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier, is_head
 from afina.encode import Encoded, encode
-from afina.errors import AfinaError, InvalidStudy
+from afina.errors import AfinaError, Diverged, InvalidStudy
 from afina.loader import Loader
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.method import Method
@@ -26,6 +28,7 @@ from afina.record import Environment, Memory, Record, Seconds
 from afina.seed import derive
 from afina.task import Split, Task
 from afina.train import Recipe, batch_loss, make_optimizer, seed_dropout, train
+from afina.working import Working
 
 if TYPE_CHECKING:
     from afina.run import Run
@@ -51,6 +54,18 @@ class Prepared:
     total: int
     max_length: int
 
+    def reopen(self, seed: int) -> None:
+        """Put the trained state into a float32 classifier: what is evaluated, probed and saved.
+
+        The frozen weights are read again rather than kept beside their lowered copies while training.
+        """
+        state = {name: tensor.detach().clone() for name, tensor in self.method.state(self.classifier.model).items()}
+        device = next(self.classifier.parameters()).device
+        self.classifier = Classifier.open(self.backbone, self.task.label_names, seed)
+        self.classifier.wrap(self.method.attach)
+        self.method.restore(self.classifier.model, state)
+        self.classifier.to(device)
+
 
 def execute(run: Run, out: Path, *, study: str = "", listen: Listener = ignore) -> Record:
     """Carry `run` out on this machine; its adapter appears at `out/adapters/<label>`, its checkpoint under `out`.
@@ -60,6 +75,8 @@ def execute(run: Run, out: Path, *, study: str = "", listen: Listener = ignore) 
     try:
         return _execute(run, out, study, listen)
     except AfinaError as error:
+        if isinstance(error, Diverged):  # going on from the checkpoint would only diverge again
+            checkpoint_path(out, run.label).unlink(missing_ok=True)
         error.args = (f"run {run.title}: {error}",)
         raise
 
@@ -72,51 +89,18 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
     listen(Progress("load"))
     with meter.phase("load"):
         prepared = _load(run, device)
-    task, classifier, method = prepared.task, prepared.classifier, prepared.method
-    parameters = method.trainable(classifier.model)
+    task, method = prepared.task, prepared.method
 
     listen(Progress("encode"))
     with meter.phase("encode"):
         training = _encode(prepared, task.train, "training text")
         evaluation = _encode(prepared, task.evaluation, "evaluation text")
 
+    parameters = method.trainable(prepared.classifier.model)
+    counted = [(p.numel(), is_head(name)) for name, p in parameters.items()]
     loader = Loader(training, task.train.labels, run.training.batch_size, run.seed)
-    rate = run.training.learning_rate or method.learning_rate
-    steps = run.training.max_steps or run.training.epochs * loader.steps_per_epoch
-    account = Account()
-    optimizer = None
-    activations, activation_tokens = None, None
-    allocated_end = None
-    if parameters:
-        recipe = Recipe(
-            steps,
-            rate,
-            run.training.weight_decay,
-            run.training.clip,
-            dtype,
-            run.seed,
-            run.training.checkpoint_seconds,
-        )
-        optimizer = make_optimizer(classifier, parameters, recipe)
-        path = checkpoint_path(out, run.label)
-        account = checkpoint.load(path, run.key, parameters, optimizer)
-        meter.earlier(account.seconds)
-
-        def keep(account: Account) -> None:
-            account.seconds = dict(meter.seconds) | {"train": account.seconds["train"]}
-            account.rss_peak = max(account.rss_peak, rss_peak() or 0)
-            checkpoint.save(path, run.key, parameters, optimizer, account)
-
-        with meter.phase("train", count=False):
-            train(classifier, parameters, optimizer, loader, recipe, account=account, keep=keep, listen=listen)
-            allocated_end = meter.allocated()
-        meter.seconds["train"] = account.seconds["train"]
-    kept = state_bytes(classifier, optimizer)
-    if parameters:
-        largest = loader.largest(steps).to(device)
-        activation_tokens = len(largest.tokens)
-        seed_dropout(run.seed, steps)
-        activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest, dtype))
+    trained = _train(run, prepared, parameters, loader, dtype, meter, checkpoint_path(out, run.label), listen)
+    account, classifier = trained.account, prepared.classifier
 
     listen(Progress("evaluate", 0, len(evaluation)))
     with meter.phase("evaluate"):
@@ -130,15 +114,15 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
     listen(Progress("save"))
     with meter.phase("save"):
         resolved = run.training.model_dump(mode="json") | {
-            "learning_rate": rate if parameters else None,
+            "learning_rate": trained.learning_rate,
             "max_length": prepared.max_length,
         }
         adapter = _adapter(run, prepared, resolved, scores)
         where = Path("adapters") / run.label
         adapter.save(out / where, lambda fresh: method.accompany(classifier.model, prepared.backbone, fresh))
 
-    body = sum(p.numel() for name, p in parameters.items() if not is_head(name))
-    head = sum(p.numel() for name, p in parameters.items() if is_head(name))
+    body = sum(size for size, of_head in counted if not of_head)
+    head = sum(size for size, of_head in counted if of_head)
     return Record(
         key=run.key,
         study=study,
@@ -160,16 +144,16 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         total=prepared.total,
         steps=account.step,
         tokens=account.tokens,
-        tokens_per_second=account.tokens / meter.seconds["train"] if parameters else None,
+        tokens_per_second=account.tokens / meter.seconds["train"] if counted else None,
         truncated=training.truncated + evaluation.truncated,
         leaked=task.leaked,
         seconds=Seconds(**meter.seconds),
         memory=Memory(
-            state_bytes=kept,
-            activation_bytes=activations,
-            activation_tokens=activation_tokens,
+            state_bytes=trained.state_bytes,
+            activation_bytes=trained.activation_bytes,
+            activation_tokens=trained.activation_tokens,
             rss_peak=max(rss_peak() or 0, account.rss_peak) or None,
-            allocated_end=allocated_end,
+            allocated_end=trained.allocated_end,
             allocated_peak=meter.allocated_peak,
             reserved_peak=meter.reserved_peak,
         ),
@@ -188,6 +172,64 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
     )
 
 
+@dataclass
+class Trained:
+    """What training leaves behind, besides the trained classifier."""
+
+    account: Account
+    state_bytes: int
+    learning_rate: float | None = None
+    activation_bytes: int | None = None
+    activation_tokens: int | None = None
+    allocated_end: int | None = None
+
+
+def _train(
+    run: Run,
+    prepared: Prepared,
+    parameters: Mapping[str, Parameter],
+    loader: Loader,
+    dtype: torch.dtype,
+    meter: Meter,
+    path: Path,
+    listen: Listener,
+) -> Trained:
+    classifier, setting = prepared.classifier, run.training
+    if not parameters:
+        return Trained(Account(), state_bytes(classifier.parameters()))
+    recipe = Recipe(
+        steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
+        learning_rate=setting.learning_rate or prepared.method.learning_rate,
+        weight_decay=setting.weight_decay,
+        clip=setting.clip,
+        seed=run.seed,
+        checkpoint_seconds=setting.checkpoint_seconds,
+    )
+    working = Working(classifier.model, parameters, dtype)
+    optimizer = make_optimizer(classifier, working.trained, recipe)
+    account = checkpoint.load(path, run.key, working.trained, optimizer)
+    meter.earlier(account.seconds)
+
+    def keep(account: Account) -> None:
+        account.seconds = dict(meter.seconds) | {"train": account.seconds["train"]}
+        account.rss_peak = max(account.rss_peak, rss_peak() or 0)
+        checkpoint.save(path, run.key, working.trained, optimizer, account)
+
+    with meter.phase("train", count=False):
+        train(classifier, working, optimizer, loader, recipe, account=account, keep=keep, listen=listen)
+        allocated_end = meter.allocated()
+    meter.seconds["train"] = account.seconds["train"]
+    kept = state_bytes([*classifier.parameters(), *working.trained.values()], optimizer)
+    largest = loader.largest(recipe.steps).to(meter.device)
+    seed_dropout(run.seed, recipe.steps)
+    activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest))
+    working.settle()
+    if working.lowered:
+        del optimizer, keep
+        prepared.reopen(run.seed)
+    return Trained(account, kept, recipe.learning_rate, activations, len(largest.tokens), allocated_end)
+
+
 def _load(run: Run, device: torch.device) -> Prepared:
     task = Task.load(run.task, **run.data.model_dump())
     backbone = Backbone.load(run.backbone)
@@ -201,7 +243,7 @@ def _load(run: Run, device: torch.device) -> Prepared:
     digest = backbone.digest_of(classifier.body)
     total = sum(parameter.numel() for parameter in classifier.parameters())
     torch.manual_seed(derive(run.seed, "adapter"))
-    classifier.model = method.attach(classifier.model)
+    classifier.wrap(method.attach)
     classifier.to(device)
     length = wanted or min(DEFAULT_LENGTH, backbone.longest)
     return Prepared(task, backbone, digest, classifier, method, total, length)

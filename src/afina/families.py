@@ -11,20 +11,40 @@ _SEPARATE = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
+class Block:
+    """Names inside one transformer block: h + attention(first_norm(h)), then + mlp(second_norm(...)).
+
+    parallel  both branches read the block's input, as in GPT-J (one norm for both) and GPT-NeoX
+    """
+
+    layers: str
+    attention: str
+    first_norm: str
+    second_norm: str
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
 class Family:
     """lora_targets: the attention input projections, LoRA's default; fan_in_fan_out: weights stored [in, out]."""
 
     lora_targets: tuple[str, ...]
+    block: Block
     fan_in_fan_out: bool = False
 
 
+_LLAMA = Block("layers", "self_attn", "input_layernorm", "post_attention_layernorm")
+
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family(("c_attn",), fan_in_fan_out=True),
-    "gptj": Family(_SEPARATE),
-    "gpt_neox": Family(("query_key_value",)),
-    "llama": Family(_SEPARATE),
-    "mistral": Family(_SEPARATE),
-    "qwen2": Family(_SEPARATE),
-    "qwen3": Family(_SEPARATE),
+    "gpt2": Family(("c_attn",), Block("h", "attn", "ln_1", "ln_2"), fan_in_fan_out=True),
+    "gptj": Family(_SEPARATE, Block("h", "attn", "ln_1", "ln_1", parallel=True)),
+    "gpt_neox": Family(
+        ("query_key_value",),
+        Block("layers", "attention", "input_layernorm", "post_attention_layernorm", parallel=True),
+    ),
+    "llama": Family(_SEPARATE, _LLAMA),
+    "mistral": Family(_SEPARATE, _LLAMA),
+    "qwen2": Family(_SEPARATE, _LLAMA),
+    "qwen3": Family(_SEPARATE, _LLAMA),
 }
 """By transformers' `model_type`."""

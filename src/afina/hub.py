@@ -29,8 +29,9 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise NotFound(
-            f"backbone {address}: the Hub cannot be reached and no copy is cached. Save the model with save_pretrained "
-            "on a machine that can, and give its directory; or use 'embedded', which comes from the package index."
+            f"backbone {address}: no such directory here, and the Hub cannot be reached and no copy is cached. "
+            "Save the model with save_pretrained on a machine that can, and give its directory; or use 'embedded', "
+            "which comes from the package index."
         ) from None
     return path
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,12 +84,12 @@ def rss_peak() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def state_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
+def state_bytes(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer | None = None) -> int:
     """Parameters + gradients + optimiser state, summed over distinct storages."""
     import torch
 
     tensors: list[Tensor] = []
-    for parameter in model.parameters():
+    for parameter in parameters:
         tensors.append(parameter)
         if parameter.grad is not None:
             tensors.append(parameter.grad)

@@ -85,7 +85,7 @@ def open_adapter(adapter: Adapter, backbone: Backbone, *, check_probe: bool = Fa
             f"but {backbone.address} has {found[:19]} ({what}). Give the right one with --backbone."
         )
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where).for_family(backbone.family)
-    classifier.model = method.attach(classifier.model)
+    classifier.wrap(method.attach)
     method.restore(classifier.model, adapter.tensors)
     if check_probe and manifest.probe is not None:
         expected = np.array(manifest.probe)

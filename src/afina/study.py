@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -55,7 +56,7 @@ class Outcome:
         try:
             content = json.loads((out / STUDY).read_text(encoding="utf-8"))
             study, command = Study.parse(content["study"], str(out / STUDY)), tuple(content["command"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AfinaError):
             raise InvalidData(
                 f"{out / STUDY}: missing or damaged. Run the study again; it skips what is recorded."
             ) from None
@@ -225,16 +226,20 @@ def _carry_out(run: Run, out: Path, study: str, watcher: Watcher) -> Record:
     made: Record | None = None
     problem: str | None = None
     try:
-        worker.stdin.write(json.dumps({"run": run.model_dump(mode="json"), "out": str(out), "study": study}) + "\n")
-        worker.stdin.flush()
+        with suppress(BrokenPipeError):  # it may be killed before it has read anything
+            worker.stdin.write(json.dumps({"run": run.model_dump(mode="json"), "out": str(out), "study": study}) + "\n")
+            worker.stdin.flush()
         for line in worker.stdout:
+            if not line.endswith("\n"):
+                break  # it was killed while it wrote
             message = json.loads(line)
             if "progress" in message:
                 watcher.progress(run, Progress(**message["progress"]))
             made = Record.model_validate(message["record"]) if "record" in message else made
             problem = message.get("error", problem)
     finally:
-        worker.stdin.close()  # the worker ends when this closes, also when we were interrupted
+        with suppress(BrokenPipeError):
+            worker.stdin.close()  # the worker ends when this closes, also when we were interrupted
         status = worker.wait()
         worker.stdout.close()
     if made is not None:

@@ -22,6 +22,7 @@ from afina.loader import Loader
 from afina.packed import Packed
 from afina.progress import Listener, Progress, ignore
 from afina.seed import derive
+from afina.working import Working
 
 CHECKPOINT_SHARE = 0.05
 """Writing checkpoints may take this share of the time between them; slower disks get fewer."""
@@ -35,7 +36,6 @@ class Recipe:
     learning_rate       at the first step; falls linearly to zero after the last
     weight_decay        of every parameter but biases and norm weights
     clip                largest total norm of the gradients
-    dtype               what matrix products compute in; weights and optimiser stay float32
     seed                of the dropout stream
     checkpoint_seconds  shortest time between checkpoints
     """
@@ -44,7 +44,6 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     clip: float
-    dtype: torch.dtype
     seed: int
     checkpoint_seconds: float = 60.0
 
@@ -52,7 +51,10 @@ class Recipe:
 def make_optimizer(
     classifier: Classifier, parameters: Mapping[str, Parameter], recipe: Recipe
 ) -> torch.optim.Optimizer:
-    """AdamW with torch's defaults, which are Trainer's; weight decay as in `afina.classifier.decays`."""
+    """AdamW with torch's defaults, which are Trainer's; weight decay as in `afina.classifier.decays`.
+
+    parameters  float32, by their names in the classifier's model
+    """
     decayed = decays(classifier.model)
     groups = [
         {"params": [p for n, p in parameters.items() if n in decayed], "weight_decay": recipe.weight_decay},
@@ -61,12 +63,9 @@ def make_optimizer(
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
 
 
-def batch_loss(classifier: Classifier, packed: Packed, dtype: torch.dtype) -> torch.Tensor:
+def batch_loss(classifier: Classifier, packed: Packed) -> torch.Tensor:
     """Mean cross-entropy of one batch, a float32 scalar."""
-    device = packed.tokens.device.type
-    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-        logits = classifier(packed)
-    return cross_entropy(logits, packed.labels)
+    return cross_entropy(classifier(packed), packed.labels)
 
 
 def seed_dropout(seed: int, step: int) -> None:
@@ -76,7 +75,7 @@ def seed_dropout(seed: int, step: int) -> None:
 
 def train(
     classifier: Classifier,
-    parameters: Mapping[str, Parameter],
+    working: Working,
     optimizer: torch.optim.Optimizer,
     loader: Loader,
     recipe: Recipe,
@@ -91,7 +90,9 @@ def train(
     Raises Diverged at the first loss that is not a finite number.
     """
     classifier.train()
-    device = next(iter(parameters.values())).device
+    trained = list(working.trained.values())
+    device = trained[0].device
+    working.refresh()
     earlier = account.seconds.get("train", 0.0)
     began = last_kept = meter.now()
     tokens_before, spent, pause = account.tokens, 0.0, recipe.checkpoint_seconds
@@ -103,10 +104,11 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * (recipe.steps - step) / recipe.steps
         optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(classifier, packed, recipe.dtype)
+        loss = batch_loss(classifier, packed)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(trained, recipe.clip)
         optimizer.step()
+        working.refresh()
         value = loss.item()
         spent += meter.now() - ready
         if not math.isfinite(value):

@@ -73,7 +73,7 @@ class Lines(Watcher):
 
     def failed(self, run: Run, message: str) -> None:
         """Say why."""
-        self._say(f"{run.title}, seed {run.seed}: failed. {message}")
+        self._say(f"Error: {run.title}, seed {run.seed}: {message.removeprefix(f'run {run.title}: ')}")
 
 
 class Bar(Lines):

@@ -19,14 +19,15 @@ from typing import Any, TextIO
 from afina import meter
 from afina.errors import AfinaError
 from afina.progress import Progress
-from afina.run import Run
 
 _PAUSE = 0.2
 """Seconds between two progress lines of one phase."""
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: a thread that waits in its buffer makes the interpreter's own shutdown abort.
+    while os.read(0, 1 << 16):
+        pass
     os._exit(1)
 
 
@@ -35,8 +36,11 @@ class _Reporter:
         self.stream, self.phase, self.last = stream, "", 0.0
 
     def send(self, **message: Any) -> None:
-        self.stream.write(json.dumps(message) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps(message) + "\n")
+            self.stream.flush()
+        except BrokenPipeError:
+            os._exit(1)  # the study is gone
 
     def progress(self, progress: Progress) -> None:
         if progress.phase != self.phase or progress.step == progress.steps or meter.now() - self.last >= _PAUSE:
@@ -46,7 +50,8 @@ class _Reporter:
 
 def main() -> int:
     """Carry out the run described on standard input; 0 when it is recorded, 2 when the user can mend what failed."""
-    # Ctrl-C reaches the whole process group; the study decides what becomes of the run.
+    # Ctrl-C reaches the whole process group; the study decides what becomes of the run. Done before anything slow
+    # is imported, so that no traceback appears when it comes early.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Whatever a library prints must not reach the channel.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
@@ -55,6 +60,7 @@ def main() -> int:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     from afina.execute import execute
+    from afina.run import Run
 
     try:
         record = execute(

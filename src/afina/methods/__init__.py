@@ -30,11 +30,13 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     for key in hyperparameters or {}:
         if key not in known:
             raise UnknownName(f"hyperparameter of {name}", key, known, where)
+    place = f"{where}: " if where else ""
     try:
         return TypeAdapter(METHODS[name]).validate_python(dict(hyperparameters or {}))
+    except InvalidStudy as error:
+        raise InvalidStudy(f"{place}{error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = f"{where}: " if where else ""
         raise InvalidStudy(
             f"{place}{name}.{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg'].lower()}."
         ) from None

@@ -1,0 +1,273 @@
+"""The layers of the code, who owns which foreign library, and what starts without torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import afina as package
+from records import every_method
+
+LAYERS = (
+    # names and numbers; nothing of afina
+    "errors digest durable families configurations progress seed",
+    # one idea each: a file, a table, a clock, a device, a row of tokens
+    "task packed record metrics meter asset hub device tensorfile dropout",
+    # data and models
+    "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
+    # what reads both; what reads records
+    "loader classifier report.*",
+    # every difference between methods
+    "method methods.*",
+    # procedure
+    "train predict",
+    # an intention carried out, an adapter used, parameters counted
+    "run execute evaluate count",
+    # many runs, and the process of one
+    "study worker",
+    # for people
+    "watch",
+    "cli",
+    "__main__",
+)
+"""A module may import modules of its own line and of the lines above it, and nothing that imports it."""
+
+FRONT_DOORS = {("task", "tasks")}
+"""Imports upwards, inside a function: `Task.load` is how the library opens a task, and `tasks` builds Tasks."""
+
+OWNERS = {
+    "transformers": "encode backbone attention",
+    "peft": "methods.*",
+    "safetensors": "tensorfile",
+    "huggingface_hub": "hub tasks.glue",
+    "datasets": "tasks.*",
+    "pyarrow": "tasks.*",
+    "sklearn": "metrics",
+    "time": "meter",
+    "typer": "cli",
+    "rich": "cli watch report.terminal",
+    "optuna": "",
+}
+"""A foreign library, and the modules that may import it."""
+
+SOURCE = Path(package.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+
+
+def _is(module: str, patterns: str) -> bool:
+    """`tasks.*` stands for the package and all within."""
+    for pattern in patterns.split():
+        stem = pattern.removesuffix(".*")
+        if module == stem or (pattern != stem and module.startswith(f"{stem}.")):
+            return True
+    return False
+
+
+def _line(module: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if _is(module, names))
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _nodes(node)
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Full names of what a module imports; of `from a import b`, both `a` and `a.b`."""
+    for node in _nodes(_tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _own_imports(module: str) -> set[str]:
+    """Modules of afina that a module imports. `from package import submodule` is an import of the submodule alone."""
+    found = set()
+    for node in _nodes(_tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = {name for name in names if name.removeprefix("afina.") in MODULES}
+            found |= submodules | ({str(node.module)} if names - submodules else set())
+    inside = {name.removeprefix("afina.") for name in found if name.startswith("afina.")}
+    assert inside <= MODULES.keys(), f"{module} imports {sorted(inside - MODULES.keys())}, which is not there"
+    return {name for name in inside if (module, name) not in FRONT_DOORS}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"__init__"}))
+def test_a_module_imports_only_its_own_line_and_the_lines_above(module: str) -> None:
+    assert any(_is(module, names) for names in LAYERS), f"{module} stands on no line of LAYERS"
+    below = {name for name in _own_imports(module) if _line(name) > _line(module)}
+    assert not below, f"{module} (line {_line(module)}) imports {sorted(below)} from further down"
+
+
+def test_every_name_of_the_table_is_a_module_and_stands_there_once() -> None:
+    names = [name for line in LAYERS for name in line.split()]
+    assert len(set(names)) == len(names)
+    assert {name.removesuffix(".*") for name in names} <= MODULES.keys()
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    try:
+        list(TopologicalSorter({module: _own_imports(module) for module in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_the_front_doors_are_imports_inside_a_function() -> None:
+    for module, target in FRONT_DOORS:
+        at_the_top = {
+            f"{node.module}.{alias.name}"
+            for node in _tree(module).body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert f"afina.{target}" in set(_imports(module)) - at_the_top
+
+
+def test_runs_and_serving_never_import_each_other() -> None:
+    serving = {module for module in MODULES if _is(module, "engine server.*")}
+    for module in MODULES:
+        if _is(module, "run execute study worker"):
+            assert not _own_imports(module) & serving
+        if module in serving:
+            assert not any(_is(name, "run execute study worker") for name in _own_imports(module))
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_foreign_library_is_imported_by_its_owners_only(library: str) -> None:
+    importing = {module for module in MODULES if any(_is(name, f"{library}.*") for name in _imports(module))}
+    assert {module for module in importing if not _is(module, OWNERS[library])} == set()
+    assert bool(importing) == bool(OWNERS[library]), f"nothing imports {library}; take it out of OWNERS"
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = {
+        module
+        for module in MODULES
+        for node in _nodes(_tree(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert printing == {"cli"}
+
+
+def test_only_the_meter_reads_memory_counters() -> None:
+    counters = {"memory_allocated", "max_memory_allocated", "max_memory_reserved", "reset_peak_memory_stats"}
+    counters |= {"getrusage", "saved_tensors_hooks"}
+    reading = {
+        module
+        for module in MODULES
+        for node in _nodes(_tree(module))
+        if isinstance(node, ast.Attribute) and node.attr in counters
+    }
+    assert reading == {"meter"}
+
+
+# What starts without torch
+
+HEAVY = ("torch", "transformers", "peft")
+
+
+def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code), *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["afina", "afina.cli", "afina.study", "afina.run", "afina.methods", "afina.report", "afina.watch", "afina.tasks"],
+)
+def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:
+    done = _python(f"import sys, {module}\nprint([name for name in {HEAVY} if name in sys.modules])")
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+WITHOUT_TORCH = """
+    import sys
+
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in {"torch", "transformers", "peft"}:
+                raise ModuleNotFoundError(f"{name} is hidden from this test")
+
+    sys.meta_path.insert(0, Absent())
+    from afina.cli import main
+    sys.argv = ["afina", *sys.argv[1:]]
+    main()
+"""
+
+
+def test_show_and_methods_work_where_torch_is_not_installed(tmp_path: Path) -> None:
+    from afina import record
+    from afina.study import RECORDS, STUDY, Study
+
+    content = {
+        "name": "shown",
+        "backbone": "gpt2",
+        "task": "sst2",
+        "methods": {"full": {}, "lora": {"targets": ["c_attn"]}},
+    }
+    keys = {run.method: run.key for run in Study.parse(content, "test").runs()}
+    made = [one.model_copy(update={"key": keys[one.method]}) for one in every_method() if one.method in keys]
+    record.write(tmp_path / RECORDS, made)
+    (tmp_path / STUDY).write_text(json.dumps({"study": content, "command": ["afina"]}), encoding="utf-8")
+
+    shown = _python(WITHOUT_TORCH, "show", str(tmp_path))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "full fine-tuning" in shown.stdout
+    assert "LoRA" in shown.stdout
+    listed = _python(WITHOUT_TORCH, "methods")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "lora" in listed.stdout
+    # The blocker does block: what needs a model cannot start.
+    counted = _python(WITHOUT_TORCH, "params", "--backbone", "gpt2")
+    assert counted.returncode == 1
+    assert "is hidden from this test" in counted.stderr
+
+
+HELP_SECONDS = 0.4
+
+
+def _median_of_help() -> float:
+    command = [str(Path(sys.executable).with_name("afina")), "--help"]
+    taken = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def test_help_takes_less_than_four_tenths_of_a_second() -> None:
+    for _ in range(4):  # a machine that is busy with something else gets further chances
+        taken = _median_of_help()
+        if taken < HELP_SECONDS:
+            return
+        time.sleep(2)
+    pytest.fail(f"afina --help takes {taken:.2f} s, at most {HELP_SECONDS} s is allowed")

@@ -1,0 +1,212 @@
+"""The laws every method keeps: attached it changes nothing, it trains what it declares, its state is all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from afina import METHODS, Backbone
+from afina.classifier import Classifier
+from afina.count import count
+from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
+from afina.families import FAMILIES
+from afina.method import Method
+from afina.methods import make
+from fakes import Backbones, Fit, encoded, logits_of, opened, sentences
+
+COUNTS = {
+    "baseline": (0, 0),
+    "full": (124_439_808, 1_536),
+    "lora": (147_456, 1_536),
+    "prelayer": (39_383_808, 0),
+    "prelayer-46080": (46_080, 0),
+}
+"""GPT-2's, body and head, by PAPER.md and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4."""
+
+CASES = [
+    (family, name)
+    for family in FAMILIES
+    for name in METHODS
+    if family == "gpt2" or name != METHODS["prelayer-46080"].name
+]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest, backbones: Backbones) -> tuple[Backbone, Method]:
+    family, name = request.param
+    return Backbone.load(str(backbones.path(family))), make(name).for_family(family)
+
+
+def snapshot(classifier: Classifier) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer."""
+    tensors = [*classifier.named_parameters(), *classifier.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in tensors}
+
+
+def trained(backbone: Backbone, method: Method, seed: int = 0, rows: int = 40) -> Classifier:
+    classifier = opened(backbone, method, seed)
+    if method.trainable(classifier.model):
+        Fit.of(classifier, method, encoded(backbone, sentences(rows))).train()
+    return classifier
+
+
+def test_attaching_a_method_leaves_the_logits_as_they_were(case: tuple[Backbone, Method]) -> None:
+    backbone, method = case
+    classifier = Classifier.open(backbone, ("bad", "good"), seed=0)
+    before = logits_of(classifier, backbone)
+    classifier.wrap(method.attach)
+    assert torch.equal(logits_of(classifier, backbone), before)
+
+
+def test_only_declared_parameters_get_gradients_and_all_others_keep_every_bit(case: tuple[Backbone, Method]) -> None:
+    backbone, method = case
+    classifier = opened(backbone, method)
+    declared = {f"model.{name}" for name in method.trainable(classifier.model)}
+    before = snapshot(classifier)
+    if declared:
+        Fit.of(classifier, method, encoded(backbone, sentences(40))).train()
+    assert {name for name, p in classifier.named_parameters() if p.grad is not None} == declared
+    changed = {name for name, tensor in snapshot(classifier).items() if not torch.equal(tensor, before[name])}
+    assert changed == declared
+
+
+def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, Method]) -> None:
+    backbone, method = case
+    model = opened(backbone, method).model
+    assert set(method.trainable(model)) == {name for name, _ in model.named_parameters() if method.trains(name)}
+
+
+def test_restoring_a_state_into_a_fresh_model_gives_identical_logits(case: tuple[Backbone, Method]) -> None:
+    backbone, method = case
+    classifier = trained(backbone, method)
+    expected = logits_of(classifier, backbone)
+    state = {name: tensor.detach().clone() for name, tensor in method.state(classifier.model).items()}
+    fresh = opened(backbone, method, seed=1)
+    assert not torch.equal(logits_of(fresh, backbone), expected)  # another head, at least
+    method.restore(fresh.model, state)
+    assert torch.equal(logits_of(fresh, backbone), expected)
+    again = method.state(fresh.model)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
+def test_a_state_always_holds_the_head(case: tuple[Backbone, Method]) -> None:
+    backbone, method = case
+    classifier = opened(backbone, method)
+    heads = [tensor for name, tensor in method.state(classifier.model).items() if "score" in name.split(".")]
+    assert [list(head.shape) for head in heads] == [[2, 32]]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_state_with_a_tensor_missing_surplus_or_of_another_shape_is_refused_and_nothing_changes(
+    gpt2: Backbone, name: str
+) -> None:
+    method = make(name).for_family("gpt2")
+    model = opened(gpt2, method).model
+    state = {key: torch.zeros_like(tensor) for key, tensor in method.state(model).items()}
+    before = {key: tensor.detach().clone() for key, tensor in method.state(model).items()}
+    first = sorted(state)[0]
+    without = {key: tensor for key, tensor in state.items() if key != first}
+    for broken, message in (
+        (without, f"lacks {first} \\(1 missing, 0 unknown"),
+        (state | {"invented": torch.zeros(1)}, "has invented, which this model does not"),
+        (state | {first: torch.zeros(3, 5, 7)}, f"{first} has shape \\[3, 5, 7\\], this model's has"),
+    ):
+        with pytest.raises(CorruptAdapter, match=message):
+            method.restore(model, broken)
+        after = method.state(model)
+        assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_prelayer_trains_the_embeddings_alone_where_its_head_is_frozen(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    found = {
+        frozen: set(
+            make("prelayer", {"train_head": not frozen}).trainable(
+                opened(backbone, make("prelayer", {"train_head": not frozen})).model
+            )
+        )
+        for frozen in (False, True)
+    }
+    embeddings = (
+        {"transformer.wte.weight", "transformer.wpe.weight"} if family == "gpt2" else {"model.embed_tokens.weight"}
+    )
+    assert found == {True: embeddings, False: embeddings | {"score.weight"}}
+
+
+def test_parameters_of_gpt2_are_counted_as_published() -> None:
+    counted = count("gpt2")
+    assert counted["backbone"] == "gpt2"
+    assert counted["total"] == 124_441_344
+    assert counted["methods"] == {
+        name: {"trainable": body + head, "body": body, "head": head} for name, (body, head) in COUNTS.items()
+    }
+
+
+def test_counts_of_a_directory_are_those_of_its_opened_model_and_leave_out_what_has_no_meaning(
+    llama: Backbone,
+) -> None:
+    counted = count(llama.address)
+    assert set(counted["methods"]) == set(METHODS) - {"prelayer-46080"}
+    for name, found in counted["methods"].items():
+        method = make(name).as_published().for_family("llama")
+        classifier = opened(llama, method)
+        assert found["trainable"] == sum(p.numel() for p in method.trainable(classifier.model).values())
+    assert counted["total"] == sum(p.numel() for p in Classifier.open(llama, ("bad", "good"), 0).parameters())
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
+def test_the_set_of_46080_has_no_meaning_outside_gpt2(family: str) -> None:
+    with pytest.raises(InvalidStudy, match=f"prelayer-46080: defined for gpt2 only, this backbone is of type {family}"):
+        make("prelayer-46080").for_family(family)
+
+
+def test_lora_adapts_exactly_the_named_targets(gpt2: Backbone) -> None:
+    method = make("lora", {"targets": ["mlp.c_fc", "c_attn"], "r": 2}).for_family("gpt2")
+    adapted = {name.split(".lora_")[0] for name in method.trainable(opened(gpt2, method).model) if ".lora_" in name}
+    blocks = [f"base_model.model.transformer.h.{block}" for block in (0, 1)]
+    assert adapted == {f"{block}.{part}" for block in blocks for part in ("attn.c_attn", "mlp.c_fc")}
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["c_attn", "q_proj"]])
+def test_lora_targets_that_do_not_exist_are_an_error_that_names_them(gpt2: Backbone, targets: list[str]) -> None:
+    method = make("lora", {"targets": targets}).for_family("gpt2")
+    with pytest.raises(InvalidStudy, match=r"method lora: .*q_proj"):
+        opened(gpt2, method)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "error", "message"),
+    [
+        ("lroa", {}, UnknownName, r"study\.toml: unknown method 'lroa'\. Did you mean 'lora'\?"),
+        (
+            "lora",
+            {"aplha": 16},
+            UnknownName,
+            r"study\.toml: unknown hyperparameter of lora 'aplha'\. Did you mean 'alpha'",
+        ),
+        ("full", {"r": 4}, UnknownName, r"unknown hyperparameter of full 'r'"),
+        ("lora", {"r": "four"}, InvalidStudy, r"study\.toml: lora\.r = 'four': .*valid integer"),
+        ("lora", {"r": 4.5}, InvalidStudy, r"lora\.r = 4\.5"),
+        ("lora", {"targets": [1]}, InvalidStudy, r"lora\.targets\.0 = 1: .*valid string"),
+        ("lora", {"targets": "c_attn"}, InvalidStudy, r"lora\.targets = 'c_attn': .*valid tuple"),
+        ("prelayer", {"train_head": "perhaps"}, InvalidStudy, r"prelayer\.train_head = 'perhaps': .*valid boolean"),
+        ("lora", {"r": 0}, InvalidStudy, r"method lora: r=0.*expected r >= 1"),
+        ("lora", {"alpha": 0}, InvalidStudy, r"expected r >= 1, alpha > 0"),
+        ("lora", {"dropout": 1}, InvalidStudy, r"0 <= dropout < 1"),
+    ],
+)
+def test_an_unknown_or_impossible_setting_is_an_error_that_says_where_and_what_instead(
+    name: str, hyperparameters: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(name, hyperparameters, where="study.toml")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_hyperparameters_make_the_same_method_again(name: str) -> None:
+    method = make(name).for_family("gpt2")
+    assert make(name, method.hyperparameters) == method

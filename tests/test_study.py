@@ -1,0 +1,571 @@
+"""Studies: what a file or preset asks for, and what becomes of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from afina import Backbone, Study, record, study
+from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
+from afina.progress import Progress
+from afina.record import Record
+from afina.run import Run, Training
+from afina.study import Outcome, Watcher
+from command import carry_out_here, left_behind
+from records import record as made_up
+
+MINIMAL = """
+name = "mine"
+backbone = "gpt2"
+task = "sst2"
+[methods.lora]
+"""
+
+
+def write(path: Path, text: str = MINIMAL) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# What a file asks for
+
+
+def test_a_study_file_gives_a_run_for_every_method_and_seed(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "mine.toml",
+        """
+        name = "mine"
+        backbone = "path/to/model"
+        task = "reviews.csv"
+        seeds = [0, 7]
+        [data]
+        text = "body"
+        labels = ["bad", "good"]
+        train_examples = 100
+        [train]
+        epochs = 3
+        learning_rate = 1e-4
+        [methods.full]
+        [methods.lora]
+        r = 8
+        learning_rate = 1e-3
+        [methods.wide]
+        method = "lora"
+        r = 64
+        targets = ["c_attn", "c_proj"]
+        epochs = 1
+        """,
+    )
+    runs = Study.load(source).runs()
+    assert [(run.title, run.method, run.seed) for run in runs] == [
+        (title, method, seed)
+        for seed in (0, 7)
+        for title, method in (("full", "full"), ("lora", "lora"), ("wide", "lora"))
+    ]
+    full, lora, wide = runs[:3]
+    assert {run.backbone for run in runs} == {"path/to/model"}
+    assert {run.task for run in runs} == {"reviews.csv"}
+    assert full.data.model_dump(exclude_none=True) == {
+        "text": "body",
+        "labels": ("bad", "good"),
+        "train_examples": 100,
+        "allow_leakage": False,
+    }
+    assert full.training == Training(epochs=3, learning_rate=1e-4)
+    assert lora.training == Training(epochs=3, learning_rate=1e-3)
+    assert wide.training == Training(epochs=1, learning_rate=1e-4)
+    assert full.hyperparameters == {}
+    assert lora.hyperparameters == {"r": 8, "alpha": 16, "dropout": 0.05, "targets": []}
+    assert wide.hyperparameters == {"r": 64, "alpha": 16, "dropout": 0.05, "targets": ["c_attn", "c_proj"]}
+
+
+def test_the_paper_preset_is_the_published_set_up() -> None:
+    runs = Study.load("paper").runs()
+    expected: dict[str, dict[str, Any]] = {
+        "baseline": {},
+        "full": {},
+        "lora": {"r": 4, "alpha": 16, "dropout": 0.05, "targets": ["c_attn"]},
+        "prelayer": {"train_head": False},
+        "prelayer-46080": {"train_head": False},
+    }
+    assert {run.method: run.hyperparameters for run in runs} == expected
+    assert [run.title for run in runs] == list(expected)
+    for run in runs:
+        assert (run.backbone, run.task, run.seed) == ("gpt2", "sst2", 0)
+        assert run.data.train_examples is run.data.evaluation_examples is None
+        assert run.training.model_dump(exclude={"checkpoint_seconds"}) == {
+            "epochs": 2,
+            "batch_size": 16,
+            "learning_rate": 2e-4,
+            "weight_decay": 0.01,
+            "clip": 1.0,
+            "max_length": 128,
+            "max_steps": None,
+            "dtype": "float32",
+        }
+
+
+def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> None:
+    runs = Study.load("quickstart").runs()
+    assert [run.method for run in runs] == ["baseline", "full", "lora", "prelayer"]
+    for run in runs:
+        assert (run.backbone, run.task) == ("embedded", "snippets:movies")
+        assert (run.data.train_examples, run.data.evaluation_examples) == (2000, 1000)
+    rates = {run.method: run.training.learning_rate for run in runs if run.method != "baseline"}
+    assert None not in rates.values()
+    assert len(set(rates.values())) == 3, "each method has a learning rate that suits it"
+    assert next(run for run in runs if run.method == "prelayer").hyperparameters == {"train_head": True}
+
+
+def test_every_preset_is_read_by_the_same_code_as_a_file(tmp_path: Path) -> None:
+    assert study.presets() == ["paper", "quickstart"]
+    for name in study.presets():
+        text = (Path(study.__file__).parent / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+        assert Study.load(write(tmp_path / "copy.toml", text)) == Study.load(name)
+
+
+@pytest.mark.parametrize(
+    ("item", "read", "value"),
+    [
+        ("train.epochs=1", lambda s: s.train.epochs, 1),
+        ("train.learning_rate=3e-5", lambda s: s.train.learning_rate, 3e-5),
+        ("backbone=random:../some/dir", lambda s: s.backbone, "random:../some/dir"),
+        ("task=path with spaces/x=y.csv", lambda s: s.task, "path with spaces/x=y.csv"),
+        ('task="quoted.csv"', lambda s: s.task, "quoted.csv"),
+        ("seeds=[1, 2]", lambda s: s.seeds, (1, 2)),
+        ("data.labels=['no', 'yes']", lambda s: s.data.labels, ("no", "yes")),
+        ("data.allow_leakage=true", lambda s: s.data.allow_leakage, True),
+        ("methods.lora.r=32", lambda s: s.runs()[0].hyperparameters["r"], 32),
+        ("methods.lora.batch_size=2", lambda s: s.runs()[0].training.batch_size, 2),
+        ("methods.full.epochs=5", lambda s: s.runs()[1].training.epochs, 5),
+        ("methods.full={}", lambda s: len(s.runs()), 2),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_any_field_can_be_set(tmp_path: Path, item: str, read: Callable[[Study], Any], value: object) -> None:
+    source = write(tmp_path / "mine.toml")
+    assert read(Study.load(source, [item])) == value
+
+
+def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
+    assert Study.load(write(tmp_path / "mine.toml"), ["train.epochs=3", "train.epochs=4"]).train.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "told"),
+    [
+        ("seed = 3", UnknownName, "unknown key 'seed'. Did you mean 'seeds'?"),
+        ("[trian]\nepochs = 1", UnknownName, "unknown key 'trian'. Did you mean 'train'?"),
+        ("[train]\nepoch = 1", UnknownName, "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
+        ("[data]\nlable = 'x'", UnknownName, "unknown key 'data.lable'. Did you mean 'data.label'?"),
+        ("[methods.loar]", UnknownName, "methods.loar: unknown method 'loar'. Did you mean 'lora'?"),
+        ("[methods.x]\nmethod = 'ful'", UnknownName, "methods.x: unknown method 'ful'. Did you mean 'full'?"),
+        ("[methods.x]\nmethod = 3", UnknownName, "methods.x: unknown method '3'. Known: baseline, full,"),
+        ("[methods.full]\nr = 8", UnknownName, "methods.full: unknown key 'r'. Known: batch_size,"),
+        ("[methods.full]\nepoch = 1", UnknownName, "methods.full: unknown key 'epoch'. Did you mean 'epochs'?"),
+        ("[train]\nepochs = 'two'", InvalidStudy, "train.epochs = 'two': input should be a valid integer"),
+        ("[train]\nepochs = 0", InvalidStudy, "train.epochs = 0: input should be greater than or equal to 1"),
+        ("[train]\ndtype = 'half'", InvalidStudy, "train.dtype = 'half': input should be 'auto', 'float32' or"),
+        ("[train]\nlearning_rate = -1", InvalidStudy, "train.learning_rate = -1: input should be greater than 0"),
+        ("[methods.full]\nbatch_size = 'x'", InvalidStudy, "methods.full: batch_size = 'x': input should be a valid"),
+        ("[methods.x]\nmethod = 'lora'\nr = 'big'", InvalidStudy, "methods.x: lora.r = 'big': input should be"),
+        ("[methods.x]\nmethod = 'lora'\nr = 0", InvalidStudy, "r=0, alpha=16, dropout=0.05; expected r >= 1"),
+        ("seeds = [0.5]", InvalidStudy, "seeds.0 = 0.5: input should be a valid integer"),
+        ("seeds = 1", InvalidStudy, "seeds = 1: input should be a valid"),
+        ("seeds = []", InvalidStudy, "no seeds. Give at least one, such as seeds = [0]."),
+        ("methods = 3", InvalidStudy, "not valid TOML"),
+        ("train = ", InvalidStudy, "not valid TOML: "),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_study_that_cannot_be_meant_is_told_where_and_why(
+    tmp_path: Path, change: str, kind: type[AfinaError], told: str
+) -> None:
+    # Plain keys come before the first table, tables after the others.
+    text = MINIMAL + change if change.startswith("[") else change + MINIMAL
+    source = write(tmp_path / "mine.toml", text)
+    with pytest.raises(kind) as caught:
+        Study.load(source)
+    message = str(caught.value)
+    assert message.startswith(source)
+    assert told in message
+    assert "\n" not in message
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "mine.toml", 'name = "x"\nbackbone = "gpt2"\n[methods.lora]\n')
+    with pytest.raises(InvalidStudy, match="task is missing"):
+        Study.load(source)
+
+
+def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "mine.toml", MINIMAL.replace("[methods.lora]", "[methods]"))
+    with pytest.raises(InvalidStudy, match=r"no methods. Add a table such as \[methods.lora\]. Known: baseline, full,"):
+        Study.load(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "told"),
+    [
+        ("papr", UnknownName, "unknown preset 'papr'. Did you mean 'paper'? Known: paper, quickstart."),
+        ("nope.toml", NotFound, "study file nope.toml is not there. Presets: paper, quickstart."),
+        ("some/where", NotFound, "study file some/where is not there. Presets: paper, quickstart."),
+    ],
+)
+def test_a_study_that_is_not_there_is_told_with_the_presets(source: str, kind: type[AfinaError], told: str) -> None:
+    with pytest.raises(kind) as caught:
+        Study.load(source)
+    assert str(caught.value) == told
+
+
+def test_a_study_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "mine.toml"
+    source.write_bytes(b"name = \xff")
+    with pytest.raises(InvalidStudy, match=r"mine\.toml: not valid TOML"):
+        Study.load(str(source))
+
+
+@pytest.mark.parametrize(
+    ("item", "told"),
+    [
+        ("epochs", "--set epochs: expected key=value, such as train.epochs=1."),
+        ("=1", "--set =1: expected key=value"),
+        ("train..epochs=1", "--set train..epochs=1: expected key=value"),
+        ("backbone.name=x", "--set backbone.name=x: backbone is a value, not a table."),
+        ("train.epoch=1", "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
+        ("train=3", "train = 3: input should be a valid dictionary"),
+        ("methods.lora=3", "methods.lora = 3: input should be a valid dictionary"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_told(tmp_path: Path, item: str, told: str) -> None:
+    with pytest.raises(AfinaError) as caught:
+        Study.load(write(tmp_path / "mine.toml"), [item])
+    assert told in str(caught.value)
+
+
+# Which runs are the same
+
+
+def _key(**changes: Any) -> str:
+    return Run(**({"backbone": "gpt2", "task": "sst2", "method": "lora"} | changes)).key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "another"},
+        {"hyperparameters": {"r": 4}},
+        {"data": {"allow_leakage": True}},
+        {"training": {"checkpoint_seconds": 1}},
+        {"training": {"epochs": 2}},
+    ],
+    ids=str,
+)
+def test_what_changes_no_result_changes_no_key(changes: dict[str, Any]) -> None:
+    assert _key(**changes) == _key()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "gpt2-medium"},
+        {"task": "other"},
+        {"method": "full"},
+        {"seed": 1},
+        {"hyperparameters": {"r": 5}},
+        {"data": {"text": "x"}},
+        {"data": {"train_examples": 5}},
+        {"data": {"labels": ("a", "b")}},
+        {"training": {"epochs": 1}},
+        {"training": {"dtype": "float32"}},
+        {"training": {"max_steps": 5}},
+    ],
+    ids=str,
+)
+def test_what_may_change_a_result_changes_the_key(changes: dict[str, Any]) -> None:
+    assert _key(**changes) != _key()
+
+
+# What becomes of the runs; a fake carries them out
+
+
+class Scribe(Watcher):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def started(self, run: Run, number: int, total: int) -> None:
+        self.told.append(f"started {run.title} {number}/{total}")
+
+    def finished(self, run: Run, record: Record, *, now: bool) -> None:
+        self.told.append(f"finished {run.title}{'' if now else ' before'}")
+
+    def failed(self, run: Run, message: str) -> None:
+        self.told.append(f"failed {run.title}: {message}")
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Runs are invented at once; those whose title is put into this set fail."""
+    names: set[str] = set()
+
+    def carry_out(run: Run, out: Path, name: str, watcher: Watcher) -> Record:
+        if run.title in names:
+            raise RunFailed(f"run {run.title}: it was made to fail.")
+        where = Path("adapters") / run.label
+        (out / where).mkdir(parents=True, exist_ok=True)
+        return made_up(
+            run.method, key=run.key, study=name, name=run.title, seed=run.seed, adapter=str(where), task=run.task
+        )
+
+    monkeypatch.setattr(study, "_carry_out", carry_out)
+    return names
+
+
+def three(**changes: Any) -> Study:
+    content = {"name": "three", "backbone": "gpt2", "task": "sst2", "methods": {"baseline": {}, "full": {}, "lora": {}}}
+    return Study.parse(content | changes, "three")
+
+
+def titles(outcome: Outcome) -> list[str]:
+    return [one.name for one in outcome.records]
+
+
+def test_a_study_writes_records_report_and_what_was_asked(failing: set[str], tmp_path: Path) -> None:
+    outcome = three().run(tmp_path / "deep" / "out", command=["afina", "study", "a file.toml"])
+    assert titles(outcome) == ["baseline", "full", "lora"]
+    assert record.read(outcome.out / "records.jsonl") == list(outcome.records)
+    assert outcome.report_path.read_text(encoding="utf-8") == outcome.markdown()
+    assert "afina study 'a file.toml'" in outcome.markdown()
+    assert Outcome.read(outcome.out) == outcome
+
+
+def test_what_is_recorded_is_not_run_again(failing: set[str], tmp_path: Path) -> None:
+    first = three().run(tmp_path)
+    scribe = Scribe()
+    second = three().run(tmp_path, scribe)
+    assert scribe.told == ["finished baseline before", "finished full before", "finished lora before"]
+    assert second.records == first.records
+    scribe = Scribe()
+    three(seeds=[0, 1]).run(tmp_path, scribe)
+    assert scribe.told[3:] == [
+        f"{what} {name}{tail}"
+        for name, number in (("baseline", 4), ("full", 5), ("lora", 6))
+        for what, tail in (("started", f" {number}/6"), ("finished", ""))
+    ]
+
+
+def test_a_record_whose_adapter_is_gone_is_made_again_and_stands_there_once(failing: set[str], tmp_path: Path) -> None:
+    first = three().run(tmp_path)
+    (tmp_path / first.records[1].adapter).rmdir()
+    scribe = Scribe()
+    three().run(tmp_path, scribe)
+    assert scribe.told == [
+        "finished baseline before",
+        "started full 2/3",
+        "finished full",
+        "finished lora before",
+    ]
+    assert sorted(one.name for one in record.read(tmp_path / "records.jsonl")) == ["baseline", "full", "lora"]
+
+
+def test_a_failed_run_stops_no_other_and_is_tried_again(failing: set[str], tmp_path: Path) -> None:
+    failing.add("full")
+    scribe = Scribe()
+    outcome = three().run(tmp_path, scribe)
+    assert scribe.told[2:4] == ["started full 2/3", "failed full: run full: it was made to fail."]
+    assert titles(outcome) == ["baseline", "lora"]
+    assert [(one.name, one.method, one.seed, one.error) for one in outcome.failed] == [
+        ("full", "full", 0, "run full: it was made to fail.")
+    ]
+    assert "it was made to fail" in outcome.report_path.read_text(encoding="utf-8")
+    summary = outcome.summary()["records"]
+    assert [(one["name"], one["status"]) for one in summary] == [  # type: ignore[attr-defined]
+        ("baseline", "done"),
+        ("lora", "done"),
+        ("full", "failed"),
+    ]
+
+    failing.clear()
+    scribe = Scribe()
+    outcome = three().run(tmp_path, scribe)
+    assert scribe.told == ["finished baseline before", "started full 2/3", "finished full", "finished lora before"]
+    assert titles(outcome) == ["baseline", "full", "lora"]
+    assert "it was made to fail" not in outcome.report_path.read_text(encoding="utf-8")
+
+
+def test_records_of_other_settings_are_kept_and_not_shown(failing: set[str], tmp_path: Path) -> None:
+    three().run(tmp_path)
+    outcome = three(methods={"lora": {}}, task="another").run(tmp_path)
+    assert [(one.name, one.task) for one in outcome.records] == [("lora", "another")]
+    assert Outcome.read(tmp_path).records == outcome.records
+    kept = record.read(tmp_path / "records.jsonl")
+    assert [(one.name, one.task) for one in kept] == [
+        ("baseline", "sst2"),
+        ("full", "sst2"),
+        ("lora", "sst2"),
+        ("lora", "another"),
+    ]
+    scribe = Scribe()
+    three().run(tmp_path, scribe)
+    assert [line for line in scribe.told if "before" not in line] == []
+
+
+def test_interrupted_between_runs_a_study_shows_what_it_has(
+    failing: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Impatient(Watcher):
+        def started(self, run: Run, number: int, total: int) -> None:
+            if run.title == "lora":
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        three().run(tmp_path, Impatient())
+    assert titles(Outcome.read(tmp_path)) == ["baseline", "full"]
+    assert titles(three().run(tmp_path)) == ["baseline", "full", "lora"]
+
+
+def test_the_checkpoint_of_a_recorded_run_is_removed_and_no_other(failing: set[str], tmp_path: Path) -> None:
+    places = {run.title: tmp_path / "checkpoints" / f"{run.label}.safetensors" for run in three().runs()}
+    failing.add("lora")
+    for place in places.values():
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"")
+    three().run(tmp_path)
+    assert [name for name, place in places.items() if place.exists()] == ["lora"]
+
+
+def test_what_a_killed_process_left_half_written_is_swept(failing: set[str], tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "adapters", tmp_path / "checkpoints"):
+        (place / ".tmp-x-123").mkdir(parents=True)
+    three().run(tmp_path)
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_of_two_studies_at_once_in_one_place_the_second_is_refused(failing: set[str], tmp_path: Path) -> None:
+    class Waits(Watcher):
+        def __init__(self) -> None:
+            self.began, self.go_on = threading.Event(), threading.Event()
+
+        def started(self, run: Run, number: int, total: int) -> None:
+            self.began.set()
+            assert self.go_on.wait(20)
+
+    first = Waits()
+    thread = threading.Thread(target=three().run, args=(tmp_path, first))
+    thread.start()
+    try:
+        assert first.began.wait(20)
+        before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        with pytest.raises(Busy, match=r"another study is writing there. Wait for it, or name another --out."):
+            three(methods={"lora": {}}).run(tmp_path)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    finally:
+        first.go_on.set()
+        thread.join()
+    assert titles(Outcome.read(tmp_path)) == ["baseline", "full", "lora"]
+    FileLock(tmp_path / ".lock", timeout=0).acquire().lock.release()  # it is free again
+
+
+def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(failing: set[str], tmp_path: Path) -> None:
+    three().run(tmp_path)
+    path = tmp_path / "records.jsonl"
+    path.write_text(path.read_text(encoding="utf-8") + '{"key": 1}\n', encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(InvalidData, match=r"records\.jsonl, line 4: not a record of this version of afina"):
+        three().run(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"no records\.jsonl there, so no finished run to show. Give a study's --out"):
+        Outcome.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"study": {}}'])
+def test_a_study_whose_description_is_damaged_says_how_to_mend_it(
+    failing: set[str], tmp_path: Path, content: str | None
+) -> None:
+    three().run(tmp_path)
+    (tmp_path / "study.json").unlink()
+    if content is not None:
+        (tmp_path / "study.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InvalidData, match=r"study\.json: missing or damaged. Run the study again; it skips"):
+        Outcome.read(tmp_path)
+
+
+# With a real model: in a process of its own
+
+
+def toy_study(gpt2: Backbone, toy: str, *methods: str, **train: Any) -> Study:
+    content = {
+        "name": "toy",
+        "backbone": gpt2.address,
+        "task": toy,
+        "train": {"max_steps": 4, "dtype": "float32", **train},
+        "methods": {method: {} for method in methods},
+    }
+    return Study.parse(content, "toy")
+
+
+def test_a_worker_makes_the_same_record_as_this_process(
+    gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = toy_study(gpt2, toy, "lora").run(tmp_path / "there").records[0]
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(study, "_carry_out", carry_out_here)
+    here = toy_study(gpt2, toy, "lora").run(tmp_path / "here").records[0]
+    measured = {"seconds", "memory", "tokens_per_second", "environment"}
+    assert there.model_dump(exclude=measured) == here.model_dump(exclude=measured)
+    assert there.environment.versions == here.environment.versions
+    assert there.memory.rss_peak is not None
+
+
+def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(
+    gpt2: Backbone, toy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = toy_study(gpt2, toy, "lora", max_length=10_000).run(tmp_path)
+    assert [one.error for one in outcome.failed] == [
+        f"run lora: train.max_length is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
+    ]
+    assert capfd.readouterr() == ("", "")
+    assert left_behind(tmp_path) == set()
+
+
+class Killer(Watcher):
+    """Kills the worker as soon as it trains."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+
+    def progress(self, run: Run, progress: Progress) -> None:
+        if run.title == "lora" and progress.phase == "train" and progress.step and not self.killed:
+            (worker,) = psutil.Process().children()
+            self.killed = worker.pid
+            os.kill(worker.pid, signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written(
+    gpt2: Backbone, toy: str, tmp_path: Path
+) -> None:
+    killer = Killer()
+    outcome = toy_study(gpt2, toy, "lora", "baseline", max_steps=5_000).run(tmp_path, killer)
+    assert killer.killed
+    assert [one.error for one in outcome.failed] == [
+        "run lora: its process was killed by signal 9, most likely for want of memory. Lower train.batch_size or "
+        "train.max_length, then start the study again; it goes on from its checkpoint."
+    ]
+    assert titles(outcome) == ["baseline"]
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == [Path(outcome.records[0].adapter).name]
+    assert not list(tmp_path.rglob(".tmp-*"))
+    assert json.loads((tmp_path / "records.jsonl").read_text(encoding="utf-8"))["method"] == "baseline"

@@ -1,0 +1,316 @@
+"""Training is transformers' Trainer's, step by step: the same losses, weights and parameter groups, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+
+from afina import METHODS, Backbone, Run
+from afina.classifier import Classifier, decays
+from afina.encode import Encoded
+from afina.families import FAMILIES
+from afina.loader import Loader
+from afina.method import Method
+from afina.packed import pack
+from afina.progress import Progress
+from afina.run import Training
+from afina.train import Recipe, make_optimizer, train
+from fakes import BATCH, Backbones, Fit, encoded, opened, reference, sentences
+
+# peft asks transformers for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+STEPS, SEED, RATE, CLIP, DECAY = 50, 3, 1e-3, 1.0, 0.1
+TOLERANCE = 1e-5
+TARGETS = {
+    "gpt2": ("c_attn",),
+    "gpt_neox": ("query_key_value",),
+    **dict.fromkeys(("gptj", "llama", "mistral", "qwen2", "qwen3"), ("q_proj", "k_proj", "v_proj")),
+}
+TRAINED = {
+    "full": ("",),
+    "prelayer": (".wte.", ".wpe.", ".embed_tokens.", ".embed_in.", ".score."),
+    "prelayer-46080": (".ln_1.", ".c_attn.bias", ".score."),
+}
+
+
+@dataclass
+class Outcome:
+    """Losses and learning rates by step; what was trained by name, before and after."""
+
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    before: dict[str, torch.Tensor] = field(default_factory=dict)
+    after: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Batches(Dataset[dict[str, torch.Tensor]]):
+    """afina's batches in afina's order, padded to their longest text."""
+
+    def __init__(self, loader: Loader, encoded: Encoded, labels: np.ndarray, pad: int) -> None:
+        self.loader, self.encoded, self.labels, self.pad = loader, encoded, labels, pad
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        indices = self.loader.indices(step)
+        rows = [torch.tensor(self.encoded[index]).long() for index in indices]
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), self.pad)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for at, row in enumerate(rows):
+            ids[at, : len(row)], mask[at, : len(row)] = row, 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor(self.labels[indices])}
+
+
+class Recorded(Trainer):
+    """Trainer on ready batches, in order; keeps what Trainer itself only logs rounded."""
+
+    outcome: Outcome
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.train_dataset, batch_size=None, shuffle=False)
+
+    def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        loss = super().training_step(*arguments, **named)
+        self.outcome.losses.append(loss.item())
+        self.outcome.rates.append(self._get_learning_rate())
+        return loss
+
+    def log(self, *arguments: Any, **named: Any) -> None:
+        """Print nothing."""
+
+
+def arguments(path: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(path),
+        max_steps=STEPS,
+        learning_rate=RATE,
+        weight_decay=DECAY,
+        max_grad_norm=CLIP,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+def data(backbone: Backbone) -> tuple[Encoded, np.ndarray]:
+    """70 sentences: the run is more than 5 epochs of 9 batches, the last of each smaller."""
+    return encoded(backbone, sentences(70))
+
+
+def by_transformers(backbone: Backbone, method: Method) -> Any:
+    """The same adapted model without afina: transformers' classifier, and peft for LoRA."""
+    plain = Classifier.open(backbone, ("bad", "good"), SEED)
+    model = reference(backbone.path, plain, 2, backbone.tokenizer.pad_token_id)
+    if method.name == "lora":
+        settings = LoraConfig(
+            task_type="SEQ_CLS",
+            r=4,
+            lora_alpha=16,
+            lora_dropout=0.0,
+            target_modules=list(TARGETS[backbone.family]),
+            fan_in_fan_out=backbone.family == "gpt2",
+        )
+        torch.manual_seed(SEED)
+        return get_peft_model(model, settings)
+    trained = TRAINED[method.name]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in f".{name}" for part in trained))
+    return model
+
+
+def make(name: str, family: str) -> Method:
+    return (METHODS[name](dropout=0.0) if name == "lora" else METHODS[name]()).for_family(family)
+
+
+def load(backbones: Backbones, family: str) -> Backbone:
+    return Backbone.load(str(backbones.path(family, dropout=0.0)))
+
+
+def snapshot(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+def ours(backbone: Backbone, method: Method, **changes: Any) -> Outcome:
+    settings = {"steps": STEPS, "learning_rate": RATE, "weight_decay": DECAY, "clip": CLIP, "seed": SEED}
+    fit = Fit.of(opened(backbone, method, SEED), method, data(backbone), **(settings | changes))
+    outcome = Outcome(before=snapshot(fit.parameters))
+
+    def listen(progress: Progress) -> None:
+        outcome.rates.append(fit.optimizer.param_groups[0]["lr"])
+
+    outcome.losses, outcome.after = fit.train(listen=listen).losses, snapshot(fit.parameters)
+    return outcome
+
+
+def theirs(backbone: Backbone, method: Method, path: Path) -> Outcome:
+    tokens, labels = data(backbone)
+    model = by_transformers(backbone, method)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    batches = Batches(Loader(tokens, labels, BATCH, SEED), tokens, labels, backbone.tokenizer.pad_token_id)
+    trainer = Recorded(model=model, args=arguments(path), train_dataset=batches)
+    trainer.outcome = Outcome(before=snapshot(trained))
+    trainer.train()
+    trainer.outcome.after = snapshot(trained)
+    return trainer.outcome
+
+
+def loss_difference(found: Outcome, expected: Outcome) -> float:
+    pairs = zip(found.losses, expected.losses, strict=True)
+    return max(abs(ours - theirs) / abs(theirs) for ours, theirs in pairs)
+
+
+def idle(name: str, family: str) -> torch.Tensor:
+    """Which entries of a fused projection's bias change no logit: a key's bias adds the same to all of a query's
+    scores, and softmax removes it. Their gradient is rounding noise, which Adam scales up to whole steps; so the
+    trainings agree everywhere but there. Rotary position embeddings (a quarter of NeoX's dimensions) undo this.
+    """
+    bias = torch.zeros(96, dtype=torch.bool)
+    if family == "gpt2" and name.endswith("c_attn.bias"):
+        bias[32:64] = True
+    if family == "gpt_neox" and name.endswith("query_key_value.bias"):
+        bias.view(4, 3, 8)[:, 1, 2:] = True
+    return bias
+
+
+def compare_weights(found: Outcome, expected: Outcome, family: str) -> tuple[float, float]:
+    """Share of entries that differ by more than TOLERANCE of their parameter's scale, and the largest difference.
+
+    That share is not 0: where a gradient passes within rounding (1e-9) of zero, Adam's quotient g / (|g| + 1e-8)
+    turns the rounding into a part of a step. It happens to single entries; any real difference moves all of them.
+    """
+    count, beyond, largest = 0, 0, 0.0
+    for name, trained in expected.after.items():
+        kept = ~idle(name, family) if idle(name, family).shape == trained.shape else torch.ones_like(trained).bool()
+        apart = (found.after[name] - trained).abs()[kept]
+        count, beyond = count + apart.numel(), beyond + int((apart > TOLERANCE * trained.abs().max()).sum())
+        largest = max(largest, float(apart.max()))
+    return beyond / count, largest
+
+
+CASES = [
+    *((family, method) for family in FAMILIES for method in ("full", "lora")),
+    *((family, "prelayer") for family in ("gpt2", "llama", "gpt_neox")),
+    ("gpt2", "prelayer-46080"),
+]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_losses_rates_and_weights_of_fifty_steps_are_those_of_trainer(
+    backbones: Backbones, family: str, name: str, tmp_path: Path
+) -> None:
+    backbone, method = load(backbones, family), make(name, family)
+    found, expected = ours(backbone, method), theirs(backbone, method, tmp_path)
+    assert found.before.keys() == expected.before.keys()
+    assert all(torch.equal(found.before[key], expected.before[key]) for key in found.before)
+    assert len(expected.losses) == STEPS
+    assert found.rates == pytest.approx(expected.rates, rel=1e-12)
+    assert loss_difference(found, expected) <= TOLERANCE
+    beyond, largest = compare_weights(found, expected, family)
+    assert beyond <= 1e-3
+    assert largest < RATE / 2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_the_entries_left_out_of_the_comparison_change_no_logit(backbones: Backbones, family: str) -> None:
+    backbone = load(backbones, family)
+    classifier = opened(backbone, make("full", family)).eval()
+    tokens, _ = data(backbone)
+    packed = pack([tokens[index] for index in range(8)])
+    biases = {name: p for name, p in classifier.model.named_parameters() if idle(name, family).any()}
+    assert len(biases) == 2
+    with torch.no_grad():
+        logits = classifier(packed)
+        for name, parameter in biases.items():
+            parameter[idle(name, family)] += torch.linspace(-1, 1, int(idle(name, family).sum()))
+        assert (classifier(packed) - logits).abs().max() <= TOLERANCE * logits.abs().max()
+        for parameter in biases.values():
+            parameter[0] += 1
+        assert (classifier(packed) - logits).abs().max() > 100 * TOLERANCE * logits.abs().max()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weight_decay": 0.0}, {"clip": 1e9}, {"learning_rate": 1.01e-3}, {"seed": SEED + 1}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_different_decay_clipping_rate_or_order_shows_in_losses_and_weights(
+    backbones: Backbones, change: dict[str, Any]
+) -> None:
+    backbone, method = load(backbones, "gpt2"), make("full", "gpt2")
+    found, expected = ours(backbone, method, **change), ours(backbone, method)
+    assert loss_difference(found, expected) > 10 * TOLERANCE
+    assert compare_weights(found, expected, "gpt2")[0] > 0.5
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weight_decay_spares_exactly_what_trainer_spares(
+    backbones: Backbones, family: str, name: str, tmp_path: Path
+) -> None:
+    classifier = opened(load(backbones, family), make(name, family))
+    parameters = METHODS[name]().trainable(classifier.model)
+    trainer = Trainer(model=classifier.model, args=arguments(tmp_path))
+    assert decays(classifier.model) == set(trainer.get_decay_parameter_names(classifier.model))
+    recipe = Recipe(STEPS, RATE, DECAY, CLIP, SEED)
+    found = groups(make_optimizer(classifier, parameters, recipe), parameters)
+    assert found == groups(trainer.create_optimizer(), parameters)
+    assert found[DECAY]
+    if name == "full":
+        assert found[0.0]
+
+
+def groups(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor]) -> dict[float, set[str]]:
+    """Names by weight decay."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    result: dict[float, set[str]] = {}
+    for group in optimizer.param_groups:
+        if group["params"]:
+            result.setdefault(group["weight_decay"], set()).update(names[id(p)] for p in group["params"])
+    return result
+
+
+def test_the_optimiser_is_trainers_with_the_same_settings(backbones: Backbones, tmp_path: Path) -> None:
+    classifier = opened(load(backbones, "gpt2"), make("full", "gpt2"))
+    parameters = METHODS["full"]().trainable(classifier.model)
+    found = make_optimizer(classifier, parameters, Recipe(STEPS, RATE, DECAY, CLIP, SEED))
+    expected = Trainer(model=classifier.model, args=arguments(tmp_path)).create_optimizer()
+    assert type(found) is type(expected)
+    for key in ("lr", "betas", "eps", "amsgrad", "fused"):
+        assert found.defaults[key] == expected.defaults[key], key
+
+
+def test_max_steps_is_the_horizon_of_the_decay_and_epochs_are_without_it(
+    backbones: Backbones, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    horizons = []
+
+    def watched(*arguments: Any, **named: Any) -> None:
+        horizons.append((arguments[4].steps, arguments[3].steps_per_epoch))
+        train(*arguments, **named)
+
+    monkeypatch.setattr("afina.execute.train", watched)
+    path = str(backbones.path("gpt2"))
+    for settings in ({"max_steps": 3}, {"epochs": 2}):
+        run = Run(backbone=path, task=toy, method="lora", training=Training(batch_size=32, **settings))
+        assert run.execute(tmp_path).steps == horizons[-1][0]
+    assert horizons[0][0] == 3
+    assert horizons[1][0] == 2 * horizons[1][1]
+    assert horizons[1][0] != 3
