@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from afina.classifier import Classifier
 from afina.encode import encode
 from afina.families import FAMILIES
 from afina.packed import pack
-from fakes import LONG, TEXTS, WINDOW, Backbones, reference
+from fakes import LONG, TEXTS, WINDOW, Backbones, configuration, reference, save
 
 TOLERANCE = 1e-5
 LABELS = ("no", "perhaps", "yes")
@@ -134,3 +135,36 @@ def test_mistrals_window_hides_what_lies_beyond_it(backbones: Backbones) -> None
     original, changed, nearer = (pair.ours([tokens]) for tokens in (sequence, beyond, within))
     assert torch.equal(changed, original)
     assert not torch.equal(nearer, original)
+
+
+def test_the_kernel_for_longer_texts_gives_the_same_logits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = pair.sequences()
+    expected = pair.ours(sequences)
+    monkeypatch.setattr("afina.attention.SHORT", 0)
+    found = pair.ours(sequences)
+    assert difference(found, expected) <= TOLERANCE
+    assert not torch.equal(found, expected)  # another kernel rounds otherwise
+
+
+UNUSUAL = {
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True, "n_inner": 40, "activation_function": "relu"},
+    "gptj": {"rotary_dim": 8, "n_layer": 1},
+    "gpt_neox": {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new"},
+    "llama": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4, "num_hidden_layers": 1},
+    "mistral": {"sliding_window": None, "num_key_value_heads": 1},
+    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0, "head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unusual_configurations_of_a_family_are_packed_as_exactly(
+    backbones: Backbones, tmp_path: Path, family: str
+) -> None:
+    config = configuration(family, **UNUSUAL[family])
+    assert all(getattr(config, name) == value for name, value in UNUSUAL[family].items())
+    pair = Pair(Backbone.load(str(save(config, backbones.tokenizer(family), tmp_path))))
+    usual = Pair(Backbone.load(str(backbones.path(family))))
+    alone = torch.cat([pair.theirs([text]) for text in TEXTS])
+    assert difference(pair.ours(pair.sequences()), alone) <= TOLERANCE
+    assert difference(usual.ours(usual.sequences()), alone) > 1000 * TOLERANCE

@@ -82,18 +82,17 @@ class _ShortAttention(torch.autograd.Function):
 
         def lines(rows: Tensor) -> Tensor:  # [G or H, T, D] -> [H * B, L, D]
             grid = layout.grid(rows)
-            return grid.repeat_interleave(heads // rows.shape[0], 0).view(-1, length, width)
+            if rows.shape[0] != heads:
+                grid = grid.repeat_interleave(heads // rows.shape[0], 0)
+            return grid.view(-1, length, width)
 
         q, k, v = lines(query), lines(key), lines(value)
         scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale).masked_fill_(hidden, float("-inf"))
         weights = torch.softmax(scores, dim=-1)
-        mask = None
-        mixing = weights.to(q.dtype)
-        if rate:
-            mask = scaled_mask(weights.shape, rate, q.dtype, q.device)
-            mixing = mixing * mask
-        mixed = torch.bmm(mixing, v)
-        ctx.save_for_backward(q, k, v, weights.to(q.dtype), mask)
+        weights = weights.to(q.dtype)
+        mask = scaled_mask(weights.shape, rate, q.dtype, q.device) if rate else None
+        mixed = torch.bmm(weights if mask is None else weights * mask, v)
+        ctx.save_for_backward(q, k, v, weights, mask)
         ctx.layout, ctx.scale, ctx.groups = layout, scale, groups
         return layout.rows(mixed.view(heads, layout.batch, length, width))
 

@@ -33,6 +33,7 @@ from afina.configurations import CONFIGURATIONS
 from afina.errors import InvalidStudy, NotFound
 from afina.families import FAMILIES, HEAD
 from afina.seed import derive
+from afina.tensorfile import SafetensorError
 
 EMBEDDED = "embedded"
 RANDOM = "random:"
@@ -88,9 +89,10 @@ class Backbone:
                     dtype=torch.float32,
                     attn_implementation=attention.NAME,
                 )
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, SafetensorError) as error:
                 raise NotFound(
-                    f"backbone {self.address}: its weights cannot be opened ({_first_line(error)})."
+                    f"backbone {self.address}: its weights cannot be opened ({_first_line(error)}). "
+                    "Copy it again, or save it again with save_pretrained."
                 ) from None
         generator = torch.Generator().manual_seed(derive(seed, "head"))
         head = getattr(model, HEAD).weight

@@ -17,6 +17,7 @@ from afina.adapter import Adapter, Manifest
 from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier, is_head
+from afina.digest import of_json
 from afina.encode import Encoded, encode
 from afina.errors import AfinaError, Diverged, InvalidStudy
 from afina.loader import Loader
@@ -207,13 +208,15 @@ def _train(
     )
     working = Working(classifier.model, parameters, dtype)
     optimizer = make_optimizer(classifier, working.trained, recipe)
-    account = checkpoint.load(path, run.key, working.trained, optimizer)
+    # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
+    key = of_json([run.key, prepared.backbone_digest, prepared.task.train.digest, str(dtype)])
+    account = checkpoint.load(path, key, working.trained, optimizer)
     meter.earlier(account.seconds)
 
     def keep(account: Account) -> None:
         account.seconds = dict(meter.seconds) | {"train": account.seconds["train"]}
         account.rss_peak = max(account.rss_peak, rss_peak() or 0)
-        checkpoint.save(path, run.key, working.trained, optimizer, account)
+        checkpoint.save(path, key, working.trained, optimizer, account)
 
     with meter.phase("train", count=False):
         train(classifier, working, optimizer, loader, recipe, account=account, keep=keep, listen=listen)

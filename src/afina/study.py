@@ -7,11 +7,12 @@ own and a crash takes nothing else with it.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -214,13 +215,14 @@ class Study(Frozen):
 
 
 def _carry_out(run: Run, out: Path, study: str, watcher: Watcher) -> Record:
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "afina.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
+    with _ctrl_c_later():
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "afina.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
     assert worker.stdin is not None
     assert worker.stdout is not None
     made: Record | None = None
@@ -252,6 +254,19 @@ def _carry_out(run: Run, out: Path, study: str, watcher: Watcher) -> Record:
             "Lower train.batch_size or train.max_length, then start the study again; it goes on from its checkpoint."
         )
     raise RunFailed(f"run {run.title}: a fault in afina (above). Please report it; the other runs are not affected.")
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group. A process started in the block never hears it; this one does after it.
+
+    So it is the study alone that decides what becomes of a run, however early in its life.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def presets() -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError as SafetensorError
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 

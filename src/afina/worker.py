@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from typing import Any, TextIO
 from afina import meter
 from afina.errors import AfinaError
 from afina.progress import Progress
+from afina.run import Run
 
 _PAUSE = 0.2
 """Seconds between two progress lines of one phase."""
@@ -50,17 +50,16 @@ class _Reporter:
 
 def main() -> int:
     """Carry out the run described on standard input; 0 when it is recorded, 2 when the user can mend what failed."""
-    # Ctrl-C reaches the whole process group; the study decides what becomes of the run. Done before anything slow
-    # is imported, so that no traceback appears when it comes early.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Whatever a library prints must not reach the channel.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
-    request = json.loads(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return 1  # the study ended before it had asked for anything
+    request = json.loads(line)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     from afina.execute import execute
-    from afina.run import Run
 
     try:
         record = execute(

@@ -7,10 +7,12 @@ after every step. The head stays float32. Knows parameters, not what they belong
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.families import HEAD
@@ -27,32 +29,36 @@ class Working:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
         self.lowered = dtype != torch.float32
-        if not self.lowered:
-            return
-        for name, parameter in parameters.items():
-            if HEAD not in name.split("."):
-                self.trained[name] = Parameter(parameter.detach().clone())
-        by_identity = {id(parameter): name for name, parameter in parameters.items()}
+        self._rows: list[_Rows] = []
+        names = {id(parameter): name for name, parameter in parameters.items()}
         for path, module in model.named_modules():
             if HEAD in path.split("."):
                 continue
             for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.to(dtype)
-                found = by_identity.get(id(parameter))
-                if found is not None:
-                    parameter.register_post_accumulate_grad_hook(self._hand_over(self.trained[found]))
+                if self.lowered:
+                    self._lower(parameter, names.get(id(parameter)), dtype)
+            weight = names.get(id(getattr(module, "weight", None)))
+            if type(module) is nn.Embedding and weight is not None:
+                self._rows.append(_Rows(self.trained[weight]))
+                module.forward = partial(_look_up, module, self._rows[-1])  # type: ignore[method-assign]
 
-    @staticmethod
-    def _hand_over(master: Parameter):  # type: ignore[no-untyped-def]
-        """Move a finished gradient to its master at once, so that only one is ever held in both precisions."""
+    def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
+        if name is not None and self.trained[name] is parameter:
+            self.trained[name] = master = Parameter(parameter.detach().clone())
+            parameter.register_post_accumulate_grad_hook(_hand_over(master))
+        parameter.data = parameter.data.to(dtype)
 
-        def hook(parameter: torch.Tensor) -> None:
-            if parameter.grad is not None:
-                fresh = parameter.grad.float()
-                master.grad = fresh if master.grad is None else master.grad.add_(fresh)
-                parameter.grad = None
-
-        return hook
+    def clear(self) -> None:
+        """Forget the gradients of the last step; their memory is kept for the next."""
+        by_rows = {id(rows.weight) for rows in self._rows}
+        for rows in self._rows:
+            rows.clear()
+        for parameter in self.trained.values():
+            if id(parameter) not in by_rows:
+                if self.lowered and parameter.grad is not None:
+                    parameter.grad.zero_()
+                else:
+                    parameter.grad = None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -66,3 +72,58 @@ class Working:
         if self.lowered:
             for name, parameter in self.parameters.items():
                 parameter.data = self.trained[name].data
+
+
+def _hand_over(master: Parameter) -> Callable[[Tensor], None]:
+    """Move a finished gradient to its master at once, so that only one is ever held in both precisions."""
+
+    def hook(parameter: Tensor) -> None:
+        if parameter.grad is None:
+            return
+        if master.grad is None:
+            master.grad = parameter.grad.float()
+        else:
+            master.grad.add_(parameter.grad)
+        parameter.grad = None
+
+    return hook
+
+
+class _Rows:
+    """The gradient of an embedding's float32 weight: only the rows that a batch uses are written, and cleared."""
+
+    def __init__(self, weight: Parameter) -> None:
+        self.weight = weight
+        self.used: list[Tensor] = []
+
+    def add(self, ids: Tensor, gradient: Tensor) -> None:
+        """ids int64 [N], gradient [N, width]."""
+        if self.weight.grad is None:
+            self.weight.grad = torch.zeros_like(self.weight)
+        self.weight.grad.index_add_(0, ids, gradient.float())
+        self.used.append(ids)
+
+    def clear(self) -> None:
+        if self.weight.grad is not None:
+            for ids in self.used:
+                self.weight.grad.index_fill_(0, ids, 0.0)
+        self.used.clear()
+
+
+class _RowLookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, rows: _Rows) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows = rows
+        return weight.index_select(0, ids.reshape(-1)).view(*ids.shape, weight.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        (ids,) = ctx.saved_tensors
+        ctx.rows.add(ids.reshape(-1), grads[0].reshape(-1, grads[0].shape[-1]))
+        return None, None, None
+
+
+def _look_up(module: nn.Embedding, rows: _Rows, ids: Tensor) -> Tensor:
+    result: Tensor = _RowLookUp.apply(ids, module.weight, rows)  # type: ignore[no-untyped-call]
+    return result

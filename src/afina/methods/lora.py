@@ -42,14 +42,23 @@ class Lora(PeftMethod):
         return self if self.targets else replace(self, targets=FAMILIES[family].lora_targets)
 
     def settings(self, model: Any) -> Any:
-        """B starts at zero, so nothing changes at first."""
+        """B starts at zero, so nothing changes at first. Raises InvalidStudy for a target that the model lacks."""
         from peft import LoraConfig
 
+        family = FAMILIES[model.config.model_type]
+        # peft takes what it finds, and says nothing of a target that matches no module beside one that does.
+        names = [f".{name}" for name, _ in model.named_modules()]
+        for target in self.targets:
+            if not any(name.endswith(f".{target}") for name in names):
+                raise InvalidStudy(
+                    f"method {self.name}: targets: this model has no module named {target!r}. "
+                    f"The default for {model.config.model_type} is {', '.join(family.lora_targets)}."
+                )
         return LoraConfig(
             task_type="SEQ_CLS",
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only divides it by r
             lora_dropout=self.dropout,
             target_modules=sorted(self.targets),
-            fan_in_fan_out=FAMILIES[model.config.model_type].fan_in_fan_out,
+            fan_in_fan_out=family.fan_in_fan_out,
         )

@@ -1,0 +1,166 @@
+"""Prediction beside what people use today: texts in, labels out, tokenising included.
+
+The arms take turns on the same texts, a random sample of the evaluation split with its mean of real tokens; an arm's
+time is the median of its turns. All have the same weights, and their labels are compared. The last line of the
+output is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, pipeline
+from transformers.utils import logging as transformers_logging
+
+import machine
+import tables
+from afina import Backbone, Task, meter, predict
+from afina.classifier import Classifier
+from afina.encode import encode
+from afina.working import Working
+from arms import CPU, LENGTH, SEED
+from sample import choose
+
+DATA = "../shared/data"
+BATCH_SIZE = 32
+ARMS = {
+    "pipeline": f'transformers pipeline("text-classification", batch_size={BATCH_SIZE}), fp32',
+    "padded": f"batches of {BATCH_SIZE} padded to their longest text, in the given order, fp32",
+    "sorted": "the same, sorted by length",
+    "D": "afina.predict, fp32 as shipped",
+    "D-bf16": "afina.predict on weights lowered to bfloat16 (--bf16)",
+}
+
+
+def padded(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int, sort: bool) -> list[int]:
+    """What a careful user writes: tokenise, perhaps sort, pad each batch, take the best label."""
+    encodings = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda i: len(encodings[i])) if sort else list(range(len(texts)))
+    labels = [0] * len(texts)
+    with torch.inference_mode():
+        for start in range(0, len(order), BATCH_SIZE):
+            part = order[start : start + BATCH_SIZE]
+            inputs = tokenizer.pad({"input_ids": [encodings[i] for i in part]}, return_tensors="pt")
+            for index, label in zip(part, model(**inputs).logits.argmax(-1).tolist(), strict=True):
+                labels[index] = label
+    return labels
+
+
+def prepare(backbone: Backbone, label_names: Sequence[str], bf16: bool) -> dict[str, Callable[[list[str]], list[int]]]:
+    """By arm: texts to labels. Four or five models, of the same weights."""
+    classifier = Classifier.open(backbone, label_names, SEED)
+    tokenizer, longest = backbone.tokenizer, min(LENGTH, backbone.longest)
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        backbone.path, num_labels=len(label_names), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
+    ).eval()
+    plain.load_state_dict(classifier.model.state_dict())
+    pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer, batch_size=BATCH_SIZE, device=CPU)
+    known = plain.config.label2id
+
+    def by_pipeline(texts: list[str]) -> list[int]:
+        return [known[found["label"]] for found in pipe(texts, truncation=True, max_length=longest)]
+
+    def by_afina(model: Classifier) -> Callable[[list[str]], list[int]]:
+        return lambda texts: predict.of_texts(model, backbone, texts, None, longest).argmax(axis=1).tolist()
+
+    arms = {
+        "pipeline": by_pipeline,
+        "padded": lambda texts: padded(plain, tokenizer, texts, longest, sort=False),
+        "sorted": lambda texts: padded(plain, tokenizer, texts, longest, sort=True),
+        "D": by_afina(classifier),
+    }
+    if bf16:
+        lowered = Classifier.open(backbone, label_names, SEED)
+        Working(lowered.model, {}, torch.bfloat16)
+        arms["D-bf16"] = by_afina(lowered)
+    return arms
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Prediction speed beside transformers' pipeline and padded batches.")
+    parser.add_argument("--texts", type=int, default=256, help="how many of the evaluation texts")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each arm predicts them")
+    parser.add_argument("--bf16", action="store_true", help="afina on weights lowered to bfloat16, too")
+    parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
+    parser.add_argument("--task", default=f"{DATA}/sst2")
+    parser.add_argument("--markdown", type=Path, help="write the table and the machine to this file")
+    options = parser.parse_args()
+    if min(options.texts, options.repeats) < 1:
+        parser.error("--texts and --repeats must be at least 1")
+    return options
+
+
+def main() -> None:
+    """Measure, print, and write."""
+    options = parse()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    backbone, task = Backbone.load(options.backbone), Task.load(options.task)
+    every = list(task.evaluation.texts)
+    lengths = encode(backbone.tokenizer, every, max_length=min(LENGTH, backbone.longest)).lengths
+    chosen = choose(lengths, float(lengths.mean()), options.texts, SEED)
+    texts, tokens = [every[index] for index in chosen], int(lengths[chosen].sum())
+    arms = prepare(backbone, task.label_names, options.bf16)
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    labels = {name: arm(texts[:BATCH_SIZE]) and np.zeros(0, int) for name, arm in arms.items()}  # not counted
+    for repeat in range(options.repeats):
+        for name, arm in arms.items():
+            start = meter.now()
+            labels[name] = np.array(arm(texts))
+            seconds[name].append(meter.now() - start)
+            print(f"{repeat + 1} of {options.repeats}: {name} {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+    result: dict[str, Any] = {}
+    for name, times in seconds.items():
+        spent = median(times)
+        result[name] = {
+            "seconds": spent,
+            "texts_per_second": len(texts) / spent,
+            "tokens_per_second": tokens / spent,
+            "agreement": float((labels[name] == labels["padded"]).mean()),
+        }
+    for ours in arms.keys() & {"D", "D-bf16"}:
+        for other in ("pipeline", "padded", "sorted"):
+            result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
+    rows = [
+        (
+            name,
+            f"{result[name]['seconds']:.2f}",
+            f"{result[name]['texts_per_second']:,.1f}",
+            f"{result[name]['tokens_per_second']:,.0f}",
+            f"{result[name]['agreement']:.1%}",
+        )
+        for name in arms
+    ]
+    header = ("arm", "seconds", "texts/s", "real tokens/s", "labels as `padded`")
+    ratios = ", ".join(f"{key} {tables.ratio(result[key])}" for key in sorted(result) if "/" in key)
+    report = "\n".join(
+        [
+            *machine.describe(),
+            f"- backbone `{options.backbone}`, task `{Path(options.task).name}`: {len(texts)} of {len(every)} evaluation "
+            f"texts, {tokens:,} tokens, predicted {options.repeats} times",
+            "",
+            *(f"- {name}: {ARMS[name]}" for name in arms),
+            "",
+            tables.table(header, rows),
+            "",
+            f"Real tokens/s: {ratios}.",
+            "",
+        ]
+    )
+    print(report)
+    if options.markdown:
+        options.markdown.write_text(report, encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""An adapter is what was trained, bit for bit, wherever it is opened; what is not so is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from afina import METHODS, Backbone, Run
+from afina.adapter import MANIFEST, Adapter, Manifest, read_manifest
+from afina.errors import CorruptAdapter, NotFound, WrongBackbone
+from afina.predict import PROBE, open_adapter
+from afina.run import Training
+from afina.tensorfile import read
+from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
+
+MADE = [*(("gpt2", name) for name in METHODS), ("llama", "lora"), ("llama", "full"), ("qwen3", "prelayer")]
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+from fakes import TEXTS, logits_of
+from afina import Backbone
+from afina.adapter import Adapter
+from afina.predict import open_adapter, probe
+
+answers = {}
+for path in sys.argv[1:]:
+    adapter = Adapter.load(Path(path))
+    backbone = Backbone.load(adapter.manifest.backbone)
+    classifier, _ = open_adapter(adapter, backbone, check_probe=True)
+    answers[path] = [logits_of(classifier, backbone).tolist(), probe(classifier, backbone, adapter.manifest.max_length)]
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere(runs: Runs) -> dict[str, Any]:
+    """Logits of every adapter, by its path, as another process computes them."""
+    paths = [str(runs.adapter(*made)) for made in MADE]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", ELSEWHERE, *paths]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def copy(runs: Runs, tmp_path: Path) -> Path:
+    """A LoRA adapter of GPT-2 that a test may damage."""
+    return shutil.copytree(runs.adapter("gpt2", "lora"), tmp_path / "adapter")
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((path / MANIFEST).read_text())
+    change(content)
+    (path / MANIFEST).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("made", MADE, ids="-".join)
+def test_a_fresh_process_computes_the_logits_that_training_ended_with(
+    runs: Runs, elsewhere: dict[str, Any], made: tuple[str, str]
+) -> None:
+    """The manifest's probe was computed by the model in memory, before anything was saved."""
+    path = runs.adapter(*made)
+    logits, probed = elsewhere[str(path)]
+    assert probed == json.loads((path / MANIFEST).read_text())["probe"]
+    adapter = Adapter.load(path)
+    backbone = Backbone.load(adapter.manifest.backbone)
+    assert logits == logits_of(open_adapter(adapter, backbone)[0], backbone).tolist()
+
+
+def test_the_adapters_of_all_methods_differ_from_each_other(elsewhere: dict[str, Any], runs: Runs) -> None:
+    found = {json.dumps(elsewhere[str(runs.adapter("gpt2", name))][1]) for name in METHODS}
+    assert len(found) == len(METHODS)
+
+
+def test_a_record_and_its_adapter_have_the_same_digest(runs: Runs) -> None:
+    assert Adapter.load(runs.adapter("gpt2", "lora")).digest == runs.record("gpt2", "lora").digest
+
+
+def test_the_manifest_tells_where_the_adapter_comes_from(runs: Runs, gpt2: Backbone) -> None:
+    record = runs.record("gpt2", "lora")
+    manifest = read_manifest(runs.adapter("gpt2", "lora"))
+    assert manifest.method == "lora"
+    assert manifest.hyperparameters == {"r": 4, "alpha": 16.0, "dropout": 0.05, "targets": ["c_attn"]}
+    assert manifest.label_names == ("bad", "good")
+    assert manifest.family == "gpt2"
+    assert manifest.backbone_digest == gpt2.digest == record.environment.backbone_digest
+    assert manifest.tokenizer_digest == gpt2.tokenizer_digest
+    assert (manifest.train_digest, manifest.evaluation_digest) == (
+        record.environment.train_digest,
+        record.environment.evaluation_digest,
+    )
+    assert manifest.metrics == {"accuracy": record.accuracy, "f1": record.f1, "examples": record.examples}
+    assert manifest.versions.keys() >= {"python", "torch", "transformers", "peft"}
+    assert [len(row) for row in manifest.probe or ()] == [2] * len(PROBE)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "prelayer"])
+def test_no_flipped_byte_changes_a_tensor_unnoticed(runs: Runs, tmp_path: Path, method: str) -> None:
+    path = shutil.copytree(runs.adapter("gpt2", method), tmp_path / "adapter")
+    original = Adapter.load(path)
+    file = path / original.manifest.tensor_file
+    whole = file.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    chosen = random.Random(0)
+    inside = [chosen.randrange(header) for _ in range(40)]
+    refusals = []
+    for position in [0, 7, 8, header - 1, *inside]:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << chosen.randrange(8)
+        file.write_bytes(flipped)
+        try:
+            found = Adapter.load(path).tensors
+        except CorruptAdapter as error:
+            refusals.append(str(error))
+        else:  # white space, or the metadata that nothing depends on
+            assert found.keys() == original.tensors.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in original.tensors.items())
+    assert len(refusals) > 20
+    assert all(refusal.startswith(str(path)) for refusal in refusals)
+    for position in [header, len(whole) - 1, *(chosen.randrange(header, len(whole)) for _ in range(10))]:
+        flipped = bytearray(whole)
+        flipped[position] ^= 1
+        file.write_bytes(flipped)
+        message = (
+            rf"{re.escape(str(path))}: the tensors in {file.name} have digest sha256:.*, the manifest says sha256:"
+        )
+        with pytest.raises(CorruptAdapter, match=message):
+            Adapter.load(path)
+
+
+@pytest.mark.parametrize("left", [0, 4, 200, -1])
+def test_a_file_that_was_cut_short_is_refused(copy: Path, left: int) -> None:
+    file = copy / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(CorruptAdapter, match=rf"{file.name}: not a whole safetensors file .*Copy the adapter again"):
+        Adapter.load(copy)
+
+
+def test_a_missing_tensor_file_is_named(copy: Path) -> None:
+    (copy / "adapter_model.safetensors").unlink()
+    with pytest.raises(CorruptAdapter, match=r"adapter_model\.safetensors: the file is missing"):
+        Adapter.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("method", "full"),
+        ("hyperparameters", {"r": 4, "alpha": 32.0, "dropout": 0.05, "targets": ["c_attn"]}),
+        ("label_names", ["good", "bad"]),
+        ("backbone_digest", "sha256:0"),
+        ("tensors_digest", "sha256:0"),
+        ("digest", "sha256:0"),
+        ("digest", None),
+    ],
+)
+def test_an_edited_manifest_is_refused(copy: Path, field: str, value: Any) -> None:
+    edit(copy, lambda content: content.update({field: value}))
+    with pytest.raises(CorruptAdapter, match=rf"{MANIFEST}: its fields give digest .*, it states .* It was changed"):
+        Adapter.load(copy)
+
+
+def test_a_manifest_with_a_field_missing_unknown_or_unreadable_is_refused(copy: Path) -> None:
+    whole = (copy / MANIFEST).read_text()
+    for change, message in (
+        (lambda content: content.pop("method"), rf"{MANIFEST}: field method: field required"),
+        (lambda content: content.update(invented=1), rf"{MANIFEST}: field invented: "),
+        (lambda content: content.update(label_names="good"), rf"{MANIFEST}: field label_names: "),
+    ):
+        (copy / MANIFEST).write_text(whole)
+        edit(copy, change)
+        with pytest.raises(CorruptAdapter, match=f"(?i){message}"):
+            Adapter.load(copy)
+    for content, message in ((whole[:-20], "not readable as JSON"), ("[]", "expected a JSON object")):
+        (copy / MANIFEST).write_text(content)
+        with pytest.raises(CorruptAdapter, match=message):
+            Adapter.load(copy)
+
+
+def test_a_directory_without_an_adapter_says_what_was_looked_for(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(
+            NotFound, match=rf"{path}: no adapter there, neither {MANIFEST} .* nor adapter_config\.json"
+        ):
+            Adapter.load(path)
+
+
+def _same_weights_other_tokenizer(backbones: Backbones, path: Path) -> Path:
+    shutil.copytree(backbones.path("gpt2"), path)
+    tokenizer(begin=True).save_pretrained(path)
+    return path
+
+
+def test_another_backbone_is_refused_and_what_differs_is_named(
+    runs: Runs, backbones: Backbones, tmp_path: Path
+) -> None:
+    adapter = Adapter.load(runs.adapter("gpt2", "lora"))
+    for path, differs in (
+        (backbones.path("gpt2", seed=1), "the weights differ"),
+        (_same_weights_other_tokenizer(backbones, tmp_path / "mixed"), "the tokenizer differs"),
+        (backbones.path("llama"), "weights and tokenizer differ"),
+    ):
+        message = rf"{adapter.where}: made for backbone .* but {path} has sha256:\w+ \({differs}\)\. .*--backbone"
+        with pytest.raises(WrongBackbone, match=message):
+            open_adapter(adapter, Backbone.load(str(path)))
+
+
+def test_the_same_backbone_elsewhere_is_accepted(runs: Runs, backbones: Backbones, tmp_path: Path) -> None:
+    adapter = Adapter.load(runs.adapter("gpt2", "lora"))
+    moved = Backbone.load(str(shutil.copytree(backbones.path("gpt2"), tmp_path / "moved")))
+    here = Backbone.load(adapter.manifest.backbone)
+    expected = logits_of(open_adapter(adapter, here)[0], here)
+    assert torch.equal(logits_of(open_adapter(adapter, moved, check_probe=True)[0], moved), expected)
+
+
+def test_a_probe_that_differs_is_an_error_when_asked_for_and_only_then(copy: Path, gpt2: Backbone) -> None:
+    open_adapter(Adapter.load(copy), gpt2, check_probe=True)
+    scale = max(abs(value) for row in Adapter.load(copy).manifest.probe or () for value in row)
+
+    def shift(content: dict[str, Any], by: float) -> None:
+        content["probe"][3][1] += by * scale
+
+    edit(copy, lambda content: shift(content, 5e-5))
+    open_adapter(Adapter.load(copy), gpt2, check_probe=True)
+    edit(copy, lambda content: shift(content, 1e-3))
+    open_adapter(Adapter.load(copy), gpt2)
+    with pytest.raises(CorruptAdapter, match=rf"{copy}: the probe's logits differ by \d\.\de-\d\d of their scale"):
+        open_adapter(Adapter.load(copy), gpt2, check_probe=True)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("prefix", ["", "random:"])
+def test_no_file_of_an_adapter_holds_an_absolute_path_or_a_text_of_the_user(
+    backbones: Backbones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, prefix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(backbones.path("gpt2"), "base")
+    texts = sentences(60)
+    write_csv(Path("mine.csv"), texts)
+    settings = Training(max_steps=1, dtype="float32")
+    record = Run(backbone=f"{prefix}base", task="mine.csv", method=method, training=settings).execute("out")
+    files = [path for path in Path("out", record.adapter).rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    paths = [str(tmp_path), str(Path.home()), os.environ["AFINA_CACHE"], sys.prefix]
+    for file in files:
+        content = file.read_bytes()
+        for private in [*paths, *(text for text, _ in texts)]:
+            assert private.encode() not in content, f"{private} in {file}"
+
+
+def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
+    manifest = read_manifest(runs.adapter("gpt2", "lora"))
+    same: dict[str, Any] = {
+        "metrics": {"accuracy": 0.123},
+        "versions": {"torch": "0.4"},
+        "training": {"epochs": 77},
+        "backbone": "elsewhere/entirely",
+        "task": "another",
+        "seed": 99,
+        "train_digest": None,
+        "evaluation_digest": None,
+        "probe": None,
+        "tensor_file": "renamed.safetensors",
+    }
+    other: dict[str, Any] = {
+        "method": "full",
+        "hyperparameters": {"r": 8},
+        "label_names": ("good", "bad"),
+        "backbone_digest": "sha256:1",
+        "tensors_digest": "sha256:2",
+    }
+    for field, value in same.items():
+        assert manifest.model_copy(update={field: value}).digest == manifest.digest, field
+    digests = [manifest.model_copy(update={field: value}).digest for field, value in other.items()]
+    assert len({manifest.digest, *digests}) == 1 + len(other)
+    assert not (same.keys() | other.keys()) - Manifest.model_fields.keys()
+
+
+def test_a_save_that_fails_leaves_what_was_there(copy: Path) -> None:
+    adapter = Adapter.load(copy)
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+
+    def fail(fresh: Path) -> None:
+        (fresh / "half").write_text("written")
+        raise RuntimeError("disk full")
+
+    for target in (copy, copy.parent / "new"):
+        with pytest.raises(RuntimeError, match="disk full"):
+            adapter.save(target, fail)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+def test_saving_again_writes_the_same_tensors_and_manifest(copy: Path) -> None:
+    adapter = Adapter.load(copy)
+    again = copy.parent / "again"
+    adapter.save(again, lambda fresh: None)
+    assert (again / MANIFEST).read_bytes() == (copy / MANIFEST).read_bytes()
+    found, _ = read(again / adapter.manifest.tensor_file)
+    assert all(torch.equal(found[name], tensor) for name, tensor in adapter.tensors.items())
+
+
+def test_the_probe_sentences_are_not_cut_by_the_fakes(gpt2: Backbone, runs: Runs) -> None:
+    """Otherwise the tests above would compare less than they seem to."""
+    longest = max(len(gpt2.tokenizer(text)["input_ids"]) for text in (*PROBE, *TEXTS))
+    assert longest <= read_manifest(runs.adapter("gpt2", "lora")).max_length

@@ -1,0 +1,415 @@
+"""Each command as a user types it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import afina as package
+from afina import METHODS, Adapter, Backbone
+from afina.record import Record
+from afina.study import Outcome
+from command import PROGRAM, Command
+from fakes import BAD, GOOD, THINGS, write_csv
+from records import GPT2_TOTAL, HEAD, TRAINED
+
+RECORD_KEYS = [
+    "method",
+    "seed",
+    "status",
+    "accuracy",
+    "f1",
+    "examples",
+    "trainable",
+    "body",
+    "head",
+    "total",
+    "tokens_per_second",
+    "seconds",
+    "memory",
+    "adapter",
+    "digest",
+]
+"""Stable: scripts rely on them. More may follow."""
+
+SHORT = ("--set", "max_steps=4", "--set", "dtype=float32")
+
+
+def only_record(answer_object: dict[str, list[dict[str, object]]]) -> dict[str, object]:
+    (one,) = answer_object["records"]
+    return one
+
+
+# study, show
+
+
+@pytest.fixture
+def study_file(gpt2: Backbone, toy: str, tmp_path: Path) -> Path:
+    path = tmp_path / "compare.toml"
+    path.write_text(
+        f"""
+        name = "compare"
+        backbone = {json.dumps(gpt2.address)}
+        task = {json.dumps(toy)}
+        [train]
+        max_steps = 3
+        dtype = "float32"
+        [methods.baseline]
+        [methods.full]
+        [methods.lora]
+        [methods.prelayer]
+        [methods.prelayer-46080]
+        """,
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_file: Path) -> None:
+    answer = afina("study", study_file)
+    assert answer.code == 0
+    for title in ("Performance", "Parameters and training time", "Memory"):
+        assert title in answer.out
+    for method in METHODS.values():
+        rows = re.findall(rf"^ +{re.escape(method.title)}  ", answer.out, re.MULTILINE)
+        assert len(rows) == 3, f"{method.title} has a row in each table"
+    assert "report  results/compare/report.md" in answer.out
+    records = Outcome.read(Path("results/compare")).records
+    for record in records:
+        assert f"adapter results/compare/{record.adapter}" in answer.out
+        assert (Path("results/compare") / record.adapter / "manifest.json").is_file()
+    # Progress goes to the other stream, a line a phase.
+    lines = answer.err.splitlines()
+    assert lines[:3] == [f"[1/5] baseline, seed 0: {phase}" for phase in ("load", "encode", "evaluate")]
+    assert "[3/5] lora, seed 0: train" in lines
+    assert any(line.startswith("lora, seed 0: accuracy 0.") for line in lines)
+
+    again = afina("study", study_file)
+    assert again.out == answer.out
+    assert [line for line in again.err.splitlines() if "(recorded before)" not in line] == []
+    assert afina("show", "results/compare").out == answer.out
+
+
+def test_the_json_of_a_study_is_one_object_with_the_stable_keys(afina: Command, study_file: Path) -> None:
+    shown = afina("study", study_file, "--out", "here", "--json").object()
+    assert list(shown) == ["study", "out", "report", "records"]
+    assert (shown["study"], shown["out"], shown["report"]) == ("compare", "here", "here/report.md")
+    assert [one["method"] for one in shown["records"]] == list(METHODS)
+    for one in shown["records"]:
+        assert list(one)[: len(RECORD_KEYS)] == RECORD_KEYS
+        assert one["status"] == "done"
+        assert set(one["seconds"]) == {"load", "encode", "train", "evaluate", "save"}
+        assert set(one["memory"]) >= {
+            "state_bytes",
+            "activation_bytes",
+            "rss_peak",
+            "allocated_end",
+            "allocated_peak",
+            "reserved_peak",
+        }
+        assert one["trainable"] == one["body"] + one["head"]
+        assert Adapter.load(Path(one["adapter"])).digest == one["digest"]
+    by_method = {one["method"]: one for one in shown["records"]}
+    assert by_method["baseline"]["trainable"] == 0
+    assert by_method["full"]["trainable"] == by_method["full"]["total"]
+    assert by_method["baseline"]["tokens_per_second"] is by_method["baseline"]["memory"]["activation_bytes"] is None
+    assert by_method["lora"]["tokens_per_second"] > 0
+    assert afina("show", "here", "--json").object() == shown
+
+
+def test_a_study_takes_another_backbone_task_and_setting(
+    afina: Command, study_file: Path, gpt2: Backbone, toy: str
+) -> None:
+    text = study_file.read_text(encoding="utf-8").replace(toy, "nowhere.csv").replace(gpt2.address, "./nowhere")
+    study_file.write_text(text, encoding="utf-8")
+    shown = afina(
+        *("study", study_file, "--backbone", f"random:{gpt2.path}", "--task", toy, "--json"),
+        *("--set", "methods={lora={r=2}}", "--set", "seeds=[3, 4]", "--set", "name=other"),
+    ).object()
+    assert shown["out"] == "results/other"
+    assert [(one["seed"], one["hyperparameters"]["r"], one["backbone"]) for one in shown["records"]] == [
+        (3, 2, f"random:{gpt2.path}"),
+        (4, 2, f"random:{gpt2.path}"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
+    gpt2: Backbone, toy: str, tmp_path: Path
+) -> None:
+    # In processes of its own, as a user has it: nothing but JSON on standard output, and no traceback.
+    (tmp_path / "study.toml").write_text(
+        f"""
+        name = "partly"
+        backbone = {json.dumps(gpt2.address)}
+        task = {json.dumps(toy)}
+        train = {{max_steps = 30, dtype = "float32", checkpoint_seconds = 0}}
+        [methods.full]
+        learning_rate = 1e30
+        [methods.lora]
+        """,
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [*PROGRAM, "study", "study.toml", "--out", "out", "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout.count("\n") == 1
+    lora, full = json.loads(done.stdout)["records"]
+    assert (lora["method"], lora["status"], lora["error"]) == ("lora", "done", None)
+    assert (full["method"], full["status"]) == ("full", "failed")
+    assert list(full) == list(lora)
+    assert "the loss is" in full["error"]
+    assert f"Error: full, seed 0: {full['error'].removeprefix('run full: ')}" in done.stderr.splitlines()
+    assert done.stderr.splitlines()[-1] == "1 of 2 runs failed. The same command tries them again."
+    assert "Traceback" not in done.stderr
+    assert "Fatal" not in done.stderr
+    assert [path.name for path in (tmp_path / "out" / "adapters").iterdir()] == [Path(lora["adapter"]).name]
+    assert not list((tmp_path / "out" / "checkpoints").iterdir())
+
+
+# train: one's own file, in one command
+
+
+def train(afina: Command, gpt2: Backbone, *arguments: object) -> Record:
+    answer = afina("train", "--backbone", gpt2.address, *SHORT, *arguments)
+    assert answer.code == 0, answer.err
+    (record,) = Outcome.read(Path("results/train")).records
+    return record
+
+
+def test_a_csv_of_ones_own_is_trained_on_in_one_command(afina: Command, gpt2: Backbone, toy: str) -> None:
+    record = train(afina, gpt2, "--task", toy)
+    assert (record.method, record.seed, record.label_names) == ("lora", 0, ("bad", "good"))
+    assert record.train_examples + record.examples == 120
+    assert record.trainable > record.head > 0
+
+
+def test_train_takes_method_seed_and_hyperparameters(afina: Command, gpt2: Backbone, toy: str) -> None:
+    record = train(
+        afina, gpt2, "--task", toy, "--method", "lora", "--seed", 5, "--set", "r=2", "--set", 'targets=["c_proj"]'
+    )
+    assert record.seed == 5
+    assert record.hyperparameters == {"r": 2, "alpha": 16, "dropout": 0.05, "targets": ["c_proj"]}
+    assert record.steps == 4
+
+
+def test_several_classes_are_learnt_in_the_order_given(afina: Command, gpt2: Backbone) -> None:
+    words = {"low": BAD, "middle": ("plain", "usual", "common", "middling", "ordinary"), "high": GOOD}
+    rows = [(f"{word} {thing}", label) for label, chosen in words.items() for word in chosen for thing in THINGS]
+    write_csv(Path("grades.csv"), rows, ("Review", "stars"))
+    arguments = ("--task", "grades.csv", "--label", "stars", "--labels", "low, middle,high")
+    record = train(afina, gpt2, *arguments)
+    assert record.label_names == ("low", "middle", "high")
+    assert record.head == 3 * gpt2.config.hidden_size
+    adapter = Path("results/train") / record.adapter
+    (line,) = afina("predict", adapter, "a bright play").lines()
+    assert list(line["probabilities"]) == ["low", "middle", "high"]
+    shown = afina("evaluate", adapter, *arguments, "--json").object()
+    assert (shown["accuracy"], shown["f1"], shown["examples"]) == (record.accuracy, record.f1, record.examples)
+
+
+def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backbone) -> None:
+    rows = [
+        (f"the {thing} was {one}", f"it was {two}", "same" if (one in GOOD) == (two in GOOD) else "other")
+        for thing in THINGS
+        for one in (GOOD[0], BAD[0])
+        for two in (*GOOD, *BAD)
+    ]
+    write_csv(Path("pairs.csv"), rows, ("text", "reply", "label"))
+    single = train(afina, gpt2, "--task", "pairs.csv", "--allow-leakage")
+    record = train(afina, gpt2, "--task", "pairs.csv", "--text-pair", "reply")
+    assert record.tokens > single.tokens
+    adapter = Path("results/train") / record.adapter
+    write = [{"text": "the soup was bright", "text_pair": f"it was {word}"} for word in ("bright", "dull")]
+    Path("new.jsonl").write_text("\n".join(map(json.dumps, write)), encoding="utf-8")
+    lines = afina("predict", adapter, "--file", "new.jsonl").lines()
+    assert [(line["text"], line["text_pair"]) for line in lines] == [(one["text"], one["text_pair"]) for one in write]
+    assert lines[0]["probabilities"] != lines[1]["probabilities"]
+    alone = afina("predict", adapter, "the soup was bright").lines()[0]
+    assert alone["probabilities"] != lines[0]["probabilities"]
+
+
+def test_the_order_of_the_labels_decides_which_is_positive(afina: Command, gpt2: Backbone, toy: str) -> None:
+    one = train(afina, gpt2, "--task", toy, "--method", "baseline")
+    other = train(afina, gpt2, "--task", toy, "--method", "baseline", "--labels", "good,bad")
+    assert (one.label_names, other.label_names) == (("bad", "good"), ("good", "bad"))
+    assert one.gold == tuple(1 - label for label in other.gold)
+
+
+# evaluate, predict
+
+
+def test_evaluate_gives_the_figures_of_the_record(afina: Command, trained: Path, toy: str) -> None:
+    metrics = Adapter.load(trained).manifest.metrics
+    answer = afina("evaluate", trained, "--task", toy)
+    assert answer.code == 0
+    assert answer.out == (
+        f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f} on {metrics['examples']:.0f} texts of {toy}\n"
+    )
+    shown = afina("evaluate", trained, "--task", toy, "--json", "--check-probe").object()
+    assert {key: shown[key] for key in ("accuracy", "f1", "examples")} == metrics
+    assert shown["digest"] == Adapter.load(trained).digest
+
+
+TEXTS = ["What a warm ferry!", 'a "quoted" text, with a comma', "naïve café ☕", "  spaces  "]
+
+
+def test_predict_prints_a_json_line_for_every_text(afina: Command, trained: Path) -> None:
+    answer = afina("predict", trained, *TEXTS)
+    lines = answer.lines()
+    assert answer.err == ""
+    assert [line["text"] for line in lines] == TEXTS
+    assert "☕" in answer.out
+    for line in lines:
+        assert list(line) == ["text", "label", "probabilities"]
+        assert list(line["probabilities"]) == ["bad", "good"]
+        assert math.isclose(sum(line["probabilities"].values()), 1, rel_tol=1e-6)
+        assert line["label"] == max(line["probabilities"], key=line["probabilities"].__getitem__)
+
+
+def _txt(texts: Sequence[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def _windows(texts: Sequence[str]) -> bytes:
+    return b"\xef\xbb\xbf" + "\r\n".join(texts).encode()
+
+
+def _jsonl(texts: Sequence[str]) -> bytes:
+    return "\n".join(json.dumps({"id": index, "text": text}) for index, text in enumerate(texts)).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("new.txt", _txt), ("windows.txt", _windows), ("no_suffix", _txt), ("new.jsonl", _jsonl)]
+)
+def test_texts_in_a_file_are_predicted_like_texts_on_the_command_line(
+    afina: Command, trained: Path, name: str, write: object
+) -> None:
+    Path(name).write_bytes(write(TEXTS))  # type: ignore[operator]
+    found, expected = afina("predict", trained, "--file", name).lines(), afina("predict", trained, *TEXTS).lines()
+    assert found == expected
+
+
+def test_texts_come_from_standard_input_and_options_after_them_hold(trained: Path, gpt2: Backbone) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "predict", str(trained), "--file", "-", "--backbone", str(gpt2.path)],
+        input="".join(f"{text}\n" for text in TEXTS),
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line)["text"] for line in done.stdout.split("\n") if line] == TEXTS
+
+
+def test_a_text_that_looks_like_an_option_follows_two_hyphens(afina: Command, trained: Path) -> None:
+    assert [line["text"] for line in afina("predict", trained, "--", "--file").lines()] == ["--file"]
+
+
+def test_an_adapter_is_used_with_its_backbone_at_another_place(
+    afina: Command, trained: Path, gpt2: Backbone, tmp_path: Path
+) -> None:
+    (tmp_path / "moved").symlink_to(gpt2.path)
+    assert afina("predict", trained, "a", "--backbone", "moved").lines() == afina("predict", trained, "a").lines()
+
+
+# params, methods, and the rest
+
+
+def test_params_of_gpt2_are_the_published_counts_and_need_no_network(afina: Command) -> None:
+    shown = afina("params", "--backbone", "gpt2", "--json").object()
+    assert list(shown) == ["backbone", "total", "methods"]
+    assert (shown["backbone"], shown["total"]) == ("gpt2", GPT2_TOTAL)
+    counts = {name: list(one.values()) for name, one in shown["methods"].items()}
+    assert {tuple(one) for one in shown["methods"].values()} == {("trainable", "body", "head")}
+    assert counts == {
+        "baseline": [0, 0, 0],
+        "full": [124_441_344, 124_439_808, 1_536],
+        "lora": [148_992, 147_456, 1_536],
+        "prelayer": [39_383_808, 39_383_808, 0],
+        "prelayer-46080": [46_080, 46_080, 0],
+    }
+    assert {name: body for name, (_, body, _) in counts.items()} == TRAINED
+    assert counts["full"][2] == HEAD
+
+
+def test_params_prints_counts_and_percentages(afina: Command) -> None:
+    answer = afina("params", "--backbone", "gpt2")
+    assert answer.code == 0
+    assert answer.out.startswith("gpt2: 124,441,344 parameters with a head for two labels\n")
+    assert "lora                   148,992    0.1197 %  (body 147,456, head 1,536)\n" in answer.out
+
+
+def test_params_leaves_out_a_method_that_the_family_does_not_have(afina: Command, llama: Backbone) -> None:
+    assert set(afina("params", "--backbone", llama.address, "--json").object()["methods"]) == {
+        "baseline",
+        "full",
+        "lora",
+        "prelayer",
+    }
+
+
+def _gpt2(layers: int, width: int) -> int:
+    block = 12 * width**2 + 13 * width  # c_attn, c_proj, two of the MLP, their biases, two norms
+    return (50257 + 1024) * width + layers * block + 2 * width
+
+
+def _gptj(layers: int, width: int) -> int:
+    block = 12 * width**2 + 7 * width  # q, k, v, out without biases, two of the MLP with, one norm
+    return 50400 * width + layers * block + 2 * width
+
+
+def _llama(layers: int, width: int, inner: int) -> int:
+    block = 4 * width**2 + 3 * width * inner + 2 * width
+    return 32000 * width + layers * block + width
+
+
+@pytest.mark.parametrize(
+    ("backbone", "body", "width"),
+    [
+        ("gpt2-medium", _gpt2(24, 1024), 1024),
+        ("gpt2-large", _gpt2(36, 1280), 1280),
+        ("gpt2-xl", _gpt2(48, 1600), 1600),
+        ("EleutherAI/gpt-j-6b", _gptj(28, 4096), 4096),
+        ("huggyllama/llama-7b", _llama(32, 4096, 11008), 4096),
+        ("huggyllama/llama-13b", _llama(40, 5120, 13824), 5120),
+    ],
+)
+def test_params_of_other_well_known_models_need_no_network_either(
+    afina: Command, backbone: str, body: int, width: int
+) -> None:
+    full = afina("params", "--backbone", backbone, "--json").object()["methods"]["full"]
+    assert (full["body"], full["head"]) == (body, 2 * width)
+
+
+def test_methods_names_every_method_with_its_settings(afina: Command) -> None:
+    answer = afina("methods")
+    assert answer.code == 0
+    for name, method in METHODS.items():
+        assert f"{name:<16}{method.summary}\n" in answer.out
+    assert "r=4, alpha=16, dropout=0.05, targets=by family, learning_rate=0.001\n" in answer.out
+    assert "  gpt2          c_attn\n" in answer.out
+
+
+def test_version_and_help_are_printed(afina: Command) -> None:
+    assert afina("--version").out == f"afina {package.__version__}\n"
+    shown = afina("--help").out
+    for command in ("study", "train", "evaluate", "predict", "params", "methods", "show"):
+        assert f"\n  {command} " in shown
+        assert afina(command, "--help").code == 0
+
+
+def test_output_into_a_pipe_that_is_closed_ends_without_a_word() -> None:
+    process = subprocess.Popen([*PROGRAM, "methods"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+    process.stderr.close()

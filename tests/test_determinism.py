@@ -1,0 +1,279 @@
+"""The same run gives the same adapter, bit for bit: twice, elsewhere, after other methods, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from afina import METHODS, Backbone, Run, checkpoint
+from afina.adapter import Adapter
+from afina.checkpoint import Account
+from afina.execute import checkpoint_path, execute
+from afina.methods import make
+from afina.progress import Progress
+from afina.run import Training
+from fakes import Backbones, Fit, Runs, encoded, opened, sentences
+
+STEPS = 9
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_at(step: int) -> Callable[[Progress], None]:
+    """A listener that stops the run when it has taken `step` steps, before they could be kept."""
+
+    def listen(progress: Progress) -> None:
+        if progress.phase == "train" and progress.step == step:
+            raise Killed
+
+    return listen
+
+
+@pytest.fixture(autouse=True)
+def _checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long writing one takes."""
+    monkeypatch.setattr("afina.train.CHECKPOINT_SHARE", float("inf"))
+
+
+@pytest.fixture
+def run(backbones: Backbones, toy: str) -> Callable[..., Run]:
+    """A run over an epoch's end, with dropout in the body and in the adapter."""
+
+    def make_run(method: str = "lora", family: str = "gpt2", seed: int = 0, **changes: Any) -> Run:
+        settings = {"max_steps": STEPS, "batch_size": 16, "dtype": "float32", "checkpoint_seconds": 0.0} | changes
+        training = Training(**settings)
+        return Run(backbone=str(backbones.path(family)), task=toy, method=method, training=training, seed=seed)
+
+    return make_run
+
+
+@pytest.fixture
+def fit(gpt2: Backbone) -> Callable[..., Fit]:
+    data = encoded(gpt2, sentences(50))
+
+    def fresh(name: str) -> Fit:
+        method = make(name, {"dropout": 0.1} if name == "lora" else None).for_family("gpt2")
+        return Fit.of(opened(gpt2, method), method, data, steps=STEPS, checkpoint_seconds=0.0)
+
+    return fresh
+
+
+def test_dropout_is_on_in_these_tests(fit: Callable[..., Fit]) -> None:
+    """Otherwise nothing below would show a dropout stream that was not restored."""
+    outcomes = []
+    for seed in (0, 1):
+        one = fit("lora")
+        one.recipe = replace(one.recipe, seed=seed)  # the order stays: the loader has its own
+        outcomes.append(one.train().losses)
+    assert outcomes[0] != outcomes[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_run_twice_gives_the_same_digest(
+    run: Callable[..., Run], tmp_path: Path, method: str, dtype: str
+) -> None:
+    first, second = (run(method, dtype=dtype).execute(tmp_path / name) for name in "ab")
+    assert first.digest == second.digest
+    assert first.losses == second.losses
+    assert first.predicted == second.predicted
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_seed_gives_another_digest(run: Callable[..., Run], tmp_path: Path, method: str) -> None:
+    first, second = (run(method, seed=seed, max_steps=2).execute(tmp_path) for seed in (0, 1))
+    assert first.digest != second.digest
+
+
+@pytest.mark.slow
+def test_another_process_with_another_hash_seed_gives_the_same_digest(run: Callable[..., Run], tmp_path: Path) -> None:
+    chosen = [run("lora", family="llama"), run("full")]
+    script = (
+        "import json, sys; from afina import Run\n"
+        "for line in sys.stdin: print(Run.model_validate_json(line).execute(sys.argv[1]).digest)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "there")],
+        input="\n".join(one.model_dump_json() for one in chosen),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "12345"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == [one.execute(tmp_path / "here").digest for one in chosen]
+
+
+def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callable[..., Run], tmp_path: Path) -> None:
+    alone = {name: run(name).execute(tmp_path / f"alone-{name}").digest for name in METHODS}
+    torch.manual_seed(4711)
+    torch.rand(17)
+    after_others = {name: run(name).execute(tmp_path / "together").digest for name in reversed(METHODS)}
+    assert after_others == alone
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer"])
+def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_losses(
+    fit: Callable[..., Fit], tmp_path: Path, name: str
+) -> None:
+    whole = fit(name)
+
+    def keep(account: Account) -> None:
+        checkpoint.save(tmp_path / str(account.step), "key", whole.working.trained, whole.optimizer, account)
+
+    expected = whole.train(keep=keep)
+    kept = sorted(int(path.name) for path in tmp_path.iterdir())
+    assert kept == list(range(1, STEPS))  # never after the last step
+    for step in (1, 4, 6, STEPS - 1):
+        resumed = fit(name)
+        torch.rand(step)  # a generator elsewhere in its stream
+        account = checkpoint.load(tmp_path / str(step), "key", resumed.working.trained, resumed.optimizer)
+        assert account.step == step
+        assert account.losses == expected.losses[:step]
+        account = resumed.train(account)
+        assert account.losses == expected.losses
+        assert (account.step, account.tokens) == (STEPS, expected.tokens)
+        for key, parameter in resumed.parameters.items():
+            assert torch.equal(parameter, whole.parameters[key]), f"{key} from step {step}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
+    run: Callable[..., Run], tmp_path: Path, method: str, dtype: str
+) -> None:
+    chosen = run(method, dtype=dtype)
+    expected = chosen.execute(tmp_path / "alone")
+    path = checkpoint_path(tmp_path / "stopped", chosen.label)
+    for step in (3, 7):
+        with pytest.raises(Killed):
+            execute(chosen, tmp_path / "stopped", listen=kill_at(step))
+        assert path.exists()
+    seen: list[int] = []
+    found = chosen.execute(
+        tmp_path / "stopped", lambda progress: seen.append(progress.step) if progress.phase == "train" else None
+    )
+    assert seen == [7, 8, 9]  # six steps were kept
+    assert found.digest == expected.digest
+    assert found.losses == expected.losses
+    assert (found.steps, found.tokens) == (expected.steps, expected.tokens)
+    assert not path.exists()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no checkpoint at all" * 100)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_cut, _garbage, _empty])
+def test_a_damaged_checkpoint_is_as_none(
+    run: Callable[..., Run], tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    chosen = run("lora")
+    expected = chosen.execute(tmp_path / "alone")
+    with pytest.raises(Killed):
+        execute(chosen, tmp_path, listen=kill_at(5))
+    damage(checkpoint_path(tmp_path, chosen.label))
+    steps: list[int] = []
+    found = execute(chosen, tmp_path, listen=lambda p: steps.append(p.step) if p.phase == "train" else None)
+    assert steps == list(range(1, STEPS + 1))
+    assert found.digest == expected.digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"learning_rate": 1e-2},
+        {"max_steps": STEPS + 1},
+        {"method": "prelayer"},
+        {"family": "llama"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_the_checkpoint_of_another_run_is_as_none(
+    run: Callable[..., Run], tmp_path: Path, other: dict[str, Any]
+) -> None:
+    chosen, foreign = run("lora"), run(**other)
+    assert foreign.key != chosen.key
+    with pytest.raises(Killed):
+        execute(foreign, tmp_path / "foreign", listen=kill_at(5))
+    path = checkpoint_path(tmp_path / "here", chosen.label)
+    path.parent.mkdir(parents=True)
+    shutil.copy(checkpoint_path(tmp_path / "foreign", foreign.label), path)
+    expected = chosen.execute(tmp_path / "alone")
+    assert execute(chosen, tmp_path / "here").digest == expected.digest
+
+
+def test_a_checkpoint_made_with_another_content_at_the_same_address_is_as_none(
+    backbones: Backbones, toy: str, tmp_path: Path
+) -> None:
+    base, data = tmp_path / "base", tmp_path / "toy.csv"
+    training = Training(max_steps=STEPS, batch_size=16, dtype="float32", checkpoint_seconds=0.0)
+    chosen = Run(backbone=str(base), task=str(data), method="lora", training=training)
+
+    def lay_down(weights: int, rows: int) -> None:
+        shutil.rmtree(base, ignore_errors=True)
+        shutil.copytree(backbones.path("gpt2", seed=weights), base)
+        data.write_text("".join(Path(toy).read_text().splitlines(keepends=True)[: 1 + rows]))
+
+    for number, (weights, rows) in enumerate([(1, 120), (0, 100)]):
+        lay_down(0, 120)
+        with pytest.raises(Killed):
+            execute(chosen, tmp_path / str(number), listen=kill_at(5))
+        lay_down(weights, rows)
+        expected = chosen.execute(tmp_path / "alone")
+        assert execute(chosen, tmp_path / str(number)).digest == expected.digest
+
+
+def test_loading_a_checkpoint_that_does_not_fit_changes_nothing(fit: Callable[..., Fit], tmp_path: Path) -> None:
+    lora, full = fit("lora"), fit("full")
+    lora.train(keep=lambda a: checkpoint.save(tmp_path / "lora", "key", lora.working.trained, lora.optimizer, a))
+    before = {name: parameter.detach().clone() for name, parameter in full.parameters.items()}
+    for key in ("key", "another key"):
+        assert checkpoint.load(tmp_path / "lora", key, full.working.trained, full.optimizer) == Account()
+        assert not full.optimizer.state
+        assert all(torch.equal(parameter, before[name]) for name, parameter in full.parameters.items())
+    assert checkpoint.load(tmp_path / "absent", "key", full.working.trained, full.optimizer) == Account()
+
+
+def test_how_often_a_run_is_kept_changes_neither_its_key_nor_its_result(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    often, seldom = run("lora"), run("lora", checkpoint_seconds=60.0)
+    assert often.key == seldom.key
+    assert often.execute(tmp_path / "often").digest == seldom.execute(tmp_path / "seldom").digest
+
+
+def test_bfloat16_training_saves_float32_tensors_and_leaves_frozen_weights_out(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    for method in ("full", "lora"):
+        record = run(method, dtype="bfloat16").execute(tmp_path)
+        tensors = Adapter.load(tmp_path / record.adapter).tensors
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+        assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in tensors.values())
+
+
+def test_a_record_of_a_finished_run_holds_the_digest_that_is_on_disk(runs: Runs) -> None:
+    for method in METHODS:
+        manifest = json.loads((runs.adapter("gpt2", method) / "manifest.json").read_text())
+        assert manifest["digest"] == runs.record("gpt2", method).digest

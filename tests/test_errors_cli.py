@@ -1,0 +1,457 @@
+"""Every mistake a user can make: exit status 2, a line or two that say what to do, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import Adapter, Backbone
+from command import PROGRAM, Command, copy, left_behind
+from fakes import Backbones, Runs, sentences, write_csv
+
+OUT = Path("out")
+SHORT = ("--set", "max_steps=4", "--set", "dtype=float32")
+NAMED = {0: "bad", 1: "good"}
+
+
+def rows(count: int = 40, seed: int = 0) -> list[tuple[str, str]]:
+    return [(text, NAMED[label]) for text, label in sentences(count, seed)]
+
+
+def directory(train: list[tuple[str, str]], dev: list[tuple[str, str]], name: str = "task") -> str:
+    path = Path(name)
+    path.mkdir()
+    write_csv(path / "train.csv", train)
+    write_csv(path / "dev.csv", dev)
+    return name
+
+
+def same_length(run: str, *changes: tuple[str, str]) -> str:
+    for old, new in changes:
+        assert old in run
+        run = run.replace(old, new)
+    return run
+
+
+# What a run needs and does not find
+
+
+@pytest.fixture
+def refused(afina: Command, gpt2: Backbone, toy: str) -> Callable[..., str]:
+    """The message of `afina train` with one thing wrong; nothing of a result may be there afterwards."""
+
+    def run(*arguments: object, task: str = toy, backbone: str = gpt2.address) -> str:
+        answer = afina("train", "--task", task, "--backbone", backbone, "--out", OUT, *SHORT, *arguments)
+        assert left_behind(OUT) == set()
+        shown = afina("show", OUT)
+        assert shown.error.startswith("out: no records.jsonl there")
+        return answer.error
+
+    return run
+
+
+def test_a_task_that_is_not_there(refused: Callable[..., str]) -> None:
+    assert refused(task="nope.csv").startswith(
+        "lora, seed 0: task nope.csv: no such file or directory. Expected a file (.csv, .tsv, .jsonl, .ndjson, .json, "
+    )
+    assert "unknown task 'snippets:movie'. Did you mean 'snippets:movies'?" in refused(task="snippets:movie")
+
+
+def test_a_backbone_that_is_not_there(refused: Callable[..., str]) -> None:
+    assert refused(backbone="./nope") == (
+        "lora, seed 0: backbone ./nope: there is no directory ./nope. Give a directory that save_pretrained wrote."
+    )
+    Path("empty").mkdir()
+    assert refused(backbone="empty").startswith("lora, seed 0: backbone empty: no config.json in empty. Give a dir")
+    assert "backbone random:nope: there is no directory nope." in refused(backbone="random:nope")
+
+
+def test_a_backbone_on_the_hub_without_network_and_copy(tmp_path: Path) -> None:
+    address = "owner/name@main"
+    # A process of its own: the Hub's library reads these variables when it is imported.
+    unreachable = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [*PROGRAM, "predict", str(without_a_copy(tmp_path, address)), "a text"],
+        env=os.environ | unreachable,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"Error: backbone {address}: no such directory here, and the Hub cannot be reached and no copy is cached. Save "
+        "the model with save_pretrained on a machine that can, and give its directory; or use 'embedded', which comes "
+        "from the package index.\n"
+    )
+
+
+def without_a_copy(root: Path, address: str) -> Path:
+    """An adapter by peft, whose backbone is not here."""
+    from safetensors.torch import save_file
+    from torch import ones
+
+    path = root / "by-peft"
+    path.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": address}
+    (path / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    save_file({"base_model.model.score.weight": ones(2, 32)}, path / "adapter_model.safetensors")
+    return path
+
+
+def test_a_backbone_of_a_family_that_is_not_supported(
+    refused: Callable[..., str], gpt2: Backbone, tmp_path: Path
+) -> None:
+    def change(path: Path) -> None:
+        content = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        (path / "config.json").write_text(json.dumps(content | {"model_type": "opt"}), encoding="utf-8")
+
+    copy(gpt2.path, tmp_path / "opt", change)
+    assert refused(backbone="opt").startswith(
+        "lora, seed 0: backbone opt: models of type 'opt' are not supported. Supported: gpt2, gptj, gpt_neox, llama,"
+    )
+
+
+def test_a_backbone_whose_weights_are_cut_short(refused: Callable[..., str], gpt2: Backbone, tmp_path: Path) -> None:
+    def cut(path: Path) -> None:
+        os.truncate(path / "model.safetensors", 1000)
+
+    copy(gpt2.path, tmp_path / "short", cut)
+    assert refused(backbone="short").startswith("lora, seed 0: backbone short: its weights cannot be opened (")
+
+
+@pytest.mark.parametrize(
+    ("header", "arguments", "told"),
+    [
+        ("words,label", (), "no text column. Found: words, label. Expected text or sentence or"),
+        ("text,stars", (), "no label column. Found: text, stars. Expected label or labels or"),
+        ("text,label", ("--text", "body"), "no column 'body'. Found: text, label. Name the right one with --text."),
+        ("text,label", ("--label", "x"), "no column 'x'. Found: text, label. Name the right one with --label."),
+    ],
+)
+def test_a_column_that_is_missing(
+    refused: Callable[..., str], header: str, arguments: tuple[str, ...], told: str
+) -> None:
+    write_csv(Path("mine.csv"), rows(), header.split(","))
+    message = refused(*arguments, task="mine.csv")
+    assert message.startswith("lora, seed 0: mine.csv: ")
+    assert told in message
+
+
+def test_a_label_that_training_does_not_know(refused: Callable[..., str]) -> None:
+    task = directory(rows(), [("a new text", "good"), ("another", "goood")])
+    assert refused(task=task) == (
+        "lora, seed 0: task/dev.csv, line 3: label 'goood' does not occur in the training split, which has bad, good. "
+        "Correct it, or add training examples of it."
+    )
+
+
+def test_labels_that_are_not_those_of_the_data(refused: Callable[..., str], toy: str) -> None:
+    assert "--labels good,evil: the training split has the labels bad, good." in refused("--labels", "good,evil")
+
+
+def test_a_split_that_is_empty(refused: Callable[..., str]) -> None:
+    assert refused(task=directory(rows(), [])) == (
+        "lora, seed 0: task/dev.csv: no rows below the names of the columns. Expected at least one example."
+    )
+    write_csv(Path("one.csv"), rows(1))
+    assert "one.csv: splitting its 1 examples 80/20 left one side empty. Give more" in refused(task="one.csv")
+
+
+def test_a_task_with_one_label(refused: Callable[..., str]) -> None:
+    task = directory([("one", "good"), ("two", "good")], [("three", "good")])
+    assert "all 2 training examples are labelled 'good'. Expected at least two" in refused(task=task)
+
+
+def test_evaluation_texts_that_were_trained_on(refused: Callable[..., str], afina: Command, gpt2: Backbone) -> None:
+    task = directory(rows(), rows(60))
+    told = refused(task=task)
+    assert "evaluation texts also occur in the training split, at most 1% may." in told
+    assert told.endswith("Remove the duplicates, or pass --allow-leakage to go on.")
+    followed = afina(
+        "train", "--task", task, "--backbone", gpt2.address, "--out", OUT, *SHORT, "--allow-leakage", "--json"
+    )
+    assert followed.object()["records"][0]["leaked"] > 0
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+def test_a_text_without_content(refused: Callable[..., str], blank: str) -> None:
+    write_csv(Path("mine.csv"), [*rows(), (blank, "good")])
+    assert refused(task="mine.csv") == (
+        "lora, seed 0: mine.csv, line 42: column 'text' is empty. Expected a text; fill it in or remove the row."
+    )
+
+
+def test_a_text_that_gives_no_tokens(
+    refused: Callable[..., str], afina: Command, trained: Path, gpt2: Backbone, tmp_path: Path
+) -> None:
+    told = afina("predict", trained, "a text", "").error
+    assert told == "text 2: '' gives no tokens. Remove empty texts, or give them some content."
+
+    # A tokenizer may drop a text that has content: this one drops every digit.
+    def drop_digits(path: Path) -> None:
+        content = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+        content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "[0-9]"}, "content": ""}
+        (path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+
+    copy(gpt2.path, tmp_path / "digitless", drop_digits)
+    task = directory([*rows(), ("42", "good")], [("a new text", "good")])
+    assert refused(task=task, backbone="digitless") == (
+        "lora, seed 0: training text 41: '42' gives no tokens. Remove empty texts, or give them some content."
+    )
+
+
+def test_a_maximum_length_beyond_the_backbones(refused: Callable[..., str], gpt2: Backbone) -> None:
+    assert refused("--set", f"max_length={gpt2.longest + 1}") == (
+        f"lora, seed 0: train.max_length is {gpt2.longest + 1}, "
+        f"backbone {gpt2.address} takes at most {gpt2.longest} tokens."
+    )
+
+
+def test_targets_that_the_model_does_not_have(refused: Callable[..., str]) -> None:
+    told = refused("--set", 'targets=["q_proj"]')
+    assert told == (
+        "lora, seed 0: method lora: targets: this model has no module named 'q_proj'. The default for gpt2 is c_attn."
+    )
+
+
+def test_a_method_that_the_family_does_not_have(refused: Callable[..., str], llama: Backbone) -> None:
+    assert refused("--method", "prelayer-46080", backbone=llama.address) == (
+        "prelayer-46080, seed 0: method prelayer-46080: defined for gpt2 only, this backbone is of type llama."
+    )
+
+
+def test_training_that_diverges_leaves_no_checkpoint_to_diverge_from_again(refused: Callable[..., str]) -> None:
+    told = refused(
+        *("--method", "full", "--set", "learning_rate=1e30", "--set", "max_steps=30"),
+        *("--set", "checkpoint_seconds=0"),
+    )
+    assert told.startswith("full, seed 0: step ")
+    assert told.endswith("Lower the learning rate (it was 1e+30).")
+
+
+# What is told before anything starts
+
+
+@pytest.fixture
+def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
+    """The message of a command that must not even make its --out directory."""
+
+    def run(*arguments: object) -> str:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        answer = afina(*arguments)
+        assert answer.out == ""
+        assert answer.err.startswith("Error: ")
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        return answer.error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("study", "papr"), "unknown preset 'papr'. Did you mean 'paper'? Known: paper, quickstart."),
+        (("study", "nope.toml"), "study file nope.toml is not there. Presets: paper, quickstart."),
+        (
+            ("study", "quickstart", "--set", "train.epoch=1"),
+            "preset quickstart: unknown key 'train.epoch'. Did you mean 'train.epochs'? Known: train.batch_size, ",
+        ),
+        (
+            ("study", "quickstart", "--set", "methods.loar.r=1"),
+            "preset quickstart, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: baseline, full, ",
+        ),
+        (
+            ("study", "quickstart", "--set", "methods.lora.rank=1"),
+            "preset quickstart, methods.lora: unknown key 'rank'. ",
+        ),
+        (
+            ("study", "quickstart", "--set", "train.epochs=many"),
+            "preset quickstart: train.epochs = 'many': input should be a valid integer",
+        ),
+        (("study", "quickstart", "--set", "epochs"), "--set epochs: expected key=value, such as train.epochs=1."),
+        (
+            ("train", "--task", "mine.csv", "--method", "loar"),
+            "afina train, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: baseline, full, lora, ",
+        ),
+        (
+            ("train", "--task", "mine.csv", "--set", "epoch=1"),
+            "afina train, methods.lora: unknown key 'epoch'. Did you mean 'epochs'? Known: alpha, batch_size, ",
+        ),
+        (
+            ("train", "--task", "mine.csv", "--set", "r=0"),
+            "afina train, methods.lora: method lora: r=0, alpha=16, dropout=0.05; expected r >= 1, alpha > 0 and ",
+        ),
+        (("params", "--backbone", "./nope"), "backbone ./nope: there is no directory ./nope. Give a directory that "),
+        (("show", "nope"), "nope: no records.jsonl there, so no finished run to show. Give a study's --out directory."),
+        (
+            ("predict", "nope", "a"),
+            "nope: no adapter there, neither manifest.json (afina's) nor adapter_config.json (peft's). Give a ",
+        ),
+        (("evaluate", "nope", "--task", "mine.csv"), "nope: no adapter there, neither manifest.json (afina's) nor "),
+        (("predict", "nope"), "afina predict: give texts, or --file FILE (- for standard input), and not both."),
+        (("predict", "nope", "a", "--file", "b.txt"), "afina predict: give texts, or --file FILE (- for standard "),
+        (("predict", "nope", "--file", "b.txt"), "--file b.txt: cannot be read (No such file or directory)."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_command_that_cannot_be_meant_starts_nothing(
+    untouched: Callable[..., str], arguments: tuple[str, ...], told: str
+) -> None:
+    assert untouched(*arguments).startswith(told)
+
+
+def test_results_that_would_go_into_a_file(untouched: Callable[..., str], toy: str) -> None:
+    Path("file").write_text("mine", encoding="utf-8")
+    assert untouched("train", "--task", toy, "--out", "file").startswith("--out file: cannot be made a directory (")
+    assert untouched("train", "--task", toy, "--out", "file/deeper").startswith("--out file/deeper: cannot be made a")
+    assert Path("file").read_text(encoding="utf-8") == "mine"
+
+
+def test_records_that_another_program_wrote(afina: Command, gpt2: Backbone, toy: str) -> None:
+    OUT.mkdir()
+    (OUT / "records.jsonl").write_text('{"accuracy": 1}\n', encoding="utf-8")
+    answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", OUT, *SHORT)
+    assert answer.error.startswith("out/records.jsonl, line 1: not a record of this version of afina (key: Field req")
+    assert answer.error.endswith("Remove that line, or name another --out.")
+    assert left_behind(OUT) == {"records.jsonl"}
+    assert (OUT / "records.jsonl").read_text(encoding="utf-8") == '{"accuracy": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("trian",), "No such command 'trian'. Did you mean 'train'?"),
+        (("train",), "Missing option '--task'."),
+        (("train", "--taks", "x"), "No such option: --taks"),
+        (("train", "--task", "x", "--seed", "one"), "Invalid value for '--seed': "),
+    ],
+)
+def test_an_option_or_command_that_does_not_exist(afina: Command, arguments: tuple[str, ...], told: str) -> None:
+    answer = afina(*arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert told in answer.err.splitlines()[-1]
+    assert "Traceback" not in answer.err
+
+
+# Adapters
+
+
+def text_of(path: Path, *changes: tuple[str, str]) -> None:
+    path.write_text(same_length(path.read_text(encoding="utf-8"), *changes), encoding="utf-8")
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray((path / "adapter_model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "adapter_model.safetensors").write_bytes(data)
+
+
+def edit_manifest(path: Path, **changes: Any) -> None:
+    content: Mapping[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    (path / "manifest.json").write_text(json.dumps({**content, **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (flip_a_bit, ": the tensors in adapter_model.safetensors have digest sha256:"),
+        (
+            lambda path: os.truncate(path / "adapter_model.safetensors", 100),
+            "/adapter_model.safetensors: not a whole safetensors file (",
+        ),
+        (
+            lambda path: (path / "adapter_model.safetensors").write_bytes(b""),
+            "/adapter_model.safetensors: not a whole safetensors file (",
+        ),
+        (
+            lambda path: (path / "adapter_model.safetensors").unlink(),
+            "/adapter_model.safetensors: the file is missing. Copy the adapter again, or train it again.",
+        ),
+        (
+            lambda path: text_of(path / "manifest.json", ('"good"', '"nice"')),
+            "/manifest.json: its fields give digest sha256:",
+        ),
+        (
+            lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
+            "/manifest.json: not readable as JSON (",
+        ),
+        (
+            lambda path: (path / "manifest.json").write_text("[]", encoding="utf-8"),
+            "/manifest.json: expected a JSON object. Copy the adapter again.",
+        ),
+        (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: Input should be a valid integer"),
+        (lambda path: edit_manifest(path, method="magic"), "/manifest.json: its fields give digest sha256:"),
+    ],
+    ids=["bit", "cut", "empty", "no tensors", "label", "not JSON", "list", "type", "method"],
+)
+def test_an_adapter_that_is_not_what_it_was(
+    afina: Command, trained: Path, tmp_path: Path, change: Callable[[Path], object], told: str
+) -> None:
+    copy(trained, tmp_path / "broken", change)
+    answer = afina("predict", "broken", "a text")
+    assert answer.out == ""
+    assert answer.error.startswith(f"broken{told}")
+
+
+def test_an_adapter_whose_probe_gives_other_logits(afina: Command, trained: Path, tmp_path: Path, toy: str) -> None:
+    probe = [list(row) for row in Adapter.load(trained).manifest.probe or ()]
+    probe[3][0] += 1
+
+    copy(trained, tmp_path / "other", lambda path: edit_manifest(path, probe=probe))
+    assert afina("predict", "other", "a text").code == 0
+    told = afina("predict", "other", "a text", "--check-probe").error
+    assert told.startswith("other: the probe's logits differ by ")
+    assert "The libraries here compute something else than when it was made" in told
+    assert afina("evaluate", "other", "--task", toy, "--check-probe").error == told
+
+
+def test_an_adapter_for_other_weights_or_another_tokenizer(
+    afina: Command, trained: Path, gpt2: Backbone, backbones: Backbones, runs: Runs, tmp_path: Path
+) -> None:
+    other = backbones.path("gpt2", seed=1)
+    told = afina("predict", trained, "a text", "--backbone", other).error
+    assert told.startswith(f"{trained}: made for backbone {gpt2.address} with digest sha256:")
+    assert f"but {other} has sha256:" in told
+    assert told.endswith("(the weights differ). Give the right one with --backbone.")
+
+    def other_tokenizer(path: Path) -> None:
+        text_of(path / "tokenizer.json", ('"add_prefix_space": false', '"add_prefix_space": true'))
+
+    copy(gpt2.path, tmp_path / "prefixed", other_tokenizer)
+    assert "(the tokenizer differs)" in afina("predict", trained, "a text", "--backbone", "prefixed").error
+    assert "(weights and tokenizer differ)" in (
+        afina("predict", trained, "a text", "--backbone", backbones.path("llama")).error
+    )
+
+
+def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Path) -> None:
+    write_csv(Path("other.csv"), [(text, {"bad": "no", "good": "yes"}[label]) for text, label in rows()])
+    assert afina("evaluate", trained, "--task", "other.csv").error == (
+        "task other.csv: its labels are no, yes; the adapter's are bad, good. "
+        "Give the labels in the adapter's order with --labels."
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"text": "a"}\n{"txt": "b"}\n', '--file new.jsonl, line 2: expected an object with "text".'),
+        (b'{"text": "a"}\nnothing\n', '--file new.jsonl, line 2: expected an object with "text".'),
+        (
+            b'{"text": "a"}\n{"text": "b", "text_pair": "c"}\n',
+            '--file new.jsonl: some lines have "text_pair" and some have not.',
+        ),
+        (b'{"text": "\xff"}\n', "--file new.jsonl: not UTF-8 text (byte 10). Save it as UTF-8."),
+    ],
+    ids=["key", "not JSON", "pairs", "not UTF-8"],
+)
+def test_a_file_of_texts_that_cannot_be_read(afina: Command, trained: Path, content: bytes, told: str) -> None:
+    Path("new.jsonl").write_bytes(content)
+    answer = afina("predict", trained, "--file", "new.jsonl")
+    assert (answer.out, answer.error) == ("", told)

@@ -1,0 +1,241 @@
+"""Adapters pass between afina, peft and transformers, both ways, with the same logits."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from afina import Backbone, Task
+from afina.adapter import Adapter
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
+from afina.evaluate import evaluate, predict_texts
+from afina.families import FAMILIES
+from afina.predict import open_adapter, probabilities
+from fakes import TEXTS, Backbones, Runs, logits_of
+
+# peft asks transformers for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+TOLERANCE = 1e-5
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@torch.inference_mode()
+def theirs(model: Any, tokenizer: Any, texts: Any = TEXTS) -> torch.Tensor:
+    """Logits by the model's own forward, padded by the tokenizer."""
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    batch = tokenizer(list(texts), padding=True, padding_side="right", return_tensors="pt")
+    return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
+def ours(path: Path, backbone: Backbone) -> torch.Tensor:
+    return logits_of(open_adapter(Adapter.load(path), backbone)[0], backbone)
+
+
+def base(path: Path, labels: int = 2) -> Any:
+    torch.manual_seed(7)  # a head unlike the adapter's, unless the adapter brings its own
+    return AutoModelForSequenceClassification.from_pretrained(path, num_labels=labels)
+
+
+def made_by_peft(backbone: Backbone, settings: Any, path: Path, labels: int = 2) -> torch.Tensor:
+    """Save an adapter of random weights as peft does, and return peft's logits."""
+    model = get_peft_model(base(backbone.path, labels), settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape) * 0.3 + ("ia3" in name))
+    model.save_pretrained(path)
+    return theirs(model, AutoTokenizer.from_pretrained(backbone.path))
+
+
+def lora(**changes: Any) -> LoraConfig:
+    settings = {"task_type": "SEQ_CLS", "r": 3, "lora_alpha": 5, "target_modules": ["c_proj", "c_fc"]}
+    return LoraConfig(**(settings | {"fan_in_fan_out": True, "lora_dropout": 0.3} | changes))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_opens_a_lora_adapter_of_afina_with_the_same_logits_head_included(runs: Runs, family: str) -> None:
+    path, backbone = runs.adapter(family, "lora"), Backbone.load(str(runs.backbones.path(family)))
+    plain = base(backbone.path)
+    head = plain.score.weight.detach().clone()
+    expected = theirs(PeftModel.from_pretrained(plain, path), AutoTokenizer.from_pretrained(backbone.path))
+    assert difference(ours(path, backbone), expected) <= TOLERANCE
+    saved = Adapter.load(path).tensors["base_model.model.score.weight"]
+    assert torch.equal(plain.score.modules_to_save["default"].weight, saved)
+    assert not torch.equal(saved, head)
+
+
+def test_the_settings_for_peft_name_the_backbone_and_are_the_same_in_every_process(runs: Runs) -> None:
+    settings = json.loads((runs.adapter("llama", "lora") / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(runs.backbones.path("llama"))
+    assert settings["target_modules"] == ["k_proj", "q_proj", "v_proj"]
+    assert (settings["peft_type"], settings["task_type"], settings["r"]) == ("LORA", "SEQ_CLS", 4)
+    assert settings["inference_mode"] is True
+
+
+def test_an_adapter_of_afina_that_peft_saved_again_opens_in_afina(runs: Runs, gpt2: Backbone, tmp_path: Path) -> None:
+    path = runs.adapter("gpt2", "lora")
+    PeftModel.from_pretrained(base(gpt2.path), path).save_pretrained(tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+    assert torch.equal(ours(tmp_path, gpt2), ours(path, gpt2))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["full", "prelayer"])
+def test_a_state_of_a_plain_method_is_named_as_transformers_names_it(runs: Runs, family: str, method: str) -> None:
+    path, backbone = runs.adapter(family, method), Backbone.load(str(runs.backbones.path(family)))
+    model = base(backbone.path)
+    tensors = dict(Adapter.load(path).tensors)
+    assert not model.load_state_dict(tensors, strict=False).unexpected_keys
+    assert difference(ours(path, backbone), theirs(model, AutoTokenizer.from_pretrained(backbone.path))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_opens_a_full_fine_tuning_with_its_labels_and_tokenizer(runs: Runs, family: str) -> None:
+    path, backbone = runs.adapter(family, "full"), Backbone.load(str(runs.backbones.path(family)))
+    model, loading = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
+    assert not any(loading[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert model.config.label2id == {"bad": 0, "good": 1}
+    assert model.config.architectures == [type(model).__name__]
+    assert model.dtype == torch.float32
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    assert tokenizer(list(TEXTS))["input_ids"] == backbone.tokenizer(list(TEXTS))["input_ids"]
+    assert tokenizer("a", "b")["input_ids"] == backbone.tokenizer("a", "b")["input_ids"]
+    assert difference(ours(path, backbone), theirs(model, tokenizer)) <= TOLERANCE
+
+
+def test_a_full_fine_tuning_can_be_padded_as_it_is(runs: Runs) -> None:
+    """GPT-2 has no padding token; the saved configuration and tokenizer agree on one."""
+    path = runs.adapter("gpt2", "full")
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    assert tokenizer.pad_token_id is not None
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lora(),
+        lora(use_rslora=True, r=2),
+        lora(use_dora=True),
+        lora(bias="lora_only", target_modules=["c_attn"]),
+        lora(rank_pattern={"h.0.attn.c_attn": 5}, target_modules=["c_attn"]),
+        IA3Config(task_type="SEQ_CLS", target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
+    ],
+    ids=["lora", "rslora", "dora", "bias", "ranks", "ia3"],
+)
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
+def test_an_adapter_made_by_peft_gives_pefts_logits(gpt2: Backbone, tmp_path: Path, settings: Any) -> None:
+    expected = made_by_peft(gpt2, settings, tmp_path)
+    adapter = Adapter.load(tmp_path)
+    assert adapter.manifest.backbone == str(gpt2.path)
+    assert difference(ours(tmp_path, gpt2), expected) <= TOLERANCE
+
+
+def test_an_adapter_made_by_peft_for_another_family_gives_pefts_logits(llama: Backbone, tmp_path: Path) -> None:
+    settings = lora(target_modules=["o_proj", "down_proj"], fan_in_fan_out=False)
+    expected = made_by_peft(llama, settings, tmp_path, labels=4)
+    assert difference(ours(tmp_path, llama), expected) <= TOLERANCE
+
+
+def test_an_adapter_made_by_peft_evaluates_with_the_tasks_labels(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
+    made_by_peft(gpt2, lora(), tmp_path)
+    task = Task.load(toy)
+    model = PeftModel.from_pretrained(base(gpt2.path), tmp_path)
+    logits = theirs(model, AutoTokenizer.from_pretrained(gpt2.path), task.evaluation.texts).numpy()
+    result = evaluate(tmp_path, toy, backbone_address=str(gpt2.path))
+    assert result["accuracy"] == np.mean(logits.argmax(1) == task.evaluation.labels)
+    assert 0 < result["accuracy"] < 1
+    assert result["examples"] == len(task.evaluation)
+    lines = list(predict_texts(tmp_path, task.evaluation.texts))
+    found = np.array([list(line["probabilities"].values()) for line in lines])
+    assert np.abs(found - probabilities(logits)).max() <= TOLERANCE
+    assert [line["label"] for line in lines] == [f"LABEL_{index}" for index in logits.argmax(1)]
+
+
+def test_an_adapter_made_by_peft_with_other_labels_than_the_task_is_an_error(
+    gpt2: Backbone, toy: str, tmp_path: Path
+) -> None:
+    made_by_peft(gpt2, lora(), tmp_path, labels=3)
+    with pytest.raises(AfinaError, match=r"its labels are bad, good; the adapter's are LABEL_0, LABEL_1, LABEL_2"):
+        evaluate(tmp_path, toy, backbone_address=str(gpt2.path))
+
+
+def test_an_adapter_made_by_peft_without_a_head_is_an_error_that_says_how_to_keep_it(
+    gpt2: Backbone, tmp_path: Path
+) -> None:
+    made_by_peft(gpt2, lora(task_type=None), tmp_path)
+    with pytest.raises(CorruptAdapter, match=rf'{tmp_path}: the adapter has no classification head .*"SEQ_CLS"'):
+        Adapter.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "PROMPT_TUNING"),
+        (PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3), "PREFIX_TUNING"),
+    ],
+    ids=["prompt", "prefix"],
+)
+def test_an_adapter_that_adds_virtual_tokens_is_an_error_that_names_its_type(
+    gpt2: Backbone, tmp_path: Path, settings: Any, kind: str
+) -> None:
+    get_peft_model(base(gpt2.path), settings).save_pretrained(tmp_path)
+    with pytest.raises(InvalidStudy, match=rf"peft type is {kind}; afina opens .* not those that add virtual tokens"):
+        open_adapter(Adapter.load(tmp_path), gpt2)
+
+
+def test_settings_that_peft_does_not_know_are_an_error(gpt2: Backbone, tmp_path: Path) -> None:
+    made_by_peft(gpt2, lora(), tmp_path)
+    file = tmp_path / "adapter_config.json"
+    whole = json.loads(file.read_text())
+    for change in ({"peft_type": "INVENTED"}, {"peft_type": None}):
+        file.write_text(json.dumps(whole | change))
+        with pytest.raises(InvalidStudy, match=r"the adapter's peft settings cannot be read \("):
+            open_adapter(Adapter.load(tmp_path), gpt2)
+
+
+def test_an_adapter_made_by_peft_that_was_cut_short_is_an_error(gpt2: Backbone, tmp_path: Path) -> None:
+    made_by_peft(gpt2, lora(), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CorruptAdapter, match=rf"{re.escape(str(file))}: not a whole safetensors file"):
+        Adapter.load(tmp_path)
+
+
+def test_an_adapter_made_by_peft_that_lacks_a_tensor_is_an_error(gpt2: Backbone, tmp_path: Path) -> None:
+    made_by_peft(gpt2, lora(), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    lost = next(name for name in tensors if "lora_B" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file)
+    with pytest.raises(CorruptAdapter, match=re.escape(f"the adapter lacks {lost} (1 missing, 0 unknown tensors)")):
+        open_adapter(Adapter.load(tmp_path), gpt2)
+
+
+def test_a_copied_adapter_needs_only_its_own_files(runs: Runs, gpt2: Backbone, tmp_path: Path) -> None:
+    """peft's files alone are enough, without afina's manifest."""
+    path = runs.adapter("gpt2", "lora")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(path / name, tmp_path)
+    assert torch.equal(ours(tmp_path, gpt2), ours(path, gpt2))
+
+
+def test_the_reference_models_use_transformers_own_attention(backbones: Backbones) -> None:
+    assert base(backbones.path("gpt2")).config._attn_implementation == "sdpa"

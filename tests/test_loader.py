@@ -1,0 +1,96 @@
+"""Batches: every example once an epoch, in an order that only the seed and the epoch decide."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from afina.encode import Encoded
+from afina.loader import Loader, by_length
+from afina.packed import Packed, unpack
+
+LENGTHS = (3, 1, 7, 2, 2, 9, 4, 1, 5, 6, 30)
+
+
+def invented(lengths: tuple[int, ...] = LENGTHS) -> Encoded:
+    """Sequence i is `lengths[i]` times the token i."""
+    tokens = np.repeat(np.arange(len(lengths)), lengths).astype(np.int32)
+    return Encoded(tokens, np.cumsum([0, *lengths]), truncated=0)
+
+
+def loader(batch_size: int = 4, seed: int = 0) -> Loader:
+    return Loader(invented(), np.arange(len(LENGTHS)) % 3, batch_size, seed)
+
+
+def examples(packed: Packed) -> list[int]:
+    return [int(sequence[0]) for sequence in unpack(packed)]
+
+
+def test_an_epoch_holds_every_example_once_and_its_last_batch_what_is_left() -> None:
+    batches = [examples(packed) for packed in loader().batches(0, 3)]
+    assert [len(batch) for batch in batches] == [4, 4, 3]
+    assert sorted(chain(*batches)) == list(range(len(LENGTHS)))
+    assert loader().steps_per_epoch == 3
+
+
+@pytest.mark.parametrize(("size", "steps"), [(1, 11), (11, 1), (12, 1), (5, 3)])
+def test_steps_per_epoch_count_a_smaller_last_batch(size: int, steps: int) -> None:
+    assert loader(size).steps_per_epoch == steps
+
+
+def test_sequences_keep_their_tokens_and_their_labels() -> None:
+    for packed in loader().batches(0, 6):
+        for sequence, label in zip(unpack(packed), packed.labels.tolist(), strict=True):
+            index = int(sequence[0])
+            assert sequence.tolist() == [index] * LENGTHS[index]
+            assert label == index % 3
+
+
+def test_every_epoch_and_every_seed_has_another_order() -> None:
+    orders = [
+        tuple(chain(*map(examples, loader(seed=seed).batches(start, start + 3))))
+        for seed in (0, 1)
+        for start in (0, 3, 6)
+    ]
+    assert len(set(orders)) == len(orders)
+
+
+def test_the_order_does_not_depend_on_the_batch_size() -> None:
+    orders = [list(chain(*map(examples, loader(size).batches(0, loader(size).steps_per_epoch)))) for size in (1, 4)]
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 5, 8])
+def test_batches_from_the_middle_are_those_of_an_uninterrupted_run(start: int) -> None:
+    whole = [examples(packed) for packed in loader().batches(0, 10)]
+    assert [examples(packed) for packed in loader().batches(start, 10)] == whole[start:]
+    assert [loader().indices(step).tolist() for step in range(10)] == whole
+
+
+def test_the_largest_batch_is_the_one_with_the_most_tokens() -> None:
+    for stop in (1, 2, 3, 7):
+        sizes = [len(packed.tokens) for packed in loader().batches(0, stop)]
+        assert len(loader().largest(stop).tokens) == max(sizes)
+
+
+@pytest.mark.parametrize("budget", [1, 8, 20, 1000])
+def test_batches_by_length_hold_every_sequence_once_shortest_first_within_the_budget(budget: int) -> None:
+    found = list(by_length(invented(), budget))
+    order = np.concatenate([indices for indices, _ in found])
+    assert sorted(order) == list(range(len(LENGTHS)))
+    assert [LENGTHS[index] for index in order] == sorted(LENGTHS)
+    for indices, packed in found:
+        assert examples(packed) == indices.tolist()
+        assert len(packed.tokens) <= budget or len(packed) == 1
+    assert any(len(packed) > 1 for _, packed in found) == (budget > 1)
+
+
+def test_batches_by_length_are_as_full_as_the_budget_allows() -> None:
+    found = [len(packed.tokens) for _, packed in by_length(invented((2, 2, 2, 2, 2)), budget=4)]
+    assert found == [4, 4, 2]
+
+
+def test_nothing_gives_no_batch_by_length() -> None:
+    assert list(by_length(invented(()))) == []

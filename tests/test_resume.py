@@ -1,0 +1,205 @@
+"""A study that is killed or interrupted at any moment goes on to the same adapter, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from safetensors import safe_open
+
+from afina import Backbone, Study
+from afina.record import Record
+from afina.study import Outcome
+from command import PROGRAM, Command, left_behind
+
+STEPS = 400
+PATIENCE = 60.0
+"""Seconds that a busy machine may take for what takes two or three on an idle one."""
+
+IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A study of one method in a file, and its undisturbed record, made in this process."""
+
+    source: Path
+    reference: Record
+
+    def command(self, out: Path) -> list[str]:
+        return [*PROGRAM, "study", str(self.source), "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def case(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """The case of a method."""
+    made: dict[str, Case] = {}
+
+    def of(method: str) -> Case:
+        if method not in made:
+            root = tmp_path_factory.mktemp(method)
+            source = root / "study.toml"
+            source.write_text(
+                f"""
+                name = "resumed"
+                backbone = {json.dumps(gpt2.address)}
+                task = {json.dumps(toy)}
+                [train]
+                max_steps = {STEPS}
+                batch_size = 4
+                checkpoint_seconds = 0
+                [methods.{method}]
+                """,
+                encoding="utf-8",
+            )
+            (run,) = Study.load(str(source)).runs()
+            made[method] = Case(source, run.execute(root / "undisturbed"))
+        return made[method]
+
+    return of
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> Any:
+    """What `condition` gives as soon as it gives something; the process must be alive until then."""
+    start = time.monotonic()
+    while not (found := condition()):
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        assert time.monotonic() - start < PATIENCE
+        time.sleep(0.01)
+    return found
+
+
+def account(out: Path) -> dict[str, Any]:
+    """What the one checkpoint says of the run so far; empty where there is none."""
+    for path in (out / "checkpoints").glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["account"])
+    return {}
+
+
+def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    return [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "afina.worker" in child.cmdline()
+    ]
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_ended(processes: list[psutil.Process], seconds: float = 2.0) -> None:
+    start = time.monotonic()
+    while any(map(alive, processes)):
+        assert time.monotonic() - start < seconds, "a worker outlived its study"
+        time.sleep(0.01)
+
+
+def assert_same(outcome: Outcome, reference: Record) -> Record:
+    """Same adapter, same losses, every step and token counted once."""
+    (record,) = outcome.records
+    same = {"digest", "losses", "steps", "tokens", "accuracy", "f1", "predicted", "key"}
+    assert record.model_dump(include=same) == reference.model_dump(include=same)
+    assert left_behind(outcome.out) >= {"records.jsonl", Path(record.adapter).name}
+    assert not list((outcome.out / "checkpoints").iterdir())
+    assert not list(outcome.out.rglob(".tmp-*"))
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_killed_at_three_random_moments_it_ends_in_the_same_adapter(
+    method: str, case: Callable[[str], Case], tmp_path: Path
+) -> None:
+    this, chance = case(method), random.Random(method)
+    steps, phases = 0, []
+    for kill in range(3):
+        process = subprocess.Popen(this.command(tmp_path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        (worker,) = until(lambda: workers(process), process)  # noqa: B023 - called at once
+        if kill:  # the first moment is anywhere in starting, loading and training
+            until(lambda: account(tmp_path).get("step", 0) > steps, process)  # noqa: B023
+        time.sleep(chance.uniform(0, 0.3 if kill else 4))
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        assert_ended([worker])
+        assert not (tmp_path / "records.jsonl").exists()
+        assert account(tmp_path).get("step", 0) >= steps
+        phases.append(account(tmp_path).get("seconds", {}))
+        steps = account(tmp_path).get("step", 0)
+    assert 0 < steps < STEPS
+
+    done = subprocess.run([*this.command(tmp_path), "--json"], capture_output=True, text=True, check=True)
+    record = assert_same(Outcome.read(tmp_path), this.reference)
+    assert json.loads(done.stdout)["records"][0]["digest"] == this.reference.digest
+    # Times are summed over the parts.
+    seconds = record.seconds.model_dump()
+    for before, after in zip(phases[1:], [*phases[2:], seconds], strict=True):
+        assert all(before[phase] < after[phase] for phase in ("load", "encode", "train")), (before, after)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_takes_the_bar_away_and_says_how_to_go_on(
+    case: Callable[[str], Case], tmp_path: Path, afina: Command
+) -> None:
+    this, out = case("lora"), tmp_path / "out"
+    shown = tmp_path / "terminal"
+    with shown.open("wb") as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-c", IN_A_TERMINAL, *this.command(out)],
+            stdin=subprocess.PIPE,
+            stdout=terminal,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        )
+        assert process.stdin is not None
+        running = until(lambda: workers(process), process)
+        until(lambda: b"tokens/s" in shown.read_bytes() and account(out), process)
+        process.stdin.write(b"\x03")
+        process.stdin.flush()
+        assert process.wait(PATIENCE) == 130
+        process.stdin.close()
+    assert_ended(running)
+    text = shown.read_text(encoding="utf-8")
+    assert "Traceback" not in text
+    assert re.search(r"\[1/1\] lora, seed 0: train.*\d+%.*loss \d\.\d{3}, [\d,]+ tokens/s, \d+:\d\d left", text)
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor stays hidden"
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("^C", "").rstrip().splitlines()[-1]
+    assert last.strip() == f"Interrupted. To go on from the last checkpoint: afina study {this.source} --out {out}"
+    assert 0 < account(out)["step"] < STEPS
+
+    assert afina("study", this.source, "--out", out).code == 0
+    assert_same(Outcome.read(out), this.reference)
+
+
+@pytest.mark.slow
+def test_interrupted_without_a_terminal_before_it_trains_it_says_how_to_go_on(
+    case: Callable[[str], Case], tmp_path: Path
+) -> None:
+    this = case("lora")
+    process = subprocess.Popen(
+        this.command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    running = until(lambda: workers(process), process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert_ended(running)
+    assert (process.returncode, out) == (130, "")
+    lines = err.strip().splitlines()
+    assert lines[-1] == f"Interrupted. To go on from the last checkpoint: afina study {this.source} --out {tmp_path}"
+    assert "Traceback" not in err
+    assert left_behind(tmp_path) == set()
