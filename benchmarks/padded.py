@@ -40,13 +40,13 @@ class TrainerArm:
         *,
         paper: bool,
     ) -> None:
+        torch.manual_seed(SEED)
         model = AutoModelForSequenceClassification.from_pretrained(
             backbone.path,
             num_labels=len(label_names),
             pad_token_id=backbone.tokenizer.pad_token_id,
             dtype=torch.float32,
         )
-        torch.manual_seed(SEED)
         self.collate: Any = DataCollatorWithPadding(
             backbone.tokenizer,
             padding="max_length" if paper else "longest",

@@ -195,6 +195,11 @@ def test_interrupted_without_a_terminal_before_it_trains_it_says_how_to_go_on(
         this.command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     running = until(lambda: workers(process), process)
+    for _ in range(10):
+        for worker in running:
+            worker.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert all(map(alive, running)), "a run hears Ctrl-C by itself, and would say so"
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert_ended(running)

@@ -1,0 +1,183 @@
+"""The benchmarks measure what they say, on a tiny model; their figures are not looked at, only how they are made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from fakes import Backbones, sentences
+
+# peft asks transformers for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+FIGURES = {"seconds_per_step", "tokens_per_second", "useful_flops", "rss_peak"}
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def path(backbones: Backbones) -> str:
+    return str(backbones.path("gpt2", dropout=0.0))
+
+
+def last_line(output: str) -> Any:
+    return json.loads(output.splitlines()[-1])
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+
+
+def check_ratios(result: dict[str, Any]) -> set[str]:
+    ratios = {key for key in result if "/" in key}
+    for key in ratios:
+        above, below = key.split("/")
+        assert result[key] == result[above]["tokens_per_second"] / result[below]["tokens_per_second"], key
+    return ratios
+
+
+def test_the_last_line_has_every_method_and_arm_and_the_quotients_of_their_speeds(
+    path: str, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import train_step
+
+    monkeypatch.setattr(train_step, "memory", lambda method, name, plan, options: 2**30)
+    monkeypatch.setattr(train_step.machine, "peak", lambda dtype: 4e9 if dtype == torch.float32 else 9e9)
+    report = tmp_path / "report.md"
+    options = ["--steps", "2", "--repeats", "2", "--backbone", path, "--task", toy, "--markdown", str(report)]
+    monkeypatch.setattr(sys, "argv", ["train_step.py", *options])
+    train_step.main()
+    output = capsys.readouterr().out
+    result = last_line(output)
+    assert list(result) == ["peak", "lora", "full", "prelayer"]
+    assert result["peak"] == {"fp32": 4e9, "bf16": 9e9}
+    body = 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32  # two blocks of width 32 and the last norm
+    for method, useful in (("lora", 4), ("full", 6), ("prelayer", 4)):
+        found = result[method]
+        assert {arm for arm in found if isinstance(found[arm], dict)} == {"A", "B1", "B2", "C", "D"}
+        assert check_ratios(found) == {"D/A", "D/B1", "D/B2", "C/A"}
+        for arm in ("A", "B1", "B2", "C", "D"):
+            assert set(found[arm]) == FIGURES
+            assert found[arm]["useful_flops"] == useful * body * found[arm]["tokens_per_second"]
+        assert found["share_of_peak"] * result["peak"][dtype_of_d()] == pytest.approx(found["D"]["useful_flops"])
+    assert report.read_text() == output.rpartition("\n{")[0]
+    assert output.count("1.00 GiB") == 15
+
+
+def dtype_of_d() -> str:
+    from afina.device import computes_bfloat16
+
+    return "bf16" if computes_bfloat16(torch.device("cpu")) else "fp32"
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own(path: str, toy: str) -> None:
+    few = ["--steps", "1", "--repeats", "1", "--methods", "prelayer", "--arms", "C"]
+    done = run("train_step.py", *few, "--backbone", path, "--task", toy)
+    found = last_line(done.stdout)
+    assert set(found) == {"peak", "prelayer"}
+    assert set(found["prelayer"]) == {"C"}
+    assert 2**27 < found["prelayer"]["C"]["rss_peak"] < 2**31
+    assert found["peak"]["fp32"] > 1e9
+
+
+@pytest.mark.slow
+def test_prediction_reports_the_quotients_of_its_speeds_and_the_same_labels(path: str, toy: str) -> None:
+    done = run("predict.py", "--texts", "20", "--repeats", "1", "--bf16", "--backbone", path, "--task", toy)
+    result = last_line(done.stdout)
+    others = {"pipeline", "padded", "sorted"}
+    assert check_ratios(result) == {f"{ours}/{other}" for ours in ("D", "D-bf16") for other in others}
+    for arm in {*others, "D"}:
+        assert result[arm]["agreement"] == 1
+        assert result[arm]["tokens_per_second"] > result[arm]["texts_per_second"] > 0
+
+
+def batches() -> list[Any]:
+    from sample import Batch
+
+    generator = np.random.default_rng(0)
+    rows = [[generator.integers(3, 300, size) for size in generator.integers(2, 20, 16)] for _ in range(STEPS)]
+    return [Batch(part, generator.integers(0, 2, 16)) for part in rows]
+
+
+@pytest.mark.parametrize(("arm", "method"), [("A", "lora"), ("A", "prelayer"), ("B1", "lora"), ("B1", "full")])
+def test_a_trainer_arm_steps_as_trainer_trains(
+    backbones: Backbones, path: str, arm: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from afina import Backbone
+    from arms import build
+
+    found, reference = (build(arm, method, Backbone.load(path), ("bad", "good"), STEPS) for _ in range(2))
+    for index, batch in enumerate(batches()):
+        torch.manual_seed(index)
+        assert found.step(batch) > 0
+    trainer = reference.trainer
+    rows = [
+        [
+            {"input_ids": row, "attention_mask": np.ones_like(row), "labels": label}
+            for row, label in zip(batch.rows, batch.labels, strict=True)
+        ]
+        for batch in batches()
+    ]
+    ready = [reference.collate(part) for part in rows]
+    assert ready[0]["input_ids"].shape[1] == (128 if arm == "A" else max(map(len, batches()[0].rows)))
+    trainer.args.max_steps = STEPS
+    monkeypatch.setattr(trainer, "get_train_dataloader", lambda: DataLoader(ready, batch_size=None))
+    losses = []
+    step = trainer.training_step
+
+    def training_step(*arguments: Any) -> torch.Tensor:
+        torch.manual_seed(len(losses))
+        losses.append(step(*arguments))
+        return losses[-1]
+
+    monkeypatch.setattr(trainer, "training_step", training_step)
+    trainer.train()
+    assert found.losses == [loss.item() for loss in losses]
+    assert len(set(found.losses)) == STEPS
+    assert (
+        found.dtype == reference.dtype == (torch.bfloat16 if arm == "B1" and dtype_of_d() == "bf16" else torch.float32)
+    )
+    expected = dict(trainer.model.named_parameters())
+    assert all(torch.equal(p, expected[name]) for name, p in found.trainer.model.named_parameters())
+
+
+def test_grouped_batches_are_trainers_and_hardly_padded(gpt2: Any) -> None:
+    from fakes import encoded
+    from padded import grouped
+
+    tokens, _ = encoded(gpt2, sentences(200))
+    order = grouped(tokens, gpt2.tokenizer)
+    assert sorted(index for part in order for index in part) == list(range(200))
+
+    def real(batches: list[list[int]]) -> float:  # share of the padded tokens
+        lengths = [tokens.lengths[part] for part in batches]
+        return sum(part.sum() for part in lengths) / sum(len(part) * part.max() for part in lengths)
+
+    assert real(order) > real(np.split(np.arange(192), 12)) + 0.1
+
+
+def test_a_sample_and_its_first_part_have_the_datas_mean() -> None:
+    from sample import TOLERANCE, choose
+
+    sizes = np.random.default_rng(0).integers(100, 300, 2000)
+    chosen = choose(sizes, sizes.mean(), 16, seed=0, first=3)
+    assert len(set(chosen)) == 16
+    for part in (chosen, chosen[:3]):
+        assert abs(sizes[part].mean() / sizes.mean() - 1) <= TOLERANCE
+    assert choose(sizes, sizes.mean(), 16, seed=1) != chosen
+    assert sorted(choose(sizes[:5], 200.0, 16, seed=0)) == list(range(5))

@@ -1,0 +1,143 @@
+"""What the documentation tells a person to type, works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from afina import Backbone, Study, asset, cli
+from afina.errors import NotFound
+from command import Command
+from fakes import sentences, write_csv
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+COMMANDS: Any = typer.main.get_command(cli.app)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def shell_lines() -> Iterator[tuple[str, list[str]]]:
+    """(page, words) of every line in a block of shell."""
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if words := shlex.split(line, comments=True):
+                    yield page.name, words
+
+
+AFINA = [
+    (page, words[1:])
+    for page, words in shell_lines()
+    if Path(words[0]).name == "afina" and not {"|", ">", "&&"} & set(words)
+]
+
+
+def test_the_readme_has_commands_and_an_example_to_check() -> None:
+    assert len([words for page, words in AFINA if page == "README.md"]) >= 3
+    assert blocks(ROOT / "README.md", "python")
+
+
+@pytest.mark.parametrize(("page", "words"), AFINA, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_command_line_in_the_documentation_exists(page: str, words: list[str]) -> None:
+    assert words[0] in COMMANDS.commands
+    context = COMMANDS.commands[words[0]].make_context(words[0], words[1:])  # fails on unknown or missing options
+    if words[0] == "study" and not words[1].endswith(".toml"):
+        Study.load(words[1], context.params["overrides"] or [])
+
+
+def test_commands_named_in_the_text_exist() -> None:
+    named = {name for page in PAGES for name in re.findall(r"`afina ([a-z-]+)[^`]*`", page.read_text(encoding="utf-8"))}
+    assert named
+    assert named <= COMMANDS.commands.keys()
+
+
+def test_options_named_in_the_readme_exist() -> None:
+    options = {
+        name for command in COMMANDS.commands.values() for parameter in command.params for name in parameter.opts
+    }
+    named = set(re.findall(r"`(--[a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert named
+    assert named <= options
+
+
+def test_settings_named_in_the_readme_are_fields_of_a_study() -> None:
+    settings = re.findall(r"--set ([a-z_.0-9-]+=[^\s`]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert settings
+    for setting in settings:
+        Study.load("quickstart", [setting])
+
+
+def test_targets_of_make_that_the_documentation_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = {words[1] for _, words in shell_lines() if words[0] == "make" and len(words) > 1}
+    named |= {name for page in PAGES for name in re.findall(r"`make ([a-z]+)[^`]*`", page.read_text(encoding="utf-8"))}
+    assert {"study", "test"} <= named
+    assert named <= targets
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    links = [
+        (page, target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    ]
+    assert links
+    assert [(page.name, target) for page, target in links if not (page.parent / target).exists()] == []
+
+
+def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt2: Backbone) -> None:
+    """The commands of the README in their order, on the tiny model."""
+    invented = [(text, ("bad", "good")[label]) for text, label in sentences(180)]
+    write_csv(Path("reviews.csv"), invented[:120])
+    write_csv(Path("more.csv"), invented[120:])
+    typed = [words for page, words in AFINA if page == "README.md" and "paper" not in words]
+    tiny = ["--backbone", gpt2.address]
+    steps = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
+    done = []
+    for words in typed:
+        if words[0] in steps and "reviews.csv" not in words:
+            continue
+        adapters = list(Path("results/train/adapters").glob("*"))
+        words = [str(adapters[0]) if word == "results/train/adapters/ADAPTER" else word for word in words]
+        answer = afina(*words, *tiny, *steps.get(words[0], []))
+        assert answer.code == 0, (words, answer.err)
+        done.append(words[0])
+        if words[0] == "predict":
+            (line,) = answer.lines()
+            assert line["label"] in {"bad", "good"}
+    assert {"train", "study", "evaluate", "predict"} <= set(done)
+    assert Path("results/reviews/report.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+@pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))
+def test_the_python_of_the_readme_runs(number: int, tmp_path: Path) -> None:
+    try:
+        asset.fetch("smollm2")
+        asset.fetch("snippets")
+    except NotFound as error:
+        pytest.skip(str(error))
+    code = blocks(ROOT / "README.md", "python")[number]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # more threads than idle cores take minutes
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip()
