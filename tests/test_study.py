@@ -520,6 +520,7 @@ def toy_study(gpt2: Backbone, toy: str, *methods: str, **train: Any) -> Study:
     return Study.parse(content, "toy")
 
 
+@pytest.mark.slow
 def test_a_worker_makes_the_same_record_as_this_process(
     gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -567,6 +568,7 @@ class Killer(Watcher):
             os.kill(worker.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written(
     gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:

@@ -54,6 +54,10 @@ def load(path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: t
         f"parameter/{name}" for name in parameters
     }:
         return Account()
+    try:
+        account = Account(**json.loads(metadata["account"]))
+    except (KeyError, TypeError, ValueError):
+        return Account()  # another version's
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter/{name}"))
@@ -66,4 +70,4 @@ def load(path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: t
         optimizer.state[parameter] = {
             item: value if item == "step" else value.to(parameter.device) for item, value in state.items()
         }
-    return Account(**json.loads(metadata["account"]))
+    return account

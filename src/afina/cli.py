@@ -280,7 +280,8 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         console.print()
     for record in outcome.records:
         print(f"adapter {outcome.out / record.adapter}")
-    print(f"report  {outcome.report_path}")
+    if outcome.report_path.exists():
+        print(f"report  {outcome.report_path}")
 
 
 def main() -> None:

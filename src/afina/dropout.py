@@ -17,7 +17,7 @@ _WORDS = 1 << 16
 
 def scaled_mask(shape: Sequence[int], rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor of that shape: 0 with probability `rate`, else 1 / (1 - rate), from the device's default generator."""
-    dropped = round(rate * _WORDS)
+    dropped = min(round(rate * _WORDS), _WORDS - 1)
     count = 1
     for size in shape:
         count *= size

@@ -7,6 +7,7 @@ own and a crash takes nothing else with it.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,7 @@ class Study(Frozen):
         the study. Raises NotFound, Busy, InvalidData.
         """
         out, watcher = Path(out), watcher or Watcher()
+        fresh = not out.exists()
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -183,9 +185,12 @@ class Study(Frozen):
             with FileLock(out / ".lock", timeout=0):
                 for place in (out, out / "adapters", out / "checkpoints"):
                     durable.sweep(place)
-                return self._run_all(out, watcher, command)
+                outcome = self._run_all(out, watcher, command)
         except Timeout:
             raise Busy(f"--out {out}: another study is writing there. Wait for it, or name another --out.") from None
+        if fresh and not outcome.records and not any((out / "checkpoints").glob("*.safetensors")):
+            shutil.rmtree(out)  # nothing came of it, and it was not there before
+        return outcome
 
     def _run_all(self, out: Path, watcher: Watcher, command: Sequence[str]) -> Outcome:
         runs = self.runs()
