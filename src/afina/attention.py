@@ -8,7 +8,7 @@ mask and change nothing. Knows no model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class Layout:
     tokens  int64 [B * L]  the row's token in each cell
     cells   int64 [T]      the cell of each token
     last    int64 [B]      each sequence's last token
+    hidden  bool [L, L]    what `unseen` has made, by window
     """
 
     tokens: Tensor
@@ -38,6 +39,7 @@ class Layout:
     last: Tensor
     batch: int
     longest: int
+    hidden: dict[int | None, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bounds: Tensor) -> Layout:
@@ -57,6 +59,12 @@ class Layout:
     def rows(self, grid: Tensor) -> Tensor:
         """[H, B, L, D] -> [T, H, D], contiguous."""
         return grid.view(grid.shape[0], -1, grid.shape[-1]).transpose(0, 1).index_select(0, self.cells)
+
+    def unseen(self, window: int | None) -> Tensor:
+        """The opposite of `visible`, made once for all layers of a batch."""
+        if window not in self.hidden:
+            self.hidden[window] = ~self.visible(window)
+        return self.hidden[window]
 
     def visible(self, window: int | None) -> Tensor:
         """Whether a query (line) sees a key (column), bool [L, L]."""
@@ -145,7 +153,7 @@ def packed_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
     if query.device.type == "cpu" and (layout.longest <= SHORT or dropout):
-        hidden = ~layout.visible(sliding_window)
+        hidden = layout.unseen(sliding_window)
         mixed = _ShortAttention.apply(query[0], key[0], value[0], layout, hidden, scale, dropout)  # type: ignore[no-untyped-call]
         return mixed[None], None
     windowed = sliding_window is not None and layout.longest > sliding_window
