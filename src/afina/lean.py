@@ -60,7 +60,7 @@ def _lean_lora(layer: Any) -> None:
 
 
 def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """peft's LoRA layer: W x + b + scaling B A dropout(x), the last product added in place."""
+    """peft's LoRA layer: W x + b + scaling B A dropout(x), the last product and the sum in one kernel."""
     result: Tensor = layer.base_layer(inputs)
     low_rank = layer.lora_A[name](layer.lora_dropout[name](inputs))
     weight = layer.lora_B[name].weight

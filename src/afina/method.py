@@ -30,7 +30,7 @@ class Method(ABC):
     name         key in METHODS
     title        how tables call it
     summary      one line for `afina methods`
-    learning_rate  used where none is given; measured on the quickstart's task, see docs/LOG.md
+    learning_rate  used where none is given; LoRA's and PreLayer's are the quickstart's, see docs/LOG.md
     tensor_file  file that `state` is saved to; named by whoever else reads it
     """
 
