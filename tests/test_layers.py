@@ -23,7 +23,7 @@ LAYERS = (
     # names and numbers; nothing of afina
     "errors digest durable families configurations progress seed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record metrics meter asset hub device tensorfile dropout",
+    "task packed record metrics meter asset hub device tensorfile dropout grid products",
     # data and models
     "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
@@ -47,7 +47,7 @@ FRONT_DOORS = {("task", "tasks")}
 """Imports upwards, inside a function: `Task.load` is how the library opens a task, and `tasks` builds Tasks."""
 
 OWNERS = {
-    "transformers": "encode backbone attention",
+    "transformers": "encode backbone attention products",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub tasks.glue",
