@@ -21,9 +21,9 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "errors digest durable families configurations progress seed",
+    "errors digest durable families configurations progress seed intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record metrics meter asset hub device tensorfile dropout grid products",
+    "task packed record metrics meter asset hub device tensorfile dropout grid products verdicts stats",
     # data and models
     "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
@@ -54,6 +54,7 @@ OWNERS = {
     "datasets": "tasks.*",
     "pyarrow": "tasks.*",
     "sklearn": "metrics",
+    "scipy": "intervals crossed verdicts",
     "time": "meter",
     "typer": "cli",
     "rich": "cli watch report.terminal",

@@ -61,7 +61,7 @@ class Working:
             rows.clear()
         for master in self._masters:
             master.passes = 0
-        kept = {id(one.weight) for one in (*self._rows, *self._masters)}
+        kept = {id(rows.weight) for rows in self._rows} | {id(master.weight) for master in self._masters}
         for parameter in self.trained.values():
             if id(parameter) not in kept:
                 parameter.grad = None
