@@ -21,7 +21,7 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "errors digest durable families configurations progress seed intervals crossed",
+    "errors digest durable families configurations progress seed heap intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
     "task packed record metrics meter asset hub device tensorfile dropout grid products verdicts stats",
     # data and models

@@ -18,6 +18,7 @@ from afina import meter
 from afina.checkpoint import Account
 from afina.classifier import Classifier, decays
 from afina.errors import Diverged
+from afina.heap import keep_freed
 from afina.loader import Loader
 from afina.packed import Packed
 from afina.progress import Listener, Progress, ignore
@@ -99,6 +100,7 @@ def train(
     keep  called now and then with the account; writes a checkpoint
     Raises Diverged at the first loss that is not a finite number.
     """
+    keep_freed()
     classifier.train()
     device = next(iter(working.trained.values())).device
     working.refresh()
