@@ -113,6 +113,9 @@ def test_the_paper_preset_is_the_published_set_up() -> None:
             "max_length": 128,
             "max_steps": None,
             "dtype": "float32",
+            "accumulate": 1,
+            "token_budget": 8192,
+            "checkpointing": False,
         }
 
 
@@ -172,7 +175,7 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         ("[methods.loar]", UnknownName, "methods.loar: unknown method 'loar'. Did you mean 'lora'?"),
         ("[methods.x]\nmethod = 'ful'", UnknownName, "methods.x: unknown method 'ful'. Did you mean 'full'?"),
         ("[methods.x]\nmethod = 3", UnknownName, "methods.x: unknown method '3'. Known: baseline, full,"),
-        ("[methods.full]\nr = 8", UnknownName, "methods.full: unknown key 'r'. Known: batch_size,"),
+        ("[methods.full]\nr = 8", UnknownName, "methods.full: unknown key 'r'. Known: accumulate, batch_size,"),
         ("[methods.full]\nepoch = 1", UnknownName, "methods.full: unknown key 'epoch'. Did you mean 'epochs'?"),
         ("[train]\nepochs = 'two'", InvalidStudy, "train.epochs = 'two': input should be a valid integer"),
         ("[train]\nepochs = 0", InvalidStudy, "train.epochs = 0: input should be greater than or equal to 1"),
