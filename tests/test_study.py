@@ -579,8 +579,8 @@ def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written
     outcome = toy_study(gpt2, toy, "lora", "baseline", max_steps=5_000).run(tmp_path, killer)
     assert killer.killed
     assert [one.error for one in outcome.failed] == [
-        "run lora: its process was killed by signal 9, most likely for want of memory. Lower train.batch_size or "
-        "train.max_length, then start the study again; it goes on from its checkpoint."
+        "run lora: its process was killed by signal 9, most likely for want of memory. "
+        "Set train.token_budget=1024 or train.checkpointing=true, then start the study again."
     ]
     assert titles(outcome) == ["baseline"]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [Path(outcome.records[0].adapter).name]
