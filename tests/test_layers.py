@@ -25,7 +25,7 @@ LAYERS = (
     # one idea each: a file, a table, a clock, a device, a row of tokens
     "task packed record metrics meter asset hub device tensorfile dropout grid products verdicts stats",
     # data and models
-    "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
+    "tasks.* encode encodings attention lean recompute working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
     "loader classifier report.*",
     # every difference between methods

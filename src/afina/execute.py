@@ -18,16 +18,17 @@ from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier, is_head
 from afina.digest import of_json
-from afina.encode import Encoded, encode
+from afina.encodings import EncodedTask
 from afina.errors import AfinaError, Diverged, InvalidStudy
-from afina.loader import Loader
+from afina.loader import Limits, Loader
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.method import Method
 from afina.methods import make
 from afina.progress import Listener, Progress, ignore
+from afina.recompute import recompute
 from afina.record import Environment, Memory, Record, Seconds
 from afina.seed import derive
-from afina.task import Split, Task
+from afina.task import Task
 from afina.train import Recipe, batch_loss, make_optimizer, seed_dropout, train
 from afina.working import Working
 
@@ -45,9 +46,9 @@ def checkpoint_path(out: Path, label: str) -> Path:
 
 @dataclass
 class Prepared:
-    """A run's parts, loaded: what `load` leaves to the later phases."""
+    """A run's parts, loaded: what `load` leaves to the later phases, the texts apart."""
 
-    task: Task
+    label_names: tuple[str, ...]
     backbone: Backbone
     backbone_digest: str
     classifier: Classifier
@@ -62,7 +63,7 @@ class Prepared:
         """
         state = {name: tensor.detach().clone() for name, tensor in self.method.state(self.classifier.model).items()}
         device = next(self.classifier.parameters()).device
-        self.classifier = Classifier.open(self.backbone, self.task.label_names, seed)
+        self.classifier = Classifier.open(self.backbone, self.label_names, seed)
         self.classifier.wrap(self.method.attach)
         self.method.restore(self.classifier.model, state)
         self.classifier.to(device)
@@ -89,23 +90,27 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
 
     listen(Progress("load"))
     with meter.phase("load"):
-        prepared = _load(run, device)
-    task, method = prepared.task, prepared.method
+        texts = Task.load(run.task, **run.data.model_dump())
+        prepared = _load(run, texts.label_names, device)
+    method, backbone = prepared.method, prepared.backbone
 
     listen(Progress("encode"))
     with meter.phase("encode"):
-        training = _encode(prepared, task.train, "training text")
-        evaluation = _encode(prepared, task.evaluation, "evaluation text")
+        task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, prepared.max_length)
+    del texts  # memory while training is not to grow with them
 
     parameters = method.trainable(prepared.classifier.model)
     counted = [(p.numel(), is_head(name)) for name, p in parameters.items()]
-    loader = Loader(training, task.train.labels, run.training.batch_size, run.seed)
-    trained = _train(run, prepared, parameters, loader, dtype, meter, checkpoint_path(out, run.label), listen)
+    batch_size = run.training.batch_size * run.training.accumulate
+    loader = Loader(task.train.encoded, task.train.labels, batch_size, run.seed)
+    trained = _train(
+        run, prepared, task.train.digest, parameters, loader, dtype, meter, checkpoint_path(out, run.label), listen
+    )
     account, classifier = trained.account, prepared.classifier
 
-    listen(Progress("evaluate", 0, len(evaluation)))
+    listen(Progress("evaluate", 0, len(task.evaluation)))
     with meter.phase("evaluate"):
-        predicted = predict.logits(classifier, evaluation, listen).argmax(axis=1)
+        predicted = predict.logits(classifier, task.evaluation.encoded, listen).argmax(axis=1)
     gold = task.evaluation.labels
     scores = {
         "accuracy": metrics.accuracy(gold, predicted),
@@ -118,9 +123,9 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
             "learning_rate": trained.learning_rate,
             "max_length": prepared.max_length,
         }
-        adapter = _adapter(run, prepared, resolved, scores)
+        adapter = _adapter(run, prepared, task, resolved, scores)
         where = Path("adapters") / run.label
-        adapter.save(out / where, lambda fresh: method.accompany(classifier.model, prepared.backbone, fresh))
+        adapter.save(out / where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
 
     body = sum(size for size, of_head in counted if not of_head)
     head = sum(size for size, of_head in counted if of_head)
@@ -146,7 +151,7 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         steps=account.step,
         tokens=account.tokens,
         tokens_per_second=account.tokens / meter.seconds["train"] if counted else None,
-        truncated=training.truncated + evaluation.truncated,
+        truncated=task.train.encoded.truncated + task.evaluation.encoded.truncated,
         leaked=task.leaked,
         seconds=Seconds(**meter.seconds),
         memory=Memory(
@@ -166,7 +171,7 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         environment=Environment(
             **environment.describe(device, dtype),  # type: ignore[arg-type]
             backbone_digest=prepared.backbone_digest,
-            tokenizer_digest=prepared.backbone.tokenizer_digest,
+            tokenizer_digest=backbone.tokenizer_digest,
             train_digest=task.train.digest,
             evaluation_digest=task.evaluation.digest,
         ),
@@ -188,6 +193,7 @@ class Trained:
 def _train(
     run: Run,
     prepared: Prepared,
+    train_digest: str,
     parameters: Mapping[str, Parameter],
     loader: Loader,
     dtype: torch.dtype,
@@ -205,11 +211,12 @@ def _train(
         clip=setting.clip,
         seed=run.seed,
         checkpoint_seconds=setting.checkpoint_seconds,
+        at_once=Limits(setting.batch_size, setting.token_budget),
     )
     working = Working(classifier.model, parameters, dtype)
     optimizer = make_optimizer(classifier, working.trained, recipe)
     # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
-    key = of_json([run.key, prepared.backbone_digest, prepared.task.train.digest, str(dtype)])
+    key = of_json([run.key, prepared.backbone_digest, train_digest, str(dtype)])
     account = checkpoint.load(path, key, working.trained, optimizer)
     meter.earlier(account.seconds)
 
@@ -223,18 +230,20 @@ def _train(
         allocated_end = meter.allocated()
     meter.seconds["train"] = account.seconds["train"]
     kept = state_bytes([*classifier.parameters(), *working.trained.values(), *working.packed], optimizer)
-    largest = loader.largest(recipe.steps).to(meter.device)
-    seed_dropout(run.seed, recipe.steps)
-    activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest))
+    activations, tokens = None, None
+    if not setting.checkpointing:  # what a block computes again is not saved, and cannot be counted
+        largest = loader.largest(recipe.steps, recipe.at_once).to(meter.device)
+        seed_dropout(run.seed, recipe.steps)
+        activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest))
+        tokens = len(largest.tokens)
     working.settle()
     if working.lowered:
         del optimizer, keep
         prepared.reopen(run.seed)
-    return Trained(account, kept, recipe.learning_rate, activations, len(largest.tokens), allocated_end)
+    return Trained(account, kept, recipe.learning_rate, activations, tokens, allocated_end)
 
 
-def _load(run: Run, device: torch.device) -> Prepared:
-    task = Task.load(run.task, **run.data.model_dump())
+def _load(run: Run, label_names: tuple[str, ...], device: torch.device) -> Prepared:
     backbone = Backbone.load(run.backbone)
     wanted = run.training.max_length
     if wanted is not None and wanted > backbone.longest:
@@ -242,24 +251,24 @@ def _load(run: Run, device: torch.device) -> Prepared:
             f"train.max_length is {wanted}, backbone {run.backbone} takes at most {backbone.longest} tokens."
         )
     method = make(run.method, run.hyperparameters).for_family(backbone.family)
-    classifier = Classifier.open(backbone, task.label_names, run.seed)
+    classifier = Classifier.open(backbone, label_names, run.seed)
     digest = backbone.digest_of(classifier.body)
     total = sum(parameter.numel() for parameter in classifier.parameters())
     torch.manual_seed(derive(run.seed, "adapter"))
     classifier.wrap(method.attach)
+    if run.training.checkpointing:
+        recompute(classifier.body)
     classifier.to(device)
     length = wanted or min(DEFAULT_LENGTH, backbone.longest)
-    return Prepared(task, backbone, digest, classifier, method, total, length)
+    return Prepared(label_names, backbone, digest, classifier, method, total, length)
 
 
-def _encode(prepared: Prepared, split: Split, where: str) -> Encoded:
-    return encode(prepared.backbone.tokenizer, split.texts, split.pairs, max_length=prepared.max_length, where=where)
-
-
-def _adapter(run: Run, prepared: Prepared, training: dict[str, object], scores: dict[str, float]) -> Adapter:
+def _adapter(
+    run: Run, prepared: Prepared, task: EncodedTask, training: dict[str, object], scores: dict[str, float]
+) -> Adapter:
     from afina import digest
 
-    task, backbone, method = prepared.task, prepared.backbone, prepared.method
+    backbone, method = prepared.backbone, prepared.method
     tensors = {name: tensor.detach().cpu() for name, tensor in method.state(prepared.classifier.model).items()}
     manifest = Manifest(
         method=method.name,

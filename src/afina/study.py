@@ -256,7 +256,7 @@ def _carry_out(run: Run, out: Path, study: str, watcher: Watcher) -> Record:
     if status < 0:
         raise RunFailed(
             f"run {run.title}: its process was killed by signal {-status}, most likely for want of memory. "
-            "Lower train.batch_size or train.max_length, then start the study again; it goes on from its checkpoint."
+            "Set train.token_budget=1024 or train.checkpointing=true, then start the study again."
         )
     raise RunFailed(f"run {run.title}: a fault in afina (above). Please report it; the other runs are not affected.")
 
