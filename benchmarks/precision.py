@@ -1,0 +1,96 @@
+"""What bfloat16 does to quality: `python benchmarks/precision.py [--method lora] [--train 2000] [--evaluate 1000]`.
+
+Trains a method on real sentences once in float32 and once in bfloat16 and compares the two on the held-out ones; then
+predicts with the bfloat16 run's adapter in both precisions and counts how often they agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from afina import Adapter, Backbone, Run, Task, predict, stats
+from afina.encode import encode
+from afina.record import Record
+from afina.run import Data, Training
+from afina.working import Working
+
+BACKBONE, TASK = "embedded", "snippets:movies"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """accuracy of both runs, their paired difference (bfloat16 - float32) and its 95 % interval; the share of held-out
+    sentences on which one adapter predicts the same in both precisions; training seconds of both runs."""
+
+    float32: float
+    bfloat16: float
+    difference: float
+    low: float
+    high: float
+    agreement: float
+    float32_seconds: float
+    bfloat16_seconds: float
+
+
+def measure(method: str, train: int, evaluate: int, learning_rate: float | None = None) -> Quality:
+    """Two runs, and two predictions with the second's adapter."""
+    data = Data(train_examples=train, evaluation_examples=evaluate)
+    with tempfile.TemporaryDirectory() as folder:
+        records = [_train(method, data, dtype, learning_rate, Path(folder)) for dtype in ("float32", "bfloat16")]
+        adapter = Adapter.load(Path(folder) / records[1].adapter)
+    gold = np.array(records[0].gold)
+    correct = {record.training["dtype"]: (np.array(record.predicted) == gold)[None] for record in reversed(records)}
+    (comparison,) = stats.compare(correct)
+    return Quality(
+        records[0].accuracy,
+        records[1].accuracy,
+        comparison.difference,
+        comparison.interval.low,
+        comparison.interval.high,
+        _agreement(adapter, data, np.array(records[1].predicted)),
+        records[0].seconds.train,
+        records[1].seconds.train,
+    )
+
+
+def _train(method: str, data: Data, dtype: str, learning_rate: float | None, out: Path) -> Record:
+    training = Training(epochs=1, max_length=128, dtype=dtype, learning_rate=learning_rate)
+    return Run(backbone=BACKBONE, task=TASK, method=method, data=data, training=training).execute(out)
+
+
+def _agreement(adapter: Adapter, data: Data, in_float32: np.ndarray) -> float:
+    backbone = Backbone.load(BACKBONE)
+    texts = Task.load(TASK, **data.model_dump()).evaluation.texts
+    classifier, method = predict.open_adapter(adapter, backbone)
+    Working(classifier.model, method.trainable(classifier.model), torch.bfloat16).refresh()
+    encoded = encode(backbone.tokenizer, texts, max_length=128)
+    return float((predict.logits(classifier, encoded).argmax(axis=1) == in_float32).mean())
+
+
+def main() -> None:
+    """Print one line of prose and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="lora")
+    parser.add_argument("--train", type=int, default=2000)
+    parser.add_argument("--evaluate", type=int, default=1000)
+    parser.add_argument("--learning-rate", type=float)
+    asked = parser.parse_args()
+    found = measure(asked.method, asked.train, asked.evaluate, asked.learning_rate)
+    print(
+        f"{asked.method}, {asked.train} training and {asked.evaluate} held-out sentences: float32 {found.float32:.4f}, "
+        f"bfloat16 {found.bfloat16:.4f}, difference {found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}); "
+        f"one adapter in both: {found.agreement:.2%} the same; "
+        f"trained in {found.float32_seconds:.0f} and {found.bfloat16_seconds:.0f} s."
+    )
+    print(json.dumps({"method": asked.method, "train": asked.train, "evaluate": asked.evaluate, **asdict(found)}))
+
+
+if __name__ == "__main__":
+    main()
