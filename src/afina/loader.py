@@ -44,19 +44,21 @@ class Loader:
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
         """The batches of steps start, ..., stop - 1."""
+        return map(self._packed, self._chosen(start, stop))
+
+    def largest(self, stop: int) -> Packed:
+        """The batch with the most tokens among steps 0, ..., stop - 1."""
+        lengths = self.encoded.lengths
+        return self._packed(max(self._chosen(0, stop), key=lambda chosen: int(lengths[chosen].sum())))
+
+    def _chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        # As `indices`, with each epoch's order drawn once.
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(start, stop):
             current, position = divmod(step, self.steps_per_epoch)
             if current != epoch:
                 epoch, order = current, self._order(current)
-            chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield self._packed(chosen)
-
-    def largest(self, stop: int) -> Packed:
-        """The batch with the most tokens among steps 0, ..., stop - 1."""
-        lengths = self.encoded.lengths
-        step = max(range(stop), key=lambda step: int(lengths[self.indices(step)].sum()))
-        return self._packed(self.indices(step))
+            yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _packed(self, chosen: np.ndarray) -> Packed:
         return pack([self.encoded[index] for index in chosen], self.labels[chosen])

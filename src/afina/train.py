@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 
 from afina import meter
+from afina.attention import Layout
 from afina.checkpoint import Account
 from afina.classifier import Classifier, decays
 from afina.errors import Diverged
@@ -63,9 +64,27 @@ def make_optimizer(
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
 
 
-def batch_loss(classifier: Classifier, packed: Packed) -> torch.Tensor:
+def batch_loss(classifier: Classifier, packed: Packed, layout: Layout | None = None) -> torch.Tensor:
     """Mean cross-entropy of one batch, a float32 scalar."""
-    return cross_entropy(classifier(packed), packed.labels)
+    return cross_entropy(classifier(packed, layout), packed.labels)
+
+
+def take_step(
+    classifier: Classifier,
+    working: Working,
+    optimizer: torch.optim.Optimizer,
+    packed: Packed,
+    largest: float,
+    layout: Layout | None = None,
+) -> torch.Tensor:
+    """One optimiser step on one batch, its gradients clipped to the total norm `largest`; returns the loss."""
+    working.clear()
+    loss = batch_loss(classifier, packed, layout)
+    loss.backward()
+    clip(optimizer, list(working.trained.values()), largest)
+    optimizer.step()
+    working.refresh()
+    return loss
 
 
 def clip(optimizer: torch.optim.Optimizer, trained: Sequence[Parameter], largest: float) -> None:
@@ -100,8 +119,7 @@ def train(
     Raises Diverged at the first loss that is not a finite number.
     """
     classifier.train()
-    trained = list(working.trained.values())
-    device = trained[0].device
+    device = next(iter(working.trained.values())).device
     working.refresh()
     earlier = account.seconds.get("train", 0.0)
     began = last_kept = meter.now()
@@ -113,13 +131,7 @@ def train(
         seed_dropout(recipe.seed, step)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * (recipe.steps - step) / recipe.steps
-        working.clear()
-        loss = batch_loss(classifier, packed)
-        loss.backward()
-        clip(optimizer, trained, recipe.clip)
-        optimizer.step()
-        working.refresh()
-        value = loss.item()
+        value = take_step(classifier, working, optimizer, packed, recipe.clip).item()
         spent += meter.now() - ready
         if not math.isfinite(value):
             raise Diverged(
