@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,11 +20,13 @@ from afina.meter import now
 from afina.methods import make
 from afina.packed import pack
 from afina.plan import forecast
+from afina.record import read
 from afina.rehearsal import Alive
 from afina.report import forecast_table
+from afina.study import RECORDS
 from afina.train import batch_loss
 from afina.working import Working
-from command import Command
+from command import PROGRAM, Command
 from fakes import BATCH, Backbones, Runs, configuration, opened, save
 
 GIB = 2**30
@@ -155,6 +159,18 @@ def test_activations_of_texts_longer_than_the_short_attention_are_exact_too(
     assert one.activation_bytes == meter.activation_bytes(classifier, lambda: batch_loss(classifier, packed))
 
 
+@pytest.mark.slow
+def test_the_peak_of_a_process_is_foreseen(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
+    asked = ["--backbone", gpt2.address, "--task", toy, "--method", "lora", "--json"]
+    plan = [*PROGRAM, "plan", *asked, "--no-calibrate", "--epochs", "1"]
+    planned = json.loads(subprocess.run(plan, capture_output=True, check=True).stdout)
+    train = [*PROGRAM, "train", *asked, "--out", str(tmp_path), "--set", "epochs=1", "--set", "dtype=float32"]
+    subprocess.run(train, capture_output=True, check=True)
+    (record,) = read(tmp_path / RECORDS)
+    assert record.memory.rss_peak is not None
+    assert planned["methods"]["lora"]["peak"] == pytest.approx(record.memory.rss_peak, rel=0.15)
+
+
 def test_alive_follows_storages_until_they_are_freed() -> None:
     with FakeTensorMode(), Alive() as alive:
         first = torch.empty(1000)
@@ -218,7 +234,9 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command) -> None:
         line.split()[0]: line.split()[-1] for line in shown.splitlines() if "124,441,344" in line or "148,992" in line
     }
     assert row == {"full": "no", "LoRA": "no"}
-    assert "What fits in 2.00 GiB of main memory: nothing. On a GPU with 2.00 GiB: LoRA." in " ".join(shown.split())
+    assert "What fits in 2.00 GiB of main memory: nothing. On a GPU with 2.00 GiB, by estimate: LoRA." in " ".join(
+        shown.split()
+    )
 
 
 def test_the_default_memory_is_this_machines() -> None:

@@ -22,7 +22,7 @@ class Terms:
     texts, tokens, longest  of the largest training batch; the longest text's tokens
     epochs   of the training whose time is foreseen
     memory   bytes that are to suffice
-    process  bytes that Python and the libraries take before any tensor
+    process  bytes that Python and the libraries take, without any tensor
     """
 
     backbone: str

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from afina import device as devices
-from afina import meter
+from afina import meter, metrics
 from afina.backbone import Backbone, skeleton
 from afina.calibrate import seconds_per_token
 from afina.encode import Encoded, encode
@@ -25,6 +25,7 @@ from afina.loader import TOKEN_BUDGET, Loader, by_length
 from afina.method import Method
 from afina.methods import METHODS
 from afina.packed import Packed, pack
+from afina.rehearsal import rehearse
 from afina.task import Split, Task
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -78,7 +79,7 @@ def forecast(
     longest = int(config.max_position_embeddings)
     if length is not None and not 1 <= length <= longest:
         raise InvalidStudy(f"plan: --length is {length}, backbone {backbone} takes 1 to {longest} tokens.")
-    process = meter.rss() or 0  # before there is anything but the libraries
+    process = _process()
     opened = Backbone.load(backbone, weights=False) if task else None
     if task and opened:
         batches = _of_task(opened, Task.load(task, **(data or {})), batch_size, epochs, length)
@@ -104,6 +105,12 @@ def forecast(
             one = replace(one, train_seconds=pace * epochs * len(loader.encoded.tokens))
         found.append(one)
     return found
+
+
+def _process() -> int:
+    # As a run does in the end, which loads the last of the libraries, scikit-learn.
+    metrics.f1(np.array([0, 1]), np.array([0, 1]), 2)
+    return meter.rss() or 0
 
 
 def _ready(methods: Sequence[Method] | None, family: str) -> Iterator[Method]:
@@ -139,9 +146,6 @@ def _of_task(backbone: Backbone, task: Task, batch_size: int, epochs: int, lengt
 
 
 def _foreseen(method: Method, batches: _Batches, dtype: torch.dtype, terms: Terms) -> Forecast:
-    # sympy, which torch's fake tensors bring, would count towards the memory of `terms.process`.
-    from afina.rehearsal import rehearse
-
     seen = rehearse(terms.backbone, batches.labels, method, dtype, batches.training, batches.evaluation)
     trains = seen.activation_bytes is not None
     return Forecast(

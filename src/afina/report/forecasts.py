@@ -13,8 +13,9 @@ _HEADINGS = (
     "Activations",
     "Peak on a CPU",
     "Peak on a GPU",
-    "Adapter on disk",
-    "Training time (s)",
+    "On disk",
+    "Training (s)",
+    "Fits",
 )
 
 
@@ -39,7 +40,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
     )
     return Table(
         f"Plan for {terms.backbone}, training in {terms.dtype}",
-        (Column("Method", "left"), *map(Column, _HEADINGS), Column(f"Fits in {limit}")),
+        (Column("Method", "left"), *map(Column, _HEADINGS)),
         rows,
         (
             _fitting(forecasts, limit),
@@ -55,7 +56,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
 def _fitting(forecasts: Sequence[Forecast], limit: str) -> str:
     on_cpu = _words([one.title for one in forecasts if one.fits])
     on_gpu = _words([one.title for one in forecasts if one.fits_gpu])
-    return f"What fits in {limit} of main memory: {on_cpu}. On a GPU with {limit}: {on_gpu}."
+    return f"What fits in {limit} of main memory: {on_cpu}. On a GPU with {limit}, by estimate: {on_gpu}."
 
 
 def _words(titles: Sequence[str]) -> str:
