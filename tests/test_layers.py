@@ -23,7 +23,7 @@ LAYERS = (
     # names and numbers; nothing of afina
     "errors digest durable families configurations progress seed heap intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record metrics meter asset hub device tensorfile dropout grid products verdicts stats",
+    "task packed record metrics meter asset hub device tensorfile dropout grid products verdicts stats forecast",
     # data and models
     "tasks.* encode encodings attention lean recompute working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
@@ -32,10 +32,12 @@ LAYERS = (
     "method methods.*",
     # procedure
     "train predict",
+    # what either will cost
+    "rehearsal calibrate",
     # an intention carried out, an adapter used, parameters counted
     "run execute evaluate count",
-    # many runs, and the process of one
-    "study worker",
+    # many runs, the process of one, and what each method will cost
+    "study worker plan",
     # for people
     "watch",
     "cli",

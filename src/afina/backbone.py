@@ -56,9 +56,12 @@ class Backbone:
     tokenizer: PreTrainedTokenizerBase
 
     @classmethod
-    def load(cls, address: str) -> Backbone:
-        """Find `address`, fetching or converting it once. Raises NotFound, InvalidStudy (unsupported family)."""
-        path = _locate(address)
+    def load(cls, address: str, *, weights: bool = True) -> Backbone:
+        """Find `address`, fetching or converting it once. Raises NotFound, InvalidStudy (unsupported family).
+
+        weights  False: do not fetch or draw any; `open` works where `complete` says so
+        """
+        path = _locate(address, weights=weights)
         with _quiet():
             config = _read_config(path, address)
             tokenizer = _read_tokenizer(path, address)
@@ -77,6 +80,15 @@ class Backbone:
     def longest(self) -> int:
         """The most tokens a text may have."""
         return int(self.config.max_position_embeddings)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the weights are there, or can be drawn, and not only the configuration and the tokenizer."""
+        return (
+            self.address.startswith(RANDOM)
+            or any(self.path.glob("*.safetensors"))
+            or any(self.path.glob("pytorch_model*.bin"))
+        )
 
     def open(self, label_names: Sequence[str], seed: int) -> PreTrainedModel:
         """transformers' classifier: the weights (float32) under a new head from the seed's own stream for heads."""
@@ -137,8 +149,6 @@ def skeleton(address: str, labels: int = 2) -> PreTrainedModel:
 def _configuration(address: str) -> PreTrainedConfig:
     if address in CONFIGURATIONS and not Path(address).is_dir():
         return AutoConfig.for_model(**CONFIGURATIONS[address])
-    if address.startswith(RANDOM):
-        return _read_config(_directory(address.removeprefix(RANDOM), address), address)
     return _read_config(_locate(address, weights=False), address)
 
 
@@ -146,7 +156,7 @@ def _locate(address: str, *, weights: bool = True) -> Path:
     if address == EMBEDDED:
         return _embedded()
     if address.startswith(RANDOM):
-        return _random(address)
+        return _random(address) if weights else _directory(address.removeprefix(RANDOM), address)
     if Path(address).is_dir():
         return Path(address)
     if address.startswith((".", "/", "~")) or address.count("/") > 1:

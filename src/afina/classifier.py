@@ -69,13 +69,16 @@ class Classifier(nn.Module):
         unwrap = getattr(self.model, "get_base_model", None)
         return unwrap() if unwrap else self.model
 
-    def forward(self, packed: Packed) -> Tensor:
-        """Logits, float32 [B, number of labels]: the head applied to each sequence's last token."""
+    def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
+        """Logits, float32 [B, number of labels]: the head applied to each sequence's last token.
+
+        layout  that of the batch's bounds, for who has made it already
+        """
         hidden = self.body(
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
             use_cache=False,
-            layout=Layout(packed.bounds),
+            layout=layout or Layout(packed.bounds),
         ).last_hidden_state.squeeze(0)
         last = hidden.index_select(0, packed.bounds[1:].long() - 1)
         with torch.autocast(last.device.type, enabled=False):

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from afina import __version__
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
+    from afina.report import Table
     from afina.study import Outcome, Study
 
 app = typer.Typer(
@@ -210,6 +212,62 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
 
 
 @app.command()
+def plan(
+    backbone: BackboneOption = "embedded",
+    task: Annotated[str | None, typer.Option("--task", help="Plan for its texts.", metavar="ADDRESS")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="One of 'afina methods'; may be repeated. By default all.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, or auto: what training would choose.")] = (
+        "float32"
+    ),
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="What must suffice, as 8GiB; by default all of this machine's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts of a training batch.", min=1)] = 16,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", help="Tokens of each text (128); with a task, where texts are truncated.", min=1),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of the training whose time is foreseen.", min=1)] = 2,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
+    ] = True,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Foresee what each method costs in memory, disk and time, before anything is trained.
+
+    Memory comes from the backbone's configuration alone: no weights, and no network for gpt2.
+    """
+    from afina.forecast import parse_size
+    from afina.methods import make
+    from afina.plan import forecast
+    from afina.report import forecast_table
+
+    found = forecast(
+        backbone,
+        [make(name) for name in method] if method else None,
+        task=task,
+        data=_data(text, text_pair, label, labels, allow_leakage),
+        dtype=dtype,
+        memory=parse_size(memory) if memory else None,
+        batch_size=batch_size,
+        length=length,
+        epochs=epochs,
+        calibrate=calibrate,
+    )
+    if as_json:
+        print(json.dumps({**asdict(found[0].terms), "methods": {one.method: one.summary for one in found}}))
+    else:
+        _print(forecast_table(found))
+
+
+@app.command()
 def methods() -> None:
     """List the ways of adapting, with their hyperparameters and defaults."""
     from dataclasses import fields
@@ -271,6 +329,14 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         print(json.dumps(outcome.summary(), ensure_ascii=False))
         return
+    _print(*outcome.tables())
+    for record in outcome.records:
+        print(f"adapter {outcome.out / record.adapter}")
+    if outcome.report_path.exists():
+        print(f"report  {outcome.report_path}")
+
+
+def _print(*tables: Table) -> None:
     from rich.console import Console
 
     from afina.report.terminal import rendered
@@ -278,13 +344,9 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    for table in outcome.tables():
+    for table in tables:
         console.print(rendered(table, console.width))
         console.print()
-    for record in outcome.records:
-        print(f"adapter {outcome.out / record.adapter}")
-    if outcome.report_path.exists():
-        print(f"report  {outcome.report_path}")
 
 
 def main() -> None:

@@ -124,6 +124,11 @@ class Layout:
         """As few lines as are found."""
         return Grid.of(self._bounds, self.bounds.device, shared=True)
 
+    def made(self) -> Layout:
+        """This layout, with every form made now."""
+        _ = self.last, self.longest, self.single, self.shared
+        return self
+
     @cached_property
     def _hidden(self) -> dict[int | None, Tensor]:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -70,11 +71,8 @@ def rss_peak() -> int | None:
 
     From VmHWM on Linux: `ru_maxrss` there starts at the parent's peak, since exec keeps it.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (found := _status("VmHWM")) is not None:
+        return found
     try:
         import resource
         import sys
@@ -82,6 +80,32 @@ def rss_peak() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rss() -> int | None:
+    """The resident memory of this process now, in bytes; where only its peak can be read, that."""
+    found = _status("VmRSS")
+    return rss_peak() if found is None else found
+
+
+def _status(field: str) -> int | None:
+    source = Path("/proc/self/status")
+    if source.exists():
+        for line in source.read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def machine_memory() -> int | None:
+    """Main memory of this machine or of its container, in bytes; None where the system does not tell."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")
+    stated = limit.read_text().strip() if limit.exists() else ""
+    return min(total, int(stated)) if stated.isdecimal() else total
 
 
 def state_bytes(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer | None = None) -> int:
@@ -104,20 +128,24 @@ def _distinct(tensors: list[Tensor]) -> int:
         if tensor.is_mkldnn:  # has no storage that torch could name
             sizes["packed", id(tensor)] = tensor.nbytes
         else:
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
+            sizes[_identity(tensor)] = tensor.untyped_storage().nbytes()
     return sum(sizes.values())
+
+
+def _identity(tensor: Tensor) -> int:
+    # Not the address of its data, which tensors without values (see `afina.rehearsal`) do not have.
+    return int(tensor.untyped_storage()._cdata)
 
 
 def activation_bytes(model: nn.Module, forward: Any) -> int:
     """What `forward()` saves for a backward pass: distinct storages, without parameters and buffers, in bytes."""
     import torch
 
-    owned = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    owned = {_identity(t) for t in [*model.parameters(), *model.buffers()]}
     saved: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in owned:
+        if _identity(tensor) not in owned:
             saved.append(tensor)
         return tensor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,19 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     mode = path.stat().st_mode
     save_file(ready, path, metadata={"format": "pt", **(metadata or {})})
     path.chmod(mode)  # the library leaves the file readable by its owner only, whatever the umask
+
+
+def size(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the file that `write` would make of `tensors` in float32; they may be without values."""
+    # 8 bytes of length, a JSON header padded to a multiple of 8, then the data in the order of the names:
+    # https://github.com/huggingface/safetensors#format
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        start, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + (length + 7) // 8 * 8 + end
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch.nn import Parameter
@@ -18,6 +19,7 @@ from afina import meter
 from afina.checkpoint import Account
 from afina.classifier import Classifier, decays
 from afina.errors import Diverged
+from afina.grid import Layout
 from afina.heap import keep_freed
 from afina.loader import Limits, Loader
 from afina.packed import Packed
@@ -66,17 +68,37 @@ def make_optimizer(
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
 
 
-def batch_loss(classifier: Classifier, packed: Packed) -> torch.Tensor:
+def batch_loss(classifier: Classifier, packed: Packed, layout: Layout | None = None) -> torch.Tensor:
     """Mean cross-entropy of one batch, a float32 scalar."""
-    return cross_entropy(classifier(packed), packed.labels)
+    return cross_entropy(classifier(packed, layout), packed.labels)
 
 
-def backward(classifier: Classifier, parts: Sequence[Packed]) -> torch.Tensor:
+def take_step(
+    classifier: Classifier,
+    working: Working,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Packed],
+    largest: float,
+    layouts: Sequence[Layout | None] = (),
+) -> torch.Tensor:
+    """One optimiser step on the parts of a batch, its gradients clipped to the total norm `largest`; returns the loss.
+
+    layouts: of the parts, where they are made already
+    """
+    working.clear()
+    loss = backward(classifier, parts, layouts)
+    clip(optimizer, working.norm(), largest)
+    optimizer.step()
+    working.refresh()
+    return loss
+
+
+def backward(classifier: Classifier, parts: Sequence[Packed], layouts: Sequence[Layout | None] = ()) -> torch.Tensor:
     """Add the gradients of the mean cross-entropy of all examples of `parts`; returns that mean, float32, detached."""
     examples = sum(map(len, parts))
     total = torch.zeros((), device=parts[0].tokens.device)
-    for part in parts:
-        loss = batch_loss(classifier, part)
+    for part, layout in zip_longest(parts, layouts):
+        loss = batch_loss(classifier, part, layout)
         if len(parts) > 1:
             loss = loss * (len(part) / examples)
         loss.backward()
@@ -129,12 +151,7 @@ def train(
         seed_dropout(recipe.seed, step)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * (recipe.steps - step) / recipe.steps
-        working.clear()
-        loss = backward(classifier, parts)
-        clip(optimizer, working.norm(), recipe.clip)
-        optimizer.step()
-        working.refresh()
-        value = loss.item()
+        value = take_step(classifier, working, optimizer, parts, recipe.clip).item()
         spent += meter.now() - ready
         if not math.isfinite(value):
             raise Diverged(

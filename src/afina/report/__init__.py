@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from afina.record import Record
 from afina.report import paper
+from afina.report.forecasts import forecast_table
 from afina.report.markdown import report as _report
 from afina.report.outcome import Failure, summary
 from afina.report.tables import Beside, Column, Table, all_tables
 
-__all__ = ["Column", "Failure", "Table", "markdown", "study_tables", "summary"]
+__all__ = ["Column", "Failure", "Table", "forecast_table", "markdown", "study_tables", "summary"]
 
 
 def study_tables(records: Sequence[Record]) -> list[Table]:

@@ -1,0 +1,86 @@
+"""Forecast: what a method is expected to cost, before anything is trained. Knows figures, not how they are found.
+
+Starts without torch. What each figure means: docs/figures.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from afina.errors import InvalidStudy
+
+_UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a forecast is for.
+
+    dtype    "float32" or "bfloat16", in which training computes
+    texts, tokens, longest  of the largest training batch; the longest text's tokens
+    epochs   of the training whose time is foreseen
+    memory   bytes that are to suffice
+    process  bytes that Python and the libraries take, without any tensor
+    """
+
+    backbone: str
+    task: str | None
+    dtype: str
+    texts: int
+    tokens: int
+    longest: int
+    epochs: int
+    memory: int
+    process: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One method's costs, in bytes and seconds.
+
+    activation_bytes, activation_tokens  None where nothing is trained
+    peak           of the process of a run on the CPU;  gpu_peak  of a GPU's memory
+    disk_bytes     the adapter's tensor file
+    train_seconds  None where it is not known
+    """
+
+    method: str
+    title: str
+    trainable: int
+    body: int
+    head: int
+    state_bytes: int
+    allocated_end: int
+    activation_bytes: int | None
+    activation_tokens: int | None
+    peak: int
+    gpu_peak: int
+    disk_bytes: int
+    train_seconds: float | None
+    terms: Terms
+
+    @property
+    def fits(self) -> bool:
+        """Whether a run on the CPU stays within the memory of the terms."""
+        return self.peak <= self.terms.memory
+
+    @property
+    def fits_gpu(self) -> bool:
+        """Whether a GPU with as much memory would do."""
+        return self.gpu_peak <= self.terms.memory
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """As JSON values, without the terms, which all methods share."""
+        figures = {key: value for key, value in asdict(self).items() if key not in ("method", "title", "terms")}
+        return figures | {"fits": self.fits, "fits_gpu": self.fits_gpu}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise InvalidStudy(f"memory {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.")
+    return int(float(found[1]) * _UNITS[found[2].lower()])

@@ -1,0 +1,166 @@
+"""Plan: what each method will cost, before anything is trained.
+
+Memory and sizes from the backbone's configuration alone (`afina.rehearsal`); time from a few real
+steps (`afina.calibrate`) where a task is given and the weights are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from afina import device as devices
+from afina import meter, metrics
+from afina.backbone import Backbone, skeleton
+from afina.calibrate import seconds_per_token
+from afina.encode import Encoded, encode
+from afina.errors import InvalidStudy, UnknownName
+from afina.execute import DEFAULT_LENGTH
+from afina.forecast import Forecast, Terms
+from afina.loader import TOKEN_BUDGET, Loader, by_length
+from afina.method import Method
+from afina.methods import METHODS
+from afina.packed import Packed, pack
+from afina.rehearsal import rehearse
+from afina.task import Split, Task
+
+DTYPES = ("auto", "float32", "bfloat16")
+LENGTH = 128
+"""Tokens of each text where no task is given: what the paper padded its texts to."""
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The largest batches; with a task, what calibration needs besides."""
+
+    labels: int
+    training: Packed
+    evaluation: Packed
+    loader: Loader | None = None
+
+
+def forecast(
+    backbone: str,
+    methods: Sequence[Method] | None = None,
+    *,
+    task: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    memory: int | None = None,
+    batch_size: int = 16,
+    length: int | None = None,
+    epochs: int = 2,
+    calibrate: bool = True,
+) -> list[Forecast]:
+    """The costs of each method on this machine; without `task`, from the backbone's configuration alone.
+
+    methods    by default all that the backbone's family has
+    task       an address, read with the options `data`; its largest batch is what memory is foreseen for
+    dtype      "float32", "bfloat16", or "auto" as in training
+    memory     bytes to fit in; by default those of this machine
+    length     without a task, tokens of each of `batch_size` texts (LENGTH by default); with one, its `max_length`
+    calibrate  with a task whose backbone's weights are here: take a few steps to foresee the time
+
+    Raises NotFound for a backbone or task that is not there, InvalidStudy for settings that do not go together.
+    """
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES, "plan")
+    config = skeleton(backbone).config
+    device = devices.choose()
+    precision = devices.precision(dtype, device)
+    available = meter.machine_memory()
+    limit = memory or available
+    if limit is None:
+        raise InvalidStudy("plan: this system does not tell how much memory it has. Give it with --memory, as in 8GiB.")
+    longest = int(config.max_position_embeddings)
+    if length is not None and not 1 <= length <= longest:
+        raise InvalidStudy(f"plan: --length is {length}, backbone {backbone} takes 1 to {longest} tokens.")
+    process = _process()
+    opened = Backbone.load(backbone, weights=False) if task else None
+    if task and opened:
+        batches = _of_task(opened, Task.load(task, **(data or {})), batch_size, epochs, length)
+    else:
+        batches = _of_length(batch_size, length or min(LENGTH, longest))
+    terms = Terms(
+        backbone=backbone,
+        task=task,
+        dtype=str(precision).removeprefix("torch."),
+        texts=len(batches.training),
+        tokens=len(batches.training.tokens),
+        longest=int(batches.training.bounds.diff().max()),
+        epochs=epochs,
+        memory=limit,
+        process=process,
+    )
+    loader = batches.loader if calibrate and opened and opened.complete else None
+    found = []
+    for method in _ready(methods, config.model_type):
+        one = _foreseen(method, batches, precision, terms)
+        if loader and one.trainable and one.peak <= (available or limit):
+            pace = seconds_per_token(Backbone.load(backbone), batches.labels, method, loader, precision, device)
+            one = replace(one, train_seconds=pace * epochs * len(loader.encoded.tokens))
+        found.append(one)
+    return found
+
+
+def _process() -> int:
+    # As a run does in the end, which loads the last of the libraries, scikit-learn.
+    metrics.f1(np.array([0, 1]), np.array([0, 1]), 2)
+    return meter.rss() or 0
+
+
+def _ready(methods: Sequence[Method] | None, family: str) -> Iterator[Method]:
+    if methods is not None:
+        yield from (method.for_family(family) for method in methods)
+        return
+    for kind in METHODS.values():
+        try:
+            yield kind().for_family(family)
+        except InvalidStudy:  # it has no meaning for this family
+            continue
+
+
+def _of_length(batch_size: int, length: int) -> _Batches:
+    text = np.zeros(length, np.int64)
+    return _Batches(2, pack([text] * batch_size, np.zeros(batch_size)), pack([text] * max(1, TOKEN_BUDGET // length)))
+
+
+def _of_task(backbone: Backbone, task: Task, batch_size: int, epochs: int, length: int | None) -> _Batches:
+    most = length or min(DEFAULT_LENGTH, backbone.longest)
+
+    def encoded(split: Split, where: str) -> Encoded:
+        return encode(backbone.tokenizer, split.texts, split.pairs, max_length=most, where=where)
+
+    loader = Loader(encoded(task.train, "training text"), task.train.labels, batch_size, seed=0)
+    evaluation = (packed for _, packed in by_length(encoded(task.evaluation, "evaluation text")))
+    return _Batches(
+        len(task.label_names),
+        loader.largest(epochs * loader.steps_per_epoch),
+        max(evaluation, key=lambda packed: len(packed.tokens)),
+        loader,
+    )
+
+
+def _foreseen(method: Method, batches: _Batches, dtype: torch.dtype, terms: Terms) -> Forecast:
+    seen = rehearse(terms.backbone, batches.labels, method, dtype, batches.training, batches.evaluation)
+    trains = seen.activation_bytes is not None
+    return Forecast(
+        method=method.name,
+        title=method.title,
+        trainable=seen.body + seen.head,
+        body=seen.body,
+        head=seen.head,
+        state_bytes=seen.state_bytes,
+        allocated_end=seen.state_bytes,
+        activation_bytes=seen.activation_bytes,
+        activation_tokens=terms.tokens if trains else None,
+        peak=terms.process + seen.tensors,
+        gpu_peak=seen.state_bytes + (seen.activation_bytes or 0),
+        disk_bytes=seen.disk_bytes,
+        train_seconds=None if trains else 0.0,
+        terms=terms,
+    )

@@ -1,0 +1,72 @@
+"""Forecasts -> one table. Pure; each figure is defined in docs/figures.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afina.forecast import Forecast
+from afina.report.tables import NOTHING, Column, Table, count, seconds, size
+
+_HEADINGS = (
+    "Trainable",
+    "State",
+    "Activations",
+    "Peak on a CPU",
+    "Peak on a GPU",
+    "On disk",
+    "Training (s)",
+    "Fits",
+)
+
+
+def forecast_table(forecasts: Sequence[Forecast]) -> Table:
+    """A row for each method, and in the notes what was assumed and what fits. Expects at least one forecast."""
+    terms = forecasts[0].terms
+    limit = size(terms.memory)
+    source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
+    rows = tuple(
+        (
+            one.title,
+            count(one.trainable),
+            size(one.state_bytes),
+            NOTHING if one.activation_bytes is None else size(one.activation_bytes),
+            size(one.peak),
+            size(one.gpu_peak),
+            size(one.disk_bytes),
+            seconds(one.train_seconds) if one.train_seconds else NOTHING,
+            "yes" if one.fits else "no",
+        )
+        for one in forecasts
+    )
+    return Table(
+        f"Plan for {terms.backbone}, training in {terms.dtype}",
+        (Column("Method", "left"), *map(Column, _HEADINGS)),
+        rows,
+        (
+            _fitting(forecasts, limit),
+            f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
+            "the longest text. State is also what PyTorch has allocated on a GPU after the last step.",
+            f"Peak on a CPU: every tensor of a run at its height, and {size(terms.process)} for Python and the "
+            "libraries. Peak on a GPU: state and activations, an estimate.",
+            _time(forecasts),
+        ),
+    )
+
+
+def _fitting(forecasts: Sequence[Forecast], limit: str) -> str:
+    on_cpu = _words([one.title for one in forecasts if one.fits])
+    on_gpu = _words([one.title for one in forecasts if one.fits_gpu])
+    return f"What fits in {limit} of main memory: {on_cpu}. On a GPU with {limit}, by estimate: {on_gpu}."
+
+
+def _words(titles: Sequence[str]) -> str:
+    return ", ".join(titles) or "nothing"
+
+
+def _time(forecasts: Sequence[Forecast]) -> str:
+    if any(one.train_seconds for one in forecasts):
+        epochs = forecasts[0].terms.epochs
+        return (
+            f"Training time is for {epochs} epoch(s) on this machine, from a few steps of each method that fits in it."
+        )
+    return "Training time is foreseen where a task is given and the backbone's weights are here."
