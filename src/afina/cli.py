@@ -45,6 +45,9 @@ LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the 
 Labels = Annotated[
     str | None, typer.Option("--labels", help="Labels in their order, comma separated; the second is 'positive'.")
 ]
+NoTexts = Annotated[
+    bool, typer.Option("--no-texts", help="Row numbers instead of texts in the report, so that it may be passed on.")
+]
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
 ]
@@ -79,6 +82,7 @@ def study(
     backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
     allow_leakage: AllowLeakage = False,
+    no_texts: NoTexts = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
@@ -90,7 +94,7 @@ def study(
     given = list(overrides or [])
     given += [f"{key}={json.dumps(value)}" for key, value in (("backbone", backbone), ("task", task)) if value]
     given += ["data.allow_leakage=true"] if allow_leakage else []
-    _carry_out(Study.load(source, given), out, as_json)
+    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts)
 
 
 @app.command()
@@ -235,6 +239,17 @@ def show(
     _show(Outcome.read(out), as_json)
 
 
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], no_texts: NoTexts = False
+) -> None:
+    """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
+    from afina.study import Outcome
+
+    for path in Outcome.read(out).write_report(texts=not no_texts):
+        print(path)
+
+
 def _data(
     text: str | None, text_pair: str | None, label: str | None, labels: str | None, allow_leakage: bool
 ) -> dict[str, Any]:
@@ -242,7 +257,7 @@ def _data(
     return {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
 
 
-def _carry_out(study: Study, out: Path | None, as_json: bool) -> None:
+def _carry_out(study: Study, out: Path | None, as_json: bool, *, texts: bool = True) -> None:
     from rich.console import Console
 
     from afina.watch import watcher
@@ -256,6 +271,8 @@ def _carry_out(study: Study, out: Path | None, as_json: bool) -> None:
         watching.stop()
         print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if outcome.records:
+        outcome.write_report(texts=texts)
     _show(outcome, as_json)
     if outcome.failed:
         count, runs = len(outcome.failed), len(outcome.failed) + len(outcome.records)
@@ -270,7 +287,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from afina.report.terminal import rendered
+    from afina.report.terminal import findings, rendered
 
     console = Console()
     if not console.is_terminal:
@@ -278,10 +295,15 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     for table in outcome.tables():
         console.print(rendered(table, console.width))
         console.print()
+    for table in outcome.findings():
+        console.print(findings(table, console.width))
+        console.print()
     for record in outcome.records:
         print(f"adapter {outcome.out / record.adapter}")
     if outcome.report_path.exists():
         print(f"report  {outcome.report_path}")
+    if outcome.page_path.exists():
+        print(f"page    {outcome.page_path}")
 
 
 def main() -> None:

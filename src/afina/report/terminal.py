@@ -36,6 +36,12 @@ def rendered(shown: Table, width: int, *, notes: bool = True) -> RenderableType:
     return Group(*grids, *(Padding(Text(f"- {note}"), (0, 0, 0, 1)) for note in (shown.notes if notes else ())))
 
 
+def findings(shown: Table, width: int) -> RenderableType:
+    """Verdicts or claims: without their remarks, which are sentences; the notes say what would settle the open ones."""
+    chosen = [index for index, column in enumerate(shown.columns) if column.heading != "Remarks"]
+    return rendered(_columns(shown, chosen, continued=False, notes=shown.notes), width)
+
+
 def fitting(shown: Table, width: int) -> list[Table]:
     """The table in parts that are no wider than `width`, or as narrow as can be; left-aligned columns in each."""
     widths = _widths(shown)
@@ -54,10 +60,10 @@ def fitting(shown: Table, width: int) -> list[Table]:
     return [_columns(shown, [*names, *part], continued=number > 0) for number, part in enumerate(parts)] or [shown]
 
 
-def _columns(shown: Table, chosen: list[int], *, continued: bool) -> Table:
+def _columns(shown: Table, chosen: list[int], *, continued: bool, notes: tuple[str, ...] = ()) -> Table:
     title = f"{shown.title}, continued" if continued else shown.title
     columns: tuple[Column, ...] = tuple(shown.columns[index] for index in chosen)
-    return Table(title, columns, tuple(tuple(row[index] for index in chosen) for row in shown.rows))
+    return Table(title, columns, tuple(tuple(row[index] for index in chosen) for row in shown.rows), notes)
 
 
 def _widths(shown: Table) -> list[int]:
