@@ -127,8 +127,8 @@ def _notes(found: Verdicts, margin: float) -> list[str]:
     if found.compared:
         notes.append(
             "Differences in accuracy, on the same texts and seeds, in percentage points. Better, worse: more than "
-            f"chance explains. Equivalent: surely within {_counted(margin)} of each other. Undecided: none of "
-            "these can be said yet."
+            "chance explains, after Holm's correction for the number of pairs. Equivalent: surely within "
+            f"{_counted(margin)} of each other. Undecided: none of these can be said yet."
         )
     return notes
 
