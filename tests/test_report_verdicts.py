@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from afina.record import Record, Seconds
 from afina.report import Report
 from afina.report.claims import Claim, claims
 from afina.report.disagree import Evaluated, disagreement_table, disagreements
+from afina.report.terminal import findings
 from afina.report.verdicts import verdict_table, verdicts
 from records import environment, memory, record
 
@@ -150,6 +153,17 @@ def test_a_timing_close_to_the_claim_is_undecided_and_several_seeds_give_their_o
 def test_times_of_different_machines_are_not_set_against_each_other() -> None:
     records = [answering("full", []), answering("lora", [], environment=environment(threads=8))]
     assert claims_of(records)["2"][0].evidence == "the two were measured on different machines"
+
+
+def test_the_terminal_says_what_is_missing_for_a_test() -> None:
+    report = Report("mine", (answering("full", []), answering("lora", [])))
+    console = Console(width=100, record=True, file=io.StringIO())
+    for table in report.findings:
+        console.print(findings(table, 100))
+    shown = " ".join(console.export_text().split())
+    assert "4 is not tested: no run of PreLayer in this study." in shown
+    assert "5 is not tested: missing is a run of full fine-tuning at a learning rate of at most 5e-05" in shown
+    assert "Remarks" not in shown
 
 
 def test_a_study_without_the_methods_has_no_claims() -> None:

@@ -37,9 +37,13 @@ def rendered(shown: Table, width: int, *, notes: bool = True) -> RenderableType:
 
 
 def findings(shown: Table, width: int) -> RenderableType:
-    """Verdicts or claims: without their remarks, which are sentences; the notes say what would settle the open ones."""
-    chosen = [index for index, column in enumerate(shown.columns) if column.heading != "Remarks"]
-    return rendered(_columns(shown, chosen, continued=False, notes=shown.notes), width)
+    """Verdicts or claims, without the remarks, which are sentences; what is missing for a test is a note."""
+    headings = [column.heading for column in shown.columns]
+    chosen = [index for index, heading in enumerate(headings) if heading != "Remarks"]
+    missing = [
+        f"{row[0]} is not tested: {row[headings.index('Remarks')]}." for row in shown.rows if row[1] == "not tested"
+    ]
+    return rendered(_columns(shown, chosen, continued=False, notes=(*shown.notes, *missing)), width)
 
 
 def fitting(shown: Table, width: int) -> list[Table]:
