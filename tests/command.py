@@ -85,7 +85,16 @@ def carry_out_here(run: Run, out: Path, name: str, watcher: study.Watcher) -> Re
 
 def left_behind(out: Path) -> set[str]:
     """What is in `out` that a reader could take for a result, or that is only half of one."""
-    harmless = {".lock", "study.json", "report.md", "adapters", "checkpoints"}
+    harmless = {
+        ".lock",
+        "study.json",
+        "report.md",
+        "report.html",
+        "tables.csv",
+        "tables.json",
+        "adapters",
+        "checkpoints",
+    }
     return {path.name for path in out.rglob("*")} - harmless
 
 

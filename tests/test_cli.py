@@ -13,7 +13,7 @@ import pytest
 
 import afina as package
 from afina import METHODS, Adapter, Backbone
-from afina.record import Record
+from afina.record import Record, write
 from afina.study import Outcome
 from command import PROGRAM, Command
 from fakes import BAD, GOOD, THINGS, write_csv
@@ -78,7 +78,7 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         assert title in answer.out
     for method in METHODS.values():
         title = re.escape(method.title.removesuffix(")"))
-        rows = re.findall(rf"^ +{title}(?:  | \(head|, head)", answer.out, re.MULTILINE)
+        rows = re.findall(rf"^ +{title}(?:  | \(head|, head)", answer.out.split("Verdicts")[0], re.MULTILINE)
         assert len(rows) == 3, f"{method.title} has a row in each table"
     assert "report  results/compare/report.md" in answer.out
     records = Outcome.read(Path("results/compare")).records
@@ -97,9 +97,36 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
     assert afina("show", "results/compare").out == answer.out
 
 
+def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Command, study_file: Path, toy: str) -> None:
+    task = Path("mine" + Path(toy).suffix)
+    task.write_bytes(Path(toy).read_bytes())
+    words = re.compile("|".join((*GOOD, *BAD)))
+    written = [Path("here/report.html"), Path("here/report.md")]
+
+    def contents() -> list[str]:
+        return [path.read_text(encoding="utf-8") for path in written]
+
+    afina("study", study_file, "--task", task, "--out", "here")
+    records = [
+        one.model_copy(update={"predicted": tuple(1 - label for label in one.gold)}) if one.method == "lora" else one
+        for one in Outcome.read(Path("here")).records
+    ]
+    write(Path("here/records.jsonl"), records)
+    afina("report", "here")
+    assert all("Where the methods disagree" in text and words.search(text) for text in contents())
+    answer = afina("report", "here", "--no-texts")
+    assert answer.out.split() == ["here/report.md", "here/report.html", "here/tables.csv", "here/tables.json"]
+    assert all("texts were left out on request" in text and not words.search(text) for text in contents())
+    afina("study", study_file, "--task", task, "--out", "here", "--no-texts")
+    assert all("texts were left out on request" in text and not words.search(text) for text in contents())
+    task.unlink()
+    assert afina("report", "here").code == 0
+    assert all("the task could not be read again" in text and not words.search(text) for text in contents())
+
+
 def test_the_json_of_a_study_is_one_object_with_the_stable_keys(afina: Command, study_file: Path) -> None:
     shown = afina("study", study_file, "--out", "here", "--json").object()
-    assert list(shown) == ["study", "out", "report", "records"]
+    assert list(shown) == ["study", "out", "report", "records", "verdicts", "not_comparable", "claims"]
     assert (shown["study"], shown["out"], shown["report"]) == ("compare", "here", "here/report.md")
     assert [one["method"] for one in shown["records"]] == list(METHODS)
     for one in shown["records"]:
@@ -401,7 +428,7 @@ def test_methods_names_every_method_with_its_settings(afina: Command) -> None:
 def test_version_and_help_are_printed(afina: Command) -> None:
     assert afina("--version").out == f"afina {package.__version__}\n"
     shown = afina("--help").out
-    for command in ("study", "train", "evaluate", "predict", "params", "methods", "show"):
+    for command in ("study", "train", "evaluate", "predict", "params", "methods", "show", "report"):
         assert f"\n  {command} " in shown
         assert afina(command, "--help").code == 0
 

@@ -103,7 +103,7 @@ def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt
     write_csv(Path("reviews.csv"), invented[:120])
     write_csv(Path("more.csv"), invented[120:])
     typed = [words for page, words in AFINA if page == "README.md" and "paper" not in words]
-    tiny = ["--backbone", gpt2.address]
+    tiny = {word: ["--backbone", gpt2.address] for word in ("train", "study", "evaluate", "predict")}
     steps = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
     done = []
     for words in typed:
@@ -111,13 +111,13 @@ def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt
             continue
         adapters = list(Path("results/train/adapters").glob("*"))
         words = [str(adapters[0]) if word == "results/train/adapters/ADAPTER" else word for word in words]
-        answer = afina(*words, *tiny, *steps.get(words[0], []))
+        answer = afina(*words, *tiny.get(words[0], []), *steps.get(words[0], []))
         assert answer.code == 0, (words, answer.err)
         done.append(words[0])
         if words[0] == "predict":
             (line,) = answer.lines()
             assert line["label"] in {"bad", "good"}
-    assert {"train", "study", "evaluate", "predict"} <= set(done)
+    assert {"train", "study", "report", "evaluate", "predict"} <= set(done)
     assert Path("results/reviews/report.md").is_file()
 
 

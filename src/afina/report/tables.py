@@ -17,6 +17,7 @@ from afina.report.rows import groups, labels, rows
 
 NOTHING = "–"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
+INTERVAL, F1_INTERVAL = "95 % of accuracy", "95 % of F1"
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
 
@@ -64,7 +65,9 @@ def all_tables(records: Sequence[Record], beside: Beside) -> list[Table]:
             PERFORMANCE,
             [
                 figure("Accuracy", lambda record: record.accuracy, "{:.4f}".format),
+                Figure(INTERVAL, lambda group: span(interval_of(group))),
                 figure("F1", lambda record: record.f1, "{:.4f}".format),
+                Figure(F1_INTERVAL, lambda group: span(f1_interval_of(group))),
                 figure("Evaluated texts", lambda record: record.examples, count),
             ],
             records,
@@ -138,6 +141,32 @@ def figure(heading: str, value: Callable[[Record], float | None], form: Callable
     return Figure(heading, cell)
 
 
+def interval_of(group: Sequence[Record]) -> tuple[float, float]:
+    """The 95 % interval of the accuracy of one record, or of the seeds of one setting."""
+    import numpy as np
+
+    from afina import stats
+
+    found = stats.accuracy(np.array([np.array(one.gold) == np.array(one.predicted) for one in group])).interval
+    return found.low, found.high
+
+
+def f1_interval_of(group: Sequence[Record]) -> tuple[float, float]:
+    """The same for F1, of the second label or the mean over all, as it is reported."""
+    import numpy as np
+
+    from afina import stats
+
+    predicted = np.array([one.predicted for one in group])
+    found = stats.f1(np.array(group[0].gold), predicted, len(group[0].label_names)).interval
+    return found.low, found.high
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval of shares: `0.8721 to 0.9107`."""
+    return f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
 def count(value: float) -> str:
     """A whole number, thousands set apart."""
     return f"{value:,.0f}"
@@ -180,7 +209,10 @@ def _table(
 def _performance_notes(records: Sequence[Record]) -> list[str]:
     names, gold = records[0].label_names, records[0].gold
     f1 = f"of the class `{names[1]}`" if len(names) == 2 else f"the plain mean over the {len(names)} classes"
-    notes = [f"On the evaluation texts, from the weights at the end of training. F1 is {f1}."]
+    notes = [
+        f"On the evaluation texts, from the weights at the end of training. F1 is {f1}. The intervals say where the "
+        "figure may lie on other texts of this kind, and with other seeds where several were run."
+    ]
     if gold and all(record.gold == gold for record in records):
         most, times = Counter(gold).most_common(1)[0]
         notes.append(

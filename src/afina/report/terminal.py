@@ -36,6 +36,16 @@ def rendered(shown: Table, width: int, *, notes: bool = True) -> RenderableType:
     return Group(*grids, *(Padding(Text(f"- {note}"), (0, 0, 0, 1)) for note in (shown.notes if notes else ())))
 
 
+def findings(shown: Table, width: int) -> RenderableType:
+    """Verdicts or claims, without the remarks, which are sentences; what is missing for a test is a note."""
+    headings = [column.heading for column in shown.columns]
+    chosen = [index for index, heading in enumerate(headings) if heading != "Remarks"]
+    missing = [
+        f"{row[0]} is not tested: {row[headings.index('Remarks')]}." for row in shown.rows if row[1] == "not tested"
+    ]
+    return rendered(_columns(shown, chosen, continued=False, notes=(*shown.notes, *missing)), width)
+
+
 def fitting(shown: Table, width: int) -> list[Table]:
     """The table in parts that are no wider than `width`, or as narrow as can be; left-aligned columns in each."""
     widths = _widths(shown)
@@ -54,10 +64,10 @@ def fitting(shown: Table, width: int) -> list[Table]:
     return [_columns(shown, [*names, *part], continued=number > 0) for number, part in enumerate(parts)] or [shown]
 
 
-def _columns(shown: Table, chosen: list[int], *, continued: bool) -> Table:
+def _columns(shown: Table, chosen: list[int], *, continued: bool, notes: tuple[str, ...] = ()) -> Table:
     title = f"{shown.title}, continued" if continued else shown.title
     columns: tuple[Column, ...] = tuple(shown.columns[index] for index in chosen)
-    return Table(title, columns, tuple(tuple(row[index] for index in chosen) for row in shown.rows))
+    return Table(title, columns, tuple(tuple(row[index] for index in chosen) for row in shown.rows), notes)
 
 
 def _widths(shown: Table) -> list[int]:

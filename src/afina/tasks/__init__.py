@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from afina import asset
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.task import Split, Task, check_leakage
 from afina.tasks import embedded, files, glue, rows
@@ -17,6 +18,11 @@ TASKS: dict[str, Callable[[Sequence[str] | None], tuple[tuple[str, ...], Split, 
     **{f"snippets:{domain}": partial(embedded.load, domain) for domain in embedded.DOMAINS},
 }
 """The named tasks: from the order of labels, or None, to label names, training and evaluation split."""
+
+
+def is_at_hand(address: str) -> bool:
+    """Whether the task can be read without any network: a file, a directory, or snippets that were fetched before."""
+    return address not in TASKS or (address.startswith("snippets:") and asset.is_cached("snippets"))
 
 
 def load(

@@ -1,0 +1,290 @@
+"""Records -> the published study's claims, each tested on the methods that a study has.
+
+The claims are those of the paper in `paper`. What is supported here is so for these data, this model and
+this machine; a claim whose methods were not run is "not tested", and what is missing is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from afina.record import Record
+from afina.report.rows import groups, labels, value_in_words
+from afina.report.tables import Column, Table, measured_on_gpu
+from afina.report.verdicts import Verdicts, points
+
+CLAIMS = "The published study's claims, tested here"
+
+Status = Literal["supported", "contradicted", "undecided", "not tested"]
+
+PUBLISHED = {
+    "1": "LoRA beats full fine-tuning in accuracy (86.93 against 83.26 %) with 0.12 % of the parameters.",
+    "2": "LoRA takes 29 % less training time than full fine-tuning.",
+    "3a": '"About 50 %" less GPU memory for LoRA (abstract and conclusion; which figure is meant is not said).',
+    "3b": "74 % less GPU memory allocated for LoRA (section 3.2).",
+    "4": 'PreLayer is "statistically equivalent" to full fine-tuning.',
+    "5": "Full fine-tuning might match or pass LoRA with more epochs and a smaller learning rate, such as 2e-5 "
+    "(section 4.2; not tested there).",
+}
+TIME, ABOUT_HALF, ALLOCATED = 0.71, 0.55, 0.26
+"""What is left, as a share, where the claimed saving is reached: of 29 %, about 50 % (from 45 %), 74 %."""
+SMALL_RATE = 5e-5
+TIMING_ERROR = 0.1
+"""Share by which one timing may be off; used where no repeated seeds say better."""
+
+Group = tuple[str, tuple[Record, ...]]
+Judge = Callable[[str, bool, bool], Status]
+"""From the verdict on the first method, whether the two are within the margin, and whether it is surely not worse."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim, tested on one pair of settings.
+
+    figure, interval  of `quantity`: "difference in accuracy" (a share) or "ratio"; None where not measured
+    evidence          what else was measured, and what would settle it; where not tested, what is missing
+    """
+
+    number: str
+    claim: str
+    methods: tuple[str, ...]
+    status: Status
+    evidence: str
+    quantity: str = ""
+    figure: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+def claims(records: Sequence[Record], found: Verdicts) -> list[Claim]:
+    """Every claim of the paper, in its order; none where a study has not the methods for a single one."""
+    grouped = groups(records)
+    named: list[Group] = list(zip(labels(grouped), grouped, strict=True))
+    lora = [entry for entry in named if entry[1][0].method == "lora"]
+    full = [entry for entry in named if entry[1][0].method == "full"]
+    prelayer = [entry for entry in named if entry[1][0].method.startswith("prelayer")]
+    if not full or not (lora or prelayer):
+        return []
+    return [
+        *_tested("1", lora, full, found, _beats, "LoRA"),
+        *_ratios("2", lora, full, TIME, _seconds),
+        *_ratios("3a", lora, full, ABOUT_HALF, _needed),
+        *_ratios("3b", lora, full, ALLOCATED, _held),
+        *_tested("4", prelayer, full, found, _equivalent, "PreLayer"),
+        *_gentler_full(full, lora, found),
+    ]
+
+
+def _tested(
+    number: str,
+    ours: Sequence[Group],
+    theirs: Sequence[Group],
+    found: Verdicts,
+    judge: Judge,
+    method: str,
+) -> Iterator[Claim]:
+    if not ours:
+        yield _not_tested(number, f"no run of {method} in this study")
+    for first in ours:
+        for second in theirs:
+            yield _by_accuracy(number, first, second, found, judge)
+
+
+def _by_accuracy(number: str, first: Group, second: Group, found: Verdicts, judge: Judge) -> Claim:
+    methods = (first[0], second[0])
+    between = found.between(*methods)
+    if between is None:
+        reasons = [one.reason for one in found.apart if {one.first, one.second} == set(methods)]
+        return _not_tested(number, "; ".join(reasons) or "the two were not compared", methods)
+    one, reverse = between
+    sign = -1 if reverse else 1
+    low, high = sorted((sign * one.interval.low, sign * one.interval.high))
+    opposite = {"better": "worse", "worse": "better"}
+    verdict = opposite.get(one.verdict, one.verdict) if reverse else one.verdict
+    difference = sign * one.difference
+    share = 100 * first[1][0].trainable / second[1][0].trainable
+    evidence = [f"{share:.4g} % of its trained parameters"] if number == "1" else []
+    evidence += _rates(first[1][0], second[1][0])
+    if verdict == "undecided":
+        evidence.append(f"to settle it, {_settling(one.more_seeds, one.more_examples)}")
+    status = judge(verdict, one.equivalence < 1 - one.level, low > -one.margin)
+    return Claim(
+        number, PUBLISHED[number], methods, status, "; ".join(evidence), "difference in accuracy", difference,
+        (low, high),
+    )  # fmt: skip
+
+
+def _rates(ours: Record, theirs: Record) -> list[str]:
+    first, second = (one.training.get("learning_rate") for one in (ours, theirs))
+    if first is None or second is None:
+        return []
+    if first == second:
+        return [f"both at a learning rate of {value_in_words(first)}, which may suit one better than the other"]
+    return [f"learning rates {value_in_words(first)} and {value_in_words(second)}"]
+
+
+def _settling(seeds: int | None, examples: int | None) -> str:
+    ways = [
+        *([f"about {seeds} more seeds"] if seeds else []),
+        *([f"about {examples:,} more evaluation texts"] if examples else []),
+    ]
+    return " or ".join(ways) or "more seeds or evaluation texts; how many cannot be said from these"
+
+
+def _beats(verdict: str, equivalent: bool, not_worse: bool) -> Status:
+    if verdict == "better":
+        return "supported"
+    return "contradicted" if verdict in ("worse", "equivalent") else "undecided"
+
+
+def _equivalent(verdict: str, equivalent: bool, not_worse: bool) -> Status:
+    if equivalent:  # within the margin; that one is a little better does not change this
+        return "supported"
+    return "contradicted" if verdict in ("better", "worse") else "undecided"
+
+
+def _matches(verdict: str, equivalent: bool, not_worse: bool) -> Status:
+    if not_worse or equivalent or verdict == "better":
+        return "supported"
+    return "contradicted" if verdict == "worse" else "undecided"
+
+
+def _gentler_full(full: Sequence[Group], lora: Sequence[Group], found: Verdicts) -> Iterator[Claim]:
+    missing = f"a run of full fine-tuning at a learning rate of at most {SMALL_RATE:g}, or for more epochs than LoRA"
+    if not lora:
+        yield _not_tested("5", "no run of LoRA in this study")
+        return
+    pairs = [(first, second) for first in full for second in lora if _gentler(first[1][0], second[1][0])]
+    if not pairs:
+        yield _not_tested("5", f"missing is {missing}")
+    for first, second in pairs:
+        yield _by_accuracy("5", first, second, found, _matches)
+
+
+def _gentler(full: Record, lora: Record) -> bool:
+    rate, mine, theirs = full.training.get("learning_rate"), full.training.get("epochs"), lora.training.get("epochs")
+    longer = mine is not None and theirs is not None and mine > theirs
+    return (rate is not None and rate <= SMALL_RATE) or (longer and full.training.get("max_steps") is None)
+
+
+Measure = Callable[[Sequence[Record]], tuple[str, list[float]]]
+"""What is measured, in words, and the figure of every record; no figures where one was not measured."""
+
+
+def _ratios(
+    number: str, ours: Sequence[Group], theirs: Sequence[Group], left: float, measure: Measure
+) -> Iterator[Claim]:
+    if not ours:
+        yield _not_tested(number, "no run of LoRA in this study")
+    for first in ours:
+        for second in theirs:
+            yield _by_ratio(number, first, second, left, measure)
+
+
+def _by_ratio(number: str, first: Group, second: Group, left: float, measure: Measure) -> Claim:
+    methods = (first[0], second[0])
+    both = (*first[1], *second[1])
+    machines = {(one.environment.processor, one.environment.device, one.environment.threads) for one in both}
+    if len(machines) > 1:
+        return _not_tested(number, "the two were measured on different machines", methods)
+    name, figures = measure(both)
+    if not figures:
+        return _not_tested(number, "not measured in both", methods)
+    mine, yours = figures[: len(first[1])], figures[len(first[1]) :]
+    ratio = math.exp(fmean(map(math.log, mine)) - fmean(map(math.log, yours)))
+    interval, how = (_over_seeds(mine, yours), "") if number == "2" else (None, "")
+    if number == "2" and interval is None:
+        interval = (ratio * (1 - TIMING_ERROR), ratio * (1 + TIMING_ERROR))
+        how = f"; one timing each, taken to be right within {100 * TIMING_ERROR:g} %"
+    low, high = interval or (ratio, ratio)
+    status: Status = "supported" if high <= left else "contradicted" if low > left else "undecided"
+    change = f"{100 * abs(1 - ratio):.0f} % {'less' if ratio < 1 else 'more'}"
+    evidence = f"{change} {name}, on {both[0].environment.device}{how}; the claim holds at × {left:.2f} or less"
+    return Claim(number, PUBLISHED[number], methods, status, evidence, "ratio", ratio, interval)
+
+
+def _over_seeds(mine: Sequence[float], yours: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the ratio of geometric means, Welch's t on logarithms; None for single figures or equal ones."""
+    first, second = list(map(math.log, mine)), list(map(math.log, yours))
+    if min(len(first), len(second)) < 2 or stdev(first) + stdev(second) < 1e-12:
+        return None
+    from scipy.stats import ttest_ind
+
+    interval = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    return math.exp(interval.low), math.exp(interval.high)
+
+
+def _seconds(records: Sequence[Record]) -> tuple[str, list[float]]:
+    measured = all(record.steps and record.seconds.train > 0 for record in records)
+    return "training time", [record.seconds.train for record in records] if measured else []
+
+
+def _needed(records: Sequence[Record]) -> tuple[str, list[float]]:
+    """The nearest to what a card must hold: PyTorch's peak, or state and activations where there is no GPU."""
+    if all(measured_on_gpu(record) for record in records):
+        return "GPU memory allocated at the peak", _all([record.memory.allocated_peak for record in records])
+    activations = [record.memory.activation_bytes for record in records]
+    if None in activations:
+        return "state and activations", []
+    sums = [record.memory.state_bytes + (record.memory.activation_bytes or 0) for record in records]
+    return "state and activations (no GPU memory was measured)", _all(sums)
+
+
+def _held(records: Sequence[Record]) -> tuple[str, list[float]]:
+    """What the paper's "allocated" most likely is: all that is held after the last step."""
+    if all(measured_on_gpu(record) for record in records):
+        return "GPU memory allocated after the last step", _all([record.memory.allocated_end for record in records])
+    return "state after the last step (no GPU memory was measured)", _all([one.memory.state_bytes for one in records])
+
+
+def _all(values: Sequence[int | None]) -> list[float]:
+    return [float(value) for value in values if value] if all(values) else []
+
+
+def _not_tested(number: str, missing: str, methods: tuple[str, ...] = ()) -> Claim:
+    return Claim(number, PUBLISHED[number], methods, "not tested", missing)
+
+
+def claim_table(tested: Sequence[Claim]) -> Table | None:
+    """A row per claim and pair; the notes hold the claims' wording. None where no claim can be tested."""
+    if not tested:
+        return None
+    rows = []
+    for one in tested:
+        form = points if one.quantity.startswith("difference") else "× {:.3f}".format
+        measured = "–" if one.figure is None else form(one.figure)
+        interval = "–" if one.interval is None else " to ".join(map(form, one.interval)).replace("to × ", "to ")
+        rows.append((one.number, one.status, " / ".join(one.methods) or "–", measured, interval, one.evidence))
+    columns = (
+        *(Column(name, "left") for name in ("Claim", "is", "Tested on")),
+        Column("Measured"),
+        Column("Interval"),
+        Column("Remarks", "left"),
+    )
+    wording = [f"{number}: {claim}" for number, claim in PUBLISHED.items()]
+    rule = (
+        "Measured: percentage points of accuracy, first minus second, or the ratio of first to second. Time and memory "
+        "are those of this machine, the study's those of one Colab GPU; a claimed saving is supported where ours is as "
+        "large."
+    )
+    return Table(CLAIMS, columns, tuple(rows), (*wording, rule))
+
+
+def as_json(tested: Sequence[Claim]) -> list[dict[str, object]]:
+    """Plain values, for --json and tables.json."""
+    return [
+        {
+            "number": one.number,
+            "claim": one.claim,
+            "methods": list(one.methods),
+            "status": one.status,
+            "quantity": one.quantity or None,
+            "figure": one.figure,
+            "interval": list(one.interval) if one.interval else None,
+            "evidence": one.evidence,
+        }
+        for one in tested
+    ]

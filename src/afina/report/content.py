@@ -1,0 +1,187 @@
+"""Records -> a report's content: sections of prose, notes, tables and plots, in the order of reading.
+
+Knows what a report says; not how it is written (see `markdown`, `page`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from afina.record import Environment, Record
+from afina.report.outcome import Failure
+from afina.report.plots import Plot
+from afina.report.rows import Row, differing, groups, in_words, labels, rows, training, value_in_words
+from afina.report.tables import NOTHING, Column, Table
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Subheading:
+    """The heading of a part of a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Items of a list."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a reader may type."""
+
+    text: str
+
+
+Block = Prose | Subheading | Notes | Code | Table | Plot
+"""A table stands without its title and notes, which the section gives."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+def of_table(table: Table, *plots: Plot) -> Section:
+    """A section for a table, its notes, and plots of the same figures."""
+    return Section(table.title, (table, *([Notes(table.notes)] if table.notes else []), *plots))
+
+
+def failures(failed: Sequence[Failure]) -> list[Section]:
+    """The runs that failed, where some did."""
+    if not failed:
+        return []
+    lines = tuple(f"{one.name}, seed {one.seed}: {one.error}" for one in failed)
+    return [Section("Failed runs", (Prose("The same command tries these again."), Notes(lines)))]
+
+
+def nothing(failed: Sequence[Failure]) -> list[Section]:
+    """Where no run has finished."""
+    return [Section("Nothing to compare yet", (Prose("No run has finished."),)), *failures(failed)]
+
+
+def what_was_run(records: Sequence[Record]) -> Section:
+    """The backbone, the task, the seeds, and a row per setting."""
+    return Section("What was run", (Notes(tuple(_asked(records))), _runs(records)))
+
+
+def provenance(records: Sequence[Record], command: Sequence[str]) -> list[Section]:
+    """Adapters, environment with digests, and the command that repeats the study."""
+    made = []
+    if records:
+        made += [Section("Adapters", (_adapters(records),)), Section("Environment", tuple(_environments(records)))]
+    if command:
+        made.append(Section("To repeat", (Code(shlex.join(command)),)))
+    return made
+
+
+def _asked(records: Sequence[Record]) -> list[str]:
+    def each(value: Callable[[Record], str]) -> str:
+        return "; ".join(dict.fromkeys(map(value, records)))
+
+    asked = [training(record) for record in records]
+    same = {key: value for key, value in asked[0].items() if key not in _by_run(asked)}
+    leaked = max(record.leaked for record in records)
+    truncated = max(record.truncated for record in records)
+    return [
+        "Backbone: " + each(lambda record: f"`{record.backbone}`, {record.total:,} parameters with the head"),
+        "Task: "
+        + each(
+            lambda record: (
+                f"`{record.task}`, {record.train_examples:,} training and {record.examples:,} evaluation texts, "
+                f"labels {', '.join(f'`{name}`' for name in record.label_names)}"
+            )
+        ),
+        f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
+        *([f"Training, the same in every run: {in_words(same)}"] if same else []),
+        *([f"Texts cut at the maximum length: {truncated:,}"] if truncated else []),
+        *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
+    ]
+
+
+def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
+    """Training settings shown per run: the learning rate, and whatever is not the same everywhere."""
+    keys = differing(asked)
+    always = "learning_rate"
+    return keys if always in keys or not any(always in one for one in asked) else [always, *keys]
+
+
+def _runs(records: Sequence[Record]) -> Table:
+    by_run = _by_run([training(record) for record in records])
+    grouped = groups(records)
+    lines = []
+    for group, text in zip(grouped, labels(grouped), strict=True):
+        record = group[0]
+        asked = [
+            NOTHING if not record.steps or record.training.get(key) is None else value_in_words(record.training[key])
+            for key in by_run
+        ]
+        amounts = [f"{record.steps:,}", f"{record.tokens:,}"] if record.steps else [NOTHING, NOTHING]
+        lines.append((text, in_words(record.hyperparameters) or NOTHING, *asked, *amounts))
+    headings = [key.replace("_", " ").capitalize() for key in by_run]
+    columns = (
+        Column("Method", "left"),
+        Column("Hyperparameters", "left"),
+        *map(Column, [*headings, "Steps", "Tokens"]),
+    )
+    return Table("Runs", columns, tuple(lines))
+
+
+def _adapters(records: Sequence[Record]) -> Table:
+    one_each = [(row, row.records[0]) for row in rows(records) if len(row.records) == 1]
+    lines = tuple((row.label, row.seed, f"`{record.adapter}`", f"`{record.digest}`") for row, record in one_each)
+    return Table("Adapters", tuple(Column(name, "left") for name in ("Method", "Seed", "Path", "Digest")), lines)
+
+
+def _environments(records: Sequence[Record]) -> list[Block]:
+    """One list per distinct environment, which nearly always is one."""
+    distinct: list[tuple[Environment, list[Row]]] = []
+    for row in rows(records):
+        if len(row.records) == 1:
+            environment = row.records[0].environment
+            for known, made_there in distinct:
+                if known == environment:
+                    made_there.append(row)
+                    break
+            else:
+                distinct.append((environment, [row]))
+    if len(distinct) == 1:
+        return [_environment(distinct[0][0])]
+    parts: list[Block] = [
+        Prose(f"The runs were made in {len(distinct)} environments: compare their times and memory with care.")
+    ]
+    for number, (environment, made_there) in enumerate(distinct, start=1):
+        made = "; ".join(f"{row.label}, seed {row.seed}" for row in made_there)
+        parts += [Subheading(f"Environment {number}"), Prose(f"Made there: {made}."), _environment(environment)]
+    return parts
+
+
+def _environment(environment: Environment) -> Notes:
+    state = {None: "", False: ", clean tree", True: ", with changes not committed"}[environment.git_dirty]
+    commit = f"`{environment.git_commit}`{state}" if environment.git_commit else "none"
+    return Notes(
+        (
+            f"Device: {environment.device}; {environment.threads} threads; training in {environment.dtype}",
+            f"Machine: {environment.platform}, {environment.processor}",
+            "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(environment.versions.items())),
+            f"Git commit: {commit}",
+            f"Backbone: `{environment.backbone_digest}`",
+            f"Tokenizer: `{environment.tokenizer_digest}`",
+            f"Training split: `{environment.train_digest}`",
+            f"Evaluation split: `{environment.evaluation_digest}`",
+        )
+    )

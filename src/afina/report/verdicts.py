@@ -1,0 +1,159 @@
+"""Records -> verdicts: which method is better, pair by pair, and how sure that is.
+
+Knows which groups of records may be compared; how they are compared is in `afina.stats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from afina.record import Record
+from afina.report.rows import groups, labels
+from afina.report.tables import Column, Table
+
+if TYPE_CHECKING:
+    from afina.stats import Comparison
+
+VERDICTS = "Verdicts"
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Two methods that were not measured on the same ground, and why."""
+
+    first: str
+    second: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Every pair of a study's methods, by the methods' labels: compared, or not comparable."""
+
+    compared: tuple[Comparison, ...] = ()
+    apart: tuple[Apart, ...] = ()
+
+    def between(self, first: str, second: str) -> tuple[Comparison, bool] | None:
+        """The comparison of the two, and whether it is of `second` with `first`; None where there is none."""
+        for one in self.compared:
+            if (one.first, one.second) == (first, second):
+                return one, False
+            if (one.first, one.second) == (second, first):
+                return one, True
+        return None
+
+
+def verdicts(records: Sequence[Record]) -> Verdicts:
+    """Compare every pair of groups that share evaluation texts, labels and seeds; name the others.
+
+    Pairs with a method that trains nothing come last: they are the least of a question.
+    """
+    grouped = groups(records)
+    named = list(zip(labels(grouped), grouped, strict=True))
+    apart = [
+        Apart(first, second, reason)
+        for (first, ours), (second, theirs) in combinations(named, 2)
+        if (reason := _why_apart(ours, theirs))
+    ]
+    alike: list[list[tuple[str, tuple[Record, ...]]]] = []
+    for entry in named:
+        for found in alike:
+            if not _why_apart(found[0][1], entry[1]):
+                found.append(entry)
+                break
+        else:
+            alike.append([entry])
+    compared = [one for found in alike if len(found) > 1 for one in _compare(found)]
+    untrained = {name for name, group in named if not group[0].steps}
+    compared.sort(key=lambda one: one.first in untrained or one.second in untrained)
+    return Verdicts(tuple(compared), tuple(apart))
+
+
+def _why_apart(ours: tuple[Record, ...], theirs: tuple[Record, ...]) -> str:
+    """Empty where the two may be compared."""
+    if len({(one.environment.evaluation_digest, one.gold) for one in (*ours, *theirs)}) > 1:
+        return "they were evaluated on different texts"
+    seeds = [[one.seed for one in group] for group in (ours, theirs)]
+    if seeds[0] != seeds[1]:
+        return "their seeds differ: " + " against ".join(", ".join(map(str, each)) for each in seeds)
+    return ""
+
+
+def _compare(alike: Sequence[tuple[str, tuple[Record, ...]]]) -> list[Comparison]:
+    import numpy as np
+
+    from afina.stats import compare
+
+    return compare(
+        {
+            name: np.array([np.array(one.predicted) == np.array(one.gold) for one in group], dtype=bool)
+            for name, group in alike
+        }
+    )
+
+
+def verdict_table(found: Verdicts) -> Table | None:
+    """A row per pair; the notes say what the verdicts mean and what would settle those that are open."""
+    if not found.compared and not found.apart:
+        return None
+    rows: list[tuple[str, ...]] = [
+        (
+            one.first,
+            one.second,
+            one.verdict,
+            points(one.difference),
+            f"{points(one.interval.low)} to {points(one.interval.high)}",
+            chance(one.adjusted),
+        )
+        for one in found.compared
+    ]
+    rows += [(one.first, one.second, "not comparable", "–", "–", "–") for one in found.apart]
+    level, margin = (found.compared[0].level, found.compared[0].margin) if found.compared else (0.95, 0.0)
+    columns = (
+        *(Column(name, "left") for name in ("Method", "compared with", "is")),
+        Column("Difference (points)"),
+        Column(f"{100 * level:g} % interval"),
+        Column("p, adjusted"),
+    )
+    return Table(VERDICTS, columns, tuple(rows), tuple(_notes(found, margin)))
+
+
+def _notes(found: Verdicts, margin: float) -> list[str]:
+    notes = [one.words for one in found.compared if one.verdict == "undecided"]
+    notes += [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.apart]
+    if found.compared:
+        notes.append(
+            "Differences in accuracy, on the same texts and seeds, in percentage points. Better, worse: more than "
+            "chance explains, after Holm's correction for the number of pairs. Equivalent: surely within "
+            f"{_counted(margin)} of each other. Undecided: none of these can be said yet."
+        )
+    return notes
+
+
+def _counted(margin: float) -> str:
+    return f"{100 * margin:g} point{'' if margin == 0.01 else 's'}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign: `+1.20`, `−0.30`, `0.00`."""
+    text = f"{100 * share:+.2f}".replace("-", "−")
+    return text[1:] if float(f"{100 * share:.2f}") == 0 else text
+
+
+def chance(p: float) -> str:
+    """A p-value, to three decimals."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def as_json(found: Verdicts) -> dict[str, object]:
+    """`verdicts` and `not_comparable`, of plain values: for --json and tables.json."""
+    return {
+        "verdicts": [
+            asdict(one) | {"interval": [one.interval.low, one.interval.high], "words": one.words}
+            for one in found.compared
+        ],
+        "not_comparable": [asdict(one) for one in found.apart],
+    }

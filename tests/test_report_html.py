@@ -1,0 +1,194 @@
+"""The page, its plots, and the files beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from afina.report import Evaluated, Report, svg
+from afina.report.plots import front
+from records import every_method, record
+
+HOSTILE = "<script>alert(1)</script>"
+ANSWERS = {"full": (0, 1, 1, 0, 0), "lora": (0, 1, 0, 0, 1)}
+
+
+def study(**changes: object) -> Report:
+    records = [
+        record(one.method, predicted=ANSWERS.get(one.method, (1, 1, 1, 1, 1)), **changes) for one in every_method()
+    ]
+    return Report("mine", tuple(records), ("afina", "study", "mine.toml"), (), Evaluated([HOSTILE] * 5, "sha256:d1"))
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return study(label_names=("no", f"yes{HOSTILE}")).page()
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_what_a_record_or_a_text_holds_is_never_markup(page: str) -> None:
+    assert "script" not in {tag for tag, _ in Elements(page).found}
+    assert page.count("&lt;script&gt;") >= 5
+    text = study(label_names=("no", f"yes{HOSTILE}"), name=HOSTILE).markdown()
+    assert not re.search(r"(?<!\\)<script", "\n".join(line for line in text.splitlines() if line.startswith("|")))
+
+
+def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
+    elements = Elements(page).found
+    links = [value for _, attributes in elements for key, value in attributes.items() if key in ("src", "href")]
+    assert links
+    assert all(link is not None and link.startswith(("#", "data:")) for link in links)
+    assert not re.search(r"url\((?!#)|@import", page)
+    policy = next(attributes for _, attributes in elements if attributes.get("http-equiv"))
+    assert str(policy["content"]).startswith("default-src 'none'")
+
+
+def test_every_plot_that_the_figures_allow_is_there_with_a_text_of_its_own(page: str) -> None:
+    titles = re.findall(r"<figure>\s*<h3>(.*?)</h3>", page)
+    assert titles[:7] == [
+        "Paired differences",
+        "Accuracy",
+        "Accuracy against trainable parameters",
+        "Accuracy against training time",
+        "Accuracy against peak memory",
+        "Training loss",
+        "Time by phase",
+    ]
+    assert len(titles) == 7 + 5
+    texts = [attributes["aria-label"] for tag, attributes in Elements(page).found if tag == "svg"]
+    assert len(set(texts)) == len(titles)
+    assert any("LoRA 148,992, 0.6000" in str(text) for text in texts)
+
+
+def test_plots_keep_text_as_text_and_take_every_colour_from_the_page(page: str) -> None:
+    plots = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    assert ">Trainable parameters (logarithmic)</text>" in plots
+    assert not re.search(r"(?:fill|stroke|color): #", plots)
+    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", plots))
+    assert {"--ink", "--faint", "--method-0", "--method-4"} <= used
+    assert all(page.count(f"{name}: #") >= 2 for name in used), "each is defined for light and for dark"
+
+
+def _contrast(first: str, second: str) -> float:
+    """WCAG 2.2's contrast ratio."""
+
+    def luminance(tone: str) -> float:
+        parts = [int(tone[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_each_methods_colour_stands_out_on_its_page(page: str) -> None:
+    papers = re.findall(r"--paper: (#[0-9a-f]{6});", page)
+    for colours, paper in zip((svg.LIGHT, svg.DARK), papers, strict=True):
+        assert all(_contrast(colour, paper) >= 3 for colour in colours)
+        assert len(set(colours)) == len(colours)
+
+
+def test_methods_are_told_apart_without_colour() -> None:
+    count = len(svg.LIGHT) * len(svg.MARKERS)
+    assert len({(svg.colour(index), svg.marker(index)) for index in range(count)}) == count
+    assert len({svg.marker(index) for index in range(len(svg.MARKERS))}) == len(svg.MARKERS)
+
+
+def test_the_pareto_front_keeps_what_nothing_beats() -> None:
+    costs, accuracies = [0, 10, 10, 20, 30, 5], [0.5, 0.9, 0.8, 0.9, 0.95, 0.4]
+    assert front(costs, accuracies) == [0, 1, 4]
+    assert front([1, 1], [0.5, 0.5]) == [0, 1]
+
+
+def test_the_same_records_give_the_same_bytes() -> None:
+    assert study().files() == study().files()
+
+
+def test_a_name_that_looks_like_mathematics_is_shown_as_it_is() -> None:
+    assert "LoRA ($\\alpha$_x)" in study(name="$\\alpha$_x").page()
+
+
+def test_one_run_without_steps_makes_a_page_too() -> None:
+    page = Report("one", (record("baseline", losses=()),)).page()
+    assert "Accuracy against training time" in page
+    assert "Training loss" not in page
+    assert "No run has finished." in Report("none", ()).page()
+
+
+def test_many_labels_have_a_matrix_without_numbers_and_too_many_have_none() -> None:
+    twelve, forty = (
+        Report("many", (record(label_names=tuple(f"label {i}" for i in range(count))),)) for count in (12, 40)
+    )
+    assert "Confusion of labels" in twelve.page()
+    assert "Confusion of labels" not in forty.page()
+
+
+def test_figures_are_raw_numbers_in_csv_and_json_alike() -> None:
+    report = Report("mine", (record("full"), record(seed=0, accuracy=0.8), record(seed=1, accuracy=0.9)))
+    files = report.files()
+    assert list(files) == ["report.md", "report.html", "tables.csv", "tables.json"]
+    rows = list(csv.DictReader(io.StringIO(files["tables.csv"])))
+    assert list(rows[0]) == ["table", "method", "seed", "column", "value"]
+    found = {(row["table"], row["method"], row["seed"], row["column"]): row["value"] for row in rows}
+    assert float(found["performance", "LoRA", "1", "accuracy"]) == 0.9
+    assert float(found["performance", "LoRA", "mean", "accuracy"]) == pytest.approx(0.85)
+    assert float(found["performance", "LoRA", "mean", "accuracy_sd"]) == pytest.approx(0.0707, abs=1e-4)
+    assert found["cost", "full fine-tuning", "0", "trainable"] == "124441344"
+    assert found["memory", "LoRA", "0", "allocated_peak"] == ""
+    content = json.loads(files["tables.json"])
+    assert list(content) == ["study", "tables", "verdicts", "not_comparable", "claims"]
+    assert {
+        (name, row["method"], str(row["seed"]), column): "" if value is None else str(value)
+        for name, table in content["tables"].items()
+        for row in table
+        for column, value in row.items()
+        if column not in ("method", "seed")
+    } == found
+    low, high = (content["tables"]["performance"][0][f"accuracy_{end}"] for end in ("low", "high"))
+    assert low < 0.6 < high
+
+
+def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> None:
+    from afina import record as records
+    from afina.study import RECORDS, STUDY, Study
+
+    content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
+    keys = {run.method: run.key for run in Study.parse(content, "test").runs()}
+    changed = {method: {"key": key, "predicted": ANSWERS[method]} for method, key in keys.items()}
+    made = [one.model_copy(update=changed[one.method]) for one in every_method() if one.method in keys]
+    records.write(tmp_path / RECORDS, made)
+    (tmp_path / STUDY).write_text(json.dumps({"study": content, "command": ["afina"]}), encoding="utf-8")
+    code = (
+        "import sys\nfrom afina.cli import main\nsys.argv = ['afina', 'report', sys.argv[1]]\n"
+        "try:\n    main()\nfinally:\n    heavy = {'torch', 'transformers', 'peft', 'matplotlib.pyplot'}\n"
+        "    assert not heavy & set(sys.modules)"
+    )
+    taken = []
+    for _ in range(3):  # the first may have fonts to look for; a busy machine gets another chance
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+        taken.append(time.perf_counter() - start)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert min(taken) < 3
+    assert done.stdout.split() == [str(tmp_path / name) for name in study().files()]
+    assert "a report uses no network" in (tmp_path / "report.md").read_text(encoding="utf-8")
