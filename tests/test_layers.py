@@ -23,7 +23,7 @@ LAYERS = (
     # names and numbers; nothing of afina
     "errors digest durable families configurations progress seed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record metrics meter asset hub device tensorfile dropout",
+    "task packed record tuned metrics meter asset hub device tensorfile dropout source",
     # data and models
     "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
@@ -34,8 +34,8 @@ LAYERS = (
     "train predict",
     # an intention carried out, an adapter used, parameters counted
     "run execute evaluate count",
-    # many runs, and the process of one
-    "study worker",
+    # the process of a run; choosing settings; many runs
+    "worker process tune study",
     # for people
     "watch",
     "cli",
@@ -57,7 +57,7 @@ OWNERS = {
     "time": "meter",
     "typer": "cli",
     "rich": "cli watch report.terminal",
-    "optuna": "",
+    "optuna": "tune",
 }
 """A foreign library, and the modules that may import it."""
 
@@ -201,7 +201,17 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["afina", "afina.cli", "afina.study", "afina.run", "afina.methods", "afina.report", "afina.watch", "afina.tasks"],
+    [
+        "afina",
+        "afina.cli",
+        "afina.study",
+        "afina.run",
+        "afina.methods",
+        "afina.report",
+        "afina.watch",
+        "afina.tasks",
+        "afina.tune",
+    ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:
     done = _python(f"import sys, {module}\nprint([name for name in {HEAVY} if name in sys.modules])")

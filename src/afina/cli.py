@@ -72,7 +72,7 @@ def _top(
 @app.command()
 def study(
     source: Annotated[
-        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, paper.", metavar="STUDY")
+        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, fair, paper.", metavar="STUDY")
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Where results go; by default results/NAME.")] = None,
     overrides: Overrides = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from afina.loader import Loader
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.method import Method
 from afina.methods import make
-from afina.progress import Listener, Progress, ignore
+from afina.progress import Listener, Progress, Score, ignore
 from afina.record import Environment, Memory, Record, Seconds
 from afina.seed import derive
 from afina.task import Split, Task
@@ -195,17 +195,10 @@ def _train(
     path: Path,
     listen: Listener,
 ) -> Trained:
-    classifier, setting = prepared.classifier, run.training
+    classifier = prepared.classifier
     if not parameters:
         return Trained(Account(), state_bytes(classifier.parameters()))
-    recipe = Recipe(
-        steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
-        learning_rate=setting.learning_rate or prepared.method.learning_rate,
-        weight_decay=setting.weight_decay,
-        clip=setting.clip,
-        seed=run.seed,
-        checkpoint_seconds=setting.checkpoint_seconds,
-    )
+    recipe = _recipe(run, prepared.method, loader)
     working = Working(classifier.model, parameters, dtype)
     optimizer = make_optimizer(classifier, working.trained, recipe)
     # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
@@ -231,6 +224,54 @@ def _train(
         del optimizer, keep
         prepared.reopen(run.seed)
     return Trained(account, kept, recipe.learning_rate, activations, len(largest.tokens), allocated_end)
+
+
+def _recipe(run: Run, method: Method, loader: Loader) -> Recipe:
+    setting = run.training
+    return Recipe(
+        steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
+        learning_rate=setting.learning_rate or method.learning_rate,
+        weight_decay=setting.weight_decay,
+        clip=setting.clip,
+        seed=run.seed,
+        checkpoint_seconds=setting.checkpoint_seconds,
+    )
+
+
+def try_out(
+    run: Run, shares: Sequence[float], *, limit: int | None = None, listen: Listener = ignore
+) -> Iterator[Score]:
+    """Train `run`, and pause for a score on its evaluation split after each of `shares` of its steps.
+
+    limit  end after so many steps, with a last score there, though the decay goes by all of them
+    Leaves no file. The scores are computed in training's own precision, which is cheap and good enough to choose by.
+    Training that diverges ends with a score that says so.
+    """
+    device = devices.choose()
+    listen(Progress("load"))
+    prepared = _load(run, device)
+    listen(Progress("encode"))
+    training = _encode(prepared, prepared.task.train, "training text")
+    held = _encode(prepared, prepared.task.evaluation, "validation text")
+    classifier, gold = prepared.classifier, prepared.task.evaluation.labels
+    working = Working(
+        classifier.model, prepared.method.trainable(classifier.model), devices.precision(run.training.dtype, device)
+    )
+    loader = Loader(training, prepared.task.train.labels, run.training.batch_size, run.seed)
+    recipe = _recipe(run, prepared.method, loader)
+    optimizer = make_optimizer(classifier, working.trained, recipe)
+    account = Account()
+    last = min(limit or recipe.steps, recipe.steps)
+    for stop in sorted({min(max(1, round(share * recipe.steps)), last) for share in shares}):
+        try:
+            train(classifier, working, optimizer, loader, recipe, account=account, stop=stop, listen=listen)
+        except Diverged:
+            yield Score(account.step + 1, recipe.steps, len(gold), None, None)
+            return
+        logits = predict.logits(classifier, held, listen)
+        yield Score(
+            stop, recipe.steps, len(gold), metrics.accuracy(gold, logits.argmax(axis=1)), metrics.loss(gold, logits)
+        )
 
 
 def _load(run: Run, device: torch.device) -> Prepared:

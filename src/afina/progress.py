@@ -18,6 +18,20 @@ class Progress:
     seconds_left: float | None = None
 
 
+@dataclass(frozen=True)
+class Score:
+    """How well a candidate does on a validation split after `step` of `steps`.
+
+    accuracy, loss  of `examples` texts; None where training had diverged
+    """
+
+    step: int
+    steps: int
+    examples: int
+    accuracy: float | None
+    loss: float | None
+
+
 Listener = Callable[[Progress], None]
 
 

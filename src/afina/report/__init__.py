@@ -12,21 +12,29 @@ from afina.report import paper
 from afina.report.markdown import report as _report
 from afina.report.outcome import Failure, summary
 from afina.report.tables import Beside, Column, Table, all_tables
+from afina.report.tuning import tuning_table
+from afina.tuned import Tuned
 
 __all__ = ["Column", "Failure", "Table", "markdown", "study_tables", "summary"]
 
 
-def study_tables(records: Sequence[Record]) -> list[Table]:
-    """Performance, parameters and time, memory; and GPU memory where that was measured.
+def study_tables(records: Sequence[Record], tuned: Sequence[Tuned] = ()) -> list[Table]:
+    """Performance, parameters and time, memory; GPU memory where that was measured; and what tuning took.
 
     The records of a study named `paper` have the paper's figures and footnotes beside them.
     """
     from_paper = bool(records) and all(record.study == paper.STUDY for record in records)
-    return all_tables(records, paper.beside(records) if from_paper else Beside())
+    tables = all_tables(records, paper.beside(records) if from_paper else Beside())
+    return [*tables, *([tuning_table(tuned)] if tuned else [])]
 
 
 def markdown(
-    study_name: str, records: Sequence[Record], *, command: Sequence[str] = (), failed: Sequence[Failure] = ()
+    study_name: str,
+    records: Sequence[Record],
+    *,
+    command: Sequence[str] = (),
+    failed: Sequence[Failure] = (),
+    tuned: Sequence[Tuned] = (),
 ) -> str:
     """The text of `report.md`. `command` is the argument list that repeats the study, program first."""
-    return _report(study_name, records, study_tables(records), command, failed)
+    return _report(study_name, records, study_tables(records, tuned), command, failed)

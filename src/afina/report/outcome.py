@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.record import Memory, Record, Seconds
+from afina.tuned import Tuned
 
 FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
@@ -29,11 +30,32 @@ class Failure:
 
 
 def summary(
-    study: str, out: Path, report: Path, records: Iterable[Record], failed: Sequence[Failure] = ()
+    study: str,
+    out: Path,
+    report: Path,
+    records: Iterable[Record],
+    failed: Sequence[Failure] = (),
+    tuned: Sequence[Tuned] = (),
 ) -> dict[str, object]:
-    """One JSON object: `study`, `out`, `report`, and `records`, finished and failed, each with the same keys."""
+    """One JSON object: `study`, `out`, `report`, and `records`, finished and failed, each with the same keys.
+
+    `tuning`, where the study tuned: what each method was given, and its setting; no figure of what chose it.
+    """
     runs = [*(_done(record, out) for record in records), *map(_failed, failed)]
-    return {"study": study, "out": str(out), "report": str(report), "records": runs}
+    summed = {"tuning": [_tuned(one) for one in tuned]} if tuned else {}
+    return {"study": study, "out": str(out), "report": str(report), "records": runs, **summed}
+
+
+def _tuned(one: Tuned) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "method": one.method,
+        "candidates": len(one.candidates),
+        "stopped": one.stopped,
+        "steps": one.steps,
+        "seconds": one.seconds,
+        "setting": one.setting,
+    }
 
 
 def _done(record: Record, out: Path) -> dict[str, object]:
