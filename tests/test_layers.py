@@ -21,9 +21,9 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "errors digest durable families configurations progress seed",
+    "errors digest durable families configurations progress seed intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record tuned metrics meter asset hub device tensorfile dropout source",
+    "task packed record tuned metrics meter asset hub device tensorfile dropout grid products verdicts stats source",
     # data and models
     "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
@@ -47,13 +47,14 @@ FRONT_DOORS = {("task", "tasks")}
 """Imports upwards, inside a function: `Task.load` is how the library opens a task, and `tasks` builds Tasks."""
 
 OWNERS = {
-    "transformers": "encode backbone attention",
+    "transformers": "encode backbone attention products",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub tasks.glue",
     "datasets": "tasks.*",
     "pyarrow": "tasks.*",
     "sklearn": "metrics",
+    "scipy": "intervals crossed verdicts",
     "time": "meter",
     "typer": "cli",
     "rich": "cli watch report.terminal",

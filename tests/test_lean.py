@@ -9,6 +9,7 @@ from torch import nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from afina import lean as lean_module
 from afina.dropout import Dropout, scaled_mask
 from afina.lean import TanhGELU, lora_layer
 
@@ -54,3 +55,52 @@ def test_dropout_multiplies_values_and_gradients_by_the_same_mask_and_does_nothi
     assert 0 < (result == 0).sum() < 1000
     torch.testing.assert_close(inputs.grad, result.detach())
     assert layer.eval()(inputs) is inputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gelus_slope_is_its_derivative(dtype: torch.dtype) -> None:
+    inputs = torch.linspace(-8, 8, 3001, dtype=dtype, requires_grad=True)
+    plain = inputs.detach().clone().requires_grad_()
+    TanhGELU()(inputs).sum().backward()
+    NewGELUActivation()(plain).sum().backward()
+    assert inputs.grad is not None
+    assert plain.grad is not None
+    torch.testing.assert_close(inputs.grad, plain.grad, rtol=2e-6, atol=2e-6)
+
+
+def test_gelu_of_more_than_one_piece_is_that_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = torch.randn(7, 13)
+    expected = TanhGELU()(inputs)
+    monkeypatch.setattr(lean_module, "_PIECE", 10)
+    torch.testing.assert_close(TanhGELU()(inputs), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("plain", [nn.Linear(6, 10), Conv1D(10, 6)])
+def test_the_lora_layers_gradients_are_those_of_its_formula(plain: nn.Module, rate: float) -> None:
+    settings = LoraConfig(
+        r=2, lora_alpha=5, lora_dropout=rate, target_modules=["0"], fan_in_fan_out=isinstance(plain, Conv1D)
+    )
+    layer = inject_adapter_in_model(settings, nn.Sequential(plain))[0]
+    if rate:
+        layer.lora_dropout["default"] = Dropout(rate)
+    torch.manual_seed(4)
+    nn.init.normal_(layer.lora_B["default"].weight)
+    inputs, upstream = torch.randn(1, 7, 6), torch.randn(1, 7, 10)
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+
+    def gradients(fast: bool) -> list[torch.Tensor | None]:
+        torch.manual_seed(9)
+        given = inputs.clone().requires_grad_()
+        layer.zero_grad()
+        if fast:
+            result = lora_layer(layer, "default", given)
+        else:
+            mask = scaled_mask(given.shape, rate, given.dtype, given.device) if rate else 1.0
+            result = layer.base_layer(given) + layer.scaling["default"] * ((given * mask) @ down.t()) @ up.t()
+        result.backward(upstream)
+        return [result.detach(), given.grad, down.grad, up.grad]
+
+    expected = [None if each is None else each.clone() for each in gradients(False)]
+    for one, other in zip(expected, gradients(True), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)

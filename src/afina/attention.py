@@ -1,14 +1,13 @@
 """Attention over a packed row, for every model that goes through transformers' AttentionInterface.
 
-Each sequence attends to itself only, causally. The row is gathered into a grid of one sequence a
-line, so the cost follows the longest text of the batch, not the square of all its tokens. Cells past
-a sequence's end repeat its last token; causality hides them from every real token, so they need no
-mask and change nothing. Knows no model.
+Each sequence attends to itself only, causally. On a CPU the row is laid out as a grid of lines (`afina.grid`), so the
+cost follows the texts' own lengths, not the square of all tokens. On a CUDA device torch's kernel for sequences of
+varying length takes the row as it is, where it serves. Knows no model.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import inspect
 from typing import Any
 
 import torch
@@ -17,6 +16,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from afina.dropout import scaled_mask
+from afina.grid import Layout
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # newer than the oldest torch that afina allows
+    varlen_attn = None  # type: ignore[assignment]
 
 NAME = "afina_packed"
 
@@ -24,110 +29,66 @@ SHORT = 256
 """Up to this length the whole score matrix is cheaper on a CPU than torch's tiled kernel, and small."""
 
 
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where each token of a packed row of T tokens sits in the grid of B sequences by L positions.
-
-    tokens  int64 [B * L]  the row's token in each cell
-    cells   int64 [T]      the cell of each token
-    last    int64 [B]      each sequence's last token
-    hidden  bool [L, L]    what `unseen` has made, by window
-    """
-
-    tokens: Tensor
-    cells: Tensor
-    last: Tensor
-    batch: int
-    longest: int
-    hidden: dict[int | None, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, bounds: Tensor) -> Layout:
-        """From the boundaries, int [B + 1]."""
-        starts, ends = bounds[:-1].long(), bounds[1:].long()
-        lengths = ends - starts
-        longest = int(lengths.max())
-        offsets = torch.arange(longest, device=bounds.device)
-        tokens = torch.minimum(starts[:, None] + offsets, ends[:, None] - 1)
-        real = offsets < lengths[:, None]
-        return cls(tokens.reshape(-1), real.reshape(-1).nonzero()[:, 0], ends - 1, len(starts), longest)
-
-    def grid(self, rows: Tensor) -> Tensor:
-        """[H, T, D] -> [H, B, L, D], contiguous."""
-        return rows.index_select(1, self.tokens).view(rows.shape[0], self.batch, self.longest, rows.shape[2])
-
-    def rows(self, grid: Tensor) -> Tensor:
-        """[H, B, L, D] -> [T, H, D], contiguous."""
-        return grid.view(grid.shape[0], -1, grid.shape[-1]).transpose(0, 1).index_select(0, self.cells)
-
-    def unseen(self, window: int | None) -> Tensor:
-        """The opposite of `visible`, made once for all layers of a batch."""
-        if window not in self.hidden:
-            self.hidden[window] = ~self.visible(window)
-        return self.hidden[window]
-
-    def visible(self, window: int | None) -> Tensor:
-        """Whether a query (line) sees a key (column), bool [L, L]."""
-        steps = torch.arange(self.longest, device=self.tokens.device)
-        distance = steps[:, None] - steps
-        return (distance >= 0) & (distance < (window or self.longest))
-
-
 class _ShortAttention(torch.autograd.Function):
     """softmax(scale q k^T) v on the grid, with its backward pass.
 
     Batches are ordered by head first, so that the products need no copy but the gathering. Scores are normalised in
-    float32: softmax of bfloat16 is several times slower on a CPU, and worse.
+    float32: softmax of bfloat16 is several times slower on a CPU, and worse. Empty cells see each other alone and are
+    never read, so what they hold and their gradients are of no matter.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, hidden: Tensor, scale: float, rate: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        layout: Layout,
+        window: int | None,
+        scale: float,
+        rate: float,
     ) -> Tensor:
-        """query [H, T, D]; key, value [G, T, D]; hidden [L, L], the cells that no query sees; returns [T, H, D]."""
-        heads, groups = query.shape[0], key.shape[0]
-        length, width = layout.longest, query.shape[2]
+        """query [H, T, D]; key, value [G, T, D]; returns [T, H, D]."""
+        grid = layout.shared
+        heads, length, width = query.shape[0], grid.length, query.shape[2]
 
-        def lines(rows: Tensor) -> Tensor:  # [G or H, T, D] -> [H * B, L, D]
-            grid = layout.grid(rows)
+        def lines(rows: Tensor) -> Tensor:  # [G or H, T, D] -> [H * N, L, D]
+            filled = grid.fill(rows)
             if rows.shape[0] != heads:
-                grid = grid.repeat_interleave(heads // rows.shape[0], 0)
-            return grid.view(-1, length, width)
+                filled = filled.repeat_interleave(heads // rows.shape[0], 0)
+            return filled.view(-1, length, width)
 
         q, k, v = lines(query), lines(key), lines(value)
-        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale).masked_fill_(hidden, float("-inf"))
-        weights = torch.softmax(scores, dim=-1)
-        weights = weights.to(q.dtype)
+        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale)
+        scores.view(heads, grid.lines, length, length).masked_fill_(layout.hidden(window), float("-inf"))
+        weights = torch.softmax(scores, dim=-1).to(q.dtype)
         mask = scaled_mask(weights.shape, rate, q.dtype, q.device) if rate else None
         mixed = torch.bmm(weights if mask is None else weights * mask, v)
         ctx.save_for_backward(q, k, v, weights, mask)
-        ctx.layout, ctx.scale, ctx.groups = layout, scale, groups
-        return layout.rows(mixed.view(heads, layout.batch, length, width))
+        ctx.grid, ctx.scale, ctx.groups = grid, scale, key.shape[0]
+        return grid.read(mixed.view(heads, grid.lines, length, width))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights, mask = ctx.saved_tensors
-        layout, groups = ctx.layout, ctx.groups
-        length, width = layout.longest, q.shape[2]
-        heads = q.shape[0] // layout.batch
+        grid, groups = ctx.grid, ctx.groups
+        heads, length, width = q.shape[0] // grid.lines, grid.length, q.shape[2]
 
-        upstream = q.new_zeros(heads, layout.batch * length, width)
-        upstream.index_copy_(1, layout.cells, grads[0].transpose(0, 1))
-        upstream = upstream.view(-1, length, width)
+        upstream = grid.fill(grads[0].transpose(0, 1)).view(-1, length, width)
         mixing = weights if mask is None else weights * mask
         grad_v = torch.bmm(mixing.transpose(1, 2), upstream)
         grad_mixing = torch.bmm(upstream, v.transpose(1, 2))
-        grad_weights = (grad_mixing if mask is None else grad_mixing * mask).float()
+        grad_weights = (grad_mixing if mask is None else grad_mixing.mul_(mask)).float()
         full = weights.float()
         grad_scores = torch._softmax_backward_data(grad_weights, full, -1, torch.float32).mul_(ctx.scale).to(q.dtype)
         grad_q = torch.bmm(grad_scores, k)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
 
-        def rows(lines: Tensor, count: int) -> Tensor:  # [H * B, L, D] -> [G or H, T, D]
-            grid = lines.view(heads, layout.batch, length, width)
+        def rows(lines: Tensor, count: int) -> Tensor:  # [H * N, L, D] -> [G or H, T, D]
+            filled = lines.view(heads, grid.lines, length, width)
             if count != heads:
-                grid = grid.view(count, heads // count, *grid.shape[1:]).sum(1)
-            row: Tensor = layout.rows(grid)
+                filled = filled.view(count, heads // count, *filled.shape[1:]).sum(1)
+            row: Tensor = grid.read(filled)
             return row.transpose(0, 1)
 
         return rows(grad_q, heads), rows(grad_k, groups), rows(grad_v, groups), None, None, None, None
@@ -152,23 +113,54 @@ def packed_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
-    if query.device.type == "cpu" and (layout.longest <= SHORT or dropout):
-        hidden = layout.unseen(sliding_window)
-        mixed = _ShortAttention.apply(query[0], key[0], value[0], layout, hidden, scale, dropout)  # type: ignore[no-untyped-call]
+    if sliding_window is not None and layout.longest <= sliding_window:
+        sliding_window = None
+    row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
+    if query.device.type == "cuda":
+        if serves_varlen(query, dropout):
+            return _varlen(*row, layout, scale, sliding_window)[None], None
+    elif layout.longest <= SHORT or dropout:
+        mixed = _ShortAttention.apply(*row, layout, sliding_window, scale, dropout)  # type: ignore[no-untyped-call]
         return mixed[None], None
-    windowed = sliding_window is not None and layout.longest > sliding_window
-    q, k, v = (layout.grid(states[0]).transpose(0, 1) for states in (query, key, value))
-    grid = scaled_dot_product_attention(
+    grid = layout.single
+    q, k, v = (grid.fill(states).transpose(0, 1) for states in row)
+    mixed = scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=layout.visible(sliding_window) if windowed else None,
+        attn_mask=None if sliding_window is None else grid.visible(sliding_window)[:, None],
         dropout_p=dropout,
-        is_causal=not windowed,
+        is_causal=sliding_window is None,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return layout.rows(grid.transpose(0, 1).contiguous())[None], None
+    return grid.read(mixed.transpose(0, 1).contiguous())[None], None
+
+
+def serves_varlen(query: Tensor, dropout: float) -> bool:
+    """Whether torch has a kernel for sequences of varying length and it takes this: half precision, no dropout."""
+    if varlen_attn is None or "enable_gqa" not in inspect.signature(varlen_attn).parameters:
+        return False
+    return query.dtype in (torch.bfloat16, torch.float16) and not dropout and query.shape[-1] <= 256
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+    """query [H, T, D]; key, value [G, T, D]; returns [T, H, D]."""
+    bounds, longest = layout.bounds, layout.longest
+    mixed = varlen_attn(
+        query.transpose(0, 1),
+        key.transpose(0, 1),
+        value.transpose(0, 1),
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[0] != key.shape[0],
+    )
+    assert isinstance(mixed, Tensor)
+    return mixed
 
 
 AttentionInterface.register(NAME, packed_attention)

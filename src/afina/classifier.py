@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afina.attention import Layout
 from afina.backbone import Backbone
 from afina.families import HEAD
+from afina.grid import Layout
 from afina.lean import lean
 from afina.packed import Packed
 
@@ -75,8 +75,8 @@ class Classifier(nn.Module):
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
             use_cache=False,
-            layout=Layout.of(packed.bounds),
-        ).last_hidden_state[0]
+            layout=Layout(packed.bounds),
+        ).last_hidden_state.squeeze(0)
         last = hidden.index_select(0, packed.bounds[1:].long() - 1)
         with torch.autocast(last.device.type, enabled=False):
             logits: Tensor = getattr(self._inner(), HEAD)(last.float())

@@ -215,7 +215,7 @@ def _train(
         train(classifier, working, optimizer, loader, recipe, account=account, keep=keep, listen=listen)
         allocated_end = meter.allocated()
     meter.seconds["train"] = account.seconds["train"]
-    kept = state_bytes([*classifier.parameters(), *working.trained.values()], optimizer)
+    kept = state_bytes([*classifier.parameters(), *working.trained.values(), *working.packed], optimizer)
     largest = loader.largest(recipe.steps).to(meter.device)
     seed_dropout(run.seed, recipe.steps)
     activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest))

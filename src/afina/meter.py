@@ -84,7 +84,7 @@ def rss_peak() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def state_bytes(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer | None = None) -> int:
+def state_bytes(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer | None = None) -> int:
     """Parameters + gradients + optimiser state, summed over distinct storages."""
     import torch
 
@@ -99,7 +99,14 @@ def state_bytes(parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optim
 
 
 def _distinct(tensors: list[Tensor]) -> int:
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    sizes: dict[object, int] = {}
+    for tensor in tensors:
+        if tensor.is_mkldnn:  # has no storage that torch could name
+            sizes["packed", id(tensor)] = tensor.nbytes
+        else:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 def activation_bytes(model: nn.Module, forward: Any) -> int:

@@ -7,7 +7,7 @@ norm; the loss is the mean cross-entropy of a batch. Knows no task and no file b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -68,12 +68,12 @@ def batch_loss(classifier: Classifier, packed: Packed) -> torch.Tensor:
     return cross_entropy(classifier(packed), packed.labels)
 
 
-def clip(optimizer: torch.optim.Optimizer, trained: Sequence[Parameter], largest: float) -> None:
+def clip(optimizer: torch.optim.Optimizer, norm: torch.Tensor, largest: float) -> None:
     """Let the next step see gradients of total norm at most `largest`, as `clip_grad_norm_` would make them.
 
-    The fused optimiser divides by `grad_scale` while it reads a gradient, which saves a pass over all of them.
+    norm: what it is now. The fused optimiser divides by `grad_scale` while it reads a gradient, which saves a pass over
+    all of them.
     """
-    norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
     optimizer.grad_scale = ((norm + 1e-6) / largest).clamp(min=1.0)  # type: ignore[attr-defined]
     optimizer.found_inf = torch.zeros((), device=norm.device)  # type: ignore[attr-defined]
 
@@ -102,8 +102,7 @@ def train(
     Raises Diverged at the first loss that is not a finite number.
     """
     classifier.train()
-    trained = list(working.trained.values())
-    device = trained[0].device
+    device = next(iter(working.trained.values())).device
     working.refresh()
     earlier = account.seconds.get("train", 0.0)
     began = last_kept = meter.now()
@@ -118,7 +117,7 @@ def train(
         working.clear()
         loss = batch_loss(classifier, packed)
         loss.backward()
-        clip(optimizer, trained, recipe.clip)
+        clip(optimizer, working.norm(), recipe.clip)
         optimizer.step()
         working.refresh()
         value = loss.item()

@@ -7,7 +7,7 @@ after every step. The head stays float32. Knows parameters, not what they belong
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.families import HEAD
+from afina.products import can_pack, pack
 
 
 class Working:
@@ -23,20 +24,26 @@ class Working:
 
     parameters  those that train, by name
     trained     float32, by the same names: what the optimiser gets, and what is saved in the end
+    packed      frozen weights in an order of their own, in place of the parameters
     """
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, Parameter], dtype: torch.dtype) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
         self.lowered = dtype != torch.float32
+        self.packed: list[Tensor] = []
         self._rows: list[_Rows] = []
+        self._masters: list[_Master] = []
         names = {id(parameter): name for name, parameter in parameters.items()}
         for path, module in model.named_modules():
             if HEAD in path.split("."):
                 continue
-            for parameter in module.parameters(recurse=False):
+            own = list(module.parameters(recurse=False))
+            for parameter in own:
                 if self.lowered:
                     self._lower(parameter, names.get(id(parameter)), dtype)
+            if self.lowered and can_pack(module, dtype) and not any(id(parameter) in names for parameter in own):
+                self.packed.extend(pack(module))
             weight = names.get(id(getattr(module, "weight", None)))
             if type(module) is nn.Embedding and weight is not None:
                 self._rows.append(_Rows(self.trained[weight]))
@@ -44,28 +51,38 @@ class Working:
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
         if name is not None and self.trained[name] is parameter:
-            self.trained[name] = master = Parameter(parameter.detach().clone())
-            parameter.register_post_accumulate_grad_hook(_hand_over(master))
+            self._masters.append(_Master(parameter))
+            self.trained[name] = self._masters[-1].weight
         parameter.data = parameter.data.to(dtype)
 
     def clear(self) -> None:
         """Forget the gradients of the last step; their memory is kept for the next."""
-        by_rows = {id(rows.weight) for rows in self._rows}
         for rows in self._rows:
             rows.clear()
+        for master in self._masters:
+            master.passes = 0
+        kept = {id(rows.weight) for rows in self._rows} | {id(master.weight) for master in self._masters}
         for parameter in self.trained.values():
-            if id(parameter) not in by_rows:
-                if self.lowered and parameter.grad is not None:
-                    parameter.grad.zero_()
-                else:
-                    parameter.grad = None
+            if id(parameter) not in kept:
+                parameter.grad = None
+
+    def norm(self) -> Tensor:
+        """The total norm of the gradients, a float32 scalar: what `torch.nn.utils.get_total_norm` gives of them all."""
+        known = {id(rows.weight): rows.norm() for rows in self._rows if rows.used}
+        known |= {id(master.weight): master.norm for master in self._masters if master.passes == 1}
+        grads = [p.grad for p in self.trained.values() if p.grad is not None and id(p) not in known]
+        norms = [*known.values(), *torch._foreach_norm(grads)]
+        total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return total
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Write the working weights anew from what was trained."""
-        if self.lowered:
-            names = [name for name in self.trained if self.trained[name] is not self.parameters[name]]
-            torch._foreach_copy_([self.parameters[n].data for n in names], [self.trained[n].data for n in names])
+        by_rows = {id(rows.weight) for rows in self._rows}  # read from the float32 weight itself
+        stale = [name for name, weight in self.trained.items() if weight is not self.parameters[name]]
+        stale = [name for name in stale if id(self.trained[name]) not in by_rows]
+        if stale:
+            torch._foreach_copy_([self.parameters[n].data for n in stale], [self.trained[n].data for n in stale])
 
     def settle(self) -> None:
         """Give the model its trained weights in float32; frozen ones stay lowered."""
@@ -74,23 +91,37 @@ class Working:
                 parameter.data = self.trained[name].data
 
 
-def _hand_over(master: Parameter) -> Callable[[Tensor], None]:
-    """Move a finished gradient to its master at once, so that only one is ever held in both precisions."""
+class _Master:
+    """The float32 weight behind a lowered parameter. It is handed each gradient as soon as that is finished, so that
+    only one is ever held in both precisions, and its norm is taken while it is still in the processor's cache.
 
-    def hook(parameter: Tensor) -> None:
+    passes  backward passes since the last step
+    norm    of the first one's gradient
+    """
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.weight = Parameter(parameter.detach().clone())
+        self.passes = 0
+        self.norm = torch.zeros(())
+        parameter.register_post_accumulate_grad_hook(self._take)
+
+    def _take(self, parameter: Tensor) -> None:
         if parameter.grad is None:
             return
-        if master.grad is None:
-            master.grad = parameter.grad.float()
+        if self.weight.grad is None:
+            self.weight.grad = parameter.grad.to(torch.float32, memory_format=torch.contiguous_format)
+        elif self.passes == 0:
+            self.weight.grad.copy_(parameter.grad)
         else:
-            master.grad.add_(parameter.grad)
+            self.weight.grad.add_(parameter.grad)
+        if self.passes == 0:
+            self.norm = torch.linalg.vector_norm(self.weight.grad)
+        self.passes += 1
         parameter.grad = None
-
-    return hook
 
 
 class _Rows:
-    """The gradient of an embedding's float32 weight: only the rows that a batch uses are written, and cleared."""
+    """The gradient of an embedding's float32 weight: only the rows that a batch uses are written, read and cleared."""
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
@@ -102,6 +133,13 @@ class _Rows:
             self.weight.grad = torch.zeros_like(self.weight)
         self.weight.grad.index_add_(0, ids, gradient.float())
         self.used.append(ids)
+
+    def norm(self) -> Tensor:
+        """Of the whole gradient."""
+        assert self.weight.grad is not None
+        used = self.weight.grad.index_select(0, torch.cat(self.used).unique())
+        norm: Tensor = torch.linalg.vector_norm(used)
+        return norm
 
     def clear(self) -> None:
         if self.weight.grad is not None:
@@ -115,7 +153,8 @@ class _RowLookUp(torch.autograd.Function):
     def forward(ctx: Any, ids: Tensor, weight: Tensor, rows: _Rows) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.rows = rows
-        return weight.index_select(0, ids.reshape(-1)).view(*ids.shape, weight.shape[1])
+        looked_up = rows.weight.detach().index_select(0, ids.reshape(-1)).to(weight.dtype)
+        return looked_up.view(*ids.shape, weight.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:

@@ -1,0 +1,127 @@
+"""Matrix products with a layer's weight, by oneDNN where torch has it. Knows layers, not what they belong to.
+
+torch gives float32 products on a CPU to MKL, which on processors of other makes than Intel's takes more than twice as
+long as oneDNN (docs/LOG.md). And oneDNN brings a weight into its own order before it multiplies: a frozen weight is
+packed in that order once, for each direction, which saves a sixth of a bfloat16 product. Results are the same but for
+rounding; `tests/test_products.py` holds them to torch's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear as plain_linear
+from transformers.pytorch_utils import Conv1D
+
+# A kernel is made for each number of tokens and kept; oneDNN's own limit of 1024 would drop them before they are used
+# again. Read at its first use.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+_TYPICAL_ROWS = 256
+"""What a weight is packed for; the order barely depends on it."""
+
+
+def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """inputs [N, K], weight [M, K] or packed, bias [M] -> inputs weight^T + bias, [N, M]. Keeps no graph."""
+    if weight.is_mkldnn or _by_onednn(weight):
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+        return result
+    return plain_linear(inputs, weight, bias)
+
+
+def _by_onednn(weight: Tensor) -> bool:
+    return _ONEDNN and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """A weight for both directions: weight [M, K] and its transpose [K, M], packed or not; bias [M]."""
+
+    weight: Tensor
+    transposed: Tensor
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, layer: Any) -> Operands:
+        """Those of an `nn.Linear` or `Conv1D`: what `pack` has made, or else views of its parameters."""
+        packed: Operands | None = layer.__dict__.get("packed")
+        if packed is not None:
+            return packed
+        weight = layer.weight.detach()
+        weight = weight.t() if isinstance(layer, Conv1D) else weight
+        return cls(weight, weight.t(), None if layer.bias is None else layer.bias.detach())
+
+
+def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether `pack` gains anything for this layer's weight, once that is `dtype`."""
+    weight = getattr(layer, "weight", None)
+    on_cpu = isinstance(weight, Tensor) and weight.device.type == "cpu"
+    return _ONEDNN and on_cpu and dtype == torch.bfloat16 and type(layer) in (nn.Linear, Conv1D)
+
+
+def pack(layer: Any) -> tuple[Tensor, Tensor]:
+    """Keep the layer's frozen weight in oneDNN's order only, for both directions; its parameter holds nothing after.
+
+    Returns the packed weights.
+    """
+    plain = Operands.of(layer)
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    weight, transposed = (reorder(each.contiguous(), _TYPICAL_ROWS) for each in (plain.weight, plain.transposed))
+    layer.packed = Operands(weight, transposed, plain.bias)
+    layer.weight.data = layer.weight.data.new_empty(0)
+    return weight, transposed
+
+
+def speed_up(layer: Any) -> None:
+    """Let an `nn.Linear` or `Conv1D` multiply by oneDNN where that is faster."""
+    if type(layer) in (nn.Linear, Conv1D) and _ONEDNN and "forward" not in layer.__dict__:
+        layer.forward = partial(_linear, layer, layer.forward)
+
+
+def _linear(layer: Any, plain: Any, inputs: Tensor) -> Tensor:
+    """Any leading shape, width K -> the same leading shape, width M."""
+    if "packed" not in layer.__dict__ and not (_by_onednn(layer.weight) and inputs.dtype == torch.float32):
+        result: Tensor = plain(inputs)
+        return result
+    operands = Operands.of(layer)
+    if not torch.is_grad_enabled():
+        return multiply(inputs.reshape(-1, inputs.shape[-1]), operands.weight, operands.bias).view(
+            *inputs.shape[:-1], -1
+        )
+    frozen = "packed" in layer.__dict__
+    weight, bias = (None, None) if frozen else (layer.weight, layer.bias)
+    result = _Linear.apply(inputs, weight, bias, operands, isinstance(layer, Conv1D))  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Linear(torch.autograd.Function):
+    """weight, bias: what gradients are for, None where frozen and packed; inward: stored [K, M], as Conv1D does."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor | None, bias: Tensor | None, operands: Operands, inward: bool
+    ) -> Tensor:
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        ctx.save_for_backward(flat if weight is not None and weight.requires_grad else None)
+        ctx.operands, ctx.shape, ctx.inward = operands, inputs.shape, inward
+        return multiply(flat, operands.weight, operands.bias).view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (inputs,) = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        into = weight = bias = None
+        if ctx.needs_input_grad[0]:
+            into = multiply(grad, ctx.operands.transposed).view(ctx.shape)
+        if ctx.needs_input_grad[1]:
+            weight = multiply(inputs.t(), grad.t()) if ctx.inward else multiply(grad.t(), inputs.t())
+        if ctx.needs_input_grad[2]:
+            bias = grad.sum(0)
+        return into, weight, bias, None, None

@@ -1,0 +1,89 @@
+"""Accuracy and F1 with intervals, and the door to the tests between methods.
+
+Pure functions of arrays: what the predictions of S runs with different seeds on the same N examples say. `compare` and
+its verdicts are in `verdicts.py`, the intervals underneath in `intervals.py` (one seed) and `crossed.py` (several).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from afina.crossed import Crossed
+from afina.intervals import Interval, bounded, holm, mcnemar, wilson
+from afina.verdicts import Comparison, compare
+
+__all__ = ["Comparison", "Estimate", "Interval", "accuracy", "compare", "f1", "holm", "mcnemar", "wilson"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure of one method: the mean over its seeds, the standard deviation over them (n - 1; None for one), and
+    where the truth may lie.
+
+    With one seed the interval is about this trained model on other examples; with several it is about the method, on
+    other examples and with other seeds.
+    """
+
+    mean: float
+    spread: float | None
+    interval: Interval
+
+
+def accuracy(correct: np.ndarray, level: float = 0.95) -> Estimate:
+    """Share of right answers; bool [S, N], or [N] for one seed.
+
+    Wilson's interval for one seed, and where all seeds answered alike; else that of `crossed.py`, bent to [0, 1].
+    """
+    values = _table(correct).astype(float)
+    single = wilson(int(values[0].sum()), values.shape[1], level)
+    return _estimate(values, values.mean(axis=1), single, level)
+
+
+def f1(gold: np.ndarray, predicted: np.ndarray, classes: int, level: float = 0.95) -> Estimate:
+    """F1 of class 1 for two classes, else the plain mean of the F1 of each, as in `metrics`; int [N] and int [S, N].
+
+    For one seed and two classes the interval is the "Wilson indirect" of Lam, Gopal & Qian (arXiv:2309.14621): Wilson's
+    for the share TP / (TP + FP + FN), of which F1 is a monotone function. For more classes or seeds, F1 is linearised:
+    each example has the value F + (2 tp - F (gold + predicted)) / mean(gold + predicted), whose mean is F and whose
+    spread is, to first order, that of F (the delta method); these values are treated as accuracy's are.
+    """
+    predicted = _table(predicted)
+    if gold.shape != predicted.shape[1:]:
+        raise ValueError(f"expected one label for each of {predicted.shape[1]} predictions, found {gold.shape}")
+    chosen = [1] if classes == 2 else list(range(classes))
+    values = np.zeros(predicted.shape)
+    singles = []
+    for label in chosen:
+        is_gold, is_found = gold == label, predicted == label
+        right, either = 2.0 * (is_gold & is_found), is_gold.astype(float) + is_found
+        size = either.mean(axis=1, keepdims=True)
+        score = np.divide(right.mean(axis=1, keepdims=True), size, out=np.zeros_like(size), where=size > 0)
+        values += score + np.divide(right - score * either, size, out=np.zeros_like(either), where=size > 0)
+        share = wilson(int(np.sum(is_gold & is_found[0])), int(np.sum(is_gold | is_found[0])), level)
+        singles.append((2 * share.low / (1 + share.low), 2 * share.high / (1 + share.high)))
+    values /= len(chosen)
+    single = None
+    if classes == 2 or not values[0].var() > 1e-24:
+        single = Interval(*(float(np.mean(ends)) for ends in zip(*singles, strict=True)))
+    return _estimate(values, values.mean(axis=1), single, level)
+
+
+def _table(values: np.ndarray) -> np.ndarray:
+    """[S, N] of [N] or [S, N]."""
+    table = np.atleast_2d(values)
+    if table.ndim != 2 or 0 in table.shape:
+        raise ValueError(f"expected an array of seeds by examples, found the shape {values.shape}")
+    return table
+
+
+def _estimate(values: np.ndarray, by_seed: np.ndarray, single: Interval | None, level: float) -> Estimate:
+    """`single` is the interval where there is but one seed, or all agree."""
+    mean = float(by_seed.mean())
+    spread = float(by_seed.std(ddof=1)) if len(values) > 1 else None
+    if (values == values[0]).all():
+        mean, spread, values = float(by_seed[0]), None if spread is None else 0.0, values[:1]
+    if len(values) == 1 and single:
+        return Estimate(mean, spread, single)
+    return Estimate(mean, spread, bounded(mean, Crossed.of(values).width(level)))

@@ -1,0 +1,124 @@
+"""Grid attention against plain attention, one sequence at a time: values and gradients."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afina import attention
+from afina.attention import packed_attention
+from afina.grid import Grid, Layout
+
+LENGTHS = ([5], [1, 1, 1], [7, 2, 3, 1, 6, 2], [2, 9], [4, 4, 4, 4])
+
+
+def bounds(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+def one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None) -> Tensor:
+    """[1, H, T, D] -> [1, T, H, D], written out."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    pieces, start = [], 0
+    for length in lengths:
+        q, k, v = (states[0, :, start : start + length] for states in (query, key, value))
+        scores = q @ k.transpose(1, 2) * query.shape[-1] ** -0.5
+        for i, j in itertools.product(range(length), repeat=2):
+            if j > i or (window and i - j >= window):
+                scores[:, i, j] = float("-inf")
+        pieces.append((scores.softmax(-1) @ v).transpose(0, 1))
+        start += length
+    return torch.cat(pieces)[None]
+
+
+def states(lengths: list[int], heads: int, groups: int) -> list[Tensor]:
+    torch.manual_seed(7)
+    total = sum(lengths)
+    # As models give them: a transposed view of [1, T, H, D].
+    return [torch.randn(1, total, n, 8).transpose(1, 2).requires_grad_() for n in (heads, groups, groups)]
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["own backward", "torch's kernel"])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2)])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_attention_on_the_grid_is_plain_attention(
+    lengths: list[int], heads: int, groups: int, window: int | None, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", 256 if short else 0)
+    upstream = torch.randn(1, sum(lengths), heads, 8, generator=torch.Generator().manual_seed(8))
+
+    def gradients(attend: Callable[..., Tensor]) -> list[Tensor | None]:
+        inputs = states(lengths, heads, groups)
+        result = attend(*inputs)
+        result.backward(upstream)
+        return [result, *(each.grad for each in inputs)]
+
+    layout = Layout(bounds(lengths))
+    found = gradients(
+        lambda q, k, v: packed_attention(nn.Identity(), q, k, v, None, layout=layout, sliding_window=window)[0]
+    )
+    expected = gradients(lambda q, k, v: one_by_one(q, k, v, lengths, window))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_in_attention_multiplies_weights_and_their_gradients_by_one_mask() -> None:
+    """By finite differences of a function that draws the same mask every time."""
+    layout = Layout(bounds([4, 2]))
+    inputs = [each.detach().double().requires_grad_() for each in states([4, 2], 2, 2)]
+
+    def attend(*each: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return packed_attention(nn.Identity(), *each, None, layout=layout, dropout=0.4)[0].sum(-1)
+
+    torch.manual_seed(3)
+    dropped = attend(*inputs)
+    assert not torch.allclose(dropped, packed_attention(nn.Identity(), *inputs, None, layout=layout)[0].sum(-1))
+    # Scores are normalised in float32, so steps are large and the bound is loose.
+    assert torch.autograd.gradcheck(attend, inputs, eps=1e-2, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_token_has_one_cell_and_sees_its_own_sequence_up_to_itself(lengths: list[int], shared: bool) -> None:
+    ends = bounds(lengths)
+    grid = Grid.of(ends.tolist(), "cpu", shared=shared)
+    total = sum(lengths)
+    assert grid.length == max(lengths)
+    assert grid.lines <= len(lengths)
+    assert torch.equal(grid.tokens[grid.cells], torch.arange(total))
+    assert len(grid.cells.unique()) == total
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    visible = grid.visible(None)
+    for token in range(total):
+        line, column = divmod(int(grid.cells[token]), grid.length)
+        seen = {
+            int(grid.tokens[line * grid.length + other]) for other in visible[line, column].nonzero()[:, 0].tolist()
+        }
+        assert seen == {other for other in range(token + 1) if sequence[other] == sequence[token]}
+    assert visible.any(-1).all()  # a line of no visible key would give nan
+
+
+def test_short_sequences_share_lines() -> None:
+    assert Grid.of([0, 6, 8, 10, 12], "cpu", shared=True).lines == 2
+    assert Grid.of([0, 6, 8, 10, 12], "cpu", shared=False).lines == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_attention_on_a_gpu_is_plain_attention(lengths: list[int], window: int | None) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    inputs = [each.detach().cuda().bfloat16() for each in states(lengths, 4, 2)]
+    layout = Layout(bounds(lengths).cuda())
+    assert attention.serves_varlen(inputs[0], 0.0)
+    found, _ = packed_attention(nn.Identity(), *inputs, None, layout=layout, sliding_window=window)
+    expected = one_by_one(*(each.float() for each in inputs), lengths, window)
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
