@@ -27,7 +27,7 @@ LAYERS = (
     # data and models
     "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
-    "loader classifier report.*",
+    "loader classifier floor report.*",
     # every difference between methods
     "method methods.*",
     # procedure
@@ -36,6 +36,8 @@ LAYERS = (
     "run execute evaluate count",
     # the process of a run; choosing settings; many runs
     "worker process tune study",
+    # the recommendation
+    "fits race choose",
     # for people
     "watch",
     "cli",
@@ -53,7 +55,7 @@ OWNERS = {
     "huggingface_hub": "hub tasks.glue",
     "datasets": "tasks.*",
     "pyarrow": "tasks.*",
-    "sklearn": "metrics",
+    "sklearn": "metrics floor",
     "scipy": "intervals crossed verdicts",
     "time": "meter",
     "typer": "cli",

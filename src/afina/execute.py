@@ -268,10 +268,11 @@ def try_out(
         except Diverged:
             yield Score(account.step + 1, recipe.steps, len(gold), None, None)
             return
-        logits = predict.logits(classifier, held, listen)
-        yield Score(
-            stop, recipe.steps, len(gold), metrics.accuracy(gold, logits.argmax(axis=1)), metrics.loss(gold, logits)
-        )
+        with (meter := Meter(device)).phase("evaluate"):
+            logits = predict.logits(classifier, held, listen)
+        right, loss = metrics.accuracy(gold, logits.argmax(axis=1)), metrics.loss(gold, logits)
+        spent = account.seconds["train"]
+        yield Score(stop, recipe.steps, len(gold), right, loss, spent, meter.seconds["evaluate"])
 
 
 def _load(run: Run, device: torch.device) -> Prepared:

@@ -84,6 +84,16 @@ def rss_peak() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def memory_available() -> int | None:
+    """Bytes of main memory that a new process could have without swapping; None where the system does not tell."""
+    info = Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
 def state_bytes(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer | None = None) -> int:
     """Parameters + gradients + optimiser state, summed over distinct storages."""
     import torch

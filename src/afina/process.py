@@ -9,22 +9,29 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from afina import meter
 from afina.errors import RunFailed
 from afina.progress import Listener, Progress, Score
 from afina.record import Record
 from afina.run import Run
 
 
-class Worker:
-    """One process at work on a request; the end of the block ends it."""
+class Overrun(Exception):
+    """A process had not answered when its time was up, and was ended."""
 
-    def __init__(self, run: Run, **request: Any) -> None:
-        self.run = run
+
+class Worker:
+    """One process at work on a request; the end of the block ends it, and so does the clock at `until`."""
+
+    def __init__(self, run: Run, until: float | None = None, **request: Any) -> None:
+        self.run, self.until = run, until
+        self.timer: threading.Timer | None = None
         self.request = {"run": run.model_dump(mode="json"), **request}
         self.problem: str | None = None
 
@@ -37,11 +44,18 @@ class Worker:
                 text=True,
                 encoding="utf-8",
             )
+        if self.until is not None:
+            # Not by what it tells: a process that loads or saves is silent for long.
+            self.timer = threading.Timer(max(0.0, self.until - meter.now()), self.process.kill)
+            self.timer.daemon = True
+            self.timer.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        if self.timer is not None:
+            self.timer.cancel()
         with suppress(BrokenPipeError):
             self.process.stdin.close()  # the worker ends when this closes, also when we were interrupted
         self.process.wait()
@@ -69,8 +83,10 @@ class Worker:
             else:
                 yield message
 
-    def failure(self) -> RunFailed:
+    def failure(self) -> RunFailed | Overrun:
         """Why it ended without an answer; for after the block."""
+        if self.until is not None and meter.now() >= self.until:
+            return Overrun()
         if self.problem is not None:
             return RunFailed(self.problem)
         status, title = self.process.returncode, self.run.title
@@ -83,10 +99,13 @@ class Worker:
         return RunFailed(f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.")
 
 
-def carry_out(run: Run, out: Path, study: str, listen: Listener) -> Record:
-    """The record of `run`, whose adapter then lies under `out`. Raises RunFailed."""
+def carry_out(run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+    """The record of `run`, whose adapter then lies under `out`.
+
+    Raises RunFailed; Overrun at `until` by `meter.now()`.
+    """
     made: Record | None = None
-    with Worker(run, out=str(out), study=study) as worker:
+    with Worker(run, until, out=str(out), study=study) as worker:
         for message in worker.messages(listen):
             made = Record.model_validate(message["record"])
     if made is None:
@@ -95,13 +114,20 @@ def carry_out(run: Run, out: Path, study: str, listen: Listener) -> Record:
 
 
 def try_out(
-    run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Callable[[Score], bool], listen: Listener
+    run: Run,
+    shares: tuple[float, ...],
+    limit: int | None,
+    goes_on: Callable[[Score], bool],
+    listen: Listener,
+    until: float | None = None,
 ) -> Score:
-    """The last score of `run`: the one after which `goes_on` said no, or after its last step. Raises RunFailed.
+    """The last score of `run`: the one after which `goes_on` said no, or after its last step.
+
+    Raises RunFailed; Overrun at `until` by `meter.now()`.
 
     shares, limit  as in `afina.execute.try_out`
     """
-    with Worker(run, shares=shares, limit=limit) as worker:
+    with Worker(run, until, shares=shares, limit=limit) as worker:
         for message in worker.messages(listen):
             score = Score(**message["score"])
             if not goes_on(score) or message["last"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Score:
     """How well a candidate does on a validation split after `step` of `steps`.
 
     accuracy, loss  of `examples` texts; None where training had diverged
+    train_seconds, evaluate_seconds  of all steps so far, and of scoring this time
     """
 
     step: int
@@ -30,6 +31,8 @@ class Score:
     examples: int
     accuracy: float | None
     loss: float | None
+    train_seconds: float = field(default=0.0, compare=False)
+    evaluate_seconds: float = field(default=0.0, compare=False)
 
 
 Listener = Callable[[Progress], None]

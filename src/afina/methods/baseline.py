@@ -17,6 +17,7 @@ class Baseline(Method):
     summary: ClassVar[str] = "the pretrained body under a random head, evaluated as it is"
 
     search: ClassVar[None] = None
+    practical: ClassVar[bool] = False
 
     def trains(self, name: str) -> bool:
         """Nothing."""
