@@ -37,7 +37,7 @@ LAYERS = (
     # the process of a run; choosing settings; many runs
     "worker process tune study",
     # the recommendation
-    "fits race choose",
+    "fits race choice choose",
     # for people
     "watch",
     "cli",
@@ -214,6 +214,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.watch",
         "afina.tasks",
         "afina.tune",
+        "afina.choose",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:
