@@ -106,6 +106,38 @@ def test_prediction_reports_the_quotients_of_its_speeds_and_the_same_labels(path
         assert result[arm]["tokens_per_second"] > result[arm]["texts_per_second"] > 0
 
 
+@pytest.mark.slow
+def test_long_texts_are_measured_in_a_process_an_arm(path: str, tmp_path: Path) -> None:
+    from long_texts import ARMS, BATCH_SIZE
+
+    report = tmp_path / "report.md"
+    few = ["--steps", "2", "--length", "40", "--methods", "lora", "--backbone", path, "--markdown", str(report)]
+    done = run("long_texts.py", *few)
+    result = last_line(done.stdout)
+    assert list(result) == ["lora"]
+    assert list(result["lora"]) == list(ARMS)
+    for arm in result["lora"].values():
+        assert arm["length"] == 40
+        assert arm["tokens_per_second"] * arm["seconds_per_step"] == pytest.approx(BATCH_SIZE * 40)
+        assert 2**27 < arm["rss_peak"] < 2**31
+    assert report.read_text() == done.stdout.rpartition("\n{")[0]
+
+
+def test_the_arms_of_long_texts_compute_as_much_at_once_as_they_say(path: str) -> None:
+    from afina import Backbone
+    from afina.packed import pack
+    from long_texts import limits, texts
+
+    packed = pack(texts(Backbone.load(path), 30, 8))
+    assert len(packed.tokens) == 240
+    assert [len(limits(arm, 30).parts(packed)) for arm in ("whole", "default", "single", "checkpointed")] == [
+        1,
+        1,
+        8,
+        8,
+    ]
+
+
 def batches() -> list[Any]:
     from sample import Batch
 

@@ -260,7 +260,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         (("study", "nope.toml"), "study file nope.toml is not there. Presets: fair, paper, quickstart."),
         (
             ("study", "quickstart", "--set", "train.epoch=1"),
-            "preset quickstart: unknown key 'train.epoch'. Did you mean 'train.epochs'? Known: train.batch_size, ",
+            "preset quickstart: unknown key 'train.epoch'. Did you mean 'train.epochs'? Known: train.accumulate, ",
         ),
         (
             ("study", "quickstart", "--set", "methods.loar.r=1"),
@@ -281,7 +281,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("train", "--task", "mine.csv", "--set", "epoch=1"),
-            "afina train, methods.lora: unknown key 'epoch'. Did you mean 'epochs'? Known: alpha, batch_size, ",
+            "afina train, methods.lora: unknown key 'epoch'. Did you mean 'epochs'? Known: accumulate, alpha, ",
         ),
         (
             ("train", "--task", "mine.csv", "--set", "r=0"),

@@ -21,11 +21,11 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "errors digest durable families configurations progress seed intervals crossed",
+    "errors digest durable families configurations progress seed heap intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
     "task packed record tuned metrics meter asset hub device tensorfile dropout grid products verdicts stats source",
     # data and models
-    "tasks.* encode attention lean working backbone adapter environment checkpoint presets",
+    "tasks.* encode encodings attention lean recompute working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
     "loader classifier floor report.*",
     # every difference between methods
@@ -33,7 +33,7 @@ LAYERS = (
     # procedure
     "train predict",
     # an intention carried out, an adapter used, parameters counted
-    "run execute evaluate count",
+    "run execute candidate evaluate count",
     # the process of a run; choosing settings; many runs
     "worker process tune study",
     # the recommendation

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
 
 from afina.encode import Encoded
-from afina.loader import Loader, by_length
+from afina.loader import Limits, Loader, by_length
 from afina.packed import Packed, unpack
 
 LENGTHS = (3, 1, 7, 2, 2, 9, 4, 1, 5, 6, 30)
@@ -73,6 +73,47 @@ def test_the_largest_batch_is_the_one_with_the_most_tokens() -> None:
     for stop in (1, 2, 3, 7):
         sizes = [len(packed.tokens) for packed in loader().batches(0, stop)]
         assert len(loader().largest(stop).tokens) == max(sizes)
+
+
+@pytest.mark.parametrize("limits", [Limits(tokens=10), Limits(examples=3), Limits(examples=3, tokens=12), Limits()])
+def test_the_largest_of_all_that_is_computed_at_once(limits: Limits) -> None:
+    for stop in (1, 3, 7):
+        parts = [part for packed in loader(6).batches(0, stop) for part in limits.parts(packed)]
+        most = max(parts, key=lambda part: len(part.tokens))
+        assert examples(loader(6).largest(stop, limits)) == examples(most)
+
+
+def test_a_batch_within_the_limits_is_computed_as_it_is() -> None:
+    for packed in loader().batches(0, 3):
+        for limits in (Limits(), Limits(tokens=len(packed.tokens)), Limits(examples=len(packed))):
+            assert limits.parts(packed) == [packed]
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 20, 40])
+def test_parts_hold_every_sequence_once_with_its_label_within_the_budget(tokens: int) -> None:
+    for packed in loader(len(LENGTHS)).batches(0, 2):
+        parts = Limits(tokens=tokens).parts(packed)
+        order = list(chain(*map(examples, parts)))
+        assert sorted(order) == list(range(len(LENGTHS)))
+        assert [LENGTHS[index] for index in order] == sorted(LENGTHS)
+        for part in parts:
+            assert len(part.tokens) <= tokens or len(part) == 1
+            assert part.labels.tolist() == [index % 3 for index in examples(part)]
+        for part, after in pairwise(parts):  # as few parts as that order allows
+            assert len(part.tokens) + LENGTHS[examples(after)[0]] > tokens
+
+
+def test_parts_by_examples_are_the_batches_of_that_size() -> None:
+    whole = [examples(packed) for packed in loader(3).batches(0, 4)]
+    for packed in loader(6).batches(0, 2):
+        parts = [examples(part) for part in Limits(examples=3).parts(packed)]
+        assert parts == [whole.pop(0) for _ in parts]
+    assert not whole
+
+
+def test_only_the_parts_with_too_many_tokens_are_cut_further() -> None:
+    cut = Limits(examples=3, tokens=10).cut(np.array([5, 1, 4, 9, 2, 7, 3]))
+    assert [part.tolist() for part in cut] == [[0, 1, 2], [4, 5], [3], [6]]
 
 
 @pytest.mark.parametrize("budget", [1, 8, 20, 1000])

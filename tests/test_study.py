@@ -113,6 +113,9 @@ def test_the_paper_preset_is_the_published_set_up() -> None:
             "max_length": 128,
             "max_steps": None,
             "dtype": "float32",
+            "accumulate": 1,
+            "token_budget": 8192,
+            "checkpointing": False,
         }
 
 
@@ -192,7 +195,7 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         ("[methods.loar]", UnknownName, "methods.loar: unknown method 'loar'. Did you mean 'lora'?"),
         ("[methods.x]\nmethod = 'ful'", UnknownName, "methods.x: unknown method 'ful'. Did you mean 'full'?"),
         ("[methods.x]\nmethod = 3", UnknownName, "methods.x: unknown method '3'. Known: baseline, full,"),
-        ("[methods.full]\nr = 8", UnknownName, "methods.full: unknown key 'r'. Known: batch_size,"),
+        ("[methods.full]\nr = 8", UnknownName, "methods.full: unknown key 'r'. Known: accumulate, batch_size,"),
         ("[methods.full]\nepoch = 1", UnknownName, "methods.full: unknown key 'epoch'. Did you mean 'epochs'?"),
         ("[train]\nepochs = 'two'", InvalidStudy, "train.epochs = 'two': input should be a valid integer"),
         ("[train]\nepochs = 0", InvalidStudy, "train.epochs = 0: input should be greater than or equal to 1"),
@@ -596,8 +599,8 @@ def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written
     outcome = toy_study(gpt2, toy, "lora", "baseline", max_steps=5_000).run(tmp_path, killer)
     assert killer.killed
     assert [one.error for one in outcome.failed] == [
-        "run lora: its process was killed by signal 9, most likely for want of memory. Lower train.batch_size or "
-        "train.max_length, then start the study again; it goes on from its checkpoint."
+        "run lora: its process was killed by signal 9, most likely for want of memory. "
+        "Set train.token_budget=1024 or train.checkpointing=true, then start the study again."
     ]
     assert titles(outcome) == ["baseline"]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [Path(outcome.records[0].adapter).name]

@@ -30,7 +30,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     seen: list[Run] = []
 
     def try_out(run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Any, listen: Any) -> Score:
-        from afina.execute import try_out
+        from afina.candidate import try_out
 
         seen.append(run)
         try:
@@ -282,10 +282,13 @@ def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, tried: list[
 
 
 @pytest.mark.slow
-def test_pausing_for_scores_changes_nothing_in_training(gpt2: Backbone, toy: str) -> None:
-    from afina.execute import try_out
+@pytest.mark.parametrize("method", ["full", "lora", "prelayer"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pausing_for_scores_changes_nothing_in_training(gpt2: Backbone, toy: str, method: str, dtype: str) -> None:
+    from afina.candidate import try_out
 
-    (run,) = [run for run in study(gpt2, toy, "lora").runs() if run.seed == 0]
+    train = {"max_steps": 8, "batch_size": 8, "dtype": dtype, "learning_rate": 1e-2, "accumulate": 2}
+    run = study(gpt2, toy, method, train=train).runs()[0]
     often = list(try_out(run, (0.125, 0.25, 0.5, 0.75, 1.0)))
     once = list(try_out(run, (1.0,)))
     assert [score.step for score in often] == [1, 2, 4, 6, 8]
@@ -321,7 +324,7 @@ class Counter(Watcher):
 def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_nothing(
     gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
-    from afina.execute import try_out
+    from afina.candidate import try_out
 
     run = tune.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, tune.Tune())
     here = list(try_out(run, (0.25, 1.0)))

@@ -103,7 +103,10 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A hyperparameter or training setting, such as r=8 or epochs=3.", metavar="KEY=VALUE"
+            "--set",
+            help="A hyperparameter or training setting, such as r=8 or epochs=3; token_budget=1024 and "
+            "checkpointing=true save memory.",
+            metavar="KEY=VALUE",
         ),
     ] = None,
     text: TextColumn = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,23 @@ def encode(
 
     Raises InvalidData for a text that gives no token; `where` names the texts in that message.
     """
-    chunks, lengths, truncated = [], [np.zeros(1, np.int64)], 0
+    tokens, lengths, truncated = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)], 0
+    for ids, sizes, cut in pieces(tokenizer, texts, pairs, max_length=max_length, where=where):
+        tokens.append(ids)
+        lengths.append(sizes)
+        truncated += cut
+    return Encoded(np.concatenate(tokens), np.cumsum(np.concatenate(lengths)), truncated)
+
+
+def pieces(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    max_length: int,
+    where: str = "text",
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """What `encode` joins, some thousands of texts at a time: (tokens int32 [T], lengths int64 [N], truncated)."""
     for start in range(0, len(texts), _CHUNK):
         batch = list(texts[start : start + _CHUNK])
         second = None if pairs is None else list(pairs[start : start + _CHUNK])
@@ -61,8 +77,5 @@ def encode(
             raise InvalidData(
                 f"{where} {row + 1}: {texts[row]!r} gives no tokens. Remove empty texts, or give them some content."
             )
-        truncated += sum(1 for encoding in result.encodings if encoding.overflowing)
-        lengths.append(sizes)
-        chunks.append(np.concatenate([np.asarray(ids, dtype=np.int32) for ids in result["input_ids"]]))
-    tokens = np.concatenate(chunks) if chunks else np.zeros(0, np.int32)
-    return Encoded(tokens, np.cumsum(np.concatenate(lengths)), truncated)
+        truncated = sum(1 for encoding in result.encodings if encoding.overflowing)
+        yield np.concatenate([np.asarray(ids, dtype=np.int32) for ids in result["input_ids"]]), sizes, truncated

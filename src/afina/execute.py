@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +18,17 @@ from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier, is_head
 from afina.digest import of_json
-from afina.encode import Encoded, encode
+from afina.encodings import EncodedSplit, EncodedTask
 from afina.errors import AfinaError, Diverged, InvalidStudy
-from afina.loader import Loader
+from afina.loader import Limits, Loader
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.method import Method
 from afina.methods import make
-from afina.progress import Listener, Progress, Score, ignore
+from afina.progress import Listener, Progress, ignore
+from afina.recompute import recompute
 from afina.record import Environment, Memory, Record, Seconds
 from afina.seed import derive
-from afina.task import Split, Task
+from afina.task import Task
 from afina.train import Recipe, batch_loss, make_optimizer, seed_dropout, train
 from afina.working import Working
 
@@ -45,9 +46,9 @@ def checkpoint_path(out: Path, label: str) -> Path:
 
 @dataclass
 class Prepared:
-    """A run's parts, loaded: what `load` leaves to the later phases."""
+    """A run's parts, loaded: what `load` leaves to the later phases, the texts apart."""
 
-    task: Task
+    label_names: tuple[str, ...]
     backbone: Backbone
     backbone_digest: str
     classifier: Classifier
@@ -62,7 +63,7 @@ class Prepared:
         """
         state = {name: tensor.detach().clone() for name, tensor in self.method.state(self.classifier.model).items()}
         device = next(self.classifier.parameters()).device
-        self.classifier = Classifier.open(self.backbone, self.task.label_names, seed)
+        self.classifier = Classifier.open(self.backbone, self.label_names, seed)
         self.classifier.wrap(self.method.attach)
         self.method.restore(self.classifier.model, state)
         self.classifier.to(device)
@@ -89,23 +90,26 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
 
     listen(Progress("load"))
     with meter.phase("load"):
-        prepared = _load(run, device)
-    task, method = prepared.task, prepared.method
+        texts = Task.load(run.task, **run.data.model_dump())
+        prepared = load(run, texts.label_names, device)
+    method, backbone = prepared.method, prepared.backbone
 
     listen(Progress("encode"))
     with meter.phase("encode"):
-        training = _encode(prepared, task.train, "training text")
-        evaluation = _encode(prepared, task.evaluation, "evaluation text")
+        task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, prepared.max_length)
+    del texts  # memory while training is not to grow with them
 
     parameters = method.trainable(prepared.classifier.model)
     counted = [(p.numel(), is_head(name)) for name, p in parameters.items()]
-    loader = Loader(training, task.train.labels, run.training.batch_size, run.seed)
-    trained = _train(run, prepared, parameters, loader, dtype, meter, checkpoint_path(out, run.label), listen)
+    loader = loader_of(run, task.train)
+    trained = _train(
+        run, prepared, task.train.digest, parameters, loader, dtype, meter, checkpoint_path(out, run.label), listen
+    )
     account, classifier = trained.account, prepared.classifier
 
-    listen(Progress("evaluate", 0, len(evaluation)))
+    listen(Progress("evaluate", 0, len(task.evaluation)))
     with meter.phase("evaluate"):
-        predicted = predict.logits(classifier, evaluation, listen).argmax(axis=1)
+        predicted = predict.logits(classifier, task.evaluation.encoded, listen).argmax(axis=1)
     gold = task.evaluation.labels
     scores = {
         "accuracy": metrics.accuracy(gold, predicted),
@@ -118,9 +122,9 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
             "learning_rate": trained.learning_rate,
             "max_length": prepared.max_length,
         }
-        adapter = _adapter(run, prepared, resolved, scores)
+        adapter = _adapter(run, prepared, task, resolved, scores)
         where = Path("adapters") / run.label
-        adapter.save(out / where, lambda fresh: method.accompany(classifier.model, prepared.backbone, fresh))
+        adapter.save(out / where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
 
     body = sum(size for size, of_head in counted if not of_head)
     head = sum(size for size, of_head in counted if of_head)
@@ -146,7 +150,7 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         steps=account.step,
         tokens=account.tokens,
         tokens_per_second=account.tokens / meter.seconds["train"] if counted else None,
-        truncated=training.truncated + evaluation.truncated,
+        truncated=task.train.encoded.truncated + task.evaluation.encoded.truncated,
         leaked=task.leaked,
         seconds=Seconds(**meter.seconds),
         memory=Memory(
@@ -166,7 +170,7 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         environment=Environment(
             **environment.describe(device, dtype),  # type: ignore[arg-type]
             backbone_digest=prepared.backbone_digest,
-            tokenizer_digest=prepared.backbone.tokenizer_digest,
+            tokenizer_digest=backbone.tokenizer_digest,
             train_digest=task.train.digest,
             evaluation_digest=task.evaluation.digest,
         ),
@@ -188,6 +192,7 @@ class Trained:
 def _train(
     run: Run,
     prepared: Prepared,
+    train_digest: str,
     parameters: Mapping[str, Parameter],
     loader: Loader,
     dtype: torch.dtype,
@@ -195,14 +200,14 @@ def _train(
     path: Path,
     listen: Listener,
 ) -> Trained:
-    classifier = prepared.classifier
+    classifier, setting = prepared.classifier, run.training
     if not parameters:
         return Trained(Account(), state_bytes(classifier.parameters()))
-    recipe = _recipe(run, prepared.method, loader)
+    recipe = recipe_of(run, prepared.method, loader)
     working = Working(classifier.model, parameters, dtype)
     optimizer = make_optimizer(classifier, working.trained, recipe)
     # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
-    key = of_json([run.key, prepared.backbone_digest, prepared.task.train.digest, str(dtype)])
+    key = of_json([run.key, prepared.backbone_digest, train_digest, str(dtype)])
     account = checkpoint.load(path, key, working.trained, optimizer)
     meter.earlier(account.seconds)
 
@@ -216,17 +221,21 @@ def _train(
         allocated_end = meter.allocated()
     meter.seconds["train"] = account.seconds["train"]
     kept = state_bytes([*classifier.parameters(), *working.trained.values(), *working.packed], optimizer)
-    largest = loader.largest(recipe.steps).to(meter.device)
-    seed_dropout(run.seed, recipe.steps)
-    activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest))
+    activations, tokens = None, None
+    if not setting.checkpointing:  # what a block computes again is not saved, and cannot be counted
+        largest = loader.largest(recipe.steps, recipe.at_once).to(meter.device)
+        seed_dropout(run.seed, recipe.steps)
+        activations = activation_bytes(classifier, lambda: batch_loss(classifier, largest))
+        tokens = len(largest.tokens)
     working.settle()
     if working.lowered:
         del optimizer, keep
         prepared.reopen(run.seed)
-    return Trained(account, kept, recipe.learning_rate, activations, len(largest.tokens), allocated_end)
+    return Trained(account, kept, recipe.learning_rate, activations, tokens, allocated_end)
 
 
-def _recipe(run: Run, method: Method, loader: Loader) -> Recipe:
+def recipe_of(run: Run, method: Method, loader: Loader) -> Recipe:
+    """How `run` trains, on the batches of `loader`."""
     setting = run.training
     return Recipe(
         steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
@@ -235,48 +244,17 @@ def _recipe(run: Run, method: Method, loader: Loader) -> Recipe:
         clip=setting.clip,
         seed=run.seed,
         checkpoint_seconds=setting.checkpoint_seconds,
+        at_once=Limits(setting.batch_size, setting.token_budget),
     )
 
 
-def try_out(
-    run: Run, shares: Sequence[float], *, limit: int | None = None, listen: Listener = ignore
-) -> Iterator[Score]:
-    """Train `run`, and pause for a score on its evaluation split after each of `shares` of its steps.
-
-    limit  end after so many steps, with a last score there, though the decay goes by all of them
-    Leaves no file. The scores are computed in training's own precision, which is cheap and good enough to choose by.
-    Training that diverges ends with a score that says so.
-    """
-    device = devices.choose()
-    listen(Progress("load"))
-    prepared = _load(run, device)
-    listen(Progress("encode"))
-    training = _encode(prepared, prepared.task.train, "training text")
-    held = _encode(prepared, prepared.task.evaluation, "validation text")
-    classifier, gold = prepared.classifier, prepared.task.evaluation.labels
-    working = Working(
-        classifier.model, prepared.method.trainable(classifier.model), devices.precision(run.training.dtype, device)
-    )
-    loader = Loader(training, prepared.task.train.labels, run.training.batch_size, run.seed)
-    recipe = _recipe(run, prepared.method, loader)
-    optimizer = make_optimizer(classifier, working.trained, recipe)
-    account = Account()
-    last = min(limit or recipe.steps, recipe.steps)
-    for stop in sorted({min(max(1, round(share * recipe.steps)), last) for share in shares}):
-        try:
-            train(classifier, working, optimizer, loader, recipe, account=account, stop=stop, listen=listen)
-        except Diverged:
-            yield Score(account.step + 1, recipe.steps, len(gold), None, None)
-            return
-        with (meter := Meter(device)).phase("evaluate"):
-            logits = predict.logits(classifier, held, listen)
-        right, loss = metrics.accuracy(gold, logits.argmax(axis=1)), metrics.loss(gold, logits)
-        spent = account.seconds["train"]
-        yield Score(stop, recipe.steps, len(gold), right, loss, spent, meter.seconds["evaluate"])
+def loader_of(run: Run, split: EncodedSplit) -> Loader:
+    """The batches of `run`'s steps."""
+    return Loader(split.encoded, split.labels, run.training.batch_size * run.training.accumulate, run.seed)
 
 
-def _load(run: Run, device: torch.device) -> Prepared:
-    task = Task.load(run.task, **run.data.model_dump())
+def load(run: Run, label_names: tuple[str, ...], device: torch.device) -> Prepared:
+    """Open the backbone under the run's head and attach its method. Raises NotFound, InvalidStudy."""
     backbone = Backbone.load(run.backbone)
     wanted = run.training.max_length
     if wanted is not None and wanted > backbone.longest:
@@ -284,24 +262,24 @@ def _load(run: Run, device: torch.device) -> Prepared:
             f"train.max_length is {wanted}, backbone {run.backbone} takes at most {backbone.longest} tokens."
         )
     method = make(run.method, run.hyperparameters).for_family(backbone.family)
-    classifier = Classifier.open(backbone, task.label_names, run.seed)
+    classifier = Classifier.open(backbone, label_names, run.seed)
     digest = backbone.digest_of(classifier.body)
     total = sum(parameter.numel() for parameter in classifier.parameters())
     torch.manual_seed(derive(run.seed, "adapter"))
     classifier.wrap(method.attach)
+    if run.training.checkpointing:
+        recompute(classifier.body)
     classifier.to(device)
     length = wanted or min(DEFAULT_LENGTH, backbone.longest)
-    return Prepared(task, backbone, digest, classifier, method, total, length)
+    return Prepared(label_names, backbone, digest, classifier, method, total, length)
 
 
-def _encode(prepared: Prepared, split: Split, where: str) -> Encoded:
-    return encode(prepared.backbone.tokenizer, split.texts, split.pairs, max_length=prepared.max_length, where=where)
-
-
-def _adapter(run: Run, prepared: Prepared, training: dict[str, object], scores: dict[str, float]) -> Adapter:
+def _adapter(
+    run: Run, prepared: Prepared, task: EncodedTask, training: dict[str, object], scores: dict[str, float]
+) -> Adapter:
     from afina import digest
 
-    task, backbone, method = prepared.task, prepared.backbone, prepared.method
+    backbone, method = prepared.backbone, prepared.method
     tensors = {name: tensor.detach().cpu() for name, tensor in method.state(prepared.classifier.model).items()}
     manifest = Manifest(
         method=method.name,

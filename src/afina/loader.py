@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from afina.encode import Encoded
-from afina.packed import Packed, pack
+from afina.packed import Packed, pack, unpack
 from afina.seed import derive
 
 TOKEN_BUDGET = 4096
 """Most tokens of a prediction batch; keeps its memory bounded whatever the texts."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most of a training batch that is computed at once.
+
+    examples  sequences
+    tokens    all their tokens; a longer sequence is computed alone
+    """
+
+    examples: int = sys.maxsize
+    tokens: int = sys.maxsize
+
+    def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """The parts of a batch, as indices into `lengths` (int64 [B], its sequences').
+
+        First by examples, in the batch's order; what still has too many tokens is then cut by tokens, shortest first,
+        so that attention's grid has few unused cells. What need not be cut keeps its order.
+        """
+        parts = []
+        for start in range(0, len(lengths), self.examples):
+            chosen = np.arange(start, min(start + self.examples, len(lengths)))
+            if lengths[chosen].sum() > self.tokens:
+                chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+                parts += [chosen[first:last] for first, last in _runs(lengths[chosen], self.tokens)]
+            else:
+                parts.append(chosen)
+        return parts
+
+    def parts(self, packed: Packed) -> list[Packed]:
+        """The batch cut into what is computed at once; the batch itself where that is all of it."""
+        cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
+        if len(cut) == 1:
+            return [packed]
+        sequences, labels = [sequence.numpy() for sequence in unpack(packed)], packed.labels.numpy()
+        return [pack([sequences[index] for index in chosen], labels[chosen]) for chosen in cut]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +81,27 @@ class Loader:
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
         """The batches of steps start, ..., stop - 1."""
+        for chosen in self._chosen(start, stop):
+            yield self._packed(chosen)
+
+    def largest(self, stop: int, limits: Limits = Limits()) -> Packed:
+        """Of all that steps 0, ..., stop - 1 compute at once, what has the most tokens."""
+        lengths = self.encoded.lengths
+        largest, most = np.zeros(0, np.int64), 0
+        for chosen in self._chosen(0, stop):
+            for part in limits.cut(lengths[chosen]):
+                size = int(lengths[chosen[part]].sum())
+                if size > most:
+                    largest, most = chosen[part], size
+        return self._packed(largest)
+
+    def _chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(start, stop):
             current, position = divmod(step, self.steps_per_epoch)
             if current != epoch:
                 epoch, order = current, self._order(current)
-            chosen = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield self._packed(chosen)
-
-    def largest(self, stop: int) -> Packed:
-        """The batch with the most tokens among steps 0, ..., stop - 1."""
-        lengths = self.encoded.lengths
-        step = max(range(stop), key=lambda step: int(lengths[self.indices(step)].sum()))
-        return self._packed(self.indices(step))
+            yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _packed(self, chosen: np.ndarray) -> Packed:
         return pack([self.encoded[index] for index in chosen], self.labels[chosen])
@@ -68,15 +113,20 @@ def by_length(encoded: Encoded, budget: int = TOKEN_BUDGET) -> Iterator[tuple[np
     Yields (indices int64 [B], batch). Sequences of like length share a batch, so that attention's grid has few
     unused cells.
     """
-    order = np.argsort(encoded.lengths, kind="stable")
-    batch: list[int] = []
-    size = 0
-    for index in order:
-        length = int(encoded.lengths[index])
-        if batch and size + length > budget:
-            yield np.array(batch), pack([encoded[i] for i in batch])
-            batch, size = [], 0
-        batch.append(int(index))
+    lengths = encoded.lengths
+    order = np.argsort(lengths, kind="stable")
+    for first, last in _runs(lengths[order], budget):
+        chosen = order[first:last]
+        yield chosen, pack([encoded[index] for index in chosen])
+
+
+def _runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
+    """Consecutive (first, last) whose lengths add up to at most `budget`, as many in each as fit, at least one."""
+    first, size = 0, 0
+    for last, length in enumerate(lengths.tolist()):
+        if last > first and size + length > budget:
+            yield first, last
+            first, size = last, 0
         size += length
-    if batch:
-        yield np.array(batch), pack([encoded[i] for i in batch])
+    if len(lengths):
+        yield first, len(lengths)

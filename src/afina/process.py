@@ -93,8 +93,7 @@ class Worker:
         if status < 0:
             return RunFailed(
                 f"run {title}: its process was killed by signal {-status}, most likely for want of memory. "
-                "Lower train.batch_size or train.max_length, then start the study again; it goes on from its "
-                "checkpoint."
+                "Set train.token_budget=1024 or train.checkpointing=true, then start the study again."
             )
         return RunFailed(f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.")
 
@@ -125,7 +124,7 @@ def try_out(
 
     Raises RunFailed; Overrun at `until` by `meter.now()`.
 
-    shares, limit  as in `afina.execute.try_out`
+    shares, limit  as in `afina.candidate.try_out`
     """
     with Worker(run, until, shares=shares, limit=limit) as worker:
         for message in worker.messages(listen):

@@ -42,6 +42,11 @@ class Training(Frozen):
     max_length      tokens; longer texts are truncated. None: 512, or the backbone's own limit where that is less
     max_steps       None: as many as `epochs` takes; the decay ends at the last step
     dtype           "auto": bfloat16 where the device computes it natively
+    accumulate      batches a step: its gradient is that of the mean over all their examples
+    token_budget    the most tokens computed at once: a batch with more is computed in parts of whole texts, whose
+                    gradients add up to the batch's. Bounds the memory; changes nothing but rounding and dropout draws
+    checkpointing   keep only each block's input for the backward pass, and compute the block again there: less memory,
+                    more time, the same result
     """
 
     epochs: int = Field(default=2, ge=1)
@@ -52,6 +57,9 @@ class Training(Frozen):
     max_length: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulate: int = Field(default=1, ge=1)
+    token_budget: int = Field(default=8192, ge=1)
+    checkpointing: bool = False
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 
 

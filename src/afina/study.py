@@ -157,7 +157,7 @@ class Study(Frozen):
 
     def _check_budgets(self, where: str) -> None:
         for name, entry in self.methods.items():
-            for key in ("epochs", "batch_size", "max_steps"):
+            for key in ("epochs", "batch_size", "accumulate", "max_steps"):
                 if key in entry:
                     raise InvalidStudy(
                         f"{where}, methods.{name}: {key} differs from the other methods', so a budget of steps would "

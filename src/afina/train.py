@@ -7,8 +7,8 @@ norm; the loss is the mean cross-entropy of a batch. Knows no task and no file b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn import Parameter
@@ -18,7 +18,8 @@ from afina import meter
 from afina.checkpoint import Account
 from afina.classifier import Classifier, decays
 from afina.errors import Diverged
-from afina.loader import Loader
+from afina.heap import keep_freed
+from afina.loader import Limits, Loader
 from afina.packed import Packed
 from afina.progress import Listener, Progress, ignore
 from afina.seed import derive
@@ -38,6 +39,7 @@ class Recipe:
     clip                largest total norm of the gradients
     seed                of the dropout stream
     checkpoint_seconds  shortest time between checkpoints
+    at_once             the most of a batch that is computed at once; the gradients of its parts are added up
     """
 
     steps: int
@@ -46,6 +48,7 @@ class Recipe:
     clip: float
     seed: int
     checkpoint_seconds: float = 60.0
+    at_once: Limits = field(default_factory=Limits)
 
 
 def make_optimizer(
@@ -66,6 +69,19 @@ def make_optimizer(
 def batch_loss(classifier: Classifier, packed: Packed) -> torch.Tensor:
     """Mean cross-entropy of one batch, a float32 scalar."""
     return cross_entropy(classifier(packed), packed.labels)
+
+
+def backward(classifier: Classifier, parts: Sequence[Packed]) -> torch.Tensor:
+    """Add the gradients of the mean cross-entropy of all examples of `parts`; returns that mean, float32, detached."""
+    examples = sum(map(len, parts))
+    total = torch.zeros((), device=parts[0].tokens.device)
+    for part in parts:
+        loss = batch_loss(classifier, part)
+        if len(parts) > 1:
+            loss = loss * (len(part) / examples)
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def clip(optimizer: torch.optim.Optimizer, norm: torch.Tensor, largest: float) -> None:
@@ -101,6 +117,7 @@ def train(
     keep  called now and then with the account; writes a checkpoint
     Raises Diverged at the first loss that is not a finite number.
     """
+    keep_freed()
     classifier.train()
     device = next(iter(working.trained.values())).device
     working.refresh()
@@ -109,14 +126,13 @@ def train(
     tokens_before, spent, pause = account.tokens, 0.0, recipe.checkpoint_seconds
     first = account.step
     for step, packed in enumerate(loader.batches(first, stop or recipe.steps), start=first):
-        packed = packed.to(device)
+        parts = [part.to(device) for part in recipe.at_once.parts(packed)]
         ready = meter.now()
         seed_dropout(recipe.seed, step)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * (recipe.steps - step) / recipe.steps
         working.clear()
-        loss = batch_loss(classifier, packed)
-        loss.backward()
+        loss = backward(classifier, parts)
         clip(optimizer, working.norm(), recipe.clip)
         optimizer.step()
         working.refresh()

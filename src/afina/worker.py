@@ -55,7 +55,7 @@ class _Reporter:
 
 
 def _try_out(request: dict[str, Any], run: Run, reporter: _Reporter, replies: queue.SimpleQueue[bytes]) -> None:
-    from afina.execute import try_out
+    from afina.candidate import try_out
 
     last = request["limit"] or math.inf
     for score in try_out(run, request["shares"], limit=request["limit"], listen=reporter.progress):

@@ -95,8 +95,9 @@ def all_tables(records: Sequence[Record], beside: Beside) -> list[Table]:
             records,
             [
                 "State: parameters, gradients and optimiser state after the last step, summed from the tensors "
-                "(parameters alone where nothing is trained). Activations: what one training step on the largest "
-                "batch keeps for the backward pass. Process: the most main memory that the run's process ever held.",
+                "(parameters alone where nothing is trained). Activations: what the largest batch, or part of one "
+                "that is computed at once, keeps for the backward pass; not measured under checkpointing. Process: "
+                "the most main memory that the run's process ever held.",
             ],
             beside,
         ),

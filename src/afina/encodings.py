@@ -1,0 +1,150 @@
+"""Encodings of splits, kept in the cache: each is made once, and read from disk as training needs it.
+
+One folder an encoding, `<cache>/encodings/<key>`, named by all that decides its content. Whatever is wrong with the
+cache - damaged, full, not writable - costs time or memory, never a run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import numpy as np
+
+from afina import asset, digest, durable
+from afina.encode import Encoded, encode, pieces
+from afina.task import Split, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CACHE_LIMIT = 4 * 2**30
+"""Bytes of encodings that are kept; beyond, those unused for longest are removed."""
+
+_FORMAT = 1
+_TOKENS, _OFFSETS, _ABOUT = "tokens.npy", "offsets.npy", "about.json"
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSplit:
+    """All that a run keeps of a split: no text.
+
+    labels  int64 [N];  digest  the split's
+    """
+
+    encoded: Encoded
+    labels: np.ndarray
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTask:
+    """All that a run keeps of a task; fields as in `afina.task.Task`."""
+
+    address: str
+    label_names: tuple[str, ...]
+    train: EncodedSplit
+    evaluation: EncodedSplit
+    leaked: int
+
+    @classmethod
+    def of(cls, task: Task, tokenizer: PreTrainedTokenizerBase, tokenizer_digest: str, max_length: int) -> Self:
+        """Encode both splits, or find them in the cache. Raises InvalidData for a text that gives no token."""
+        train, evaluation = (
+            EncodedSplit(
+                encode_split(tokenizer, tokenizer_digest, split, max_length=max_length, where=f"{name} text"),
+                split.labels,
+                split.digest,
+            )
+            for name, split in (("training", task.train), ("evaluation", task.evaluation))
+        )
+        return cls(task.address, task.label_names, train, evaluation, task.leaked)
+
+
+def encode_split(
+    tokenizer: PreTrainedTokenizerBase, tokenizer_digest: str, split: Split, *, max_length: int, where: str = "text"
+) -> Encoded:
+    """`afina.encode.encode` of a split, as arrays that lie in files of the cache and are read from there."""
+    if not len(split):
+        return encode(tokenizer, [], max_length=max_length)
+    asked = {
+        "format": _FORMAT,
+        "split": split.digest,
+        "tokenizer": tokenizer_digest,
+        # what the digest of a tokenizer does not hold, and its call depends on
+        "truncation_side": tokenizer.truncation_side,
+        "split_special_tokens": tokenizer.split_special_tokens,
+        "max_length": max_length,
+        "versions": {name: version(name) for name in ("tokenizers", "transformers")},
+    }
+    place = asset.cache_directory() / "encodings" / digest.of_json(asked).removeprefix(digest.PREFIX)[:32]
+    found = _open(place, len(split))
+    if found is None:
+        with suppress(OSError):  # not writable, full, or another process was faster
+            _make(place, pieces(tokenizer, split.texts, split.pairs, max_length=max_length, where=where))
+            _trim(place)
+        found = _open(place, len(split))
+    return found or encode(tokenizer, split.texts, split.pairs, max_length=max_length, where=where)
+
+
+def _open(place: Path, count: int) -> Encoded | None:
+    """The encoding there, of `count` texts; None where there is none, or not as it was written."""
+    try:
+        about = json.loads((place / _ABOUT).read_text(encoding="utf-8"))
+        if about["files"] != digest.of_files(place, (_TOKENS, _OFFSETS)):
+            return None
+        tokens, offsets = (np.load(place / name, mmap_mode="r") for name in (_TOKENS, _OFFSETS))
+        encoded = Encoded(tokens, offsets, about["truncated"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with suppress(OSError):
+        place.touch()  # used last
+    return encoded if len(encoded) == count else None
+
+
+def _make(place: Path, parts: Iterator[tuple[np.ndarray, np.ndarray, int]]) -> None:
+    with durable.replacing(place) as fresh:
+        fresh.mkdir()
+        truncated = 0
+        with (fresh / _TOKENS).open("wb") as tokens, (fresh / _OFFSETS).open("wb") as offsets:
+            _header(tokens, np.int32, 0)
+            _header(offsets, np.int64, 0)
+            offsets.write(np.zeros(1, np.int64).tobytes())
+            total, count = 0, 0
+            for ids, lengths, cut in parts:
+                tokens.write(ids.tobytes())
+                offsets.write((total + np.cumsum(lengths)).tobytes())
+                total, count, truncated = total + len(ids), count + len(lengths), truncated + cut
+            _header(tokens, np.int32, total)
+            _header(offsets, np.int64, count + 1)
+        about = {"truncated": truncated, "files": digest.of_files(fresh, (_TOKENS, _OFFSETS))}
+        (fresh / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+
+
+def _header(file: BinaryIO, dtype: type, length: int) -> None:
+    """Write the header of a .npy file of that length at its beginning; numpy leaves room for every length."""
+    file.seek(0)
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (length,)})
+
+
+def _trim(kept: Path) -> None:
+    """Remove the encodings that were used least lately, but for `kept`, until the rest are within CACHE_LIMIT."""
+    sizes = {}
+    for place in sorted(kept.parent.iterdir(), key=lambda place: place.stat().st_mtime, reverse=True):
+        if place != kept:
+            sizes[place] = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    room = CACHE_LIMIT - sum(file.stat().st_size for file in kept.iterdir())
+    for place, size in sizes.items():
+        room -= size
+        if room < 0:
+            shutil.rmtree(place, ignore_errors=True)
