@@ -107,8 +107,8 @@ def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt
     steps = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
     done = []
     for words in typed:
-        if words[0] in steps and "reviews.csv" not in words:
-            continue
+        if words[0] == "choose" or (words[0] in steps and "reviews.csv" not in words):
+            continue  # the first takes minutes; tests/test_choose.py types it
         adapters = list(Path("results/train/adapters").glob("*"))
         words = [str(adapters[0]) if word == "results/train/adapters/ADAPTER" else word for word in words]
         answer = afina(*words, *tiny.get(words[0], []), *steps.get(words[0], []))

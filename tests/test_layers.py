@@ -23,11 +23,12 @@ LAYERS = (
     # names and numbers; nothing of afina
     "errors digest durable families configurations progress seed heap intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record metrics meter asset hub device tensorfile dropout grid products verdicts stats forecast",
+    "task packed record metrics meter asset hub device tensorfile dropout"
+    " grid products verdicts stats forecast tuned source",
     # data and models
     "tasks.* encode encodings attention lean recompute working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
-    "loader classifier report.*",
+    "loader classifier floor report.*",
     # every difference between methods
     "method methods.*",
     # procedure
@@ -35,9 +36,11 @@ LAYERS = (
     # what either will cost
     "rehearsal calibrate",
     # an intention carried out, an adapter used, parameters counted
-    "run execute evaluate count",
-    # many runs, the process of one, and what each method will cost
-    "study worker plan",
+    "run execute candidate evaluate count",
+    # the process of a run; choosing settings; many runs; what each method will cost
+    "worker process tune study plan",
+    # the recommendation
+    "fits race choice choose",
     # for people
     "watch",
     "cli",
@@ -55,14 +58,14 @@ OWNERS = {
     "huggingface_hub": "hub tasks.glue",
     "datasets": "tasks.*",
     "pyarrow": "tasks.*",
-    "sklearn": "metrics",
+    "sklearn": "metrics floor",
     "scipy": "intervals crossed verdicts report.claims",
     "matplotlib": "report.plots report.svg",
     "jinja2": "report.page",
     "time": "meter",
     "typer": "cli",
     "rich": "cli watch report.terminal",
-    "optuna": "",
+    "optuna": "tune",
 }
 """A foreign library, and the modules that may import it."""
 
@@ -206,7 +209,18 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["afina", "afina.cli", "afina.study", "afina.run", "afina.methods", "afina.report", "afina.watch", "afina.tasks"],
+    [
+        "afina",
+        "afina.cli",
+        "afina.study",
+        "afina.run",
+        "afina.methods",
+        "afina.report",
+        "afina.watch",
+        "afina.tasks",
+        "afina.tune",
+        "afina.choose",
+    ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:
     done = _python(f"import sys, {module}\nprint([name for name in {HEAVY} if name in sys.modules])")

@@ -132,7 +132,7 @@ def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> Non
 
 
 def test_every_preset_is_read_by_the_same_code_as_a_file(tmp_path: Path) -> None:
-    assert study.presets() == ["paper", "quickstart"]
+    assert study.presets() == ["fair", "paper", "quickstart"]
     for name in study.presets():
         text = (Path(study.__file__).parent / "presets" / f"{name}.toml").read_text(encoding="utf-8")
         assert Study.load(write(tmp_path / "copy.toml", text)) == Study.load(name)
@@ -169,6 +169,26 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
     ("change", "kind", "told"),
     [
         ("seed = 3", UnknownName, "unknown key 'seed'. Did you mean 'seeds'?"),
+        ("[tune]\ncandidate = 3", UnknownName, "unknown key 'tune.candidate'. Did you mean 'tune.candidates'?"),
+        ("[tune]\npruner = 'best'", InvalidStudy, "tune.pruner = 'best': input should be 'median', 'successive-"),
+        ("[tune]\nvalidation = 1.0", InvalidStudy, "tune.validation = 1.0: input should be less than 1"),
+        ("[data]\nvalidation = 0.1\n[tune]", InvalidStudy, "data.validation with a [tune] section. Set tune.valid"),
+        ("[methods.lora.search]\nr = [2]", InvalidStudy, "methods.lora.search without a [tune] section. Add one"),
+        ("[tune]\n[methods.lora.search]\nrr = [2]", UnknownName, "methods.lora.search: unknown key 'rr'. Did you mean"),
+        ("[tune]\n[methods.lora.search]\nr = 2", InvalidStudy, "methods.lora.search.r = 2: expected a list of val"),
+        ("[tune]\n[methods.lora.search]\nr = [2, 0]", InvalidStudy, "methods.lora.search: method lora: r=0, alpha=16"),
+        ("[tune]\n[methods.full]\nsearch = 3", InvalidStudy, "methods.full.search = 3: expected a table."),
+        ("[tune]\n[methods.full]\nepochs = 3", InvalidStudy, "methods.full: epochs differs from the other methods'"),
+        (
+            "[tune]\n[methods.full.search]\nlearning_rate = [1e-3, 1e-4]",
+            InvalidStudy,
+            "methods.full.search.learning_rate = [0.001, 0.0001]: expected [lowest, highest], both above 0.",
+        ),
+        (
+            "[tune]\n[methods.baseline.search]\nlearning_rate = [1e-4, 1e-3]",
+            InvalidStudy,
+            "methods.baseline: baseline has nothing to tune. Remove search.",
+        ),
         ("[trian]\nepochs = 1", UnknownName, "unknown key 'trian'. Did you mean 'train'?"),
         ("[train]\nepoch = 1", UnknownName, "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         ("[data]\nlable = 'x'", UnknownName, "unknown key 'data.lable'. Did you mean 'data.label'?"),
@@ -221,9 +241,9 @@ def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "kind", "told"),
     [
-        ("papr", UnknownName, "unknown preset 'papr'. Did you mean 'paper'? Known: paper, quickstart."),
-        ("nope.toml", NotFound, "study file nope.toml is not there. Presets: paper, quickstart."),
-        ("some/where", NotFound, "study file some/where is not there. Presets: paper, quickstart."),
+        ("papr", UnknownName, "unknown preset 'papr'. Did you mean 'paper'? Known: fair, paper, quickstart."),
+        ("nope.toml", NotFound, "study file nope.toml is not there. Presets: fair, paper, quickstart."),
+        ("some/where", NotFound, "study file some/where is not there. Presets: fair, paper, quickstart."),
     ],
 )
 def test_a_study_that_is_not_there_is_told_with_the_presets(source: str, kind: type[AfinaError], told: str) -> None:

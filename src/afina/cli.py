@@ -79,7 +79,7 @@ def _top(
 @app.command()
 def study(
     source: Annotated[
-        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, paper.", metavar="STUDY")
+        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, fair, paper.", metavar="STUDY")
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Where results go; by default results/NAME.")] = None,
     overrides: Overrides = None,
@@ -139,6 +139,48 @@ def train(
         "methods": {method: settings},
     }
     _carry_out(Study.parse(content, "afina train"), out, as_json)
+
+
+@app.command()
+def choose(
+    task: TaskOption,
+    minutes: Annotated[float, typer.Option("--minutes", help="How long it may take; of use from 5 up.")] = 30.0,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="What a run may have, such as 8GiB; by default what is free here.")
+    ] = None,
+    backbone: BackboneOption = "embedded",
+    out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/choose"),
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
+    from rich.console import Console
+
+    from afina import fits, meter
+    from afina.choose import Hearing, choose
+    from afina.report.terminal import rendered
+
+    began = meter.now()
+    limit = fits.size(memory) if memory else None
+    data = _data(text, text_pair, label, labels, allow_leakage)
+    hearing = Hearing(says=lambda words: print(f"[{(meter.now() - began) / 60:.1f} min] {words}", file=sys.stderr))
+    made = choose(task, minutes, memory=limit, backbone=backbone, out=out, data=data, hearing=hearing, began=began)
+    if as_json:
+        print(made.model_dump_json())
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    for table in made.tables():
+        console.print(rendered(table, console.width))
+        console.print()
+    print(" ".join(made.recommendation))
+    if made.adapter:
+        print(f"adapter {made.adapter}")
 
 
 @app.command()

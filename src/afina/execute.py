@@ -18,7 +18,7 @@ from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier, is_head
 from afina.digest import of_json
-from afina.encodings import EncodedTask
+from afina.encodings import EncodedSplit, EncodedTask
 from afina.errors import AfinaError, Diverged, InvalidStudy
 from afina.loader import Limits, Loader
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
@@ -91,7 +91,7 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
     listen(Progress("load"))
     with meter.phase("load"):
         texts = Task.load(run.task, **run.data.model_dump())
-        prepared = _load(run, texts.label_names, device)
+        prepared = load(run, texts.label_names, device)
     method, backbone = prepared.method, prepared.backbone
 
     listen(Progress("encode"))
@@ -101,8 +101,7 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
 
     parameters = method.trainable(prepared.classifier.model)
     counted = [(p.numel(), is_head(name)) for name, p in parameters.items()]
-    batch_size = run.training.batch_size * run.training.accumulate
-    loader = Loader(task.train.encoded, task.train.labels, batch_size, run.seed)
+    loader = loader_of(run, task.train)
     trained = _train(
         run, prepared, task.train.digest, parameters, loader, dtype, meter, checkpoint_path(out, run.label), listen
     )
@@ -204,15 +203,7 @@ def _train(
     classifier, setting = prepared.classifier, run.training
     if not parameters:
         return Trained(Account(), state_bytes(classifier.parameters()))
-    recipe = Recipe(
-        steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
-        learning_rate=setting.learning_rate or prepared.method.learning_rate,
-        weight_decay=setting.weight_decay,
-        clip=setting.clip,
-        seed=run.seed,
-        checkpoint_seconds=setting.checkpoint_seconds,
-        at_once=Limits(setting.batch_size, setting.token_budget),
-    )
+    recipe = recipe_of(run, prepared.method, loader)
     working = Working(classifier.model, parameters, dtype)
     optimizer = make_optimizer(classifier, working.trained, recipe)
     # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
@@ -243,7 +234,27 @@ def _train(
     return Trained(account, kept, recipe.learning_rate, activations, tokens, allocated_end)
 
 
-def _load(run: Run, label_names: tuple[str, ...], device: torch.device) -> Prepared:
+def recipe_of(run: Run, method: Method, loader: Loader) -> Recipe:
+    """How `run` trains, on the batches of `loader`."""
+    setting = run.training
+    return Recipe(
+        steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
+        learning_rate=setting.learning_rate or method.learning_rate,
+        weight_decay=setting.weight_decay,
+        clip=setting.clip,
+        seed=run.seed,
+        checkpoint_seconds=setting.checkpoint_seconds,
+        at_once=Limits(setting.batch_size, setting.token_budget),
+    )
+
+
+def loader_of(run: Run, split: EncodedSplit) -> Loader:
+    """The batches of `run`'s steps."""
+    return Loader(split.encoded, split.labels, run.training.batch_size * run.training.accumulate, run.seed)
+
+
+def load(run: Run, label_names: tuple[str, ...], device: torch.device) -> Prepared:
+    """Open the backbone under the run's head and attach its method. Raises NotFound, InvalidStudy."""
     backbone = Backbone.load(run.backbone)
     wanted = run.training.max_length
     if wanted is not None and wanted > backbone.longest:

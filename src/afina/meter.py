@@ -88,8 +88,16 @@ def rss() -> int | None:
     return rss_peak() if found is None else found
 
 
+def memory_available() -> int | None:
+    """Bytes of main memory that a new process could have without swapping; None where the system does not tell."""
+    return _kibibytes(Path("/proc/meminfo"), "MemAvailable")
+
+
 def _status(field: str) -> int | None:
-    source = Path("/proc/self/status")
+    return _kibibytes(Path("/proc/self/status"), field)
+
+
+def _kibibytes(source: Path, field: str) -> int | None:
     if source.exists():
         for line in source.read_text().splitlines():
             if line.startswith(f"{field}:"):

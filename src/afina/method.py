@@ -31,6 +31,9 @@ class Method(ABC):
     title        how tables call it
     summary      one line for `afina methods`
     learning_rate  used where none is given; LoRA's and PreLayer's are the quickstart's, see docs/LOG.md
+    search       values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
+                 ten times it; None where there is nothing to tune
+    practical    whether `afina choose` considers it
     tensor_file  file that `state` is saved to; named by whoever else reads it
     """
 
@@ -38,6 +41,8 @@ class Method(ABC):
     title: ClassVar[str]
     summary: ClassVar[str]
     learning_rate: ClassVar[float] = 2e-4
+    search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
+    practical: ClassVar[bool] = True
     tensor_file: ClassVar[str] = "delta.safetensors"
 
     def for_family(self, family: str) -> Self:

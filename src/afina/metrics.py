@@ -10,6 +10,12 @@ def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(gold == predicted))
 
 
+def loss(gold: np.ndarray, logits: np.ndarray) -> float:
+    """Mean cross-entropy in nats; labels int [N], logits [N, classes]."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(gold)), gold]))
+
+
 def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """F1 of class 1 when there are two classes, the unweighted mean over classes otherwise; 0 where undefined."""
     from sklearn.metrics import f1_score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,23 @@ class Progress:
     loss: float | None = None
     tokens_per_second: float | None = None
     seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a candidate does on a validation split after `step` of `steps`.
+
+    accuracy, loss  of `examples` texts; None where training had diverged
+    train_seconds, evaluate_seconds  of all steps so far, and of scoring this time
+    """
+
+    step: int
+    steps: int
+    examples: int
+    accuracy: float | None
+    loss: float | None
+    train_seconds: float = field(default=0.0, compare=False)
+    evaluate_seconds: float = field(default=0.0, compare=False)
 
 
 Listener = Callable[[Progress], None]

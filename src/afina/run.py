@@ -22,6 +22,7 @@ class Data(Frozen):
 
     labels  label names, in the order of their indices
     train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
+    validation  share of the training split that stands in for the evaluation split, which is then not used at all
     """
 
     text: str | None = None
@@ -30,6 +31,7 @@ class Data(Frozen):
     labels: tuple[str, ...] | None = None
     train_examples: int | None = Field(default=None, ge=1)
     evaluation_examples: int | None = Field(default=None, ge=1)
+    validation: float | None = Field(default=None, gt=0, lt=1)
     allow_leakage: bool = False
 
 
@@ -84,6 +86,8 @@ class Run(Frozen):
     def key(self) -> str:
         """Digest of the intention, with the method's defaults written out."""
         intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
+        if self.data.validation is None:
+            del intention["data"]["validation"]  # so that runs recorded before there was such a cut keep their keys
         intention["hyperparameters"] = make(self.method, self.hyperparameters).hyperparameters
         return digest.of_json(intention)
 

@@ -1,35 +1,34 @@
 """Study: many runs, described by one TOML file or preset; skips those already recorded.
 
-Starts without torch: each run is a process of its own (`afina.worker`), so that its peak memory is its
-own and a crash takes nothing else with it.
+Starts without torch: each run is a process of its own (`afina.process`). Where the study has a [tune] section, each
+method's settings are chosen first (`afina.tune`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from importlib.resources import files
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from afina import durable, record, report
-from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
+from afina import durable, process, record, report, tune, tuned
+from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, UnknownName
 from afina.methods import METHODS, make
 from afina.progress import Progress
 from afina.record import Frozen, Record
 from afina.report import Evaluated, Failure, Report, Table
 from afina.run import Data, Run, Training
+from afina.source import explain, override, presets, read
+from afina.tune import Hearing, Space, Tune
+from afina.tuned import Candidate, Tuned
+
+__all__ = ["Outcome", "Study", "Watcher", "override", "presets"]
 
 RECORDS = "records.jsonl"
 
@@ -41,6 +40,7 @@ STUDY = "study.json"
 class Outcome:
     """What has come of a study: the records in the order of its runs, and the runs that failed this time.
 
+    tuned    what choosing each method's settings took, where the study tunes
     command  the argument list that repeats it, empty where not known
     """
 
@@ -49,6 +49,7 @@ class Outcome:
     records: tuple[Record, ...]
     failed: tuple[Failure, ...] = ()
     command: tuple[str, ...] = ()
+    tuned: tuple[Tuned, ...] = ()
 
     @classmethod
     def read(cls, out: Path) -> Outcome:
@@ -65,7 +66,7 @@ class Outcome:
             ) from None
         by_key = {entry.key: entry for entry in records}
         chosen = tuple(by_key[run.key] for run in study.runs() if run.key in by_key)
-        return cls(study.name, out, chosen, (), command)
+        return cls(study.name, out, chosen, (), command, tuned.read(out) if study.tune else ())
 
     @property
     def report_path(self) -> Path:
@@ -80,7 +81,7 @@ class Outcome:
     @cached_property
     def report(self) -> Report:
         """What there is to say, with row numbers in the place of texts."""
-        return Report(self.name, self.records, self.command, self.failed)
+        return Report(self.name, self.records, self.command, self.failed, self.tuned)
 
     def tables(self) -> list[Table]:
         """The tables that the terminal and the report show."""
@@ -98,7 +99,7 @@ class Outcome:
         """The object that `--json` prints."""
         made = self.report
         return report.summary(
-            self.name, self.out, self.report_path, self.records, self.failed, made.verdicts, made.claims
+            self.name, self.out, self.report_path, self.records, self.failed, made.verdicts, made.claims, self.tuned
         )
 
     def write_report(self, *, texts: bool = True) -> list[Path]:
@@ -145,6 +146,12 @@ class Watcher:
     def failed(self, run: Run, message: str) -> None:
         """A run could not be carried out; the study goes on with the next."""
 
+    def trying(self, run: Run, number: int, spent: float) -> None:
+        """A candidate of a run's settings begins; `spent` is the share of the method's budget that is gone."""
+
+    def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
+        """A candidate took its steps, all of `length` unless it was stopped early."""
+
     def stop(self) -> None:
         """The study is interrupted."""
 
@@ -152,8 +159,9 @@ class Watcher:
 class Study(Frozen):
     """What to compare.
 
+    tune     choose each method's settings first, by a validation split cut from the training split
     methods  a table per run: `method` (by default its own name), the method's hyperparameters, and any field of
-             [train] that this run has otherwise
+             [train] that this run has otherwise; `search`, a table of what tuning may choose
     """
 
     name: str
@@ -162,12 +170,13 @@ class Study(Frozen):
     seeds: tuple[int, ...] = (0,)
     data: Data = Data()
     train: Training = Training()
+    tune: Tune | None = None
     methods: dict[str, dict[str, Any]]
 
     @classmethod
     def load(cls, source: str, overrides: Iterable[str] = ()) -> Self:
         """Read a TOML file or a preset; overrides are `key=value` with a dotted key. Raises NotFound, InvalidStudy."""
-        content, where = _read(source)
+        content, where = read(source)
         for item in overrides:
             override(content, item)
         return cls.parse(content, where)
@@ -178,20 +187,53 @@ class Study(Frozen):
         try:
             study = cls.model_validate(content)
         except ValidationError as error:
-            raise _explain(error, cls, where) from None
+            raise explain(error, cls, where) from None
         if not study.methods:
             raise InvalidStudy(f"{where}: no methods. Add a table such as [methods.lora]. Known: {', '.join(METHODS)}.")
         if not study.seeds:
             raise InvalidStudy(f"{where}: no seeds. Give at least one, such as seeds = [0].")
         study.runs(where)
+        if study.tune:
+            study._check_budgets(where)
+            study.spaces(where)
+        elif searching := next((name for name, entry in study.methods.items() if "search" in entry), None):
+            raise InvalidStudy(f"{where}: methods.{searching}.search without a [tune] section. Add one, or remove it.")
         return study
 
+    def _check_budgets(self, where: str) -> None:
+        for name, entry in self.methods.items():
+            for key in ("epochs", "batch_size", "accumulate", "max_steps"):
+                if key in entry:
+                    raise InvalidStudy(
+                        f"{where}, methods.{name}: {key} differs from the other methods', so a budget of steps would "
+                        f"not be the same for all. Set train.{key}."
+                    )
+        if self.data.validation is not None:
+            raise InvalidStudy(f"{where}: data.validation with a [tune] section. Set tune.validation.")
+
+    def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
+        """What tuning looks through, by the names in `methods`, with the run whose settings it chooses."""
+        found = {}
+        for name, entry in self.methods.items():
+            place = f"{where}, methods.{name}"
+            run, search = self._run(name, self.seeds[0], place), entry.get("search", {})
+            if not isinstance(search, Mapping):
+                raise InvalidStudy(f"{place}.search = {search!r}: expected a table.")
+            found[name] = (run, Space.of(run, search, place))
+        return found
+
+    def settle(self, chosen: Iterable[Tuned]) -> Self:
+        """The study with the chosen settings, of the methods that have one."""
+        settings = {one.name: one.setting for one in chosen if one.setting is not None}
+        methods = {name: entry | settings[name] for name, entry in self.methods.items() if name in settings}
+        return self.model_copy(update={"methods": methods})
+
     def runs(self, where: str = "study") -> list[Run]:
-        """Every run, seed by seed, in the order of the methods."""
+        """Every run, seed by seed, in the order of the methods; with the settings that stand in `methods`."""
         return [self._run(name, seed, f"{where}, methods.{name}") for seed in self.seeds for name in self.methods]
 
     def _run(self, name: str, seed: int, where: str) -> Run:
-        entry = dict(self.methods[name])
+        entry = {key: value for key, value in self.methods[name].items() if key != "search"}
         method = entry.pop("method", name)
         if method not in METHODS:
             raise UnknownName("method", str(method), METHODS, where)
@@ -199,11 +241,11 @@ class Study(Frozen):
         hyperparameters = {key: entry.pop(key) for key in list(entry) if key in own}
         for key in entry:
             if key not in Training.model_fields:
-                raise UnknownName("key", key, [*own, *Training.model_fields, "method"], where)
+                raise UnknownName("key", key, [*own, *Training.model_fields, "method", "search"], where)
         try:
             training = Training.model_validate(self.train.model_dump() | entry)
         except ValidationError as error:
-            raise _explain(error, Training, where) from None
+            raise explain(error, Training, where) from None
         return Run(
             backbone=self.backbone,
             task=self.task,
@@ -234,16 +276,24 @@ class Study(Frozen):
                 outcome = self._run_all(out, watcher, command)
         except Timeout:
             raise Busy(f"--out {out}: another study is writing there. Wait for it, or name another --out.") from None
-        if fresh and not outcome.records and not any((out / "checkpoints").glob("*.safetensors")):
+        kept = (out / tuned.FILE).exists() or any((out / "checkpoints").glob("*.safetensors"))
+        if fresh and not outcome.records and not kept:
             shutil.rmtree(out)  # nothing came of it, and it was not there before
         return outcome
 
     def _run_all(self, out: Path, watcher: Watcher, command: Sequence[str]) -> Outcome:
-        runs = self.runs()
         kept = record.read(out / RECORDS)
+        if self.tune:
+            choices, failed = self._tune(out, watcher)
+            settled = self.settle(choices)
+        else:
+            choices, failed, settled = (), (), self
+        runs = settled.runs()
         known = {entry.key: entry for entry in kept if (out / entry.adapter).is_dir()}
-        durable.write_text(out / STUDY, json.dumps({"study": self.model_dump(mode="json"), "command": list(command)}))
-        outcome = Outcome(self.name, out, (), (), tuple(command))
+        durable.write_text(
+            out / STUDY, json.dumps({"study": settled.model_dump(mode="json"), "command": list(command)})
+        )
+        outcome = Outcome(self.name, out, (), failed, tuple(command), choices)
         for number, run in enumerate(runs, start=1):
             made = known.get(run.key)
             if made is None:
@@ -264,111 +314,26 @@ class Study(Frozen):
         durable.write_text(outcome.report_path, outcome.markdown())
         return outcome
 
+    def _tune(self, out: Path, watcher: Watcher) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
+        assert self.tune is not None
+        found: dict[str, Tuned] = {}
+        failed: list[Failure] = []
+        hearing = Hearing(watcher.trying, watcher.progress, watcher.tried)
+
+        def keep(so_far: Tuned) -> None:
+            found[so_far.name] = so_far
+            tuned.write(out, found.values())
+
+        for run, space in self.spaces().values():
+            try:
+                keep(tune.tune(run, space, self.tune, out, hearing, keep))
+            except AfinaError as error:
+                watcher.failed(run, str(error))
+                failed.append(Failure(run.title, run.method, run.seed, str(error)))
+                if run.title in found:  # a choice from a part of the budget would not be a fair one
+                    keep(found[run.title].model_copy(update={"setting": None}))
+        return tuple(found.values()), tuple(failed)
+
 
 def _carry_out(run: Run, out: Path, study: str, watcher: Watcher) -> Record:
-    with _ctrl_c_later():
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "afina.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    made: Record | None = None
-    problem: str | None = None
-    try:
-        with suppress(BrokenPipeError):  # it may be killed before it has read anything
-            worker.stdin.write(json.dumps({"run": run.model_dump(mode="json"), "out": str(out), "study": study}) + "\n")
-            worker.stdin.flush()
-        for line in worker.stdout:
-            if not line.endswith("\n"):
-                break  # it was killed while it wrote
-            message = json.loads(line)
-            if "progress" in message:
-                watcher.progress(run, Progress(**message["progress"]))
-            made = Record.model_validate(message["record"]) if "record" in message else made
-            problem = message.get("error", problem)
-    finally:
-        with suppress(BrokenPipeError):
-            worker.stdin.close()  # the worker ends when this closes, also when we were interrupted
-        status = worker.wait()
-        worker.stdout.close()
-    if made is not None:
-        return made
-    if problem is not None:
-        raise RunFailed(problem)
-    if status < 0:
-        raise RunFailed(
-            f"run {run.title}: its process was killed by signal {-status}, most likely for want of memory. "
-            "Set train.token_budget=1024 or train.checkpointing=true, then start the study again."
-        )
-    raise RunFailed(f"run {run.title}: a fault in afina (above). Please report it; the other runs are not affected.")
-
-
-@contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group. A process started in the block never hears it; this one does after it.
-
-    So it is the study alone that decides what becomes of a run, however early in its life.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def presets() -> list[str]:
-    """Names of the shipped studies."""
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in files("afina.presets").iterdir() if entry.name.endswith(".toml")
-    )
-
-
-def _read(source: str) -> tuple[dict[str, Any], str]:
-    if source in presets():
-        return tomllib.loads((files("afina.presets") / f"{source}.toml").read_text()), f"preset {source}"
-    path = Path(source)
-    if path.is_file():
-        try:
-            return tomllib.loads(path.read_text(encoding="utf-8")), source
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidStudy(f"{source}: not valid TOML: {error}.") from None
-    if path.suffix == ".toml" or len(path.parts) > 1:
-        raise NotFound(f"study file {source} is not there. Presets: {', '.join(presets())}.")
-    raise UnknownName("preset", source, presets())
-
-
-def override(content: dict[str, Any], item: str) -> None:
-    """Set one `key=value` in `content`; the value is TOML where it can be read as such, else text."""
-    key, found, text = item.partition("=")
-    parts = key.strip().split(".")
-    if not found or not all(parts):
-        raise InvalidStudy(f"--set {item}: expected key=value, such as train.epochs=1.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    table = content
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise InvalidStudy(f"--set {item}: {part} is a value, not a table.")
-    table[parts[-1]] = value
-
-
-def _explain(error: ValidationError, model: type[BaseModel], where: str) -> AfinaError:
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        level: Any = model
-        for part in place[:-1]:
-            level = level.model_fields[part].annotation
-        known = [".".join([*place[:-1], field]) for field in level.model_fields]
-        return UnknownName("key", ".".join(place), known, where)
-    if first["type"] == "missing":
-        return InvalidStudy(f"{where}: {'.'.join(place)} is missing.")
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return InvalidStudy(f"{where}: {'.'.join(place)} = {first['input']!r}: {message}.")
+    return process.carry_out(run, out, study, partial(watcher.progress, run))

@@ -129,11 +129,13 @@ def train(
     recipe: Recipe,
     *,
     account: Account,
+    stop: int | None = None,
     keep: Callable[[Account], None] | None = None,
     listen: Listener = ignore,
 ) -> None:
     """Take the steps from `account.step` on, and add to the account.
 
+    stop  steps in all after which to pause; called again, it goes on as if it had not. None: the last
     keep  called now and then with the account; writes a checkpoint
     Raises Diverged at the first loss that is not a finite number.
     """
@@ -145,7 +147,7 @@ def train(
     began = last_kept = meter.now()
     tokens_before, spent, pause = account.tokens, 0.0, recipe.checkpoint_seconds
     first = account.step
-    for step, packed in enumerate(loader.batches(first, recipe.steps), start=first):
+    for step, packed in enumerate(loader.batches(first, stop or recipe.steps), start=first):
         parts = [part.to(device) for part in recipe.at_once.parts(packed)]
         ready = meter.now()
         seed_dropout(recipe.seed, step)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from afina import meter
 from afina.progress import Progress
 from afina.record import Record
+from afina.report.rows import in_words
 from afina.run import Run
 from afina.study import Watcher
+from afina.tuned import Candidate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +45,14 @@ def _result(record: Record) -> str:
     return f"accuracy {record.accuracy:.4f}, F1 {record.f1:.4f}, trained in {_clock(record.seconds.train)}"
 
 
+def _attempt(candidate: Candidate, length: int) -> str:
+    setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in candidate.setting.items()}
+    if candidate.accuracy is None:
+        return f"{in_words(setting)}: diverged at step {candidate.steps} of {length}"
+    early = "" if candidate.steps == length else f", stopped at step {candidate.steps} of {length}"
+    return f"{in_words(setting)}: {candidate.accuracy:.4f} on the validation cut{early}"
+
+
 class Lines(Watcher):
     """One line a phase, and one now and then while training."""
 
@@ -55,6 +65,14 @@ class Lines(Watcher):
     def started(self, run: Run, number: int, total: int) -> None:
         """Name the run."""
         self.phase, self.place = "", f"[{number}/{total}] {run.title}, seed {run.seed}"
+
+    def trying(self, run: Run, number: int, spent: float) -> None:
+        """Name the candidate."""
+        self.phase, self.place = "", f"[tuning {run.title}, {spent:.0%}] candidate {number}"
+
+    def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
+        """Say what it came to."""
+        self._say(f"tuning {run.title}, candidate {number}: {_attempt(candidate, length)}")
 
     def progress(self, run: Run, progress: Progress) -> None:
         """Say the phase when it begins, and figures every so often."""
@@ -85,10 +103,23 @@ class Bar(Lines):
 
     def started(self, run: Run, number: int, total: int) -> None:
         """Open the bar."""
+        super().started(run, number, total)
+        self._open()
+
+    def trying(self, run: Run, number: int, spent: float) -> None:
+        """Open the bar."""
+        super().trying(run, number, spent)
+        self._open()
+
+    def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
+        """Replace the bar by what it came to."""
+        self.stop()
+        super().tried(run, number, candidate, length)
+
+    def _open(self) -> None:
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn
         from rich.progress import Progress as Bars
 
-        super().started(run, number, total)
         self.bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),

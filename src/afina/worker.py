@@ -1,14 +1,20 @@
-"""One run in a process of its own: `python -m afina.worker`, started by `afina.study`.
+"""One run in a process of its own: `python -m afina.worker`, started by `afina.process`.
 
-Reads one JSON line from standard input, {"run": ..., "out": ..., "study": ...}; writes JSON lines to
-standard output: {"progress": ...} now and then, and at the end {"record": ...} or {"error": ...}. Ends
-at once when its standard input closes, so that no run outlives the study that asked for it.
+Reads one JSON line from standard input, and writes JSON lines to standard output: {"progress": ...} now and then, and
+{"error": ...} where the user can mend what failed. It ends at once when its standard input closes, so that no run
+outlives who asked for it.
+
+{"run": ..., "out": ..., "study": ...} carries a run out, and ends in {"record": ...}.
+{"run": ..., "shares": [...], "limit": ...} tries a run out: after each
+{"score": ..., "last": false} it waits for a line.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import queue
 import sys
 import threading
 from dataclasses import asdict
@@ -24,10 +30,10 @@ _PAUSE = 0.2
 """Seconds between two progress lines of one phase."""
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(replies: queue.SimpleQueue[bytes]) -> None:
     # Not sys.stdin: a thread that waits in its buffer makes the interpreter's own shutdown abort.
-    while os.read(0, 1 << 16):
-        pass
+    while reply := os.read(0, 1 << 16):
+        replies.put(reply)
     os._exit(1)
 
 
@@ -48,8 +54,19 @@ class _Reporter:
             self.send(progress=asdict(progress))
 
 
+def _try_out(request: dict[str, Any], run: Run, reporter: _Reporter, replies: queue.SimpleQueue[bytes]) -> None:
+    from afina.candidate import try_out
+
+    last = request["limit"] or math.inf
+    for score in try_out(run, request["shares"], limit=request["limit"], listen=reporter.progress):
+        ends = score.step >= min(last, score.steps) or score.accuracy is None
+        reporter.send(score=asdict(score), last=ends)
+        if not ends:
+            replies.get()  # at rest: a candidate that is stopped has taken no step more than it was scored for
+
+
 def main() -> int:
-    """Carry out the run described on standard input; 0 when it is recorded, 2 when the user can mend what failed."""
+    """Carry out what standard input describes; 0 when it is done, 2 when the user can mend what failed."""
     # Whatever a library prints must not reach the channel.
     reporter = _Reporter(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
@@ -57,14 +74,17 @@ def main() -> int:
     if not line.endswith(b"\n"):
         return 1  # the study ended before it had asked for anything
     request = json.loads(line)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_end_with_parent, args=(replies,), daemon=True).start()
 
     from afina.execute import execute
 
+    run = Run.model_validate(request["run"])
     try:
-        record = execute(
-            Run.model_validate(request["run"]), Path(request["out"]), study=request["study"], listen=reporter.progress
-        )
+        if "shares" in request:
+            _try_out(request, run, reporter, replies)
+            return 0
+        record = execute(run, Path(request["out"]), study=request["study"], listen=reporter.progress)
     except AfinaError as error:
         reporter.send(error=str(error))
         return error.exit_code

@@ -16,6 +16,9 @@ class Baseline(Method):
     title: ClassVar[str] = "no fine-tuning"
     summary: ClassVar[str] = "the pretrained body under a random head, evaluated as it is"
 
+    search: ClassVar[None] = None
+    practical: ClassVar[bool] = False
+
     def trains(self, name: str) -> bool:
         """Nothing."""
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -24,6 +25,7 @@ class Lora(PeftMethod):
     title: ClassVar[str] = "LoRA"
     summary: ClassVar[str] = "low-rank matrices beside the attention projections train, the body stays frozen"
     learning_rate: ClassVar[float] = 1e-3
+    search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"r": (4, 8, 16)}
 
     r: int = 4
     alpha: float = 16

@@ -47,6 +47,7 @@ class PreLayer46080(PreLayer):
     name: ClassVar[str] = "prelayer-46080"
     title: ClassVar[str] = "PreLayer (46,080)"
     summary: ClassVar[str] = "GPT-2 only: ln_1 and c_attn.bias of every block train, the count in the paper's table"
+    practical: ClassVar[bool] = False
 
     def for_family(self, family: str) -> Self:
         """Only GPT-2 has these parameters."""

@@ -20,7 +20,9 @@ from afina.report.markdown import report as _markdown
 from afina.report.outcome import Failure, summary
 from afina.report.plots import Plot
 from afina.report.tables import COST, PERFORMANCE, Beside, Column, Table, all_tables
+from afina.report.tuning import tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts
+from afina.tuned import Tuned
 
 __all__ = ["Column", "Evaluated", "Failure", "Report", "Table", "forecast_table", "markdown", "study_tables", "summary"]
 
@@ -28,20 +30,26 @@ MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.js
 TRAINING, CONFUSION = "Training", "Confusion of labels"
 
 
-def study_tables(records: Sequence[Record]) -> list[Table]:
-    """Performance, parameters and time, memory; and GPU memory where that was measured.
+def study_tables(records: Sequence[Record], tuned: Sequence[Tuned] = ()) -> list[Table]:
+    """Performance, parameters and time, memory; GPU memory where that was measured; and what tuning took.
 
     The records of a study named `paper` have the paper's figures and footnotes beside them.
     """
     from_paper = bool(records) and all(record.study == paper.STUDY for record in records)
-    return all_tables(records, paper.beside(records) if from_paper else Beside())
+    tables = all_tables(records, paper.beside(records) if from_paper else Beside())
+    return [*tables, *([tuning_table(tuned)] if tuned else [])]
 
 
 def markdown(
-    study_name: str, records: Sequence[Record], *, command: Sequence[str] = (), failed: Sequence[Failure] = ()
+    study_name: str,
+    records: Sequence[Record],
+    *,
+    command: Sequence[str] = (),
+    failed: Sequence[Failure] = (),
+    tuned: Sequence[Tuned] = (),
 ) -> str:
     """The text of `report.md`. `command` is the argument list that repeats the study, program first."""
-    return Report(study_name, tuple(records), tuple(command), tuple(failed)).markdown()
+    return Report(study_name, tuple(records), tuple(command), tuple(failed), tuple(tuned)).markdown()
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,7 @@ class Report:
     """What there is to say of a study. Every part is worked out when first asked for.
 
     command    the argument list that repeats the study, program first
+    tuned      what choosing settings took, where the study did that
     evaluated  the texts that the runs were evaluated on, or why they are not shown
     """
 
@@ -56,12 +65,13 @@ class Report:
     records: tuple[Record, ...]
     command: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
+    tuned: tuple[Tuned, ...] = ()
     evaluated: Evaluated = field(default_factory=Evaluated)
 
     @cached_property
     def tables(self) -> list[Table]:
         """The figures."""
-        return study_tables(self.records)
+        return study_tables(self.records, self.tuned)
 
     @cached_property
     def verdicts(self) -> Verdicts:

@@ -13,6 +13,7 @@ from afina.record import Memory, Record, Seconds
 from afina.report import claims, verdicts
 from afina.report.claims import Claim
 from afina.report.verdicts import Verdicts
+from afina.tuned import Tuned
 
 FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
@@ -40,10 +41,12 @@ def summary(
     failed: Sequence[Failure] = (),
     found: Verdicts = NONE,
     tested: Sequence[Claim] = (),
+    tuned: Sequence[Tuned] = (),
 ) -> dict[str, object]:
     """One JSON object: `study`, `out`, `report`, `records`, `verdicts`, `not_comparable` and `claims`.
 
-    Records are those of finished and failed runs, each with the same keys.
+    Records are those of finished and failed runs, each with the same keys. `tuning`, where the study tuned: what each
+    method was given, and its setting; no figure of what chose it.
     """
     runs = [*(_done(record, out) for record in records), *map(_failed, failed)]
     return {
@@ -53,6 +56,19 @@ def summary(
         "records": runs,
         **verdicts.as_json(found),
         "claims": claims.as_json(tested),
+        **({"tuning": [_tuned(one) for one in tuned]} if tuned else {}),
+    }
+
+
+def _tuned(one: Tuned) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "method": one.method,
+        "candidates": len(one.candidates),
+        "stopped": one.stopped,
+        "steps": one.steps,
+        "seconds": one.seconds,
+        "setting": one.setting,
     }
 
 

@@ -34,6 +34,7 @@ def load(
     labels: Sequence[str] | None = None,
     train_examples: int | None = None,
     evaluation_examples: int | None = None,
+    validation: float | None = None,
     allow_leakage: bool = False,
 ) -> Task:
     """The task at `address`: a name in TASKS, a directory, or a file.
@@ -42,6 +43,8 @@ def load(
     labels                  the labels in their order, as they stand in the data, or a name for each of 0..n-1
     train_examples, evaluation_examples
                             at most so many, chosen by a hash of the normalised text, in original order
+    validation              share of the training split, as used, that is cut from it and stands in for the evaluation
+                            split, which is then in no part of the task: what chooses a setting cannot see it
     allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
 
     Raises UnknownName, NotFound, InvalidData or Leakage.
@@ -55,6 +58,8 @@ def load(
         label_names, train, evaluation = files.load(_path(address), text, text_pair, label, labels)
     train = rows.first(train, train_examples, "--train-examples")
     evaluation = rows.first(evaluation, evaluation_examples, "--evaluation-examples")
+    if validation is not None:
+        train, evaluation = rows.cut(train, validation)
     if len(set(train.labels.tolist())) < 2:
         raise InvalidData(
             f"task {address}: all {len(train)} training examples are labelled {label_names[train.labels[0]]!r}. "

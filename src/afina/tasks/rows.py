@@ -49,11 +49,15 @@ class Rows:
         )
 
 
-def rank(example: Example) -> int:
-    """A stable hash of the normalised text, in [0, 2**64): equal texts have equal ranks, whatever their label."""
+def rank(example: Example, purpose: str = "") -> int:
+    """A stable hash of the normalised text, in [0, 2**64): equal texts have equal ranks, whatever their label.
+
+    Ranks for different purposes have nothing to do with each other.
+    """
     # Texts such as ":)" have no letter or digit; they count as the same only when they are.
     same = key(example) or f"{example.text}\x1f{example.text_pair or ''}"
-    return int(digest.of_strings([same]).removeprefix(digest.PREFIX)[:16], 16)
+    hashed = digest.of_strings([same, purpose] if purpose else [same])
+    return int(hashed.removeprefix(digest.PREFIX)[:16], 16)
 
 
 def divide(rows: Rows) -> tuple[Rows, Rows]:
@@ -73,6 +77,22 @@ def first(split: Split, count: int | None, option: str) -> Split:
         raise InvalidData(f"{option} {count}: expected at least 1.")
     order = sorted(range(len(split)), key=lambda i: rank(split[i]))
     return split.take(sorted(order[:count]))
+
+
+def cut(train: Split, share: float) -> tuple[Split, Split]:
+    """A training split without, and of, about `share` of its texts, by a hash of their own; order kept.
+
+    Duplicates stay on one side, and a text's side depends on no other text. Raises InvalidData.
+    """
+    limit = int(share * 2**64)
+    chosen = [rank(example, "validation") < limit for example in train]
+    kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
+    if not kept or not held:
+        raise InvalidData(
+            f"cutting a validation split of {share:g} from {len(train)} training examples left one side empty. "
+            "Give more examples."
+        )
+    return train.take(kept), train.take(held)
 
 
 def splits(

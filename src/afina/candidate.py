@@ -1,0 +1,59 @@
+"""Try a run out: train it and score it on the way, without an adapter, a checkpoint or a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from afina import device as devices
+from afina import metrics, predict
+from afina.checkpoint import Account
+from afina.encodings import EncodedTask
+from afina.errors import Diverged
+from afina.execute import load, loader_of, recipe_of
+from afina.meter import Meter
+from afina.progress import Listener, Progress, Score, ignore
+from afina.task import Task
+from afina.train import make_optimizer, train
+from afina.working import Working
+
+if TYPE_CHECKING:
+    from afina.run import Run
+
+
+def try_out(
+    run: Run, shares: Sequence[float], *, limit: int | None = None, listen: Listener = ignore
+) -> Iterator[Score]:
+    """Train `run`, and pause for a score on its evaluation split after each of `shares` of its steps.
+
+    limit  end after so many steps, with a last score there, though the decay goes by all of them
+    Leaves no file. The scores are computed in training's own precision, which is cheap and good enough to choose by.
+    Training that diverges ends with a score that says so.
+    """
+    device = devices.choose()
+    listen(Progress("load"))
+    texts = Task.load(run.task, **run.data.model_dump())
+    prepared = load(run, texts.label_names, device)
+    listen(Progress("encode"))
+    tokenizer, digest = prepared.backbone.tokenizer, prepared.backbone.tokenizer_digest
+    task = EncodedTask.of(texts, tokenizer, digest, prepared.max_length)
+    classifier, gold = prepared.classifier, task.evaluation.labels
+    working = Working(
+        classifier.model, prepared.method.trainable(classifier.model), devices.precision(run.training.dtype, device)
+    )
+    loader = loader_of(run, task.train)
+    recipe = recipe_of(run, prepared.method, loader)
+    optimizer = make_optimizer(classifier, working.trained, recipe)
+    account = Account()
+    last = min(limit or recipe.steps, recipe.steps)
+    for stop in sorted({min(max(1, round(share * recipe.steps)), last) for share in shares}):
+        try:
+            train(classifier, working, optimizer, loader, recipe, account=account, stop=stop, listen=listen)
+        except Diverged:
+            yield Score(account.step + 1, recipe.steps, len(gold), None, None)
+            return
+        with (meter := Meter(device)).phase("evaluate"):
+            logits = predict.logits(classifier, task.evaluation.encoded, listen)
+        right, loss = metrics.accuracy(gold, logits.argmax(axis=1)), metrics.loss(gold, logits)
+        spent = account.seconds["train"]
+        yield Score(stop, recipe.steps, len(gold), right, loss, spent, meter.seconds["evaluate"])

@@ -1,0 +1,69 @@
+"""What a study file or preset says, before it is a Study: TOML, overrides, and what is wrong with it."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
+
+
+def presets() -> list[str]:
+    """Names of the shipped studies."""
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in files("afina.presets").iterdir() if entry.name.endswith(".toml")
+    )
+
+
+def read(source: str) -> tuple[dict[str, Any], str]:
+    """What a preset or a TOML file says, and how messages call it. Raises NotFound, InvalidStudy, UnknownName."""
+    if source in presets():
+        return tomllib.loads((files("afina.presets") / f"{source}.toml").read_text()), f"preset {source}"
+    path = Path(source)
+    if path.is_file():
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8")), source
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidStudy(f"{source}: not valid TOML: {error}.") from None
+    if path.suffix == ".toml" or len(path.parts) > 1:
+        raise NotFound(f"study file {source} is not there. Presets: {', '.join(presets())}.")
+    raise UnknownName("preset", source, presets())
+
+
+def override(content: dict[str, Any], item: str) -> None:
+    """Set one `key=value` in `content`; the value is TOML where it can be read as such, else text."""
+    key, found, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not found or not all(parts):
+        raise InvalidStudy(f"--set {item}: expected key=value, such as train.epochs=1.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = content
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InvalidStudy(f"--set {item}: {part} is a value, not a table.")
+    table[parts[-1]] = value
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> AfinaError:
+    """What pydantic found wrong, in our words; an unknown key with the nearest known one."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        level: Any = model
+        for part in place[:-1]:
+            annotation = level.model_fields[part].annotation
+            level = next((one for one in get_args(annotation) if one is not type(None)), annotation)
+        known = [".".join([*place[:-1], field]) for field in level.model_fields]
+        return UnknownName("key", ".".join(place), known, where)
+    if first["type"] == "missing":
+        return InvalidStudy(f"{where}: {'.'.join(place)} is missing.")
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return InvalidStudy(f"{where}: {'.'.join(place)} = {first['input']!r}: {message}.")

@@ -1,0 +1,350 @@
+"""`afina choose`: a recommendation with evidence, within the minutes given."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afina import Backbone, Task, choose, fits, floor, meter, process, race
+from afina.errors import AfinaError, InvalidData, RunFailed
+from afina.progress import Progress, Score
+from afina.record import Record
+from afina.run import Run
+from afina.task import Split
+from command import Command
+from fakes import sentences, write_csv
+from records import record
+
+GIB = 2**30
+
+
+class World:
+    """Invented processes under an invented clock: what each method costs, and how right it is."""
+
+    def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.task, self.time = task, 1_000.0
+        self.step = {"full": 1.2, "lora": 0.8, "prelayer": 0.6}
+        self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9}
+        self.opening, self.text = 10.0, 0.01
+        self.slower = 1.0
+        self.tried: list[Run] = []
+        self.carried: list[Run] = []
+        self.failing: dict[str, str] = {}
+        self.needs = {"full": 4.4 * GIB, "lora": 2.6 * GIB, "prelayer": 2.4 * GIB}
+        monkeypatch.setattr(meter, "now", lambda: self.time)
+        monkeypatch.setattr(fits, "needed", lambda backbone: self.needs)
+        monkeypatch.setattr(process, "try_out", self.try_out)
+        monkeypatch.setattr(process, "carry_out", self.carry_out)
+
+    def passes(self, seconds: float, listen: Callable[[Progress], None], until: float | None) -> None:
+        listen(Progress("train"))
+        self.time += seconds
+        if until is not None and self.time > until:
+            self.time = until
+            raise process.Overrun
+
+    def try_out(self, run: Run, shares: Any, limit: int | None, goes_on: Any, listen: Any, until: Any) -> Score:
+        if run.method in self.failing:
+            raise RunFailed(self.failing[run.method])
+        assert run.data.validation is not None
+        self.tried.append(run)
+        steps = min(run.training.max_steps or 500, limit or 10**9)
+        self.passes(self.opening, listen, until)
+        self.passes(steps * self.step[run.method], listen, until)
+        self.passes(60 * self.text, listen, until)
+        rate = (run.training.learning_rate or 1e-9) * 1e3
+        accuracy = self.right[run.method] - 0.01 * abs(np.log10(rate))
+        return Score(steps, steps, 60, accuracy, 0.5, steps * self.step[run.method], 60 * self.text)
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: Any) -> Record:
+        assert run.data.validation is None
+        self.carried.append(run)
+        gold = Task.load(run.task, evaluation_examples=run.data.evaluation_examples).evaluation.labels
+        predicted = gold.copy()
+        wrong = round(len(gold) * (1 - self.right[run.method]))
+        predicted[:wrong] = 1 - predicted[:wrong]
+        steps = run.training.max_steps or 0
+        cost = (2 * self.opening * 0.9 + steps * self.step[run.method] + len(gold) * self.text * 3) * self.slower
+        self.passes(cost, listen, until)
+        (out / "adapters" / run.label).mkdir(parents=True)
+        return record(
+            run.method,
+            gold=tuple(gold.tolist()),
+            predicted=tuple(predicted.tolist()),
+            accuracy=float(np.mean(predicted == gold)),
+            adapter=f"adapters/{run.label}",
+            steps=steps,
+            train_examples=run.data.train_examples,
+        )
+
+    def choose(self, out: Path, minutes: float = 10, **options: Any) -> choose.Choice:
+        began = self.time
+        made = choose.choose(self.task, minutes, out=out, **({"memory": 16 * GIB} | options))
+        assert self.time - began <= 1.1 * 60 * minutes
+        assert made.seconds == self.time - began
+        return made
+
+
+def hard(count: int) -> list[tuple[str, str]]:
+    """Texts whose label no single word and no pair of words tells."""
+    chance = np.random.default_rng(3)
+    words = ["alder", "birch", "cedar", "dogwood", "elm", "fir", "gum", "hazel", "ivy", "juniper"]
+    made = []
+    for number in range(count):
+        chosen = [words[i] for i in chance.integers(0, len(words), 6)]
+        made.append((f"{' '.join(chosen)} {number}", ("no", "yes")[int(chance.integers(0, 2))]))
+    return made
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """On a task where TF-IDF is of no use."""
+    return World(str(write_csv(tmp_path / "hard.csv", hard(1_500))), monkeypatch)
+
+
+# The floors
+
+
+def test_the_majority_is_that_of_the_training_split() -> None:
+    train = Split(["a", "b", "c"], np.array([1, 2, 2]))
+    assert floor.majority(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
+
+
+def test_tfidf_learns_words_and_says_what_it_chose() -> None:
+    rows = sentences(200)
+    texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
+    fitted = floor.tfidf(Split(texts[:150], labels[:150]))
+    assert (fitted.predict(Split(texts[150:], labels[150:])) == labels[150:]).mean() > 0.9
+    assert fitted.setting in [f"C {value:g}" for value in floor.CHOICES]
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels"),
+    [
+        (["?!", "...", ":)", ":(", "--", "!!"], [0, 1, 1, 1, 0, 0]),
+        (["a b", "c d"], [0, 1]),
+        (["a b", "c d", "e f", "g h", "i j", "k l", "m n"], [0, 0, 0, 0, 1, 2, 1]),
+    ],
+    ids=["no words", "one of each", "rare labels"],
+)
+def test_tfidf_copes_with_little(texts: list[str], labels: list[int]) -> None:
+    split = Split(texts, np.array(labels))
+    assert set(floor.tfidf(split).predict(split).tolist()) <= set(labels)
+
+
+def test_tfidf_reads_both_texts_of_a_pair() -> None:
+    split = Split(["same"] * 12, np.array([0, 1] * 6), ["good", "bad"] * 6)
+    assert floor.tfidf(split).predict(split).tolist() == [0, 1] * 6
+
+
+# The time
+
+
+@pytest.mark.parametrize("minutes", [5, 10, 30, 60])
+@pytest.mark.parametrize("speed", [0.2, 1.0, 4.0])
+def test_it_keeps_to_the_minutes_and_makes_use_of_them(
+    world: World, tmp_path: Path, minutes: float, speed: float
+) -> None:
+    world.step = {name: step * speed for name, step in world.step.items()}
+    made = world.choose(tmp_path / "out", minutes)
+    assert made.adapter is not None
+    assert len(world.carried) == 2
+    short = made.seconds < 0.6 * 60 * minutes
+    # Time is left over only where every candidate and finalist had all the steps it may have.
+    assert not short or {run.training.max_steps for run in world.carried} == {3 * -(-made.train_examples // 16)}
+
+
+def test_the_winner_has_its_adapter_though_the_end_takes_longer_than_measured(world: World, tmp_path: Path) -> None:
+    world.slower = 1.6
+    made = world.choose(tmp_path / "out")
+    assert made.recommended in ("lora", "full")
+    assert made.adapter is not None
+
+
+def test_far_too_slow_it_ends_in_time_and_says_so(world: World, tmp_path: Path) -> None:
+    world.slower = 30.0
+    made = world.choose(tmp_path / "out", 5)
+    assert made.adapter is None
+    assert "no adapted model could be trained and evaluated in the time" in made.recommendation[0]
+    assert any("took longer than there was time for" in why for why in made.dropped.values())
+
+
+def test_with_hardly_any_time_the_floors_answer(world: World, tmp_path: Path) -> None:
+    world.opening = 100.0
+    made = world.choose(tmp_path / "out", 2)
+    assert made.recommended in (floor.MAJORITY, floor.TFIDF)
+    assert made.dropped
+
+
+def test_methods_get_as_many_seconds_as_each_other(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out", 10)
+    spent = dict.fromkeys(world.step, 0.0)
+    for run in world.tried[3:]:
+        spent[run.method] += world.opening + (run.training.max_steps or 0) * world.step[run.method]
+    assert max(spent.values()) / min(spent.values()) < 1.1, (spent, made)
+
+
+def test_with_time_several_learning_rates_are_raced_and_the_worse_half_is_out(world: World, tmp_path: Path) -> None:
+    world.choose(tmp_path / "out", 60)
+    raced = world.tried[3:]
+    assert len({run.training.learning_rate for run in raced if run.method == "lora"}) == 3
+    assert len([run for run in raced if run.method == "lora"]) == 5
+    assert len([run for run in raced if run.method == "prelayer"]) == 3
+
+
+def test_a_process_that_is_silent_is_ended_at_its_time(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
+    run = Run(backbone=gpt2.address, task=toy, method="lora", training={"max_steps": 100_000})
+    start = meter.now()
+    with pytest.raises(process.Overrun):
+        process.carry_out(run, tmp_path, "late", lambda progress: None, start + 1.0)
+    assert meter.now() - start < 5
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+# The answer
+
+
+def test_it_recommends_in_three_sentences_with_evidence_and_an_adapter(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out")
+    assert made.recommended == "full"
+    which, costs, sure = made.recommendation
+    assert which.startswith("Use full fine-tuning: it did best in the race, and has accuracy 1.0000 on ")
+    assert "LoRA 0.9" in which
+    assert "TF-IDF + logistic regression 0." in which
+    assert costs.startswith("It trains ")
+    assert "better than TF-IDF" in sure
+    assert sure.endswith("one seed says nothing of other seeds.")
+    for sentence in made.recommendation:
+        assert sentence.endswith(".")
+        assert ". " not in sentence
+    assert Path(made.adapter or "").is_dir()
+    assert [row.name for row in made.rows][:2] == [floor.MAJORITY, floor.TFIDF]
+    assert {row.name for row in made.rows[2:]} == {"full", "lora", "prelayer"}
+    assert made.rows[-1].accuracy is None, "only the two best are evaluated on held-out texts"
+    assert choose.Choice.model_validate_json((tmp_path / "out" / choose.FILE).read_text()) == made
+
+
+def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path) -> None:
+    world.task = str(write_csv(tmp_path / "easy.csv", [(text, str(label)) for text, label in sentences(400)]))
+    world.right = dict.fromkeys(world.right, 0.6)
+    made = world.choose(tmp_path / "out")
+    assert made.recommended == floor.TFIDF
+    assert made.adapter is None
+    assert made.recommendation[0].startswith(
+        "Use TF-IDF + logistic regression, and no language model: no adapted model beats it"
+    )
+    assert all(". " not in sentence for sentence in made.recommendation)
+
+
+def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out", memory=3 * GIB)
+    assert made.dropped == {"full": "needs about 4.40 GiB of memory, there is 3.00 GiB"}
+    assert {run.method for run in world.tried} == {"lora", "prelayer"}
+    assert made.recommended == "lora"
+
+
+def test_where_nothing_fits_the_floors_answer(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out", memory=GIB)
+    assert len(made.dropped) == 3
+    assert made.recommended in (floor.MAJORITY, floor.TFIDF)
+    assert not world.tried
+
+
+def test_a_method_that_fails_is_dropped_and_where_all_fail_the_reason_is_the_error(
+    world: World, tmp_path: Path
+) -> None:
+    world.failing = {"full": "run full: it was made to fail."}
+    assert world.choose(tmp_path / "out").dropped["full"] == "it was made to fail."
+    world.failing = dict.fromkeys(world.step, "it was made to fail.")
+    with pytest.raises(AfinaError, match=r"^it was made to fail\.$"):
+        world.choose(tmp_path / "another")
+    assert not (tmp_path / "another").exists()
+
+
+def test_all_are_evaluated_on_the_same_held_out_texts_and_the_race_on_none(world: World, tmp_path: Path) -> None:
+    world.text = 0.2  # so slow that not all held-out texts can be scored
+    made = world.choose(tmp_path / "out", 10)
+    assert made.examples < len(Task.load(world.task).evaluation)
+    assert {run.data.evaluation_examples for run in world.carried} == {made.examples}
+    assert all(run.data.validation for run in world.tried)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"), [("8GiB", 8 * GIB), ("8 g", 8 * GIB), ("1.5GB", 3 * GIB // 2), ("512m", GIB // 2), ("7", 7)]
+)
+def test_sizes_are_read(text: str, bytes_: int) -> None:
+    assert fits.size(text) == bytes_
+
+
+@pytest.mark.parametrize("text", ["", "lots", "8XB", "-1G", "0GiB"])
+def test_what_is_no_size_is_told(text: str) -> None:
+    with pytest.raises(InvalidData, match="expected a size such as 8GiB"):
+        fits.size(text)
+
+
+def test_what_is_needed_grows_with_what_trains(gpt2: Backbone) -> None:
+    needed = fits.needed(gpt2.address)
+    assert set(needed) == {"full", "lora", "prelayer"}
+    assert needed["full"] > needed["prelayer"] > needed["lora"]
+
+
+def test_a_speed_buys_fewer_steps_the_more_texts_are_scored() -> None:
+    speed = race.Speed(opening=10, step=0.5, text=0.1)
+    assert speed.steps(115, 0) == 180
+    assert speed.steps(115, 100) == 160
+    assert speed.steps(5, 0) < 0
+
+
+# As a user types it
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("not,a,task\n1,2,3\n", "no text column"),
+        ("text,label\nonly one,1\n", "one side empty"),
+        ("", "mine.csv"),
+    ],
+)
+def test_rubbish_is_told_and_leaves_nothing(afina: Command, content: str, told: str) -> None:
+    Path("mine.csv").write_text(content, encoding="utf-8")
+    answer = afina("choose", "--task", "mine.csv", "--minutes", 1)
+    assert told in answer.error
+    assert not Path("results/choose").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--minutes", "0"), "--minutes 0: expected more than 0"),
+        (("--memory", "much"), "--memory much: expected a size such as 8GiB."),
+        (("--backbone", "./nope"), "backbone ./nope: there is no directory ./nope."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_that_cannot_be_meant_are_told(afina: Command, toy: str, options: tuple[str, ...], told: str) -> None:
+    assert afina("choose", "--task", toy, *options).error.startswith(told)
+    assert not Path("results/choose").exists()
+
+
+@pytest.mark.slow
+def test_with_a_real_model_it_ends_in_time_with_an_adapter_that_works(
+    afina: Command, gpt2: Backbone, tmp_path: Path
+) -> None:
+    task = write_csv(tmp_path / "hard.csv", hard(200))
+    start = time.perf_counter()
+    answer = afina("choose", "--task", task, "--backbone", gpt2.address, "--minutes", 1.5, "--json", "--out", "out")
+    assert time.perf_counter() - start < 1.1 * 90
+    made = answer.object()
+    assert len(made["recommendation"]) == 3
+    evaluated = [row for row in made["rows"] if row["adapter"]]
+    assert evaluated, made
+    again = afina("evaluate", evaluated[0]["adapter"], "--task", task, "--check-probe", "--json").object()
+    assert again["accuracy"] == pytest.approx(evaluated[0]["accuracy"], abs=1e-9)
+    assert json.loads(Path("out/choice.json").read_text(encoding="utf-8")) == made
