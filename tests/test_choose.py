@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from afina import Backbone, Task, choose, fits, floor, meter, process, race
-from afina.errors import AfinaError, InvalidData, RunFailed
+from afina import Backbone, Task, choose, floor, meter, plan, process, race
+from afina.errors import AfinaError, RunFailed
+from afina.method import Method
 from afina.progress import Progress, Score
 from afina.record import Record
 from afina.run import Run
@@ -38,9 +40,16 @@ class World:
         self.failing: dict[str, str] = {}
         self.needs = {"full": 4.4 * GIB, "lora": 2.6 * GIB, "prelayer": 2.4 * GIB}
         monkeypatch.setattr(meter, "now", lambda: self.time)
-        monkeypatch.setattr(fits, "needed", lambda backbone: self.needs)
+        monkeypatch.setattr(plan, "forecast", self.forecast)
         monkeypatch.setattr(process, "try_out", self.try_out)
         monkeypatch.setattr(process, "carry_out", self.carry_out)
+
+    def forecast(self, backbone: str, methods: Sequence[Method], *, memory: int, **_: Any) -> list[SimpleNamespace]:
+        assert {method.name for method in methods} == set(self.needs)
+        return [
+            SimpleNamespace(method=name, peak=peak, fits=peak <= memory, terms=SimpleNamespace(memory=memory))
+            for name, peak in self.needs.items()
+        ]
 
     def passes(self, seconds: float, listen: Callable[[Progress], None], until: float | None) -> None:
         listen(Progress("train"))
@@ -273,25 +282,6 @@ def test_all_are_evaluated_on_the_same_held_out_texts_and_the_race_on_none(world
     assert made.examples < len(Task.load(world.task).evaluation)
     assert {run.data.evaluation_examples for run in world.carried} == {made.examples}
     assert all(run.data.validation for run in world.tried)
-
-
-@pytest.mark.parametrize(
-    ("text", "bytes_"), [("8GiB", 8 * GIB), ("8 g", 8 * GIB), ("1.5GB", 3 * GIB // 2), ("512m", GIB // 2), ("7", 7)]
-)
-def test_sizes_are_read(text: str, bytes_: int) -> None:
-    assert fits.size(text) == bytes_
-
-
-@pytest.mark.parametrize("text", ["", "lots", "8XB", "-1G", "0GiB"])
-def test_what_is_no_size_is_told(text: str) -> None:
-    with pytest.raises(InvalidData, match="expected a size such as 8GiB"):
-        fits.size(text)
-
-
-def test_what_is_needed_grows_with_what_trains(gpt2: Backbone) -> None:
-    needed = fits.needed(gpt2.address)
-    assert set(needed) == {"full", "lora", "prelayer"}
-    assert needed["full"] > needed["prelayer"] > needed["lora"]
 
 
 def test_a_speed_buys_fewer_steps_the_more_texts_are_scored() -> None:

@@ -40,7 +40,7 @@ LAYERS = (
     # the process of a run; choosing settings; many runs; what each method will cost
     "worker process tune study plan",
     # the recommendation
-    "fits race choice choose",
+    "race choice choose",
     # for people
     "watch",
     "cli",

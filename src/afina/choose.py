@@ -1,6 +1,6 @@
 """Choose: which way of adapting to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`afina.floor`), what fits in memory (`afina.fits`), what a step costs here, the race on a
+In order: the floors (`afina.floor`), what fits in memory (`afina.plan`), what a step costs here, the race on a
 validation cut (`afina.race`), then the two best on as much of the training split as there is time for, and one
 evaluation of all on the same held-out texts. What the race saw chooses who is trained; the held-out texts only say how
 good that is.
@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from afina import durable, fits, floor, meter, metrics, process, record, stats
+from afina import durable, floor, meter, metrics, process, record, stats
 from afina.choice import FILE, Choice, Row, recommend, sentences
 from afina.errors import AfinaError, Busy, InvalidData, NotFound
 from afina.floor import Floor
+from afina.methods import METHODS
 from afina.process import Overrun
 from afina.race import EPOCHS, Speed, Standing, measure, race
 from afina.record import Record
@@ -149,13 +150,24 @@ class _Choosing:
         return self._answer(floors, held_out.labels, [f.predict(held_out) for f in floors], standings, records)
 
     def _that_fit(self) -> list[str]:
+        from afina import plan  # it loads torch
+
         limit = self.memory if self.memory is not None else meter.memory_available()
+        practical = [kind() for kind in METHODS.values() if kind.practical]
         fitting = []
-        for name, needed in fits.needed(self.backbone).items():
-            if limit is not None and needed > limit:
-                self.dropped[name] = f"needs about {size(needed)} of memory, there is {size(limit)}"
+        for one in plan.forecast(
+            self.backbone,
+            practical,
+            task=self.whole.address,
+            data=self.data,
+            dtype="auto",
+            memory=limit,
+            calibrate=False,
+        ):
+            if one.fits:
+                fitting.append(one.method)
             else:
-                fitting.append(name)
+                self.dropped[one.method] = f"needs about {size(one.peak)} of memory, there is {size(one.terms.memory)}"
         return fitting
 
     def _run(self, method: str, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:

@@ -160,12 +160,13 @@ def choose(
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from rich.console import Console
 
-    from afina import fits, meter
+    from afina import meter
     from afina.choose import Hearing, choose
+    from afina.forecast import parse_size
     from afina.report.terminal import rendered
 
     began = meter.now()
-    limit = fits.size(memory) if memory else None
+    limit = parse_size(memory) if memory else None
     data = _data(text, text_pair, label, labels, allow_leakage)
     hearing = Hearing(says=lambda words: print(f"[{(meter.now() - began) / 60:.1f} min] {words}", file=sys.stderr))
     made = choose(task, minutes, memory=limit, backbone=backbone, out=out, data=data, hearing=hearing, began=began)

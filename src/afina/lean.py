@@ -86,13 +86,14 @@ def _tanh_gelu(inputs: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:
     for start in range(0, inputs.numel(), _PIECE):
         piece = slice(start, start + _PIECE)
         source = inputs.view(-1)[piece]
-        x, square, chance, rise = (buffer[: len(source)] for buffer in buffers)
-        x.copy_(source)
+        wide, square, chance, value = (buffer[: len(source)] for buffer in buffers)
+        x = source if source.dtype == wide.dtype else wide.copy_(source)
         torch.mul(x, x, out=square)
         torch.add(outer, square, alpha=_INNER, out=chance).mul_(x).sigmoid_()
-        result.view(-1)[piece] = x.mul_(chance)
+        torch.mul(x, chance, out=value)
+        result.view(-1)[piece] = value
         if slopes is not None:  # with s = chance, s + x s (1 - s) (outer + 3 inner x^2)
-            torch.addcmul(x, x, chance, value=-1, out=rise)
+            rise = value.addcmul_(value, chance, value=-1)
             torch.add(outer, square, alpha=3 * _INNER, out=square)
             slopes.view(-1)[piece] = chance.addcmul_(square, rise)
     return result, slopes

@@ -13,8 +13,8 @@ from afina.encode import Encoded
 from afina.packed import Packed, pack, unpack
 from afina.seed import derive
 
-TOKEN_BUDGET = 4096
-"""Most tokens of a prediction batch; keeps its memory bounded whatever the texts."""
+TOKEN_BUDGET = 2048
+"""Most tokens of a prediction batch; keeps its memory bounded whatever the texts, and small enough to be kept."""
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from afina.encode import Encoded, encode
 from afina.errors import InvalidStudy, UnknownName
 from afina.execute import DEFAULT_LENGTH
 from afina.forecast import Forecast, Terms
-from afina.loader import TOKEN_BUDGET, Loader, by_length
+from afina.loader import TOKEN_BUDGET, Limits, Loader, by_length
 from afina.method import Method
 from afina.methods import METHODS
 from afina.packed import Packed, pack
 from afina.rehearsal import rehearse
+from afina.run import Training
 from afina.task import Split, Task
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -126,7 +127,8 @@ def _ready(methods: Sequence[Method] | None, family: str) -> Iterator[Method]:
 
 def _of_length(batch_size: int, length: int) -> _Batches:
     text = np.zeros(length, np.int64)
-    return _Batches(2, pack([text] * batch_size, np.zeros(batch_size)), pack([text] * max(1, TOKEN_BUDGET // length)))
+    at_once = Limits(batch_size, Training().token_budget).parts(pack([text] * batch_size, np.zeros(batch_size)))
+    return _Batches(2, at_once[0], pack([text] * max(1, TOKEN_BUDGET // length)))
 
 
 def _of_task(backbone: Backbone, task: Task, batch_size: int, epochs: int, length: int | None) -> _Batches:
@@ -139,7 +141,7 @@ def _of_task(backbone: Backbone, task: Task, batch_size: int, epochs: int, lengt
     evaluation = (packed for _, packed in by_length(encoded(task.evaluation, "evaluation text")))
     return _Batches(
         len(task.label_names),
-        loader.largest(epochs * loader.steps_per_epoch),
+        loader.largest(epochs * loader.steps_per_epoch, Limits(batch_size, Training().token_budget)),
         max(evaluation, key=lambda packed: len(packed.tokens)),
         loader,
     )

@@ -13,6 +13,7 @@ from afina.backbone import Backbone
 from afina.classifier import Classifier
 from afina.encode import Encoded, encode
 from afina.errors import CorruptAdapter, WrongBackbone
+from afina.heap import keep_freed
 from afina.loader import by_length
 from afina.method import Method
 from afina.progress import Listener, Progress, ignore
@@ -35,6 +36,7 @@ PROBE = (
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
     """Logits, float32 [N, number of labels], in the order of `encoded`; computed in the weights' own precision."""
+    keep_freed()
     classifier.eval()
     device = next(classifier.parameters()).device
     result: np.ndarray | None = None
