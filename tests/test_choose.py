@@ -313,7 +313,7 @@ def test_rubbish_is_told_and_leaves_nothing(afina: Command, content: str, told: 
     ("options", "told"),
     [
         (("--minutes", "0"), "--minutes 0: expected more than 0"),
-        (("--memory", "much"), "--memory much: expected a size such as 8GiB."),
+        (("--memory", "much"), "memory 'much': expected a size with its unit, such as 8GiB"),
         (("--backbone", "./nope"), "backbone ./nope: there is no directory ./nope."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

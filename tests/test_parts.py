@@ -130,10 +130,10 @@ def test_a_run_computes_no_more_tokens_at_once_than_its_budget_and_measures_the_
     sizes: list[int] = []
     forward = Classifier.forward
 
-    def watched(self: Classifier, packed: Packed) -> torch.Tensor:
+    def watched(self: Classifier, packed: Packed, *layout: Any) -> torch.Tensor:
         if torch.is_grad_enabled():
             sizes.append(len(packed.tokens))
-        return forward(self, packed)
+        return forward(self, packed, *layout)
 
     monkeypatch.setattr(Classifier, "forward", watched)
     run = Run(

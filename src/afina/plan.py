@@ -6,15 +6,18 @@ steps (`afina.calibrate`) where a task is given and the weights are there.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
 from afina import device as devices
-from afina import meter, metrics
+from afina import meter
 from afina.backbone import Backbone, skeleton
 from afina.calibrate import seconds_per_token
 from afina.encode import Encoded, encode
@@ -108,10 +111,14 @@ def forecast(
     return found
 
 
+@cache
 def _process() -> int:
-    # As a run does in the end, which loads the last of the libraries, scikit-learn.
-    metrics.f1(np.array([0, 1]), np.array([0, 1]), 2)
-    return meter.rss() or 0
+    """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
+    script = (
+        "import numpy; from afina import execute, meter, metrics; "
+        "metrics.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
+    )
+    return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
 
 
 def _ready(methods: Sequence[Method] | None, family: str) -> Iterator[Method]:

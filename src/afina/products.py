@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear as plain_linear
 from transformers.pytorch_utils import Conv1D
 
@@ -72,11 +73,17 @@ def pack(layer: Any) -> tuple[Tensor, Tensor]:
     Returns the packed weights.
     """
     plain = Operands.of(layer)
-    reorder = torch.ops.mkldnn._reorder_linear_weight
-    weight, transposed = (reorder(each.contiguous(), _TYPICAL_ROWS) for each in (plain.weight, plain.transposed))
+    weight, transposed = (_reorder(each.contiguous()) for each in (plain.weight, plain.transposed))
     layer.packed = Operands(weight, transposed, plain.bias)
     layer.weight.data = layer.weight.data.new_empty(0)
     return weight, transposed
+
+
+def _reorder(weight: Tensor) -> Tensor:
+    if isinstance(weight, FakeTensor):  # has a size but no order (see `afina.rehearsal`): a copy is as large
+        return weight.clone()
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+    return packed
 
 
 def speed_up(layer: Any) -> None:

@@ -81,7 +81,7 @@ class Outcome:
     @cached_property
     def report(self) -> Report:
         """What there is to say, with row numbers in the place of texts."""
-        return Report(self.name, self.records, self.command, self.failed, self.tuned)
+        return Report(self.name, self.records, self.command, self.failed, tuned=self.tuned)
 
     def tables(self) -> list[Table]:
         """The tables that the terminal and the report show."""

@@ -135,10 +135,13 @@ class _Rows:
         self.used.append(ids)
 
     def norm(self) -> Tensor:
-        """Of the whole gradient."""
+        """Of the whole gradient: of the rows used, each weighed by how often it occurs among them."""
         assert self.weight.grad is not None
-        used = self.weight.grad.index_select(0, torch.cat(self.used).unique())
-        norm: Tensor = torch.linalg.vector_norm(used)
+        ids = torch.cat(self.used)
+        ones = torch.ones(len(ids), device=ids.device)
+        times = torch.zeros(len(self.weight), device=ids.device).index_add_(0, ids, ones)
+        rows = self.weight.grad.index_select(0, ids)
+        norm: Tensor = torch.linalg.vector_norm(rows.mul_(times.index_select(0, ids).rsqrt_()[:, None]))
         return norm
 
     def clear(self) -> None:

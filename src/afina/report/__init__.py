@@ -49,7 +49,7 @@ def markdown(
     tuned: Sequence[Tuned] = (),
 ) -> str:
     """The text of `report.md`. `command` is the argument list that repeats the study, program first."""
-    return Report(study_name, tuple(records), tuple(command), tuple(failed), tuple(tuned)).markdown()
+    return Report(study_name, tuple(records), tuple(command), tuple(failed), tuned=tuple(tuned)).markdown()
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ class Report:
     """What there is to say of a study. Every part is worked out when first asked for.
 
     command    the argument list that repeats the study, program first
-    tuned      what choosing settings took, where the study did that
     evaluated  the texts that the runs were evaluated on, or why they are not shown
+    tuned      what choosing settings took, where the study did that
     """
 
     study: str
     records: tuple[Record, ...]
     command: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
-    tuned: tuple[Tuned, ...] = ()
     evaluated: Evaluated = field(default_factory=Evaluated)
+    tuned: tuple[Tuned, ...] = ()
 
     @cached_property
     def tables(self) -> list[Table]:
