@@ -60,7 +60,7 @@ OWNERS = {
     "pyarrow": "tasks.*",
     "sklearn": "metrics floor",
     "scipy": "intervals crossed verdicts report.claims",
-    "matplotlib": "report.plots report.svg",
+    "matplotlib": "report.plots report.drawing report.svg",
     "jinja2": "report.page",
     "time": "meter",
     "typer": "cli",

@@ -15,10 +15,10 @@ from afina.report import claims, content, paper, verdicts
 from afina.report.claims import Claim
 from afina.report.content import Section
 from afina.report.disagree import Evaluated, disagreement_table
+from afina.report.drawing import Plot
 from afina.report.forecasts import forecast_table
 from afina.report.markdown import report as _markdown
 from afina.report.outcome import Failure, summary
-from afina.report.plots import Plot
 from afina.report.tables import COST, PERFORMANCE, Beside, Column, Table, all_tables
 from afina.report.tuning import tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from afina.report.content import Block, Code, Notes, Prose, Section, Subheading
-from afina.report.plots import Plot
+from afina.report.drawing import Plot
 from afina.report.tables import Table
 
 WIDTH = 100

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from afina.report import svg
 from afina.report.content import Block, Section
-from afina.report.plots import Plot
+from afina.report.drawing import Plot
 
 
 def page(study: str, lead: Sequence[str], sections: Sequence[Section]) -> str:

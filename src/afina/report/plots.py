@@ -6,62 +6,20 @@ Every plot has a caption and a text for those who do not see it. A method has on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from afina.record import Record
 from afina.report import svg
-from afina.report.rows import groups, labels
+from afina.report.drawing import WIDTH, Plot, Point, brief, canvas, finish, legend, points, rows_of, scatter
 from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import Verdicts
 
 if TYPE_CHECKING:
     import numpy as np
 
-WIDTH = 4.6
-"""Inches, at 9 points: still read when a phone shrinks it."""
 MOST_CLASSES = 30
 PHASES = ("load", "encode", "train", "evaluate", "save")
 HATCHES = ("", "////", "", "\\\\\\\\", "xxxx")
-
-
-@dataclass(frozen=True)
-class Plot:
-    """`svg` is markup for a page; `text` says in words what the plot shows."""
-
-    name: str
-    title: str
-    svg: str
-    text: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """A setting and what was measured of it, over its seeds. `index` gives its colour and marker."""
-
-    index: int
-    label: str
-    records: tuple[Record, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """Mean over the seeds."""
-        return sum(record.accuracy for record in self.records) / len(self.records)
-
-    def mean(self, value: Callable[[Record], float | None]) -> float | None:
-        """Mean over the seeds; None where one has none."""
-        found = [each for each in map(value, self.records) if each is not None]
-        return sum(found) / len(found) if len(found) == len(self.records) else None
-
-
-def points(records: Sequence[Record]) -> list[Point]:
-    """One per setting, in the order of the tables."""
-    grouped = groups(records)
-    return [
-        Point(index, _short(text), group)
-        for index, (text, group) in enumerate(zip(labels(grouped), grouped, strict=True))
-    ]
 
 
 def accuracy(records: Sequence[Record]) -> Plot:
@@ -69,16 +27,16 @@ def accuracy(records: Sequence[Record]) -> Plot:
     from afina.report.tables import interval_of
 
     shown = points(records)
-    figure, axes = _figure(0.9 + 0.36 * len(shown))
+    figure, axes = canvas(0.9 + 0.36 * len(shown))
     said = []
     for row, point in enumerate(shown):
         low, high = interval_of(point.records)
         axes.plot([low, high], [row, row], color=svg.colour(point.index), linewidth=2)
         axes.plot([point.accuracy], [row], svg.marker(point.index), color=svg.colour(point.index), markersize=7)
         said.append(f"{point.label} {point.accuracy:.4f} ({low:.4f} to {high:.4f})")
-    _rows(axes, [point.label for point in shown])
+    rows_of(axes, [point.label for point in shown])
     axes.set_xlabel("Accuracy on the evaluation texts")
-    return _plot(
+    return finish(
         figure,
         "accuracy",
         "Accuracy",
@@ -92,19 +50,19 @@ def differences(records: Sequence[Record], found: Verdicts) -> Plot | None:
     """The difference of every compared pair, with its interval, beside the margin of equivalence."""
     if not found.compared:
         return None
-    untrained = {_short(point.label) for point in points(records) if not point.records[0].steps}
-    pairs = [one for one in found.compared if not {_short(one.first), _short(one.second)} & untrained]
+    untrained = {brief(point.label) for point in points(records) if not point.records[0].steps}
+    pairs = [one for one in found.compared if not {brief(one.first), brief(one.second)} & untrained]
     left_out = 0 < len(pairs) < len(found.compared)
     pairs = pairs or list(found.compared)
     margin = 100 * pairs[0].margin
-    figure, axes = _figure(1.0 + 0.5 * len(pairs))
+    figure, axes = canvas(1.0 + 0.5 * len(pairs))
     axes.axvspan(-margin, margin, facecolor=svg.INK, alpha=0.1, edgecolor="none")
     axes.axvline(0, color=svg.INK, linewidth=0.8)
     colours = {point.label: point for point in points(records)}
     said = []
     for row, one in enumerate(pairs):
         low, high = 100 * one.interval.low, 100 * one.interval.high
-        first = colours[_short(one.first)]
+        first = colours[brief(one.first)]
         axes.plot([low, high], [row, row], color=svg.colour(first.index), linewidth=2)
         axes.plot([100 * one.difference], [row], svg.marker(first.index), color=svg.colour(first.index), markersize=7)
         axes.annotate(one.verdict, ((low + high) / 2, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
@@ -112,9 +70,9 @@ def differences(records: Sequence[Record], found: Verdicts) -> Plot | None:
             f"{one.first} minus {one.second} {100 * one.difference:+.2f} points "
             f"({low:+.2f} to {high:+.2f}), {one.verdict}"
         )
-    _rows(axes, [f"{_short(one.first, 24)}\n− {_short(one.second, 24)}" for one in pairs])
+    rows_of(axes, [f"{brief(one.first, 24)}\n− {brief(one.second, 24)}" for one in pairs])
     axes.set_xlabel("Difference in accuracy (percentage points)")
-    return _plot(
+    return finish(
         figure,
         "differences",
         "Paired differences",
@@ -133,8 +91,8 @@ def against_parameters(records: Sequence[Record]) -> Plot:
     counts = [point.records[0].trainable for point in shown]
     least = min([count for count in counts if count], default=1)
     zero = 10 ** (math.floor(math.log10(least)) - 1)
-    figure, axes = _figure(3.0 + 0.17 * len(shown))
-    _scatter(axes, shown, [count or zero for count in counts])
+    figure, axes = canvas(3.0 + 0.17 * len(shown))
+    scatter(axes, shown, [count or zero for count in counts])
     axes.set_xscale("log")
     if 0 in counts:
         from matplotlib.ticker import FuncFormatter
@@ -145,7 +103,7 @@ def against_parameters(records: Sequence[Record]) -> Plot:
     axes.tick_params(axis="x", labelsize=7.5, labelrotation=20)
     axes.set_xlabel("Trainable parameters (logarithmic)")
     said = [f"{point.label} {count:,}, {point.accuracy:.4f}" for point, count in zip(shown, counts, strict=True)]
-    return _plot(figure, "parameters", "Accuracy against trainable parameters", said, "Means over the seeds.")
+    return finish(figure, "parameters", "Accuracy against trainable parameters", said, "Means over the seeds.")
 
 
 def against_time(records: Sequence[Record]) -> Plot | None:
@@ -191,7 +149,7 @@ def losses(records: Sequence[Record]) -> Plot | None:
     shown = [point for point in points(records) if any(record.losses for record in point.records if record.steps)]
     if not shown:
         return None
-    figure, axes = _figure(3.0 + 0.17 * len(shown))
+    figure, axes = canvas(3.0 + 0.17 * len(shown))
     said = []
     for point in shown:
         for record in point.records:
@@ -203,11 +161,11 @@ def losses(records: Sequence[Record]) -> Plot | None:
             axes.plot(steps, smooth, color=tone, linewidth=1.6, **marks)
         ends = [record.losses[-1][1] for record in point.records]
         said.append(f"{point.label} ends at {sum(ends) / len(ends):.3f}")
-    _legend(axes, shown)
+    legend(axes, shown)
     axes.set_xlabel("Step")
     axes.set_ylabel("Training loss")
     axes.set_ylim(bottom=0)
-    return _plot(
+    return finish(
         figure,
         "losses",
         "Training loss",
@@ -221,7 +179,7 @@ def phases(records: Sequence[Record]) -> Plot:
     from matplotlib.patches import Patch
 
     shown = points(records)
-    figure, axes = _figure(1.4 + 0.36 * len(shown))
+    figure, axes = canvas(1.4 + 0.36 * len(shown))
     said = []
     for row, point in enumerate(shown):
         start, parts = 0.0, []
@@ -231,12 +189,12 @@ def phases(records: Sequence[Record]) -> Plot:
             start += taken
             parts.append(f"{phase} {taken:.1f}")
         said.append(f"{point.label}: {', '.join(parts)} seconds")
-    _rows(axes, [point.label for point in shown])
+    rows_of(axes, [point.label for point in shown])
     axes.grid(False, axis="y")
     axes.set_xlabel("Seconds")
     patches = [Patch(label=phase, **_fill(number, svg.INK)) for number, phase in enumerate(PHASES)]
     figure.legend(handles=patches, loc="outside lower left", ncols=5, handlelength=1.2, columnspacing=0.9)
-    return _plot(figure, "phases", "Time by phase", said, "Means over the seeds.")
+    return finish(figure, "phases", "Time by phase", said, "Means over the seeds.")
 
 
 def confusion(records: Sequence[Record]) -> list[Plot]:
@@ -245,7 +203,7 @@ def confusion(records: Sequence[Record]) -> list[Plot]:
 
     made = []
     for point in points(records):
-        names = [_short(name, 18) for name in point.records[0].label_names]
+        names = [brief(name, 18) for name in point.records[0].label_names]
         if len(names) > MOST_CLASSES:
             continue
         counts = np.zeros((len(names), len(names)), dtype=int)
@@ -259,7 +217,7 @@ def _matrix(point: Point, names: Sequence[str], counts: np.ndarray) -> Plot:
     from matplotlib.patches import Rectangle
 
     size = len(names)
-    figure, axes = _figure(min(4.4, 1.6 + 0.42 * size), width=min(WIDTH, 2.9 + 0.42 * max(0, size - 2)))
+    figure, axes = canvas(min(4.4, 1.6 + 0.42 * size), width=min(WIDTH, 2.9 + 0.42 * max(0, size - 2)))
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     numbers = size <= 8
     for gold in range(size):
@@ -288,7 +246,7 @@ def _matrix(point: Point, names: Sequence[str], counts: np.ndarray) -> Plot:
     said = [words for _, words in sorted(wrong, key=lambda one: -one[0])[:6]] or ["no text was labelled wrongly"]
     caption = "Evaluation texts by their right label (rows) and the answer (columns)"
     caption += f", {len(point.records)} seeds added up." if len(point.records) > 1 else "."
-    return _plot(figure, f"confusion-{point.index}", point.label, said, caption)
+    return finish(figure, f"confusion-{point.index}", point.label, said, caption)
 
 
 def _front(
@@ -304,7 +262,7 @@ def _front(
         return None
     shown, costs = [point for point, _ in known], [cost for _, cost in known]
     best = front(costs, [point.accuracy for point in shown])
-    figure, axes = _figure(3.0 + 0.17 * (len(shown) + 1))
+    figure, axes = canvas(3.0 + 0.17 * (len(shown) + 1))
     axes.plot(
         [costs[place] for place in best],
         [shown[place].accuracy for place in best],
@@ -318,7 +276,7 @@ def _front(
         axes.plot(
             [costs[place]], [shown[place].accuracy], "o", color=svg.INK, fillstyle="none", markersize=14, clip_on=False
         )
-    _scatter(axes, shown, costs, front=True)
+    scatter(axes, shown, costs, front=True)
     axes.set_xlim(left=0)
     axes.set_xlabel(axis)
     said = [f"{point.label} {form.format(cost)}, {point.accuracy:.4f}" for point, cost in known]
@@ -327,55 +285,7 @@ def _front(
         "Ringed and joined: the Pareto front, the methods that no other beats in one without losing in the other: "
         f"{on_front}. It takes the means as they are; whether they differ is in the verdicts."
     )
-    return _plot(figure, name, title, [*said, f"on the Pareto front: {on_front}"], caption)
-
-
-def _figure(height: float, width: float = WIDTH) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    return figure, figure.add_subplot()
-
-
-def _plot(figure: Any, name: str, title: str, said: Sequence[str], caption: str) -> Plot:
-    text = f"{title}. {'; '.join(said)}."
-    figure.set_layout_engine("constrained")
-    return Plot(name, title, svg.inline(figure, name, text), text, caption)
-
-
-def _rows(axes: Any, names: Sequence[str]) -> None:
-    """One line per name, the first on top."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.margins(x=0.06)
-
-
-def _scatter(axes: Any, shown: Sequence[Point], costs: Sequence[float], *, front: bool = False) -> None:
-    for point, cost in zip(shown, costs, strict=True):
-        style = {"color": svg.colour(point.index), "markersize": 7, "clip_on": False}
-        axes.plot([cost], [point.accuracy], svg.marker(point.index), **style)
-    axes.set_ylabel("Accuracy")
-    axes.margins(0.12)
-    _legend(axes, shown, front=front)
-
-
-def _legend(axes: Any, shown: Sequence[Point], *, front: bool = False) -> None:
-    """Below the axes, where it hides nothing."""
-    from matplotlib.lines import Line2D
-
-    handles: list[Any] = [
-        Line2D([], [], color=svg.colour(point.index), marker=svg.marker(point.index), linestyle="none")
-        for point in shown
-    ]
-    names = [point.label for point in shown]
-    if front:
-        handles.append(
-            Line2D([], [], color=svg.INK, marker="o", fillstyle="none", markersize=9, linestyle="--", linewidth=1)
-        )
-        names.append("Pareto front")
-    axes.figure.legend(handles, names, loc="outside lower left")
+    return finish(figure, name, title, [*said, f"on the Pareto front: {on_front}"], caption)
 
 
 def _fill(number: int, tone: str) -> dict[str, Any]:
@@ -403,9 +313,3 @@ def _running(values: np.ndarray, width: int) -> np.ndarray:
 
 def _gib(size: int | None) -> float | None:
     return None if size is None else size / 2**30
-
-
-def _short(text: str, longest: int = 40) -> str:
-    """One printable line."""
-    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
