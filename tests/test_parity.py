@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from afina import Backbone
 from afina.attention import NAME
 from afina.classifier import Classifier
 from afina.encode import encode
+from afina.errors import InvalidStudy
 from afina.families import FAMILIES
 from afina.packed import pack
 from fakes import LONG, TEXTS, WINDOW, Backbones, configuration, reference, save
@@ -168,3 +171,20 @@ def test_unusual_configurations_of_a_family_are_packed_as_exactly(
     alone = torch.cat([pair.theirs([text]) for text in TEXTS])
     assert difference(pair.ours(pair.sequences()), alone) <= TOLERANCE
     assert difference(usual.ours(usual.sequences()), alone) > 1000 * TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_position_encoding_that_follows_the_longest_text_of_a_batch_is_refused(
+    backbones: Backbones, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(backbones.path("llama"), place)
+    config = json.loads((place / "config.json").read_text())
+    parameters = {"rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 64}
+    if kind == "longrope":
+        half = config["hidden_size"] // config["num_attention_heads"] // 2
+        parameters |= {"short_factor": [1.0] * half, "long_factor": [2.0] * half}
+    config["rope_parameters"] = {"rope_type": kind, **parameters}
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidStudy, match=f"its position encoding is '{kind}'"):
+        Backbone.load(str(place))

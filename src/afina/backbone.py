@@ -35,6 +35,9 @@ from afina.families import FAMILIES, HEAD
 from afina.seed import derive
 from afina.tensorfile import SafetensorError
 
+UNSTEADY = ("dynamic", "longrope")
+"""Kinds of rotary position encoding whose frequencies follow the longest text of a batch."""
+
 EMBEDDED = "embedded"
 RANDOM = "random:"
 
@@ -183,6 +186,12 @@ def _read_config(path: Path, address: str) -> PreTrainedConfig:
         raise InvalidStudy(
             f"backbone {address}: models of type {config.model_type!r} are not supported. "
             f"Supported: {', '.join(FAMILIES)}."
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in UNSTEADY:
+        raise InvalidStudy(
+            f"backbone {address}: its position encoding is {rope['rope_type']!r}, under which a long text changes how "
+            "its neighbours in a batch are read. afina does not support that."
         )
     return cast(PreTrainedConfig, config)
 
