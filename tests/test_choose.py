@@ -16,7 +16,7 @@ from afina import Backbone, Task, choose, floor, meter, plan, process, race
 from afina.errors import AfinaError, RunFailed
 from afina.method import Method
 from afina.progress import Progress, Score
-from afina.record import Record
+from afina.record import Record, read, write
 from afina.run import Run
 from afina.task import Split
 from command import Command
@@ -284,6 +284,45 @@ def test_all_are_evaluated_on_the_same_held_out_texts_and_the_race_on_none(world
     assert all(run.data.validation for run in world.tried)
 
 
+def test_the_records_of_what_was_there_before_are_kept(world: World, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write(tmp_path / "out" / "records.jsonl", [record("lora", key="another's")])
+    world.choose(tmp_path / "out")
+    kept = [one.key for one in read(tmp_path / "out" / "records.jsonl")]
+    assert kept[0] == "another's"
+    assert len(kept) > 1
+
+
+def test_a_few_texts_that_leak_in_the_whole_do_not_end_it_in_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under 1 % of all held-out texts, but more of those that there is time to score."""
+    (tmp_path / "task").mkdir()
+    for name, rows in (
+        ("train.csv", hard(600)),
+        ("dev.csv", [*hard(1)[:1], *((f"held {n}", "no") for n in range(150))]),
+    ):
+        write_csv(tmp_path / "task" / name, rows)
+    world = World(str(tmp_path / "task"), monkeypatch)
+    world.text = 2.0
+    made = world.choose(tmp_path / "out")
+    assert made.examples < 151
+    assert all(run.data.allow_leakage for run in world.carried)
+
+
+def test_a_second_round_that_is_lost_undoes_no_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def candidate(run: Run, rate: float, *rest: Any) -> race.Standing:
+        turn = rest[-1]
+        lost = turn == 2
+        return race.Standing(run.method, rate, None if lost else 0.8, None if lost else 0.5, 1, turn)
+
+    monkeypatch.setattr(race, "_candidate", candidate)
+    runs = {name: Run(backbone="b", task="t", method=name) for name in ("full", "lora")}
+    speeds = dict.fromkeys(runs, race.Speed(1, 0.1, 0))
+    found = race.race(runs, speeds, 10, 100, 1_000, lambda run, number: lambda progress: None)
+    assert [(one.accuracy, one.rounds) for one in found] == [(0.8, 1), (0.8, 1)]
+
+
 def test_a_speed_buys_fewer_steps_the_more_texts_are_scored() -> None:
     speed = race.Speed(opening=10, step=0.5, text=0.1)
     assert speed.steps(115, 0) == 180
@@ -313,6 +352,7 @@ def test_rubbish_is_told_and_leaves_nothing(afina: Command, content: str, told: 
     ("options", "told"),
     [
         (("--minutes", "0"), "--minutes 0: expected more than 0"),
+        (("--minutes", "inf"), "--minutes inf: expected more than 0"),
         (("--memory", "much"), "memory 'much': expected a size with its unit, such as 8GiB"),
         (("--backbone", "./nope"), "backbone ./nope: there is no directory ./nope."),
     ],

@@ -600,7 +600,7 @@ def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written
     assert killer.killed
     assert [one.error for one in outcome.failed] == [
         "run lora: its process was killed by signal 9, most likely for want of memory. "
-        "Set train.token_budget=1024 or train.checkpointing=true, then start the study again."
+        "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
     ]
     assert titles(outcome) == ["baseline"]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == [Path(outcome.records[0].adapter).name]

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
-from afina import Backbone, Study, Task, process, tune, tuned
-from afina.errors import AfinaError, InvalidData, RunFailed
+from afina import Backbone, Study, Task, candidate, predict, process, tune, tuned
+from afina.errors import AfinaError, Diverged, InvalidData, RunFailed
 from afina.progress import Progress, Score
-from afina.run import Run
+from afina.run import Data, Run, Training
 from afina.study import Outcome, Watcher
 from afina.tuned import Candidate, Tuned
 from command import PROGRAM, Command, carry_out_here
@@ -299,6 +300,18 @@ def test_pausing_for_scores_changes_nothing_in_training(gpt2: Backbone, toy: str
 
 
 @pytest.mark.slow
+def test_a_last_step_that_spoils_the_weights_is_a_divergence(
+    gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss was a number; what it left gives none. No step comes after it that would tell."""
+    monkeypatch.setattr(predict, "logits", lambda classifier, encoded, listen: np.full((len(encoded), 2), np.nan))
+    run = Run(backbone=gpt2.address, task=toy, method="lora", data=Data(validation=0.3), training=Training(max_steps=2))
+    (score,) = candidate.try_out(run, (1.0,))
+    assert (score.accuracy, score.loss) == (None, None)
+    with pytest.raises(Diverged, match="the last step left weights that give no numbers"):
+        run.model_copy(update={"data": Data()}).execute(tmp_path)
+
+
 def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, tried: list[Run], tmp_path: Path) -> None:
     methods = {"full": {"learning_rate": 1e30, "search": {"learning_rate": [1e-3, 1e31]}}}
     made = choose(study(gpt2, toy, methods=methods), tmp_path, "full")

@@ -141,7 +141,10 @@ def serves_varlen(query: Tensor, dropout: float) -> bool:
     """Whether torch has a kernel for sequences of varying length and it takes this: half precision, no dropout."""
     if varlen_attn is None or "enable_gqa" not in inspect.signature(varlen_attn).parameters:
         return False
-    return query.dtype in (torch.bfloat16, torch.float16) and not dropout and query.shape[-1] <= 256
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    width = query.shape[-1]
+    new_enough = torch.cuda.get_device_capability(query.device) >= (8, 0)  # flash attention's own conditions
+    return half and not dropout and width <= 256 and width % 8 == 0 and new_enough
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:

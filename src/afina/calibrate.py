@@ -9,8 +9,9 @@ import torch
 from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier
-from afina.loader import Loader
+from afina.loader import Limits, Loader
 from afina.method import Method
+from afina.run import Training
 from afina.seed import derive
 from afina.train import Recipe, make_optimizer, train
 from afina.working import Working
@@ -32,7 +33,8 @@ def seconds_per_token(
     classifier.to(device)
     parameters = method.trainable(classifier.model)
     working = Working(classifier.model, parameters, dtype)
-    recipe = Recipe(WARM_UP, method.learning_rate, weight_decay=0.01, clip=1.0, seed=loader.seed)
+    at_once = Limits(loader.batch_size, Training().token_budget)
+    recipe = Recipe(WARM_UP, method.learning_rate, weight_decay=0.01, clip=1.0, seed=loader.seed, at_once=at_once)
     optimizer = make_optimizer(classifier, working.trained, recipe)
     account = Account()
     train(classifier, working, optimizer, loader, recipe, account=account)

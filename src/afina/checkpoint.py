@@ -67,7 +67,5 @@ def load(path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: t
         by_name.setdefault(name, {})[item] = tensor
     for name, state in by_name.items():
         parameter = parameters[name]
-        optimizer.state[parameter] = {
-            item: value if item == "step" else value.to(parameter.device) for item, value in state.items()
-        }
+        optimizer.state[parameter] = {item: value.to(parameter.device) for item, value in state.items()}
     return account

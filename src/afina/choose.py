@@ -78,7 +78,7 @@ def choose(
     began   `meter.now()` of the start, where that was earlier
     Raises whatever reading the task or the backbone does, InvalidData, NotFound, Busy.
     """
-    if not minutes > 0:
+    if not 0 < minutes < math.inf:
         raise InvalidData(f"--minutes {minutes:g}: expected more than 0; from 5 up the answer is of use.")
     out = Path(out)
     began = meter.now() if began is None else began
@@ -92,7 +92,9 @@ def choose(
         with FileLock(out / ".lock", timeout=0):
             for place in (out, out / "adapters", out / "checkpoints"):
                 durable.sweep(place)
-            setting = _Choosing(whole, minutes, memory, backbone, out, dict(data or {}), hearing or Hearing(), began)
+            # Leakage has been checked in the whole; a part of the texts may have more of it by chance.
+            known = {**(data or {}), "allow_leakage": True}
+            setting = _Choosing(whole, minutes, memory, backbone, out, known, hearing or Hearing(), began)
             made = setting.choose()
             durable.write_text(out / FILE, made.model_dump_json(indent=2) + "\n")
     except Timeout:
@@ -152,7 +154,8 @@ class _Choosing:
     def _that_fit(self) -> list[str]:
         from afina import plan  # it loads torch
 
-        limit = self.memory if self.memory is not None else meter.memory_available()
+        free = [size for size in (meter.memory_available(), meter.machine_memory()) if size is not None]
+        limit = self.memory if self.memory is not None else min(free, default=None)
         practical = [kind() for kind in METHODS.values() if kind.practical]
         fitting = []
         for one in plan.forecast(
@@ -258,7 +261,9 @@ class _Choosing:
             for f, p in zip(floors, floor_predictions, strict=True)
         ]
         rows += [self._row(one, records.get(one.method)) for one in standings]
-        record.write(self.out / "records.jsonl", records.values())
+        path = self.out / "records.jsonl"
+        kept = {one.key: one for one in record.read(path)} | {one.key: one for one in records.values()}
+        record.write(path, kept.values())
         chosen = records.get(recommended)
         return Choice(
             task=self.whole.address,

@@ -158,12 +158,9 @@ def choose(
     as_json: Json = False,
 ) -> None:
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
-    from rich.console import Console
-
     from afina import meter
     from afina.choose import Hearing, choose
     from afina.forecast import parse_size
-    from afina.report.terminal import rendered
 
     began = meter.now()
     limit = parse_size(memory) if memory else None
@@ -173,12 +170,7 @@ def choose(
     if as_json:
         print(made.model_dump_json())
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    for table in made.tables():
-        console.print(rendered(table, console.width))
-        console.print()
+    _print(*made.tables())
     print(" ".join(made.recommendation))
     if made.adapter:
         print(f"adapter {made.adapter}")

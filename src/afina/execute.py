@@ -109,7 +109,12 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
 
     listen(Progress("evaluate", 0, len(task.evaluation)))
     with meter.phase("evaluate"):
-        predicted = predict.logits(classifier, task.evaluation.encoded, listen).argmax(axis=1)
+        logits = predict.logits(classifier, task.evaluation.encoded, listen)
+    if not np.isfinite(logits).all():
+        raise Diverged(
+            f"the last step left weights that give no numbers. Lower the learning rate ({trained.learning_rate:g})."
+        )
+    predicted = logits.argmax(axis=1)
     gold = task.evaluation.labels
     scores = {
         "accuracy": metrics.accuracy(gold, predicted),

@@ -93,7 +93,7 @@ class Worker:
         if status < 0:
             return RunFailed(
                 f"run {title}: its process was killed by signal {-status}, most likely for want of memory. "
-                "Set train.token_budget=1024 or train.checkpointing=true, then start the study again."
+                "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
             )
         return RunFailed(f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.")
 

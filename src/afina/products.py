@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+_ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 _TYPICAL_ROWS = 256
 """What a weight is packed for; the order barely depends on it."""
@@ -64,7 +65,7 @@ def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
     """Whether `pack` gains anything for this layer's weight, once that is `dtype`."""
     weight = getattr(layer, "weight", None)
     on_cpu = isinstance(weight, Tensor) and weight.device.type == "cpu"
-    return _ONEDNN and on_cpu and dtype == torch.bfloat16 and type(layer) in (nn.Linear, Conv1D)
+    return _ONEDNN_BFLOAT16 and on_cpu and dtype == torch.bfloat16 and type(layer) in (nn.Linear, Conv1D)
 
 
 def pack(layer: Any) -> tuple[Tensor, Tensor]:

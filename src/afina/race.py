@@ -112,8 +112,9 @@ def race(
                     _candidate(runs[name], rate, speeds[name], texts, longest, each / len(tried), listen, turn)
                 )
             placed[name].sort(key=lambda one: one.order)
-            standings[name] = placed[name][0]
-        best = sorted(placed, key=lambda name: standings[name].order)[: max(2, math.ceil(len(placed) / 2))]
+            if placed[name][0].accuracy is not None or name not in standings:  # a lost second round undoes no first
+                standings[name] = placed[name][0]
+        best = sorted(placed, key=lambda name: placed[name][0].order)[: max(2, math.ceil(len(placed) / 2))]
         rates = {name: [one.rate for one in placed[name][: math.ceil(len(placed[name]) / 2)]] for name in best}
     return sorted(standings.values(), key=lambda one: one.order)
 

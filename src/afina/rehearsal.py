@@ -38,12 +38,14 @@ _STEPS = 2
 class Rehearsed:
     """Counts of parameters, and bytes as docs/figures.md defines them.
 
+    gpu_state_bytes  state_bytes without what a CPU alone keeps: the second copy of packed weights
     tensors  most bytes of tensors alive at one moment of training, evaluating and what lies between
     """
 
     body: int
     head: int
     state_bytes: int
+    gpu_state_bytes: int
     activation_bytes: int | None
     tensors: int
     disk_bytes: int
@@ -69,23 +71,23 @@ def rehearse(
         disk_bytes = tensorfile.size(method.state(classifier.model))
         activations = None
         if parameters:
-            kept, activations = _train(classifier, parameters, dtype, training, training_layout)
+            kept, on_gpu, activations = _train(classifier, parameters, dtype, training, training_layout)
             if dtype != torch.float32:
                 saved = {name: tensor.detach().clone() for name, tensor in method.state(classifier.model).items()}
                 classifier = _fake(shapes.pop())
                 del saved
         else:
-            kept = state_bytes(classifier.parameters())
+            kept = on_gpu = state_bytes(classifier.parameters())
         classifier.eval()
         with torch.inference_mode():
             classifier(evaluation, evaluation_layout)
-    return Rehearsed(sizes[False], sizes[True], kept, activations, alive.peak, disk_bytes)
+    return Rehearsed(sizes[False], sizes[True], kept, on_gpu, activations, alive.peak, disk_bytes)
 
 
 def _train(
     classifier: Classifier, parameters: Mapping[str, Parameter], dtype: torch.dtype, packed: Packed, layout: Layout
-) -> tuple[int, int]:
-    """State and activations; leaves the classifier as training does, with its gradients."""
+) -> tuple[int, int, int]:
+    """State, that of a GPU, and activations; leaves the classifier as training does, with its gradients."""
     working = Working(classifier.model, parameters, dtype)
     optimizer = make_optimizer(classifier, working.trained, _RECIPE)
     classifier.train()
@@ -95,7 +97,7 @@ def _train(
     kept = state_bytes([*classifier.parameters(), *working.trained.values(), *working.packed], optimizer)
     activations = activation_bytes(classifier, lambda: batch_loss(classifier, packed, layout))
     working.settle()
-    return kept, activations
+    return kept, kept - sum(each.nbytes for each in working.packed) // 2, activations
 
 
 def _shape(address: str, labels: int, method: Method) -> Classifier:

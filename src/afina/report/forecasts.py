@@ -45,7 +45,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
         (
             _fitting(forecasts, limit),
             f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
-            "the longest text. State is also what PyTorch has allocated on a GPU after the last step.",
+            "the longest text. In float32, state is also what PyTorch has allocated on a GPU after the last step.",
             f"Peak on a CPU: every tensor of a run at its height, and {size(terms.process)} for Python and the "
             "libraries. Peak on a GPU: state and activations, an estimate.",
             _time(forecasts),
