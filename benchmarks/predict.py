@@ -1,16 +1,18 @@
 """Prediction beside what people use today: texts in, labels out, tokenising included.
 
-The arms take turns on the same texts, a random sample of the evaluation split with its mean of real tokens; an arm's
-time is the median of its turns. All have the same weights, and their labels are compared. The last line of the
-output is one JSON object.
+The arms, a process each, take turns on the same texts, a random sample of the evaluation split with its mean of real
+tokens; an arm's time is the median of its turns. All have the same weights, and their labels are compared. The last
+line of the output is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,34 +56,39 @@ def padded(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
     return labels
 
 
-def prepare(backbone: Backbone, label_names: Sequence[str], bf16: bool) -> dict[str, Callable[[list[str]], list[int]]]:
-    """By arm: texts to labels. Four or five models, of the same weights."""
+def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callable[[list[str]], list[int]]:
+    """The arm of that name: texts to labels. All have the same weights."""
     classifier = Classifier.open(backbone, label_names, SEED)
     tokenizer, longest = backbone.tokenizer, min(LENGTH, backbone.longest)
+    if name.startswith("D"):
+        if name == "D-bf16":
+            Working(classifier.model, {}, torch.bfloat16)
+        return lambda texts: predict.of_texts(classifier, backbone, texts, None, longest).argmax(axis=1).tolist()
     plain = AutoModelForSequenceClassification.from_pretrained(
         backbone.path, num_labels=len(label_names), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
     ).eval()
     plain.load_state_dict(classifier.model.state_dict())
+    if name != "pipeline":
+        return lambda texts: padded(plain, tokenizer, texts, longest, sort=name == "sorted")
     pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer, batch_size=BATCH_SIZE, device=CPU)
     known = plain.config.label2id
+    return lambda texts: [known[found["label"]] for found in pipe(texts, truncation=True, max_length=longest)]
 
-    def by_pipeline(texts: list[str]) -> list[int]:
-        return [known[found["label"]] for found in pipe(texts, truncation=True, max_length=longest)]
 
-    def by_afina(model: Classifier) -> Callable[[list[str]], list[int]]:
-        return lambda texts: predict.of_texts(model, backbone, texts, None, longest).argmax(axis=1).tolist()
+def serve(turns: Connection, name: str, address: str, label_names: Sequence[str], texts: list[str]) -> None:
+    """A process of one arm: at each sign, predict, and answer with the seconds and the labels.
 
-    arms = {
-        "pipeline": by_pipeline,
-        "padded": lambda texts: padded(plain, tokenizer, texts, longest, sort=False),
-        "sorted": lambda texts: padded(plain, tokenizer, texts, longest, sort=True),
-        "D": by_afina(classifier),
-    }
-    if bf16:
-        lowered = Classifier.open(backbone, label_names, SEED)
-        Working(lowered.model, {}, torch.bfloat16)
-        arms["D-bf16"] = by_afina(lowered)
-    return arms
+    Of its own, because afina tells the C library to keep what is freed, and the other arms would gain by it.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    arm = prepare(name, Backbone.load(address), label_names)
+    arm(texts[:BATCH_SIZE])  # warms up, not counted
+    turns.send(None)
+    while turns.recv():
+        start = meter.now()
+        labels = arm(texts)
+        turns.send((meter.now() - start, labels))
 
 
 def parse() -> argparse.Namespace:
@@ -111,15 +118,26 @@ def main() -> None:
     lengths = encode(backbone.tokenizer, every, max_length=min(LENGTH, backbone.longest)).lengths
     chosen = choose(lengths, float(lengths.mean()), options.texts, SEED)
     texts, tokens = [every[index] for index in chosen], int(lengths[chosen].sum())
-    arms = prepare(backbone, task.label_names, options.bf16)
+    arms = [name for name in ARMS if options.bf16 or name != "D-bf16"]
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    labels = {name: np.array(arm(texts[:BATCH_SIZE])) for name, arm in arms.items()}  # warms up, not counted
+    labels: dict[str, np.ndarray] = {}
+    spawn = multiprocessing.get_context("spawn")
+    turns = {}
+    for name in arms:
+        turns[name], theirs = spawn.Pipe()
+        arguments = (theirs, name, options.backbone, task.label_names, texts)
+        spawn.Process(target=serve, args=arguments, daemon=True).start()
+        theirs.close()
+        turns[name].recv()
     for repeat in range(options.repeats):
-        for name, arm in arms.items():
-            start = meter.now()
-            labels[name] = np.array(arm(texts))
-            seconds[name].append(meter.now() - start)
-            print(f"{repeat + 1} of {options.repeats}: {name} {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+        for name, turn in turns.items():
+            turn.send(True)
+            spent, found = turn.recv()
+            labels[name] = np.array(found)
+            seconds[name].append(spent)
+            print(f"{repeat + 1} of {options.repeats}: {name} {spent:.2f} s", file=sys.stderr, flush=True)
+    for turn in turns.values():
+        turn.send(False)
     result: dict[str, Any] = {}
     for name, times in seconds.items():
         spent = median(times)
