@@ -33,10 +33,10 @@ LAYERS = (
     "method methods.*",
     # procedure
     "train predict",
-    # what either will cost
-    "rehearsal calibrate",
+    # what training will hold
+    "rehearsal",
     # an intention carried out, an adapter used, parameters counted
-    "run execute candidate evaluate count",
+    "run execute candidate calibrate evaluate count",
     # the process of a run; choosing settings; many runs; what each method will cost
     "worker process tune study plan",
     # the recommendation

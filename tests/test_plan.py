@@ -137,7 +137,10 @@ def test_a_forecast_is_what_the_run_then_measures(
     adapter = tmp_path / record.adapter
     assert one.terms.dtype == record.environment.dtype == dtype
     assert (one.trainable, one.body, one.head) == (record.trainable, record.body, record.head)
-    assert one.state_bytes == one.allocated_end == record.memory.state_bytes
+    assert one.state_bytes == record.memory.state_bytes
+    twice = one.state_bytes - one.allocated_end  # frozen weights, of which a CPU in bfloat16 has a second copy
+    assert 0 <= twice < one.state_bytes / 2
+    assert dtype == "bfloat16" or not twice
     assert one.activation_tokens == record.memory.activation_tokens
     assert one.activation_bytes == record.memory.activation_bytes
     assert one.disk_bytes == (adapter / read_manifest(adapter).tensor_file).stat().st_size
