@@ -22,7 +22,7 @@ from afina.method import Method
 from afina.methods import make
 from afina.packed import Packed, pack
 from afina.run import Training
-from afina.seed import derive
+from afina.seeds import derive
 from afina.train import Recipe, make_optimizer, train
 from afina.working import Working
 from sample import Batch

@@ -14,7 +14,7 @@ import pytest
 
 from afina import cli, study
 from afina.errors import AfinaError, RunFailed
-from afina.progress import Progress
+from afina.events import Progress
 from afina.record import Record
 from afina.run import Run
 

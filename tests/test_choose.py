@@ -14,8 +14,8 @@ import pytest
 
 from afina import Backbone, Task, choose, floor, meter, plan, process, race
 from afina.errors import AfinaError, RunFailed
+from afina.events import Progress, Score
 from afina.method import Method
-from afina.progress import Progress, Score
 from afina.record import Record, read, write
 from afina.run import Run
 from afina.task import Split

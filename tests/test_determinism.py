@@ -18,9 +18,9 @@ import torch
 from afina import METHODS, Backbone, Run, checkpoint
 from afina.adapter import Adapter
 from afina.checkpoint import Account
+from afina.events import Progress
 from afina.execute import checkpoint_path, execute
 from afina.methods import make
-from afina.progress import Progress
 from afina.run import Training
 from fakes import Backbones, Fit, Runs, encoded, opened, sentences
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from afina import Backbone, Study, Task, asset, cli
+from afina import Backbone, Study, Task, assets, cli
 from afina.errors import NotFound
 from afina.study import WITHHELD, Outcome
 from command import Command
@@ -128,8 +128,8 @@ def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt
 @pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))
 def test_the_python_of_the_readme_runs(number: int, tmp_path: Path) -> None:
     try:
-        asset.fetch("smollm2")
-        asset.fetch("snippets")
+        assets.fetch("smollm2")
+        assets.fetch("snippets")
     except NotFound as error:
         pytest.skip(str(error))
     code = blocks(ROOT / "README.md", "python")[number]

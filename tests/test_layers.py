@@ -21,9 +21,9 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "errors digest durable families configurations progress seed heap intervals crossed",
+    "errors digest atomic families configurations events seeds allocator intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record metrics meter asset hub device tensorfile dropout"
+    "task packed record metrics meter assets hub device tensorfile dropout"
     " grid products verdicts stats forecast tuned source",
     # data and models
     "tasks.* encode encodings attention lean recompute working backbone adapter environment checkpoint presets",

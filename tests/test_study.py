@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from afina import Backbone, Study, record, study
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
-from afina.progress import Progress
+from afina.events import Progress
 from afina.record import Record
 from afina.run import Run, Training
 from afina.study import Outcome, Watcher

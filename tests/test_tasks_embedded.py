@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from afina import asset, tasks
+from afina import assets, tasks
 from afina.errors import NotFound, UnknownName
 from afina.task import count_leaked, normalised
 from afina.tasks import embedded
@@ -18,7 +18,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with snippets of our own in the form of the real ones."""
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path))
-    folder = tmp_path / "assets" / "snippets" / asset.ASSETS["snippets"].version
+    folder = tmp_path / "assets" / "snippets" / assets.ASSETS["snippets"].version
     folder.mkdir(parents=True)
     lines = [f"{i}\t{(-1) ** i * (0.5 + i / 100)}\tinvented café snippet {i}" for i in range(100)]
     lines += ["x\t0.49\tneither", "y\t-0.3\tnor", "z\t-0.5\tjust\tclear enough "]
@@ -53,7 +53,7 @@ def test_an_unknown_domain_names_the_nearest_one() -> None:
 def real() -> None:
     """The real snippets, in the user's cache."""
     try:
-        asset.fetch("snippets")
+        assets.fetch("snippets")
     except NotFound as error:
         pytest.skip(f"the snippets cannot be had here: {error}")
 
@@ -90,7 +90,7 @@ def test_a_random_split_of_the_tweets_would_leak() -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="SST-2 is not in ../shared/data")
 @pytest.mark.usefixtures("real")
 def test_most_validation_sentences_of_sst2_occur_in_the_movie_snippets() -> None:
-    path = asset.fetch("snippets") / "movieReviewSnippets_GroundTruth.txt"
+    path = assets.fetch("snippets") / "movieReviewSnippets_GroundTruth.txt"
     snippets = {normalised(line.split("\t", 2)[2]) for line in path.read_text(encoding="utf-8").splitlines()}
     validation = (SHARED / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
     assert sum(normalised(line.split("\t")[0]) in snippets for line in validation) == 732

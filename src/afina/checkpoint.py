@@ -1,6 +1,6 @@
 """Checkpoint: what an interrupted run needs to end as if it had not been. Knows tensors and numbers.
 
-No generator state is in it: order and dropout are drawn from (seed, step), see `afina.seed`.
+No generator state is in it: order and dropout are drawn from (seed, step), see `afina.seeds`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn import Parameter
 
-from afina import durable, tensorfile
+from afina import atomic, tensorfile
 from afina.errors import CorruptAdapter
 
 
@@ -37,7 +37,7 @@ def save(
         tensors[f"parameter/{name}"] = parameter
         for item, value in optimizer.state[parameter].items():
             tensors[f"{item}/{name}"] = value
-    with durable.replacing(path) as fresh:
+    with atomic.replacing(path) as fresh:
         tensorfile.write(fresh, tensors, {"key": key, "account": json.dumps(asdict(account))})
 
 

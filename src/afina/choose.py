@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from afina import durable, floor, meter, metrics, process, record, stats
+from afina import atomic, floor, meter, metrics, process, record, stats
 from afina.choice import FILE, Choice, Row, recommend, sentences
 from afina.errors import AfinaError, Busy, InvalidData, NotFound
 from afina.floor import Floor
@@ -91,12 +91,12 @@ def choose(
     try:
         with FileLock(out / ".lock", timeout=0):
             for place in (out, out / "adapters", out / "checkpoints"):
-                durable.sweep(place)
+                atomic.sweep(place)
             # Leakage has been checked in the whole; a part of the texts may have more of it by chance.
             known = {**(data or {}), "allow_leakage": True}
             setting = _Choosing(whole, minutes, memory, backbone, out, known, hearing or Hearing(), began)
             made = setting.choose()
-            durable.write_text(out / FILE, made.model_dump_json(indent=2) + "\n")
+            atomic.write_text(out / FILE, made.model_dump_json(indent=2) + "\n")
     except Timeout:
         raise Busy(f"--out {out}: something else is writing there. Wait for it, or name another --out.") from None
     except AfinaError:
@@ -235,7 +235,7 @@ class _Choosing:
         finally:
             (self.out / "checkpoints" / f"{run.label}.safetensors").unlink(missing_ok=True)
             for place in ("adapters", "checkpoints"):
-                durable.sweep(self.out / place)
+                atomic.sweep(self.out / place)
 
     def _answer(
         self,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 
-from afina import asset, digest, durable
+from afina import assets, atomic, digest
 from afina.encode import Encoded, encode, pieces
 from afina.task import Split, Task
 
@@ -86,7 +86,7 @@ def encode_split(
         "max_length": max_length,
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
-    place = asset.cache_directory() / "encodings" / digest.of_json(asked).removeprefix(digest.PREFIX)[:32]
+    place = assets.cache_directory() / "encodings" / digest.of_json(asked).removeprefix(digest.PREFIX)[:32]
     found = _open(place, len(split))
     if found is None:
         with suppress(OSError):  # not writable, full, or another process was faster
@@ -112,7 +112,7 @@ def _open(place: Path, count: int) -> Encoded | None:
 
 
 def _make(place: Path, parts: Iterator[tuple[np.ndarray, np.ndarray, int]]) -> None:
-    with durable.replacing(place) as fresh:
+    with atomic.replacing(place) as fresh:
         fresh.mkdir()
         truncated = 0
         with (fresh / _TOKENS).open("wb") as tokens, (fresh / _OFFSETS).open("wb") as offsets:

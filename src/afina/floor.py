@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.seed import derive
+from afina.seeds import derive
 from afina.task import Split
 
 MAJORITY, TFIDF = "majority class", "TF-IDF + logistic regression"

@@ -11,7 +11,7 @@ import numpy as np
 
 from afina.encode import Encoded
 from afina.packed import Packed, pack, unpack
-from afina.seed import derive
+from afina.seeds import derive
 
 TOKEN_BUDGET = 2048
 """Most tokens of a prediction batch; keeps its memory bounded whatever the texts, and small enough to be kept."""

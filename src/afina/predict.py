@@ -9,14 +9,14 @@ import torch
 
 from afina import methods
 from afina.adapter import Adapter, Manifest
+from afina.allocator import keep_freed
 from afina.backbone import Backbone
 from afina.classifier import Classifier
 from afina.encode import Encoded, encode
 from afina.errors import CorruptAdapter, WrongBackbone
-from afina.heap import keep_freed
+from afina.events import Listener, Progress, ignore
 from afina.loader import by_length
 from afina.method import Method
-from afina.progress import Listener, Progress, ignore
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference of a probe's logits, relative to the largest of them."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from afina import meter
 from afina.errors import RunFailed
-from afina.progress import Listener, Progress, Score
+from afina.events import Listener, Progress, Score
 from afina.record import Record
 from afina.run import Run
 

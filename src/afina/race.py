@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from afina import meter, process
 from afina.errors import RunFailed
+from afina.events import Listener, Score
 from afina.methods import METHODS
 from afina.process import Overrun
-from afina.progress import Listener, Score
 from afina.run import Run
 
 PACE = 4

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from afina import durable
+from afina import atomic
 from afina.errors import InvalidData
 
 
@@ -131,4 +131,4 @@ def read(path: Path) -> list[Record]:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Replace the file at `path` with one line per record."""
-    durable.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
+    atomic.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))

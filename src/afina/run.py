@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from afina import digest
+from afina.events import Listener, ignore
 from afina.methods import make
-from afina.progress import Listener, ignore
 from afina.record import Frozen, Record
 
 

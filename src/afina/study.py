@@ -17,10 +17,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from afina import durable, process, record, report, tune, tuned
+from afina import atomic, process, record, report, tune, tuned
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, UnknownName
+from afina.events import Progress
 from afina.methods import METHODS, make
-from afina.progress import Progress
 from afina.record import Frozen, Record
 from afina.report import Evaluated, Failure, Report, Table
 from afina.run import Data, Run, Training
@@ -107,7 +107,7 @@ class Outcome:
         made = replace(self.report, evaluated=_evaluated(self.out) if texts else WITHHELD)
         paths = []
         for name, content in made.files().items():
-            durable.write_text(self.out / name, content)
+            atomic.write_text(self.out / name, content)
             paths.append(self.out / name)
         return paths
 
@@ -272,7 +272,7 @@ class Study(Frozen):
         try:
             with FileLock(out / ".lock", timeout=0):
                 for place in (out, out / "adapters", out / "checkpoints"):
-                    durable.sweep(place)
+                    atomic.sweep(place)
                 outcome = self._run_all(out, watcher, command)
         except Timeout:
             raise Busy(f"--out {out}: another study is writing there. Wait for it, or name another --out.") from None
@@ -290,9 +290,7 @@ class Study(Frozen):
             choices, failed, settled = (), (), self
         runs = settled.runs()
         known = {entry.key: entry for entry in kept if (out / entry.adapter).is_dir()}
-        durable.write_text(
-            out / STUDY, json.dumps({"study": settled.model_dump(mode="json"), "command": list(command)})
-        )
+        atomic.write_text(out / STUDY, json.dumps({"study": settled.model_dump(mode="json"), "command": list(command)}))
         outcome = Outcome(self.name, out, (), failed, tuple(command), choices)
         for number, run in enumerate(runs, start=1):
             made = known.get(run.key)
@@ -310,8 +308,8 @@ class Study(Frozen):
                 (out / "checkpoints" / f"{run.label}.safetensors").unlink(missing_ok=True)
             watcher.finished(run, made, now=run.key not in known)
             outcome = replace(outcome, records=(*outcome.records, made))
-            durable.write_text(outcome.report_path, outcome.markdown())
-        durable.write_text(outcome.report_path, outcome.markdown())
+            atomic.write_text(outcome.report_path, outcome.markdown())
+        atomic.write_text(outcome.report_path, outcome.markdown())
         return outcome
 
     def _tune(self, out: Path, watcher: Watcher) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:

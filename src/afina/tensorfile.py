@@ -15,7 +15,7 @@ from afina.errors import CorruptAdapter
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.durable`."""
+    """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.atomic`."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.touch()
     mode = path.stat().st_mode

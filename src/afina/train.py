@@ -16,15 +16,15 @@ from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 
 from afina import meter
+from afina.allocator import keep_freed
 from afina.checkpoint import Account
 from afina.classifier import Classifier, decays
 from afina.errors import Diverged
+from afina.events import Listener, Progress, ignore
 from afina.grid import Layout
-from afina.heap import keep_freed
 from afina.loader import Limits, Loader
 from afina.packed import Packed
-from afina.progress import Listener, Progress, ignore
-from afina.seed import derive
+from afina.seeds import derive
 from afina.working import Working
 
 CHECKPOINT_SHARE = 0.05

@@ -20,11 +20,11 @@ from pydantic import Field
 
 from afina import digest, meter, process
 from afina.errors import InvalidData, InvalidStudy, RunFailed, UnknownName
+from afina.events import Progress, Score
 from afina.methods import METHODS, make
-from afina.progress import Progress, Score
 from afina.record import Frozen
 from afina.run import Run
-from afina.seed import derive
+from afina.seeds import derive
 from afina.tuned import Candidate, Tuned
 
 if TYPE_CHECKING:

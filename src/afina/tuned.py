@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from afina import durable
+from afina import atomic
 from afina.errors import InvalidData
 from afina.record import Frozen
 
@@ -82,4 +82,4 @@ def read(out: Path) -> tuple[Tuned, ...]:
 def write(out: Path, tuned: Iterable[Tuned]) -> None:
     """Replace `out/tuning.json`."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
-    durable.write_text(out / FILE, text + "\n")
+    atomic.write_text(out / FILE, text + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from afina import meter
-from afina.progress import Progress
+from afina.events import Progress
 from afina.record import Record
 from afina.report.rows import in_words
 from afina.run import Run

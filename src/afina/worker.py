@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 from afina import meter
 from afina.errors import AfinaError
-from afina.progress import Progress
+from afina.events import Progress
 from afina.run import Run
 
 _PAUSE = 0.2

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from afina import asset
+from afina import assets
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.task import Split, Task, check_leakage
 from afina.tasks import embedded, files, glue, rows
@@ -22,7 +22,7 @@ TASKS: dict[str, Callable[[Sequence[str] | None], tuple[tuple[str, ...], Split, 
 
 def is_at_hand(address: str) -> bool:
     """Whether the task can be read without any network: a file, a directory, or snippets that were fetched before."""
-    return address not in TASKS or (address.startswith("snippets:") and asset.is_cached("snippets"))
+    return address not in TASKS or (address.startswith("snippets:") and assets.is_cached("snippets"))
 
 
 def load(

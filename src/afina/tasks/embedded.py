@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afina import asset
+from afina import assets
 from afina.task import Split
 from afina.tasks.rows import Rows, divide, splits
 
@@ -25,7 +25,7 @@ DOMAINS = {
 
 def rows(domain: str) -> Rows:
     """All clearly rated snippets of a domain (a key of DOMAINS), as `negative` and `positive`, in file order."""
-    path = asset.fetch("snippets") / f"{DOMAINS[domain]}_GroundTruth.txt"
+    path = assets.fetch("snippets") / f"{DOMAINS[domain]}_GroundTruth.txt"
     texts, labels, places = [], [], []
     # Not splitlines, which would split at U+0085 and others inside a text.
     for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):

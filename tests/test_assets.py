@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from afina import asset
-from afina.asset import ASSETS, Asset, cache_directory, fetch
+from afina import assets
+from afina.assets import ASSETS, Asset, cache_directory, fetch
 from afina.errors import NotFound, UnknownName
 
 WHEEL = "afina_invented-1.0-py3-none-any.whl"
@@ -75,7 +75,7 @@ def pip_calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         calls.append(command)
         return run(command, **options)
 
-    monkeypatch.setattr(asset.subprocess, "run", counted)
+    monkeypatch.setattr(assets.subprocess, "run", counted)
     return calls
 
 

