@@ -23,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import Backbone, meter
-from afina.encode import encode
-from afina.loader import Limits
+from afina.data.loader import Limits
+from afina.data.tokenize import encode
 from afina.recompute import recompute
 from afina.run import Training
 from arms import AfinaArm, build

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from afina import Backbone, Task
-from afina.encode import encode
-from afina.loader import Loader
+from afina.data.loader import Loader
+from afina.data.tokenize import encode
 from arms import BATCH_SIZE, EPOCHS, LENGTH, SEED, body_parameters
 from sample import Batch, choose
 

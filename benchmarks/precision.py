@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from afina import Adapter, Backbone, Run, Task, predict, stats
-from afina.encode import encode
+from afina.data.tokenize import encode
 from afina.record import Record
 from afina.run import Data, Training
 from afina.working import Working

@@ -26,7 +26,7 @@ import machine
 import tables
 from afina import Backbone, Task, meter, predict
 from afina.classifier import Classifier
-from afina.encode import encode
+from afina.data.tokenize import encode
 from afina.working import Working
 from arms import CPU, LENGTH, SEED
 from sample import choose

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.encode import Encoded
+from afina.data.tokenize import Encoded
 
 TOLERANCE = 0.01
 """How far a sample's mean of real tokens may be from the data's; 0.03 is what the results promise."""

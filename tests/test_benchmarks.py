@@ -125,7 +125,7 @@ def test_long_texts_are_measured_in_a_process_an_arm(path: str, tmp_path: Path) 
 
 def test_the_arms_of_long_texts_compute_as_much_at_once_as_they_say(path: str) -> None:
     from afina import Backbone
-    from afina.packed import pack
+    from afina.data.batch import pack
     from long_texts import limits, texts
 
     packed = pack(texts(Backbone.load(path), 30, 8))

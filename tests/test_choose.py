@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from afina import Backbone, Task, choose, floor, meter, plan, process, race
+from afina.data.task import Split
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, Score
 from afina.method import Method
 from afina.record import Record, read, write
 from afina.run import Run
-from afina.task import Split
 from command import Command
 from fakes import sentences, write_csv
 from records import record

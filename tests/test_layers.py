@@ -21,14 +21,15 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "errors digest atomic families configurations events seeds allocator intervals crossed",
+    "data stats models models.kernels methods inference training studies studies.executors cli errors digest atomic families configurations events seeds allocator intervals crossed",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "task packed record metrics meter assets hub device tensorfile dropout"
+    "data.task data.batch record metrics meter assets hub device tensorfile dropout"
     " grid products verdicts stats forecast tuned source",
     # data and models
-    "tasks.* encode encodings attention lean recompute working backbone adapter environment checkpoint presets",
+    "data.readers.* data.tokenize data.token_cache"
+    " attention lean recompute working backbone adapter environment checkpoint presets",
     # what reads both; what reads records
-    "loader classifier floor report.*",
+    "data.loader classifier floor report.*",
     # every difference between methods
     "method methods.*",
     # procedure
@@ -48,16 +49,16 @@ LAYERS = (
 )
 """A module may import modules of its own line and of the lines above it, and nothing that imports it."""
 
-FRONT_DOORS = {("task", "tasks")}
+FRONT_DOORS = {("data.task", "data.readers")}
 """Imports upwards, inside a function: `Task.load` is how the library opens a task, and `tasks` builds Tasks."""
 
 OWNERS = {
-    "transformers": "encode backbone attention products",
+    "transformers": "data.tokenize backbone attention products",
     "peft": "methods.*",
     "safetensors": "tensorfile",
-    "huggingface_hub": "hub tasks.glue",
-    "datasets": "tasks.*",
-    "pyarrow": "tasks.*",
+    "huggingface_hub": "hub data.readers.sst2",
+    "datasets": "data.readers.*",
+    "pyarrow": "data.readers.*",
     "sklearn": "metrics floor",
     "scipy": "intervals crossed verdicts report.claims",
     "matplotlib": "report.plots report.drawing report.svg",
@@ -217,7 +218,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.methods",
         "afina.report",
         "afina.watch",
-        "afina.tasks",
+        "afina.data.readers",
         "afina.tune",
         "afina.choose",
     ],

@@ -14,10 +14,10 @@ import torch
 from afina import Backbone
 from afina.attention import NAME
 from afina.classifier import Classifier
-from afina.encode import encode
+from afina.data.batch import pack
+from afina.data.tokenize import encode
 from afina.errors import InvalidStudy
 from afina.families import FAMILIES
-from afina.packed import pack
 from fakes import LONG, TEXTS, WINDOW, Backbones, configuration, reference, save
 
 TOLERANCE = 1e-5

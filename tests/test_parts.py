@@ -12,10 +12,10 @@ import torch
 
 from afina import METHODS, Backbone, Run
 from afina.classifier import Classifier
+from afina.data.batch import Packed
+from afina.data.loader import Limits, Loader
 from afina.families import FAMILIES
-from afina.loader import Limits, Loader
 from afina.method import Method
-from afina.packed import Packed
 from afina.recompute import recompute
 from afina.record import Record
 from afina.run import Training

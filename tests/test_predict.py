@@ -11,11 +11,11 @@ import torch
 
 from afina import Backbone, Run, Task
 from afina.classifier import Classifier
-from afina.encode import encode
+from afina.data.loader import by_length
+from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
 from afina.evaluate import evaluate, predict_texts, read_texts
 from afina.events import Progress
-from afina.loader import by_length
 from afina.predict import PROBE, logits, of_texts, probabilities, probe
 from afina.run import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv

@@ -17,12 +17,12 @@ from transformers import Trainer, TrainingArguments
 
 from afina import METHODS, Backbone, Run
 from afina.classifier import Classifier, decays
-from afina.encode import Encoded
+from afina.data.batch import pack
+from afina.data.loader import Limits, Loader
+from afina.data.tokenize import Encoded
 from afina.events import Progress
 from afina.families import FAMILIES
-from afina.loader import Limits, Loader
 from afina.method import Method
-from afina.packed import pack
 from afina.run import Training
 from afina.train import Recipe, make_optimizer, train
 from fakes import BATCH, Backbones, Fit, encoded, opened, reference, sentences

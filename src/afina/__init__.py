@@ -20,7 +20,7 @@ _HOMES = {
     "Record": "afina.record",
     "Run": "afina.run",
     "Study": "afina.study",
-    "Task": "afina.task",
+    "Task": "afina.data.task",
 }
 
 __all__ = [*_HOMES, "__version__"]
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from afina.adapter import Adapter as Adapter
     from afina.backbone import Backbone as Backbone
     from afina.classifier import Classifier as Classifier
+    from afina.data.task import Task as Task
     from afina.errors import AfinaError as AfinaError
     from afina.methods import METHODS as METHODS
     from afina.record import Record as Record
     from afina.run import Run as Run
     from afina.study import Study as Study
-    from afina.task import Task as Task
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier
-from afina.loader import Limits, Loader
+from afina.data.loader import Limits, Loader
 from afina.method import Method
 from afina.run import Training
 from afina.seeds import derive

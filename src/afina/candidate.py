@@ -10,12 +10,12 @@ import numpy as np
 from afina import device as devices
 from afina import metrics, predict
 from afina.checkpoint import Account
-from afina.encodings import EncodedTask
+from afina.data.task import Task
+from afina.data.token_cache import EncodedTask
 from afina.errors import Diverged
 from afina.events import Listener, Progress, Score, ignore
 from afina.execute import load, loader_of, recipe_of
 from afina.meter import Meter
-from afina.task import Task
 from afina.train import make_optimizer, train
 from afina.working import Working
 

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from afina import atomic, floor, meter, metrics, process, record, stats
 from afina.choice import FILE, Choice, Row, recommend, sentences
+from afina.data.task import Task
 from afina.errors import AfinaError, Busy, InvalidData, NotFound
 from afina.floor import Floor
 from afina.methods import METHODS
@@ -29,7 +30,6 @@ from afina.record import Record
 from afina.report.rows import READABLE
 from afina.report.tables import size
 from afina.run import Data, Run, Training
-from afina.task import Task
 
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from afina.backbone import Backbone
+from afina.data.batch import Packed
 from afina.families import HEAD
 from afina.grid import Layout
 from afina.lean import lean
-from afina.packed import Packed
 
 
 def is_head(name: str) -> bool:

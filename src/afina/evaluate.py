@@ -13,9 +13,9 @@ from afina import device, metrics, predict
 from afina.adapter import Adapter
 from afina.backbone import Backbone
 from afina.classifier import Classifier
-from afina.encode import encode
+from afina.data.task import Task
+from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
-from afina.task import Task
 
 
 def evaluate(

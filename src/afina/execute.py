@@ -17,18 +17,18 @@ from afina.adapter import Adapter, Manifest
 from afina.backbone import Backbone
 from afina.checkpoint import Account
 from afina.classifier import Classifier, is_head
+from afina.data.loader import Limits, Loader
+from afina.data.task import Task
+from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.digest import of_json
-from afina.encodings import EncodedSplit, EncodedTask
 from afina.errors import AfinaError, Diverged, InvalidStudy
 from afina.events import Listener, Progress, ignore
-from afina.loader import Limits, Loader
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.method import Method
 from afina.methods import make
 from afina.recompute import recompute
 from afina.record import Environment, Memory, Record, Seconds
 from afina.seeds import derive
-from afina.task import Task
 from afina.train import Recipe, batch_loss, make_optimizer, seed_dropout, train
 from afina.working import Working
 

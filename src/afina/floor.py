@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from afina.data.task import Split
 from afina.seeds import derive
-from afina.task import Split
 
 MAJORITY, TFIDF = "majority class", "TF-IDF + logistic regression"
 CHOICES = (0.1, 1.0, 10.0, 100.0)

@@ -20,17 +20,17 @@ from afina import device as devices
 from afina import meter
 from afina.backbone import Backbone, skeleton
 from afina.calibrate import seconds_per_token
-from afina.encode import Encoded, encode
+from afina.data.batch import Packed, pack
+from afina.data.loader import TOKEN_BUDGET, Limits, Loader, by_length
+from afina.data.task import Split, Task
+from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy, UnknownName
 from afina.execute import DEFAULT_LENGTH
 from afina.forecast import Forecast, Terms
-from afina.loader import TOKEN_BUDGET, Limits, Loader, by_length
 from afina.method import Method
 from afina.methods import METHODS
-from afina.packed import Packed, pack
 from afina.rehearsal import rehearse
 from afina.run import Training
-from afina.task import Split, Task
 
 DTYPES = ("auto", "float32", "bfloat16")
 LENGTH = 128

@@ -12,10 +12,10 @@ from afina.adapter import Adapter, Manifest
 from afina.allocator import keep_freed
 from afina.backbone import Backbone
 from afina.classifier import Classifier
-from afina.encode import Encoded, encode
+from afina.data.loader import by_length
+from afina.data.tokenize import Encoded, encode
 from afina.errors import CorruptAdapter, WrongBackbone
 from afina.events import Listener, Progress, ignore
-from afina.loader import by_length
 from afina.method import Method
 
 PROBE_TOLERANCE = 1e-4

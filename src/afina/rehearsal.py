@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_map_only
 from afina import tensorfile
 from afina.backbone import skeleton
 from afina.classifier import Classifier, is_head
+from afina.data.batch import Packed
 from afina.grid import Layout
 from afina.meter import activation_bytes, state_bytes
 from afina.method import Method
-from afina.packed import Packed
 from afina.train import Recipe, batch_loss, make_optimizer, take_step
 from afina.working import Working
 

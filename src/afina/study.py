@@ -117,13 +117,13 @@ WITHHELD = Evaluated(reason="texts were left out on request")
 
 def _evaluated(out: Path) -> Evaluated:
     """The texts of a study's evaluation split, read again; the reason where that fails or would take a network."""
-    from afina import tasks
+    from afina.data import readers
 
     study = Study.parse(json.loads((out / STUDY).read_text(encoding="utf-8"))["study"], str(out / STUDY))
-    if not tasks.is_at_hand(study.task):
+    if not readers.is_at_hand(study.task):
         return Evaluated(reason="the task is not on this machine, and a report uses no network")
     try:
-        split = tasks.load(study.task, **study.data.model_dump()).evaluation
+        split = readers.load(study.task, **study.data.model_dump()).evaluation
     except AfinaError:
         return Evaluated(reason="the task could not be read again")
     pairs = split.pairs

@@ -19,11 +19,11 @@ from afina import meter
 from afina.allocator import keep_freed
 from afina.checkpoint import Account
 from afina.classifier import Classifier, decays
+from afina.data.batch import Packed
+from afina.data.loader import Limits, Loader
 from afina.errors import Diverged
 from afina.events import Listener, Progress, ignore
 from afina.grid import Layout
-from afina.loader import Limits, Loader
-from afina.packed import Packed
 from afina.seeds import derive
 from afina.working import Working
 

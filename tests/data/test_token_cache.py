@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from afina import Backbone, Run
-from afina.encode import Encoded, encode, pieces
-from afina.encodings import EncodedTask, encode_split
+from afina.data.task import Split, Task
+from afina.data.token_cache import EncodedTask, encode_split
+from afina.data.tokenize import Encoded, encode, pieces
 from afina.errors import InvalidData
 from afina.run import Training
-from afina.task import Split, Task
 from afina.train import train
 from fakes import LONG, TEXTS
 
@@ -61,7 +61,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(texts))
         return pieces(tokenizer, texts, *arguments, **named)
 
-    monkeypatch.setattr("afina.encodings.pieces", counting)
+    monkeypatch.setattr("afina.data.token_cache.pieces", counting)
     return calls
 
 
@@ -70,7 +70,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_an_encoding_is_the_plain_one_mapped_from_files_and_made_once(
     llama: Backbone, cache: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch, pairs: Any, chunk: int
 ) -> None:
-    monkeypatch.setattr("afina.encode._CHUNK", chunk)
+    monkeypatch.setattr("afina.data.tokenize._CHUNK", chunk)
     expected = plain(llama, split(pairs=pairs))
     for _ in range(2):
         found = cached(llama, split(pairs=pairs))
@@ -94,7 +94,7 @@ def test_whatever_decides_the_tokens_has_an_encoding_of_its_own(
     monkeypatch.setattr(gpt2.tokenizer, "truncation_side", "left")
     left = cached(gpt2, split())
     assert left[1].tolist() == gpt2.tokenizer(LONG)["input_ids"][-LENGTH:]
-    monkeypatch.setattr("afina.encodings.version", lambda name: "another")
+    monkeypatch.setattr("afina.data.token_cache.version", lambda name: "another")
     cached(gpt2, split())
     assert len(list(cache.iterdir())) == 8
 
@@ -157,7 +157,7 @@ def test_another_process_may_make_the_same_encoding_meanwhile(
             others.append(plain(gpt2, split()))  # so that the other process is not interrupted in its turn
             others.append(cached(gpt2, split()))
 
-    monkeypatch.setattr("afina.encodings.pieces", interrupted)
+    monkeypatch.setattr("afina.data.token_cache.pieces", interrupted)
     found = cached(gpt2, split())
     for one in (found, others[1]):
         assert isinstance(one.tokens, np.memmap)
@@ -177,12 +177,12 @@ def test_beyond_the_limit_the_encodings_used_least_lately_go(
         os.utime(place, (1000 + age, 1000 + age))
     cached(gpt2, split(texts[0]))  # used again, so the other one is now older
     size = sum(file.stat().st_size for file in places[0].iterdir())
-    monkeypatch.setattr("afina.encodings.CACHE_LIMIT", int(2.5 * size))
+    monkeypatch.setattr("afina.data.token_cache.CACHE_LIMIT", int(2.5 * size))
     cached(gpt2, split(texts[2]))
     left = set(cache.iterdir())
     assert len(left) == 2
     assert places[0] in left
-    monkeypatch.setattr("afina.encodings.CACHE_LIMIT", 1)
+    monkeypatch.setattr("afina.data.token_cache.CACHE_LIMIT", 1)
     assert isinstance(cached(gpt2, split(texts[1])).tokens, np.memmap)  # what was made last stays
     assert len(list(cache.iterdir())) == 1
 
@@ -190,7 +190,7 @@ def test_beyond_the_limit_the_encodings_used_least_lately_go(
 def test_memory_for_encoding_does_not_grow_with_the_texts(
     gpt2: Backbone, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.encode._CHUNK", 50)
+    monkeypatch.setattr("afina.data.tokenize._CHUNK", 50)
     peaks = {}
     for count in (100, 2000):
         texts = split([LONG] * count)

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from afina.data.readers.rows import Rows, divide, first, rank
+from afina.data.task import Example, Split, check_leakage, count_leaked, key, normalised
 from afina.errors import InvalidData, Leakage
-from afina.task import Example, Split, check_leakage, count_leaked, key, normalised
-from afina.tasks.rows import Rows, divide, first, rank
 
 
 def split(*texts: str, pairs: list[str] | None = None) -> Split:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from afina import digest
+from afina.data.task import Example, Split, key
 from afina.errors import InvalidData
-from afina.task import Example, Split, key
 
 TRAIN_SHARE = 0.8
 """Share of the hash range that becomes the training split where afina makes the split."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from afina.packed import pack, unpack
+from afina.data.batch import pack, unpack
 
 
 def test_sequences_lie_end_to_end_with_positions_that_restart() -> None:

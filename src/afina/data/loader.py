@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.encode import Encoded
-from afina.packed import Packed, pack, unpack
+from afina.data.batch import Packed, pack, unpack
+from afina.data.tokenize import Encoded
 from afina.seeds import derive
 
 TOKEN_BUDGET = 2048

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from afina import assets
+from afina.data.readers import files, rows, snippets, sst2
+from afina.data.readers.table import READERS
+from afina.data.task import Split, Task, check_leakage
 from afina.errors import InvalidData, NotFound, UnknownName
-from afina.task import Split, Task, check_leakage
-from afina.tasks import embedded, files, glue, rows
-from afina.tasks.table import READERS
 
 TASKS: dict[str, Callable[[Sequence[str] | None], tuple[tuple[str, ...], Split, Split]]] = {
-    "sst2": glue.sst2,
-    **{f"snippets:{domain}": partial(embedded.load, domain) for domain in embedded.DOMAINS},
+    "sst2": sst2.load,
+    **{f"snippets:{domain}": partial(snippets.load, domain) for domain in snippets.DOMAINS},
 }
 """The named tasks: from the order of labels, or None, to label names, training and evaluation split."""
 

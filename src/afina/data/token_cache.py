@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import numpy as np
 
 from afina import assets, atomic, digest
-from afina.encode import Encoded, encode, pieces
-from afina.task import Split, Task
+from afina.data.task import Split, Task
+from afina.data.tokenize import Encoded, encode, pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,7 @@ class EncodedSplit:
 
 @dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """All that a run keeps of a task; fields as in `afina.task.Task`."""
+    """All that a run keeps of a task; fields as in `afina.data.task.Task`."""
 
     address: str
     label_names: tuple[str, ...]
@@ -73,7 +73,7 @@ class EncodedTask:
 def encode_split(
     tokenizer: PreTrainedTokenizerBase, tokenizer_digest: str, split: Split, *, max_length: int, where: str = "text"
 ) -> Encoded:
-    """`afina.encode.encode` of a split, as arrays that lie in files of the cache and are read from there."""
+    """`afina.data.tokenize.encode` of a split, as arrays that lie in files of the cache and are read from there."""
     if not len(split):
         return encode(tokenizer, [], max_length=max_length)
     asked = {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from afina.data.readers.rows import Rows, splits
+from afina.data.task import Split
 from afina.errors import NotFound
-from afina.task import Split
-from afina.tasks.rows import Rows, splits
 
 REPOSITORY = "nyu-mll/glue"
 SST2 = ("negative", "positive")
 
 
-def sst2(labels: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split, Split]:
+def load(labels: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split, Split]:
     """SST-2's standard training (67,349) and validation (872) splits, labels `negative` and `positive`.
 
     R. Socher et al., Recursive Deep Models for Semantic Compositionality, EMNLP 2013. Raises NotFound

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from afina.data.readers.rows import Rows
+from afina.data.readers.table import Table
 from afina.errors import InvalidData
-from afina.tasks.rows import Rows
-from afina.tasks.table import Table
 
 TEXT = ("text", "sentence", "sentence1", "review", "content", "comment", "tweet", "message", "body", "question")
 LABEL = ("label", "labels", "target", "sentiment", "class", "category")

@@ -7,9 +7,9 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 
-from afina.encode import Encoded
-from afina.loader import Limits, Loader, by_length
-from afina.packed import Packed, unpack
+from afina.data.batch import Packed, unpack
+from afina.data.loader import Limits, Loader, by_length
+from afina.data.tokenize import Encoded
 
 LENGTHS = (3, 1, 7, 2, 2, 9, 4, 1, 5, 6, 30)
 

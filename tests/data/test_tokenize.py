@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afina import Backbone
-from afina.encode import Encoded, encode
+from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidData
 from fakes import BEGIN, LONG, TEXTS, sentences
 
@@ -65,7 +65,7 @@ def test_the_tokenizers_own_truncation_side_is_kept(gpt2: Backbone) -> None:
 def test_many_texts_are_encoded_in_pieces_without_a_change(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [text for text, _ in sentences(50)]
     whole = encode(backbone.tokenizer, texts, texts[::-1], max_length=20)
-    monkeypatch.setattr("afina.encode._CHUNK", 7)
+    monkeypatch.setattr("afina.data.tokenize._CHUNK", 7)
     parts = encode(backbone.tokenizer, texts, texts[::-1], max_length=20)
     assert sequences(parts) == sequences(whole)
     assert parts.truncated == whole.truncated > 0
@@ -81,7 +81,7 @@ def test_no_texts_give_no_sequences(backbone: Backbone) -> None:
 def test_a_text_without_tokens_is_an_error_that_says_which(
     gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr("afina.encode._CHUNK", chunk)
+    monkeypatch.setattr("afina.data.tokenize._CHUNK", chunk)
     with pytest.raises(InvalidData, match=r"training text 4: '' gives no tokens\. Remove empty texts"):
         encode(gpt2.tokenizer, ["a", "b", "c", "", "d", ""], max_length=8, where="training text")
 

@@ -1,6 +1,6 @@
 """Task: a named classification problem. Knows texts and labels; not files, tokens or models.
 
-The readers that build one from an address are in `afina.tasks`.
+The readers that build one from an address are in `afina.data.readers`.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ class Task:
 
     @classmethod
     def load(cls, address: str, **options: object) -> Task:
-        """Read the task at `address`; options are those of `afina.tasks.load`."""
-        from afina import tasks
+        """Read the task at `address`; options are those of `afina.data.readers.load`."""
+        from afina.data import readers
 
-        return tasks.load(address, **options)  # type: ignore[arg-type]
+        return readers.load(address, **options)  # type: ignore[arg-type]
 
 
 def normalised(text: str) -> str:

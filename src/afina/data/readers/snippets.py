@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afina import assets
-from afina.task import Split
-from afina.tasks.rows import Rows, divide, splits
+from afina.data.readers.rows import Rows, divide, splits
+from afina.data.task import Split
 
 NEUTRAL = 0.5
 """Texts rated closer to zero than this are left out: people did not agree on a sign."""

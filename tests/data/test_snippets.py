@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from afina import assets, tasks
+from afina import assets
+from afina.data import readers
+from afina.data.readers import snippets
+from afina.data.readers.rows import splits
+from afina.data.task import count_leaked, normalised
 from afina.errors import NotFound, UnknownName
-from afina.task import count_leaked, normalised
-from afina.tasks import embedded
-from afina.tasks.rows import splits
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "sst2"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "sst2"
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_clearly_rated_snippets_are_kept_and_named_by_their_sign(invented: Path) -> None:
-    rows = embedded.rows("movies")
+    rows = snippets.rows("movies")
     assert len(rows) == 101
     assert rows.texts[:2] == ["invented café snippet 0", "invented café snippet 1"]
     assert rows.labels[:2] == ["positive", "negative"]
@@ -36,17 +37,17 @@ def test_clearly_rated_snippets_are_kept_and_named_by_their_sign(invented: Path)
 
 
 def test_a_task_has_both_labels_in_the_usual_order_or_the_one_given(invented: Path) -> None:
-    task = tasks.load("snippets:movies")
+    task = readers.load("snippets:movies")
     assert task.label_names == ("negative", "positive")
     assert len(task.train) + len(task.evaluation) == 101
-    turned = tasks.load("snippets:movies", labels=("positive", "negative"))
+    turned = readers.load("snippets:movies", labels=("positive", "negative"))
     assert turned.label_names == ("positive", "negative")
     assert (turned.train.labels == 1 - task.train.labels).all()
 
 
 def test_an_unknown_domain_names_the_nearest_one() -> None:
     with pytest.raises(UnknownName, match=r"unknown task 'snippets:movie'\. Did you mean 'snippets:movies'\?"):
-        tasks.load("snippets:movie")
+        readers.load("snippets:movie")
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,11 @@ def real() -> None:
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize(
     ("domain", "sizes"),
-    # What tasks.load gave when the hash was chosen: other sizes would move users' examples between their splits.
+    # What readers.load gave when the hash was chosen: other sizes would move users' examples between their splits.
     [("movies", (7999, 2073)), ("tweets", (2764, 668)), ("products", (2353, 632)), ("editorials", (2358, 612))],
 )
 def test_the_real_snippets_are_divided_for_good_without_leakage(domain: str, sizes: tuple[int, int]) -> None:
-    task = tasks.load(f"snippets:{domain}")
+    task = readers.load(f"snippets:{domain}")
     assert (len(task.train), len(task.evaluation)) == sizes
     assert task.label_names == ("negative", "positive")
     assert task.leaked == 0
@@ -77,7 +78,7 @@ def test_the_real_snippets_are_divided_for_good_without_leakage(domain: str, siz
 @pytest.mark.assets
 @pytest.mark.usefixtures("real")
 def test_a_random_split_of_the_tweets_would_leak() -> None:
-    rows = embedded.rows("tweets")
+    rows = snippets.rows("tweets")
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
     cut = len(order) // 5

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from afina.data.readers import columns, table
+from afina.data.readers.rows import divide, splits
+from afina.data.readers.sst2 import SST2
+from afina.data.task import Split
 from afina.errors import InvalidData, NotFound
-from afina.task import Split
-from afina.tasks import columns, table
-from afina.tasks.glue import SST2
-from afina.tasks.rows import divide, splits
 
 EVALUATION = ("dev", "validation", "valid", "val")
 
