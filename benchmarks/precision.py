@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from afina import Adapter, Backbone, Run, Task, predict, stats
+from afina import Adapter, Backbone, Run, Task, predict
 from afina.data.tokenize import encode
 from afina.record import Record
 from afina.run import Data, Training
+from afina.stats.comparison import compare
 from afina.working import Working
 
 BACKBONE, TASK = "embedded", "snippets:movies"
@@ -47,7 +48,7 @@ def measure(method: str, train: int, evaluate: int, learning_rate: float | None 
         adapter = Adapter.load(Path(folder) / records[1].adapter)
     gold = np.array(records[0].gold)
     correct = {record.training["dtype"]: (np.array(record.predicted) == gold)[None] for record in reversed(records)}
-    (comparison,) = stats.compare(correct)
+    (comparison,) = compare(correct)
     return Quality(
         records[0].accuracy,
         records[1].accuracy,

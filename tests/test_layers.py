@@ -21,10 +21,10 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "data stats models models.kernels methods inference training studies studies.executors cli errors digest atomic families configurations events seeds allocator intervals crossed",
+    "data estimates models models.kernels methods inference training studies studies.executors cli errors digest atomic families configurations events seeds allocator stats.intervals stats.random_effects",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "data.task data.batch record metrics meter assets hub device tensorfile dropout"
-    " grid products verdicts stats forecast tuned source",
+    "data.task data.batch record stats.metrics meter assets hub device tensorfile dropout"
+    " grid products stats.comparison estimates forecast tuned source",
     # data and models
     "data.readers.* data.tokenize data.token_cache"
     " attention lean recompute working backbone adapter environment checkpoint presets",
@@ -59,8 +59,8 @@ OWNERS = {
     "huggingface_hub": "hub data.readers.sst2",
     "datasets": "data.readers.*",
     "pyarrow": "data.readers.*",
-    "sklearn": "metrics floor",
-    "scipy": "intervals crossed verdicts report.claims",
+    "sklearn": "stats.metrics floor",
+    "scipy": "stats.intervals stats.random_effects stats.comparison report.claims",
     "matplotlib": "report.plots report.drawing report.svg",
     "jinja2": "report.page",
     "time": "meter",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from afina import device as devices
-from afina import metrics, predict
+from afina import predict
 from afina.checkpoint import Account
 from afina.data.task import Task
 from afina.data.token_cache import EncodedTask
@@ -16,6 +16,7 @@ from afina.errors import Diverged
 from afina.events import Listener, Progress, Score, ignore
 from afina.execute import load, loader_of, recipe_of
 from afina.meter import Meter
+from afina.stats import metrics
 from afina.train import make_optimizer, train
 from afina.working import Working
 

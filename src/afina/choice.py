@@ -10,7 +10,7 @@ from afina import floor
 from afina.record import Frozen, Record
 from afina.report.rows import READABLE
 from afina.report.tables import NOTHING, Column, Table, count, size
-from afina.verdicts import Comparison
+from afina.stats.comparison import Comparison
 
 FILE = "choice.json"
 
@@ -39,7 +39,7 @@ class Choice(Frozen):
     recommended     a method's key, or the name of a floor
     recommendation  three sentences: which and why; what it costs; how sure that is and what would settle it
     examples        training texts there are, held-out texts evaluated
-    comparisons     what `afina.stats` says of each pair, in words
+    comparisons     what `afina.stats.comparison` says of each pair, in words
     """
 
     task: str

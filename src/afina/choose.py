@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from afina import atomic, floor, meter, metrics, process, record, stats
+from afina import atomic, floor, meter, process, record
 from afina.choice import FILE, Choice, Row, recommend, sentences
 from afina.data.task import Task
 from afina.errors import AfinaError, Busy, InvalidData, NotFound
@@ -30,6 +30,8 @@ from afina.record import Record
 from afina.report.rows import READABLE
 from afina.report.tables import size
 from afina.run import Data, Run, Training
+from afina.stats import metrics
+from afina.stats.comparison import compare
 
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""
@@ -248,7 +250,7 @@ class _Choosing:
         whole = self.whole
         right = {name: (np.array(made.predicted) == gold)[None] for name, made in records.items()}
         by_floor = {f.name: (p == gold)[None] for f, p in zip(floors, floor_predictions, strict=True)}
-        compared = stats.compare({READABLE.get(n, n): r for n, r in (right | by_floor).items() if n != floor.MAJORITY})
+        compared = compare({READABLE.get(n, n): r for n, r in (right | by_floor).items() if n != floor.MAJORITY})
         recommended = recommend(list(right), right, by_floor, compared)
         rows = [
             Row(

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from afina import device, metrics, predict
+from afina import device, predict
 from afina.adapter import Adapter
 from afina.backbone import Backbone
 from afina.classifier import Classifier
 from afina.data.task import Task
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
+from afina.stats import metrics
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-from afina import checkpoint, environment, metrics, predict
+from afina import checkpoint, environment, predict
 from afina import device as devices
 from afina.adapter import Adapter, Manifest
 from afina.backbone import Backbone
@@ -29,6 +29,7 @@ from afina.methods import make
 from afina.recompute import recompute
 from afina.record import Environment, Memory, Record, Seconds
 from afina.seeds import derive
+from afina.stats import metrics
 from afina.train import Recipe, batch_loss, make_optimizer, seed_dropout, train
 from afina.working import Working
 

@@ -70,7 +70,7 @@ def test_without_the_hub_the_answer_is_quick_and_names_the_way_round(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
-    script = "from afina import errors, tasks\ntry: readers.load('sst2')\nexcept errors.NotFound as error: print(error)"
+    script = "from afina import Task, errors\ntry: Task.load('sst2')\nexcept errors.NotFound as error: print(error)"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     first, second = done.stdout.splitlines()

@@ -145,9 +145,9 @@ def interval_of(group: Sequence[Record]) -> tuple[float, float]:
     """The 95 % interval of the accuracy of one record, or of the seeds of one setting."""
     import numpy as np
 
-    from afina import stats
+    from afina.stats import estimates
 
-    found = stats.accuracy(np.array([np.array(one.gold) == np.array(one.predicted) for one in group])).interval
+    found = estimates.accuracy(np.array([np.array(one.gold) == np.array(one.predicted) for one in group])).interval
     return found.low, found.high
 
 
@@ -155,10 +155,10 @@ def f1_interval_of(group: Sequence[Record]) -> tuple[float, float]:
     """The same for F1, of the second label or the mean over all, as it is reported."""
     import numpy as np
 
-    from afina import stats
+    from afina.stats import estimates
 
     predicted = np.array([one.predicted for one in group])
-    found = stats.f1(np.array(group[0].gold), predicted, len(group[0].label_names)).interval
+    found = estimates.f1(np.array(group[0].gold), predicted, len(group[0].label_names)).interval
     return found.low, found.high
 
 

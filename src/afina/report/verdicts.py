@@ -15,7 +15,7 @@ from afina.report.rows import groups, labels
 from afina.report.tables import Column, Table
 
 if TYPE_CHECKING:
-    from afina.stats import Comparison
+    from afina.stats.comparison import Comparison
 
 VERDICTS = "Verdicts"
 
@@ -85,7 +85,7 @@ def _why_apart(ours: tuple[Record, ...], theirs: tuple[Record, ...]) -> str:
 def _compare(alike: Sequence[tuple[str, tuple[Record, ...]]]) -> list[Comparison]:
     import numpy as np
 
-    from afina.stats import compare
+    from afina.stats.comparison import compare
 
     return compare(
         {

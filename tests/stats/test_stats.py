@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from afina import metrics
-from afina.crossed import Crossed
-from afina.intervals import bounded, score, tango
-from afina.stats import Comparison, accuracy, compare, f1, holm, mcnemar, wilson
-from afina.verdicts import CHANCE, Evidence
+from afina.stats import metrics
+from afina.stats.comparison import CHANCE, Comparison, Evidence, compare
+from afina.stats.estimates import accuracy, f1
+from afina.stats.intervals import bounded, holm, mcnemar, score, tango, wilson
+from afina.stats.random_effects import Crossed
 
 
 def paired(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
-"""Accuracy and F1 with intervals, and the door to the tests between methods.
+"""Accuracy and F1 with their intervals, from the predictions of S runs with different seeds on the same N examples.
 
-Pure functions of arrays: what the predictions of S runs with different seeds on the same N examples say. `compare` and
-its verdicts are in `verdicts.py`, the intervals underneath in `intervals.py` (one seed) and `crossed.py` (several).
+Pure functions of arrays. The intervals underneath are in `intervals.py` (one seed) and `random_effects.py` (several);
+what is said of two methods is in `comparison.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.crossed import Crossed
-from afina.intervals import Interval, bounded, holm, mcnemar, wilson
-from afina.verdicts import Comparison, compare
-
-__all__ = ["Comparison", "Estimate", "Interval", "accuracy", "compare", "f1", "holm", "mcnemar", "wilson"]
+from afina.stats.intervals import Interval, bounded, wilson
+from afina.stats.random_effects import Crossed
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class Estimate:
 def accuracy(correct: np.ndarray, level: float = 0.95) -> Estimate:
     """Share of right answers; bool [S, N], or [N] for one seed.
 
-    Wilson's interval for one seed, and where all seeds answered alike; else that of `crossed.py`, bent to [0, 1].
+    Wilson's interval for one seed, and where all seeds answered alike; else that of
+    `random_effects.py`, bent to [0, 1].
     """
     values = _table(correct).astype(float)
     single = wilson(int(values[0].sum()), values.shape[1], level)
