@@ -17,10 +17,10 @@ from transformers.pytorch_utils import Conv1D
 from afina import Backbone
 from afina import device as devices
 from afina.checkpoint import Account
-from afina.classifier import Classifier
 from afina.data.batch import Packed, pack
 from afina.method import Method
 from afina.methods import make
+from afina.models.classifier import Classifier
 from afina.run import Training
 from afina.seeds import derive
 from afina.train import Recipe, make_optimizer, train

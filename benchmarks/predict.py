@@ -25,8 +25,8 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import Backbone, Task, meter, predict
-from afina.classifier import Classifier
 from afina.data.tokenize import encode
+from afina.models.classifier import Classifier
 from afina.working import Working
 from arms import CPU, LENGTH, SEED
 from sample import choose

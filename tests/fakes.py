@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from afina import Backbone, Run
 from afina.checkpoint import Account
-from afina.classifier import Classifier
 from afina.data.batch import pack
 from afina.data.loader import Loader
 from afina.data.tokenize import Encoded, encode
 from afina.method import Method
+from afina.models.classifier import Classifier
 from afina.record import Record
 from afina.run import Training
 from afina.train import Recipe, make_optimizer, train

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone, Run, checkpoint
-from afina.adapter import Adapter
 from afina.checkpoint import Account
 from afina.events import Progress
 from afina.execute import checkpoint_path, execute
 from afina.methods import make
+from afina.models.adapter import Adapter
 from afina.run import Training
 from fakes import Backbones, Fit, Runs, encoded, opened, sentences
 

@@ -21,22 +21,22 @@ from records import every_method
 
 LAYERS = (
     # names and numbers; nothing of afina
-    "data estimates models models.kernels methods inference training studies studies.executors cli errors digest atomic families configurations events seeds allocator stats.intervals stats.random_effects",
+    "data estimates models models.kernels methods inference training studies studies.executors cli errors digest atomic models.families models.shapes events seeds allocator stats.intervals stats.random_effects",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "data.task data.batch record stats.metrics meter assets hub device tensorfile dropout"
-    " grid products stats.comparison estimates forecast tuned source",
+    "data.task data.batch record stats.metrics meter assets hub device tensorfile models.kernels.dropout"
+    " models.kernels.layout models.kernels.linear stats.comparison estimates forecast tuned source",
     # data and models
     "data.readers.* data.tokenize data.token_cache"
-    " attention lean recompute working backbone adapter environment checkpoint presets",
+    " models.kernels.attention models.kernels.fast_paths recompute working models.backbone models.adapter environment checkpoint presets",
     # what reads both; what reads records
-    "data.loader classifier floor report.*",
+    "data.loader models.classifier floor report.*",
     # every difference between methods
     "method methods.*",
     # procedure
     "train predict",
     # what training will hold
     "rehearsal",
-    # an intention carried out, an adapter used, parameters counted
+    # an intention carried out, an models.adapter used, parameters counted
     "run execute candidate calibrate evaluate count",
     # the process of a run; choosing settings; many runs; what each method will cost
     "worker process tune study plan",
@@ -53,7 +53,7 @@ FRONT_DOORS = {("data.task", "data.readers")}
 """Imports upwards, inside a function: `Task.load` is how the library opens a task, and `tasks` builds Tasks."""
 
 OWNERS = {
-    "transformers": "data.tokenize backbone attention products",
+    "transformers": "data.tokenize models.backbone models.kernels.attention models.kernels.linear",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub data.readers.sst2",

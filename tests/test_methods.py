@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone
-from afina.classifier import Classifier
 from afina.count import count
 from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
-from afina.families import FAMILIES
 from afina.method import Method
 from afina.methods import make
+from afina.models.classifier import Classifier
+from afina.models.families import FAMILIES
 from fakes import Backbones, Fit, encoded, logits_of, opened, sentences
 
 COUNTS = {

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone, Run
-from afina.classifier import Classifier
 from afina.data.batch import Packed
 from afina.data.loader import Limits, Loader
-from afina.families import FAMILIES
 from afina.method import Method
+from afina.models.classifier import Classifier
+from afina.models.families import FAMILIES
 from afina.recompute import recompute
 from afina.record import Record
 from afina.run import Training

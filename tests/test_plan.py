@@ -13,12 +13,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afina import METHODS, Backbone, Task, meter
-from afina.adapter import read_manifest
 from afina.data.batch import pack
 from afina.errors import InvalidStudy, NotFound, UnknownName
 from afina.forecast import Forecast, parse_size
 from afina.meter import now
 from afina.methods import make
+from afina.models.adapter import read_manifest
 from afina.plan import forecast
 from afina.record import read
 from afina.rehearsal import Alive

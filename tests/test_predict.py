@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from afina import Backbone, Run, Task
-from afina.classifier import Classifier
 from afina.data.loader import by_length
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
 from afina.evaluate import evaluate, predict_texts, read_texts
 from afina.events import Progress
+from afina.models.classifier import Classifier
 from afina.predict import PROBE, logits, of_texts, probabilities, probe
 from afina.run import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv

@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
 from afina import METHODS, Backbone, Run
-from afina.classifier import Classifier, decays
 from afina.data.batch import pack
 from afina.data.loader import Limits, Loader
 from afina.data.tokenize import Encoded
 from afina.events import Progress
-from afina.families import FAMILIES
 from afina.method import Method
+from afina.models.classifier import Classifier, decays
+from afina.models.families import FAMILIES
 from afina.run import Training
 from afina.train import Recipe, make_optimizer, train
 from fakes import BATCH, Backbones, Fit, encoded, opened, reference, sentences

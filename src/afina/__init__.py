@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Adapter": "afina.adapter",
+    "Adapter": "afina.models.adapter",
     "AfinaError": "afina.errors",
-    "Backbone": "afina.backbone",
-    "Classifier": "afina.classifier",
+    "Backbone": "afina.models.backbone",
+    "Classifier": "afina.models.classifier",
     "METHODS": "afina.methods",
     "Record": "afina.record",
     "Run": "afina.run",
@@ -26,12 +26,12 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from afina.adapter import Adapter as Adapter
-    from afina.backbone import Backbone as Backbone
-    from afina.classifier import Classifier as Classifier
     from afina.data.task import Task as Task
     from afina.errors import AfinaError as AfinaError
     from afina.methods import METHODS as METHODS
+    from afina.models.adapter import Adapter as Adapter
+    from afina.models.backbone import Backbone as Backbone
+    from afina.models.classifier import Classifier as Classifier
     from afina.record import Record as Record
     from afina.run import Run as Run
     from afina.study import Study as Study

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import torch
 
-from afina.backbone import Backbone
 from afina.checkpoint import Account
-from afina.classifier import Classifier
 from afina.data.loader import Limits, Loader
 from afina.method import Method
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
 from afina.run import Training
 from afina.seeds import derive
 from afina.train import Recipe, make_optimizer, train

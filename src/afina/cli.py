@@ -321,7 +321,7 @@ def methods() -> None:
         settings = [f"{key}={'by family' if value == () else repr(value)}" for key, value in defaults.items()]
         print(f"{'':<16}{', '.join([*settings, f'learning_rate={method.learning_rate:g}'])}")
     print("\nlora's default targets are the attention input projections of each model family:")
-    from afina.families import FAMILIES
+    from afina.models.families import FAMILIES
 
     for family, entry in FAMILIES.items():
         print(f"  {family:<14}{', '.join(entry.lora_targets)}")

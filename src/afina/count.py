@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from afina.backbone import skeleton
-from afina.classifier import is_head
 from afina.errors import InvalidStudy
 from afina.methods import METHODS
+from afina.models.backbone import skeleton
+from afina.models.classifier import is_head
 
 
 def count(address: str) -> dict[str, Any]:

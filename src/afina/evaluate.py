@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from afina import device, predict
-from afina.adapter import Adapter
-from afina.backbone import Backbone
-from afina.classifier import Classifier
 from afina.data.task import Task
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
+from afina.models.adapter import Adapter
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
 from afina.stats import metrics
 
 

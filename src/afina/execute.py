@@ -13,10 +13,7 @@ from torch.nn import Parameter
 
 from afina import checkpoint, environment, predict
 from afina import device as devices
-from afina.adapter import Adapter, Manifest
-from afina.backbone import Backbone
 from afina.checkpoint import Account
-from afina.classifier import Classifier, is_head
 from afina.data.loader import Limits, Loader
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
@@ -26,6 +23,9 @@ from afina.events import Listener, Progress, ignore
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.method import Method
 from afina.methods import make
+from afina.models.adapter import Adapter, Manifest
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier, is_head
 from afina.recompute import recompute
 from afina.record import Environment, Memory, Record, Seconds
 from afina.seeds import derive

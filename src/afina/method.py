@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from afina.errors import CorruptAdapter
-from afina.families import HEAD
+from afina.models.families import HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
-    from afina.backbone import Backbone
+    from afina.models.backbone import Backbone
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ import torch
 
 from afina import device as devices
 from afina import meter
-from afina.backbone import Backbone, skeleton
 from afina.calibrate import seconds_per_token
 from afina.data.batch import Packed, pack
 from afina.data.loader import TOKEN_BUDGET, Limits, Loader, by_length
@@ -29,6 +28,7 @@ from afina.execute import DEFAULT_LENGTH
 from afina.forecast import Forecast, Terms
 from afina.method import Method
 from afina.methods import METHODS
+from afina.models.backbone import Backbone, skeleton
 from afina.rehearsal import rehearse
 from afina.run import Training
 

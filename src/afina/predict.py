@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from afina import methods
-from afina.adapter import Adapter, Manifest
 from afina.allocator import keep_freed
-from afina.backbone import Backbone
-from afina.classifier import Classifier
 from afina.data.loader import by_length
 from afina.data.tokenize import Encoded, encode
 from afina.errors import CorruptAdapter, WrongBackbone
 from afina.events import Listener, Progress, ignore
 from afina.method import Method
+from afina.models.adapter import Adapter, Manifest
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference of a probe's logits, relative to the largest of them."""

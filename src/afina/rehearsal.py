@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from afina import tensorfile
-from afina.backbone import skeleton
-from afina.classifier import Classifier, is_head
 from afina.data.batch import Packed
-from afina.grid import Layout
 from afina.meter import activation_bytes, state_bytes
 from afina.method import Method
+from afina.models.backbone import skeleton
+from afina.models.classifier import Classifier, is_head
+from afina.models.kernels.layout import Layout
 from afina.train import Recipe, batch_loss, make_optimizer, take_step
 from afina.working import Working
 

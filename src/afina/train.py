@@ -18,12 +18,12 @@ from torch.nn.functional import cross_entropy
 from afina import meter
 from afina.allocator import keep_freed
 from afina.checkpoint import Account
-from afina.classifier import Classifier, decays
 from afina.data.batch import Packed
 from afina.data.loader import Limits, Loader
 from afina.errors import Diverged
 from afina.events import Listener, Progress, ignore
-from afina.grid import Layout
+from afina.models.classifier import Classifier, decays
+from afina.models.kernels.layout import Layout
 from afina.seeds import derive
 from afina.working import Working
 
@@ -56,7 +56,7 @@ class Recipe:
 def make_optimizer(
     classifier: Classifier, parameters: Mapping[str, Parameter], recipe: Recipe
 ) -> torch.optim.Optimizer:
-    """AdamW with torch's defaults, which are Trainer's; weight decay as in `afina.classifier.decays`.
+    """AdamW with torch's defaults, which are Trainer's; weight decay as in `afina.models.classifier.decays`.
 
     parameters  float32, by their names in the classifier's model
     """

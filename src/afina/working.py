@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from afina.families import HEAD
-from afina.products import can_pack, pack
+from afina.models.families import HEAD
+from afina.models.kernels.linear import can_pack, pack
 
 
 class Working:

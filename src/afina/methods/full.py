@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from afina.method import Method
 
 if TYPE_CHECKING:
-    from afina.backbone import Backbone
+    from afina.models.backbone import Backbone
 
 
 @dataclass(frozen=True)

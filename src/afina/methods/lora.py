@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from afina.errors import InvalidStudy
-from afina.families import FAMILIES
 from afina.methods.peft import PeftMethod
+from afina.models.families import FAMILIES
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
-from afina.families import HEAD
 from afina.method import Method, check_names
+from afina.models.families import HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from afina.backbone import Backbone
+    from afina.models.backbone import Backbone
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from afina.errors import InvalidStudy
-from afina.families import HEAD
 from afina.method import Method
+from afina.models.families import HEAD
 
 _EMBEDDINGS = frozenset({"wte", "wpe", "embed_in", "embed_tokens"})
 

@@ -40,9 +40,10 @@ class Comparison:
     - `more_seeds`, `more_examples`: for an undecided pair, how many additional ones alone would settle it, two digits,
       rounded up; None where no number would, because the other source of chance stays.
 
-    With several seeds everything but `mcnemar` is by `random_effects.py`, and about the methods. One seed cannot tell how far
-    another would have led: then all is about this pair of trained models on other examples. The p is exact McNemar's,
-    the interval Tango's; where his excludes 0 and the exact test does not reject, the interval is extended to 0.
+    With several seeds everything but `mcnemar` is by `random_effects.py`, and about the methods. One seed cannot tell
+    how far another would have led: then all is about this pair of trained models on other examples. The p is exact
+    McNemar's, the interval Tango's; where his excludes 0 and the exact test does not reject, the interval is extended
+    to 0.
     Coverage by simulation: 0.95 of 200 or 1,000 examples, 0.98 of 20. The same is done for several seeds whose
     differences are the same in every one.
     """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from afina.products import can_pack, multiply, pack, speed_up
+from afina.models.kernels.linear import can_pack, multiply, pack, speed_up
 
 LAYERS = [nn.Linear(24, 40), nn.Linear(24, 40, bias=False), Conv1D(40, 24), nn.Linear(24, 24), Conv1D(24, 24)]
 

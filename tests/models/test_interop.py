@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import Backbone, Task
-from afina.adapter import Adapter
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.evaluate import evaluate, predict_texts
-from afina.families import FAMILIES
+from afina.models.adapter import Adapter
+from afina.models.families import FAMILIES
 from afina.predict import open_adapter, probabilities
 from fakes import TEXTS, Backbones, Runs, logits_of
 

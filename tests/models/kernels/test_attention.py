@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from afina import attention
-from afina.attention import packed_attention
-from afina.grid import Grid, Layout
+from afina.models.kernels import attention
+from afina.models.kernels.attention import packed_attention
+from afina.models.kernels.layout import Grid, Layout
 
 LENGTHS = ([5], [1, 1, 1], [7, 2, 3, 1, 6, 2], [2, 9], [4, 4, 4, 4])
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afina.backbone import Backbone
 from afina.data.batch import Packed
-from afina.families import HEAD
-from afina.grid import Layout
-from afina.lean import lean
+from afina.models.backbone import Backbone
+from afina.models.families import HEAD
+from afina.models.kernels.fast_paths import lean
+from afina.models.kernels.layout import Layout
 
 
 def is_head(name: str) -> bool:
@@ -41,7 +41,7 @@ def decays(model: nn.Module) -> set[str]:
 class Classifier(nn.Module):
     """Packed batch in, logits out.
 
-    model  a `...ForSequenceClassification` whose attention is `afina.attention`, or peft's wrap of one
+    model  a `...ForSequenceClassification` whose attention is `afina.models.kernels.attention`, or peft's wrap of one
     """
 
     def __init__(self, model: Any) -> None:

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone, Run
-from afina.adapter import MANIFEST, Adapter, Manifest, read_manifest
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
+from afina.models.adapter import MANIFEST, Adapter, Manifest, read_manifest
 from afina.predict import PROBE, open_adapter
 from afina.run import Training
 from afina.tensorfile import read
@@ -31,7 +31,7 @@ import json, sys
 from pathlib import Path
 from fakes import TEXTS, logits_of
 from afina import Backbone
-from afina.adapter import Adapter
+from afina.models.adapter import Adapter
 from afina.predict import open_adapter, probe
 
 answers = {}
@@ -48,7 +48,7 @@ print(json.dumps(answers))
 def elsewhere(runs: Runs) -> dict[str, Any]:
     """Logits of every adapter, by its path, as another process computes them."""
     paths = [str(runs.adapter(*made)) for made in MADE]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", ELSEWHERE, *paths]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

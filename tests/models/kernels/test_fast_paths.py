@@ -9,9 +9,9 @@ from torch import nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from afina import lean as lean_module
-from afina.dropout import Dropout, scaled_mask
-from afina.lean import TanhGELU, lora_layer
+from afina.models.kernels import fast_paths as lean_module
+from afina.models.kernels.dropout import Dropout, scaled_mask
+from afina.models.kernels.fast_paths import TanhGELU, lora_layer
 
 
 def test_the_one_kernel_gelu_is_transformers_own() -> None:

@@ -28,10 +28,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from afina import assets, atomic, attention, digest, hub
-from afina.configurations import CONFIGURATIONS
+from afina import assets, atomic, digest, hub
 from afina.errors import InvalidStudy, NotFound
-from afina.families import FAMILIES, HEAD
+from afina.models.families import FAMILIES, HEAD
+from afina.models.kernels import attention
+from afina.models.shapes import CONFIGURATIONS
 from afina.seeds import derive
 from afina.tensorfile import SafetensorError
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from afina import Backbone
-from afina.attention import NAME
-from afina.classifier import Classifier
 from afina.data.batch import pack
 from afina.data.tokenize import encode
 from afina.errors import InvalidStudy
-from afina.families import FAMILIES
+from afina.models.classifier import Classifier
+from afina.models.families import FAMILIES
+from afina.models.kernels.attention import NAME
 from fakes import LONG, TEXTS, WINDOW, Backbones, configuration, reference, save
 
 TOLERANCE = 1e-5
@@ -143,7 +143,7 @@ def test_mistrals_window_hides_what_lies_beyond_it(backbones: Backbones) -> None
 def test_the_kernel_for_longer_texts_gives_the_same_logits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     sequences = pair.sequences()
     expected = pair.ours(sequences)
-    monkeypatch.setattr("afina.attention.SHORT", 0)
+    monkeypatch.setattr("afina.models.kernels.attention.SHORT", 0)
     found = pair.ours(sequences)
     assert difference(found, expected) <= TOLERANCE
     assert not torch.equal(found, expected)  # another kernel rounds otherwise

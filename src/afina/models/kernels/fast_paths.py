@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from afina.dropout import Dropout, scaled_mask
-from afina.families import FAMILIES, Block
-from afina.products import Operands, multiply, speed_up
+from afina.models.families import FAMILIES, Block
+from afina.models.kernels.dropout import Dropout, scaled_mask
+from afina.models.kernels.linear import Operands, multiply, speed_up
 
 
 def lean(model: Any, body: Any) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from afina import atomic, digest
 from afina.errors import CorruptAdapter, NotFound
-from afina.families import HEAD
+from afina.models.families import HEAD
 from afina.record import Frozen
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Attention over a packed row, for every model that goes through transformers' AttentionInterface.
 
-Each sequence attends to itself only, causally. On a CPU the row is laid out as a grid of lines (`afina.grid`), so the
-cost follows the texts' own lengths, not the square of all tokens. On a CUDA device torch's kernel for sequences of
+Each sequence attends to itself only, causally. On a CPU the row is laid out as a grid of lines (`layout.py`), so
+the cost follows the texts' own lengths, not the square of all tokens. On a CUDA device torch's kernel for sequences of
 varying length takes the row as it is, where it serves. Knows no model.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from afina.dropout import scaled_mask
-from afina.grid import Layout
+from afina.models.kernels.dropout import scaled_mask
+from afina.models.kernels.layout import Layout
 
 try:
     from torch.nn.attention.varlen import varlen_attn
