@@ -18,8 +18,8 @@ from afina import Backbone
 from afina import device as devices
 from afina.checkpoint import Account
 from afina.data.batch import Packed, pack
-from afina.method import Method
 from afina.methods import make
+from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.run import Training
 from afina.seeds import derive

@@ -18,7 +18,7 @@ from transformers import (
 from afina import Backbone, meter
 from afina import device as devices
 from afina.data.tokenize import Encoded
-from afina.method import Method
+from afina.methods.method import Method
 from afina.run import Training
 from arms import BATCH_SIZE, CPU, EPOCHS, LENGTH, SEED, Watched
 from sample import Batch

@@ -19,7 +19,7 @@ from afina.checkpoint import Account
 from afina.data.batch import pack
 from afina.data.loader import Loader
 from afina.data.tokenize import Encoded, encode
-from afina.method import Method
+from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.record import Record
 from afina.run import Training

@@ -16,7 +16,7 @@ from afina import Backbone, Task, choose, floor, meter, plan, process, race
 from afina.data.task import Split
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, Score
-from afina.method import Method
+from afina.methods.method import Method
 from afina.record import Record, read, write
 from afina.run import Run
 from command import Command

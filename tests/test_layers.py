@@ -31,14 +31,14 @@ LAYERS = (
     # what reads both; what reads records
     "data.loader models.classifier floor report.*",
     # every difference between methods
-    "method methods.*",
+    "methods.method methods.*",
     # procedure
     "train predict",
     # what training will hold
     "rehearsal",
     # an intention carried out, an models.adapter used, parameters counted
-    "run execute candidate calibrate evaluate count",
-    # the process of a run; choosing settings; many runs; what each method will cost
+    "run execute candidate calibrate evaluate methods.parameters",
+    # the process of a run; choosing settings; many runs; what each methods.method will cost
     "worker process tune study plan",
     # the recommendation
     "race choice choose",

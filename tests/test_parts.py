@@ -13,7 +13,7 @@ import torch
 from afina import METHODS, Backbone, Run
 from afina.data.batch import Packed
 from afina.data.loader import Limits, Loader
-from afina.method import Method
+from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from afina.recompute import recompute

@@ -20,7 +20,7 @@ from afina.data.batch import pack
 from afina.data.loader import Limits, Loader
 from afina.data.tokenize import Encoded
 from afina.events import Progress
-from afina.method import Method
+from afina.methods.method import Method
 from afina.models.classifier import Classifier, decays
 from afina.models.families import FAMILIES
 from afina.run import Training

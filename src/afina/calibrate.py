@@ -8,7 +8,7 @@ import torch
 
 from afina.checkpoint import Account
 from afina.data.loader import Limits, Loader
-from afina.method import Method
+from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.run import Training

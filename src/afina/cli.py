@@ -237,7 +237,7 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
 
     PreLayer is counted as the paper does, without the head.
     """
-    from afina.count import count
+    from afina.methods.parameters import count
 
     counted = count(backbone)
     if as_json:

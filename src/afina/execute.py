@@ -21,8 +21,8 @@ from afina.digest import of_json
 from afina.errors import AfinaError, Diverged, InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
-from afina.method import Method
 from afina.methods import make
+from afina.methods.method import Method
 from afina.models.adapter import Adapter, Manifest
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, is_head

@@ -26,8 +26,8 @@ from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy, UnknownName
 from afina.execute import DEFAULT_LENGTH
 from afina.forecast import Forecast, Terms
-from afina.method import Method
 from afina.methods import METHODS
+from afina.methods.method import Method
 from afina.models.backbone import Backbone, skeleton
 from afina.rehearsal import rehearse
 from afina.run import Training

@@ -13,7 +13,7 @@ from afina.data.loader import by_length
 from afina.data.tokenize import Encoded, encode
 from afina.errors import CorruptAdapter, WrongBackbone
 from afina.events import Listener, Progress, ignore
-from afina.method import Method
+from afina.methods.method import Method
 from afina.models.adapter import Adapter, Manifest
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier

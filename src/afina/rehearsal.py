@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 from afina import tensorfile
 from afina.data.batch import Packed
 from afina.meter import activation_bytes, state_bytes
-from afina.method import Method
+from afina.methods.method import Method
 from afina.models.backbone import skeleton
 from afina.models.classifier import Classifier, is_head
 from afina.models.kernels.layout import Layout

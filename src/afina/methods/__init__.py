@@ -1,4 +1,8 @@
-"""METHODS: every way of adapting that afina knows, by its key. Starts without torch."""
+"""Every way of adapting that afina knows, a file each; METHODS has them by key.
+
+Holds all that differs between methods: nothing outside knows one by name. Knows no task and no run; starts without
+torch.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from afina.errors import InvalidStudy, UnknownName
-from afina.method import Method
 from afina.methods.baseline import Baseline
 from afina.methods.foreign import Foreign
 from afina.methods.full import Full
 from afina.methods.lora import Lora
+from afina.methods.method import Method
 from afina.methods.prelayer import PreLayer, PreLayer46080
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (Baseline, Full, Lora, PreLayer, PreLayer46080)}

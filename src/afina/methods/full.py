@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from afina.method import Method
+from afina.methods.method import Method
 
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone

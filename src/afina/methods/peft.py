@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
-from afina.method import Method, check_names
+from afina.methods.method import Method, check_names
 from afina.models.families import HEAD
 
 if TYPE_CHECKING:

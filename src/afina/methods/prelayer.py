@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from afina.errors import InvalidStudy
-from afina.method import Method
+from afina.methods.method import Method
 from afina.models.families import HEAD
 
 _EMBEDDINGS = frozenset({"wte", "wpe", "embed_in", "embed_tokens"})

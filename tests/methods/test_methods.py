@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone
-from afina.count import count
 from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
-from afina.method import Method
 from afina.methods import make
+from afina.methods.method import Method
+from afina.methods.parameters import count
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from fakes import Backbones, Fit, encoded, logits_of, opened, sentences
