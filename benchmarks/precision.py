@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from afina import Adapter, Backbone, Run, Task, predict
+from afina import Adapter, Backbone, Run, Task
 from afina.data.tokenize import encode
+from afina.inference import predictor
 from afina.record import Record
 from afina.run import Data, Training
 from afina.stats.comparison import compare
@@ -69,10 +70,10 @@ def _train(method: str, data: Data, dtype: str, learning_rate: float | None, out
 def _agreement(adapter: Adapter, data: Data, in_float32: np.ndarray) -> float:
     backbone = Backbone.load(BACKBONE)
     texts = Task.load(TASK, **data.model_dump()).evaluation.texts
-    classifier, method = predict.open_adapter(adapter, backbone)
+    classifier, method = predictor.open_adapter(adapter, backbone)
     Working(classifier.model, method.trainable(classifier.model), torch.bfloat16).refresh()
     encoded = encode(backbone.tokenizer, texts, max_length=128)
-    return float((predict.logits(classifier, encoded).argmax(axis=1) == in_float32).mean())
+    return float((predictor.logits(classifier, encoded).argmax(axis=1) == in_float32).mean())
 
 
 def main() -> None:

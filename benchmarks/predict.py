@@ -24,8 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 import machine
 import tables
-from afina import Backbone, Task, meter, predict
+from afina import Backbone, Task, meter
 from afina.data.tokenize import encode
+from afina.inference import predictor
 from afina.models.classifier import Classifier
 from afina.working import Working
 from arms import CPU, LENGTH, SEED
@@ -37,8 +38,8 @@ ARMS = {
     "pipeline": f'transformers pipeline("text-classification", batch_size={BATCH_SIZE}), fp32',
     "padded": f"batches of {BATCH_SIZE} padded to their longest text, in the given order, fp32",
     "sorted": "the same, sorted by length",
-    "D": "afina.predict, fp32 as shipped",
-    "D-bf16": "afina.predict on weights lowered to bfloat16 (--bf16)",
+    "D": "afina.inference.predictor, fp32 as shipped",
+    "D-bf16": "afina.inference.predictor on weights lowered to bfloat16 (--bf16)",
 }
 
 
@@ -63,7 +64,7 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callab
     if name.startswith("D"):
         if name == "D-bf16":
             Working(classifier.model, {}, torch.bfloat16)
-        return lambda texts: predict.of_texts(classifier, backbone, texts, None, longest).argmax(axis=1).tolist()
+        return lambda texts: predictor.of_texts(classifier, backbone, texts, None, longest).argmax(axis=1).tolist()
     plain = AutoModelForSequenceClassification.from_pretrained(
         backbone.path, num_labels=len(label_names), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
     ).eval()

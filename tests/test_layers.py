@@ -33,11 +33,11 @@ LAYERS = (
     # every difference between methods
     "methods.method methods.*",
     # procedure
-    "train predict",
+    "train inference.predictor",
     # what training will hold
     "rehearsal",
     # an intention carried out, an models.adapter used, parameters counted
-    "run execute candidate calibrate evaluate methods.parameters",
+    "run execute candidate calibrate inference.evaluation methods.parameters",
     # the process of a run; choosing settings; many runs; what each methods.method will cost
     "worker process tune study plan",
     # the recommendation

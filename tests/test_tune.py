@@ -13,9 +13,10 @@ import numpy as np
 import psutil
 import pytest
 
-from afina import Backbone, Study, Task, candidate, predict, process, tune, tuned
+from afina import Backbone, Study, Task, candidate, process, tune, tuned
 from afina.errors import AfinaError, Diverged, InvalidData, RunFailed
 from afina.events import Progress, Score
+from afina.inference import predictor
 from afina.run import Data, Run, Training
 from afina.study import Outcome, Watcher
 from afina.tuned import Candidate, Tuned
@@ -304,7 +305,7 @@ def test_a_last_step_that_spoils_the_weights_is_a_divergence(
     gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its loss was a number; what it left gives none. No step comes after it that would tell."""
-    monkeypatch.setattr(predict, "logits", lambda classifier, encoded, listen: np.full((len(encoded), 2), np.nan))
+    monkeypatch.setattr(predictor, "logits", lambda classifier, encoded, listen: np.full((len(encoded), 2), np.nan))
     run = Run(backbone=gpt2.address, task=toy, method="lora", data=Data(validation=0.3), training=Training(max_steps=2))
     (score,) = candidate.try_out(run, (1.0,))
     assert (score.accuracy, score.loss) == (None, None)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from afina import device as devices
-from afina import predict
 from afina.checkpoint import Account
 from afina.data.task import Task
 from afina.data.token_cache import EncodedTask
 from afina.errors import Diverged
 from afina.events import Listener, Progress, Score, ignore
 from afina.execute import load, loader_of, recipe_of
+from afina.inference import predictor
 from afina.meter import Meter
 from afina.stats import metrics
 from afina.train import make_optimizer, train
@@ -56,7 +56,7 @@ def try_out(
             yield Score(account.step + 1, recipe.steps, len(gold), None, None)
             return
         with (meter := Meter(device)).phase("evaluate"):
-            logits = predict.logits(classifier, task.evaluation.encoded, listen)
+            logits = predictor.logits(classifier, task.evaluation.encoded, listen)
         if not np.isfinite(logits).all():  # the last step itself spoilt the weights
             yield Score(stop, recipe.steps, len(gold), None, None)
             return

@@ -194,7 +194,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure an adapter on a task's evaluation split."""
-    from afina.evaluate import evaluate
+    from afina.inference.evaluation import evaluate
 
     options = _data(text, text_pair, label, labels, allow_leakage)
     result = evaluate(adapter, task, options, backbone_address=backbone, check_probe=check_probe)
@@ -222,7 +222,7 @@ def predict(
     ] = False,
 ) -> None:
     """Label texts: one JSON object a line, with the label and the probability of each."""
-    from afina.evaluate import predict_texts, read_texts
+    from afina.inference.evaluation import predict_texts, read_texts
 
     if bool(texts) == bool(file):
         raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-from afina import checkpoint, environment, predict
+from afina import checkpoint, environment
 from afina import device as devices
 from afina.checkpoint import Account
 from afina.data.loader import Limits, Loader
@@ -20,6 +20,7 @@ from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.digest import of_json
 from afina.errors import AfinaError, Diverged, InvalidStudy
 from afina.events import Listener, Progress, ignore
+from afina.inference import predictor
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.methods import make
 from afina.methods.method import Method
@@ -110,7 +111,7 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
 
     listen(Progress("evaluate", 0, len(task.evaluation)))
     with meter.phase("evaluate"):
-        logits = predict.logits(classifier, task.evaluation.encoded, listen)
+        logits = predictor.logits(classifier, task.evaluation.encoded, listen)
     if not np.isfinite(logits).all():
         raise Diverged(
             f"the last step left weights that give no numbers. Lower the learning rate ({trained.learning_rate:g})."
@@ -304,7 +305,7 @@ def _adapter(
         seed=run.seed,
         training=training,
         metrics=scores | {"examples": len(task.evaluation)},
-        probe=tuple(map(tuple, predict.probe(prepared.classifier, backbone, prepared.max_length))),
+        probe=tuple(map(tuple, predictor.probe(prepared.classifier, backbone, prepared.max_length))),
         versions=environment.versions(),
     )
     return Adapter(manifest, tensors)

@@ -18,8 +18,8 @@ import torch
 
 from afina import METHODS, Backbone, Run
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
+from afina.inference.predictor import PROBE, open_adapter
 from afina.models.adapter import MANIFEST, Adapter, Manifest, read_manifest
-from afina.predict import PROBE, open_adapter
 from afina.run import Training
 from afina.tensorfile import read
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
@@ -32,7 +32,7 @@ from pathlib import Path
 from fakes import TEXTS, logits_of
 from afina import Backbone
 from afina.models.adapter import Adapter
-from afina.predict import open_adapter, probe
+from afina.inference.predictor import open_adapter, probe
 
 answers = {}
 for path in sys.argv[1:]:

@@ -17,10 +17,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import Backbone, Task
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
-from afina.evaluate import evaluate, predict_texts
+from afina.inference.evaluation import evaluate, predict_texts
+from afina.inference.predictor import open_adapter, probabilities
 from afina.models.adapter import Adapter
 from afina.models.families import FAMILIES
-from afina.predict import open_adapter, probabilities
 from fakes import TEXTS, Backbones, Runs, logits_of
 
 # peft asks transformers for a property that transformers has renamed.

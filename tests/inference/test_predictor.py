@@ -13,10 +13,10 @@ from afina import Backbone, Run, Task
 from afina.data.loader import by_length
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
-from afina.evaluate import evaluate, predict_texts, read_texts
 from afina.events import Progress
+from afina.inference.evaluation import evaluate, predict_texts, read_texts
+from afina.inference.predictor import PROBE, logits, of_texts, probabilities, probe
 from afina.models.classifier import Classifier
-from afina.predict import PROBE, logits, of_texts, probabilities, probe
 from afina.run import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv
 
@@ -34,7 +34,7 @@ def test_logits_are_in_the_order_of_the_texts_whatever_the_batches(
 ) -> None:
     expected = torch.cat([logits_of(classifier, gpt2, [text]) for text in TEXTS]).numpy()
     encoded = encode(gpt2.tokenizer, TEXTS, max_length=gpt2.longest)
-    monkeypatch.setattr("afina.predict.by_length", lambda encoded: by_length(encoded, budget))
+    monkeypatch.setattr("afina.inference.predictor.by_length", lambda encoded: by_length(encoded, budget))
     found = logits(classifier, encoded)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from afina import device, predict
+from afina import device
 from afina.data.task import Task
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
+from afina.inference import predictor
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
@@ -45,7 +46,7 @@ def evaluate(
     encoded = encode(
         backbone.tokenizer, split.texts, split.pairs, max_length=length, where=f"task {task_address}, evaluation text"
     )
-    predicted = predict.logits(classifier, encoded).argmax(axis=1)
+    predicted = predictor.logits(classifier, encoded).argmax(axis=1)
     return {
         "adapter": str(path),
         "digest": adapter.digest,
@@ -69,7 +70,7 @@ def predict_texts(
     adapter = Adapter.load(path)
     classifier, backbone, length = _open(adapter, backbone_address, check_probe)
     names = adapter.manifest.label_names
-    chances = predict.probabilities(predict.of_texts(classifier, backbone, texts, pairs, length))
+    chances = predictor.probabilities(predictor.of_texts(classifier, backbone, texts, pairs, length))
     for index, (text, row) in enumerate(zip(texts, chances.tolist(), strict=True)):
         pair = {} if pairs is None else {"text_pair": pairs[index]}
         yield {
@@ -111,6 +112,6 @@ def read_texts(file: Path) -> tuple[list[str], list[str] | None]:
 
 def _open(adapter: Adapter, address: str | None, check_probe: bool) -> tuple[Classifier, Backbone, int]:
     backbone = Backbone.load(address or adapter.manifest.backbone)
-    classifier, _ = predict.open_adapter(adapter, backbone, check_probe=check_probe)
+    classifier, _ = predictor.open_adapter(adapter, backbone, check_probe=check_probe)
     classifier.to(device.choose())
     return classifier, backbone, adapter.manifest.max_length or backbone.longest
