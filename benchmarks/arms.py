@@ -1,6 +1,6 @@
 """The arms of `train_step.py`: one model each, ready to train, whose single steps can be timed.
 
-C and D are afina's own loop, `afina.train.train`, given one batch at a time; their seconds are the ones that a
+C and D are afina's own loop, `afina.training.loop.train`, given one batch at a time; their seconds are the ones that a
 record reports. The Trainer arms are in `padded.py`, imported only where one is built, so that afina's memory is
 measured without it.
 """
@@ -16,15 +16,15 @@ from transformers.pytorch_utils import Conv1D
 
 from afina import Backbone
 from afina import device as devices
-from afina.checkpoint import Account
 from afina.data.batch import Packed, pack
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.run import Training
 from afina.seeds import derive
-from afina.train import Recipe, make_optimizer, train
-from afina.working import Working
+from afina.training.checkpoint import Account
+from afina.training.loop import Recipe, make_optimizer, train
+from afina.training.mixed_precision import Working
 from sample import Batch
 
 ARMS = {

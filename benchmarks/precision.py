@@ -21,7 +21,7 @@ from afina.inference import predictor
 from afina.record import Record
 from afina.run import Data, Training
 from afina.stats.comparison import compare
-from afina.working import Working
+from afina.training.mixed_precision import Working
 
 BACKBONE, TASK = "embedded", "snippets:movies"
 

@@ -28,7 +28,7 @@ from afina import Backbone, Task, meter
 from afina.data.tokenize import encode
 from afina.inference import predictor
 from afina.models.classifier import Classifier
-from afina.working import Working
+from afina.training.mixed_precision import Working
 from arms import CPU, LENGTH, SEED
 from sample import choose
 

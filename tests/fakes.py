@@ -15,7 +15,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
-from afina.checkpoint import Account
 from afina.data.batch import pack
 from afina.data.loader import Loader
 from afina.data.tokenize import Encoded, encode
@@ -23,8 +22,9 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.record import Record
 from afina.run import Training
-from afina.train import Recipe, make_optimizer, train
-from afina.working import Working
+from afina.training.checkpoint import Account
+from afina.training.loop import Recipe, make_optimizer, train
+from afina.training.mixed_precision import Working
 
 END, BEGIN = "<|endoftext|>", "<|begin|>"
 VOCABULARY = 320

@@ -27,15 +27,15 @@ LAYERS = (
     " models.kernels.layout models.kernels.linear stats.comparison estimates forecast tuned source",
     # data and models
     "data.readers.* data.tokenize data.token_cache"
-    " models.kernels.attention models.kernels.fast_paths recompute working models.backbone models.adapter environment checkpoint presets",
+    " models.kernels.attention models.kernels.fast_paths training.activation_checkpointing training.mixed_precision models.backbone models.adapter environment training.checkpoint presets",
     # what reads both; what reads records
     "data.loader models.classifier floor report.*",
     # every difference between methods
     "methods.method methods.*",
     # procedure
-    "train inference.predictor",
+    "training.loop inference.predictor",
     # what training will hold
-    "rehearsal",
+    "training.dry_run",
     # an intention carried out, an models.adapter used, parameters counted
     "run execute candidate calibrate inference.evaluation methods.parameters",
     # the process of a run; choosing settings; many runs; what each methods.method will cost

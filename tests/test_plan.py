@@ -21,11 +21,11 @@ from afina.methods import make
 from afina.models.adapter import read_manifest
 from afina.plan import forecast
 from afina.record import read
-from afina.rehearsal import Alive
 from afina.report import forecast_table
 from afina.study import RECORDS
-from afina.train import batch_loss
-from afina.working import Working
+from afina.training.dry_run import Alive
+from afina.training.loop import batch_loss
+from afina.training.mixed_precision import Working
 from command import PROGRAM, Command
 from fakes import BATCH, Backbones, Runs, configuration, opened, save
 

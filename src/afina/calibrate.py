@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import torch
 
-from afina.checkpoint import Account
 from afina.data.loader import Limits, Loader
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.run import Training
 from afina.seeds import derive
-from afina.train import Recipe, make_optimizer, train
-from afina.working import Working
+from afina.training.checkpoint import Account
+from afina.training.loop import Recipe, make_optimizer, train
+from afina.training.mixed_precision import Working
 
 WARM_UP, MEASURED = 1, 3
 """Steps; the first allocates what the later ones find allocated."""

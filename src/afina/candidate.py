@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from afina import device as devices
-from afina.checkpoint import Account
 from afina.data.task import Task
 from afina.data.token_cache import EncodedTask
 from afina.errors import Diverged
@@ -17,8 +16,9 @@ from afina.execute import load, loader_of, recipe_of
 from afina.inference import predictor
 from afina.meter import Meter
 from afina.stats import metrics
-from afina.train import make_optimizer, train
-from afina.working import Working
+from afina.training.checkpoint import Account
+from afina.training.loop import make_optimizer, train
+from afina.training.mixed_precision import Working
 
 if TYPE_CHECKING:
     from afina.run import Run

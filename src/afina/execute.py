@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch.nn import Parameter
 
-from afina import checkpoint, environment
 from afina import device as devices
-from afina.checkpoint import Account
+from afina import environment
 from afina.data.loader import Limits, Loader
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
@@ -27,12 +26,14 @@ from afina.methods.method import Method
 from afina.models.adapter import Adapter, Manifest
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, is_head
-from afina.recompute import recompute
 from afina.record import Environment, Memory, Record, Seconds
 from afina.seeds import derive
 from afina.stats import metrics
-from afina.train import Recipe, batch_loss, make_optimizer, seed_dropout, train
-from afina.working import Working
+from afina.training import checkpoint
+from afina.training.activation_checkpointing import recompute
+from afina.training.checkpoint import Account
+from afina.training.loop import Recipe, batch_loss, make_optimizer, seed_dropout, train
+from afina.training.mixed_precision import Working
 
 if TYPE_CHECKING:
     from afina.run import Run

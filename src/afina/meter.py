@@ -141,7 +141,7 @@ def _distinct(tensors: list[Tensor]) -> int:
 
 
 def _identity(tensor: Tensor) -> int:
-    # Not the address of its data, which tensors without values (see `afina.rehearsal`) do not have.
+    # Not the address of its data, which tensors without values (see `afina.training.dry_run`) do not have.
     return int(tensor.untyped_storage()._cdata)
 
 

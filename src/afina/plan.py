@@ -1,6 +1,6 @@
 """Plan: what each method will cost, before anything is trained.
 
-Memory and sizes from the backbone's configuration alone (`afina.rehearsal`); time from a few real
+Memory and sizes from the backbone's configuration alone (`afina.training.dry_run`); time from a few real
 steps (`afina.calibrate`) where a task is given and the weights are there.
 """
 
@@ -29,8 +29,8 @@ from afina.forecast import Forecast, Terms
 from afina.methods import METHODS
 from afina.methods.method import Method
 from afina.models.backbone import Backbone, skeleton
-from afina.rehearsal import rehearse
 from afina.run import Training
+from afina.training.dry_run import rehearse
 
 DTYPES = ("auto", "float32", "bfloat16")
 LENGTH = 128

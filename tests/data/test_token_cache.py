@@ -19,7 +19,7 @@ from afina.data.token_cache import EncodedTask, encode_split
 from afina.data.tokenize import Encoded, encode, pieces
 from afina.errors import InvalidData
 from afina.run import Training
-from afina.train import train
+from afina.training.loop import train
 from fakes import LONG, TEXTS
 
 LENGTH = 20

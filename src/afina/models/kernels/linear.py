@@ -81,7 +81,7 @@ def pack(layer: Any) -> tuple[Tensor, Tensor]:
 
 
 def _reorder(weight: Tensor) -> Tensor:
-    if isinstance(weight, FakeTensor):  # has a size but no order (see `afina.rehearsal`): a copy is as large
+    if isinstance(weight, FakeTensor):  # has a size but no order (see `afina.training.dry_run`): a copy is as large
         return weight.clone()
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
     return packed

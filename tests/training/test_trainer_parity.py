@@ -24,7 +24,7 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier, decays
 from afina.models.families import FAMILIES
 from afina.run import Training
-from afina.train import Recipe, make_optimizer, train
+from afina.training.loop import Recipe, make_optimizer, train
 from fakes import BATCH, Backbones, Fit, encoded, opened, reference, sentences
 
 # peft asks transformers for a property that transformers has renamed.

@@ -17,7 +17,6 @@ from torch.nn.functional import cross_entropy
 
 from afina import meter
 from afina.allocator import keep_freed
-from afina.checkpoint import Account
 from afina.data.batch import Packed
 from afina.data.loader import Limits, Loader
 from afina.errors import Diverged
@@ -25,7 +24,8 @@ from afina.events import Listener, Progress, ignore
 from afina.models.classifier import Classifier, decays
 from afina.models.kernels.layout import Layout
 from afina.seeds import derive
-from afina.working import Working
+from afina.training.checkpoint import Account
+from afina.training.mixed_precision import Working
 
 CHECKPOINT_SHARE = 0.05
 """Writing checkpoints may take this share of the time between them; slower disks get fewer."""

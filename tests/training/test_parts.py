@@ -16,11 +16,11 @@ from afina.data.loader import Limits, Loader
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
-from afina.recompute import recompute
 from afina.record import Record
 from afina.run import Training
-from afina.train import make_optimizer
-from afina.working import Working
+from afina.training.activation_checkpointing import recompute
+from afina.training.loop import make_optimizer
+from afina.training.mixed_precision import Working
 from fakes import LONG, Backbones, Fit, encoded, opened, sentences
 
 TOLERANCE = 1e-5

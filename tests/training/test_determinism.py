@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from afina import METHODS, Backbone, Run, checkpoint
-from afina.checkpoint import Account
+from afina import METHODS, Backbone, Run
 from afina.events import Progress
 from afina.execute import checkpoint_path, execute
 from afina.methods import make
 from afina.models.adapter import Adapter
 from afina.run import Training
+from afina.training import checkpoint
+from afina.training.checkpoint import Account
 from fakes import Backbones, Fit, Runs, encoded, opened, sentences
 
 STEPS = 9
@@ -44,7 +45,7 @@ def kill_at(step: int) -> Callable[[Progress], None]:
 @pytest.fixture(autouse=True)
 def _checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long writing one takes."""
-    monkeypatch.setattr("afina.train.CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr("afina.training.loop.CHECKPOINT_SHARE", float("inf"))
 
 
 @pytest.fixture

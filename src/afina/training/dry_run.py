@@ -26,8 +26,8 @@ from afina.methods.method import Method
 from afina.models.backbone import skeleton
 from afina.models.classifier import Classifier, is_head
 from afina.models.kernels.layout import Layout
-from afina.train import Recipe, batch_loss, make_optimizer, take_step
-from afina.working import Working
+from afina.training.loop import Recipe, batch_loss, make_optimizer, take_step
+from afina.training.mixed_precision import Working
 
 _RECIPE = Recipe(steps=1, learning_rate=1e-3, weight_decay=0.01, clip=1.0, seed=0)
 _STEPS = 2
