@@ -20,8 +20,8 @@ from afina.data.batch import Packed, pack
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.run import Training
 from afina.seeds import derive
+from afina.studies.run import Training
 from afina.training.checkpoint import Account
 from afina.training.loop import Recipe, make_optimizer, train
 from afina.training.mixed_precision import Working
@@ -64,7 +64,7 @@ def build(name: str, method_name: str, backbone: Backbone, label_names: Sequence
 
 
 class AfinaArm:
-    """A classifier in training, as `afina.execute` prepares it."""
+    """A classifier in training, as `afina.studies.execute` prepares it."""
 
     def __init__(
         self, backbone: Backbone, label_names: Sequence[str], method: Method, setting: Training, steps: int

@@ -25,7 +25,7 @@ import tables
 from afina import Backbone, meter
 from afina.data.loader import Limits
 from afina.data.tokenize import encode
-from afina.run import Training
+from afina.studies.run import Training
 from afina.training.activation_checkpointing import recompute
 from arms import AfinaArm, build
 from sample import Batch

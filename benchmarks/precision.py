@@ -18,9 +18,9 @@ import torch
 from afina import Adapter, Backbone, Run, Task
 from afina.data.tokenize import encode
 from afina.inference import predictor
-from afina.record import Record
-from afina.run import Data, Training
 from afina.stats.comparison import compare
+from afina.studies.record import Record
+from afina.studies.run import Data, Training
 from afina.training.mixed_precision import Working
 
 BACKBONE, TASK = "embedded", "snippets:movies"

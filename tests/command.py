@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from afina import cli, study
+from afina import cli
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress
-from afina.record import Record
-from afina.run import Run
+from afina.studies import study
+from afina.studies.record import Record
+from afina.studies.run import Run
 
 PROGRAM = [sys.executable, "-m", "afina"]
 
@@ -72,7 +73,7 @@ class Command:
 
 def carry_out_here(run: Run, out: Path, name: str, watcher: study.Watcher) -> Record:
     """What a worker does, in this process."""
-    from afina.execute import execute
+    from afina.studies.execute import execute
 
     def listen(progress: Progress) -> None:
         watcher.progress(run, progress)

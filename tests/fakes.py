@@ -20,8 +20,8 @@ from afina.data.loader import Loader
 from afina.data.tokenize import Encoded, encode
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.record import Record
-from afina.run import Training
+from afina.studies.record import Record
+from afina.studies.run import Training
 from afina.training.checkpoint import Account
 from afina.training.loop import Recipe, make_optimizer, train
 from afina.training.mixed_precision import Working

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from afina.record import Environment, Memory, Record, Seconds
+from afina.studies.record import Environment, Memory, Record, Seconds
 
 GPT2_TOTAL = 124_441_344
 HEAD = 1_536

@@ -17,7 +17,7 @@ import typer.main
 
 from afina import Backbone, Study, Task, assets, cli
 from afina.errors import NotFound
-from afina.study import WITHHELD, Outcome
+from afina.studies.study import WITHHELD, Outcome
 from command import Command
 from fakes import sentences, write_csv
 

@@ -23,13 +23,13 @@ LAYERS = (
     # names and numbers; nothing of afina
     "data estimates models models.kernels methods inference training studies studies.executors cli errors digest atomic models.families models.shapes events seeds allocator stats.intervals stats.random_effects",
     # one idea each: a file, a table, a clock, a device, a row of tokens
-    "data.task data.batch record stats.metrics meter assets hub device tensorfile models.kernels.dropout"
-    " models.kernels.layout models.kernels.linear stats.comparison estimates forecast tuned source",
+    "data.task data.batch studies.record stats.metrics meter assets hub device tensorfile models.kernels.dropout"
+    " models.kernels.layout models.kernels.linear stats.comparison estimates studies.forecast studies.trials studies.study_file",
     # data and models
     "data.readers.* data.tokenize data.token_cache"
-    " models.kernels.attention models.kernels.fast_paths training.activation_checkpointing training.mixed_precision models.backbone models.adapter environment training.checkpoint presets",
+    " models.kernels.attention models.kernels.fast_paths training.activation_checkpointing training.mixed_precision models.backbone models.adapter environment training.checkpoint studies.presets",
     # what reads both; what reads records
-    "data.loader models.classifier floor report.*",
+    "data.loader models.classifier studies.baselines report.*",
     # every difference between methods
     "methods.method methods.*",
     # procedure
@@ -37,13 +37,13 @@ LAYERS = (
     # what training will hold
     "training.dry_run",
     # an intention carried out, an models.adapter used, parameters counted
-    "run execute candidate calibrate inference.evaluation methods.parameters",
-    # the process of a run; choosing settings; many runs; what each methods.method will cost
-    "worker process tune study plan",
+    "studies.run studies.execute studies.trial studies.throughput inference.evaluation methods.parameters",
+    # the studies.executors.local of a studies.run; choosing settings; many runs; what each methods.method will cost
+    "studies.executors.worker studies.executors.local studies.tuning studies.study studies.cost",
     # the recommendation
-    "race choice choose",
+    "studies.halving studies.recommendation studies.recommend",
     # for people
-    "watch",
+    "cli.display",
     "cli",
     "__main__",
 )
@@ -59,14 +59,14 @@ OWNERS = {
     "huggingface_hub": "hub data.readers.sst2",
     "datasets": "data.readers.*",
     "pyarrow": "data.readers.*",
-    "sklearn": "stats.metrics floor",
+    "sklearn": "stats.metrics studies.baselines",
     "scipy": "stats.intervals stats.random_effects stats.comparison report.claims",
     "matplotlib": "report.plots report.drawing report.svg",
     "jinja2": "report.page",
     "time": "meter",
     "typer": "cli",
-    "rich": "cli watch report.terminal",
-    "optuna": "tune",
+    "rich": "cli cli.display report.terminal",
+    "optuna": "studies.tuning",
 }
 """A foreign library, and the modules that may import it."""
 
@@ -164,10 +164,10 @@ def test_the_front_doors_are_imports_inside_a_function() -> None:
 def test_runs_and_serving_never_import_each_other() -> None:
     serving = {module for module in MODULES if _is(module, "engine server.*")}
     for module in MODULES:
-        if _is(module, "run execute study worker"):
+        if _is(module, "studies.run execute study worker"):
             assert not _own_imports(module) & serving
         if module in serving:
-            assert not any(_is(name, "run execute study worker") for name in _own_imports(module))
+            assert not any(_is(name, "studies.run execute study worker") for name in _own_imports(module))
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -213,14 +213,14 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         "afina",
         "afina.cli",
-        "afina.study",
-        "afina.run",
+        "afina.studies.study",
+        "afina.studies.run",
         "afina.methods",
         "afina.report",
-        "afina.watch",
+        "afina.cli.display",
         "afina.data.readers",
-        "afina.tune",
-        "afina.choose",
+        "afina.studies.tuning",
+        "afina.studies.recommend",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:
@@ -244,8 +244,8 @@ WITHOUT_TORCH = """
 
 
 def test_show_and_methods_work_where_torch_is_not_installed(tmp_path: Path) -> None:
-    from afina import record
-    from afina.study import RECORDS, STUDY, Study
+    from afina.studies import record
+    from afina.studies.study import RECORDS, STUDY, Study
 
     content = {
         "name": "shown",

@@ -17,9 +17,9 @@ _HOMES = {
     "Backbone": "afina.models.backbone",
     "Classifier": "afina.models.classifier",
     "METHODS": "afina.methods",
-    "Record": "afina.record",
-    "Run": "afina.run",
-    "Study": "afina.study",
+    "Record": "afina.studies.record",
+    "Run": "afina.studies.run",
+    "Study": "afina.studies.study",
     "Task": "afina.data.task",
 }
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from afina.models.adapter import Adapter as Adapter
     from afina.models.backbone import Backbone as Backbone
     from afina.models.classifier import Classifier as Classifier
-    from afina.record import Record as Record
-    from afina.run import Run as Run
-    from afina.study import Study as Study
+    from afina.studies.record import Record as Record
+    from afina.studies.run import Run as Run
+    from afina.studies.study import Study as Study
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from afina.data.task import Split, Task
 from afina.data.token_cache import EncodedTask, encode_split
 from afina.data.tokenize import Encoded, encode, pieces
 from afina.errors import InvalidData
-from afina.run import Training
+from afina.studies.run import Training
 from afina.training.loop import train
 from fakes import LONG, TEXTS
 
@@ -237,7 +237,7 @@ def test_while_a_run_trains_its_texts_are_gone_and_its_tokens_on_disk(
         train(*arguments, **named)
 
     monkeypatch.setattr(Task, "load", watched_load)
-    monkeypatch.setattr("afina.execute.train", watched_train)
+    monkeypatch.setattr("afina.studies.execute.train", watched_train)
     training = Training(max_steps=1, dtype="float32")
     Run(backbone=gpt2.address, task=toy, method="lora", training=training).execute(tmp_path / "out")
     assert len(texts) == 3

@@ -17,10 +17,10 @@ import torch
 
 from afina import METHODS, Backbone, Run
 from afina.events import Progress
-from afina.execute import checkpoint_path, execute
 from afina.methods import make
 from afina.models.adapter import Adapter
-from afina.run import Training
+from afina.studies.execute import checkpoint_path, execute
+from afina.studies.run import Training
 from afina.training import checkpoint
 from afina.training.checkpoint import Account
 from fakes import Backbones, Fit, Runs, encoded, opened, sentences

@@ -23,7 +23,7 @@ from afina.events import Progress
 from afina.methods.method import Method
 from afina.models.classifier import Classifier, decays
 from afina.models.families import FAMILIES
-from afina.run import Training
+from afina.studies.run import Training
 from afina.training.loop import Recipe, make_optimizer, train
 from fakes import BATCH, Backbones, Fit, encoded, opened, reference, sentences
 
@@ -374,7 +374,7 @@ def test_max_steps_is_the_horizon_of_the_decay_and_epochs_are_without_it(
         horizons.append((arguments[4].steps, arguments[3].steps_per_epoch))
         train(*arguments, **named)
 
-    monkeypatch.setattr("afina.execute.train", watched)
+    monkeypatch.setattr("afina.studies.execute.train", watched)
     path = str(backbones.path("gpt2"))
     for settings in ({"max_steps": 3}, {"epochs": 2}):
         run = Run(backbone=path, task=toy, method="lora", training=Training(batch_size=32, **settings))

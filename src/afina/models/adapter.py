@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from afina import atomic, digest
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.families import HEAD
-from afina.record import Frozen
+from afina.studies.record import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor

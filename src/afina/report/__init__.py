@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from afina.record import Record
 from afina.report import claims, content, paper, verdicts
 from afina.report.claims import Claim
 from afina.report.content import Section
@@ -22,7 +21,8 @@ from afina.report.outcome import Failure, summary
 from afina.report.tables import COST, PERFORMANCE, Beside, Column, Table, all_tables
 from afina.report.tuning import tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts
-from afina.tuned import Tuned
+from afina.studies.record import Record
+from afina.studies.trials import Tuned
 
 __all__ = ["Column", "Evaluated", "Failure", "Report", "Table", "forecast_table", "markdown", "study_tables", "summary"]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from afina.record import Record
 from afina.report.rows import groups, labels, value_in_words
 from afina.report.tables import Column, Table, measured_on_gpu
 from afina.report.verdicts import Verdicts, points
+from afina.studies.record import Record
 
 CLAIMS = "The published study's claims, tested here"
 

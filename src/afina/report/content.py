@@ -9,11 +9,11 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from afina.record import Environment, Record
 from afina.report.drawing import Plot
 from afina.report.outcome import Failure
 from afina.report.rows import Row, differing, groups, in_words, labels, rows, training, value_in_words
 from afina.report.tables import NOTHING, Column, Table
+from afina.studies.record import Environment, Record
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from afina.record import Record
 from afina.report.rows import groups, labels
 from afina.report.tables import Column, Table
+from afina.studies.record import Record
 
 DISAGREEMENTS = "Where the methods disagree"
 SHOWN = 20

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.record import Record
 from afina.report import svg
 from afina.report.rows import groups, labels
+from afina.studies.record import Record
 
 WIDTH = 4.6
 """Inches, at 9 points: still read when a phone shrinks it."""

@@ -11,13 +11,13 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from afina.record import Record
 from afina.report import claims as tested
 from afina.report import verdicts as pairs
 from afina.report.claims import Claim
 from afina.report.rows import rows
 from afina.report.tables import f1_interval_of, interval_of
 from afina.report.verdicts import Verdicts
+from afina.studies.record import Record
 
 MEAN = "mean"
 """Stands for the seed where a figure is the mean over all seeds of a setting."""

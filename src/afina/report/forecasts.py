@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afina.forecast import Forecast
 from afina.report.tables import NOTHING, Column, Table, count, seconds, size
+from afina.studies.forecast import Forecast
 
 _HEADINGS = (
     "Trainable",

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.record import Memory, Record, Seconds
 from afina.report import claims, verdicts
 from afina.report.claims import Claim
 from afina.report.verdicts import Verdicts
-from afina.tuned import Tuned
+from afina.studies.record import Memory, Record, Seconds
+from afina.studies.trials import Tuned
 
 FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from afina.record import Record
 from afina.report.rows import value_in_words
 from afina.report.tables import (
     ALLOCATED_END,
@@ -25,6 +24,7 @@ from afina.report.tables import (
     Figure,
     measured_on_gpu,
 )
+from afina.studies.record import Record
 
 STUDY = "paper"
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from afina.record import Record
 from afina.report import svg
 from afina.report.drawing import WIDTH, Plot, Point, brief, canvas, finish, legend, points, rows_of, scatter
 from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import Verdicts
+from afina.studies.record import Record
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from afina.record import Record
+from afina.studies.record import Record
 
 READABLE = {
     "baseline": "no fine-tuning",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afina.report.rows import READABLE, in_words
 from afina.report.tables import NOTHING, Column, Table, count, seconds
-from afina.tuned import Tuned
+from afina.studies.trials import Tuned
 
 TUNING = "Tuning budget"
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from afina.record import Record
 from afina.report.rows import groups, labels
 from afina.report.tables import Column, Table
+from afina.studies.record import Record
 
 if TYPE_CHECKING:
     from afina.stats.comparison import Comparison

@@ -13,8 +13,8 @@ import pytest
 
 import afina as package
 from afina import METHODS, Adapter, Backbone
-from afina.record import Record, write
-from afina.study import Outcome
+from afina.studies.record import Record, write
+from afina.studies.study import Outcome
 from command import PROGRAM, Command
 from fakes import BAD, GOOD, THINGS, write_csv
 from records import GPT2_TOTAL, HEAD, TRAINED

@@ -12,16 +12,16 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedTask
 from afina.errors import Diverged
 from afina.events import Listener, Progress, Score, ignore
-from afina.execute import load, loader_of, recipe_of
 from afina.inference import predictor
 from afina.meter import Meter
 from afina.stats import metrics
+from afina.studies.execute import load, loader_of, recipe_of
 from afina.training.checkpoint import Account
 from afina.training.loop import make_optimizer, train
 from afina.training.mixed_precision import Working
 
 if TYPE_CHECKING:
-    from afina.run import Run
+    from afina.studies.run import Run
 
 
 def try_out(

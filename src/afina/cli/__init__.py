@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from afina.report import Table
-    from afina.study import Outcome, Study
+    from afina.studies.study import Outcome, Study
 
 app = typer.Typer(
     name="afina",
@@ -93,7 +93,7 @@ def study(
 
     Interrupted at any moment, the same command goes on from the last checkpoint.
     """
-    from afina.study import Study
+    from afina.studies.study import Study
 
     given = list(overrides or [])
     given += [f"{key}={json.dumps(value)}" for key, value in (("backbone", backbone), ("task", task)) if value]
@@ -125,7 +125,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one adapter on your texts, and evaluate it."""
-    from afina.study import Study, override
+    from afina.studies.study import Study, override
 
     settings: dict[str, Any] = {}
     for item in overrides or []:
@@ -159,8 +159,8 @@ def choose(
 ) -> None:
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from afina import meter
-    from afina.choose import Hearing, choose
-    from afina.forecast import parse_size
+    from afina.studies.forecast import parse_size
+    from afina.studies.recommend import Hearing, choose
 
     began = meter.now()
     limit = parse_size(memory) if memory else None
@@ -285,10 +285,10 @@ def plan(
 
     Memory comes from the backbone's configuration alone: no weights, and no network for gpt2.
     """
-    from afina.forecast import parse_size
     from afina.methods import make
-    from afina.plan import forecast
     from afina.report import forecast_table
+    from afina.studies.cost import forecast
+    from afina.studies.forecast import parse_size
 
     found = forecast(
         backbone,
@@ -332,7 +332,7 @@ def show(
     out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], as_json: Json = False
 ) -> None:
     """Show the tables of a study again, finished or not."""
-    from afina.study import Outcome
+    from afina.studies.study import Outcome
 
     _show(Outcome.read(out), as_json)
 
@@ -342,7 +342,7 @@ def report(
     out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], no_texts: NoTexts = False
 ) -> None:
     """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
-    from afina.study import Outcome
+    from afina.studies.study import Outcome
 
     for path in Outcome.read(out).write_report(texts=not no_texts):
         print(path)
@@ -358,7 +358,7 @@ def _data(
 def _carry_out(study: Study, out: Path | None, as_json: bool, *, texts: bool = True) -> None:
     from rich.console import Console
 
-    from afina.watch import watcher
+    from afina.cli.display import watcher
 
     where = out or Path("results") / study.name
     watching = watcher(Console(stderr=True))

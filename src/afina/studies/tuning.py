@@ -2,7 +2,7 @@
 
 The budget is a number of optimiser steps. Candidates that do badly are stopped early by one of Optuna's pruners, and
 what that saves pays for more candidates, so every method takes exactly as many steps as the others. Candidates are
-processes of their own (`afina.process`); what has been tried is kept in `tuning.db`, so that a killed study goes on.
+processes of their own (`afina.studies.executors.local`); what has been tried is kept in `tuning.db`, so that a killed study goes on.
 The held-out split is in no candidate's reach: see `Data.validation`. Starts without torch and without optuna.
 """
 
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from afina import digest, meter, process
+from afina import digest, meter
 from afina.errors import InvalidData, InvalidStudy, RunFailed, UnknownName
 from afina.events import Progress, Score
 from afina.methods import METHODS, make
-from afina.record import Frozen
-from afina.run import Run
 from afina.seeds import derive
-from afina.tuned import Candidate, Tuned
+from afina.studies.executors import local
+from afina.studies.record import Frozen
+from afina.studies.run import Run
+from afina.studies.trials import Candidate, Tuned
 
 if TYPE_CHECKING:
     import optuna
@@ -197,7 +198,7 @@ def _try_next(study: optuna.Study, run: Run, space: Space, how: Tune, so_far: Tu
 
     limit = so_far.budget - so_far.steps if so_far.budget else None
     shares = tuple(rung / RUNGS[-1] for rung in RUNGS)
-    score = process.try_out(tried, shares, limit, goes_on, partial(hearing.progress, run))
+    score = local.try_out(tried, shares, limit, goes_on, partial(hearing.progress, run))
     facts = {
         "steps": score.step,
         "length": score.steps,

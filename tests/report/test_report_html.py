@@ -169,8 +169,8 @@ def test_figures_are_raw_numbers_in_csv_and_json_alike() -> None:
 
 
 def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> None:
-    from afina import record as records
-    from afina.study import RECORDS, STUDY, Study
+    from afina.studies import record as records
+    from afina.studies.study import RECORDS, STUDY, Study
 
     content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     keys = {run.method: run.key for run in Study.parse(content, "test").runs()}

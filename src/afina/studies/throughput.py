@@ -10,8 +10,8 @@ from afina.data.loader import Limits, Loader
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.run import Training
 from afina.seeds import derive
+from afina.studies.run import Training
 from afina.training.checkpoint import Account
 from afina.training.loop import Recipe, make_optimizer, train
 from afina.training.mixed_precision import Working

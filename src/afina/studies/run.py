@@ -1,6 +1,6 @@
 """Run: an intention, hashable. Backbone x task x method x hyperparameters x training x seed.
 
-Starts without torch; what carrying one out takes is in `afina.execute`.
+Starts without torch; what carrying one out takes is in `afina.studies.execute`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field
 from afina import digest
 from afina.events import Listener, ignore
 from afina.methods import make
-from afina.record import Frozen, Record
+from afina.studies.record import Frozen, Record
 
 
 class Data(Frozen):
@@ -107,7 +107,7 @@ class Run(Frozen):
         Continues from a checkpoint that an interrupted execution left under `out`. Memory figures count this whole
         process; a `Study` gives each run a process of its own.
         """
-        from afina.execute import checkpoint_path, execute
+        from afina.studies.execute import checkpoint_path, execute
 
         record = execute(self, Path(out), listen=listen)
         checkpoint_path(Path(out), self.label).unlink(missing_ok=True)

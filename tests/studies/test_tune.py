@@ -13,13 +13,15 @@ import numpy as np
 import psutil
 import pytest
 
-from afina import Backbone, Study, Task, candidate, process, tune, tuned
+from afina import Backbone, Study, Task
 from afina.errors import AfinaError, Diverged, InvalidData, RunFailed
 from afina.events import Progress, Score
 from afina.inference import predictor
-from afina.run import Data, Run, Training
-from afina.study import Outcome, Watcher
-from afina.tuned import Candidate, Tuned
+from afina.studies import trial, trials, tuning
+from afina.studies.executors import local
+from afina.studies.run import Data, Run, Training
+from afina.studies.study import Outcome, Watcher
+from afina.studies.trials import Candidate, Tuned
 from command import PROGRAM, Command, carry_out_here
 from fakes import sentences, write_csv
 
@@ -32,7 +34,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     seen: list[Run] = []
 
     def try_out(run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Any, listen: Any) -> Score:
-        from afina.candidate import try_out
+        from afina.studies.trial import try_out
 
         seen.append(run)
         try:
@@ -43,8 +45,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
             raise RunFailed(str(error)) from None
         return score
 
-    monkeypatch.setattr(process, "try_out", try_out)
-    monkeypatch.setattr("afina.study._carry_out", carry_out_here)
+    monkeypatch.setattr(local, "try_out", try_out)
+    monkeypatch.setattr("afina.studies.study._carry_out", carry_out_here)
     return seen
 
 
@@ -66,7 +68,7 @@ def invented(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Run, list[i
                 break
         return score
 
-    monkeypatch.setattr(process, "try_out", try_out)
+    monkeypatch.setattr(local, "try_out", try_out)
     return seen
 
 
@@ -89,8 +91,8 @@ def choose(this: Study, out: Path, method: str = "lora") -> Tuned:
     run, space = this.spaces()[method]
     assert this.tune is not None
     silent = Watcher()
-    hearing = tune.Hearing(silent.trying, silent.progress, silent.tried)
-    return tune.tune(run, space, this.tune, out, hearing, lambda so_far: None)
+    hearing = tuning.Hearing(silent.trying, silent.progress, silent.tried)
+    return tuning.tune(run, space, this.tune, out, hearing, lambda so_far: None)
 
 
 # The cut
@@ -194,7 +196,7 @@ def test_interrupted_anywhere_the_same_is_tried_and_chosen(
 ) -> None:
     reference = choose(study(gpt2, "any"), tmp_path / "undisturbed")
     assert len(reference.candidates) > 4
-    whole, calls = process.try_out, []
+    whole, calls = local.try_out, []
 
     def interrupted(run: Run, shares: Any, limit: Any, goes_on: Any, listen: Any) -> Score:
         calls.append(run)
@@ -203,7 +205,7 @@ def test_interrupted_anywhere_the_same_is_tried_and_chosen(
             raise KeyboardInterrupt
         return whole(run, shares, limit, goes_on, listen)
 
-    monkeypatch.setattr(process, "try_out", interrupted)
+    monkeypatch.setattr(local, "try_out", interrupted)
     with pytest.raises(KeyboardInterrupt):
         choose(study(gpt2, "any"), tmp_path / "killed")
     made = choose(study(gpt2, "any"), tmp_path / "killed")
@@ -222,13 +224,13 @@ def test_where_no_candidate_finishes_it_says_what_to_do(
         goes_on(score)
         return score
 
-    monkeypatch.setattr(process, "try_out", diverges)
+    monkeypatch.setattr(local, "try_out", diverges)
     with pytest.raises(RunFailed, match=r"none of its 3 candidates took all of its steps. Lower methods.lora.search"):
         choose(study(gpt2, "any", tune={"candidates": 1}), tmp_path)
 
 
 def test_a_damaged_memory_is_told(gpt2: Backbone, invented: list[Any], tmp_path: Path) -> None:
-    (tmp_path / tune.MEMORY).write_text("not what it was")
+    (tmp_path / tuning.MEMORY).write_text("not what it was")
     with pytest.raises(InvalidData, match=r"tuning\.db: not a database. Remove it, and the tuning starts anew."):
         choose(study(gpt2, "any"), tmp_path)
 
@@ -287,7 +289,7 @@ def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, tried: list[
 @pytest.mark.parametrize("method", ["full", "lora", "prelayer"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pausing_for_scores_changes_nothing_in_training(gpt2: Backbone, toy: str, method: str, dtype: str) -> None:
-    from afina.candidate import try_out
+    from afina.studies.trial import try_out
 
     train = {"max_steps": 8, "batch_size": 8, "dtype": dtype, "learning_rate": 1e-2, "accumulate": 2}
     run = study(gpt2, toy, method, train=train).runs()[0]
@@ -307,7 +309,7 @@ def test_a_last_step_that_spoils_the_weights_is_a_divergence(
     """Its loss was a number; what it left gives none. No step comes after it that would tell."""
     monkeypatch.setattr(predictor, "logits", lambda classifier, encoded, listen: np.full((len(encoded), 2), np.nan))
     run = Run(backbone=gpt2.address, task=toy, method="lora", data=Data(validation=0.3), training=Training(max_steps=2))
-    (score,) = candidate.try_out(run, (1.0,))
+    (score,) = trial.try_out(run, (1.0,))
     assert (score.accuracy, score.loss) == (None, None)
     with pytest.raises(Diverged, match="the last step left weights that give no numbers"):
         run.model_copy(update={"data": Data()}).execute(tmp_path)
@@ -338,9 +340,9 @@ class Counter(Watcher):
 def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_nothing(
     gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
-    from afina.candidate import try_out
+    from afina.studies.trial import try_out
 
-    run = tune.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, tune.Tune())
+    run = tuning.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, tuning.Tune())
     here = list(try_out(run, (0.25, 1.0)))
     there: list[Score] = []
 
@@ -348,9 +350,9 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
         there.append(score)
         return True
 
-    assert process.try_out(run, (0.25, 1.0), None, goes_on, lambda progress: None) == here[-1]
+    assert local.try_out(run, (0.25, 1.0), None, goes_on, lambda progress: None) == here[-1]
     assert there == here
-    assert process.try_out(run, (0.25, 1.0), None, lambda score: False, lambda progress: None) == here[0]
+    assert local.try_out(run, (0.25, 1.0), None, lambda score: False, lambda progress: None) == here[0]
     assert not psutil.Process().children()
     assert not list(tmp_path.iterdir())
 
@@ -386,7 +388,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     command = [*PROGRAM, "study", str(source), "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     start = time.monotonic()
-    while not (tmp_path / "killed" / tuned.FILE).exists():
+    while not (tmp_path / "killed" / trials.FILE).exists():
         assert killed.poll() is None
         assert time.monotonic() - start < 90
         time.sleep(0.02)
@@ -395,7 +397,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     killed.communicate()
     psutil.wait_procs(children, timeout=5)
     assert not any(child.is_running() for child in children)
-    before = tuned.read(tmp_path / "killed")[0].candidates
+    before = trials.read(tmp_path / "killed")[0].candidates
     assert before
     assert not (tmp_path / "killed" / "records.jsonl").exists()
     for name in ("killed", "left alone"):
@@ -436,7 +438,7 @@ def test_the_report_shows_the_budget_and_no_figure_that_chose(
     assert "candidate 1: learning_rate" in answer.err
     report = Path("out/report.md").read_text(encoding="utf-8")
     section = report[report.index("## Tuning budget") :].split("\n## ")[0]
-    made = tuned.read(Path("out"))[1]
+    made = trials.read(Path("out"))[1]
     row = next(line for line in section.splitlines() if line.startswith("| LoRA"))
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
     assert cells[:3] == [str(len(made.candidates)), str(made.stopped), str(made.steps)]
@@ -461,6 +463,6 @@ def test_the_fair_preset_gives_every_method_the_same() -> None:
         assert space is not None
         rate = run.training.learning_rate
         assert rate is not None
-        assert space.rates == (rate / tune.SPREAD, rate * tune.SPREAD)
+        assert space.rates == (rate / tuning.SPREAD, rate * tuning.SPREAD)
         assert space.start["learning_rate"] == rate
     assert len({run.training.model_copy(update={"learning_rate": None}) for run, _ in spaces.values()}) == 1

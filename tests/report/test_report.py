@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from afina.record import Record
 from afina.report import Failure, Table, markdown, study_tables, summary
 from afina.report.markdown import table as grid
 from afina.report.paper import FIGURES, FOOTNOTES, departures
 from afina.report.rows import READABLE
 from afina.report.terminal import rendered
+from afina.studies.record import Record
 from records import GPT2_TOTAL, environment, every_method, memory, record
 
 

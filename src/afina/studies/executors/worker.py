@@ -1,4 +1,4 @@
-"""One run in a process of its own: `python -m afina.worker`, started by `afina.process`.
+"""One run in a process of its own: `python -m afina.studies.executors.worker`, started by `local.py`.
 
 Reads one JSON line from standard input, and writes JSON lines to standard output: {"progress": ...} now and then, and
 {"error": ...} where the user can mend what failed. It ends at once when its standard input closes, so that no run
@@ -24,7 +24,7 @@ from typing import Any, TextIO
 from afina import meter
 from afina.errors import AfinaError
 from afina.events import Progress
-from afina.run import Run
+from afina.studies.run import Run
 
 _PAUSE = 0.2
 """Seconds between two progress lines of one phase."""
@@ -55,7 +55,7 @@ class _Reporter:
 
 
 def _try_out(request: dict[str, Any], run: Run, reporter: _Reporter, replies: queue.SimpleQueue[bytes]) -> None:
-    from afina.candidate import try_out
+    from afina.studies.trial import try_out
 
     last = request["limit"] or math.inf
     for score in try_out(run, request["shares"], limit=request["limit"], listen=reporter.progress):
@@ -79,7 +79,7 @@ def main() -> int:
 
     import torch
 
-    from afina.execute import execute
+    from afina.studies.execute import execute
 
     run = Run.model_validate(request["run"])
     try:

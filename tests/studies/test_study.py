@@ -16,12 +16,13 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from afina import Backbone, Study, record, study
+from afina import Backbone, Study
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
 from afina.events import Progress
-from afina.record import Record
-from afina.run import Run, Training
-from afina.study import Outcome, Watcher
+from afina.studies import record, study
+from afina.studies.record import Record
+from afina.studies.run import Run, Training
+from afina.studies.study import Outcome, Watcher
 from command import carry_out_here
 from records import record as made_up
 
@@ -561,7 +562,7 @@ def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbo
     (run,) = toy_study(gpt2, toy, "lora", max_length=10_000).runs()
     request = {"run": run.model_dump(mode="json"), "out": str(tmp_path), "study": "toy"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-m", "afina.worker"], text=True, **pipes) as worker:
+    with subprocess.Popen([sys.executable, "-m", "afina.studies.executors.worker"], text=True, **pipes) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None

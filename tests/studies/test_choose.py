@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina import Backbone, Task, choose, floor, meter, plan, process, race
+from afina import Backbone, Task, meter
 from afina.data.task import Split
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, Score
 from afina.methods.method import Method
-from afina.record import Record, read, write
-from afina.run import Run
+from afina.studies import baselines, cost, halving, recommend
+from afina.studies.executors import local
+from afina.studies.record import Record, read, write
+from afina.studies.run import Run
 from command import Command
 from fakes import sentences, write_csv
 from records import record
@@ -40,9 +42,9 @@ class World:
         self.failing: dict[str, str] = {}
         self.needs = {"full": 4.4 * GIB, "lora": 2.6 * GIB, "prelayer": 2.4 * GIB}
         monkeypatch.setattr(meter, "now", lambda: self.time)
-        monkeypatch.setattr(plan, "forecast", self.forecast)
-        monkeypatch.setattr(process, "try_out", self.try_out)
-        monkeypatch.setattr(process, "carry_out", self.carry_out)
+        monkeypatch.setattr(cost, "forecast", self.forecast)
+        monkeypatch.setattr(local, "try_out", self.try_out)
+        monkeypatch.setattr(local, "carry_out", self.carry_out)
 
     def forecast(self, backbone: str, methods: Sequence[Method], *, memory: int, **_: Any) -> list[SimpleNamespace]:
         assert {method.name for method in methods} == set(self.needs)
@@ -56,7 +58,7 @@ class World:
         self.time += seconds
         if until is not None and self.time > until:
             self.time = until
-            raise process.Overrun
+            raise local.Overrun
 
     def try_out(self, run: Run, shares: Any, limit: int | None, goes_on: Any, listen: Any, until: Any) -> Score:
         if run.method in self.failing:
@@ -92,9 +94,9 @@ class World:
             train_examples=run.data.train_examples,
         )
 
-    def choose(self, out: Path, minutes: float = 10, **options: Any) -> choose.Choice:
+    def choose(self, out: Path, minutes: float = 10, **options: Any) -> recommend.Choice:
         began = self.time
-        made = choose.choose(self.task, minutes, out=out, **({"memory": 16 * GIB} | options))
+        made = recommend.choose(self.task, minutes, out=out, **({"memory": 16 * GIB} | options))
         assert self.time - began <= 1.1 * 60 * minutes
         assert made.seconds == self.time - began
         return made
@@ -122,15 +124,15 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_the_majority_is_that_of_the_training_split() -> None:
     train = Split(["a", "b", "c"], np.array([1, 2, 2]))
-    assert floor.majority(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
+    assert baselines.majority(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
 
 
 def test_tfidf_learns_words_and_says_what_it_chose() -> None:
     rows = sentences(200)
     texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
-    fitted = floor.tfidf(Split(texts[:150], labels[:150]))
+    fitted = baselines.tfidf(Split(texts[:150], labels[:150]))
     assert (fitted.predict(Split(texts[150:], labels[150:])) == labels[150:]).mean() > 0.9
-    assert fitted.setting in [f"C {value:g}" for value in floor.CHOICES]
+    assert fitted.setting in [f"C {value:g}" for value in baselines.CHOICES]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +146,12 @@ def test_tfidf_learns_words_and_says_what_it_chose() -> None:
 )
 def test_tfidf_copes_with_little(texts: list[str], labels: list[int]) -> None:
     split = Split(texts, np.array(labels))
-    assert set(floor.tfidf(split).predict(split).tolist()) <= set(labels)
+    assert set(baselines.tfidf(split).predict(split).tolist()) <= set(labels)
 
 
 def test_tfidf_reads_both_texts_of_a_pair() -> None:
     split = Split(["same"] * 12, np.array([0, 1] * 6), ["good", "bad"] * 6)
-    assert floor.tfidf(split).predict(split).tolist() == [0, 1] * 6
+    assert baselines.tfidf(split).predict(split).tolist() == [0, 1] * 6
 
 
 # The time
@@ -187,7 +189,7 @@ def test_far_too_slow_it_ends_in_time_and_says_so(world: World, tmp_path: Path) 
 def test_with_hardly_any_time_the_floors_answer(world: World, tmp_path: Path) -> None:
     world.opening = 100.0
     made = world.choose(tmp_path / "out", 2)
-    assert made.recommended in (floor.MAJORITY, floor.TFIDF)
+    assert made.recommended in (baselines.MAJORITY, baselines.TFIDF)
     assert made.dropped
 
 
@@ -210,8 +212,8 @@ def test_with_time_several_learning_rates_are_raced_and_the_worse_half_is_out(wo
 def test_a_process_that_is_silent_is_ended_at_its_time(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     run = Run(backbone=gpt2.address, task=toy, method="lora", training={"max_steps": 100_000})
     start = meter.now()
-    with pytest.raises(process.Overrun):
-        process.carry_out(run, tmp_path, "late", lambda progress: None, start + 1.0)
+    with pytest.raises(local.Overrun):
+        local.carry_out(run, tmp_path, "late", lambda progress: None, start + 1.0)
     assert meter.now() - start < 5
     assert not list(tmp_path.rglob("manifest.json"))
 
@@ -233,17 +235,17 @@ def test_it_recommends_in_three_sentences_with_evidence_and_an_adapter(world: Wo
         assert sentence.endswith(".")
         assert ". " not in sentence
     assert Path(made.adapter or "").is_dir()
-    assert [row.name for row in made.rows][:2] == [floor.MAJORITY, floor.TFIDF]
+    assert [row.name for row in made.rows][:2] == [baselines.MAJORITY, baselines.TFIDF]
     assert {row.name for row in made.rows[2:]} == {"full", "lora", "prelayer"}
     assert made.rows[-1].accuracy is None, "only the two best are evaluated on held-out texts"
-    assert choose.Choice.model_validate_json((tmp_path / "out" / choose.FILE).read_text()) == made
+    assert recommend.Choice.model_validate_json((tmp_path / "out" / recommend.FILE).read_text()) == made
 
 
 def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path) -> None:
     world.task = str(write_csv(tmp_path / "easy.csv", [(text, str(label)) for text, label in sentences(400)]))
     world.right = dict.fromkeys(world.right, 0.6)
     made = world.choose(tmp_path / "out")
-    assert made.recommended == floor.TFIDF
+    assert made.recommended == baselines.TFIDF
     assert made.adapter is None
     assert made.recommendation[0].startswith(
         "Use TF-IDF + logistic regression, and no language model: no adapted model beats it"
@@ -261,7 +263,7 @@ def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp
 def test_where_nothing_fits_the_floors_answer(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", memory=GIB)
     assert len(made.dropped) == 3
-    assert made.recommended in (floor.MAJORITY, floor.TFIDF)
+    assert made.recommended in (baselines.MAJORITY, baselines.TFIDF)
     assert not world.tried
 
 
@@ -311,20 +313,20 @@ def test_a_few_texts_that_leak_in_the_whole_do_not_end_it_in_a_part(
 
 
 def test_a_second_round_that_is_lost_undoes_no_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def candidate(run: Run, rate: float, *rest: Any) -> race.Standing:
+    def candidate(run: Run, rate: float, *rest: Any) -> halving.Standing:
         turn = rest[-1]
         lost = turn == 2
-        return race.Standing(run.method, rate, None if lost else 0.8, None if lost else 0.5, 1, turn)
+        return halving.Standing(run.method, rate, None if lost else 0.8, None if lost else 0.5, 1, turn)
 
-    monkeypatch.setattr(race, "_candidate", candidate)
+    monkeypatch.setattr(halving, "_candidate", candidate)
     runs = {name: Run(backbone="b", task="t", method=name) for name in ("full", "lora")}
-    speeds = dict.fromkeys(runs, race.Speed(1, 0.1, 0))
-    found = race.race(runs, speeds, 10, 100, 1_000, lambda run, number: lambda progress: None)
+    speeds = dict.fromkeys(runs, halving.Speed(1, 0.1, 0))
+    found = halving.race(runs, speeds, 10, 100, 1_000, lambda run, number: lambda progress: None)
     assert [(one.accuracy, one.rounds) for one in found] == [(0.8, 1), (0.8, 1)]
 
 
 def test_a_speed_buys_fewer_steps_the_more_texts_are_scored() -> None:
-    speed = race.Speed(opening=10, step=0.5, text=0.1)
+    speed = halving.Speed(opening=10, step=0.5, text=0.1)
     assert speed.steps(115, 0) == 180
     assert speed.steps(115, 100) == 160
     assert speed.steps(5, 0) < 0

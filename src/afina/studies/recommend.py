@@ -1,7 +1,7 @@
 """Choose: which way of adapting to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`afina.floor`), what fits in memory (`afina.plan`), what a step costs here, the race on a
-validation cut (`afina.race`), then the two best on as much of the training split as there is time for, and one
+In order: the floors (`afina.studies.baselines`), what fits in memory (`afina.studies.cost`), what a step costs here, the race on a
+validation cut (`afina.studies.halving`), then the two best on as much of the training split as there is time for, and one
 evaluation of all on the same held-out texts. What the race saw chooses who is trained; the held-out texts only say how
 good that is.
 """
@@ -18,20 +18,22 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from afina import atomic, floor, meter, process, record
-from afina.choice import FILE, Choice, Row, recommend, sentences
+from afina import atomic, meter
 from afina.data.task import Task
 from afina.errors import AfinaError, Busy, InvalidData, NotFound
-from afina.floor import Floor
 from afina.methods import METHODS
-from afina.process import Overrun
-from afina.race import EPOCHS, Speed, Standing, measure, race
-from afina.record import Record
 from afina.report.rows import READABLE
 from afina.report.tables import size
-from afina.run import Data, Run, Training
 from afina.stats import metrics
 from afina.stats.comparison import compare
+from afina.studies import baselines, record
+from afina.studies.baselines import Floor
+from afina.studies.executors import local
+from afina.studies.executors.local import Overrun
+from afina.studies.halving import EPOCHS, Speed, Standing, measure, race
+from afina.studies.recommendation import FILE, Choice, Row, recommend, sentences
+from afina.studies.record import Record
+from afina.studies.run import Data, Run, Training
 
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""
@@ -133,7 +135,7 @@ class _Choosing:
     def choose(self) -> Choice:
         self.hearing.says("fitting what needs no language model")
         whole = self.whole
-        floors = [floor.majority(whole.train), floor.tfidf(whole.train)]
+        floors = [baselines.majority(whole.train), baselines.tfidf(whole.train)]
         names = self._that_fit()
         cut = min(VALIDATION, MOST_VALIDATION / min(len(whole.train), AT_FIRST))
         runs = {name: self._run(name, train_examples=AT_FIRST, validation=cut) for name in names}
@@ -154,13 +156,13 @@ class _Choosing:
         return self._answer(floors, held_out.labels, [f.predict(held_out) for f in floors], standings, records)
 
     def _that_fit(self) -> list[str]:
-        from afina import plan  # it loads torch
+        from afina.studies import cost  # it loads torch
 
         free = [size for size in (meter.memory_available(), meter.machine_memory()) if size is not None]
         limit = self.memory if self.memory is not None else min(free, default=None)
         practical = [kind() for kind in METHODS.values() if kind.practical]
         fitting = []
-        for one in plan.forecast(
+        for one in cost.forecast(
             self.backbone,
             practical,
             task=self.whole.address,
@@ -227,7 +229,7 @@ class _Choosing:
         run = self._run(one.method, rate=one.rate, steps=steps, train_examples=used, evaluation_examples=held)
         self.hearing.says(f"training {one.method} on {used:,} of {examples:,} texts")
         try:
-            return process.carry_out(run, self.out, "choose", self.hearing.progress, self.hard)
+            return local.carry_out(run, self.out, "choose", self.hearing.progress, self.hard)
         except Overrun:
             self.dropped[one.method] = "its last training took longer than there was time for"
             return None
@@ -250,14 +252,14 @@ class _Choosing:
         whole = self.whole
         right = {name: (np.array(made.predicted) == gold)[None] for name, made in records.items()}
         by_floor = {f.name: (p == gold)[None] for f, p in zip(floors, floor_predictions, strict=True)}
-        compared = compare({READABLE.get(n, n): r for n, r in (right | by_floor).items() if n != floor.MAJORITY})
+        compared = compare({READABLE.get(n, n): r for n, r in (right | by_floor).items() if n != baselines.MAJORITY})
         recommended = recommend(list(right), right, by_floor, compared)
         rows = [
             Row(
                 name=f.name,
                 accuracy=metrics.accuracy(gold, p),
                 f1=metrics.f1(gold, p, len(whole.label_names)),
-                examples=min(len(whole.train), floor.MOST),
+                examples=min(len(whole.train), baselines.MOST),
                 remark=f.setting,
             )
             for f, p in zip(floors, floor_predictions, strict=True)

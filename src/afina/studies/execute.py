@@ -26,9 +26,9 @@ from afina.methods.method import Method
 from afina.models.adapter import Adapter, Manifest
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, is_head
-from afina.record import Environment, Memory, Record, Seconds
 from afina.seeds import derive
 from afina.stats import metrics
+from afina.studies.record import Environment, Memory, Record, Seconds
 from afina.training import checkpoint
 from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
@@ -36,7 +36,7 @@ from afina.training.loop import Recipe, batch_loss, make_optimizer, seed_dropout
 from afina.training.mixed_precision import Working
 
 if TYPE_CHECKING:
-    from afina.run import Run
+    from afina.studies.run import Run
 
 DEFAULT_LENGTH = 512
 CURVE_POINTS = 400

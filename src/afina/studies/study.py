@@ -1,7 +1,7 @@
 """Study: many runs, described by one TOML file or preset; skips those already recorded.
 
-Starts without torch: each run is a process of its own (`afina.process`). Where the study has a [tune] section, each
-method's settings are chosen first (`afina.tune`).
+Starts without torch: each run is a process of its own (`afina.studies.executors.local`). Where the study has a [tune] section, each
+method's settings are chosen first (`afina.studies.tuning`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from afina import atomic, process, record, report, tune, tuned
+from afina import atomic, report
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, UnknownName
 from afina.events import Progress
 from afina.methods import METHODS, make
-from afina.record import Frozen, Record
 from afina.report import Evaluated, Failure, Report, Table
-from afina.run import Data, Run, Training
-from afina.source import explain, override, presets, read
-from afina.tune import Hearing, Space, Tune
-from afina.tuned import Candidate, Tuned
+from afina.studies import record, trials, tuning
+from afina.studies.executors import local
+from afina.studies.record import Frozen, Record
+from afina.studies.run import Data, Run, Training
+from afina.studies.study_file import explain, override, presets, read
+from afina.studies.trials import Candidate, Tuned
+from afina.studies.tuning import Hearing, Space, Tune
 
 __all__ = ["Outcome", "Study", "Watcher", "override", "presets"]
 
@@ -66,7 +68,7 @@ class Outcome:
             ) from None
         by_key = {entry.key: entry for entry in records}
         chosen = tuple(by_key[run.key] for run in study.runs() if run.key in by_key)
-        return cls(study.name, out, chosen, (), command, tuned.read(out) if study.tune else ())
+        return cls(study.name, out, chosen, (), command, trials.read(out) if study.tune else ())
 
     @property
     def report_path(self) -> Path:
@@ -276,7 +278,7 @@ class Study(Frozen):
                 outcome = self._run_all(out, watcher, command)
         except Timeout:
             raise Busy(f"--out {out}: another study is writing there. Wait for it, or name another --out.") from None
-        kept = (out / tuned.FILE).exists() or any((out / "checkpoints").glob("*.safetensors"))
+        kept = (out / trials.FILE).exists() or any((out / "checkpoints").glob("*.safetensors"))
         if fresh and not outcome.records and not kept:
             shutil.rmtree(out)  # nothing came of it, and it was not there before
         return outcome
@@ -320,11 +322,11 @@ class Study(Frozen):
 
         def keep(so_far: Tuned) -> None:
             found[so_far.name] = so_far
-            tuned.write(out, found.values())
+            trials.write(out, found.values())
 
         for run, space in self.spaces().values():
             try:
-                keep(tune.tune(run, space, self.tune, out, hearing, keep))
+                keep(tuning.tune(run, space, self.tune, out, hearing, keep))
             except AfinaError as error:
                 watcher.failed(run, str(error))
                 failed.append(Failure(run.title, run.method, run.seed, str(error)))
@@ -334,4 +336,4 @@ class Study(Frozen):
 
 
 def _carry_out(run: Run, out: Path, study: str, watcher: Watcher) -> Record:
-    return process.carry_out(run, out, study, partial(watcher.progress, run))
+    return local.carry_out(run, out, study, partial(watcher.progress, run))

@@ -15,14 +15,16 @@ from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
 def presets() -> list[str]:
     """Names of the shipped studies."""
     return sorted(
-        entry.name.removesuffix(".toml") for entry in files("afina.presets").iterdir() if entry.name.endswith(".toml")
+        entry.name.removesuffix(".toml")
+        for entry in files("afina.studies.presets").iterdir()
+        if entry.name.endswith(".toml")
     )
 
 
 def read(source: str) -> tuple[dict[str, Any], str]:
     """What a preset or a TOML file says, and how messages call it. Raises NotFound, InvalidStudy, UnknownName."""
     if source in presets():
-        return tomllib.loads((files("afina.presets") / f"{source}.toml").read_text()), f"preset {source}"
+        return tomllib.loads((files("afina.studies.presets") / f"{source}.toml").read_text()), f"preset {source}"
     path = Path(source)
     if path.is_file():
         try:

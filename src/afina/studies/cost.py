@@ -1,7 +1,7 @@
 """Plan: what each method will cost, before anything is trained.
 
 Memory and sizes from the backbone's configuration alone (`afina.training.dry_run`); time from a few real
-steps (`afina.calibrate`) where a task is given and the weights are there.
+steps (`afina.studies.throughput`) where a task is given and the weights are there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import torch
 
 from afina import device as devices
 from afina import meter
-from afina.calibrate import seconds_per_token
 from afina.data.batch import Packed, pack
 from afina.data.loader import TOKEN_BUDGET, Limits, Loader, by_length
 from afina.data.task import Split, Task
 from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy, UnknownName
-from afina.execute import DEFAULT_LENGTH
-from afina.forecast import Forecast, Terms
 from afina.methods import METHODS
 from afina.methods.method import Method
 from afina.models.backbone import Backbone, skeleton
-from afina.run import Training
+from afina.studies.execute import DEFAULT_LENGTH
+from afina.studies.forecast import Forecast, Terms
+from afina.studies.run import Training
+from afina.studies.throughput import seconds_per_token
 from afina.training.dry_run import rehearse
 
 DTYPES = ("auto", "float32", "bfloat16")

@@ -15,14 +15,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from afina import METHODS, Backbone, Task, meter
 from afina.data.batch import pack
 from afina.errors import InvalidStudy, NotFound, UnknownName
-from afina.forecast import Forecast, parse_size
 from afina.meter import now
 from afina.methods import make
 from afina.models.adapter import read_manifest
-from afina.plan import forecast
-from afina.record import read
 from afina.report import forecast_table
-from afina.study import RECORDS
+from afina.studies.cost import forecast
+from afina.studies.forecast import Forecast, parse_size
+from afina.studies.record import read
+from afina.studies.study import RECORDS
 from afina.training.dry_run import Alive
 from afina.training.loop import batch_loss
 from afina.training.mixed_precision import Working
@@ -201,7 +201,7 @@ def test_time_is_known_with_a_task_and_weights_and_unknown_without(gpt2: Backbon
 def test_time_is_the_measured_pace_times_the_tokens_of_all_epochs(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.plan.seconds_per_token", lambda *_: 0.5)
+    monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: 0.5)
     tokens = sum(len(gpt2.tokenizer(text)["input_ids"]) for text in Task.load(toy).train.texts)
     one = only(forecast(gpt2.address, [make("lora")], task=toy, epochs=3))
     assert one.train_seconds == 0.5 * 3 * tokens
@@ -211,7 +211,7 @@ def test_nothing_is_trained_that_this_machine_cannot_hold(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("afina.meter.machine_memory", lambda: 2**20)
-    monkeypatch.setattr("afina.plan.seconds_per_token", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: pytest.fail("it was trained"))
     one = only(forecast(gpt2.address, [make("lora")], task=toy, memory=GIB))
     assert one.train_seconds is None
     assert one.fits

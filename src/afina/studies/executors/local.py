@@ -1,4 +1,4 @@
-"""A run in a process of its own (`afina.worker`): starting it, hearing it, ending it. Starts without torch.
+"""A run in a process of its own (`worker.py`): starting it, hearing it, ending it. Starts without torch.
 
 So that its peak memory is its own, a crash takes nothing else with it, and it ends when whoever asked for it does.
 """
@@ -18,8 +18,8 @@ from typing import Any
 from afina import meter
 from afina.errors import RunFailed
 from afina.events import Listener, Progress, Score
-from afina.record import Record
-from afina.run import Run
+from afina.studies.record import Record
+from afina.studies.run import Run
 
 
 class Overrun(Exception):
@@ -38,7 +38,7 @@ class Worker:
     def __enter__(self) -> Worker:
         with _ctrl_c_later():
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "afina.worker"],
+                [sys.executable, "-m", "afina.studies.executors.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -124,7 +124,7 @@ def try_out(
 
     Raises RunFailed; Overrun at `until` by `meter.now()`.
 
-    shares, limit  as in `afina.candidate.try_out`
+    shares, limit  as in `afina.studies.trial.try_out`
     """
     with Worker(run, until, shares=shares, limit=limit) as worker:
         for message in worker.messages(listen):

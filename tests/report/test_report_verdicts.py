@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from afina.record import Record, Seconds
 from afina.report import Report
 from afina.report.claims import Claim, claims
 from afina.report.disagree import Evaluated, disagreement_table, disagreements
 from afina.report.terminal import findings
 from afina.report.verdicts import verdict_table, verdicts
+from afina.studies.record import Record, Seconds
 from records import environment, memory, record
 
 TEXTS = 400

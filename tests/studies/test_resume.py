@@ -20,8 +20,8 @@ import pytest
 from safetensors import safe_open
 
 from afina import Backbone, Study
-from afina.record import Record
-from afina.study import Outcome
+from afina.studies.record import Record
+from afina.studies.study import Outcome
 from command import PROGRAM, Command, left_behind
 
 STEPS = 400
@@ -91,7 +91,9 @@ def account(out: Path) -> dict[str, Any]:
 
 def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
     return [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "afina.worker" in child.cmdline()
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "afina.studies.executors.worker" in child.cmdline()
     ]
 
 

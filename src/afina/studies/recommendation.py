@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from afina import floor
-from afina.record import Frozen, Record
 from afina.report.rows import READABLE
 from afina.report.tables import NOTHING, Column, Table, count, size
 from afina.stats.comparison import Comparison
+from afina.studies import baselines
+from afina.studies.record import Frozen, Record
 
 FILE = "choice.json"
 
@@ -85,7 +85,7 @@ def recommend(
     compared: Sequence[Comparison],
 ) -> str:
     """The race's winner, or the other where that is surely better on held-out texts; a floor that neither beats."""
-    best_floor = max(floors, key=lambda name: (floors[name].mean(), name == floor.TFIDF))
+    best_floor = max(floors, key=lambda name: (floors[name].mean(), name == baselines.TFIDF))
     if not order:
         return best_floor
     chosen = order[0]
@@ -107,7 +107,7 @@ def sentences(
     """Which and why; what it costs; how sure that is and what would settle it. `chosen` is None for a floor."""
     by_name = {row.name: row for row in rows}
     trained = [row for row in rows if row.adapter]
-    tfidf = by_name[floor.TFIDF]
+    tfidf = by_name[baselines.TFIDF]
     if chosen is None:
         simple = by_name[recommended]
         if trained:
@@ -116,7 +116,7 @@ def sentences(
                 f"no adapted model beats it: it has accuracy {simple.accuracy:.4f} on {texts:,} held-out texts, "
                 f"the best of them, {READABLE.get(best.name, best.name)}, {best.accuracy:.4f}"
             )
-            sure = _sure([one for one in compared if one.second == floor.TFIDF])
+            sure = _sure([one for one in compared if one.second == baselines.TFIDF])
             settle = f"{sure}; with more minutes or more texts an adapted model may do better"
         else:
             why = (
@@ -142,7 +142,7 @@ def sentences(
     mine = [one for one in compared if title in (one.first, one.second)]
     return (
         f"Use {title}: {why}, and has accuracy {chosen.accuracy:.4f} on {texts:,} held-out texts"
-        f"{beside}, {floor.TFIDF} {tfidf.accuracy:.4f}.",
+        f"{beside}, {baselines.TFIDF} {tfidf.accuracy:.4f}.",
         f"It trains {chosen.trainable:,} parameters, {100 * chosen.trainable / chosen.total:.3g} % of the model, and "
         f"took {chosen.seconds.train:,.0f} s of training on {chosen.train_examples:,} texts{memory}.",
         f"{_sure(mine)}.",

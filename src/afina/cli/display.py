@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from afina import meter
 from afina.events import Progress
-from afina.record import Record
 from afina.report.rows import in_words
-from afina.run import Run
-from afina.study import Watcher
-from afina.tuned import Candidate
+from afina.studies.record import Record
+from afina.studies.run import Run
+from afina.studies.study import Watcher
+from afina.studies.trials import Candidate
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from afina import record as records_file
 from afina.errors import InvalidData
+from afina.studies import record as records_file
 from records import every_method, record
 
 

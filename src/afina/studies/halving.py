@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from afina import meter, process
+from afina import meter
 from afina.errors import RunFailed
 from afina.events import Listener, Score
 from afina.methods import METHODS
-from afina.process import Overrun
-from afina.run import Run
+from afina.studies.executors import local
+from afina.studies.executors.local import Overrun
+from afina.studies.run import Run
 
 PACE = 4
 """Steps that measure what a step costs."""
@@ -73,7 +74,7 @@ class Standing:
 def measure(run: Run, listen: Listener, until: float) -> Speed:
     """Take a few steps and score once. Raises RunFailed, Overrun."""
     began = meter.now()
-    score = process.try_out(run, (1.0,), PACE, lambda score: False, listen, until)
+    score = local.try_out(run, (1.0,), PACE, lambda score: False, listen, until)
     whole = meter.now() - began
     if score.accuracy is None:
         raise RunFailed(f"run {run.title}: the loss is not a number from the first steps on.")
@@ -128,7 +129,7 @@ def _candidate(
     began = meter.now()
     lost = Standing(run.method, rate, None, None, 0, turn)
     try:
-        score: Score = process.try_out(
+        score: Score = local.try_out(
             this, (1.0,), None, lambda score: False, listen, began + max(2 * seconds, seconds + 5)
         )
     except (Overrun, RunFailed):
