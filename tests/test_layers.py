@@ -19,53 +19,29 @@ import pytest
 import afina as package
 from records import every_method
 
-LAYERS = (
-    # names and numbers; nothing of afina
-    "data estimates models models.kernels methods inference training studies studies.executors cli errors digest atomic models.families models.shapes events seeds allocator stats.intervals stats.random_effects",
-    # one idea each: a file, a table, a clock, a device, a row of tokens
-    "data.task data.batch studies.record stats.metrics meter assets hub device tensorfile models.kernels.dropout"
-    " models.kernels.layout models.kernels.linear stats.comparison estimates studies.forecast studies.trials studies.study_file",
-    # data and models
-    "data.readers.* data.tokenize data.token_cache"
-    " models.kernels.attention models.kernels.fast_paths training.activation_checkpointing training.mixed_precision models.backbone models.adapter environment training.checkpoint studies.presets",
-    # what reads both; what reads records
-    "data.loader models.classifier studies.baselines report.*",
-    # every difference between methods
-    "methods.method methods.*",
-    # procedure
-    "training.loop inference.predictor",
-    # what training will hold
-    "training.dry_run",
-    # an intention carried out, an models.adapter used, parameters counted
-    "studies.run studies.execute studies.trial studies.throughput inference.evaluation methods.parameters",
-    # the studies.executors.local of a studies.run; choosing settings; many runs; what each methods.method will cost
-    "studies.executors.worker studies.executors.local studies.tuning studies.study studies.cost",
-    # the recommendation
-    "studies.halving studies.recommendation studies.recommend",
-    # for people
-    "cli.display",
-    "cli",
-    "__main__",
-)
-"""A module may import modules of its own line and of the lines above it, and nothing that imports it."""
+PACKAGES = ["ground", "data", "stats", "models", "methods", "inference", "training", "studies", "report", "cli"]
+"""The house: a package imports those before it. The ground is the modules that stand beside the packages."""
 
-FRONT_DOORS = {("data.task", "data.readers")}
-"""Imports upwards, inside a function: `Task.load` is how the library opens a task, and `tasks` builds Tasks."""
+STRANGERS = {"data": "stats", "stats": "data"}
+"""Packages that stand side by side."""
+
+DOORS = {"__init__", "__main__"}
+"""Modules of no package: the names of the library, and `python -m afina`."""
 
 OWNERS = {
-    "transformers": "data.tokenize models.backbone models.kernels.attention models.kernels.linear",
+    "transformers": "data.tokenize data.token_cache models.backbone models.kernels.attention models.kernels.linear",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub data.readers.sst2",
     "datasets": "data.readers.*",
     "pyarrow": "data.readers.*",
     "sklearn": "stats.metrics studies.baselines",
-    "scipy": "stats.intervals stats.random_effects stats.comparison report.claims",
+    "scipy": "stats.intervals stats.random_effects stats.comparison report.paper.claims",
     "matplotlib": "report.plots report.drawing report.svg",
-    "jinja2": "report.page",
+    "jinja2": "report.writers.html",
     "time": "meter",
-    "typer": "cli",
-    "rich": "cli cli.display report.terminal",
+    "typer": "cli.*",
+    "rich": "cli.* report.writers.terminal",
     "optuna": "studies.tuning",
 }
 """A foreign library, and the modules that may import it."""
@@ -86,8 +62,9 @@ def _is(module: str, patterns: str) -> bool:
     return False
 
 
-def _line(module: str) -> int:
-    return next(number for number, names in enumerate(LAYERS) if _is(module, names))
+def _package(module: str) -> str:
+    head, inside, _ = module.partition(".")
+    return head if inside or head in PACKAGES else "ground"
 
 
 @cache
@@ -95,18 +72,9 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those that only a type checker sees."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
-        yield node
-        yield from _nodes(node)
-
-
 def _imports(module: str) -> Iterator[str]:
     """Full names of what a module imports; of `from a import b`, both `a` and `a.b`."""
-    for node in _nodes(_tree(module)):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -118,7 +86,7 @@ def _imports(module: str) -> Iterator[str]:
 def _own_imports(module: str) -> set[str]:
     """Modules of afina that a module imports. `from package import submodule` is an import of the submodule alone."""
     found = set()
-    for node in _nodes(_tree(module)):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -127,20 +95,24 @@ def _own_imports(module: str) -> set[str]:
             found |= submodules | ({str(node.module)} if names - submodules else set())
     inside = {name.removeprefix("afina.") for name in found if name.startswith("afina.")}
     assert inside <= MODULES.keys(), f"{module} imports {sorted(inside - MODULES.keys())}, which is not there"
-    return {name for name in inside if (module, name) not in FRONT_DOORS}
+    return inside
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"__init__"}))
-def test_a_module_imports_only_its_own_line_and_the_lines_above(module: str) -> None:
-    assert any(_is(module, names) for names in LAYERS), f"{module} stands on no line of LAYERS"
-    below = {name for name in _own_imports(module) if _line(name) > _line(module)}
-    assert not below, f"{module} (line {_line(module)}) imports {sorted(below)} from further down"
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - DOORS))
+def test_a_package_imports_only_those_before_it(module: str) -> None:
+    mine = _package(module)
+    assert mine in PACKAGES, f"{module} is in no package of PACKAGES"
+    seen = {name: _package(name) for name in _own_imports(module)}
+    later = {name for name, package in seen.items() if PACKAGES.index(package) > PACKAGES.index(mine)}
+    assert not later, f"{module} (package {mine}) imports {sorted(later)} from further down"
+    assert STRANGERS.get(mine) not in seen.values(), f"{module} imports {STRANGERS[mine]}"
 
 
-def test_every_name_of_the_table_is_a_module_and_stands_there_once() -> None:
-    names = [name for line in LAYERS for name in line.split()]
-    assert len(set(names)) == len(names)
-    assert {name.removesuffix(".*") for name in names} <= MODULES.keys()
+def test_every_package_is_there_and_says_what_it_holds_and_what_it_does_not_know() -> None:
+    for name in PACKAGES[1:]:
+        assert name in MODULES
+        said = ast.get_docstring(_tree(name)) or ""
+        assert "know" in said.lower(), f"{name}/__init__.py: {said!r}"
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -148,26 +120,6 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         list(TopologicalSorter({module: _own_imports(module) for module in MODULES}).static_order())
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
-
-
-def test_the_front_doors_are_imports_inside_a_function() -> None:
-    for module, target in FRONT_DOORS:
-        at_the_top = {
-            f"{node.module}.{alias.name}"
-            for node in _tree(module).body
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-        }
-        assert f"afina.{target}" in set(_imports(module)) - at_the_top
-
-
-def test_runs_and_serving_never_import_each_other() -> None:
-    serving = {module for module in MODULES if _is(module, "engine server.*")}
-    for module in MODULES:
-        if _is(module, "studies.run execute study worker"):
-            assert not _own_imports(module) & serving
-        if module in serving:
-            assert not any(_is(name, "studies.run execute study worker") for name in _own_imports(module))
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -181,10 +133,10 @@ def test_only_the_command_line_prints() -> None:
     printing = {
         module
         for module in MODULES
-        for node in _nodes(_tree(module))
+        for node in ast.walk(_tree(module))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
-    assert printing == {"cli"}
+    assert {_package(module) for module in printing} == {"cli"}
 
 
 def test_only_the_meter_reads_memory_counters() -> None:
@@ -193,7 +145,7 @@ def test_only_the_meter_reads_memory_counters() -> None:
     reading = {
         module
         for module in MODULES
-        for node in _nodes(_tree(module))
+        for node in ast.walk(_tree(module))
         if isinstance(node, ast.Attribute) and node.attr in counters
     }
     assert reading == {"meter"}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from afina.report import Failure, Table, markdown, study_tables, summary
-from afina.report.markdown import table as grid
-from afina.report.paper import FIGURES, FOOTNOTES, departures
+from afina.report.paper.published import FIGURES, FOOTNOTES, departures
+from afina.report.report import Failure, Table, markdown, study_tables, summary
 from afina.report.rows import READABLE
-from afina.report.terminal import rendered
+from afina.report.writers.markdown import table as grid
+from afina.report.writers.terminal import rendered
 from afina.studies.record import Record
 from records import GPT2_TOTAL, environment, every_method, memory, record
 
@@ -45,7 +45,7 @@ def paper_study(**changes: object) -> list[Record]:
 
 def test_importing_the_report_imports_no_torch_transformers_or_peft() -> None:
     code = (
-        "import sys, afina.report, afina.report.terminal\n"
+        "import sys, afina.report.report, afina.report.writers.terminal\n"
         "print([name for name in ('torch', 'transformers', 'peft', 'rich', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

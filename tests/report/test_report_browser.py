@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import browser
-from afina.report import Evaluated, Report
+from afina.report.report import Evaluated, Report
 from browser import Browser
 from records import every_method, record
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from afina.report import Evaluated, Report, svg
+from afina.report import svg
 from afina.report.plots import front
+from afina.report.report import Evaluated, Report
 from records import every_method, record
 
 HOSTILE = "<script>alert(1)</script>"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from afina.report import Report
-from afina.report.claims import Claim, claims
-from afina.report.disagree import Evaluated, disagreement_table, disagreements
-from afina.report.terminal import findings
+from afina.report.disagreements import Evaluated, disagreement_table, disagreements
+from afina.report.paper.claims import Claim, claims
+from afina.report.report import Report
 from afina.report.verdicts import verdict_table, verdicts
+from afina.report.writers.terminal import findings
 from afina.studies.record import Record, Seconds
 from records import environment, memory, record
 

@@ -18,7 +18,7 @@ from afina.errors import InvalidStudy, NotFound, UnknownName
 from afina.meter import now
 from afina.methods import make
 from afina.models.adapter import read_manifest
-from afina.report import forecast_table
+from afina.report.report import forecast_table
 from afina.studies.cost import forecast
 from afina.studies.forecast import Forecast, parse_size
 from afina.studies.record import read

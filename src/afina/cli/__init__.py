@@ -21,7 +21,7 @@ from afina.errors import AfinaError, InvalidData
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from afina.report import Table
+    from afina.report.report import Table
     from afina.studies.study import Outcome, Study
 
 app = typer.Typer(
@@ -286,7 +286,7 @@ def plan(
     Memory comes from the backbone's configuration alone: no weights, and no network for gpt2.
     """
     from afina.methods import make
-    from afina.report import forecast_table
+    from afina.report.report import forecast_table
     from afina.studies.cost import forecast
     from afina.studies.forecast import parse_size
 
@@ -383,7 +383,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         print(json.dumps(outcome.summary(), ensure_ascii=False))
         return
-    from afina.report.terminal import findings
+    from afina.report.writers.terminal import findings
 
     _print(*outcome.tables())
     _print(*outcome.findings(), show=findings)
@@ -397,7 +397,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
 def _print(*tables: Table, show: Callable[[Table, int], object] | None = None) -> None:
     from rich.console import Console
 
-    from afina.report.terminal import rendered
+    from afina.report.writers.terminal import rendered
 
     console = Console()
     if not console.is_terminal:

@@ -1,7 +1,7 @@
 """Choose: which way of adapting to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`afina.studies.baselines`), what fits in memory (`afina.studies.cost`), what a step costs here, the race on a
-validation cut (`afina.studies.halving`), then the two best on as much of the training split as there is time for, and one
+In order: the floors (`baselines.py`), what fits in memory (`cost.py`), what a step costs here, the race on a
+validation cut (`halving.py`), then the two best on as much of the training split as there is time for, and one
 evaluation of all on the same held-out texts. What the race saw chooses who is trained; the held-out texts only say how
 good that is.
 """

@@ -1,7 +1,7 @@
 """Study: many runs, described by one TOML file or preset; skips those already recorded.
 
-Starts without torch: each run is a process of its own (`afina.studies.executors.local`). Where the study has a [tune] section, each
-method's settings are chosen first (`afina.studies.tuning`).
+Starts without torch: each run is a process of its own. Where the study has a [tune] section, each method's
+settings are chosen first (`tuning.py`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from afina import atomic, report
+from afina import atomic
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, UnknownName
 from afina.events import Progress
 from afina.methods import METHODS, make
-from afina.report import Evaluated, Failure, Report, Table
+from afina.report import report
+from afina.report.report import Evaluated, Failure, Report, Table
 from afina.studies import record, trials, tuning
 from afina.studies.executors import local
 from afina.studies.record import Frozen, Record

@@ -2,7 +2,7 @@
 
 The budget is a number of optimiser steps. Candidates that do badly are stopped early by one of Optuna's pruners, and
 what that saves pays for more candidates, so every method takes exactly as many steps as the others. Candidates are
-processes of their own (`afina.studies.executors.local`); what has been tried is kept in `tuning.db`, so that a killed study goes on.
+processes of their own; what has been tried is kept in `tuning.db`, so that a killed study goes on.
 The held-out split is in no candidate's reach: see `Data.validation`. Starts without torch and without optuna.
 """
 

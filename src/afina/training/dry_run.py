@@ -56,7 +56,7 @@ def rehearse(
 ) -> Rehearsed:
     """What a run of `method` on the CPU takes if its largest batches are `training` and `evaluation`.
 
-    Follows `afina.studies.execute`: train in `dtype`, measure, go back to float32, evaluate. Only the batches' sizes count.
+    Follows a run: train in `dtype`, measure, go back to float32, evaluate. Only the batches' sizes count.
     """
     training_layout, evaluation_layout = (
         Layout(packed.bounds).made() for packed in (training, evaluation)

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.report import claims, verdicts
-from afina.report.claims import Claim
+from afina.report import verdicts
+from afina.report.paper import claims
+from afina.report.paper.claims import Claim
 from afina.report.verdicts import Verdicts
 from afina.studies.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned

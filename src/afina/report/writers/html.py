@@ -1,6 +1,6 @@
 """Content -> `report.html`: one file that needs nothing else, to be read on a phone, a screen or paper.
 
-Knows HTML by way of `page.html.j2`; what is said comes from `content`. Whatever stands in a record or a text is
+Knows HTML by way of `report.html.j2`; what is said comes from `content`. Whatever stands in a record or a text is
 escaped by jinja2; only the plots, which matplotlib wrote, are markup.
 """
 
@@ -15,8 +15,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from afina.report import svg
-from afina.report.content import Block, Section
 from afina.report.drawing import Plot
+from afina.report.sections import Block, Section
 
 
 def page(study: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
@@ -28,7 +28,7 @@ def page(study: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
 def _template() -> Template:
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters |= {"inline": _inline, "kind": _kind, "anchor": _anchor, "markup": Markup, "runs": _runs}
-    return made.from_string((files("afina.report") / "page.html.j2").read_text(encoding="utf-8"))
+    return made.from_string((files("afina.report.writers") / "report.html.j2").read_text(encoding="utf-8"))
 
 
 def _inline(text: str) -> Markup:

@@ -9,8 +9,8 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from afina.report.content import Block, Code, Notes, Prose, Section, Subheading
 from afina.report.drawing import Plot
+from afina.report.sections import Block, Code, Notes, Prose, Section, Subheading
 from afina.report.tables import Table
 
 WIDTH = 100

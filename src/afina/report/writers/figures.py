@@ -11,9 +11,9 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from afina.report import claims as tested
 from afina.report import verdicts as pairs
-from afina.report.claims import Claim
+from afina.report.paper import claims as tested
+from afina.report.paper.claims import Claim
 from afina.report.rows import rows
 from afina.report.tables import f1_interval_of, interval_of
 from afina.report.verdicts import Verdicts

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from afina.report.drawing import Plot
-from afina.report.outcome import Failure
 from afina.report.rows import Row, differing, groups, in_words, labels, rows, training, value_in_words
 from afina.report.tables import NOTHING, Column, Table
+from afina.report.writers.summary import Failure
 from afina.studies.record import Environment, Record
 
 

@@ -1,0 +1,1 @@
+"""Sections and tables, written down: HTML, Markdown, the terminal, csv and json. Knows no record."""
