@@ -25,7 +25,7 @@ import tables
 from afina import Backbone, meter
 from afina.data.loader import Limits
 from afina.data.tokenize import encode
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.training.activation_checkpointing import recompute
 from arms import AfinaArm, build
 from sample import Batch

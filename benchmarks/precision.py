@@ -20,7 +20,7 @@ from afina.data.tokenize import encode
 from afina.inference import predictor
 from afina.stats.comparison import compare
 from afina.studies.record import Record
-from afina.studies.run import Data, Training
+from afina.studies.spec import Data, Training
 from afina.training.mixed_precision import Working
 
 BACKBONE, TASK = "embedded", "snippets:movies"

@@ -21,7 +21,7 @@ from afina.data.tokenize import Encoded, encode
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.studies.record import Record
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.loop import Recipe, make_optimizer, train
 from afina.training.mixed_precision import Working

@@ -1,21 +1,26 @@
-"""Named tensors and a few strings in one safetensors file. The only owner of that library."""
+"""Named tensors and a few strings in one safetensors file. The only owner of that library. Starts without torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError as SafetensorError
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from afina.errors import CorruptAdapter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.atomic`."""
+    from safetensors.torch import save_file
+
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.touch()
     mode = path.stat().st_mode
@@ -38,8 +43,28 @@ def size(tensors: Mapping[str, Tensor]) -> int:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file. Raises CorruptAdapter when it is cut short or not such a file."""
+    return _read(path, "pt")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """`write` for numpy arrays, without torch."""
+    from safetensors.numpy import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    path.chmod(mode)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, without torch. Raises CorruptAdapter when it is cut short or not such a file."""
+    arrays: dict[str, np.ndarray] = _read(path, "np")[0]
+    return arrays
+
+
+def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
     except FileNotFoundError:
         raise CorruptAdapter(f"{path}: the file is missing. Copy the adapter again, or train it again.") from None

@@ -14,13 +14,13 @@ def test_sequences_lie_end_to_end_with_positions_that_restart() -> None:
     assert packed.tokens.tolist() == [5, 6, 7, 8, 9, 5]
     assert packed.positions.tolist() == [0, 1, 2, 0, 0, 1]
     assert packed.bounds.tolist() == [0, 3, 4, 6]
-    assert packed.labels.tolist() == [1, 0, 2]
+    assert packed.targets.tolist() == [1, 0, 2]
     assert len(packed) == 3
 
 
 def test_tensors_have_the_types_that_the_contract_names() -> None:
     packed = pack([np.array([5, 6], dtype=np.int32)], np.array([1], dtype=np.int8))
-    types = (packed.tokens.dtype, packed.positions.dtype, packed.bounds.dtype, packed.labels.dtype)
+    types = (packed.tokens.dtype, packed.positions.dtype, packed.bounds.dtype, packed.targets.dtype)
     assert types == (torch.int64, torch.int64, torch.int32, torch.int64)
 
 

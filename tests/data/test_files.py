@@ -9,8 +9,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from afina.data import readers
-from afina.data.task import Split, Task
+from afina.data.split import Split
+from afina.data.task import Task
 from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "sst2"
@@ -38,7 +38,7 @@ def labelled(task: Task, split: Split) -> list[tuple[str, str]]:
 def message(address: Path | str, kind: type[AfinaError] = InvalidData, **options: Any) -> str:
     """The message of the error that loading raises; one or two lines."""
     with pytest.raises(kind) as caught:
-        readers.load(str(address), **options)
+        Task.load(str(address), **options)
     assert str(caught.value).count("\n") <= 1
     return str(caught.value)
 
@@ -47,7 +47,7 @@ def message(address: Path | str, kind: type[AfinaError] = InvalidData, **options
 
 
 def test_a_directory_is_a_train_and_a_dev_file(directory: Path) -> None:
-    task = readers.load(str(directory))
+    task = Task.load(str(directory))
     assert task.address == str(directory)
     assert task.label_names == ("bad", "good")
     assert labelled(task, task.train) == ROWS
@@ -66,7 +66,7 @@ def test_the_task_class_loads_the_same(directory: Path) -> None:
 @pytest.mark.parametrize("stem", ["dev", "validation", "valid", "val"])
 def test_the_evaluation_file_has_one_of_four_names(directory: Path, stem: str) -> None:
     (directory / "dev.csv").rename(directory / f"{stem}.CSV")
-    assert len(readers.load(str(directory)).evaluation) == 2
+    assert len(Task.load(str(directory)).evaluation) == 2
 
 
 def _jsonl(path: Path) -> None:
@@ -92,39 +92,39 @@ def _tsv(path: Path) -> None:
     ],
 )
 def test_every_format_gives_the_same_split_as_csv(directory: Path, name: str, write: Callable[[Path], None]) -> None:
-    expected = readers.load(str(directory)).train.digest
+    expected = Task.load(str(directory)).train.digest
     (directory / "train.csv").unlink()
     write(directory / name)
-    assert readers.load(str(directory)).train.digest == expected
+    assert Task.load(str(directory)).train.digest == expected
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_data(directory: Path) -> None:
-    expected = readers.load(str(directory)).train.digest
+    expected = Task.load(str(directory)).train.digest
     data = (directory / "train.csv").read_bytes().replace(b"\n", b"\r\n")
     (directory / "train.csv").write_bytes(b"\xef\xbb\xbf" + data)
-    assert readers.load(str(directory)).train.digest == expected
+    assert Task.load(str(directory)).train.digest == expected
     (directory / "train.csv").unlink()
     (directory / "train.tsv").write_bytes(b"\xef\xbb\xbf" + data.replace(b",", b"\t"))
-    assert readers.load(str(directory)).train.digest == expected
+    assert Task.load(str(directory)).train.digest == expected
 
 
 def test_quoted_csv_fields_hold_commas_quotes_and_newlines(directory: Path) -> None:
     text = 'text,label\n"warm, ""very"" warm\nand long",good\n\ncold,bad\n'
     (directory / "train.csv").write_text(text, encoding="utf-8")
-    assert list(readers.load(str(directory)).train.texts) == ['warm, "very" warm\nand long', "cold"]
+    assert list(Task.load(str(directory)).train.texts) == ['warm, "very" warm\nand long', "cold"]
 
 
 def test_a_tsv_has_no_quoting_and_keeps_spaces(directory: Path) -> None:
     (directory / "train.csv").unlink()
     (directory / "train.tsv").write_text('text\tlabel\n"half a quote \tgood\nit\'s "x" \tbad\n', encoding="utf-8")
-    assert list(readers.load(str(directory)).train.texts) == ['"half a quote ', 'it\'s "x" ']
+    assert list(Task.load(str(directory)).train.texts) == ['"half a quote ', 'it\'s "x" ']
 
 
 def test_a_json_text_may_hold_a_line_separator(directory: Path) -> None:
     (directory / "train.csv").unlink()
     lines = '{"text": "one\u2028two", "label": "good"}\n{"text": "three", "label": "bad"}'
     (directory / "train.jsonl").write_text(lines, encoding="utf-8")
-    assert list(readers.load(str(directory)).train.texts) == ["one\u2028two", "three"]
+    assert list(Task.load(str(directory)).train.texts) == ["one\u2028two", "three"]
 
 
 # Which columns
@@ -140,7 +140,7 @@ def test_the_usual_columns_are_found_by_name_in_any_case(tmp_path: Path, header:
     for stem in ("train", "dev"):
         lines = [cells.format(f"{stem} {text}", label) for text, label in ROWS]
         (tmp_path / f"{stem}.csv").write_text("\n".join([header, *lines]), encoding="utf-8")
-    task = readers.load(str(tmp_path))
+    task = Task.load(str(tmp_path))
     assert labelled(task, task.train) == [(f"train {text}", label) for text, label in ROWS]
 
 
@@ -151,7 +151,7 @@ def test_named_columns_win_over_the_usual_ones(directory: Path) -> None:
             [(f"{name} {i}", "x", f"body {name} {i}", "yn"[i]) for i in range(2)],
             "text,label,b,stars",
         )
-    task = readers.load(str(directory), text="b", label="stars")
+    task = Task.load(str(directory), text="b", label="stars")
     assert labelled(task, task.train) == [("body train.csv 0", "y"), ("body train.csv 1", "n")]
 
 
@@ -162,11 +162,11 @@ def test_named_columns_win_over_the_usual_ones(directory: Path) -> None:
 def test_the_pairs_of_glue_are_read_as_pairs(tmp_path: Path, header: str) -> None:
     for stem in ("train", "dev"):
         write_csv(tmp_path / f"{stem}.csv", [(f"{stem} one", "two", "yes"), (f"{stem} three", "four", "no")], header)
-    task = readers.load(str(tmp_path))
+    task = Task.load(str(tmp_path))
     assert list(task.train.texts) == ["train one", "train three"]
     assert task.train.pairs == ["two", "four"]
     assert task.evaluation.pairs == ["two", "four"]
-    alone = readers.load(str(tmp_path), text=header.split(",")[0])
+    alone = Task.load(str(tmp_path), text=header.split(",")[0])
     assert alone.train.pairs is None
 
 
@@ -177,8 +177,8 @@ def test_any_column_can_be_named_as_the_pair(tmp_path: Path) -> None:
             [(f"{stem} one", "two", "yes"), (f"{stem} three", "four", "no")],
             "text,context,label",
         )
-    assert readers.load(str(tmp_path)).train.pairs is None
-    assert readers.load(str(tmp_path), text_pair="context").train.pairs == ["two", "four"]
+    assert Task.load(str(tmp_path)).train.pairs is None
+    assert Task.load(str(tmp_path), text_pair="context").train.pairs == ["two", "four"]
 
 
 def test_a_missing_text_column_is_told_with_what_was_found_and_which_option_to_give(directory: Path) -> None:
@@ -214,7 +214,7 @@ def test_the_evaluation_file_must_have_the_columns_of_the_training_file(director
 def load_labels(directory: Path, values: list[str], **options: Any) -> Task:
     for stem in ("train", "dev"):
         write_csv(directory / f"{stem}.csv", [(f"{stem} text {i}", value) for i, value in enumerate(values)])
-    return readers.load(str(directory), **options)
+    return Task.load(str(directory), **options)
 
 
 @pytest.mark.parametrize(
@@ -263,10 +263,10 @@ def test_labels_given_by_the_user_set_the_order_or_name_the_integers(
 def test_glue_sst2_files_in_a_directory_have_the_names_that_glue_gives(tmp_path: Path) -> None:
     for stem in ("train", "dev"):
         (tmp_path / f"{stem}.tsv").write_text(f"sentence\tlabel\n{stem} fine \t1\n{stem} dull \t0\n", encoding="utf-8")
-    task = readers.load(str(tmp_path))
+    task = Task.load(str(tmp_path))
     assert labelled(task, task.train) == [("train fine ", "positive"), ("train dull ", "negative")]
     assert task.label_names == ("negative", "positive")
-    assert readers.load(str(tmp_path), labels=("minus", "plus")).label_names == ("minus", "plus")
+    assert Task.load(str(tmp_path), labels=("minus", "plus")).label_names == ("minus", "plus")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_glue_sst2_files_in_a_directory_have_the_names_that_glue_gives(tmp_path:
 def test_other_files_with_zeros_and_ones_keep_them_as_names(tmp_path: Path, name: str, text: str) -> None:
     for stem in ("train", "dev"):
         (tmp_path / f"{stem}.{name}").write_text(text.format(stem), encoding="utf-8")
-    assert readers.load(str(tmp_path)).label_names == ("0", "1")
+    assert Task.load(str(tmp_path)).label_names == ("0", "1")
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_json_labels_may_be_truth_values_numbers_or_strings(
         (directory / f"{stem}.csv").unlink()
         lines = [f'{{"text": "{stem} {i}", "label": {value}}}' for i, value in enumerate(values.split())]
         (directory / f"{stem}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    task = readers.load(str(directory))
+    task = Task.load(str(directory))
     assert task.label_names == names
     assert sorted(task.train.labels.tolist()) == [0, 1]
 
@@ -452,8 +452,8 @@ def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_p
 
 def test_one_file_is_divided_by_a_hash_of_the_text_and_not_by_its_order(tmp_path: Path) -> None:
     rows = [(f"text {i}", "yn"[i % 2]) for i in range(200)]
-    task = readers.load(str(write_csv(tmp_path / "one.csv", rows)))
-    again = readers.load(str(write_csv(tmp_path / "two.csv", rows[::-1])))
+    task = Task.load(str(write_csv(tmp_path / "one.csv", rows)))
+    again = Task.load(str(write_csv(tmp_path / "two.csv", rows[::-1])))
     assert 140 < len(task.train) < 180
     assert len(task.train) + len(task.evaluation) == 200
     assert set(task.evaluation.texts) == set(again.evaluation.texts)
@@ -462,7 +462,7 @@ def test_one_file_is_divided_by_a_hash_of_the_text_and_not_by_its_order(tmp_path
 
 def test_duplicates_in_one_file_never_leak(tmp_path: Path) -> None:
     rows = [(f"{'Text' if i < 100 else 'TEXT'} {i % 100}", "yn"[i % 2]) for i in range(200)]
-    task = readers.load(str(write_csv(tmp_path / "one.csv", rows)))
+    task = Task.load(str(write_csv(tmp_path / "one.csv", rows)))
     assert task.leaked == 0
     assert len(task.evaluation) > 10
 
@@ -475,14 +475,14 @@ def test_one_file_too_small_to_divide_is_refused(tmp_path: Path) -> None:
 def test_leakage_between_two_files_is_refused_and_can_be_allowed(directory: Path) -> None:
     write_csv(directory / "dev.csv", [("A warm film!", "good"), ("new", "bad")])
     assert "1 of 2 evaluation texts also occur in the training split" in message(directory, Leakage)
-    assert readers.load(str(directory), allow_leakage=True).leaked == 1
+    assert Task.load(str(directory), allow_leakage=True).leaked == 1
 
 
 def test_limits_apply_to_each_split_and_before_leakage_is_counted(tmp_path: Path) -> None:
     rows = [(f"text {i}", "yn"[i % 2]) for i in range(100)]
     write_csv(tmp_path / "train.csv", rows)
     write_csv(tmp_path / "dev.csv", [(f"other {i}", "y") for i in range(50)] + rows[:1])
-    task = readers.load(str(tmp_path), train_examples=20, evaluation_examples=10, allow_leakage=True)
+    task = Task.load(str(tmp_path), train_examples=20, evaluation_examples=10, allow_leakage=True)
     assert (len(task.train), len(task.evaluation)) == (20, 10)
     assert "--train-examples 0: expected at least 1." in message(tmp_path, train_examples=0, allow_leakage=True)
     assert "--evaluation-examples -3: expected" in message(tmp_path, evaluation_examples=-3, allow_leakage=True)
@@ -519,7 +519,7 @@ def test_a_task_with_known_columns_takes_no_column_names() -> None:
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="SST-2 is not in ../shared/data")
 def test_sst2_as_glue_distributes_it() -> None:
-    task = readers.load(str(SHARED))
+    task = Task.load(str(SHARED))
     assert (len(task.train), len(task.evaluation)) == (67_349, 872)
     assert task.label_names == ("negative", "positive")
     assert task.leaked == 2
@@ -529,7 +529,7 @@ def test_sst2_as_glue_distributes_it() -> None:
         ("unflinchingly bleak and desperate ", "negative"),
     ]
     assert int(task.evaluation.labels.sum()) == 444
-    few = readers.load(str(SHARED), train_examples=500, evaluation_examples=100)
+    few = Task.load(str(SHARED), train_examples=500, evaluation_examples=100)
     assert (len(few.train), len(few.evaluation)) == (500, 100)
     assert re.fullmatch("sha256:[0-9a-f]{64}", few.train.digest)
     assert few.train.digest != task.train.digest

@@ -42,7 +42,7 @@ def test_steps_per_epoch_count_a_smaller_last_batch(size: int, steps: int) -> No
 
 def test_sequences_keep_their_tokens_and_their_labels() -> None:
     for packed in loader().batches(0, 6):
-        for sequence, label in zip(unpack(packed), packed.labels.tolist(), strict=True):
+        for sequence, label in zip(unpack(packed), packed.targets.tolist(), strict=True):
             index = int(sequence[0])
             assert sequence.tolist() == [index] * LENGTHS[index]
             assert label == index % 3
@@ -98,7 +98,7 @@ def test_parts_hold_every_sequence_once_with_its_label_within_the_budget(tokens:
         assert [LENGTHS[index] for index in order] == sorted(LENGTHS)
         for part in parts:
             assert len(part.tokens) <= tokens or len(part) == 1
-            assert part.labels.tolist() == [index % 3 for index in examples(part)]
+            assert part.targets.tolist() == [index % 3 for index in examples(part)]
         for part, after in pairwise(parts):  # as few parts as that order allows
             assert len(part.tokens) + LENGTHS[examples(after)[0]] > tokens
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from afina import assets
-from afina.data import readers
 from afina.data.readers import snippets
 from afina.data.readers.rows import splits
-from afina.data.task import count_leaked, normalised
+from afina.data.split import normalised
+from afina.data.task import Task, count_leaked
 from afina.errors import NotFound, UnknownName
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "sst2"
@@ -37,17 +37,17 @@ def test_clearly_rated_snippets_are_kept_and_named_by_their_sign(invented: Path)
 
 
 def test_a_task_has_both_labels_in_the_usual_order_or_the_one_given(invented: Path) -> None:
-    task = readers.load("snippets:movies")
+    task = Task.load("snippets:movies")
     assert task.label_names == ("negative", "positive")
     assert len(task.train) + len(task.evaluation) == 101
-    turned = readers.load("snippets:movies", labels=("positive", "negative"))
+    turned = Task.load("snippets:movies", labels=("positive", "negative"))
     assert turned.label_names == ("positive", "negative")
     assert (turned.train.labels == 1 - task.train.labels).all()
 
 
 def test_an_unknown_domain_names_the_nearest_one() -> None:
     with pytest.raises(UnknownName, match=r"unknown task 'snippets:movie'\. Did you mean 'snippets:movies'\?"):
-        readers.load("snippets:movie")
+        Task.load("snippets:movie")
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,11 @@ def real() -> None:
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize(
     ("domain", "sizes"),
-    # What readers.load gave when the hash was chosen: other sizes would move users' examples between their splits.
+    # What Task.load gave when the hash was chosen: other sizes would move users' examples between their splits.
     [("movies", (7999, 2073)), ("tweets", (2764, 668)), ("products", (2353, 632)), ("editorials", (2358, 612))],
 )
 def test_the_real_snippets_are_divided_for_good_without_leakage(domain: str, sizes: tuple[int, int]) -> None:
-    task = readers.load(f"snippets:{domain}")
+    task = Task.load(f"snippets:{domain}")
     assert (len(task.train), len(task.evaluation)) == sizes
     assert task.label_names == ("negative", "positive")
     assert task.leaked == 0

@@ -9,7 +9,6 @@ import datasets
 import huggingface_hub
 import pytest
 
-from afina.data import readers
 from afina.errors import NotFound
 
 
@@ -39,7 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 
 def test_sst2_is_the_training_and_the_validation_split_with_the_names_of_glue(hub: list[tuple[str, ...]]) -> None:
-    task = readers.load("sst2")
+    task = Task.load("sst2")
     assert hub == [("nyu-mll/glue", "sst2")]
     assert task.label_names == ("negative", "positive")
     assert list(task.train.texts) == ["fine ", "dull ", "so so "]
@@ -50,13 +49,13 @@ def test_sst2_is_the_training_and_the_validation_split_with_the_names_of_glue(hu
 def test_sst2_has_the_digests_of_the_same_data_in_a_directory(hub: list[tuple[str, ...]], tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("sentence\tlabel\nfine \t1\ndull \t0\nso so \t0\n", encoding="utf-8")
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nwarm \t1\ncold \t0\nnew \t0\n", encoding="utf-8")
-    there, here = readers.load("sst2"), readers.load(str(tmp_path))
+    there, here = Task.load("sst2"), Task.load(str(tmp_path))
     assert (here.train.digest, here.evaluation.digest) == (there.train.digest, there.evaluation.digest)
     assert here.label_names == there.label_names
 
 
 def test_labels_set_the_order_and_limits_the_number(hub: list[tuple[str, ...]]) -> None:
-    task = readers.load("sst2", labels=("positive", "negative"), evaluation_examples=2)
+    task = Task.load("sst2", labels=("positive", "negative"), evaluation_examples=2)
     assert task.label_names == ("positive", "negative")
     assert task.train.labels.tolist() == [0, 1, 1]
     assert len(task.evaluation) == 2
@@ -90,10 +89,10 @@ def test_a_hub_that_fails_while_loading_is_told_the_same(
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(NotFound, match=rf"cannot be reached and no copy is cached \({type(error).__name__}\)"):
-        readers.load("sst2")
+        Task.load("sst2")
 
 
 def test_other_tasks_do_not_import_datasets() -> None:
     heavy = "{'datasets', 'torch', 'huggingface_hub', 'pyarrow'}"
-    check = f"import sys, afina.data.readers; sys.exit(bool({heavy} & set(sys.modules)))"
+    check = f"import sys, afina.data.task; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from afina.data.readers.rows import Rows, divide, first, rank
-from afina.data.task import Example, Split, check_leakage, count_leaked, key, normalised
+from afina.data.split import Example, Split, key, normalised
+from afina.data.task import check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
 
 

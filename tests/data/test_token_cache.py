@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from afina import Backbone, Run
-from afina.data.task import Split, Task
+from afina.data.split import Split
+from afina.data.task import Task
 from afina.data.token_cache import EncodedTask, encode_split
 from afina.data.tokenize import Encoded, encode, pieces
 from afina.errors import InvalidData
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.training.loop import train
 from fakes import LONG, TEXTS
 

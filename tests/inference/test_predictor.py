@@ -17,7 +17,7 @@ from afina.events import Progress
 from afina.inference.evaluation import evaluate, predict_texts, read_texts
 from afina.inference.predictor import PROBE, logits, of_texts, probabilities, probe
 from afina.models.classifier import Classifier
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv
 
 TOLERANCE = 1e-5

@@ -20,7 +20,7 @@ from afina import METHODS, Backbone, Run
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
 from afina.inference.predictor import PROBE, open_adapter
 from afina.models.adapter import MANIFEST, Adapter, Manifest, read_manifest
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.tensorfile import read
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from afina import Backbone, Task, meter
-from afina.data.task import Split
+from afina.data.split import Split
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, Score
 from afina.methods.method import Method

@@ -21,7 +21,8 @@ from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, 
 from afina.events import Progress
 from afina.studies import record, study
 from afina.studies.record import Record
-from afina.studies.run import Run, Training
+from afina.studies.run import Run
+from afina.studies.spec import Training
 from afina.studies.study import Outcome, Watcher
 from command import carry_out_here
 from records import record as made_up

@@ -19,7 +19,8 @@ from afina.events import Progress, Score
 from afina.inference import predictor
 from afina.studies import trial, trials, tuning
 from afina.studies.executors import local
-from afina.studies.run import Data, Run, Training
+from afina.studies.run import Run
+from afina.studies.spec import Data, Training
 from afina.studies.study import Outcome, Watcher
 from afina.studies.trials import Candidate, Tuned
 from command import PROGRAM, Command, carry_out_here

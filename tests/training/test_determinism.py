@@ -20,7 +20,7 @@ from afina.events import Progress
 from afina.methods import make
 from afina.models.adapter import Adapter
 from afina.studies.execute import checkpoint_path, execute
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.training import checkpoint
 from afina.training.checkpoint import Account
 from fakes import Backbones, Fit, Runs, encoded, opened, sentences

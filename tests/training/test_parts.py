@@ -17,7 +17,7 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from afina.studies.record import Record
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.training.activation_checkpointing import recompute
 from afina.training.loop import make_optimizer
 from afina.training.mixed_precision import Working

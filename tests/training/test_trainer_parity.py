@@ -23,7 +23,7 @@ from afina.events import Progress
 from afina.methods.method import Method
 from afina.models.classifier import Classifier, decays
 from afina.models.families import FAMILIES
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.training.loop import Recipe, make_optimizer, train
 from fakes import BATCH, Backbones, Fit, encoded, opened, reference, sentences
 

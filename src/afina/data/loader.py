@@ -49,8 +49,8 @@ class Limits:
         cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
         if len(cut) == 1:
             return [packed]
-        sequences, labels = [sequence.numpy() for sequence in unpack(packed)], packed.labels.numpy()
-        return [pack([sequences[index] for index in chosen], labels[chosen]) for chosen in cut]
+        sequences, targets = [sequence.numpy() for sequence in unpack(packed)], packed.targets.numpy()
+        return [pack([sequences[index] for index in chosen], targets[chosen]) for chosen in cut]
 
 
 @dataclass(frozen=True, eq=False)

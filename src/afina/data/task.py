@@ -1,88 +1,42 @@
-"""Task: a named classification problem. Knows texts and labels; not files, tokens or models.
+"""Task: a named classification problem, by address. Knows which address is whose; not how each is read.
 
-The readers that build one from an address are in `afina.data.readers`.
+Knows texts and labels; not tokens or models.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
+from pathlib import Path
 
-import numpy as np
-
-from afina import digest
-from afina.errors import InvalidData, Leakage
+from afina import assets
+from afina.data.readers import files, rows, snippets, sst2
+from afina.data.readers.table import READERS
+from afina.data.split import Split, key
+from afina.errors import InvalidData, Leakage, NotFound, UnknownName
 
 LEAKAGE_LIMIT = 0.01
 """Share of evaluation texts that may occur in the training split."""
 
-# `\w` is str.isalnum() and the underscore.
-_NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
+TASKS: dict[str, Callable[[Sequence[str] | None], tuple[tuple[str, ...], Split, Split]]] = {
+    "sst2": sst2.load,
+    **{f"snippets:{domain}": partial(snippets.load, domain) for domain in snippets.DOMAINS},
+}
+"""The named tasks: from the order of labels, or None, to label names, training and evaluation split."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One labelled text, or pair of texts."""
-
-    text: str
-    label: int
-    text_pair: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Texts and their integer labels, in a fixed order.
-
-    texts   N strings
-    labels  int64 [N], indices into the task's label names
-    pairs   N strings, or None where an example is a single text
-    """
-
-    texts: Sequence[str]
-    labels: np.ndarray
-    pairs: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
-        if len(sizes) != 1:
-            raise InvalidData(f"a split's texts, labels and pairs differ in number: {sorted(sizes)}")
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, index: int) -> Example:
-        pair = None if self.pairs is None else self.pairs[index]
-        return Example(self.texts[index], int(self.labels[index]), pair)
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
-    def take(self, indices: Sequence[int] | np.ndarray) -> Split:
-        """The examples at `indices`, in that order."""
-        pairs = None if self.pairs is None else [self.pairs[i] for i in indices]
-        return Split([self.texts[i] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)], pairs)
-
-    @cached_property
-    def digest(self) -> str:
-        """Digest of texts, pairs and labels, in order."""
-        pairs = self.pairs if self.pairs is not None else []
-        return digest.of_json(
-            [
-                digest.of_strings(self.texts),
-                digest.of_strings(pairs),
-                digest.of_bytes(self.labels.astype("<i8").tobytes()),
-            ]
-        )
+def is_at_hand(address: str) -> bool:
+    """Whether the task can be read without any network: a file, a directory, or snippets that were fetched before."""
+    return address not in TASKS or (address.startswith("snippets:") and assets.is_cached("snippets"))
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """A classification problem with a training and an evaluation split.
 
-    address      how the user named it, see DESIGN: `sst2`, `snippets:movies`, `my.csv`
+    address      how the user named it, such as `sst2`, `snippets:movies`, `my.csv`
     label_names  name of each integer label; index 1 is the positive class in binary F1
     leaked       evaluation texts that also occur in the training split (normalised)
     """
@@ -94,24 +48,54 @@ class Task:
     leaked: int = 0
 
     @classmethod
-    def load(cls, address: str, **options: object) -> Task:
-        """Read the task at `address`; options are those of `afina.data.readers.load`."""
-        from afina.data import readers
+    def load(
+        cls,
+        address: str,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        label: str | None = None,
+        labels: Sequence[str] | None = None,
+        train_examples: int | None = None,
+        evaluation_examples: int | None = None,
+        validation: float | None = None,
+        allow_leakage: bool = False,
+    ) -> Task:
+        """The task at `address`: a name in TASKS, a directory, or a file.
 
-        return readers.load(address, **options)  # type: ignore[arg-type]
+        text, text_pair, label  columns of a file; the usual names are found without (`columns.TEXT`, ...)
+        labels                  the labels in their order, as they stand in the data, or a name for each of 0..n-1
+        train_examples, evaluation_examples
+                                at most so many, chosen by a hash of the normalised text, in original order
+        validation              share of the training split, as used, that is cut from it and stands in for the
+                                evaluation split, which is then in no part of the task: what chooses a setting cannot
+                                see it
+        allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
 
-
-def normalised(text: str) -> str:
-    """Casefolded Unicode letters and digits of `text`; the form in which texts count as the same."""
-    return _NEITHER_LETTER_NOR_DIGIT.sub("", unicodedata.normalize("NFKC", text).casefold())
-
-
-def key(example: Example) -> str:
-    """What makes an example the same as another, its label aside; "" where it has no letter and no digit."""
-    if example.text_pair is None:
-        return normalised(example.text)
-    first, second = normalised(example.text), normalised(example.text_pair)
-    return f"{first}\x1f{second}" if first or second else ""
+        Raises UnknownName, NotFound, InvalidData or Leakage.
+        """
+        if address in TASKS:
+            given = {"text": text, "text_pair": text_pair, "label": label}
+            named = [option for option, value in given.items() if value]
+            if named:
+                raise InvalidData(
+                    f"task {address}: its columns are known, so {named[0]} cannot be chosen. Leave it out."
+                )
+            label_names, train, evaluation = TASKS[address](labels)
+        else:
+            label_names, train, evaluation = files.load(_path(address), text, text_pair, label, labels)
+        train = rows.first(train, train_examples, "--train-examples")
+        evaluation = rows.first(evaluation, evaluation_examples, "--evaluation-examples")
+        if validation is not None:
+            train, evaluation = rows.cut(train, validation)
+        if len(set(train.labels.tolist())) < 2:
+            raise InvalidData(
+                f"task {address}: all {len(train)} training examples are labelled {label_names[train.labels[0]]!r}. "
+                "Expected at least two different labels; give more examples."
+            )
+        return cls(
+            address, label_names, train, evaluation, check_leakage(address, train, evaluation, allow=allow_leakage)
+        )
 
 
 def count_leaked(train: Split, evaluation: Split) -> int:
@@ -129,3 +113,15 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
             f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass --allow-leakage to go on."
         )
     return leaked
+
+
+def _path(address: str) -> Path:
+    path = Path(address).expanduser()
+    if os.path.exists(path):  # Path.exists raises on names that are too long.
+        return path
+    if "/" in address or os.sep in address or path.suffix:
+        raise NotFound(
+            f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), "
+            f"a directory with train.* and dev.* files, or one of {', '.join(sorted(TASKS))}."
+        )
+    raise UnknownName("task", address, [*TASKS, "path/to/directory", "path/to/file.csv"])

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import numpy as np
 
 from afina import assets, atomic, digest
-from afina.data.task import Split, Task
+from afina.data.split import Split
+from afina.data.task import Task
 from afina.data.tokenize import Encoded, encode, pieces
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from afina.methods.full import Full
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.prelayer import PreLayer, PreLayer46080
+from afina.schema import Problem
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (Baseline, Full, Lora, PreLayer, PreLayer46080)}
 """In the order of the paper's tables."""
@@ -40,7 +41,5 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     except InvalidStudy as error:
         raise InvalidStudy(f"{place}{error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidStudy(
-            f"{place}{name}.{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg'].lower()}."
-        ) from None
+        problem = Problem.of(error)
+        raise InvalidStudy(f"{place}{name}.{problem.field} = {problem.found!r}: {problem.message}.") from None

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from afina import atomic, digest
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.families import HEAD
-from afina.studies.record import Frozen
+from afina.schema import Frozen, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,10 +152,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        problem = Problem.of(error)
         raise CorruptAdapter(
-            f"{path / MANIFEST}: field {'.'.join(map(str, first['loc']))}: {first['msg']}. "
-            "Copy the adapter again, or train it again."
+            f"{path / MANIFEST}: field {problem.field}: {problem.message}. Copy the adapter again, or train it again."
         ) from None
     if manifest.digest != stated:
         raise CorruptAdapter(

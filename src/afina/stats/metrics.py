@@ -1,4 +1,4 @@
-"""Accuracy, F1, confusion: pure functions of integer arrays, by scikit-learn."""
+"""Accuracy, F1, probabilities, log loss: pure functions of arrays, by scikit-learn and scipy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(gold == predicted))
 
 
-def loss(gold: np.ndarray, logits: np.ndarray) -> float:
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis."""
+    from scipy.special import softmax
+
+    result: np.ndarray = softmax(logits, axis=-1)
+    return result
+
+
+def log_loss(gold: np.ndarray, logits: np.ndarray) -> float:
     """Mean cross-entropy in nats; labels int [N], logits [N, classes]."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(gold)), gold]))
+    from scipy.special import log_softmax
+
+    return float(-np.mean(log_softmax(logits, axis=1)[np.arange(len(gold)), gold]))
 
 
 def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:

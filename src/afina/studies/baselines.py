@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.data.task import Split
+from afina.data.split import Split
 from afina.seeds import derive
 
 MAJORITY, TFIDF = "majority class", "TF-IDF + logistic regression"

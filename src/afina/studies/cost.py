@@ -20,7 +20,8 @@ from afina import device as devices
 from afina import meter
 from afina.data.batch import Packed, pack
 from afina.data.loader import TOKEN_BUDGET, Limits, Loader, by_length
-from afina.data.task import Split, Task
+from afina.data.split import Split
+from afina.data.task import Task
 from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import METHODS
@@ -28,7 +29,7 @@ from afina.methods.method import Method
 from afina.models.backbone import Backbone, skeleton
 from afina.studies.execute import DEFAULT_LENGTH
 from afina.studies.forecast import Forecast, Terms
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.studies.throughput import seconds_per_token
 from afina.training.dry_run import rehearse
 

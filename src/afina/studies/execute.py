@@ -26,9 +26,10 @@ from afina.methods.method import Method
 from afina.models.adapter import Adapter, Manifest
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, is_head
+from afina.models.objective import Classes
 from afina.seeds import derive
-from afina.stats import metrics
 from afina.studies.record import Environment, Memory, Record, Seconds
+from afina.studies.result import Predictions
 from afina.training import checkpoint
 from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
@@ -36,7 +37,7 @@ from afina.training.loop import Recipe, batch_loss, make_optimizer, seed_dropout
 from afina.training.mixed_precision import Working
 
 if TYPE_CHECKING:
-    from afina.studies.run import Run
+    from afina.studies.spec import RunSpec
 
 DEFAULT_LENGTH = 512
 CURVE_POINTS = 400
@@ -72,7 +73,7 @@ class Prepared:
         self.classifier.to(device)
 
 
-def execute(run: Run, out: Path, *, study: str = "", listen: Listener = ignore) -> Record:
+def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = ignore) -> Record:
     """Carry `run` out on this machine; its adapter appears at `out/adapters/<label>`, its checkpoint under `out`.
 
     Raises an AfinaError whose message begins with the run's name.
@@ -86,7 +87,7 @@ def execute(run: Run, out: Path, *, study: str = "", listen: Listener = ignore) 
         raise
 
 
-def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
+def _execute(run: RunSpec, out: Path, study: str, listen: Listener) -> Record:
     device = devices.choose()
     dtype = devices.precision(run.training.dtype, device)
     meter = Meter(device)
@@ -117,12 +118,9 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         raise Diverged(
             f"the last step left weights that give no numbers. Lower the learning rate ({trained.learning_rate:g})."
         )
-    predicted = logits.argmax(axis=1)
-    gold = task.evaluation.labels
-    scores = {
-        "accuracy": metrics.accuracy(gold, predicted),
-        "f1": metrics.f1(gold, predicted, len(task.label_names)),
-    }
+    asked = Classes(task.label_names)
+    predictions = Predictions(logits, task.evaluation.labels)
+    scores = asked.metrics(predictions.outputs, predictions.targets)
 
     listen(Progress("save"))
     with meter.phase("save"):
@@ -133,6 +131,8 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         adapter = _adapter(run, prepared, task, resolved, scores)
         where = Path("adapters") / run.label
         adapter.save(out / where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
+        predicted = Path("predictions") / f"{run.label}.safetensors"
+        predictions_digest = predictions.write(out / predicted)
 
     body = sum(size for size, of_head in counted if not of_head)
     head = sum(size for size, of_head in counted if of_head)
@@ -141,16 +141,18 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
         study=study,
         name=run.title,
         method=run.method,
+        title=method.title,
         seed=run.seed,
         backbone=run.backbone,
         task=run.task,
         label_names=task.label_names,
         hyperparameters=method.hyperparameters,
         training=resolved,
-        accuracy=scores["accuracy"],
-        f1=scores["f1"],
+        kind=asked.kind,
+        metric=asked.metric,
+        metrics=scores,
         train_examples=len(task.train),
-        examples=len(gold),
+        examples=len(task.evaluation),
         trainable=body + head,
         body=body,
         head=head,
@@ -171,8 +173,8 @@ def _execute(run: Run, out: Path, study: str, listen: Listener) -> Record:
             reserved_peak=meter.reserved_peak,
         ),
         losses=_curve(account.losses),
-        gold=tuple(gold.tolist()),
-        predicted=tuple(predicted.tolist()),
+        predictions=predicted.as_posix(),
+        predictions_digest=predictions_digest,
         adapter=where.as_posix(),
         digest=adapter.digest,
         environment=Environment(
@@ -198,7 +200,7 @@ class Trained:
 
 
 def _train(
-    run: Run,
+    run: RunSpec,
     prepared: Prepared,
     train_digest: str,
     parameters: Mapping[str, Parameter],
@@ -242,7 +244,7 @@ def _train(
     return Trained(account, kept, recipe.learning_rate, activations, tokens, allocated_end)
 
 
-def recipe_of(run: Run, method: Method, loader: Loader) -> Recipe:
+def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
     """How `run` trains, on the batches of `loader`."""
     setting = run.training
     return Recipe(
@@ -256,12 +258,12 @@ def recipe_of(run: Run, method: Method, loader: Loader) -> Recipe:
     )
 
 
-def loader_of(run: Run, split: EncodedSplit) -> Loader:
+def loader_of(run: RunSpec, split: EncodedSplit) -> Loader:
     """The batches of `run`'s steps."""
     return Loader(split.encoded, split.labels, run.training.batch_size * run.training.accumulate, run.seed)
 
 
-def load(run: Run, label_names: tuple[str, ...], device: torch.device) -> Prepared:
+def load(run: RunSpec, label_names: tuple[str, ...], device: torch.device) -> Prepared:
     """Open the backbone under the run's head and attach its method. Raises NotFound, InvalidStudy."""
     backbone = Backbone.load(run.backbone)
     wanted = run.training.max_length
@@ -283,7 +285,7 @@ def load(run: Run, label_names: tuple[str, ...], device: torch.device) -> Prepar
 
 
 def _adapter(
-    run: Run, prepared: Prepared, task: EncodedTask, training: dict[str, object], scores: dict[str, float]
+    run: RunSpec, prepared: Prepared, task: EncodedTask, training: dict[str, object], scores: dict[str, float]
 ) -> Adapter:
     from afina import digest
 

@@ -33,7 +33,8 @@ from afina.studies.executors.local import Overrun
 from afina.studies.halving import EPOCHS, Speed, Standing, measure, race
 from afina.studies.recommendation import FILE, Choice, Row, recommend, sentences
 from afina.studies.record import Record
-from afina.studies.run import Data, Run, Training
+from afina.studies.run import Run
+from afina.studies.spec import Data, Training
 
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""

@@ -8,9 +8,10 @@ import numpy as np
 
 from afina.report.rows import READABLE
 from afina.report.tables import NOTHING, Column, Table, count, size
+from afina.schema import Frozen
 from afina.stats.comparison import Comparison
 from afina.studies import baselines
-from afina.studies.record import Frozen, Record
+from afina.studies.record import Record
 
 FILE = "choice.json"
 

@@ -10,16 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from afina import atomic
 from afina.errors import InvalidData
-
-
-class Frozen(BaseModel):
-    """Cannot be changed, and has no field that is not declared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from afina.schema import Frozen, Problem
 
 
 class Seconds(Frozen):
@@ -71,7 +66,10 @@ class Record(Frozen):
     train_examples, examples  texts in the training split as used, and in the evaluation split
     truncated        training and evaluation texts longer than the maximum length
     losses           (step, mean loss since the previous entry), at most some hundreds of entries
-    gold, predicted  label index of every evaluation example, in the task's order
+    title            what tables call the method
+    kind, metric     of the task's objective, and its headline metric
+    metrics          by name, the headline first; what each is: docs/figures.md
+    predictions      path of the file of what was predicted, relative to the study's output directory, and its digest
     adapter          path of the adapter, relative to the study's output directory
     digest           the adapter's digest
     """
@@ -80,6 +78,7 @@ class Record(Frozen):
     study: str
     name: str
     method: str
+    title: str
     seed: int
     status: Literal["done"] = "done"
     backbone: str
@@ -87,8 +86,9 @@ class Record(Frozen):
     label_names: tuple[str, ...]
     hyperparameters: dict[str, Any]
     training: dict[str, Any]
-    accuracy: float
-    f1: float
+    kind: str
+    metric: str
+    metrics: dict[str, float]
     train_examples: int
     examples: int
     trainable: int
@@ -103,11 +103,21 @@ class Record(Frozen):
     seconds: Seconds
     memory: Memory
     losses: tuple[tuple[int, float], ...]
-    gold: tuple[int, ...]
-    predicted: tuple[int, ...]
+    predictions: str
+    predictions_digest: str
     adapter: str
     digest: str
     environment: Environment
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.metrics["accuracy"]
+
+    @property
+    def f1(self) -> float:
+        """As docs/figures.md defines it."""
+        return self.metrics["f1"]
 
 
 def read(path: Path) -> list[Record]:
@@ -120,10 +130,10 @@ def read(path: Path) -> list[Record]:
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the line"
+            problem = Problem.of(error)
             raise InvalidData(
-                f"{path}, line {number}: not a record of this version of afina ({field}: {first['msg']}). "
+                f"{path}, line {number}: not a record of this version of afina "
+                f"({problem.field or 'the line'}: {problem.message}). "
                 "Remove that line, or name another --out."
             ) from None
     return records

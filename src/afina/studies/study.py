@@ -23,10 +23,12 @@ from afina.events import Progress
 from afina.methods import METHODS, make
 from afina.report import report
 from afina.report.report import Evaluated, Failure, Report, Table
+from afina.schema import Frozen
 from afina.studies import record, trials, tuning
 from afina.studies.executors import local
-from afina.studies.record import Frozen, Record
-from afina.studies.run import Data, Run, Training
+from afina.studies.record import Record
+from afina.studies.run import Run
+from afina.studies.spec import Data, Training
 from afina.studies.study_file import explain, override, presets, read
 from afina.studies.trials import Candidate, Tuned
 from afina.studies.tuning import Hearing, Space, Tune
@@ -120,13 +122,13 @@ WITHHELD = Evaluated(reason="texts were left out on request")
 
 def _evaluated(out: Path) -> Evaluated:
     """The texts of a study's evaluation split, read again; the reason where that fails or would take a network."""
-    from afina.data import readers
+    from afina.data.task import Task, is_at_hand
 
     study = Study.parse(json.loads((out / STUDY).read_text(encoding="utf-8"))["study"], str(out / STUDY))
-    if not readers.is_at_hand(study.task):
+    if not is_at_hand(study.task):
         return Evaluated(reason="the task is not on this machine, and a report uses no network")
     try:
-        split = readers.load(study.task, **study.data.model_dump()).evaluation
+        split = Task.load(study.task, **study.data.model_dump()).evaluation
     except AfinaError:
         return Evaluated(reason="the task could not be read again")
     pairs = split.pairs

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
+from afina.schema import Problem
 
 
 def presets() -> list[str]:
@@ -56,16 +57,15 @@ def override(content: dict[str, Any], item: str) -> None:
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> AfinaError:
     """What pydantic found wrong, in our words; an unknown key with the nearest known one."""
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
+    problem = Problem.of(error)
+    if problem.kind == "extra_forbidden":
         level: Any = model
-        for part in place[:-1]:
+        *outer, _ = problem.place
+        for part in outer:
             annotation = level.model_fields[part].annotation
             level = next((one for one in get_args(annotation) if one is not type(None)), annotation)
-        known = [".".join([*place[:-1], field]) for field in level.model_fields]
-        return UnknownName("key", ".".join(place), known, where)
-    if first["type"] == "missing":
-        return InvalidStudy(f"{where}: {'.'.join(place)} is missing.")
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return InvalidStudy(f"{where}: {'.'.join(place)} = {first['input']!r}: {message}.")
+        known = [".".join([*outer, field]) for field in level.model_fields]
+        return UnknownName("key", problem.field, known, where)
+    if problem.kind == "missing":
+        return InvalidStudy(f"{where}: {problem.field} is missing.")
+    return InvalidStudy(f"{where}: {problem.field} = {problem.found!r}: {problem.message}.")

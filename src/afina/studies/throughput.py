@@ -11,7 +11,7 @@ from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.seeds import derive
-from afina.studies.run import Training
+from afina.studies.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.loop import Recipe, make_optimizer, train
 from afina.training.mixed_precision import Working

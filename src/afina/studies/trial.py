@@ -21,11 +21,11 @@ from afina.training.loop import make_optimizer, train
 from afina.training.mixed_precision import Working
 
 if TYPE_CHECKING:
-    from afina.studies.run import Run
+    from afina.studies.spec import RunSpec
 
 
 def try_out(
-    run: Run, shares: Sequence[float], *, limit: int | None = None, listen: Listener = ignore
+    run: RunSpec, shares: Sequence[float], *, limit: int | None = None, listen: Listener = ignore
 ) -> Iterator[Score]:
     """Train `run`, and pause for a score on its evaluation split after each of `shares` of its steps.
 
@@ -60,6 +60,6 @@ def try_out(
         if not np.isfinite(logits).all():  # the last step itself spoilt the weights
             yield Score(stop, recipe.steps, len(gold), None, None)
             return
-        right, loss = metrics.accuracy(gold, logits.argmax(axis=1)), metrics.loss(gold, logits)
+        right, loss = metrics.accuracy(gold, logits.argmax(axis=1)), metrics.log_loss(gold, logits)
         spent = account.seconds["train"]
         yield Score(stop, recipe.steps, len(gold), right, loss, spent, meter.seconds["evaluate"])

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from afina import atomic
 from afina.errors import InvalidData
-from afina.studies.record import Frozen
+from afina.schema import Frozen
 
 FILE = "tuning.json"
 

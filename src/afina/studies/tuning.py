@@ -22,9 +22,9 @@ from afina import digest, meter
 from afina.errors import InvalidData, InvalidStudy, RunFailed, UnknownName
 from afina.events import Progress, Score
 from afina.methods import METHODS, make
+from afina.schema import Frozen
 from afina.seeds import derive
 from afina.studies.executors import local
-from afina.studies.record import Frozen
 from afina.studies.run import Run
 from afina.studies.trials import Candidate, Tuned
 

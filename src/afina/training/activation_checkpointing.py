@@ -1,7 +1,7 @@
 """Activation checkpointing: a block keeps its input for the backward pass, and is computed again there.
 
-By torch's own `checkpoint` around each transformer block, whatever its forward is (see `afina.models.kernels`), with the same
-dropout masks: its random state is restored for the second time. Knows no method.
+By torch's own `checkpoint` around each transformer block, whatever its forward is, with the same dropout masks: its
+random state is restored for the second time. Knows no method.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def make_optimizer(
 
 def batch_loss(classifier: Classifier, packed: Packed, layout: Layout | None = None) -> torch.Tensor:
     """Mean cross-entropy of one batch, a float32 scalar."""
-    return cross_entropy(classifier(packed, layout), packed.labels)
+    return cross_entropy(classifier(packed, layout), packed.targets)
 
 
 def take_step(

@@ -11,7 +11,7 @@ from pathlib import Path
 from afina.data.readers import columns, table
 from afina.data.readers.rows import divide, splits
 from afina.data.readers.sst2 import SST2
-from afina.data.task import Split
+from afina.data.split import Split
 from afina.errors import InvalidData, NotFound
 
 EVALUATION = ("dev", "validation", "valid", "val")

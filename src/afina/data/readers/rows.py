@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from afina import digest
-from afina.data.task import Example, Split, key
+from afina.data.split import Example, Split, key
 from afina.errors import InvalidData
 
 TRAIN_SHARE = 0.8

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from afina import assets
 from afina.data.readers.rows import Rows, divide, splits
-from afina.data.task import Split
+from afina.data.split import Split
 
 NEUTRAL = 0.5
 """Texts rated closer to zero than this are left out: people did not agree on a sign."""

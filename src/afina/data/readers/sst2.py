@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afina.data.readers.rows import Rows, splits
-from afina.data.task import Split
+from afina.data.split import Split
 from afina.errors import NotFound
 
 REPOSITORY = "nyu-mll/glue"

@@ -1,0 +1,85 @@
+"""Split: labelled texts in a fixed order, and when two of them count as the same. Knows no file, token or model."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from afina import digest
+from afina.errors import InvalidData
+
+# `\w` is str.isalnum() and the underscore.
+_NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled text, or pair of texts."""
+
+    text: str
+    label: int
+    text_pair: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Texts and their integer labels, in a fixed order.
+
+    texts   N strings
+    labels  int64 [N], indices into the task's label names
+    pairs   N strings, or None where an example is a single text
+    """
+
+    texts: Sequence[str]
+    labels: np.ndarray
+    pairs: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
+        if len(sizes) != 1:
+            raise InvalidData(f"a split's texts, labels and pairs differ in number: {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Example:
+        pair = None if self.pairs is None else self.pairs[index]
+        return Example(self.texts[index], int(self.labels[index]), pair)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Split:
+        """The examples at `indices`, in that order."""
+        pairs = None if self.pairs is None else [self.pairs[i] for i in indices]
+        return Split([self.texts[i] for i in indices], self.labels[np.asarray(indices, dtype=np.int64)], pairs)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of texts, pairs and labels, in order."""
+        pairs = self.pairs if self.pairs is not None else []
+        return digest.of_json(
+            [
+                digest.of_strings(self.texts),
+                digest.of_strings(pairs),
+                digest.of_bytes(self.labels.astype("<i8").tobytes()),
+            ]
+        )
+
+
+def normalised(text: str) -> str:
+    """Casefolded Unicode letters and digits of `text`; the form in which texts count as the same."""
+    return _NEITHER_LETTER_NOR_DIGIT.sub("", unicodedata.normalize("NFKC", text).casefold())
+
+
+def key(example: Example) -> str:
+    """What makes an example the same as another, its label aside; "" where it has no letter and no digit."""
+    if example.text_pair is None:
+        return normalised(example.text)
+    first, second = normalised(example.text), normalised(example.text_pair)
+    return f"{first}\x1f{second}" if first or second else ""

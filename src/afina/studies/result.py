@@ -1,0 +1,74 @@
+"""Result: a record and what the run predicted, which lies in a file beside it. Starts without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from afina import atomic, digest, tensorfile
+from afina.errors import CorruptAdapter, InvalidData
+from afina.models import objective
+from afina.models.objective import Objective
+from afina.studies.record import Record
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a run predicted for every example of the evaluation split, in the task's order.
+
+    outputs  float32 [N, width]
+    targets  [N], as the objective has them
+    """
+
+    outputs: np.ndarray
+    targets: np.ndarray
+
+    def write(self, path: Path) -> str:
+        """Write the file `path`, whole or not at all; its digest."""
+        with atomic.replacing(path) as fresh:
+            tensorfile.write_arrays(fresh, {"outputs": self.outputs.astype(np.float32), "targets": self.targets})
+        return digest.of_file(path)
+
+    @classmethod
+    def read(cls, path: Path, expected: str) -> Predictions:
+        """Of the file with the digest `expected`. Raises InvalidData."""
+        try:
+            if digest.of_file(path) != expected:
+                raise InvalidData(f"{path}: changed since it was recorded. Remove the record, and run the study again.")
+            arrays = tensorfile.read_arrays(path)
+            return cls(arrays["outputs"], arrays["targets"])
+        except (OSError, KeyError, CorruptAdapter):
+            raise InvalidData(
+                f"{path}: missing or damaged. Remove the record that names it, and run the study again."
+            ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One finished run."""
+
+    record: Record
+    predictions: Predictions
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What was asked of each text."""
+        return objective.make(self.record.kind, self.record.label_names)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What was right, [N]."""
+        return self.predictions.targets
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """What was predicted, in the form of targets, [N]."""
+        return self.objective.decode(self.predictions.outputs)
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """How good each answer is, [N]; for labels whether it is right."""
+        return self.objective.score(self.predictions.outputs, self.predictions.targets)

@@ -1,0 +1,100 @@
+"""RunSpec: what a run is asked for. Backbone x task x method x hyperparameters x data x training x seed, hashable.
+
+Knows no way to carry it out. Starts without torch.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field
+
+from afina import digest
+from afina.methods import make
+from afina.schema import Frozen
+
+
+class Data(Frozen):
+    """How to read the task: column names, order of the labels, and how much of it.
+
+    labels  label names, in the order of their indices
+    train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
+    validation  share of the training split that stands in for the evaluation split, which is then not used at all
+    """
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
+    train_examples: int | None = Field(default=None, ge=1)
+    evaluation_examples: int | None = Field(default=None, ge=1)
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    allow_leakage: bool = False
+
+
+class Training(Frozen):
+    """How to train.
+
+    learning_rate   None: the method's own default
+    max_length      tokens; longer texts are truncated. None: 512, or the backbone's own limit where that is less
+    max_steps       None: as many as `epochs` takes; the decay ends at the last step
+    dtype           "auto": bfloat16 where the device computes it natively
+    accumulate      batches a step: its gradient is that of the mean over all their examples
+    token_budget    the most tokens computed at once: a batch with more is computed in parts of whole texts, whose
+                    gradients add up to the batch's. Bounds the memory; changes nothing but rounding and dropout draws
+    checkpointing   keep only each block's input for the backward pass, and compute the block again there: less memory,
+                    more time, the same result
+    """
+
+    epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    max_length: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulate: int = Field(default=1, ge=1)
+    token_budget: int = Field(default=8192, ge=1)
+    checkpointing: bool = False
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+
+
+_NO_EFFECT = {"data": {"allow_leakage"}, "training": {"checkpoint_seconds"}, "name": True}
+"""Fields that change no result; two runs that differ only here are the same run."""
+
+
+class RunSpec(Frozen):
+    """One training and evaluation, as an intention.
+
+    name  what tables call it; the method's key by default
+    """
+
+    backbone: str
+    task: str
+    method: str
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
+    data: Data = Data()
+    training: Training = Training()
+    seed: int = 0
+    name: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the intention, with the method's defaults written out."""
+        intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
+        if self.data.validation is None:
+            del intention["data"]["validation"]  # so that runs recorded before there was such a cut keep their keys
+        intention["hyperparameters"] = make(self.method, self.hyperparameters).hyperparameters
+        return digest.of_json(intention)
+
+    @property
+    def title(self) -> str:
+        """The name, or the method's key."""
+        return self.name or self.method
+
+    @property
+    def label(self) -> str:
+        """The name of this run's files."""
+        return f"{self.title}-seed{self.seed}-{self.key.removeprefix(digest.PREFIX)[:8]}"
