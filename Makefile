@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+# Two workers of one thread each: more threads than idle cores take many times as long.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
-.PHONY: help install study test bench clean
+.PHONY: help install study test test-slow bench clean
 
 help: ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(READY) ## make the environment .venv and install afina in it
 
@@ -19,11 +21,14 @@ $(READY): pyproject.toml
 study: $(READY) ## run the quickstart comparison; results in results/quickstart
 	$(BIN)/afina study quickstart
 
-test: $(READY) ## format, lint and type checks, and every test
+test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST) -m 'not slow'
+
+test-slow: $(READY) ## the tests that take more than ten seconds each
+	$(PYTEST) -m slow
 
 bench: $(READY) ## measure training speed and memory beside what people use today
 	$(BIN)/python benchmarks/train_step.py

@@ -1,20 +1,17 @@
-"""A real Chromium without a window, driven over its DevTools pipe; nothing but the standard library."""
+"""The system's Chromium without a window, driven by playwright; it downloads no browser of its own."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Literal
+
+from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-QUIET = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
-)  # fmt: skip
 
 
 def find() -> str | None:
@@ -23,86 +20,43 @@ def find() -> str | None:
     return named or next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-class Browser:
-    """One page. `events` holds what it reported: (method, parameters)."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self._last = 0
-        to_child, self._to = os.pipe()
-        self._from, from_child = os.pipe()
-        command = [program, *QUIET, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        # Chromium reads file descriptor 3 and writes 4.
-        self._process = subprocess.Popen(
-            ["bash", "-c", f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}', *command],
-            pass_fds=(to_child, from_child),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_child)
-        os.close(from_child)
-        self._unread = b""
-        self._session: str | None = None
-        targets = self.call("Target.getTargets")["targetInfos"]
-        target = next(one["targetId"] for one in targets if one["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._session = None
+@contextmanager
+def opened(program: str) -> Iterator[Browser]:
+    """The browser, for as long as the block lasts."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program)
         try:
-            self.call("Browser.close")
-        except EOFError:
-            pass
+            yield browser
         finally:
-            os.close(self._to)
-            os.close(self._from)
-            self._process.wait(timeout=30)
+            browser.close()
 
-    def call(self, method: str, **parameters: Any) -> Any:
-        """The result of one DevTools command."""
-        self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters}
-        message |= {"sessionId": self._session} if self._session else {}
-        os.write(self._to, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._read()
-            if answer.get("id") == self._last:
-                assert "error" not in answer, answer["error"]
-                return answer["result"]
 
-    def open(self, path: Path, width: int, scheme: str) -> None:
-        """Load a file in a window of `width` by 800 pixels, with that colour scheme preferred."""
-        self.events.clear()
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url=path.absolute().as_uri())
-        while not any(method == "Page.loadEventFired" for method, _ in self.events):
-            self._read()
+class View:
+    """One page in a window of `width` by 800 pixels, with that colour scheme preferred.
 
-    def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+    said   what the console was told, and errors that no script caught
+    asked  addresses of all that was asked for, the page among them
+    """
 
-    def _read(self) -> dict[str, Any]:
-        while b"\0" not in self._unread:
-            more = os.read(self._from, 1 << 20)
-            if not more:
-                raise EOFError("the browser has gone")
-            self._unread += more
-        message, _, self._unread = self._unread.partition(b"\0")
-        found: dict[str, Any] = json.loads(message)
-        if "method" in found:
-            self.events.append((found["method"], found.get("params", {})))
-        return found
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+
+
+@contextmanager
+def viewed(browser: Browser, path: Path, width: int, scheme: Literal["light", "dark"]) -> Iterator[View]:
+    """A file, loaded, in a profile of its own."""
+    mobile = width < 600
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, is_mobile=mobile, service_workers="block"
+    )
+    try:
+        view = View(context.new_page())
+        view.page.goto(path.absolute().as_uri(), wait_until="load")
+        yield view
+    finally:
+        context.close()

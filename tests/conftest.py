@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the other tests start at once
     from afina import Backbone
@@ -26,11 +29,19 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _alone(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Keep tests out of the user's cache, except those that need what is in it; processes get one thread, as here."""
+) -> Iterator[None]:
+    """Keep tests out of the user's cache, and those that need what is in it from each other's way.
+
+    The latter take gigabytes and fill that cache, so one at a time of all workers. Processes get one thread, as here.
+    """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if not request.node.get_closest_marker("assets"):
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
         monkeypatch.setenv("AFINA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+        return
+    base = tmp_path_factory.getbasetemp()
+    with FileLock((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "assets.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

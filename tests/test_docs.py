@@ -82,9 +82,9 @@ def test_settings_named_in_the_readme_are_fields_of_a_study() -> None:
 
 
 def test_targets_of_make_that_the_documentation_names_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {words[1] for _, words in shell_lines() if words[0] == "make" and len(words) > 1}
-    named |= {name for page in PAGES for name in re.findall(r"`make ([a-z]+)[^`]*`", page.read_text(encoding="utf-8"))}
+    named |= {name for page in PAGES for name in re.findall(r"`make ([a-z-]+)[^`]*`", page.read_text(encoding="utf-8"))}
     assert {"study", "test"} <= named
     assert named <= targets
 

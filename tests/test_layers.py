@@ -32,11 +32,11 @@ OWNERS = {
     "transformers": "data.tokenize data.token_cache models.backbone models.kernels.attention models.kernels.linear",
     "peft": "methods.*",
     "safetensors": "tensorfile",
-    "huggingface_hub": "hub data.readers.sst2",
-    "datasets": "data.readers.*",
-    "pyarrow": "data.readers.*",
+    "huggingface_hub": "hub",
+    "pyarrow": "data.readers.table",
+    "psutil": "meter",
     "sklearn": "stats.metrics studies.baselines",
-    "scipy": "stats.intervals stats.random_effects stats.comparison report.paper.claims",
+    "scipy": "stats.metrics stats.intervals stats.random_effects stats.comparison report.paper.claims",
     "matplotlib": "report.plots report.drawing report.svg",
     "jinja2": "report.writers.html",
     "time": "meter",
@@ -149,6 +149,23 @@ def test_only_the_meter_reads_memory_counters() -> None:
         if isinstance(node, ast.Attribute) and node.attr in counters
     }
     assert reading == {"meter"}
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 300, 60
+"""Lines, of which every docstring and comment is one."""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_has_at_most_three_hundred_lines_and_a_function_sixty(module: str) -> None:
+    long = {}
+    if (lines := len(MODULES[module].read_text(encoding="utf-8").splitlines())) > LONGEST_FILE:
+        long["the file"] = lines
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            if (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION:
+                long[node.name] = lines
+    assert long == {}
 
 
 # What starts without torch

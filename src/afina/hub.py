@@ -1,7 +1,8 @@
-"""Files from the Hugging Face Hub. Knows repositories and revisions, not models."""
+"""Files from the Hugging Face Hub. Knows repositories and revisions, neither models nor tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -10,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from afina.errors import NotFound
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+_UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 
 
 def snapshot(address: str, *, weights: bool = True) -> Path:
@@ -27,7 +29,7 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
             f"backbone {address}: neither a directory here nor a repository on the Hub. "
             "Give a Hub id such as gpt2, a directory, or 'embedded'."
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except _UNREACHABLE:
         raise NotFound(
             f"backbone {address}: no such directory here, and the Hub cannot be reached and no copy is cached. "
             "Save the model with save_pretrained on a machine that can, and give its directory; or use 'embedded', "
@@ -36,5 +38,28 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
     return path
 
 
-def _download(repository: str, revision: str, patterns: list[str]) -> Path:
-    return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns, etag_timeout=5))
+def dataset_snapshot(repository: str, patterns: Sequence[str]) -> Path:
+    """The local copy of a data set's files; each of `patterns`, relative to its root, is that of one or more of them.
+
+    Uses what is cached where the Hub cannot be reached. Raises NotFound.
+    """
+    try:
+        path = _download(repository, "", list(patterns), kind="dataset")
+    except _UNREACHABLE as error:
+        raise NotFound(_absent(repository, type(error).__name__)) from error
+    for pattern in patterns:
+        if not any(path.glob(pattern)):  # other files of the repository may be cached
+            raise NotFound(_absent(repository, f"{pattern} is missing"))
+    return path
+
+
+def _absent(repository: str, reason: str) -> str:
+    return f"the Hub's {repository} cannot be reached and no copy is cached ({reason})."
+
+
+def _download(repository: str, revision: str, patterns: list[str], kind: str = "model") -> Path:
+    return Path(
+        snapshot_download(
+            repository, repo_type=kind, revision=revision or None, allow_patterns=patterns, etag_timeout=5
+        )
+    )

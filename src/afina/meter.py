@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 if TYPE_CHECKING:
     import torch
@@ -71,46 +73,32 @@ def rss_peak() -> int | None:
 
     From VmHWM on Linux: `ru_maxrss` there starts at the parent's peak, since exec keeps it.
     """
-    if (found := _status("VmHWM")) is not None:
-        return found
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
-        import sys
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def rss() -> int | None:
-    """The resident memory of this process now, in bytes; where only its peak can be read, that."""
-    found = _status("VmRSS")
-    return rss_peak() if found is None else found
+def rss() -> int:
+    """The resident memory of this process now, in bytes."""
+    return int(psutil.Process().memory_info().rss)
 
 
-def memory_available() -> int | None:
-    """Bytes of main memory that a new process could have without swapping; None where the system does not tell."""
-    return _kibibytes(Path("/proc/meminfo"), "MemAvailable")
+def memory_available() -> int:
+    """Bytes of main memory that a new process could have without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
-def _status(field: str) -> int | None:
-    return _kibibytes(Path("/proc/self/status"), field)
-
-
-def _kibibytes(source: Path, field: str) -> int | None:
-    if source.exists():
-        for line in source.read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def machine_memory() -> int | None:
-    """Main memory of this machine or of its container, in bytes; None where the system does not tell."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
+def machine_memory() -> int:
+    """Main memory of this machine or of its container, in bytes."""
+    total = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     stated = limit.read_text().strip() if limit.exists() else ""
     return min(total, int(stated)) if stated.isdecimal() else total

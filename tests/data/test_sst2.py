@@ -1,60 +1,91 @@
 """SST-2 from the Hub: its splits and names, and a quick answer where the Hub cannot be reached."""
 
+from __future__ import annotations
+
+import fnmatch
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import datasets
-import huggingface_hub
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from afina.errors import NotFound
+from afina import Task, hub
+from afina.errors import InvalidData, NotFound
+
+TRAIN, VALIDATION = "sst2/train-00000-of-00001.parquet", "sst2/validation-00000-of-00001.parquet"
+WAY_ROUND = "Give a directory with GLUE's train.tsv and dev.tsv (columns sentence and label) as the task instead."
+
+
+class Repository:
+    """A data set on the Hub: `files` are what it has there, `path` the local copy, `asked` who asked for what."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.files = {
+            TRAIN: _parquet(["fine ", "dull ", "so so "], [1, 0, 0]),
+            VALIDATION: _parquet(["warm ", "cold ", "new "], [1, 0, 0]),
+            "sst2/test-00000-of-00001.parquet": _parquet(["one ", "two "], [-1, -1]),
+            "cola/train-00000-of-00001.parquet": _parquet(["other "], [1]),
+        }
+
+    def download(self, name: str, **options: Any) -> str:
+        self.asked.append((name, options))
+        for file, content in self.files.items():
+            if any(fnmatch.fnmatch(file, pattern) for pattern in options["allow_patterns"]):
+                (self.path / file).parent.mkdir(parents=True, exist_ok=True)
+                (self.path / file).write_bytes(content)
+        return str(self.path)
+
+
+def _parquet(texts: list[str], labels: list[int]) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table({"sentence": texts, "label": labels, "idx": range(len(texts))}), sink)
+    return bytes(sink.getvalue())
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """A Hub that can be reached; the list is of the data sets asked for."""
-    asked: list[tuple[str, ...]] = []
-    columns = {"sentence": ["fine ", "dull ", "so so "], "label": [1, 0, 0], "idx": [0, 1, 2]}
-    features = datasets.Features(
-        sentence=datasets.Value("string"),
-        label=datasets.ClassLabel(names=["negative", "positive"]),
-        idx=datasets.Value("int32"),
-    )
-    parts = {
-        "train": datasets.Dataset.from_dict(columns, features=features),
-        "validation": datasets.Dataset.from_dict(columns | {"sentence": ["warm ", "cold ", "new "]}, features=features),
-        "test": datasets.Dataset.from_dict(columns | {"label": [-1, -1, -1]}, features=features),
-    }
-
-    def load_dataset(*names: str) -> datasets.DatasetDict:
-        asked.append(names)
-        return datasets.DatasetDict(parts)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: "")
-    return asked
+def glue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A Hub that can be reached, and serves GLUE."""
+    made = Repository(tmp_path / "glue")
+    monkeypatch.setattr(hub, "snapshot_download", made.download)
+    return made
 
 
-def test_sst2_is_the_training_and_the_validation_split_with_the_names_of_glue(hub: list[tuple[str, ...]]) -> None:
+def test_sst2_is_the_training_and_the_validation_split_with_the_names_of_glue(glue: Repository) -> None:
     task = Task.load("sst2")
-    assert hub == [("nyu-mll/glue", "sst2")]
+    ((name, options),) = glue.asked
+    assert (name, options["repo_type"]) == ("nyu-mll/glue", "dataset")
+    assert {str(file.relative_to(glue.path)) for file in glue.path.rglob("*.*")} == {TRAIN, VALIDATION}
     assert task.label_names == ("negative", "positive")
     assert list(task.train.texts) == ["fine ", "dull ", "so so "]
     assert list(task.evaluation.texts) == ["warm ", "cold ", "new "]
     assert task.train.labels.tolist() == task.evaluation.labels.tolist() == [1, 0, 0]
 
 
-def test_sst2_has_the_digests_of_the_same_data_in_a_directory(hub: list[tuple[str, ...]], tmp_path: Path) -> None:
-    (tmp_path / "train.tsv").write_text("sentence\tlabel\nfine \t1\ndull \t0\nso so \t0\n", encoding="utf-8")
-    (tmp_path / "dev.tsv").write_text("sentence\tlabel\nwarm \t1\ncold \t0\nnew \t0\n", encoding="utf-8")
-    there, here = Task.load("sst2"), Task.load(str(tmp_path))
+def test_a_split_in_several_files_is_read_in_their_order(glue: Repository) -> None:
+    glue.files[TRAIN.replace("00000-of-00001", "00001-of-00002")] = _parquet(["last "], [1])
+    glue.files[TRAIN.replace("of-00001", "of-00002")] = glue.files.pop(TRAIN)
+    task = Task.load("sst2")
+    assert list(task.train.texts) == ["fine ", "dull ", "so so ", "last "]
+    assert task.train.labels.tolist() == [1, 0, 0, 1]
+
+
+def test_sst2_has_the_digests_of_the_same_data_in_a_directory(glue: Repository, tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    (directory / "train.tsv").write_text("sentence\tlabel\nfine \t1\ndull \t0\nso so \t0\n", encoding="utf-8")
+    (directory / "dev.tsv").write_text("sentence\tlabel\nwarm \t1\ncold \t0\nnew \t0\n", encoding="utf-8")
+    there, here = Task.load("sst2"), Task.load(str(directory))
     assert (here.train.digest, here.evaluation.digest) == (there.train.digest, there.evaluation.digest)
     assert here.label_names == there.label_names
 
 
-def test_labels_set_the_order_and_limits_the_number(hub: list[tuple[str, ...]]) -> None:
+def test_labels_set_the_order_and_limits_the_number(glue: Repository) -> None:
     task = Task.load("sst2", labels=("positive", "negative"), evaluation_examples=2)
     assert task.label_names == ("positive", "negative")
     assert task.train.labels.tolist() == [0, 1, 1]
@@ -62,37 +93,55 @@ def test_labels_set_the_order_and_limits_the_number(hub: list[tuple[str, ...]]) 
 
 
 @pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("another_is_cached", [False, True])
 def test_without_the_hub_the_answer_is_quick_and_names_the_way_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool, another_is_cached: bool
 ) -> None:
-    # A process of its own: the Hub's libraries read these variables when they are imported.
+    # A process of its own: the Hub's library reads these variables when it is imported.
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HUB_OFFLINE", str(int(offline)))
+    if another_is_cached:
+        copy = tmp_path / "cache/hub/datasets--nyu-mll--glue"
+        for name, content in {"refs/main": "a" * 40, f"snapshots/{'a' * 40}/cola/train-0.parquet": "another"}.items():
+            (copy / name).parent.mkdir(parents=True)
+            (copy / name).write_text(content)
     script = "from afina import Task, errors\ntry: Task.load('sst2')\nexcept errors.NotFound as error: print(error)"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     first, second = done.stdout.splitlines()
     assert first.startswith("task sst2: the Hub's nyu-mll/glue cannot be reached and no copy is cached (")
-    assert second == (
-        "Give a directory with GLUE's train.tsv and dev.tsv (columns sentence and label) as the task instead."
-    )
-    assert time.monotonic() - start < 20  # load_dataset alone retries for 24 s
+    assert second == WAY_ROUND
+    assert time.monotonic() - start < 20  # a client that retries takes 24 s and more
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no"), ValueError("Couldn't find cache"), FileNotFoundError("no")])
-def test_a_hub_that_fails_while_loading_is_told_the_same(
-    hub: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: str) -> None:
+@pytest.mark.parametrize("error", [ConnectionError("no"), FileNotFoundError("no"), TimeoutError("no")])
+def test_a_hub_that_fails_while_loading_is_told_the_same(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: str, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(NotFound, match=rf"cannot be reached and no copy is cached \({type(error).__name__}\)"):
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(NotFound) as told:
+        Task.load("sst2")
+    first, second = str(told.value).splitlines()
+    absent = "task sst2: the Hub's nyu-mll/glue cannot be reached and no copy is cached"
+    assert (first, second) == (f"{absent} ({type(error).__name__}).", WAY_ROUND)
+
+
+@pytest.mark.parametrize("missing", [TRAIN, VALIDATION])
+def test_half_a_copy_is_no_copy(glue: Repository, missing: str) -> None:
+    del glue.files[missing]
+    with pytest.raises(NotFound, match=r"no copy is cached \(sst2/(train|validation)-\*\.parquet is missing\)"):
         Task.load("sst2")
 
 
-def test_other_tasks_do_not_import_datasets() -> None:
-    heavy = "{'datasets', 'torch', 'huggingface_hub', 'pyarrow'}"
+def test_a_damaged_copy_is_named(glue: Repository) -> None:
+    glue.files[VALIDATION] = b"not parquet"
+    with pytest.raises(InvalidData, match=rf"{VALIDATION}: not a parquet file"):
+        Task.load("sst2")
+
+
+def test_other_tasks_do_not_import_the_hub() -> None:
+    heavy = "{'torch', 'huggingface_hub', 'pyarrow'}"
     check = f"import sys, afina.data.task; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

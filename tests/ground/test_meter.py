@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,16 @@ import torch
 from torch import nn
 
 from afina import METHODS, Backbone
-from afina.meter import PHASES, Meter, activation_bytes, rss_peak, state_bytes
+from afina.meter import (
+    PHASES,
+    Meter,
+    activation_bytes,
+    machine_memory,
+    memory_available,
+    rss,
+    rss_peak,
+    state_bytes,
+)
 from afina.methods import make
 from fakes import Fit, Runs, encoded, opened, sentences
 
@@ -167,3 +178,44 @@ def test_the_peak_of_this_process_is_at_least_what_it_holds() -> None:
     peak = rss_peak()
     assert peak is not None
     assert peak > block.nbytes
+
+
+def in_proc(source: str, field: str) -> int:
+    """A figure of the kernel's, in bytes."""
+    (line,) = [line for line in Path(source).read_text().splitlines() if line.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024
+
+
+linux = pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="the kernel's own figures are in /proc on Linux")
+
+
+@linux
+@pytest.mark.parametrize(
+    ("read", "source", "field"),
+    [(rss, "/proc/self/status", "VmRSS"), (memory_available, "/proc/meminfo", "MemAvailable")],
+)
+def test_memory_is_what_the_kernel_says(read: Callable[[], int], source: str, field: str) -> None:
+    assert read() == pytest.approx(in_proc(source, field), rel=0.25)  # other processes come and go in between
+
+
+@linux
+def test_the_memory_of_a_machine_is_all_of_it_or_what_its_container_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, read = Path.exists, Path.read_text
+    total = in_proc("/proc/meminfo", "MemTotal")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    for stated, expected in ((None, total), ("max\n", total), (f"{64 * MIB}\n", 64 * MIB), (f"{2 * total}\n", total)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "exists", lambda path, s=stated: s is not None if path == limit else there(path))
+            patched.setattr(
+                Path, "read_text", lambda path, *a, s=stated, **k: s if path == limit else read(path, *a, **k)
+            )
+            assert machine_memory() == expected
+
+
+def test_without_proc_the_peak_is_the_systems_and_the_rest_is_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: not str(path).startswith(("/proc", "/sys")) and there(path))
+    peak = rss_peak()
+    assert peak is not None
+    assert peak >= rss() > 10 * MIB
+    assert machine_memory() > memory_available() > 10 * MIB
