@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from afina.data.batch import Packed
 from afina.models.backbone import Backbone
 from afina.models.families import HEAD
-from afina.models.kernels.fast_paths import lean
 from afina.models.kernels.layout import Layout
+from afina.models.kernels.patches import apply_kernels
 
 
 def is_head(name: str) -> bool:
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        lean(model, self.body)
+        apply_kernels(model, self.body)
 
     @classmethod
     def open(cls, backbone: Backbone, label_names: Sequence[str], seed: int) -> Classifier:
@@ -57,7 +57,7 @@ class Classifier(nn.Module):
     def wrap(self, attach: Callable[[Any], Any]) -> None:
         """Let a method's `attach` prepare the model, and perhaps wrap it."""
         self.model = attach(self.model)
-        lean(self.model, self.body)
+        apply_kernels(self.model, self.body)
 
     @property
     def body(self) -> Any:
