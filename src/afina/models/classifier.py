@@ -24,20 +24,6 @@ def is_head(name: str) -> bool:
     return HEAD in name.split(".")
 
 
-def decays(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay applies to: all but biases and norm weights.
-
-    The same set as transformers' `Trainer.get_decay_parameter_names` (a test compares them).
-    """
-    norms = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
-
-
 class Classifier(nn.Module):
     """Packed batch in, logits out.
 
@@ -55,7 +41,7 @@ class Classifier(nn.Module):
         return cls(backbone.open(label_names, seed))
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
-        """Let a method's `attach` prepare the model, and perhaps wrap it."""
+        """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""
         self.model = attach(self.model)
         apply_kernels(self.model, self.body)
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 from afina import tensorfile
 from afina.data.batch import Packed
 from afina.meter import activation_bytes, state_bytes
+from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.backbone import skeleton
 from afina.models.classifier import Classifier, is_head
@@ -102,7 +103,7 @@ def _train(
 
 def _shape(address: str, labels: int, method: Method) -> Classifier:
     classifier = Classifier(skeleton(address, labels))
-    classifier.wrap(method.attach)
+    attach(classifier, method)
     return classifier
 
 
