@@ -18,8 +18,8 @@ from afina.methods.method import Method
 from afina.methods.peft import PeftMethod
 from afina.methods.prelayer import PreLayer
 from afina.methods.selective import Selective
-from afina.models.backbone import skeleton
 from afina.models.classifier import Classifier
+from afina.models.meta import meta_model
 
 
 def fresh(backbone: Backbone) -> Classifier:
@@ -143,7 +143,7 @@ def test_the_check_draws_no_number_and_changes_no_weight(gpt2: Backbone, name: s
 
 
 def test_where_there_are_no_weights_only_the_parts_are_checked() -> None:
-    attach(Classifier(skeleton("gpt2")), Lora(targets=("c_attn",)))
-    attach(Classifier(skeleton("gpt2")), ByPeft(at_zero=False))
+    attach(Classifier(meta_model("gpt2")), Lora(targets=("c_attn",)))
+    attach(Classifier(meta_model("gpt2")), ByPeft(at_zero=False))
     with pytest.raises(InvalidStudy, match="method fake: nothing but the head"):
-        attach(Classifier(skeleton("gpt2")), HeadOnly())
+        attach(Classifier(meta_model("gpt2")), HeadOnly())
