@@ -18,6 +18,7 @@ from afina import Backbone
 from afina import device as devices
 from afina.data.batch import Packed, pack
 from afina.methods import make
+from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.seeds import derive
@@ -71,7 +72,7 @@ class AfinaArm:
     ) -> None:
         self.classifier = Classifier.open(backbone, label_names, SEED)
         torch.manual_seed(derive(SEED, "adapter"))
-        self.classifier.wrap(method.attach)
+        attach(self.classifier, method)
         self.recipe = Recipe(
             steps=steps,
             learning_rate=setting.learning_rate or method.learning_rate,

@@ -18,6 +18,7 @@ from afina import Backbone, Run
 from afina.data.batch import pack
 from afina.data.loader import Loader
 from afina.data.tokenize import Encoded, encode
+from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.studies.record import Record
@@ -208,7 +209,7 @@ def opened(backbone: Backbone, method: Method, seed: int = 0, labels: Sequence[s
     """A classifier with the method attached, ready to train."""
     classifier = Classifier.open(backbone, labels, seed)
     torch.manual_seed(seed)
-    classifier.wrap(method.attach)
+    attach(classifier, method)
     return classifier
 
 

@@ -29,7 +29,8 @@ DOORS = {"__init__", "__main__"}
 """Modules of no package: the names of the library, and `python -m afina`."""
 
 OWNERS = {
-    "transformers": "data.tokenize data.token_cache models.backbone models.kernels.attention models.kernels.linear",
+    "transformers": "data.tokenize data.token_cache models.backbone models.address models.pretrained models.meta "
+    "models.kernels.attention models.kernels.linear",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",

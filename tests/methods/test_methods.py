@@ -13,7 +13,8 @@ from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.method import Method
 from afina.methods.parameters import count
-from afina.models.classifier import Classifier
+from afina.methods.selective import Selective
+from afina.models.classifier import Classifier, is_head
 from afina.models.families import FAMILIES
 from fakes import Backbones, Fit, encoded, logits_of, opened, sentences
 
@@ -24,7 +25,7 @@ COUNTS = {
     "prelayer": (39_383_808, 0),
     "prelayer-46080": (46_080, 0),
 }
-"""GPT-2's, body and head, by PAPER.md and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4."""
+"""GPT-2's, body and head, as published and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4."""
 
 CASES = [(family, name) for family in FAMILIES for name in METHODS if family == "gpt2" or name != "prelayer-46080"]
 
@@ -71,7 +72,30 @@ def test_only_declared_parameters_get_gradients_and_all_others_keep_every_bit(ca
 def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, Method]) -> None:
     backbone, method = case
     model = opened(backbone, method).model
-    assert set(method.trainable(model)) == {name for name, _ in model.named_parameters() if method.trains(name)}
+    names = {name for name, _ in model.named_parameters()}
+    if isinstance(method, Selective):
+        expected = {name for name in names if method.trains(name)}
+    else:
+        expected = {name for name in names if ".lora_" in name or ".score.modules_to_save." in name}
+        assert len(expected) > 1
+    declared = set(method.trainable(model))
+    assert declared == expected
+    assert any(is_head(name) for name in declared) == method.trains_head
+    assert any(not is_head(name) for name in declared) == method.trains_body
+
+
+def test_a_method_asks_for_one_learning_rate_and_spares_biases_and_norms_unless_it_says_otherwise(
+    case: tuple[Backbone, Method],
+) -> None:
+    backbone, method = case
+    model = opened(backbone, method).model
+    assert method.multipliers(model) == {}
+    assert method.packs
+    decayed, names = method.decays(model), {name for name, _ in model.named_parameters()}
+    assert {name for name in decayed if is_head(name)} == {name for name in names if is_head(name)}
+    spared = names - decayed
+    assert spared
+    assert all("bias" in name or "ln_" in name or "norm" in name for name in spared)
 
 
 def test_restoring_a_state_into_a_fresh_model_gives_identical_logits(case: tuple[Backbone, Method]) -> None:

@@ -48,7 +48,8 @@ print(json.dumps(answers))
 def elsewhere(runs: Runs) -> dict[str, Any]:
     """Logits of every adapter, by its path, as another process computes them."""
     paths = [str(runs.adapter(*made)) for made in MADE]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])  # what is imported here, there too
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-c", ELSEWHERE, *paths]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

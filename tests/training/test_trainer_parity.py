@@ -21,7 +21,7 @@ from afina.data.loader import Limits, Loader
 from afina.data.tokenize import Encoded
 from afina.events import Progress
 from afina.methods.method import Method
-from afina.models.classifier import Classifier, decays
+from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from afina.studies.spec import Training
 from afina.training.loop import Recipe, make_optimizer, train
@@ -336,7 +336,7 @@ def test_weight_decay_spares_exactly_what_trainer_spares(
     classifier = opened(load(backbones, family), make(name, family))
     parameters = METHODS[name]().trainable(classifier.model)
     trainer = Trainer(model=classifier.model, args=arguments(tmp_path))
-    assert decays(classifier.model) == set(trainer.get_decay_parameter_names(classifier.model))
+    assert METHODS[name]().decays(classifier.model) == set(trainer.get_decay_parameter_names(classifier.model))
     recipe = Recipe(STEPS, RATE, DECAY, CLIP, SEED)
     found = groups(make_optimizer(classifier, parameters, recipe), parameters)
     assert found == groups(trainer.create_optimizer(), parameters)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from afina.methods.method import Method
+from afina.methods.selective import Selective
 
 
 @dataclass(frozen=True)
-class Baseline(Method):
+class Baseline(Selective):
     """Trains nothing."""
 
     name: ClassVar[str] = "baseline"
@@ -18,6 +18,12 @@ class Baseline(Method):
 
     search: ClassVar[None] = None
     practical: ClassVar[bool] = False
+    trains_body: ClassVar[bool] = False
+
+    @property
+    def trains_head(self) -> bool:
+        """It stays as it was drawn."""
+        return False
 
     def trains(self, name: str) -> bool:
         """Nothing."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from afina.methods.method import Method
+from afina.methods.selective import Selective
 
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone
 
 
 @dataclass(frozen=True)
-class Full(Method):
+class Full(Selective):
     """Trains every parameter, the head included."""
 
     name: ClassVar[str] = "full"

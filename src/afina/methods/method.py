@@ -1,8 +1,8 @@
 """The Method contract: one way to adapt a classifier.
 
-A method says what is attached, which parameters train, and what is saved. Training, measuring and
-saving ask nothing else of it, so adding a method is adding one file to `afina.methods`. Starts
-without torch.
+A method says what is attached, which parameters train and how, and what is saved. Training, measuring and
+saving ask nothing else of it, so adding a method is adding one file to `afina.methods`. `afina.methods.attachment`
+holds it to what it says. Starts without torch.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ class Method(ABC):
 
     name         key in METHODS
     title        how tables call it
-    summary      one line for `afina methods`
+    summary      what it does, in a line
     learning_rate  used where none is given; LoRA's and PreLayer's are the quickstart's, see docs/LOG.md
     search       values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
                  ten times it; None where there is nothing to tune
-    practical    whether `afina choose` considers it
+    practical    whether a recommendation considers it
+    trains_body  whether anything but the head is meant to train
+    packs        whether its frozen weights may be packed while bfloat16 trains; false where its layers read them as
+                 they are, rather than calling the linear layer
     tensor_file  file that `state` is saved to; named by whoever else reads it
     """
 
@@ -43,6 +46,8 @@ class Method(ABC):
     learning_rate: ClassVar[float] = 2e-4
     search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
     practical: ClassVar[bool] = True
+    trains_body: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
     tensor_file: ClassVar[str] = "delta.safetensors"
 
     def for_family(self, family: str) -> Self:
@@ -58,29 +63,45 @@ class Method(ABC):
         """The fields as JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    @abstractmethod
-    def trains(self, name: str) -> bool:
-        """Whether the parameter of that name (as in `attach`'s result) is trained."""
+    @property
+    def trains_head(self) -> bool:
+        """Whether the head is meant to train."""
+        return True
 
+    @abstractmethod
     def attach(self, model: Any) -> Any:
         """Prepare a `...ForSequenceClassification`: may wrap it. Leaves its logits as they were.
 
-        Only the parameters to train require gradients afterwards.
+        Only the parameters to train require gradients afterwards. Raises InvalidStudy where the model lacks a part.
         """
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.trains(name))
-        return model
 
     def trainable(self, model: Any) -> dict[str, Parameter]:
-        """What the optimiser gets and the counts read, by name."""
+        """What the optimiser gets and the counts read, by name: whatever requires gradients."""
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def decays(self, model: Any) -> set[str]:
+        """Names of the parameters that weight decay applies to, should they train: all but biases and norm weights.
+
+        The set of transformers' `Trainer.get_decay_parameter_names` (a test compares them).
+        """
+        norms = {
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in model.named_modules()
+            if "norm" in type(module).__name__.lower()
+            for name, _ in module.named_parameters(recurse=False)
+        }
+        return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
+
+    def multipliers(self, model: Any) -> Mapping[str, float]:
+        """By parameter, what its learning rate is multiplied by; 1 for those not named."""
+        return {}
 
     def state(self, model: Any) -> dict[str, Tensor]:
         """All that may differ from the backbone, always with the head, trained or not."""
         return {
             name: parameter
             for name, parameter in model.named_parameters()
-            if self.trains(name) or HEAD in name.split(".")
+            if parameter.requires_grad or HEAD in name.split(".")
         }
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:

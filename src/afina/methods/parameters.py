@@ -6,8 +6,8 @@ from typing import Any
 
 from afina.errors import InvalidStudy
 from afina.methods import METHODS
-from afina.models.backbone import skeleton
 from afina.models.classifier import is_head
+from afina.models.meta import meta_model
 
 
 def count(address: str) -> dict[str, Any]:
@@ -16,10 +16,10 @@ def count(address: str) -> dict[str, Any]:
     The total is the unadapted classifier's. Methods are counted as published (PreLayer without its head); one that
     has no meaning for the family is left out.
     """
-    total = sum(parameter.numel() for parameter in skeleton(address).parameters())
+    total = sum(parameter.numel() for parameter in meta_model(address).parameters())
     counted = {}
     for name, method in METHODS.items():
-        model = skeleton(address)
+        model = meta_model(address)
         try:
             ready = method().as_published().for_family(model.config.model_type)
         except InvalidStudy:

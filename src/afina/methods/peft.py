@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
 from afina.methods.method import Method, check_names
-from afina.models.families import HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PeftMethod(Method):
-    """peft wraps the model; the low-rank (or other) parameters and peft's copy of the head train."""
+    """peft wraps the model; what it adds trains, and its copy of the head where the settings ask for one."""
 
     tensor_file: ClassVar[str] = "adapter_model.safetensors"
 
@@ -30,19 +29,15 @@ class PeftMethod(Method):
     def settings(self, model: Any) -> Any:
         """peft's configuration object for this model."""
 
-    def trains(self, name: str) -> bool:
-        """What peft added."""
-        return ".lora_" in name or f".{HEAD}.modules_to_save." in name
-
     def attach(self, model: Any) -> Any:
-        """Wrap by peft, whose own initialisation changes no logit."""
+        """Wrap by peft, which says what trains; its own initialisation changes no logit."""
         from peft import get_peft_model
 
         with warnings.catch_warnings():
             # peft asks transformers for a property that transformers has renamed.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             try:
-                return super().attach(get_peft_model(model, self.settings(model)))
+                return get_peft_model(model, self.settings(model))
             except ValueError as error:
                 raise InvalidStudy(f"method {self.name}: {error}") from None
 

@@ -1,7 +1,8 @@
-"""PreLayer: only the layers before the blocks, the embeddings, train (PAPER.md, approach 4).
+"""PreLayer: only the layers before the blocks, the embeddings, train.
 
-The paper's text describes the embeddings, 39,383,808 parameters of GPT-2; its table reports 46,080.
-`prelayer` follows the text. `prelayer-46080` trains one of the sets with exactly the table's count.
+The fourth approach of the study in `afina.report.paper.published`. Its text describes the embeddings, 39,383,808
+parameters of GPT-2; its table reports 46,080. `prelayer` follows the text, `prelayer-46080` trains one of the sets with
+exactly the table's count.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from afina.errors import InvalidStudy
-from afina.methods.method import Method
+from afina.methods.selective import Selective
 from afina.models.families import HEAD
 
 _EMBEDDINGS = frozenset({"wte", "wpe", "embed_in", "embed_tokens"})
 
 
 @dataclass(frozen=True)
-class PreLayer(Method):
+class PreLayer(Selective):
     """Trains the token and position embeddings, and the head unless `train_head` is false.
 
     The paper froze the head; a frozen random head stays near chance, so the default trains it.
@@ -33,6 +34,11 @@ class PreLayer(Method):
     def as_published(self) -> Self:
         """The head frozen."""
         return replace(self, train_head=False)
+
+    @property
+    def trains_head(self) -> bool:
+        """As asked."""
+        return self.train_head
 
     def trains(self, name: str) -> bool:
         """The embeddings, and the head where it is not frozen."""

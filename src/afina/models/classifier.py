@@ -15,27 +15,13 @@ from torch import Tensor, nn
 from afina.data.batch import Packed
 from afina.models.backbone import Backbone
 from afina.models.families import HEAD
-from afina.models.kernels.fast_paths import lean
 from afina.models.kernels.layout import Layout
+from afina.models.kernels.patches import apply_kernels
 
 
 def is_head(name: str) -> bool:
     """Whether the parameter of that name belongs to the classification head."""
     return HEAD in name.split(".")
-
-
-def decays(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay applies to: all but biases and norm weights.
-
-    The same set as transformers' `Trainer.get_decay_parameter_names` (a test compares them).
-    """
-    norms = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
-        if "norm" in type(module).__name__.lower()
-        for name, _ in module.named_parameters(recurse=False)
-    }
-    return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
 
 
 class Classifier(nn.Module):
@@ -47,7 +33,7 @@ class Classifier(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        lean(model, self.body)
+        apply_kernels(model, self.body)
 
     @classmethod
     def open(cls, backbone: Backbone, label_names: Sequence[str], seed: int) -> Classifier:
@@ -55,9 +41,9 @@ class Classifier(nn.Module):
         return cls(backbone.open(label_names, seed))
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
-        """Let a method's `attach` prepare the model, and perhaps wrap it."""
+        """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""
         self.model = attach(self.model)
-        lean(self.model, self.body)
+        apply_kernels(self.model, self.body)
 
     @property
     def body(self) -> Any:

@@ -26,7 +26,8 @@ from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import METHODS
 from afina.methods.method import Method
-from afina.models.backbone import Backbone, skeleton
+from afina.models.backbone import Backbone
+from afina.models.meta import meta_model
 from afina.studies.execute import DEFAULT_LENGTH
 from afina.studies.forecast import Forecast, Terms
 from afina.studies.spec import Training
@@ -74,7 +75,7 @@ def forecast(
     """
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
-    config = skeleton(backbone).config
+    config = meta_model(backbone).config
     device = devices.choose()
     precision = devices.precision(dtype, device)
     available = meter.machine_memory()

@@ -22,6 +22,7 @@ from afina.events import Listener, Progress, ignore
 from afina.inference import predictor
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.methods import make
+from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.adapter import Adapter, Manifest
 from afina.models.backbone import Backbone
@@ -276,7 +277,7 @@ def load(run: RunSpec, label_names: tuple[str, ...], device: torch.device) -> Pr
     digest = backbone.digest_of(classifier.body)
     total = sum(parameter.numel() for parameter in classifier.parameters())
     torch.manual_seed(derive(run.seed, "adapter"))
-    classifier.wrap(method.attach)
+    attach(classifier, method)
     if run.training.checkpointing:
         recompute(classifier.body)
     classifier.to(device)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from afina.data.loader import Limits, Loader
+from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
@@ -29,7 +30,7 @@ def seconds_per_token(
     """
     classifier = Classifier.open(backbone, [str(label) for label in range(labels)], loader.seed)
     torch.manual_seed(derive(loader.seed, "adapter"))
-    classifier.wrap(method.attach)
+    attach(classifier, method)
     classifier.to(device)
     parameters = method.trainable(classifier.model)
     working = Working(classifier.model, parameters, dtype)

@@ -7,7 +7,6 @@ random state is restored for the second time. Knows no method.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from afina.models.families import FAMILIES
+from afina.models.kernels.patches import Patch, patch
 
 
 def recompute(body: Any) -> None:
@@ -23,7 +23,7 @@ def recompute(body: Any) -> None:
     Not through transformers' switch: its name changes between versions, and it passes by a forward that is replaced.
     """
     for block in getattr(body, FAMILIES[body.config.model_type].block.layers):
-        block.forward = partial(_forward, block, block.forward)
+        patch(block, Patch.CHECKPOINT, _forward, block.forward)
 
 
 def _forward(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:

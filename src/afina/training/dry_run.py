@@ -22,10 +22,11 @@ from torch.utils._pytree import tree_map_only
 from afina import tensorfile
 from afina.data.batch import Packed
 from afina.meter import activation_bytes, state_bytes
+from afina.methods.attachment import attach
 from afina.methods.method import Method
-from afina.models.backbone import skeleton
 from afina.models.classifier import Classifier, is_head
 from afina.models.kernels.layout import Layout
+from afina.models.meta import meta_model
 from afina.training.loop import Recipe, batch_loss, make_optimizer, take_step
 from afina.training.mixed_precision import Working
 
@@ -101,8 +102,8 @@ def _train(
 
 
 def _shape(address: str, labels: int, method: Method) -> Classifier:
-    classifier = Classifier(skeleton(address, labels))
-    classifier.wrap(method.attach)
+    classifier = Classifier(meta_model(address, labels))
+    attach(classifier, method)
     return classifier
 
 

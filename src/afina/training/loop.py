@@ -21,7 +21,8 @@ from afina.data.batch import Packed
 from afina.data.loader import Limits, Loader
 from afina.errors import Diverged
 from afina.events import Listener, Progress, ignore
-from afina.models.classifier import Classifier, decays
+from afina.methods.full import Full
+from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout
 from afina.seeds import derive
 from afina.training.checkpoint import Account
@@ -56,11 +57,11 @@ class Recipe:
 def make_optimizer(
     classifier: Classifier, parameters: Mapping[str, Parameter], recipe: Recipe
 ) -> torch.optim.Optimizer:
-    """AdamW with torch's defaults, which are Trainer's; weight decay as in `afina.models.classifier.decays`.
+    """AdamW with torch's defaults, which are Trainer's; weight decay as every method's `decays`.
 
     parameters  float32, by their names in the classifier's model
     """
-    decayed = decays(classifier.model)
+    decayed = Full().decays(classifier.model)
     groups = [
         {"params": [p for n, p in parameters.items() if n in decayed], "weight_decay": recipe.weight_decay},
         {"params": [p for n, p in parameters.items() if n not in decayed], "weight_decay": 0.0},

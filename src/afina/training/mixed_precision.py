@@ -8,7 +8,6 @@ after every step. The head stays float32. Knows parameters, not what they belong
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.models.families import HEAD
-from afina.models.kernels.linear import can_pack, pack
+from afina.models.kernels.linear import can_pack
+from afina.models.kernels.patches import Patch, pack, patch
 
 
 class Working:
@@ -47,7 +47,7 @@ class Working:
             weight = names.get(id(getattr(module, "weight", None)))
             if type(module) is nn.Embedding and weight is not None:
                 self._rows.append(_Rows(self.trained[weight]))
-                module.forward = partial(_look_up, module, self._rows[-1])  # type: ignore[method-assign]
+                patch(module, Patch.LOOK_UP, _look_up, self._rows[-1])
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
         if name is not None and self.trained[name] is parameter:

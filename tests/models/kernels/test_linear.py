@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from afina.models.kernels.linear import can_pack, multiply, pack, speed_up
+from afina.models.kernels.linear import can_pack, multiply
+from afina.models.kernels.patches import accelerate, pack
 
 LAYERS = [nn.Linear(24, 40), nn.Linear(24, 40, bias=False), Conv1D(40, 24), nn.Linear(24, 24), Conv1D(24, 24)]
 
@@ -33,7 +34,7 @@ def test_a_layer_gives_torchs_values_and_gradients(layer: nn.Module, made: tuple
     inputs, upstream = made
     plain, fast = copy.deepcopy(layer), copy.deepcopy(layer)
     upstream = upstream[..., : plain(inputs).shape[-1]]
-    speed_up(fast)
+    accelerate(fast)
     assert "forward" in fast.__dict__
     for expected, found in zip(run(plain, inputs, upstream), run(fast, inputs, upstream), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -49,7 +50,7 @@ def test_a_packed_layer_gives_the_same_bits_and_holds_its_weight_once_for_each_d
     plain = copy.deepcopy(layer).bfloat16().requires_grad_(False)
     fast = copy.deepcopy(plain)
     upstream = upstream[..., : plain(inputs).shape[-1]]
-    speed_up(fast)
+    accelerate(fast)
     if not can_pack(fast, torch.bfloat16):
         pytest.skip("this torch has no oneDNN")
     size = plain.weight.nbytes  # type: ignore[operator, union-attr]

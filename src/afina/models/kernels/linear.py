@@ -3,14 +3,14 @@
 torch gives float32 products on a CPU to MKL, which on processors of other makes than Intel's takes more than twice as
 long as oneDNN (docs/LOG.md). And oneDNN brings a weight into its own order before it multiplies: a frozen weight is
 packed in that order once, for each direction, which saves a sixth of a bfloat16 product. Results are the same but for
-rounding; `tests/test_products.py` holds them to torch's.
+rounding; `tests/models/kernels/test_linear.py` holds them to torch's.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -52,65 +52,65 @@ class Operands:
 
     @classmethod
     def of(cls, layer: Any) -> Operands:
-        """Those of an `nn.Linear` or `Conv1D`: what `pack` has made, or else views of its parameters."""
-        packed: Operands | None = layer.__dict__.get("packed")
-        if packed is not None:
-            return packed
+        """Those of an `nn.Linear` or `Conv1D`: what `packed` has made, or else views of its parameters."""
+        kept: Operands | None = layer.__dict__.get("packed")
+        if kept is not None:
+            return kept
         weight = layer.weight.detach()
         weight = weight.t() if isinstance(layer, Conv1D) else weight
         return cls(weight, weight.t(), None if layer.bias is None else layer.bias.detach())
 
 
 def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether `pack` gains anything for this layer's weight, once that is `dtype`."""
+    """Whether `packed` gains anything for this layer's weight, once that is `dtype`."""
     weight = getattr(layer, "weight", None)
     on_cpu = isinstance(weight, Tensor) and weight.device.type == "cpu"
     return _ONEDNN_BFLOAT16 and on_cpu and dtype == torch.bfloat16 and type(layer) in (nn.Linear, Conv1D)
 
 
-def pack(layer: Any) -> tuple[Tensor, Tensor]:
-    """Keep the layer's frozen weight in oneDNN's order only, for both directions; its parameter holds nothing after.
-
-    Returns the packed weights.
-    """
+def packed(layer: Any) -> Operands:
+    """A frozen layer's operands with both weights in oneDNN's order."""
     plain = Operands.of(layer)
     weight, transposed = (_reorder(each.contiguous()) for each in (plain.weight, plain.transposed))
-    layer.packed = Operands(weight, transposed, plain.bias)
-    layer.weight.data = layer.weight.data.new_empty(0)
-    return weight, transposed
+    return Operands(weight, transposed, plain.bias)
 
 
 def _reorder(weight: Tensor) -> Tensor:
     if isinstance(weight, FakeTensor):  # has a size but no order (see `afina.training.dry_run`): a copy is as large
         return weight.clone()
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
-    return packed
+    reordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+    return reordered
 
 
-def speed_up(layer: Any) -> None:
-    """Let an `nn.Linear` or `Conv1D` multiply by oneDNN where that is faster."""
-    if type(layer) in (nn.Linear, Conv1D) and _ONEDNN and "forward" not in layer.__dict__:
-        layer.forward = partial(_linear, layer, layer.forward)
+def serves(layer: nn.Module) -> bool:
+    """Whether `linear` may be faster than the layer's own forward."""
+    return _ONEDNN and type(layer) in (nn.Linear, Conv1D)
 
 
-def _linear(layer: Any, plain: Any, inputs: Tensor) -> Tensor:
-    """Any leading shape, width K -> the same leading shape, width M."""
-    if "packed" not in layer.__dict__ and not (_by_onednn(layer.weight) and inputs.dtype == torch.float32):
-        result: Tensor = plain(inputs)
-        return result
+def linear(layer: Any, plain: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """A layer, whose own forward is `plain`. Any leading shape, width K -> the same leading shape, width M."""
+    if not (_by_onednn(layer.weight) and inputs.dtype == torch.float32):
+        return plain(inputs)
+    return _apply(layer, layer.weight, layer.bias, inputs)
+
+
+def packed_linear(layer: Any, inputs: Tensor) -> Tensor:
+    """A layer that keeps its weight packed. Shapes as in `linear`."""
+    return _apply(layer, None, None, inputs)
+
+
+def _apply(layer: Any, weight: Tensor | None, bias: Tensor | None, inputs: Tensor) -> Tensor:
+    """weight, bias: what may get a gradient."""
     operands = Operands.of(layer)
     if not torch.is_grad_enabled():
-        return multiply(inputs.reshape(-1, inputs.shape[-1]), operands.weight, operands.bias).view(
-            *inputs.shape[:-1], -1
-        )
-    frozen = "packed" in layer.__dict__
-    weight, bias = (None, None) if frozen else (layer.weight, layer.bias)
-    result = _Linear.apply(inputs, weight, bias, operands, isinstance(layer, Conv1D))  # type: ignore[no-untyped-call]
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        return multiply(flat, operands.weight, operands.bias).view(*inputs.shape[:-1], -1)
+    result: Tensor = _Linear.apply(inputs, weight, bias, operands, isinstance(layer, Conv1D))  # type: ignore[no-untyped-call]
     return result
 
 
 class _Linear(torch.autograd.Function):
-    """weight, bias: what gradients are for, None where frozen and packed; inward: stored [K, M], as Conv1D does."""
+    """weight, bias: what may get a gradient, None where packed; inward: stored [K, M], as Conv1D does."""
 
     @staticmethod
     def forward(

@@ -1,0 +1,72 @@
+"""Attach a method to a classifier, and hold it to the contract before anything is trained.
+
+Whatever is to be trained comes by here, so that a method that trains nothing by mistake, or starts from another model
+than the pretrained one, costs seconds and not a run. Knows no method by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from afina.data.batch import pack
+from afina.errors import InvalidStudy
+from afina.methods.method import Method
+from afina.models.classifier import Classifier, is_head
+
+TOLERANCE = 1e-5
+"""Largest change of a logit at attach, relative to the largest logit."""
+
+
+def attach(classifier: Classifier, method: Method) -> None:
+    """Let `method` prepare the classifier, which is in evaluation afterwards. Draws only what the method draws.
+
+    Raises InvalidStudy where other parts train than the method says, or the logits of a few tokens change; on the
+    `meta` device there are no logits, and only the parts are checked.
+    """
+    before = _logits(classifier)
+    classifier.wrap(method.attach)
+    _check_parts(method, method.trainable(classifier.model))
+    after = _logits(classifier)
+    if before is None or after is None:
+        return
+    change = float((after - before).abs().max() / before.abs().max().clamp(min=torch.finfo(before.dtype).tiny))
+    if not change <= TOLERANCE:  # nor a number that is none
+        raise InvalidStudy(
+            f"method {method.name}: attached, it changes the logits by {change:.1e} of the largest before any step; "
+            f"at most {TOLERANCE:.0e} may be. What it adds has to start without effect, as LoRA's B at zero."
+        )
+
+
+def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
+    head = [name for name in trained if is_head(name)]
+    body = [name for name in trained if not is_head(name)]
+    if method.trains_body and not body:
+        what = "nothing but the head" if head else "nothing"
+        raise InvalidStudy(
+            f"method {method.name}: {what} of this model would train. Name parameters or modules that it has."
+        )
+    if method.trains_head and not head:
+        raise InvalidStudy(
+            f"method {method.name}: the head would not train, and so stay the random one that it is. Let it require "
+            'gradients (in peft: task_type="SEQ_CLS", or modules_to_save), or say that it stays frozen (trains_head).'
+        )
+    surplus = ([] if method.trains_body else body) + ([] if method.trains_head else head)
+    if surplus:
+        raise InvalidStudy(
+            f"method {method.name}: {surplus[0]} would train ({len(surplus)} such), which it says stays frozen."
+        )
+
+
+@torch.no_grad()
+def _logits(classifier: Classifier) -> Tensor | None:
+    """Of two sequences of a few tokens, without dropout."""
+    device = next(classifier.parameters()).device
+    if device.type == "meta":
+        return None
+    logits: Tensor = classifier.eval()(pack([np.arange(1, 6), np.arange(6, 9)]).to(device))
+    return logits

@@ -1,0 +1,88 @@
+"""From a backbone's address to a directory that any `from_pretrained` of transformers opens.
+
+What is on the Hub is fetched by `afina.hub`; `embedded` is converted, and `random:DIR` drawn, once in the cache. Knows
+no head, and nothing of what is done with the model.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from afina import assets, atomic, digest, hub
+from afina.errors import NotFound
+from afina.models.pretrained import quiet, read_config, read_tokenizer
+from afina.seeds import derive
+
+EMBEDDED = "embedded"
+RANDOM = "random:"
+
+_CONVERSION = 1
+"""Raised when the conversion of `embedded` changes, so that an older cache is not used."""
+
+
+def locate(address: str, *, weights: bool = True) -> Path:
+    """The directory of that address. Raises NotFound, InvalidStudy.
+
+    weights  False: only the configuration and the tokenizer have to be there
+    """
+    if address == EMBEDDED:
+        return _embedded()
+    if address.startswith(RANDOM):
+        return _random(address) if weights else _directory(address.removeprefix(RANDOM), address)
+    if Path(address).is_dir():
+        return Path(address)
+    if address.startswith((".", "/", "~")) or address.count("/") > 1:
+        return _directory(address, address)
+    return hub.snapshot(address, weights=weights)
+
+
+def _directory(path: str, address: str) -> Path:
+    if not Path(path).is_dir():
+        raise NotFound(
+            f"backbone {address}: there is no directory {path}. Give a directory that save_pretrained wrote."
+        )
+    return Path(path)
+
+
+def _embedded() -> Path:
+    target = assets.cache_directory() / f"embedded-{assets.ASSETS['smollm2'].sha256[:12]}-{_CONVERSION}"
+    if target.is_dir():
+        return target
+    source = assets.fetch("smollm2")
+    with quiet(), redirect_stderr(io.StringIO()):  # the conversion's progress bar ignores transformers' switch
+        opened = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        # transformers refuses to save a model opened from GGUF, and keeps `quantization_config` in its
+        # configuration although the tensors are plain float32: a model built anew carries neither.
+        settings = opened.config.to_dict()
+        settings.pop("quantization_config", None)
+        settings.pop("_name_or_path", None)
+        settings.pop("_model_name_or_path", None)
+        plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
+        plain.load_state_dict(opened.state_dict())
+        with atomic.replacing(target) as fresh:
+            plain.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+    return target
+
+
+def _random(address: str) -> Path:
+    source = _directory(address.removeprefix(RANDOM), address)
+    config = read_config(source, address)
+    with quiet():
+        tokenizer = read_tokenizer(source, address)
+    kept = sorted(p.name for p in source.iterdir() if p.suffix in {".json", ".txt", ".model"})
+    target = assets.cache_directory() / f"random-{digest.of_files(source, kept).removeprefix(digest.PREFIX)[:16]}"
+    if not target.is_dir():
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(0, "random backbone"))
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            with atomic.replacing(target) as fresh:
+                model.save_pretrained(fresh)
+                tokenizer.save_pretrained(fresh)
+    return target

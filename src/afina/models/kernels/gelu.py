@@ -1,0 +1,70 @@
+"""GELU by its tanh formula, cheaper than transformers' and equal but for rounding. Knows no model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+
+class TanhGELU(nn.Module):
+    """transformers' `gelu_new`, x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), in one kernel instead of eight or faster.
+
+    On a CPU the sigmoid costs a sixth of the tanh in torch's kernel, and the slope is kept for the backward pass, which
+    then is one product.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Any shape."""
+        if inputs.device.type != "cpu":
+            return gelu(inputs, approximate="tanh")
+        if torch.is_grad_enabled() and inputs.requires_grad:
+            result: Tensor = _TanhGELU.apply(inputs)  # type: ignore[no-untyped-call]
+            return result
+        return _tanh_gelu(inputs, slope=False)[0]
+
+
+class _TanhGELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        result, slope = _tanh_gelu(inputs, slope=True)
+        ctx.save_for_backward(slope)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        result: Tensor = grads[0] * slope
+        return result
+
+
+_OUTER = 2 * math.sqrt(2 / math.pi)
+_INNER = 0.044715 * _OUTER
+_PIECE = 1 << 17
+"""Elements computed at a time, so that what lies between input and result stays in the processor's cache."""
+
+
+def _tanh_gelu(inputs: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """GELU and, where asked, its derivative, both of the inputs' shape and dtype; computed in float32."""
+    inputs = inputs.contiguous()
+    result = torch.empty_like(inputs)
+    slopes = torch.empty_like(inputs) if slope else None
+    outer = torch.tensor(_OUTER)
+    buffers = [torch.empty(min(inputs.numel(), _PIECE)) for _ in range(4)]
+    for start in range(0, inputs.numel(), _PIECE):
+        piece = slice(start, start + _PIECE)
+        source = inputs.view(-1)[piece]
+        wide, square, chance, value = (buffer[: len(source)] for buffer in buffers)
+        x = source if source.dtype == wide.dtype else wide.copy_(source)
+        torch.mul(x, x, out=square)
+        torch.add(outer, square, alpha=_INNER, out=chance).mul_(x).sigmoid_()
+        torch.mul(x, chance, out=value)
+        result.view(-1)[piece] = value
+        if slopes is not None:  # with s = chance, s + x s (1 - s) (outer + 3 inner x^2)
+            rise = value.addcmul_(value, chance, value=-1)
+            torch.add(outer, square, alpha=3 * _INNER, out=square)
+            slopes.view(-1)[piece] = chance.addcmul_(square, rise)
+    return result, slopes

@@ -1,0 +1,80 @@
+"""peft's LoRA layer over a frozen weight, with a backward pass of its own. Equal to peft's but for rounding.
+
+Knows the layout of peft's layer, not the model that it stands in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afina.models.kernels.dropout import Dropout, scaled_mask
+from afina.models.kernels.linear import Operands, multiply
+
+
+def only_adapter(layer: nn.Module) -> str | None:
+    """The adapter of a peft layer that has one and computes LoRA's formula alone, by name; None of any other layer."""
+    if not hasattr(layer, "lora_A") or not isinstance(getattr(layer, "base_layer", None), nn.Module):
+        return None
+    peft_layer: Any = layer
+    names = list(peft_layer.lora_A)
+    plain = (
+        len(names) == 1
+        and names == list(peft_layer.active_adapters)
+        and not peft_layer.disable_adapters
+        and not peft_layer.merged
+        and not any(peft_layer.use_dora.values())
+        and not getattr(peft_layer, "lora_variant", {})
+        and not any(peft_layer.lora_bias.values())
+        and isinstance(peft_layer.lora_A[names[0]], nn.Linear)
+    )
+    return names[0] if plain else None
+
+
+def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
+    """peft's LoRA layer: W x + b + scaling B A dropout(x). Any leading shape."""
+    base, dropout = layer.base_layer, layer.lora_dropout[name]
+    down, up, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+        result: Tensor = base(inputs) + (dropout(inputs) @ down.t()) @ up.t() * scaling
+        return result
+    rate = dropout.p if isinstance(dropout, Dropout) and dropout.training else 0.0
+    mask = scaled_mask(inputs.shape, rate, inputs.dtype, inputs.device) if rate else None
+    result = _LoRA.apply(inputs, mask, down, up, scaling, Operands.of(base))  # type: ignore[no-untyped-call]
+    return result
+
+
+class _LoRA(torch.autograd.Function):
+    """The layer over a frozen W, with its backward pass: sums go into the products, and W gets no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, mask: Tensor | None, down: Tensor, up: Tensor, scaling: float, frozen: Operands
+    ) -> Tensor:
+        """inputs [..., K], mask of that shape, down [r, K], up [M, r]; returns [..., M]."""
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        dropped = flat if mask is None else flat * mask.view(flat.shape)
+        low = dropped @ down.t()
+        result = multiply(flat, frozen.weight, frozen.bias).addmm_(low, up.t(), alpha=scaling)
+        ctx.save_for_backward(dropped, low, mask, down, up)
+        ctx.scaling, ctx.frozen, ctx.shape = scaling, frozen, inputs.shape
+        return result.view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dropped, low, mask, down, up = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        grad_up = (low.t() @ grad).mul_(ctx.scaling).t()
+        grad_low = (grad @ up).mul_(ctx.scaling)
+        grad_down = grad_low.t() @ dropped
+        into = None
+        if ctx.needs_input_grad[0]:
+            into = multiply(grad, ctx.frozen.transposed)
+            if mask is None:
+                into.addmm_(grad_low, down)
+            else:
+                into.addcmul_(grad_low @ down, mask.view(into.shape))
+            into = into.view(ctx.shape)
+        return into, None, grad_down, grad_up, None, None

@@ -1,0 +1,110 @@
+"""What is changed in the modules of an opened model, in what order, and the one way to do it.
+
+Nothing here adds, renames or moves a parameter, so every name and every saved file stays transformers' and peft's own.
+Each patch gives what the plain module gives, but for rounding and the dropout masks drawn; `tests/models/kernels` holds
+each to the plain one. Knows where the kernels go; does not know how they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum, auto
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from afina.models.families import FAMILIES
+from afina.models.kernels.dropout import Dropout
+from afina.models.kernels.gelu import TanhGELU
+from afina.models.kernels.last_block import last_block
+from afina.models.kernels.linear import linear, packed, packed_linear, serves
+from afina.models.kernels.lora import lora_layer, only_adapter
+
+
+class Patch(IntEnum):
+    """Every patch, in the order in which a model and each module in it get them."""
+
+    # By `apply_kernels`, when a model is opened, and again for what a method adds to it:
+    DROPOUT = auto()
+    """Child exchanged. Before LORA, which reads the rate of our dropout and would take peft's for none."""
+    GELU = auto()
+    """Child exchanged."""
+    LINEAR = auto()
+    """Forward of every linear layer of the body, also of those inside a layer of peft's."""
+    LORA = auto()
+    """Forward of peft's layer. Calls the linear layer in it only where that trains; reads its weights where not."""
+    LAST_BLOCK = auto()
+    """Forward of the last block."""
+
+    # By `afina.training`, when it is known what trains, and how:
+    CHECKPOINT = auto()
+    """Forward of every block, around the one it has. After LAST_BLOCK, which would take its place."""
+    LOOK_UP = auto()
+    """Forward of an embedding that trains. After its weight is lowered, since it reads the float32 one behind that."""
+    PACKED = auto()
+    """Forward of a frozen linear layer, and its weight. Last: a forward from before cannot read the weight any more."""
+
+
+def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: Any) -> None:
+    """Let a call of `module` be `forward(module, *given, *inputs)`, whatever it was before.
+
+    Raises ValueError where the module has a later patch, which this one would undo.
+    """
+    had = patches_of(module)
+    if had and had[-1] > kind:
+        raise ValueError(f"{type(module).__name__} has patch {had[-1].name} already; {kind.name} comes before it.")
+    if kind not in had:
+        module.__dict__["patches"] = [*had, kind]
+    module.forward = partial(forward, module, *given)
+
+
+def exchange(parent: nn.Module, name: str, kind: Patch, child: nn.Module) -> None:
+    """Put `child` where the parent has another, both without parameters; it goes on training or evaluating."""
+    child.__dict__["patches"] = [kind]
+    setattr(parent, name, child.train(getattr(parent, name).training))
+
+
+def patches_of(module: nn.Module) -> list[Patch]:
+    """The patches that a module has, in the order in which it got them."""
+    found: list[Patch] = module.__dict__.get("patches", [])
+    return found
+
+
+def apply_kernels(model: nn.Module, body: Any) -> None:
+    """Give a model every kernel that serves it. Called again after a wrap, it reaches what is new and keeps the rest.
+
+    model  everything, perhaps wrapped by peft;  body  the transformer in it, without the head
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                exchange(parent, name, Patch.DROPOUT, Dropout(child.p))
+            elif type(child).__name__ == "NewGELUActivation":
+                exchange(parent, name, Patch.GELU, TanhGELU())
+    for layer in body.modules():
+        accelerate(layer)
+    for layer in model.modules():
+        adapter = only_adapter(layer)
+        if adapter is not None:
+            patch(layer, Patch.LORA, lora_layer, adapter)
+    names = FAMILIES[body.config.model_type].block
+    patch(getattr(body, names.layers)[-1], Patch.LAST_BLOCK, last_block, names)
+
+
+def accelerate(layer: nn.Module) -> None:
+    """Let a linear layer multiply by oneDNN where that is faster; leaves any other layer."""
+    if serves(layer) and Patch.LINEAR not in patches_of(layer):
+        patch(layer, Patch.LINEAR, linear, layer.forward)
+
+
+def pack(layer: Any) -> tuple[Tensor, Tensor]:
+    """Keep a linear layer's frozen weight in oneDNN's order only, for both directions; its parameter is emptied.
+
+    Returns the packed weights. `linear.can_pack` says of which layers.
+    """
+    operands = packed(layer)
+    layer.packed = operands
+    layer.weight.data = layer.weight.data.new_empty(0)
+    patch(layer, Patch.PACKED, packed_linear)
+    return operands.weight, operands.transposed

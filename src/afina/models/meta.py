@@ -1,0 +1,32 @@
+"""A model on torch's `meta` device: every module, name and shape of it, and no weights.
+
+For counting parameters and foreseeing memory. Knows the shapes of well-known backbones without a network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from afina.models.address import locate
+from afina.models.kernels import attention
+from afina.models.pretrained import quiet, read_config
+from afina.models.shapes import CONFIGURATIONS
+
+
+def meta_model(address: str, labels: int = 2) -> PreTrainedModel:
+    """transformers' classifier, from the configuration at that address alone. Raises NotFound, InvalidStudy."""
+    config = _configuration(address)
+    config.num_labels = labels
+    with torch.device("meta"), quiet():
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention.NAME)
+    return cast(PreTrainedModel, model)
+
+
+def _configuration(address: str) -> PreTrainedConfig:
+    if address in CONFIGURATIONS and not Path(address).is_dir():
+        return AutoConfig.for_model(**CONFIGURATIONS[address])
+    return read_config(locate(address, weights=False), address)

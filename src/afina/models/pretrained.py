@@ -1,0 +1,75 @@
+"""What transformers reads of a directory that `save_pretrained` wrote, and which of those afina supports.
+
+Knows no weights; a backbone's address is only named in messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from afina.errors import InvalidStudy, NotFound
+from afina.models.families import FAMILIES
+
+_UNSTEADY = ("dynamic", "longrope")
+"""Kinds of rotary position encoding whose frequencies follow the longest text of a batch."""
+
+
+def read_config(path: Path, address: str) -> PreTrainedConfig:
+    """Its configuration. Raises NotFound, InvalidStudy where afina does not support the model."""
+    if not (path / "config.json").is_file():
+        raise NotFound(f"backbone {address}: no config.json in {path}. Give a directory that save_pretrained wrote.")
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise NotFound(f"backbone {address}: config.json cannot be read ({first_line(error)}).") from None
+    if config.model_type not in FAMILIES:
+        raise InvalidStudy(
+            f"backbone {address}: models of type {config.model_type!r} are not supported. "
+            f"Supported: {', '.join(FAMILIES)}."
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _UNSTEADY:
+        raise InvalidStudy(
+            f"backbone {address}: its position encoding is {rope['rope_type']!r}, under which a long text changes how "
+            "its neighbours in a batch are read. afina does not support that."
+        )
+    return cast(PreTrainedConfig, config)
+
+
+def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
+    """Its tokenizer. Raises NotFound, InvalidStudy."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise NotFound(f"backbone {address}: its tokenizer cannot be opened ({first_line(error)}).") from None
+    if not tokenizer.is_fast:
+        raise InvalidStudy(f"backbone {address}: its tokenizer has no fast (Rust) version, which afina needs.")
+    return tokenizer
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first; those of transformers go on with advice."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal while a model is opened.
+
+    It reports the head as newly initialised, which is what a classifier starts from.
+    """
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,92 @@
+"""Patches go on in one order, once each, on every module that they are for; whatever they exchange keeps its names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from afina import Backbone
+from afina.methods import make
+from afina.models.classifier import Classifier
+from afina.models.families import FAMILIES
+from afina.models.kernels.dropout import Dropout
+from afina.models.kernels.patches import Patch, exchange, patch, patches_of
+from afina.training.activation_checkpointing import recompute
+from afina.training.mixed_precision import Working
+from fakes import Backbones, logits_of, opened
+
+
+def counted(classifier: Classifier) -> Counter[tuple[Patch, ...]]:
+    """How many modules have which patches."""
+    return Counter(tuple(patches_of(module)) for module in classifier.model.modules() if patches_of(module))
+
+
+def double(module: nn.Module, by: float, inputs: Tensor) -> Tensor:
+    return inputs * by
+
+
+def test_a_patched_module_computes_what_it_was_given_and_says_so() -> None:
+    module = nn.Identity()
+    patch(module, Patch.LINEAR, double, 2.0)
+    assert module(torch.ones(1)).item() == 2
+    patch(module, Patch.LINEAR, double, 3.0)
+    assert module(torch.ones(1)).item() == 3
+    assert patches_of(module) == [Patch.LINEAR]
+
+
+def test_a_patch_that_would_undo_a_later_one_is_refused_and_changes_nothing() -> None:
+    module = nn.Identity()
+    patch(module, Patch.CHECKPOINT, double, 2.0)
+    with pytest.raises(ValueError, match="Identity has patch CHECKPOINT already; LAST_BLOCK comes before it"):
+        patch(module, Patch.LAST_BLOCK, double, 3.0)
+    assert module(torch.ones(1)).item() == 2
+    assert patches_of(module) == [Patch.CHECKPOINT]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_exchanged_child_goes_on_training_or_evaluating(training: bool) -> None:
+    parent = nn.Sequential(nn.Dropout(0.5)).train(training)
+    exchange(parent, "0", Patch.DROPOUT, Dropout(0.5))
+    assert type(parent[0]) is Dropout
+    assert parent[0].training is training
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_patch_adds_renames_or_moves_a_parameter(backbones: Backbones, family: str, name: str) -> None:
+    path = backbones.path(family)
+    plain: Any = AutoModelForSequenceClassification.from_pretrained(path)
+    backbone, method = Backbone.load(str(path)), make(name).for_family(family)
+    found = opened(backbone, method).model.state_dict()
+    assert list(found) == list(method.attach(plain).state_dict())
+
+
+def test_a_wrapped_models_kernels_are_each_there_once(gpt2: Backbone) -> None:
+    """Two blocks of four linear layers; LoRA adds two factors and a layer around to one of each block."""
+    plain, wrapped = (opened(gpt2, make(name).for_family("gpt2")) for name in ("full", "lora"))
+    linear, lora, dropout = (Patch.LINEAR,), (Patch.LORA,), (Patch.DROPOUT,)
+    assert counted(plain)[linear] == 8
+    assert (counted(wrapped)[linear], counted(wrapped)[lora]) == (12, 2)
+    assert counted(wrapped)[dropout] == counted(plain)[dropout] + 2
+    assert counted(plain)[(Patch.GELU,)] == counted(wrapped)[(Patch.GELU,)] == 2
+    assert counted(plain)[(Patch.LAST_BLOCK,)] == counted(wrapped)[(Patch.LAST_BLOCK,)] == 1
+    assert not any(type(module) is nn.Dropout for module in wrapped.modules())
+
+
+def test_training_patches_on_top_of_the_kernels_and_a_wrap_afterwards_is_refused(gpt2: Backbone) -> None:
+    method = make("prelayer")
+    classifier = opened(gpt2, method)
+    before = logits_of(classifier, gpt2)
+    recompute(classifier.body)
+    Working(classifier.model, method.trainable(classifier.model), torch.float32)
+    assert counted(classifier)[(Patch.LAST_BLOCK, Patch.CHECKPOINT)] == 1
+    assert counted(classifier)[(Patch.CHECKPOINT,)] == 1
+    assert counted(classifier)[(Patch.LOOK_UP,)] == 2
+    assert torch.equal(logits_of(classifier, gpt2), before)
+    with pytest.raises(ValueError, match="LAST_BLOCK comes before it"):
+        classifier.wrap(method.attach)
