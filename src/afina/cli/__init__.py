@@ -14,6 +14,7 @@ import typer
 
 from afina import __version__
 from afina.cli import adapters, costs, studies
+from afina.cli.hints import with_flags
 from afina.errors import AfinaError
 
 COMMANDS = (
@@ -57,7 +58,7 @@ def main() -> None:
     try:
         app()
     except AfinaError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {with_flags(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has left (`afina show OUT | head`); there is nobody to tell.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from afina import meter
+from afina.cli.hints import with_flags
 from afina.events import Progress
 from afina.report.rows import in_words
 from afina.studies.record import Record
@@ -91,7 +92,7 @@ class Lines(Watcher):
 
     def failed(self, run: Run, message: str) -> None:
         """Say why."""
-        self._say(f"Error: {run.title}, seed {run.seed}: {message.removeprefix(f'run {run.title}: ')}")
+        self._say(f"Error: {run.title}, seed {run.seed}: {with_flags(message.removeprefix(f'run {run.title}: '))}")
 
 
 class Bar(Lines):
