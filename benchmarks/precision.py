@@ -70,7 +70,8 @@ def _train(method: str, data: Data, dtype: str, learning_rate: float | None, out
 def _agreement(adapter: Adapter, data: Data, in_float32: np.ndarray) -> float:
     backbone = Backbone.load(BACKBONE)
     texts = Task.load(TASK, **data.model_dump()).evaluation.texts
-    classifier, method = predictor.open_adapter(adapter, backbone)
+    opened = predictor.Predictor.of(adapter, backbone)
+    classifier, method = opened.classifier, opened.method
     Working(classifier.model, method.trainable(classifier.model), torch.bfloat16).refresh()
     encoded = encode(backbone.tokenizer, texts, max_length=128)
     return float((predictor.logits(classifier, encoded).argmax(axis=1) == in_float32).mean())

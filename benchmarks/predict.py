@@ -64,7 +64,12 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callab
     if name.startswith("D"):
         if name == "D-bf16":
             Working(classifier.model, {}, torch.bfloat16)
-        return lambda texts: predictor.of_texts(classifier, backbone, texts, None, longest).argmax(axis=1).tolist()
+
+        def ours(texts: Sequence[str]) -> list[int]:
+            found = predictor.logits(classifier, encode(tokenizer, texts, max_length=longest)).argmax(axis=1)
+            return [int(label) for label in found]
+
+        return ours
     plain = AutoModelForSequenceClassification.from_pretrained(
         backbone.path, num_labels=len(label_names), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
     ).eval()

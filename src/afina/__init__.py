@@ -17,6 +17,7 @@ _HOMES = {
     "Backbone": "afina.models.backbone",
     "Classifier": "afina.models.classifier",
     "METHODS": "afina.methods",
+    "Predictor": "afina.inference.predictor",
     "Record": "afina.studies.record",
     "Run": "afina.studies.run",
     "Study": "afina.studies.study",
@@ -28,6 +29,7 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from afina.data.task import Task as Task
     from afina.errors import AfinaError as AfinaError
+    from afina.inference.predictor import Predictor as Predictor
     from afina.methods import METHODS as METHODS
     from afina.models.adapter import Adapter as Adapter
     from afina.models.backbone import Backbone as Backbone

@@ -12,8 +12,10 @@
     ├── RunFailed          a run of a study whose process reported an error or was killed
     └── Busy               another process is writing to the same place
 
-Each message names where, what was found, what was expected and what to do next. The command line
-prints it on one or two lines and exits with `exit_code`. This module knows no other module.
+Each message names where, what was found, what was expected and what to do next. What the caller has set, or may set, is
+named by the library's word in backquotes, as in "Name the right one with `text`."; the command line shows its own flag
+in that place (`afina.cli.hints`). It prints the message on one or two lines and exits with `exit_code`. This module
+knows no other module.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ def test_records_that_another_program_wrote(afina: Command, gpt2: Backbone, toy:
     OUT.mkdir()
     (OUT / "records.jsonl").write_text('{"accuracy": 1}\n', encoding="utf-8")
     answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", OUT, *SHORT)
-    assert answer.error.startswith("out/records.jsonl, line 1: not a record of this version of afina (key: Field req")
+    assert answer.error.startswith("out/records.jsonl, line 1: not a record of this version of afina (key: field req")
     assert answer.error.endswith("Remove that line, or name another --out.")
     assert left_behind(OUT) == {"records.jsonl"}
     assert (OUT / "records.jsonl").read_text(encoding="utf-8") == '{"accuracy": 1}\n'
@@ -385,7 +385,7 @@ def edit_manifest(path: Path, **changes: Any) -> None:
             lambda path: (path / "manifest.json").write_text("[]", encoding="utf-8"),
             "/manifest.json: expected a JSON object. Copy the adapter again.",
         ),
-        (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: Input should be a valid integer"),
+        (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: input should be a valid integer"),
         (lambda path: edit_manifest(path, method="magic"), "/manifest.json: its fields give digest sha256:"),
     ],
     ids=["bit", "cut", "empty", "no tensors", "label", "not JSON", "list", "type", "method"],

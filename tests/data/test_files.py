@@ -181,26 +181,26 @@ def test_any_column_can_be_named_as_the_pair(tmp_path: Path) -> None:
     assert Task.load(str(tmp_path), text_pair="context").train.pairs == ["two", "four"]
 
 
-def test_a_missing_text_column_is_told_with_what_was_found_and_which_option_to_give(directory: Path) -> None:
+def test_a_missing_text_column_is_told_with_what_was_found_and_which_field_to_give(directory: Path) -> None:
     write_csv(directory / "train.csv", ROWS, "words,label")
     told = message(directory)
     assert told.startswith(
         f"{directory / 'train.csv'}: no text column. Found: words, label. Expected text or sentence or"
     )
-    assert told.endswith("name another one with --text.")
+    assert told.endswith("name another one with `text`.")
 
 
-def test_a_missing_label_column_is_told_with_what_was_found_and_which_option_to_give(directory: Path) -> None:
+def test_a_missing_label_column_is_told_with_what_was_found_and_which_field_to_give(directory: Path) -> None:
     write_csv(directory / "train.csv", ROWS, "text,stars")
     told = message(directory)
     assert "train.csv: no label column. Found: text, stars. Expected label or labels or target" in told
-    assert told.endswith("name another one with --label.")
+    assert told.endswith("name another one with `label`.")
 
 
-@pytest.mark.parametrize(("option", "flag"), [("text", "--text"), ("label", "--label"), ("text_pair", "--text-pair")])
-def test_a_named_column_that_is_not_there_is_told_with_its_option(directory: Path, option: str, flag: str) -> None:
-    told = message(directory, **{option: "nope"})
-    assert f"train.csv: no column 'nope'. Found: text, label. Name the right one with {flag}." in told
+@pytest.mark.parametrize("field", ["text", "label", "text_pair"])
+def test_a_named_column_that_is_not_there_is_told_with_its_field(directory: Path, field: str) -> None:
+    told = message(directory, **{field: "nope"})
+    assert f"train.csv: no column 'nope'. Found: text, label. Name the right one with `{field}`." in told
 
 
 def test_the_evaluation_file_must_have_the_columns_of_the_training_file(directory: Path) -> None:
@@ -329,10 +329,10 @@ def test_an_integer_label_that_was_never_trained_is_told_with_its_row(tmp_path: 
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (("good", "bed"), "--labels good,bed: the training split has the labels bad, good. Give each of them once, as"),
-        (("good",), "--labels good: the training split has the labels bad, good."),
-        (("good", "bad", "ugly"), "--labels good,bad,ugly: the training split has the labels bad, good."),
-        (("good", "good"), "--labels: good is given twice."),
+        (("good", "bed"), "`labels` good,bed: the training split has the labels bad, good. Give each of them once, as"),
+        (("good",), "`labels` good: the training split has the labels bad, good."),
+        (("good", "bad", "ugly"), "`labels` good,bad,ugly: the training split has the labels bad, good."),
+        (("good", "good"), "`labels`: good is given twice."),
     ],
 )
 def test_an_order_that_is_not_of_the_labels_in_the_data_is_refused(
@@ -484,8 +484,8 @@ def test_limits_apply_to_each_split_and_before_leakage_is_counted(tmp_path: Path
     write_csv(tmp_path / "dev.csv", [(f"other {i}", "y") for i in range(50)] + rows[:1])
     task = Task.load(str(tmp_path), train_examples=20, evaluation_examples=10, allow_leakage=True)
     assert (len(task.train), len(task.evaluation)) == (20, 10)
-    assert "--train-examples 0: expected at least 1." in message(tmp_path, train_examples=0, allow_leakage=True)
-    assert "--evaluation-examples -3: expected" in message(tmp_path, evaluation_examples=-3, allow_leakage=True)
+    assert "`train_examples` 0: expected at least 1." in message(tmp_path, train_examples=0, allow_leakage=True)
+    assert "`evaluation_examples` -3: expected" in message(tmp_path, evaluation_examples=-3, allow_leakage=True)
     assert "all 1 training examples are labelled" in message(tmp_path, train_examples=1, allow_leakage=True)
 
 
@@ -512,7 +512,7 @@ def test_an_address_too_long_to_be_a_path_is_an_unknown_task() -> None:
 
 def test_a_task_with_known_columns_takes_no_column_names() -> None:
     assert message("snippets:movies", label="x") == (
-        "task snippets:movies: its columns are known, so --label cannot be chosen. Leave it out."
+        "task snippets:movies: its columns are known, so `label` cannot be chosen. Leave it out."
     )
 
 

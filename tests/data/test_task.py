@@ -67,7 +67,7 @@ def test_leakage_up_to_one_per_cent_is_reported_and_above_is_refused() -> None:
         check_leakage("my.csv", train, two, allow=False)
     assert str(caught.value) == (
         "task my.csv: 2 of 100 evaluation texts also occur in the training split, at most 1% may. "
-        "Remove the duplicates, or pass --allow-leakage to go on."
+        "Remove the duplicates, or pass `allow_leakage` to go on."
     )
     assert check_leakage("my.csv", train, two, allow=True) == 2
 
@@ -123,8 +123,8 @@ def test_a_limit_above_the_number_of_examples_takes_all() -> None:
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_limit_below_one_is_refused(count: int) -> None:
-    with pytest.raises(InvalidData, match=f"--train-examples {count}: expected at least 1"):
-        first(split("a"), count, "--train-examples")
+    with pytest.raises(InvalidData, match=f"`train_examples` {count}: expected at least 1"):
+        first(split("a"), count, "train_examples")
 
 
 def test_a_division_keeps_order_and_every_row_and_puts_duplicates_on_one_side() -> None:

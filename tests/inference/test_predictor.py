@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from afina import Backbone, Run, Task
+from afina import Adapter, Backbone, Predictor, Run, Task, digest
 from afina.data.loader import by_length
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
 from afina.events import Progress
-from afina.inference.evaluation import evaluate, predict_texts, read_texts
-from afina.inference.predictor import PROBE, logits, of_texts, probabilities, probe
+from afina.inference.evaluation import evaluate
+from afina.inference.predictor import logits
+from afina.inference.probes import PROBE, probe
 from afina.models.classifier import Classifier
+from afina.stats.metrics import probabilities
+from afina.studies.record import Record
+from afina.studies.result import Predictions
 from afina.studies.spec import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv
 
@@ -60,12 +66,45 @@ def test_no_texts_give_no_logits(classifier: Classifier, gpt2: Backbone) -> None
     assert len(logits(classifier, encode(gpt2.tokenizer, [], max_length=8))) == 0
 
 
-def test_pairs_and_the_maximum_length_reach_the_tokenizer(classifier: Classifier, gpt2: Backbone) -> None:
+def test_pairs_and_the_maximum_length_reach_the_tokenizer(runs: Runs, gpt2: Backbone) -> None:
+    adapter = Adapter.load(runs.adapter("gpt2", "lora"))
+    shorter = replace(adapter, manifest=adapter.manifest.model_copy(update={"max_length": 7}))
     joined = gpt2.tokenizer("a bicycle", "a lamp, warm and bright", truncation=True, max_length=7)["input_ids"]
     text = gpt2.tokenizer.decode(joined)
     assert gpt2.tokenizer(text)["input_ids"] == joined
-    found = of_texts(classifier, gpt2, ["a bicycle"], ["a lamp, warm and bright"], 7)
-    assert np.allclose(found, logits_of(classifier, gpt2, [text]).numpy(), atol=TOLERANCE)
+    predictor = Predictor.of(shorter, gpt2)
+    assert predictor.max_length == 7
+    found = predictor.outputs(["a bicycle"], ["a lamp, warm and bright"])
+    assert np.allclose(found, logits_of(predictor.classifier, gpt2, [text]).numpy(), atol=TOLERANCE)
+
+
+def test_one_predictor_answers_any_number_of_calls_and_no_text(runs: Runs) -> None:
+    predictor = Predictor.load(runs.adapter("gpt2", "lora"))
+    whole = predictor(TEXTS)
+    assert [answer for text in TEXTS for answer in predictor([text])] == [
+        {"label": one["label"], "probabilities": pytest.approx(one["probabilities"], abs=TOLERANCE)} for one in whole
+    ]
+    assert predictor([]) == []
+
+
+def test_the_weights_of_a_backbone_are_hashed_for_its_first_adapter_only(
+    runs: Runs, backbones: Backbones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[int] = []
+
+    def count(tensors: Mapping[str, torch.Tensor]) -> str:
+        hashed.append(len(tensors))
+        return of_tensors(tensors)
+
+    of_tensors = digest.of_tensors
+    backbone = Backbone.load(str(backbones.path("gpt2")))
+    adapters = [Adapter.load(runs.adapter("gpt2", method)) for method in ("lora", "full", "baseline")]
+    monkeypatch.setattr(digest, "of_tensors", count)
+    first, *others = [Predictor.of(adapter, backbone) for adapter in adapters]
+    assert len(hashed) == 1
+    assert len({json.dumps(one(TEXTS)) for one in (first, *others)}) == len(adapters)
+    assert first(TEXTS) == Predictor.load(runs.adapter("gpt2", "lora"))(TEXTS)
+    assert len(hashed) == 3  # a Backbone, and an adapter, of their own
 
 
 def test_the_probe_holds_the_logits_of_the_built_in_sentences(classifier: Classifier, gpt2: Backbone) -> None:
@@ -84,32 +123,41 @@ def test_probabilities_are_the_softmax_and_bear_large_logits() -> None:
 
 def test_an_adapter_evaluates_to_the_figures_of_its_record(runs: Runs, toy: str) -> None:
     for method in ("lora", "full", "baseline"):
-        record = runs.record("gpt2", method)
-        found = evaluate(runs.adapter("gpt2", method), toy, check_probe=True)
-        assert (found["accuracy"], found["f1"]) == (record.accuracy, record.f1)
-        assert (found["examples"], found["digest"], found["truncated"]) == (record.examples, record.digest, 0)
+        record, path = runs.record("gpt2", method), runs.adapter("gpt2", method)
+        found = evaluate(Adapter.load(path), Task.load(toy), check_probe=True)
+        assert found.metrics == record.metrics
+        assert (found.adapter, found.task) == (str(path), toy)
+        assert (found.examples, found.digest, found.truncated) == (record.examples, record.digest, 0)
 
 
 def test_labels_in_another_order_than_the_adapters_are_an_error(runs: Runs, toy: str) -> None:
-    with pytest.raises(InvalidData, match=r"its labels are good, bad; the adapter's are bad, good.*--labels"):
-        evaluate(runs.adapter("gpt2", "lora"), toy, {"labels": ("good", "bad")})
+    with pytest.raises(InvalidData, match=r"its labels are good, bad; the adapter's are bad, good.*`labels`"):
+        evaluate(Adapter.load(runs.adapter("gpt2", "lora")), Task.load(toy, labels=("good", "bad")))
 
 
 def test_a_backbone_that_is_gone_is_an_error_that_names_it(runs: Runs, toy: str, tmp_path: Path) -> None:
+    adapter = runs.adapter("gpt2", "lora")
     with pytest.raises(NotFound, match=rf"backbone {tmp_path}/gone"):
-        evaluate(runs.adapter("gpt2", "lora"), toy, backbone_address=str(tmp_path / "gone"))
+        evaluate(Adapter.load(adapter), Task.load(toy), backbone=str(tmp_path / "gone"))
+    with pytest.raises(NotFound, match=rf"backbone {tmp_path}/gone"):
+        Predictor.load(adapter, str(tmp_path / "gone"))
+
+
+def answered(directory: Path, record: Record) -> list[str]:
+    """The label that a run gave each evaluation text."""
+    outputs = Predictions.read(directory / record.predictions, record.predictions_digest).outputs
+    return [record.label_names[index] for index in outputs.argmax(axis=1)]
 
 
 def test_predictions_name_the_likeliest_label_as_the_evaluation_does(runs: Runs, toy: str) -> None:
     record, task = runs.record("llama", "lora"), Task.load(toy)
-    lines = list(predict_texts(runs.adapter("llama", "lora"), task.evaluation.texts))
-    assert [line["text"] for line in lines] == list(task.evaluation.texts)
-    assert [line["label"] for line in lines] == [("bad", "good")[index] for index in record.predicted]
-    for line in lines:
-        assert list(line["probabilities"]) == ["bad", "good"]
-        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-6)
-        assert line["label"] == max(line["probabilities"], key=line["probabilities"].__getitem__)
-        assert json.loads(json.dumps(line)) == line
+    answers = Predictor.load(runs.adapter("llama", "lora"))(task.evaluation.texts)
+    assert [answer["label"] for answer in answers] == answered(runs.root / "llama", record)
+    for answer in answers:
+        assert list(answer["probabilities"]) == ["bad", "good"]
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].__getitem__)
+        assert json.loads(json.dumps(answer)) == answer
 
 
 def test_a_task_of_pairs_and_three_labels_trains_evaluates_and_predicts(
@@ -128,45 +176,8 @@ def test_a_task_of_pairs_and_three_labels_trains_evaluates_and_predicts(
     assert record.label_names == names
     assert record.head == 3 * 32
     path = tmp_path / record.adapter
-    assert evaluate(path, run.task)["accuracy"] == record.accuracy
-    split = Task.load(run.task).evaluation
-    lines = list(predict_texts(path, split.texts, split.pairs))
-    assert [line["text_pair"] for line in lines] == list(split.pairs or ())
-    assert [line["label"] for line in lines] == [names[index] for index in record.predicted]
-    alone = list(predict_texts(path, split.texts))
-    assert "text_pair" not in alone[0]
-    assert [line["probabilities"] for line in alone] != [line["probabilities"] for line in lines]
-
-
-def test_texts_are_read_one_a_line_and_jsonl_with_or_without_pairs(tmp_path: Path) -> None:
-    plain, single, paired = tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.jsonl"
-    plain.write_bytes("\ufeffone\r\n two \n\nlast".encode())
-    assert read_texts(plain) == (["one", " two ", "", "last"], None)
-    single.write_text('{"text": "x", "label": 1}\n{"text": "y\\nz"}\n')
-    assert read_texts(single) == (["x", "y\nz"], None)
-    paired.write_text('{"text": "x", "text_pair": "p"}\n{"text": "y", "text_pair": ""}\n')
-    assert read_texts(paired) == (["x", "y"], ["p", ""])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"text": "x"}\nnot json\n', r"texts\.jsonl, line 2: expected an object with \"text\""),
-        (b'{"words": "x"}\n', r"texts\.jsonl, line 1: expected an object with \"text\""),
-        (b'["x"]\n', r"texts\.jsonl, line 1: expected an object with \"text\""),
-        (b'{"text": "x"}\n{"text": "y", "text_pair": "p"}\n', r'some lines have "text_pair" and some have not'),
-        (b"\xff\xfe\n", r"not UTF-8 text \(byte 0\)"),
-    ],
-)
-def test_a_file_of_texts_that_cannot_be_read_is_an_error_that_says_where(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
-    file = tmp_path / "texts.jsonl"
-    file.write_bytes(content)
-    with pytest.raises(InvalidData, match=message):
-        read_texts(file)
-
-
-def test_a_file_of_texts_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"--file .*absent\.txt: cannot be read \(No such file"):
-        read_texts(tmp_path / "absent.txt")
+    task, predictor = Task.load(run.task), Predictor.load(path)
+    assert evaluate(Adapter.load(path), task).metrics == record.metrics
+    answers = predictor(task.evaluation.texts, task.evaluation.pairs)
+    assert [answer["label"] for answer in answers] == answered(tmp_path, record)
+    assert predictor(task.evaluation.texts) != answers

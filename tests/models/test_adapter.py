@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from afina import METHODS, Backbone, Run
+from afina import METHODS, Backbone, Predictor, Run
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
-from afina.inference.predictor import PROBE, open_adapter
+from afina.inference import probes
+from afina.inference.probes import PROBE
 from afina.models.adapter import MANIFEST, Adapter, Manifest, read_manifest
 from afina.studies.spec import Training
 from afina.tensorfile import read
@@ -30,16 +31,17 @@ ELSEWHERE = """
 import json, sys
 from pathlib import Path
 from fakes import TEXTS, logits_of
-from afina import Backbone
-from afina.models.adapter import Adapter
-from afina.inference.predictor import open_adapter, probe
+from afina import Adapter, Backbone, Predictor
+from afina.inference import probes
 
 answers = {}
 for path in sys.argv[1:]:
     adapter = Adapter.load(Path(path))
     backbone = Backbone.load(adapter.manifest.backbone)
-    classifier, _ = open_adapter(adapter, backbone, check_probe=True)
-    answers[path] = [logits_of(classifier, backbone).tolist(), probe(classifier, backbone, adapter.manifest.max_length)]
+    predictor = Predictor.of(adapter, backbone)
+    probes.check(predictor)
+    classifier, length = predictor.classifier, adapter.manifest.max_length
+    answers[path] = [logits_of(classifier, backbone).tolist(), probes.probe(classifier, backbone, length)]
 print(json.dumps(answers))
 """
 
@@ -78,7 +80,7 @@ def test_a_fresh_process_computes_the_logits_that_training_ended_with(
     assert probed == json.loads((path / MANIFEST).read_text())["probe"]
     adapter = Adapter.load(path)
     backbone = Backbone.load(adapter.manifest.backbone)
-    assert logits == logits_of(open_adapter(adapter, backbone)[0], backbone).tolist()
+    assert logits == logits_of(Predictor.of(adapter, backbone).classifier, backbone).tolist()
 
 
 def test_the_adapters_of_all_methods_differ_from_each_other(elsewhere: dict[str, Any], runs: Runs) -> None:
@@ -214,32 +216,34 @@ def test_another_backbone_is_refused_and_what_differs_is_named(
         (_same_weights_other_tokenizer(backbones, tmp_path / "mixed"), "the tokenizer differs"),
         (backbones.path("llama"), "weights and tokenizer differ"),
     ):
-        message = rf"{adapter.where}: made for backbone .* but {path} has sha256:\w+ \({differs}\)\. .*--backbone"
+        message = rf"{adapter.where}: made for backbone .* but {path} has sha256:\w+ \({differs}\)\. .*`backbone`"
         with pytest.raises(WrongBackbone, match=message):
-            open_adapter(adapter, Backbone.load(str(path)))
+            Predictor.of(adapter, Backbone.load(str(path)))
 
 
 def test_the_same_backbone_elsewhere_is_accepted(runs: Runs, backbones: Backbones, tmp_path: Path) -> None:
     adapter = Adapter.load(runs.adapter("gpt2", "lora"))
     moved = Backbone.load(str(shutil.copytree(backbones.path("gpt2"), tmp_path / "moved")))
     here = Backbone.load(adapter.manifest.backbone)
-    expected = logits_of(open_adapter(adapter, here)[0], here)
-    assert torch.equal(logits_of(open_adapter(adapter, moved, check_probe=True)[0], moved), expected)
+    expected = logits_of(Predictor.of(adapter, here).classifier, here)
+    there = Predictor.of(adapter, moved)
+    probes.check(there)
+    assert torch.equal(logits_of(there.classifier, moved), expected)
 
 
 def test_a_probe_that_differs_is_an_error_when_asked_for_and_only_then(copy: Path, gpt2: Backbone) -> None:
-    open_adapter(Adapter.load(copy), gpt2, check_probe=True)
+    probes.check(Predictor.of(Adapter.load(copy), gpt2))
     scale = max(abs(value) for row in Adapter.load(copy).manifest.probe or () for value in row)
 
     def shift(content: dict[str, Any], by: float) -> None:
         content["probe"][3][1] += by * scale
 
     edit(copy, lambda content: shift(content, 5e-5))
-    open_adapter(Adapter.load(copy), gpt2, check_probe=True)
+    probes.check(Predictor.of(Adapter.load(copy), gpt2))
     edit(copy, lambda content: shift(content, 1e-3))
-    open_adapter(Adapter.load(copy), gpt2)
+    shifted = Predictor.of(Adapter.load(copy), gpt2)
     with pytest.raises(CorruptAdapter, match=rf"{copy}: the probe's logits differ by \d\.\de-\d\d of their scale"):
-        open_adapter(Adapter.load(copy), gpt2, check_probe=True)
+        probes.check(shifted)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -15,12 +15,12 @@ from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTun
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from afina import Backbone, Task
+from afina import Backbone, Predictor, Task
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
-from afina.inference.evaluation import evaluate, predict_texts
-from afina.inference.predictor import open_adapter, probabilities
+from afina.inference.evaluation import evaluate
 from afina.models.adapter import Adapter
 from afina.models.families import FAMILIES
+from afina.stats.metrics import probabilities
 from fakes import TEXTS, Backbones, Runs, logits_of
 
 # peft asks transformers for a property that transformers has renamed.
@@ -44,7 +44,7 @@ def theirs(model: Any, tokenizer: Any, texts: Any = TEXTS) -> torch.Tensor:
 
 
 def ours(path: Path, backbone: Backbone) -> torch.Tensor:
-    return logits_of(open_adapter(Adapter.load(path), backbone)[0], backbone)
+    return logits_of(Predictor.of(Adapter.load(path), backbone).classifier, backbone)
 
 
 def base(path: Path, labels: int = 2) -> Any:
@@ -159,11 +159,11 @@ def test_an_adapter_made_by_peft_evaluates_with_the_tasks_labels(gpt2: Backbone,
     task = Task.load(toy)
     model = PeftModel.from_pretrained(base(gpt2.path), tmp_path)
     logits = theirs(model, AutoTokenizer.from_pretrained(gpt2.path), task.evaluation.texts).numpy()
-    result = evaluate(tmp_path, toy, backbone_address=str(gpt2.path))
-    assert result["accuracy"] == np.mean(logits.argmax(1) == task.evaluation.labels)
-    assert 0 < result["accuracy"] < 1
-    assert result["examples"] == len(task.evaluation)
-    lines = list(predict_texts(tmp_path, task.evaluation.texts))
+    result = evaluate(Adapter.load(tmp_path), task, backbone=str(gpt2.path))
+    assert result.metrics["accuracy"] == np.mean(logits.argmax(1) == task.evaluation.labels)
+    assert 0 < result.metrics["accuracy"] < 1
+    assert result.examples == len(task.evaluation)
+    lines = Predictor.load(tmp_path)(task.evaluation.texts)
     found = np.array([list(line["probabilities"].values()) for line in lines])
     assert np.abs(found - probabilities(logits)).max() <= TOLERANCE
     assert [line["label"] for line in lines] == [f"LABEL_{index}" for index in logits.argmax(1)]
@@ -174,7 +174,7 @@ def test_an_adapter_made_by_peft_with_other_labels_than_the_task_is_an_error(
 ) -> None:
     made_by_peft(gpt2, lora(), tmp_path, labels=3)
     with pytest.raises(AfinaError, match=r"its labels are bad, good; the adapter's are LABEL_0, LABEL_1, LABEL_2"):
-        evaluate(tmp_path, toy, backbone_address=str(gpt2.path))
+        evaluate(Adapter.load(tmp_path), Task.load(toy), backbone=str(gpt2.path))
 
 
 def test_an_adapter_made_by_peft_without_a_head_is_an_error_that_says_how_to_keep_it(
@@ -198,7 +198,7 @@ def test_an_adapter_that_adds_virtual_tokens_is_an_error_that_names_its_type(
 ) -> None:
     get_peft_model(base(gpt2.path), settings).save_pretrained(tmp_path)
     with pytest.raises(InvalidStudy, match=rf"peft type is {kind}; afina opens .* not those that add virtual tokens"):
-        open_adapter(Adapter.load(tmp_path), gpt2)
+        Predictor.of(Adapter.load(tmp_path), gpt2)
 
 
 def test_settings_that_peft_does_not_know_are_an_error(gpt2: Backbone, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_settings_that_peft_does_not_know_are_an_error(gpt2: Backbone, tmp_path:
     for change in ({"peft_type": "INVENTED"}, {"peft_type": None}):
         file.write_text(json.dumps(whole | change))
         with pytest.raises(InvalidStudy, match=r"the adapter's peft settings cannot be read \("):
-            open_adapter(Adapter.load(tmp_path), gpt2)
+            Predictor.of(Adapter.load(tmp_path), gpt2)
 
 
 def test_an_adapter_made_by_peft_that_was_cut_short_is_an_error(gpt2: Backbone, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_an_adapter_made_by_peft_that_lacks_a_tensor_is_an_error(gpt2: Backbone,
     lost = next(name for name in tensors if "lora_B" in name)
     save_file({name: tensor for name, tensor in tensors.items() if name != lost}, file)
     with pytest.raises(CorruptAdapter, match=re.escape(f"the adapter lacks {lost} (1 missing, 0 unknown tensors)")):
-        open_adapter(Adapter.load(tmp_path), gpt2)
+        Predictor.of(Adapter.load(tmp_path), gpt2)
 
 
 def test_a_copied_adapter_needs_only_its_own_files(runs: Runs, gpt2: Backbone, tmp_path: Path) -> None:

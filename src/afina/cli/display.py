@@ -1,10 +1,15 @@
-"""A study's progress on standard error: bars on a terminal, plain lines elsewhere."""
+"""Progress on standard error: a bar for each run that goes on where that is a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from afina import meter
+from afina.cli.hints import with_flags
 from afina.events import Progress
 from afina.report.rows import in_words
 from afina.studies.record import Record
@@ -14,7 +19,10 @@ from afina.studies.trials import Candidate
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from afina.data.readers.texts import Chunk
 
 _LINE_SECONDS = 15.0
 """Between two plain lines of one phase."""
@@ -22,7 +30,54 @@ _LINE_SECONDS = 15.0
 
 def watcher(console: Console) -> Watcher:
     """The watcher that suits where `console` writes."""
-    return Bar(console) if console.is_terminal else Lines(console)
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+def bars(console: Console) -> RichProgress:
+    """Bars that vanish when they stop: a description, how far, and figures."""
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+    )
+
+
+@contextmanager
+def reading() -> Iterator[Callable[[Chunk], None]]:
+    """Told of each chunk that was answered, show how far a file is; where the answers themselves do not show it."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal or sys.stdout.isatty():
+        yield lambda chunk: None
+        return
+    with bars(console) as shown:
+        task, began = shown.add_task("predict", total=None, figures=""), meter.now()
+
+        def read(chunk: Chunk) -> None:
+            done = chunk.before + len(chunk.texts)
+            figures = f"{done:,} texts, {done / max(meter.now() - began, 1e-9):,.0f} texts/s"
+            if chunk.share is not None:
+                shown.update(task, total=1.0, completed=chunk.share)
+            shown.update(task, figures=figures)
+
+        yield read
+
+
+@dataclass
+class _Line:
+    """What was said of a run: its place among others, the phase, and when."""
+
+    place: str
+    phase: str = ""
+    last: float = 0.0
 
 
 def _figures(progress: Progress) -> str:
@@ -54,106 +109,93 @@ def _attempt(candidate: Candidate, length: int) -> str:
 
 
 class Lines(Watcher):
-    """One line a phase, and one now and then while training."""
+    """One line a phase, and one now and then while training; each begins with the run that it is about."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.phase, self.last, self.place = console, "", 0.0, ""
+        self.console = console
+        self.lines: dict[str, _Line] = {}
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def _begin(self, run: Run, place: str) -> None:
+        self.lines[run.label] = _Line(place)
+
+    def _end(self, run: Run) -> None:
+        self.lines.pop(run.label, None)
+
     def started(self, run: Run, number: int, total: int) -> None:
         """Name the run."""
-        self.phase, self.place = "", f"[{number}/{total}] {run.title}, seed {run.seed}"
+        self._begin(run, f"[{number}/{total}] {run.title}, seed {run.seed}")
 
     def trying(self, run: Run, number: int, spent: float) -> None:
         """Name the candidate."""
-        self.phase, self.place = "", f"[tuning {run.title}, {spent:.0%}] candidate {number}"
+        self._begin(run, f"[tuning {run.title}, {spent:.0%}] candidate {number}")
 
     def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
         """Say what it came to."""
+        self._end(run)
         self._say(f"tuning {run.title}, candidate {number}: {_attempt(candidate, length)}")
 
     def progress(self, run: Run, progress: Progress) -> None:
         """Say the phase when it begins, and figures every so often."""
-        due = meter.now() - self.last >= _LINE_SECONDS
-        if progress.phase == self.phase and not (due and progress.steps):
+        line = self.lines.setdefault(run.label, _Line(run.title))
+        due = meter.now() - line.last >= _LINE_SECONDS
+        if progress.phase == line.phase and not (due and progress.steps):
             return
-        begins = progress.phase != self.phase
-        self.phase, self.last = progress.phase, meter.now()
+        begins = progress.phase != line.phase
+        line.phase, line.last = progress.phase, meter.now()
         counted = f" {progress.step}/{progress.steps}" if progress.steps and not begins else ""
         figures = f": {_figures(progress)}" if not begins and _figures(progress) else ""
-        self._say(f"{self.place}: {progress.phase}{counted}{figures}")
+        self._say(f"{line.place}: {progress.phase}{counted}{figures}")
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
         """Say the result."""
+        self._end(run)
         self._say(f"{run.title}, seed {run.seed}: {_result(record)}{'' if now else ' (recorded before)'}")
 
     def failed(self, run: Run, message: str) -> None:
         """Say why."""
-        self._say(f"Error: {run.title}, seed {run.seed}: {message.removeprefix(f'run {run.title}: ')}")
+        self._end(run)
+        self._say(f"Error: {run.title}, seed {run.seed}: {with_flags(message.removeprefix(f'run {run.title}: '))}")
 
 
-class Bar(Lines):
-    """A bar for the current phase, with loss, speed and time left."""
+class Bars(Lines):
+    """A bar a run that goes on, with phase, loss, speed and time left; it gives way to the result."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.bars: Bars | None = None
+        self.bars: RichProgress | None = None
+        self.tasks: dict[str, TaskID] = {}
 
-    def started(self, run: Run, number: int, total: int) -> None:
-        """Open the bar."""
-        super().started(run, number, total)
-        self._open()
+    def _begin(self, run: Run, place: str) -> None:
+        super()._begin(run, place)
+        if self.bars is None:
+            self.bars = bars(self.console)
+            self.bars.start()
+        self.tasks[run.label] = self.bars.add_task(place, total=None, figures="")
 
-    def trying(self, run: Run, number: int, spent: float) -> None:
-        """Open the bar."""
-        super().trying(run, number, spent)
-        self._open()
-
-    def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
-        """Replace the bar by what it came to."""
-        self.stop()
-        super().tried(run, number, candidate, length)
-
-    def _open(self) -> None:
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-        from rich.progress import Progress as Bars
-
-        self.bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=self.console,
-            transient=True,
-        )
-        self.bars.start()
-        self.bars.add_task(self.place, total=None, figures="")
+    def _end(self, run: Run) -> None:
+        super()._end(run)
+        task = self.tasks.pop(run.label, None)
+        if self.bars and task is not None:
+            self.bars.remove_task(task)
+            if not self.tasks:
+                self.stop()
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Move the bar."""
-        if self.bars:
+        """Move the run's bar."""
+        if self.bars and run.label in self.tasks:
             self.bars.update(
-                self.bars.task_ids[0],
-                description=f"{self.place}: {progress.phase}",
+                self.tasks[run.label],
+                description=f"{self.lines[run.label].place}: {progress.phase}",
                 completed=progress.step,
                 total=progress.steps or None,
                 figures=_figures(progress),
             )
 
     def stop(self) -> None:
-        """Take the bar away, also when interrupted."""
+        """Take the bars away, also when interrupted."""
         if self.bars:
             self.bars.stop()
-            self.bars = None
-
-    def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Replace the bar by the result."""
-        self.stop()
-        super().finished(run, record, now=now)
-
-    def failed(self, run: Run, message: str) -> None:
-        """Replace the bar by the reason."""
-        self.stop()
-        super().failed(run, message)
+        self.bars, self.tasks = None, {}

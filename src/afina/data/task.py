@@ -76,16 +76,16 @@ class Task:
         """
         if address in TASKS:
             given = {"text": text, "text_pair": text_pair, "label": label}
-            named = [option for option, value in given.items() if value]
+            named = [field for field, value in given.items() if value]
             if named:
                 raise InvalidData(
-                    f"task {address}: its columns are known, so {named[0]} cannot be chosen. Leave it out."
+                    f"task {address}: its columns are known, so `{named[0]}` cannot be chosen. Leave it out."
                 )
             label_names, train, evaluation = TASKS[address](labels)
         else:
             label_names, train, evaluation = files.load(_path(address), text, text_pair, label, labels)
-        train = rows.first(train, train_examples, "--train-examples")
-        evaluation = rows.first(evaluation, evaluation_examples, "--evaluation-examples")
+        train = rows.first(train, train_examples, "train_examples")
+        evaluation = rows.first(evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
             train, evaluation = rows.cut(train, validation)
         if len(set(train.labels.tolist())) < 2:
@@ -110,7 +110,7 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
     if leaked > LEAKAGE_LIMIT * len(evaluation) and not allow:
         raise Leakage(
             f"task {address}: {leaked} of {len(evaluation)} evaluation texts also occur in the training split, "
-            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass --allow-leakage to go on."
+            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on."
         )
     return leaked
 

@@ -45,13 +45,15 @@ def encode(
     *,
     max_length: int,
     where: str = "text",
+    before: int = 0,
 ) -> Encoded:
     """Encode as the tokenizer's own call does: its special tokens, its way of joining pairs, its truncation side.
 
-    Raises InvalidData for a text that gives no token; `where` names the texts in that message.
+    Raises InvalidData for a text that gives no token; `where` names the texts in that message, and `before` is how many
+    came earlier.
     """
     tokens, lengths, truncated = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)], 0
-    for ids, sizes, cut in pieces(tokenizer, texts, pairs, max_length=max_length, where=where):
+    for ids, sizes, cut in pieces(tokenizer, texts, pairs, max_length=max_length, where=where, before=before):
         tokens.append(ids)
         lengths.append(sizes)
         truncated += cut
@@ -65,6 +67,7 @@ def pieces(
     *,
     max_length: int,
     where: str = "text",
+    before: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """What `encode` joins, some thousands of texts at a time: (tokens int32 [T], lengths int64 [N], truncated)."""
     for start in range(0, len(texts), _CHUNK):
@@ -75,7 +78,8 @@ def pieces(
         if not sizes.all():
             row = start + int(np.argmin(sizes))
             raise InvalidData(
-                f"{where} {row + 1}: {texts[row]!r} gives no tokens. Remove empty texts, or give them some content."
+                f"{where} {before + row + 1}: {texts[row]!r} gives no tokens. "
+                "Remove empty texts, or give them some content."
             )
         truncated = sum(1 for encoding in result.encodings if encoding.overflowing)
         yield np.concatenate([np.asarray(ids, dtype=np.int32) for ids in result["input_ids"]]), sizes, truncated

@@ -1,41 +1,35 @@
-"""Classifier and texts to logits, in any order and batching without a change of result."""
+"""Predictor: a backbone and an adapter, opened once, that answer for as many texts as come.
+
+Order and batching change no answer. Knows no task, no file of texts and no probe.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 
+from afina import device as devices
 from afina import methods
 from afina.allocator import keep_freed
 from afina.data.loader import by_length
 from afina.data.tokenize import Encoded, encode
-from afina.errors import CorruptAdapter, WrongBackbone
+from afina.errors import WrongBackbone
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
 from afina.models.adapter import Adapter, Manifest
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-
-PROBE_TOLERANCE = 1e-4
-"""Largest difference of a probe's logits, relative to the largest of them."""
-
-PROBE = (
-    "The soup was hot, the service quick, and we left happy.",
-    "It stopped working on the second day.",
-    "Nobody asked for a sequel, and this one shows why.",
-    "A quiet, generous book about two brothers and a boat.",
-    "The meeting has been moved to Thursday at ten.",
-    "Not bad at all!",
-    "I wanted to like it. I did not.",
-    "7 of 10, would rent again",
-)
-"""Sentences of our own whose logits an adapter's manifest records; never a user's texts."""
+from afina.models.objective import Classes, Objective
 
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
-    """Logits, float32 [N, number of labels], in the order of `encoded`; computed in the weights' own precision."""
+    """Outputs, float32 [N, width of the head], in the order of `encoded`; computed in the weights' own precision."""
     keep_freed()
     classifier.eval()
     device = next(classifier.parameters()).device
@@ -52,54 +46,87 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
     return np.zeros((0, 0), np.float32) if result is None else result
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
-    return result
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """An adapter on its backbone, in float32, on the device that `afina.device` chooses.
 
-
-def of_texts(
-    classifier: Classifier, backbone: Backbone, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
-) -> np.ndarray:
-    """Logits of raw texts, float32 [N, number of labels]."""
-    return logits(classifier, encode(backbone.tokenizer, texts, pairs, max_length=max_length))
-
-
-def probe(classifier: Classifier, backbone: Backbone, max_length: int) -> list[list[float]]:
-    """The logits of the built-in sentences."""
-    return [[float(x) for x in row] for row in of_texts(classifier, backbone, PROBE, None, max_length)]
-
-
-def open_adapter(adapter: Adapter, backbone: Backbone, *, check_probe: bool = False) -> tuple[Classifier, Method]:
-    """The classifier that the adapter makes of its backbone, ready to predict.
-
-    Raises WrongBackbone when the backbone's digest is not the manifest's, CorruptAdapter when the tensors do not
-    fit, or when `check_probe` is asked and the built-in sentences give other logits than they gave when it was made.
+    method    the adapter's, with the defaults of the backbone's family
+    manifest  the adapter's
+    where     the adapter's directory, for messages
     """
-    manifest = adapter.manifest
-    classifier = Classifier.open(backbone, manifest.label_names, seed=0)
-    found = backbone.digest_of(classifier.body)
-    if manifest.backbone_digest is not None and found != manifest.backbone_digest:
-        what = _difference(backbone, classifier, manifest)
-        raise WrongBackbone(
-            f"{adapter.where}: made for backbone {manifest.backbone} with digest {manifest.backbone_digest[:19]}, "
-            f"but {backbone.address} has {found[:19]} ({what}). Give the right one with --backbone."
-        )
-    method = methods.make(manifest.method, manifest.hyperparameters, adapter.where).for_family(backbone.family)
-    classifier.wrap(method.attach)
-    method.restore(classifier.model, adapter.tensors)
-    if check_probe and manifest.probe is not None:
-        expected = np.array(manifest.probe)
-        actual = np.array(probe(classifier, backbone, manifest.max_length or backbone.longest))
-        difference = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
-        if difference > PROBE_TOLERANCE:
-            raise CorruptAdapter(
-                f"{adapter.where}: the probe's logits differ by {difference:.1e} of their scale, at most "
-                f"{PROBE_TOLERANCE:.0e} may. The libraries here compute something else than when it was made: "
-                f"{manifest.versions}."
-            )
-    return classifier, method
+
+    classifier: Classifier
+    backbone: Backbone
+    method: Method
+    manifest: Manifest
+    where: str = "adapter"
+
+    @classmethod
+    def load(cls, adapter: str | Path, backbone: str | None = None) -> Self:
+        """The adapter in a directory, on the backbone at that address, by default the one that it names.
+
+        Raises what `Adapter.load`, `Backbone.load` and `of` raise.
+        """
+        opened = Adapter.load(Path(adapter))
+        return cls.of(opened, Backbone.load(backbone or opened.manifest.backbone))
+
+    @classmethod
+    def of(cls, adapter: Adapter, backbone: Backbone) -> Self:
+        """An adapter on a backbone that is at hand; the weights of one Backbone are hashed for its first adapter only.
+
+        Raises WrongBackbone when the backbone's digest is not the manifest's, CorruptAdapter when the tensors do not
+        fit, InvalidStudy when its method has no meaning here.
+        """
+        manifest = adapter.manifest
+        classifier = Classifier.open(backbone, manifest.label_names, seed=0)
+        if manifest.backbone_digest is not None:
+            _check(adapter, backbone, classifier)
+        method = methods.make(manifest.method, manifest.hyperparameters, adapter.where).for_family(backbone.family)
+        classifier.wrap(method.attach)
+        method.restore(classifier.model, adapter.tensors)
+        classifier.to(devices.choose())
+        return cls(classifier, backbone, method, manifest, adapter.where)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the adapter was asked of a text."""
+        return Classes(self.manifest.label_names)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a text is cut to."""
+        return self.manifest.max_length or self.backbone.longest
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    ) -> Encoded:
+        """The texts as the adapter was trained to read them.
+
+        Raises InvalidData for a text that gives no token; `where` names the texts in that message, and `before` is how
+        many came earlier.
+        """
+        return encode(self.backbone.tokenizer, texts, pairs, max_length=self.max_length, where=where, before=before)
+
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0) -> np.ndarray:
+        """Outputs of raw texts, float32 [N, width]; `before` as in `encode`."""
+        return logits(self.classifier, self.encode(texts, pairs, before=before))
+
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0
+    ) -> list[dict[str, Any]]:
+        """What a user is told of each text, as JSON values: `Objective.answers`; `before` as in `encode`."""
+        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if texts else []
+
+
+def _check(adapter: Adapter, backbone: Backbone, classifier: Classifier) -> None:
+    manifest, found = adapter.manifest, backbone.digest_of(classifier.body)
+    if found == manifest.backbone_digest:
+        return
+    raise WrongBackbone(
+        f"{adapter.where}: made for backbone {manifest.backbone} with digest {str(manifest.backbone_digest)[:19]}, "
+        f"but {backbone.address} has {found[:19]} ({_difference(backbone, classifier, manifest)}). "
+        "Give the right one with `backbone`."
+    )
 
 
 def _difference(backbone: Backbone, classifier: Classifier, manifest: Manifest) -> str:

@@ -35,7 +35,7 @@ class Manifest(Frozen):
     backbone         address, as the user named it; digests are None for an adapter that afina did not make
     tensor_file      name of the safetensors file beside the manifest
     tensors_digest   digest of its tensors
-    probe            logits of the built-in sentences (`afina.inference.predictor.PROBE`), [sentence][label]
+    probe            logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
     """
 
     format: int = 1

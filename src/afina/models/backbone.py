@@ -104,17 +104,25 @@ class Backbone:
         config.id2label, config.label2id = names, {name: index for index, name in names.items()}
         return config
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Digest of the weights (without any head, as float32) and the tokenizer."""
+        """Digest of the weights and the tokenizer."""
+        return digest.of_json([self.weights_digest, self.tokenizer_digest])
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of the weights, without any head, as float32."""
         with quiet():
-            model = AutoModel.from_pretrained(self.path, dtype=torch.float32)
-        return self.digest_of(model)
+            return _hash(AutoModel.from_pretrained(self.path, dtype=torch.float32))
 
     def digest_of(self, body: Any, tokenizer_digest: str | None = None) -> str:
-        """The digest of untouched weights and a tokenizer, by default this backbone's; saves opening it twice."""
-        weights = {name: parameter.detach().float() for name, parameter in body.named_parameters()}
-        return digest.of_json([digest.of_tensors(weights), tokenizer_digest or self.tokenizer_digest])
+        """The digest, with this tokenizer or another, where weights are open and untouched: saves opening them twice.
+
+        They are hashed the first time only.
+        """
+        if "weights_digest" not in vars(self):
+            vars(self)["weights_digest"] = _hash(body)  # where cached_property keeps it
+        return digest.of_json([self.weights_digest, tokenizer_digest or self.tokenizer_digest])
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -122,3 +130,7 @@ class Backbone:
         content = json.loads(self.tokenizer.backend_tokenizer.to_str())
         content.update(truncation=None, padding=None)
         return digest.of_json(content)
+
+
+def _hash(body: Any) -> str:
+    return digest.of_tensors({name: parameter.detach().float() for name, parameter in body.named_parameters()})

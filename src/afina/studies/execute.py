@@ -19,7 +19,7 @@ from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.digest import of_json
 from afina.errors import AfinaError, Diverged, InvalidStudy
 from afina.events import Listener, Progress, ignore
-from afina.inference import predictor
+from afina.inference import predictor, probes
 from afina.meter import Meter, activation_bytes, rss_peak, state_bytes
 from afina.methods import make
 from afina.methods.attachment import attach
@@ -309,7 +309,7 @@ def _adapter(
         seed=run.seed,
         training=training,
         metrics=scores | {"examples": len(task.evaluation)},
-        probe=tuple(map(tuple, predictor.probe(prepared.classifier, backbone, prepared.max_length))),
+        probe=tuple(map(tuple, probes.probe(prepared.classifier, backbone, prepared.max_length))),
         versions=environment.versions(),
     )
     return Adapter(manifest, tensors)

@@ -45,23 +45,23 @@ def choose(table: Table, text: str | None, text_pair: str | None, label: str | N
     return Columns(
         _column(table, text, TEXT, usual, "text"),
         _column(table, label, LABEL, usual, "label"),
-        None if text_pair is None else _column(table, text_pair, (), usual, "text-pair"),
+        None if text_pair is None else _column(table, text_pair, (), usual, "text_pair"),
     )
 
 
-def _column(table: Table, named: str | None, candidates: tuple[str, ...], usual: dict[str, str], option: str) -> str:
+def _column(table: Table, named: str | None, candidates: tuple[str, ...], usual: dict[str, str], field: str) -> str:
     if named is not None:
         if named in table.columns:
             return named
         raise InvalidData(
-            f"{table.path}: no column {named!r}. Found: {', '.join(table.columns)}. Name the right one with --{option}."
+            f"{table.path}: no column {named!r}. Found: {', '.join(table.columns)}. Name the right one with `{field}`."
         )
     for name in candidates:
         if name in usual:
             return usual[name]
     raise InvalidData(
-        f"{table.path}: no {option} column. Found: {', '.join(table.columns)}. "
-        f"Expected {' or '.join(candidates)}; name another one with --{option}."
+        f"{table.path}: no {field} column. Found: {', '.join(table.columns)}. "
+        f"Expected {' or '.join(candidates)}; name another one with `{field}`."
     )
 
 

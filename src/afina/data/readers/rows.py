@@ -69,12 +69,12 @@ def divide(rows: Rows) -> tuple[Rows, Rows]:
     return rows.take(train), rows.take([i for i, chosen in enumerate(inside) if not chosen])
 
 
-def first(split: Split, count: int | None, option: str) -> Split:
+def first(split: Split, count: int | None, field: str) -> Split:
     """At most `count` examples, those of lowest `rank`, in their original order; all for None."""
     if count is None:
         return split
     if count < 1:
-        raise InvalidData(f"{option} {count}: expected at least 1.")
+        raise InvalidData(f"`{field}` {count}: expected at least 1.")
     order = sorted(range(len(split)), key=lambda i: rank(split[i]))
     return split.take(sorted(order[:count]))
 
@@ -133,13 +133,13 @@ def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
     """The data's labels in the order of `labels`."""
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
     if repeated:
-        raise InvalidData(f"--labels: {', '.join(repeated)} is given twice.")
+        raise InvalidData(f"`labels`: {', '.join(repeated)} is given twice.")
     if set(labels) == set(known):
         return list(labels)
     if whole and known == [str(i) for i in range(len(labels))]:
         return known
     raise InvalidData(
-        f"--labels {','.join(labels)}: the training split has the labels {', '.join(known[:20])}. "
+        f"`labels` {','.join(labels)}: the training split has the labels {', '.join(known[:20])}. "
         "Give each of them once, as it stands in the data"
         + (", or a name for each of the integers from 0." if whole else ".")
     )

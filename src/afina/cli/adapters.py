@@ -1,0 +1,94 @@
+"""Commands that open an adapter: evaluate, predict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina.cli.options import AllowLeakage, Json, LabelColumn, Labels, PairColumn, TaskOption, TextColumn, data_options
+from afina.errors import InvalidData
+
+if TYPE_CHECKING:
+    from afina.data.readers.texts import Chunk
+
+NAMES = {"accuracy": "accuracy", "f1": "F1"}
+"""Of figures, in a line of prose."""
+
+
+def evaluate(
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft.")],
+    task: TaskOption,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
+    ] = None,
+    check_probe: Annotated[
+        bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
+    ] = False,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Measure an adapter on a task's evaluation split."""
+    from afina.data.task import Task
+    from afina.inference.evaluation import evaluate
+    from afina.models.adapter import Adapter
+
+    opened = Adapter.load(adapter)
+    read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
+    found = evaluate(opened, read, backbone=backbone, check_probe=check_probe)
+    if as_json:
+        made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
+        print(json.dumps({**made, **found.metrics, "examples": found.examples, "truncated": found.truncated}))
+    else:
+        figures = ", ".join(f"{NAMES.get(name, name)} {value:.4f}" for name, value in found.metrics.items())
+        print(f"{figures} on {found.examples:,} texts of {task}")
+
+
+def predict(
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", metavar="TEXT...")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", help="One text a line, or .jsonl with 'text' and perhaps 'text_pair'; - for standard input."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
+    ] = None,
+    check_probe: Annotated[
+        bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
+    ] = False,
+) -> None:
+    """Label texts: one JSON object a line, with the label and the probability of each."""
+    from afina.data.readers.texts import Chunk, chunks
+
+    if bool(texts) == bool(file):
+        raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")
+    with chunks(file) if file else nullcontext(iter([Chunk(list(texts or []))])) as parts:
+        from afina.cli.display import reading
+        from afina.inference import probes
+        from afina.inference.predictor import Predictor
+
+        predictor = Predictor.load(adapter, backbone)
+        if check_probe:
+            probes.check(predictor)
+        with reading() as read:
+            for chunk in parts:
+                _print_answers(chunk, predictor(chunk.texts, chunk.pairs, before=chunk.before))
+                read(chunk)
+
+
+def _print_answers(chunk: Chunk, answers: list[dict[str, Any]]) -> None:
+    for index, (text, answer) in enumerate(zip(chunk.texts, answers, strict=True)):
+        pair = {} if chunk.pairs is None else {"text_pair": chunk.pairs[index]}
+        print(json.dumps({"text": text, **pair, **answer}, ensure_ascii=False))
+    sys.stdout.flush()  # whoever reads a pipe has each chunk at once, or has left, which is told here

@@ -1,0 +1,114 @@
+"""Commands that foresee or list, and train nothing: params, plan, methods."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from afina.cli.options import (
+    AllowLeakage,
+    BackboneOption,
+    Json,
+    LabelColumn,
+    Labels,
+    PairColumn,
+    TextColumn,
+    data_options,
+)
+from afina.cli.output import print_tables
+
+
+def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
+    """Count what each method trains, from the backbone's configuration alone: no weights, and no network for gpt2.
+
+    PreLayer is counted as the paper does, without the head.
+    """
+    from afina.methods.parameters import count
+
+    counted = count(backbone)
+    if as_json:
+        print(json.dumps(counted))
+        return
+    print(f"{backbone}: {counted['total']:,} parameters with a head for two labels")
+    width = max(len(name) for name in counted["methods"])
+    for name, one in counted["methods"].items():
+        share = 100 * one["trainable"] / counted["total"]
+        print(
+            f"  {name:<{width}} {one['trainable']:>15,}  {share:8.4f} %  (body {one['body']:,}, head {one['head']:,})"
+        )
+
+
+def plan(
+    backbone: BackboneOption = "embedded",
+    task: Annotated[str | None, typer.Option("--task", help="Plan for its texts.", metavar="ADDRESS")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="One of 'afina methods'; may be repeated. By default all.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, or auto: what training would choose.")] = (
+        "float32"
+    ),
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="What must suffice, as 8GiB; by default all of this machine's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts of a training batch.", min=1)] = 16,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", help="Tokens of each text (128); with a task, where texts are truncated.", min=1),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of the training whose time is foreseen.", min=1)] = 2,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
+    ] = True,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Foresee what each method costs in memory, disk and time, before anything is trained.
+
+    Memory comes from the backbone's configuration alone: no weights, and no network for gpt2.
+    """
+    from afina.methods import make
+    from afina.report.report import forecast_table
+    from afina.studies.cost import forecast
+    from afina.studies.forecast import parse_size
+
+    found = forecast(
+        backbone,
+        [make(name) for name in method] if method else None,
+        task=task,
+        data=data_options(text, text_pair, label, labels, allow_leakage),
+        dtype=dtype,
+        memory=parse_size(memory) if memory else None,
+        batch_size=batch_size,
+        length=length,
+        epochs=epochs,
+        calibrate=calibrate,
+    )
+    if as_json:
+        print(json.dumps({**asdict(found[0].terms), "methods": {one.method: one.summary for one in found}}))
+    else:
+        print_tables(forecast_table(found))
+
+
+def methods() -> None:
+    """List the ways of adapting, with their hyperparameters and defaults."""
+    from dataclasses import fields
+
+    from afina.methods import METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name:<16}{method.summary}")
+        defaults = {field.name: getattr(method(), field.name) for field in fields(method)}
+        settings = [f"{key}={'by family' if value == () else repr(value)}" for key, value in defaults.items()]
+        print(f"{'':<16}{', '.join([*settings, f'learning_rate={method.learning_rate:g}'])}")
+    print("\nlora's default targets are the attention input projections of each model family:")
+    from afina.models.families import FAMILIES
+
+    for family, entry in FAMILIES.items():
+        print(f"  {family:<14}{', '.join(entry.lora_targets)}")

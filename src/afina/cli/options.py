@@ -1,0 +1,42 @@
+"""Options that several commands share, and the fields of a task that they stand for. Knows no command."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", help="Hub id, directory, 'embedded', or random:DIRECTORY.", metavar="ADDRESS")
+]
+TaskOption = Annotated[
+    str,
+    typer.Option(
+        "--task", help="csv, tsv, jsonl or parquet file, directory, sst2, or snippets:NAME.", metavar="ADDRESS"
+    ),
+]
+TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.", metavar="NAME")]
+PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.", metavar="NAME")]
+LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="Labels in their order, comma separated; the second is 'positive'.")
+]
+NoTexts = Annotated[
+    bool, typer.Option("--no-texts", help="Row numbers instead of texts in the report, so that it may be passed on.")
+]
+AllowLeakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field of the study, such as train.epochs=1.", metavar="KEY=VALUE"),
+]
+
+
+def data_options(
+    text: str | None, text_pair: str | None, label: str | None, labels: str | None, allow_leakage: bool
+) -> dict[str, Any]:
+    """How a task is to be read, in the words of `Task.load` and of a study's [data]."""
+    order = [name.strip() for name in labels.split(",")] if labels else None
+    return {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}

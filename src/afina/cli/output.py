@@ -1,0 +1,24 @@
+"""Tables on standard output, as wide as the terminal is. Knows how, not what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from afina.report.report import Table
+
+
+def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = None) -> None:
+    """Print tables, each followed by an empty line; `show` draws one in that many columns."""
+    from rich.console import Console
+
+    from afina.report.writers.terminal import rendered
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    for table in tables:
+        console.print((show or rendered)(table, console.width))
+        console.print()

@@ -1,0 +1,185 @@
+"""Commands that carry runs out or show what was carried out: study, train, choose, show, report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina.cli.options import (
+    AllowLeakage,
+    BackboneOption,
+    Json,
+    LabelColumn,
+    Labels,
+    NoTexts,
+    Overrides,
+    PairColumn,
+    TaskOption,
+    TextColumn,
+    data_options,
+)
+from afina.cli.output import print_tables
+from afina.errors import AfinaError
+
+if TYPE_CHECKING:
+    from afina.studies.study import Outcome, Study
+
+
+def study(
+    source: Annotated[
+        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, fair, paper.", metavar="STUDY")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="Where results go; by default results/NAME.")] = None,
+    overrides: Overrides = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
+    allow_leakage: AllowLeakage = False,
+    no_texts: NoTexts = False,
+    as_json: Json = False,
+) -> None:
+    """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
+
+    Interrupted at any moment, the same command goes on from the last checkpoint.
+    """
+    from afina.studies.study import Study
+
+    given = list(overrides or [])
+    given += [f"{key}={json.dumps(value)}" for key, value in (("backbone", backbone), ("task", task)) if value]
+    given += ["data.allow_leakage=true"] if allow_leakage else []
+    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts)
+
+
+def train(
+    task: TaskOption,
+    backbone: BackboneOption = "embedded",
+    method: Annotated[str, typer.Option("--method", help="See 'afina methods'.")] = "lora",
+    out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/train"),
+    seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A hyperparameter or training setting, such as r=8 or epochs=3; token_budget=1024 and "
+            "checkpointing=true save memory.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Train one adapter on your texts, and evaluate it."""
+    from afina.studies.study import Study, override
+
+    settings: dict[str, Any] = {}
+    for item in overrides or []:
+        override(settings, item)
+    content = {
+        "name": "train",
+        "backbone": backbone,
+        "task": task,
+        "seeds": [seed],
+        "data": data_options(text, text_pair, label, labels, allow_leakage),
+        "methods": {method: settings},
+    }
+    _carry_out(Study.parse(content, "afina train"), out, as_json)
+
+
+def choose(
+    task: TaskOption,
+    minutes: Annotated[float, typer.Option("--minutes", help="How long it may take; of use from 5 up.")] = 30.0,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="What a run may have, such as 8GiB; by default what is free here.")
+    ] = None,
+    backbone: BackboneOption = "embedded",
+    out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/choose"),
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
+    from afina import meter
+    from afina.studies.forecast import parse_size
+    from afina.studies.recommend import Hearing, choose
+
+    began = meter.now()
+    limit = parse_size(memory) if memory else None
+    data = data_options(text, text_pair, label, labels, allow_leakage)
+    hearing = Hearing(says=lambda words: print(f"[{(meter.now() - began) / 60:.1f} min] {words}", file=sys.stderr))
+    made = choose(task, minutes, memory=limit, backbone=backbone, out=out, data=data, hearing=hearing, began=began)
+    if as_json:
+        print(made.model_dump_json())
+        return
+    print_tables(*made.tables())
+    print(" ".join(made.recommendation))
+    if made.adapter:
+        print(f"adapter {made.adapter}")
+
+
+def show(
+    out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], as_json: Json = False
+) -> None:
+    """Show the tables of a study again, finished or not."""
+    from afina.studies.study import Outcome
+
+    _show(Outcome.read(out), as_json)
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], no_texts: NoTexts = False
+) -> None:
+    """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
+    from afina.studies.study import Outcome
+
+    for path in Outcome.read(out).write_report(texts=not no_texts):
+        print(path)
+
+
+def _carry_out(study: Study, out: Path | None, as_json: bool, *, texts: bool = True) -> None:
+    from rich.console import Console
+
+    from afina.cli.display import watcher
+
+    where = out or Path("results") / study.name
+    watching = watcher(Console(stderr=True))
+    command = ["afina", *sys.argv[1:]]
+    try:
+        outcome = study.run(where, watching, command)
+    except KeyboardInterrupt:
+        watching.stop()
+        print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if outcome.records:
+        outcome.write_report(texts=texts)
+    _show(outcome, as_json)
+    if outcome.failed:
+        count, runs = len(outcome.failed), len(outcome.failed) + len(outcome.records)
+        if runs > 1:
+            print(f"{count} of {runs} runs failed. The same command tries them again.", file=sys.stderr)
+        raise typer.Exit(AfinaError.exit_code)
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.summary(), ensure_ascii=False))
+        return
+    from afina.report.writers.terminal import findings
+
+    print_tables(*outcome.tables())
+    print_tables(*outcome.findings(), show=findings)
+    for record in outcome.records:
+        print(f"adapter {outcome.out / record.adapter}")
+    for path in (outcome.report_path, outcome.page_path):
+        if path.exists():
+            print(f"{'page' if path == outcome.page_path else 'report':<7} {path}")

@@ -1,0 +1,50 @@
+"""What the library calls a field, the command line calls by what a user types."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+import afina as package
+from afina import cli
+from afina.cli.hints import FLAGS, with_flags
+
+SOURCE = Path(package.__file__).parent
+
+
+def _raised() -> Iterator[tuple[str, str]]:
+    """Where an error is raised outside the command line, and the words of its message."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        where = path.relative_to(SOURCE)
+        if where.parts[0] == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and node.exc:
+                for word in ast.walk(node.exc):
+                    if isinstance(word, ast.Constant) and isinstance(word.value, str):
+                        yield f"{where}, line {word.lineno}", word.value
+
+
+def test_a_field_in_backquotes_becomes_its_flag_and_nothing_else_changes() -> None:
+    told = with_flags("mine.csv: no column 'x'. Name the right one with `text_pair`, not `this`, nor text.")
+    assert told == "mine.csv: no column 'x'. Name the right one with --text-pair, not `this`, nor text."
+
+
+def test_every_flag_is_an_option_of_a_command() -> None:
+    commands = typer.main.get_command(cli.app).commands.values()  # type: ignore[attr-defined]
+    options = {option for command in commands for parameter in command.params for option in parameter.opts}
+    assert {flag for flag in FLAGS.values() if flag.startswith("--")} <= options
+
+
+def test_every_field_that_an_error_names_has_something_to_type_for_it() -> None:
+    named = {(where, field) for where, words in _raised() for field in re.findall(r"`(\w+)`", words)}
+    assert len(named) > 3
+    assert {(where, field) for where, field in named if field not in FLAGS} == set()
+
+
+def test_no_error_of_the_library_names_a_flag() -> None:
+    assert [where for where, words in _raised() if re.search(r"(?<![\w-])--[a-z]", words)] == []
