@@ -35,7 +35,7 @@ OWNERS = {
     "huggingface_hub": "hub data.readers.sst2",
     "datasets": "data.readers.*",
     "pyarrow": "data.readers.*",
-    "sklearn": "stats.metrics studies.baselines",
+    "sklearn": "stats.metrics studies.floors",
     "scipy": "stats.intervals stats.random_effects stats.comparison report.paper.claims",
     "matplotlib": "report.plots report.drawing report.svg",
     "jinja2": "report.writers.html",

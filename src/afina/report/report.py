@@ -21,8 +21,9 @@ from afina.report.tables import COST, PERFORMANCE, Beside, Column, Table, all_ta
 from afina.report.tuning import tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts
 from afina.report.writers.markdown import report as _markdown
-from afina.report.writers.summary import Failure, summary
+from afina.report.writers.summary import summary
 from afina.studies.record import Record
+from afina.studies.results import Failure
 from afina.studies.trials import Tuned
 
 __all__ = ["Column", "Evaluated", "Failure", "Report", "Table", "forecast_table", "markdown", "study_tables", "summary"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from afina.report.drawing import Plot
 from afina.report.rows import Row, differing, groups, in_words, labels, rows, training, value_in_words
 from afina.report.tables import NOTHING, Column, Table
-from afina.report.writers.summary import Failure
 from afina.studies.record import Environment, Record
+from afina.studies.results import Failure
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Knows the shape of the JSON; does not write or print it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from afina.report import verdicts
@@ -14,6 +13,7 @@ from afina.report.paper import claims
 from afina.report.paper.claims import Claim
 from afina.report.verdicts import Verdicts
 from afina.studies.record import Memory, Record, Seconds
+from afina.studies.results import Failure
 from afina.studies.trials import Tuned
 
 FIRST = (
@@ -22,16 +22,6 @@ FIRST = (
 )  # fmt: skip
 BULKY = ("gold", "predicted", "losses")
 NONE = Verdicts()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that ended in an error. It is not recorded, so the next call of the study tries it again."""
-
-    name: str
-    method: str
-    seed: int
-    error: str
 
 
 def summary(
@@ -65,7 +55,7 @@ def _tuned(one: Tuned) -> dict[str, object]:
     return {
         "name": one.name,
         "method": one.method,
-        "candidates": len(one.candidates),
+        "candidates": len(one.trials),
         "stopped": one.stopped,
         "steps": one.steps,
         "seconds": one.seconds,
