@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from afina.methods import METHODS
+from afina.studies.directory import Directory
 from afina.studies.record import Environment, Memory, Record, Seconds
+from afina.studies.result import Predictions
 
 GPT2_TOTAL = 124_441_344
 HEAD = 1_536
@@ -63,8 +70,10 @@ def record(method: str = "lora", **changes: Any) -> Record:
         "label_names": ("negative", "positive"),
         "hyperparameters": hyperparameters.get(method, {}),
         "training": {"epochs": 2, "batch_size": 16, "learning_rate": 2e-4, "max_length": 128, "max_steps": None},
-        "accuracy": 0.6,
-        "f1": 0.55,
+        "title": METHODS[method].title,
+        "kind": "classes",
+        "metric": "accuracy",
+        "metrics": {"accuracy": 0.6, "f1": 0.55},
         "train_examples": 67_349,
         "examples": 872,
         "trainable": TRAINED[method] + head,
@@ -79,13 +88,28 @@ def record(method: str = "lora", **changes: Any) -> Record:
         "seconds": Seconds(load=1.0, encode=2.0, train=100.0 if steps else 0.0, evaluate=4.0, save=0.5),
         "memory": memory() if steps else memory(activation_bytes=None, activation_tokens=None),
         "losses": ((10, 0.7), (20, 0.6)),
-        "gold": (0, 1, 1, 0, 1),
-        "predicted": (0, 1, 0, 0, 1),
+        "predictions": f"predictions/{method}-0.safetensors",
+        "predictions_digest": "sha256:pr",
         "adapter": f"adapters/{method}-0",
         "digest": "sha256:ad",
         "environment": environment(),
     }
     return Record(**{**values, **changes})
+
+
+def carried_out(
+    out: Path, answers: Sequence[int], targets: Sequence[int], method: str, label: str, **changes: Any
+) -> Record:
+    """A record under `out`, with the files that it names: an empty adapter, and predictions that give `answers`."""
+    directory = Directory(out)
+    directory.adapter(label).mkdir(parents=True, exist_ok=True)
+    outputs = np.eye(2, dtype=np.float32)[np.array(answers)]
+    path = directory.predictions(label)
+    digest = Predictions(outputs, np.array(targets, np.int64)).write(path)
+    right = float(np.mean(np.array(answers) == np.array(targets)))
+    files = {"predictions": directory.relative(path), "predictions_digest": digest}
+    files["adapter"] = directory.relative(directory.adapter(label))
+    return record(method, **({"metrics": {"accuracy": right, "f1": right}} | files | changes))
 
 
 def every_method(**changes: Any) -> list[Record]:
