@@ -77,6 +77,20 @@ class Report:
         both = (verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims))
         return [table for table in both if table is not None]
 
+    @cached_property
+    def evidence(self) -> list[Table]:
+        """What a recommendation stands on, where the results are those of one."""
+        from afina.report import recommendation
+
+        return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """A recommendation: which and why; what it costs; how sure that is."""
+        from afina.report import recommendation
+
+        return recommendation.sentences(self.results.recommendation) if self.results.recommendation else ()
+
     def markdown(self) -> str:
         """The text of `report.md`."""
         return markdown.report(self.results.name, self._sections({}))
@@ -88,7 +102,11 @@ class Report:
         return page(self.results.name, self._lead(), self._sections(self._plots()))
 
     def summary(self) -> dict[str, object]:
-        """The object that `--json` prints."""
+        """One JSON object, for scripts."""
+        if self.results.recommendation:
+            from afina.report import recommendation
+
+            return recommendation.as_json(self.results.recommendation, self.results.out)
         return summary(self.results, self.results.out / MARKDOWN, self.verdicts, self.claims)
 
     def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
@@ -126,7 +144,8 @@ class Report:
     def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
         """In the order of reading; plots stand in the section that they belong to."""
         failed = self.results.failed
-        made = sections.failures(failed) if self.arms else sections.nothing(failed)
+        made = [sections.of_recommendation(self.sentences, table) for table in self.evidence]
+        made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
         if self.arms:
             found, claimed = verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims)
             differ = disagreement_table(self.arms, self.evaluated)

@@ -65,6 +65,11 @@ def of_table(table: Table, *plots: Plot) -> Section:
     return Section(table.title, (table, *([Notes(table.notes)] if table.notes else []), *plots))
 
 
+def of_recommendation(sentences: Sequence[str], evidence: Table) -> Section:
+    """What is recommended, and on what evidence."""
+    return Section("Recommendation", (Prose(" ".join(sentences)), evidence, Notes(evidence.notes)))
+
+
 def failures(failed: Sequence[Failure]) -> list[Section]:
     """The runs that failed, where some did."""
     if not failed:

@@ -18,7 +18,7 @@ def tuning_table(tuned: Sequence[Tuned]) -> Table:
     lines = [
         (
             make(one.method).title + ("" if one.name == one.method else f" ({one.name})"),
-            count(len(one.candidates)),
+            count(len(one.trials)),
             count(one.stopped),
             count(one.steps),
             seconds(one.seconds),

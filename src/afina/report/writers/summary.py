@@ -50,7 +50,7 @@ def _tuned(one: Tuned) -> dict[str, object]:
     return {
         "name": one.name,
         "method": one.method,
-        "candidates": len(one.candidates),
+        "candidates": len(one.trials),
         "stopped": one.stopped,
         "steps": one.steps,
         "seconds": one.seconds,
