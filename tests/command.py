@@ -14,8 +14,9 @@ import pytest
 
 from afina import cli
 from afina.errors import AfinaError, RunFailed
-from afina.events import Progress
+from afina.events import Listener, Score
 from afina.studies import study
+from afina.studies.executors.executor import Executor
 from afina.studies.record import Record
 from afina.studies.run import Run
 
@@ -57,7 +58,7 @@ class Command:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self.monkeypatch, self.capfd = monkeypatch, capfd
-        monkeypatch.setattr(study, "_carry_out", carry_out_here)
+        monkeypatch.setattr(study, "LocalExecutor", HereExecutor)
 
     def __call__(self, *arguments: object) -> Answer:
         self.monkeypatch.setattr(sys, "argv", ["afina", *map(str, arguments)])
@@ -71,17 +72,35 @@ class Command:
         return Answer(code, out, err)
 
 
-def carry_out_here(run: Run, out: Path, name: str, watcher: study.Watcher) -> Record:
-    """What a worker does, in this process."""
-    from afina.studies.execute import execute
+class HereExecutor(Executor):
+    """What workers do, in this process; `until` is not looked at."""
 
-    def listen(progress: Progress) -> None:
-        watcher.progress(run, progress)
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        from afina.studies.execute import execute
 
-    try:
-        return execute(run, out, study=name, listen=listen)
-    except AfinaError as error:
-        raise RunFailed(str(error)) from None
+        try:
+            return execute(run, out, study=study, listen=listen)
+        except AfinaError as error:
+            raise RunFailed(str(error)) from None
+
+    def try_out(
+        self,
+        run: Run,
+        shares: tuple[float, ...],
+        limit: int | None,
+        goes_on: Callable[[Score], bool],
+        listen: Listener,
+        until: float | None = None,
+    ) -> Score:
+        from afina.studies.trial import try_out
+
+        try:
+            for score in try_out(run, shares, limit=limit, listen=listen):
+                if not goes_on(score):
+                    break
+        except AfinaError as error:
+            raise RunFailed(str(error)) from None
+        return score
 
 
 def left_behind(out: Path) -> set[str]:
@@ -94,6 +113,7 @@ def left_behind(out: Path) -> set[str]:
         "tables.csv",
         "tables.json",
         "adapters",
+        "predictions",
         "checkpoints",
     }
     return {path.name for path in out.rglob("*")} - harmless

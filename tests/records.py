@@ -1,15 +1,28 @@
-"""Records made by hand, for tests of what reads them. All figures are invented, none is the paper's."""
+"""Records and results made by hand, for tests of what reads them. All figures are invented, none is the paper's."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from afina.methods import METHODS
+from afina.studies.directory import Directory
 from afina.studies.record import Environment, Memory, Record, Seconds
+from afina.studies.result import Predictions, Result
+from afina.studies.results import Failure, Results
+from afina.studies.spec import Data
+from afina.studies.trials import Tuned
 
 GPT2_TOTAL = 124_441_344
 HEAD = 1_536
 TRAINED = {"baseline": 0, "full": 124_439_808, "lora": 147_456, "prelayer": 39_383_808, "prelayer-46080": 46_080}
 """Body parameters that each method trains on GPT-2, from its shapes: 12 blocks of width 768, rank 4."""
+
+GOLD, PREDICTED = (0, 1, 1, 0, 1), (0, 1, 0, 0, 1)
+"""What is right of five texts, and what a run says of them, unless a test has others."""
 
 
 def environment(**changes: Any) -> Environment:
@@ -44,7 +57,10 @@ def memory(**changes: Any) -> Memory:
 
 
 def record(method: str = "lora", **changes: Any) -> Record:
-    """A finished run of GPT-2; `train_head` false for both PreLayer methods, as in the paper."""
+    """A finished run of GPT-2; `train_head` false for both PreLayer methods, as in the paper.
+
+    `accuracy` and `f1` change these metrics alone.
+    """
     head = 0 if method == "baseline" or method.startswith("prelayer") else HEAD
     steps = 0 if method == "baseline" else 250
     hyperparameters = {
@@ -63,8 +79,10 @@ def record(method: str = "lora", **changes: Any) -> Record:
         "label_names": ("negative", "positive"),
         "hyperparameters": hyperparameters.get(method, {}),
         "training": {"epochs": 2, "batch_size": 16, "learning_rate": 2e-4, "max_length": 128, "max_steps": None},
-        "accuracy": 0.6,
-        "f1": 0.55,
+        "title": METHODS[method].title,
+        "kind": "classes",
+        "metric": "accuracy",
+        "metrics": {"accuracy": changes.pop("accuracy", 0.6), "f1": changes.pop("f1", 0.55)},
         "train_examples": 67_349,
         "examples": 872,
         "trainable": TRAINED[method] + head,
@@ -79,8 +97,8 @@ def record(method: str = "lora", **changes: Any) -> Record:
         "seconds": Seconds(load=1.0, encode=2.0, train=100.0 if steps else 0.0, evaluate=4.0, save=0.5),
         "memory": memory() if steps else memory(activation_bytes=None, activation_tokens=None),
         "losses": ((10, 0.7), (20, 0.6)),
-        "gold": (0, 1, 1, 0, 1),
-        "predicted": (0, 1, 0, 0, 1),
+        "predictions": f"predictions/{method}-0.safetensors",
+        "predictions_digest": "sha256:pr",
         "adapter": f"adapters/{method}-0",
         "digest": "sha256:ad",
         "environment": environment(),
@@ -88,5 +106,65 @@ def record(method: str = "lora", **changes: Any) -> Record:
     return Record(**{**values, **changes})
 
 
+def result(
+    method: str = "lora", *, gold: Sequence[int] = GOLD, predicted: Sequence[int] = PREDICTED, **changes: Any
+) -> Result:
+    """A finished run whose outputs say `predicted` of examples that are `gold`; both are indices of labels."""
+    made = record(method, **changes)
+    return Result(made, predictions(gold, predicted, len(made.label_names)))
+
+
+def predictions(gold: Sequence[int], predicted: Sequence[int], labels: int = 2) -> Predictions:
+    """Outputs of 1 for the answer, 0 for every other label."""
+    return Predictions(np.eye(labels, dtype=np.float32)[list(predicted)], np.array(gold, np.int64))
+
+
+def results(
+    made: Sequence[Result],
+    name: str = "mine",
+    *,
+    out: Path = Path("out"),
+    failed: Sequence[Failure] = (),
+    command: Sequence[str] = (),
+    tuned: Sequence[Tuned] = (),
+    task: str = "sst2",
+) -> Results:
+    """What has come of a study of that name."""
+    return Results(name, out, tuple(made), tuple(failed), tuple(command), tuple(tuned), task=task, data=Data())
+
+
+def carried_out(
+    out: Path, answers: Sequence[int], targets: Sequence[int], method: str, label: str, **changes: Any
+) -> Record:
+    """A record under `out`, with the files that it names: an empty adapter, and predictions that give `answers`."""
+    directory = Directory(out)
+    directory.adapter(label).mkdir(parents=True, exist_ok=True)
+    path = directory.predictions(label)
+    digest = predictions(targets, answers).write(path)
+    right = float(np.mean(np.array(answers) == np.array(targets)))
+    files = {"predictions": directory.relative(path), "predictions_digest": digest}
+    files["adapter"] = directory.relative(directory.adapter(label))
+    return record(method, **({"metrics": {"accuracy": right, "f1": right}} | files | changes))
+
+
+def finished_study(out: Path, methods: dict[str, dict[str, Any]], predicted: dict[str, Sequence[int]]) -> None:
+    """Carry out a study of `methods` in `out`, of runs that are invented: all that a study leaves but weights."""
+    from afina import Study
+    from afina.studies.run import Run
+    from command import HereExecutor
+
+    class Inventing(HereExecutor):
+        def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
+            asked = {"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task}
+            return carried_out(out, predicted.get(run.method, PREDICTED), GOLD, run.method, run.label, **asked)
+
+    content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": methods}
+    Study.parse(content, "test").run(out, command=["afina"], executor=Inventing())
+
+
 def every_method(**changes: Any) -> list[Record]:
     return [record(method, **changes) for method in TRAINED]
+
+
+def every_result(**changes: Any) -> list[Result]:
+    return [result(method, **changes) for method in TRAINED]

@@ -104,6 +104,13 @@ def machine_memory() -> int:
     return min(total, int(stated)) if stated.isdecimal() else total
 
 
+def gpu_memory(device: torch.device) -> int | None:
+    """All memory of a CUDA device, in bytes; None for another device."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
+
+
 def state_bytes(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer | None = None) -> int:
     """Parameters + gradients + optimiser state, summed over distinct storages."""
     import torch

@@ -10,13 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from afina.report.paper.published import FIGURES, FOOTNOTES, departures
-from afina.report.report import Failure, Table, markdown, study_tables, summary
-from afina.report.rows import READABLE
+from afina.methods import METHODS
+from afina.report.arms import arms
+from afina.report.paper import published
+from afina.report.paper.published import FIGURES, FOOTNOTES
+from afina.report.report import Report
+from afina.report.tables import Table
 from afina.report.writers.markdown import table as grid
 from afina.report.writers.terminal import rendered
-from afina.studies.record import Record
-from records import GPT2_TOTAL, environment, every_method, memory, record
+from afina.studies.result import Result
+from afina.studies.results import Failure
+from afina.studies.trials import Tuned
+from records import GPT2_TOTAL, environment, every_result, memory, record, result, results
 
 
 def cells(table: Table, heading: str) -> list[str]:
@@ -28,16 +33,28 @@ def headings(table: Table) -> list[str]:
     return [column.heading for column in table.columns]
 
 
-def by_title(records: list[Record]) -> dict[str, Table]:
-    return {table.title: table for table in study_tables(records)}
+def tables_of(made: list[Result]) -> list[Table]:
+    return Report.of(results(made)).tables
+
+
+def by_title(made: list[Result]) -> dict[str, Table]:
+    return {table.title: table for table in tables_of(made)}
+
+
+def markdown(name: str, made: list[Result], command: list[str] | None = None, failed: tuple[Failure, ...] = ()) -> str:
+    return Report.of(results(made, name, command=command or (), failed=failed)).markdown()
+
+
+def departures(made: list[Result]) -> list[str]:
+    return published.departures(arms(made))
 
 
 def text_of(table: Table) -> str:
     return " ".join(table.notes)
 
 
-def paper_study(**changes: object) -> list[Record]:
-    return every_method(study="paper", **changes)
+def paper_study(**changes: object) -> list[Result]:
+    return every_result(study="paper", **changes)
 
 
 # What a study's tables hold
@@ -52,8 +69,8 @@ def test_importing_the_report_imports_no_torch_transformers_or_peft() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_study_has_three_tables_with_a_row_for_every_method() -> None:
-    tables = study_tables(every_method())
+def test_a_study_has_three_tables_with_a_row_for_every_result() -> None:
+    tables = tables_of(every_result())
     assert [table.title for table in tables] == ["Performance", "Parameters and training time", "Memory"]
     for table in tables:
         assert cells(table, "Method") == [
@@ -67,7 +84,7 @@ def test_a_study_has_three_tables_with_a_row_for_every_method() -> None:
 
 
 def test_percentages_follow_the_papers_convention() -> None:
-    table = by_title(every_method())["Parameters and training time"]
+    table = by_title(every_result())["Parameters and training time"]
     assert cells(table, "Trainable") == ["0", "124,441,344", "148,992", "39,383,808", "46,080"]
     assert cells(table, "of which head") == ["0", "1,536", "1,536", "0", "0"]
     assert cells(table, "% of total") == ["0", "100", "0.1197", "31.6485", "0.0370"]
@@ -75,39 +92,39 @@ def test_percentages_follow_the_papers_convention() -> None:
 
 
 def test_a_run_without_training_has_no_time_and_no_speed() -> None:
-    table = by_title(every_method())["Parameters and training time"]
+    table = by_title(every_result())["Parameters and training time"]
     assert cells(table, "Training time (s)") == ["–", "100.00", "100.00", "100.00", "100.00"]
     assert cells(table, "Tokens/s") == ["–", "2,500", "2,500", "2,500", "2,500"]
 
 
 def test_accuracy_stands_beside_the_number_of_evaluation_texts_and_the_most_frequent_label() -> None:
-    table = by_title([record(accuracy=0.61234, examples=1_000)])["Performance"]
+    table = by_title([result(accuracy=0.61234, examples=1_000)])["Performance"]
     assert [table.rows[0][i] for i in (0, 1, 3, 5)] == ["LoRA", "0.6123", "0.5500", "1,000"]
     assert "Always answering `positive`, the most frequent label, has accuracy 0.6000." in table.notes
     assert "F1 is of the class `positive`" in text_of(table)
 
 
 def test_with_more_than_two_classes_f1_is_said_to_be_the_mean_over_them() -> None:
-    table = by_title([record(label_names=("a", "b", "c"))])["Performance"]
+    table = by_title([result(label_names=("a", "b", "c"))])["Performance"]
     assert "F1 is the plain mean over the 3 classes" in text_of(table)
 
 
 def test_a_run_that_gives_every_text_the_same_label_is_called_out() -> None:
-    table = by_title([record("full"), record(predicted=(1, 1, 1, 1, 1))])["Performance"]
+    table = by_title([result("full"), result(predicted=(1, 1, 1, 1, 1))])["Performance"]
     assert "LoRA, seed 0, answered `positive` to every text." in table.notes
     assert "full fine-tuning, seed 0" not in text_of(table)
 
 
 def test_sizes_are_spelled_out_in_binary_units() -> None:
-    table = by_title([record(memory=memory(state_bytes=1_991_061_504, activation_bytes=5 * 2**20, rss_peak=None))])[
+    table = by_title([result(memory=memory(state_bytes=1_991_061_504, activation_bytes=5 * 2**20, rss_peak=None))])[
         "Memory"
     ]
     assert table.rows == (("LoRA", "1.85 GiB", "5.0 MiB", "700", "–"),)
 
 
 def test_several_seeds_have_a_row_each_and_one_of_mean_and_deviation() -> None:
-    records = [record(seed=seed, accuracy=accuracy) for seed, accuracy in ((1, 0.9), (0, 0.8))]
-    tables = by_title([*records, record("baseline")])
+    records = [result(seed=seed, accuracy=accuracy) for seed, accuracy in ((1, 0.9), (0, 0.8))]
+    tables = by_title([*records, result("baseline")])
     performance = tables["Performance"]
     assert cells(performance, "Method") == ["LoRA", "LoRA", "LoRA", "no fine-tuning"]
     assert cells(performance, "Seed") == ["0", "1", "mean ± sd of 2", "0"]
@@ -116,19 +133,19 @@ def test_several_seeds_have_a_row_each_and_one_of_mean_and_deviation() -> None:
 
 
 def test_one_seed_needs_no_column_for_it() -> None:
-    assert all("Seed" not in headings(table) for table in study_tables(every_method()))
+    assert all("Seed" not in headings(table) for table in tables_of(every_result()))
 
 
 def test_two_runs_of_one_method_carry_the_names_that_the_study_gave_them() -> None:
-    wide = record(name="lora-r16", hyperparameters={"r": 16})
-    trained = record("prelayer", name="prelayer", hyperparameters={"train_head": True})
-    table = by_title([record(), wide, trained])["Performance"]
+    wide = result(name="lora-r16", hyperparameters={"r": 16})
+    trained = result("prelayer", name="prelayer", hyperparameters={"train_head": True})
+    table = by_title([result(), wide, trained])["Performance"]
     assert cells(table, "Method") == ["LoRA", "LoRA (lora-r16)", "PreLayer (head trained)"]
 
 
 def test_runs_that_share_a_name_but_not_their_settings_are_never_averaged() -> None:
-    longer = record(seed=1, training={**record().training, "epochs": 3})
-    table = by_title([record(), longer])["Performance"]
+    longer = result(seed=1, training={**record().training, "epochs": 3})
+    table = by_title([result(), longer])["Performance"]
     assert cells(table, "Method") == ["LoRA, epochs 2", "LoRA, epochs 3"]
     assert cells(table, "Seed") == ["0", "1"]
 
@@ -139,9 +156,11 @@ def test_runs_that_share_a_name_but_not_their_settings_are_never_averaged() -> N
 def test_no_figure_of_a_cpu_stands_under_a_heading_that_says_gpu() -> None:
     impossible = memory(allocated_end=11 * 2**30, allocated_peak=12 * 2**30, reserved_peak=13 * 2**30)
     for study in ("mine", "paper"):
-        records = every_method(study=study, memory=impossible)
-        printed = {FIGURES[one.name].allocated for one in records} | {FIGURES[one.name].cached for one in records}
-        for table in study_tables(records):
+        records = every_result(study=study, memory=impossible)
+        printed = {FIGURES[one.record.name].allocated for one in records} | {
+            FIGURES[one.record.name].cached for one in records
+        }
+        for table in tables_of(records):
             for heading in headings(table):
                 if "GPU" in heading:
                     assert study == "paper"
@@ -152,8 +171,8 @@ def test_no_figure_of_a_cpu_stands_under_a_heading_that_says_gpu() -> None:
 
 def test_gpu_memory_is_a_table_of_its_own_where_it_was_measured() -> None:
     measured = memory(allocated_end=2**30, allocated_peak=2 * 2**30, reserved_peak=3 * 2**30)
-    on_gpu = record(memory=measured, environment=environment(device="cuda:0 a GPU"))
-    tables = by_title([record("full"), on_gpu])
+    on_gpu = result(memory=measured, environment=environment(device="cuda:0 a GPU"))
+    tables = by_title([result("full"), on_gpu])
     assert tables["GPU memory"].rows == (("LoRA", "1.00 GiB", "2.00 GiB", "3.00 GiB"),)
     assert headings(tables["GPU memory"]) == [
         "Method",
@@ -204,7 +223,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
 
 
 def test_a_study_of_another_name_has_nothing_of_the_paper() -> None:
-    assert "aper" not in markdown("mine", every_method(study="mine"))
+    assert "aper" not in markdown("mine", every_result(study="mine"))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +246,7 @@ def test_each_inconsistency_of_the_paper_is_a_footnote_of_its_table(title: str, 
 
 
 def test_every_footnote_is_referred_to_or_stands_alone_and_none_is_dangling() -> None:
-    for table in study_tables(paper_study()):
+    for table in tables_of(paper_study()):
         marks = set(re.findall(r"\[\d\]", " ".join(cell for row in table.rows for cell in row)))
         given = {note[:3] for note in table.notes if note.startswith("[")}
         assert marks <= given
@@ -274,8 +293,8 @@ def test_a_faithful_run_of_the_paper_carries_no_warning() -> None:
 def test_settings_other_than_the_papers_are_named_and_every_table_says_so(
     changes: dict[str, object], said: str
 ) -> None:
-    records = [record("full", study="paper"), record(study="paper", **changes)]
-    tables = study_tables(records)
+    records = [result("full", study="paper"), result(study="paper", **changes)]
+    tables = tables_of(records)
     assert said in text_of(tables[0])
     assert all("NOT A REPRODUCTION" in text_of(table) for table in tables)
 
@@ -284,7 +303,7 @@ def test_settings_other_than_the_papers_are_named_and_every_table_says_so(
 
 
 def test_a_table_in_markdown_reads_as_plain_text() -> None:
-    table = by_title([record("full"), record()])["Memory"]
+    table = by_title([result("full"), result()])["Memory"]
     assert grid(table).splitlines() == [
         "| Method           |    State | Activations | of a batch of (tokens) | Process, peak (RSS) |",
         "| ---------------- | -------: | ----------: | ---------------------: | ------------------: |",
@@ -294,14 +313,14 @@ def test_a_table_in_markdown_reads_as_plain_text() -> None:
 
 
 def test_a_bar_or_a_line_break_in_a_name_does_not_break_the_table() -> None:
-    lines = grid(by_title([record(name="a|b\nc")])["Performance"]).splitlines()
+    lines = grid(by_title([result(name="a|b\nc")])["Performance"]).splitlines()
     assert lines[2].startswith(r"| LoRA (a\|b c) |")
     assert len(lines) == 3
 
 
 def test_the_report_says_what_was_run_where_and_how_to_repeat_it() -> None:
-    slower = record("full", training={**record().training, "learning_rate": 5e-5})
-    text = markdown("mine", [slower, record()], command=["afina", "study", "a file.toml", "--out", "results/mine"])
+    slower = result("full", training={**record().training, "learning_rate": 5e-5})
+    text = markdown("mine", [slower, result()], command=["afina", "study", "a file.toml", "--out", "results/mine"])
     for line in (
         "# Study `mine`",
         "- Backbone: `gpt2`, 124,441,344 parameters with the head",
@@ -332,18 +351,18 @@ def test_the_same_records_give_the_same_report() -> None:
 
 
 def test_runs_made_in_different_environments_are_told_apart() -> None:
-    text = markdown("mine", [record("full"), record(environment=environment(threads=8))])
+    text = markdown("mine", [result("full"), result(environment=environment(threads=8))])
     assert "made in 2 environments" in text
     assert "Made there: LoRA, seed 0." in text
 
 
 def test_a_failed_run_is_in_the_report_with_its_reason() -> None:
-    text = markdown("mine", [record()], failed=[Failure("full", "full", 0, "loss is not a number at step 3")])
+    text = markdown("mine", [result()], failed=(Failure("full", "full", 0, "loss is not a number at step 3"),))
     assert "- full, seed 0: loss is not a number at step 3" in text
 
 
 def test_a_study_without_a_finished_run_has_no_tables_and_says_so() -> None:
-    assert study_tables([]) == []
+    assert tables_of([]) == []
     assert "No run has finished." in markdown("mine", [])
 
 
@@ -351,7 +370,7 @@ def test_a_study_without_a_finished_run_has_no_tables_and_says_so() -> None:
 
 
 def test_the_summary_has_the_promised_keys() -> None:
-    made = summary("mine", Path("out"), Path("out/report.md"), [record()])
+    made = Report.of(results([result()])).summary()
     assert list(made) == ["study", "out", "report", "records", "verdicts", "not_comparable", "claims"]
     run = json.loads(json.dumps(made))["records"][0]
     assert list(run)[:15] == [
@@ -363,14 +382,18 @@ def test_the_summary_has_the_promised_keys() -> None:
     assert {"state_bytes", "activation_bytes", "rss_peak", "allocated_end", "allocated_peak", "reserved_peak"} <= set(
         run["memory"]
     )
+    assert (made["out"], made["report"]) == ("out", str(Path("out/report.md")))
     assert run["adapter"] == str(Path("out/adapters/lora-0"))
+    assert run["predictions"] == str(Path("out/predictions/lora-0.safetensors"))
+    assert (run["title"], run["kind"], run["metric"]) == ("LoRA", "classes", "accuracy")
+    assert run["metrics"] == {"accuracy": run["accuracy"], "f1": run["f1"]} == {"accuracy": 0.6, "f1": 0.55}
     assert run["environment"]["device"] == "cpu"
     assert not {"gold", "predicted", "losses"} & set(run)
 
 
 def test_a_failed_run_has_the_same_keys_with_nothing_in_them_but_the_error() -> None:
     failure = Failure("full", "full", 3, "loss is not a number at step 3")
-    done, failed = summary("mine", Path("out"), Path("out/report.md"), [record()], [failure])["records"]  # type: ignore[misc]
+    done, failed = Report.of(results([result()], failed=[failure])).summary()["records"]  # type: ignore[misc]
     assert list(failed) == list(done)
     assert (failed["status"], failed["method"], failed["seed"]) == ("failed", "full", 3)
     assert failed["error"] == "loss is not a number at step 3"
@@ -385,7 +408,7 @@ def shown_in(width: int, table: Table) -> str:
 
 
 def test_the_terminal_shows_cells_and_notes_as_they_are() -> None:
-    records = [record("full", study="paper"), record(study="paper", name="[red]x[/red]")]
+    records = [result("full", study="paper"), result(study="paper", name="[red]x[/red]")]
     shown = shown_in(120, by_title(records)["Performance"])
     assert "0.8326 [1]" in shown
     assert "LoRA ([red]x[/red])" in shown
@@ -394,7 +417,7 @@ def test_the_terminal_shows_cells_and_notes_as_they_are() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_a_narrow_terminal_cuts_no_figure_short(width: int) -> None:
-    for table in study_tables([*paper_study(), record(study="paper", seed=1, accuracy=0.8)]):
+    for table in tables_of([*paper_study(), result(study="paper", seed=1, accuracy=0.8)]):
         shown = shown_in(width, table)
         assert "…" not in shown
         lines = [re.sub(" +", " ", line) for line in shown.splitlines()]
@@ -405,6 +428,13 @@ def test_a_narrow_terminal_cuts_no_figure_short(width: int) -> None:
 
 
 def test_the_words_for_the_methods_are_the_methods_own() -> None:
-    from afina.methods import METHODS
+    for key, method in METHODS.items():
+        (arm,) = arms([result(key, hyperparameters={})])
+        assert arm.label == method.title
+        tuning = Report.of(results([], tuned=[Tuned(name=key, method=key)])).tables[-1]
+        assert cells(tuning, "Method") == [method.title]
 
-    assert {key: method.title for key, method in METHODS.items()} == READABLE
+
+def test_a_method_that_is_not_known_here_is_called_what_its_record_says() -> None:
+    made = result(method="lora", title="LoRA of another day")
+    assert cells(by_title([made])["Performance"], "Method") == ["LoRA of another day"]

@@ -11,9 +11,10 @@ import pytest
 from playwright.sync_api import Browser
 
 import browser
-from afina.report.report import Evaluated, Report
+from afina.report.evaluated import Evaluated
+from afina.report.report import Report
 from browser import viewed
-from records import every_method, record
+from records import TRAINED, result, results
 
 pytestmark = pytest.mark.browser
 
@@ -36,19 +37,19 @@ def chromium() -> Iterator[Browser]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of everything that could break a layout: long names, long words, markup, several seeds."""
     answers = {"full": (0, 1, 1, 0, 0), "lora": (0, 1, 0, 0, 1)}
-    records = [
-        record(
-            one.method,
+    made = [
+        result(
+            method,
             seed=seed,
-            predicted=answers.get(one.method, (1, 1, 1, 1, 1)),
+            predicted=answers.get(method, (1, 1, 1, 1, 1)),
             label_names=("negative " * 20, HOSTILE),
         )
         for seed in (0, 1)
-        for one in every_method()
+        for method in TRAINED
     ]
-    records += [record(name=f"lora-{LONG}", seed=seed) for seed in (0, 1)]
+    made += [result(name=f"lora-{LONG}", seed=seed) for seed in (0, 1)]
     texts = [HOSTILE, LONG, "a fine film", "`" * 30, "日本 – “Zoë”"]
-    report = Report("a study", tuple(records), ("afina", "study", LONG), (), Evaluated(texts, "sha256:d1"))
+    report = Report.of(results(made, "a study", command=("afina", "study", LONG)), Evaluated(texts, "sha256:d1"))
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(report.page(), encoding="utf-8")
     return path

@@ -14,20 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from afina.report import svg
-from afina.report.plots import front
-from afina.report.report import Evaluated, Report
-from records import every_method, record
+from afina.report.evaluated import Evaluated
+from afina.report.plots import svg
+from afina.report.plots.costs import front
+from afina.report.report import Report
+from records import TRAINED, finished_study, result, results
 
 HOSTILE = "<script>alert(1)</script>"
 ANSWERS = {"full": (0, 1, 1, 0, 0), "lora": (0, 1, 0, 0, 1)}
 
 
 def study(**changes: object) -> Report:
-    records = [
-        record(one.method, predicted=ANSWERS.get(one.method, (1, 1, 1, 1, 1)), **changes) for one in every_method()
-    ]
-    return Report("mine", tuple(records), ("afina", "study", "mine.toml"), (), Evaluated([HOSTILE] * 5, "sha256:d1"))
+    made = [result(method, predicted=ANSWERS.get(method, (1, 1, 1, 1, 1)), **changes) for method in TRAINED]
+    return Report.of(results(made, command=("afina", "study", "mine.toml")), Evaluated([HOSTILE] * 5, "sha256:d1"))
 
 
 @pytest.fixture(scope="module")
@@ -130,22 +129,23 @@ def test_a_name_that_looks_like_mathematics_is_shown_as_it_is() -> None:
 
 
 def test_one_run_without_steps_makes_a_page_too() -> None:
-    page = Report("one", (record("baseline", losses=()),)).page()
+    page = Report.of(results([result("baseline", losses=())], "one")).page()
     assert "Accuracy against training time" in page
     assert "Training loss" not in page
-    assert "No run has finished." in Report("none", ()).page()
+    assert "No run has finished." in Report.of(results([], "none")).page()
 
 
 def test_many_labels_have_a_matrix_without_numbers_and_too_many_have_none() -> None:
     twelve, forty = (
-        Report("many", (record(label_names=tuple(f"label {i}" for i in range(count))),)) for count in (12, 40)
+        Report.of(results([result(label_names=tuple(f"label {i}" for i in range(count)))], "many"))
+        for count in (12, 40)
     )
     assert "Confusion of labels" in twelve.page()
     assert "Confusion of labels" not in forty.page()
 
 
 def test_figures_are_raw_numbers_in_csv_and_json_alike() -> None:
-    report = Report("mine", (record("full"), record(seed=0, accuracy=0.8), record(seed=1, accuracy=0.9)))
+    report = Report.of(results([result("full"), result(seed=0, accuracy=0.8), result(seed=1, accuracy=0.9)]))
     files = report.files()
     assert list(files) == ["report.md", "report.html", "tables.csv", "tables.json"]
     rows = list(csv.DictReader(io.StringIO(files["tables.csv"])))
@@ -170,15 +170,7 @@ def test_figures_are_raw_numbers_in_csv_and_json_alike() -> None:
 
 
 def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> None:
-    from afina.studies import record as records
-    from afina.studies.study import RECORDS, STUDY, Study
-
-    content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
-    keys = {run.method: run.key for run in Study.parse(content, "test").runs()}
-    changed = {method: {"key": key, "predicted": ANSWERS[method]} for method, key in keys.items()}
-    made = [one.model_copy(update=changed[one.method]) for one in every_method() if one.method in keys]
-    records.write(tmp_path / RECORDS, made)
-    (tmp_path / STUDY).write_text(json.dumps({"study": content, "command": ["afina"]}), encoding="utf-8")
+    finished_study(tmp_path, {"full": {}, "lora": {}}, ANSWERS)
     code = (
         "import sys\nfrom afina.cli import main\nsys.argv = ['afina', 'report', sys.argv[1]]\n"
         "try:\n    main()\nfinally:\n    heavy = {'torch', 'transformers', 'peft', 'matplotlib.pyplot'}\n"

@@ -9,28 +9,39 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from afina.report.disagreements import Evaluated, disagreement_table, disagreements
-from afina.report.paper.claims import Claim, claims
+from afina.report.arms import arms
+from afina.report.disagreements import disagreement_table, disagreements
+from afina.report.evaluated import WITHHELD, Evaluated
+from afina.report.paper.claims import Claim
 from afina.report.report import Report
-from afina.report.verdicts import verdict_table, verdicts
+from afina.report.verdicts import Verdicts, verdict_table
 from afina.report.writers.terminal import findings
-from afina.studies.record import Record, Seconds
-from records import environment, memory, record
+from afina.studies.record import Seconds
+from afina.studies.result import Result
+from records import environment, memory, record, result, results
 
 TEXTS = 400
 GOLD = tuple(index % 2 for index in range(TEXTS))
 
 
-def answering(method: str, wrong: range | list[int], **changes: Any) -> Record:
+def answering(method: str, wrong: range | list[int], **changes: Any) -> Result:
     """A run that is wrong on those texts alone."""
     predicted = tuple(1 - gold if index in wrong else gold for index, gold in enumerate(GOLD))
     values = {"gold": GOLD, "predicted": predicted, "accuracy": 1 - len(wrong) / TEXTS, "examples": TEXTS}
-    return record(method, **{**values, **changes})
+    return result(method, **{**values, **changes})
 
 
-def claims_of(records: list[Record]) -> dict[str, list[Claim]]:
+def report(*made: Result) -> Report:
+    return Report.of(results(made))
+
+
+def verdicts(made: list[Result]) -> Verdicts:
+    return report(*made).verdicts
+
+
+def claims_of(made: list[Result]) -> dict[str, list[Claim]]:
     found: dict[str, list[Claim]] = {}
-    for one in claims(records, verdicts(records)):
+    for one in report(*made).claims:
         found.setdefault(one.number, []).append(one)
     return found
 
@@ -53,12 +64,12 @@ def test_every_pair_of_methods_has_a_verdict_and_those_with_an_untrained_one_com
 
 
 def test_an_undecided_pair_says_what_would_settle_it_in_report_and_json() -> None:
-    report = Report("mine", (answering("full", range(20)), answering("lora", range(15, 40))))
-    (one,) = report.verdicts.compared
+    made = report(answering("full", range(20)), answering("lora", range(15, 40)))
+    (one,) = made.verdicts.compared
     assert one.verdict == "undecided"
     assert one.more_examples
-    assert one.words in report.findings[0].notes
-    assert f"about {one.more_examples:,} more examples" in " ".join(report.markdown().split())
+    assert one.words in made.findings[0].notes
+    assert f"about {one.more_examples:,} more examples" in " ".join(made.markdown().split())
 
 
 def test_runs_on_other_texts_or_with_other_seeds_are_not_compared_and_the_reason_is_named() -> None:
@@ -135,7 +146,7 @@ def test_full_fine_tuning_with_a_small_rate_or_more_epochs_tests_the_fifth_claim
 
 
 def test_a_timing_close_to_the_claim_is_undecided_and_several_seeds_give_their_own_interval() -> None:
-    def lasting(method: str, seconds: float, seed: int = 0) -> Record:
+    def lasting(method: str, seconds: float, seed: int = 0) -> Result:
         taken = Seconds(load=1, encode=1, train=seconds, evaluate=1, save=1)
         return answering(method, range(9), seed=seed, seconds=taken)
 
@@ -156,9 +167,9 @@ def test_times_of_different_machines_are_not_set_against_each_other() -> None:
 
 
 def test_the_terminal_says_what_is_missing_for_a_test() -> None:
-    report = Report("mine", (answering("full", []), answering("lora", [])))
+    made = report(answering("full", []), answering("lora", []))
     console = Console(width=100, record=True, file=io.StringIO())
-    for table in report.findings:
+    for table in made.findings:
         console.print(findings(table, 100))
     shown = " ".join(console.export_text().split())
     assert "4 is not tested: no run of PreLayer in this study." in shown
@@ -167,8 +178,9 @@ def test_the_terminal_says_what_is_missing_for_a_test() -> None:
 
 
 def test_a_study_without_the_methods_has_no_claims() -> None:
-    assert claims([answering("lora", [])], verdicts([answering("lora", [])])) == []
-    assert "ublished" not in Report("mine", (answering("lora", []),)).markdown()
+    made = report(answering("lora", []))
+    assert made.claims == []
+    assert "ublished" not in made.markdown()
 
 
 # Disagreements
@@ -182,20 +194,25 @@ def test_the_texts_on_which_answers_are_most_evenly_split_come_first_and_untrain
         answering("prelayer", [9]),
         answering("prelayer-46080", [5]),
     ]
-    methods, found = disagreements(records)
-    assert methods == ["full fine-tuning", "LoRA", "PreLayer (head frozen)", "PreLayer (46,080, head frozen)"]
+    compared, found = disagreements(arms(records))
+    assert [arm.label for arm in compared] == [
+        "full fine-tuning",
+        "LoRA",
+        "PreLayer (head frozen)",
+        "PreLayer (46,080, head frozen)",
+    ]
     assert [one.index for one in found] == [7, 9, 3, 5]
     assert [dict(counted) for counted in found[0].answers] == [{0: 1}, {0: 1}, {1: 1}, {1: 1}]
 
 
 def test_texts_are_shown_only_where_they_are_those_of_the_runs() -> None:
-    records = [answering("full", [3]), answering("lora", [])]
+    both = arms([answering("full", [3]), answering("lora", [])])
     texts = [f"text {index}" for index in range(TEXTS)]
-    shown = disagreement_table(records, Evaluated(texts, "sha256:d1"))
+    shown = disagreement_table(both, Evaluated(texts, "sha256:d1"))
     assert shown is not None
     assert shown.rows == (("3", "text 3", "positive", "negative", "positive"),)
-    changed = disagreement_table(records, Evaluated(texts, "sha256:changed"))
-    withheld = disagreement_table(records, Evaluated(reason="texts were left out on request"))
+    changed = disagreement_table(both, Evaluated(texts, "sha256:changed"))
+    withheld = disagreement_table(both, WITHHELD)
     assert changed is not None
     assert withheld is not None
     assert changed.rows == withheld.rows == (("3", "positive", "negative", "positive"),)
@@ -204,12 +221,12 @@ def test_texts_are_shown_only_where_they_are_those_of_the_runs() -> None:
 
 
 def test_methods_that_agree_everywhere_have_no_such_table() -> None:
-    assert disagreement_table([answering("full", [3]), answering("lora", [3])], Evaluated()) is None
+    assert disagreement_table(arms([answering("full", [3]), answering("lora", [3])]), Evaluated()) is None
 
 
 def test_seeds_have_one_vote_together() -> None:
     records = [*(answering("full", [3] if seed < 2 else [], seed=seed) for seed in range(3)), answering("lora", [])]
-    table = disagreement_table(records, Evaluated())
+    table = disagreement_table(arms(records), Evaluated())
     assert table is not None
     assert table.rows == (("3", "positive", "negative ×2, positive ×1", "positive"),)
-    assert np.mean([one.accuracy for one in records]) < 1
+    assert np.mean([one.record.accuracy for one in records]) < 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,23 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fakes
 from afina import Backbone, Task, meter
 from afina.data.split import Split
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, Score
 from afina.methods.method import Method
-from afina.studies import baselines, cost, halving, recommend
-from afina.studies.executors import local
-from afina.studies.record import Record, read, write
+from afina.report.recommendation import as_json, evidence, sentences
+from afina.studies import cost, floors, halving
+from afina.studies.directory import Directory
+from afina.studies.executors.executor import Executor, Overrun
+from afina.studies.executors.local import LocalExecutor
+from afina.studies.recommend import recommend
+from afina.studies.recommendation import Recommendation
+from afina.studies.record import Record, Seconds, read, write
+from afina.studies.results import Results
 from afina.studies.run import Run
+from afina.studies.watcher import Watcher
 from command import Command
-from fakes import sentences, write_csv
-from records import record
+from fakes import write_csv
+from records import carried_out, record
 
 GIB = 2**30
 
 
-class World:
+class World(Executor):
     """Invented processes under an invented clock: what each method costs, and how right it is."""
 
     def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,16 +47,27 @@ class World:
         self.tried: list[Run] = []
         self.carried: list[Run] = []
         self.failing: dict[str, str] = {}
-        self.needs = {"full": 4.4 * GIB, "lora": 2.6 * GIB, "prelayer": 2.4 * GIB}
+        self.needs = {"full": int(4.4 * GIB), "lora": int(2.6 * GIB), "prelayer": int(2.4 * GIB)}
+        self.gpu: int | None = None
         monkeypatch.setattr(meter, "now", lambda: self.time)
+        monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
         monkeypatch.setattr(cost, "forecast", self.forecast)
-        monkeypatch.setattr(local, "try_out", self.try_out)
-        monkeypatch.setattr(local, "carry_out", self.carry_out)
 
-    def forecast(self, backbone: str, methods: Sequence[Method], *, memory: int, **_: Any) -> list[SimpleNamespace]:
+    def forecast(
+        self, backbone: str, methods: Sequence[Method], *, task: Task, memory: int, **_: Any
+    ) -> list[SimpleNamespace]:
         assert {method.name for method in methods} == set(self.needs)
+        assert task.address == self.task
+        terms = SimpleNamespace(memory=memory, dtype="bfloat16")
         return [
-            SimpleNamespace(method=name, peak=peak, fits=peak <= memory, terms=SimpleNamespace(memory=memory))
+            SimpleNamespace(
+                method=name,
+                peak=peak,
+                fits=peak <= memory,
+                gpu_peak=peak // 2,
+                fits_gpu=peak // 2 <= memory,
+                terms=terms,
+            )
             for name, peak in self.needs.items()
         ]
 
@@ -58,9 +76,11 @@ class World:
         self.time += seconds
         if until is not None and self.time > until:
             self.time = until
-            raise local.Overrun
+            raise Overrun
 
-    def try_out(self, run: Run, shares: Any, limit: int | None, goes_on: Any, listen: Any, until: Any) -> Score:
+    def try_out(
+        self, run: Run, shares: Any, limit: int | None, goes_on: Any, listen: Any, until: float | None = None
+    ) -> Score:
         if run.method in self.failing:
             raise RunFailed(self.failing[run.method])
         assert run.data.validation is not None
@@ -73,7 +93,7 @@ class World:
         accuracy = self.right[run.method] - 0.01 * abs(np.log10(rate))
         return Score(steps, steps, 60, accuracy, 0.5, steps * self.step[run.method], 60 * self.text)
 
-    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: Any) -> Record:
+    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
         assert run.data.validation is None
         self.carried.append(run)
         gold = Task.load(run.task, evaluation_examples=run.data.evaluation_examples).evaluation.labels
@@ -81,25 +101,34 @@ class World:
         wrong = round(len(gold) * (1 - self.right[run.method]))
         predicted[:wrong] = 1 - predicted[:wrong]
         steps = run.training.max_steps or 0
-        cost = (2 * self.opening * 0.9 + steps * self.step[run.method] + len(gold) * self.text * 3) * self.slower
-        self.passes(cost, listen, until)
-        (out / "adapters" / run.label).mkdir(parents=True)
-        return record(
-            run.method,
-            gold=tuple(gold.tolist()),
-            predicted=tuple(predicted.tolist()),
-            accuracy=float(np.mean(predicted == gold)),
-            adapter=f"adapters/{run.label}",
-            steps=steps,
-            train_examples=run.data.train_examples,
-        )
+        train, evaluate = steps * self.step[run.method] * self.slower, len(gold) * self.text * 3 * self.slower
+        self.passes(2 * self.opening * 0.9 * self.slower + train + evaluate, listen, until)
+        changes = {
+            "key": run.key,
+            "steps": steps,
+            "train_examples": run.data.train_examples,
+            "examples": len(gold),
+            "seconds": Seconds(load=1.0, encode=2.0, train=train, evaluate=evaluate, save=0.5),
+        }
+        return carried_out(out, predicted.tolist(), gold.tolist(), run.method, run.label, **changes)
 
-    def choose(self, out: Path, minutes: float = 10, **options: Any) -> recommend.Choice:
+    def recommend(self, out: Path, minutes: float = 10, **options: Any) -> Results:
         began = self.time
-        made = recommend.choose(self.task, minutes, out=out, **({"memory": 16 * GIB} | options))
+        made = recommend(self.task, minutes, out=out, executor=self, **({"memory": 16 * GIB} | options))
         assert self.time - began <= 1.1 * 60 * minutes
-        assert made.seconds == self.time - began
+        assert made.recommendation is not None
+        assert made.recommendation.seconds == self.time - began
         return made
+
+    def choose(self, out: Path, minutes: float = 10, **options: Any) -> Recommendation:
+        made = self.recommend(out, minutes, **options).recommendation
+        assert made is not None
+        return made
+
+
+def reasons(made: Recommendation) -> dict[str, str]:
+    """Why methods were dropped, as a user reads it."""
+    return as_json(made, Path())["dropped"]
 
 
 def hard(count: int) -> list[tuple[str, str]]:
@@ -124,15 +153,15 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_the_majority_is_that_of_the_training_split() -> None:
     train = Split(["a", "b", "c"], np.array([1, 2, 2]))
-    assert baselines.majority(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
+    assert floors.majority(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
 
 
 def test_tfidf_learns_words_and_says_what_it_chose() -> None:
-    rows = sentences(200)
+    rows = fakes.sentences(200)
     texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
-    fitted = baselines.tfidf(Split(texts[:150], labels[:150]))
+    fitted = floors.tfidf(Split(texts[:150], labels[:150]))
     assert (fitted.predict(Split(texts[150:], labels[150:])) == labels[150:]).mean() > 0.9
-    assert fitted.setting in [f"C {value:g}" for value in baselines.CHOICES]
+    assert fitted.setting in [f"C {value:g}" for value in floors.CHOICES]
 
 
 @pytest.mark.parametrize(
@@ -146,12 +175,12 @@ def test_tfidf_learns_words_and_says_what_it_chose() -> None:
 )
 def test_tfidf_copes_with_little(texts: list[str], labels: list[int]) -> None:
     split = Split(texts, np.array(labels))
-    assert set(baselines.tfidf(split).predict(split).tolist()) <= set(labels)
+    assert set(floors.tfidf(split).predict(split).tolist()) <= set(labels)
 
 
 def test_tfidf_reads_both_texts_of_a_pair() -> None:
     split = Split(["same"] * 12, np.array([0, 1] * 6), ["good", "bad"] * 6)
-    assert baselines.tfidf(split).predict(split).tolist() == [0, 1] * 6
+    assert floors.tfidf(split).predict(split).tolist() == [0, 1] * 6
 
 
 # The time
@@ -166,9 +195,29 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
     made = world.choose(tmp_path / "out", minutes)
     assert made.adapter is not None
     assert len(world.carried) == 2
-    short = made.seconds < 0.6 * 60 * minutes
-    # Time is left over only where every candidate and finalist had all the steps it may have.
-    assert not short or {run.training.max_steps for run in world.carried} == {3 * -(-made.train_examples // 16)}
+    early = made.seconds < 0.9 * 60 * minutes
+    # Time is left over only where every finalist had all the steps it may have.
+    assert not early or {run.training.max_steps for run in world.carried} == {3 * -(-made.train_examples // 16)}
+
+
+@pytest.mark.parametrize("slower", [0.6, 0.8, 1.25, 1.5])
+def test_what_the_first_finalist_took_corrects_what_the_second_is_given(
+    world: World, tmp_path: Path, slower: float
+) -> None:
+    world.step = {name: step * 10 for name, step in world.step.items()}  # so that not all texts can be had
+    world.slower = slower
+    made = world.choose(tmp_path / "out", 30)
+    assert len([one for one in made.contenders if one.adapter]) == 2
+    assert 0.9 <= made.seconds / 1_800 <= 1.1
+
+
+def test_what_a_finalist_has_no_use_for_is_the_others(world: World, tmp_path: Path) -> None:
+    world.step = {"full": 8.0, "lora": 0.2, "prelayer": 0.2}
+    made = world.choose(tmp_path / "out", 30)
+    first, second = world.carried
+    assert (first.method, second.method) == ("full", "lora")
+    assert second.training.max_steps == 3 * -(-made.train_examples // 16)
+    assert 0.9 <= made.seconds / 1_800 <= 1.1
 
 
 def test_the_winner_has_its_adapter_though_the_end_takes_longer_than_measured(world: World, tmp_path: Path) -> None:
@@ -182,14 +231,14 @@ def test_far_too_slow_it_ends_in_time_and_says_so(world: World, tmp_path: Path) 
     world.slower = 30.0
     made = world.choose(tmp_path / "out", 5)
     assert made.adapter is None
-    assert "no adapted model could be trained and evaluated in the time" in made.recommendation[0]
-    assert any("took longer than there was time for" in why for why in made.dropped.values())
+    assert "no adapted model could be trained and evaluated in the time" in sentences(made)[0]
+    assert any("took longer than there was time for" in why for why in reasons(made).values())
 
 
 def test_with_hardly_any_time_the_floors_answer(world: World, tmp_path: Path) -> None:
     world.opening = 100.0
     made = world.choose(tmp_path / "out", 2)
-    assert made.recommended in (baselines.MAJORITY, baselines.TFIDF)
+    assert made.recommended in (floors.MAJORITY, floors.TFIDF)
     assert made.dropped
 
 
@@ -212,8 +261,8 @@ def test_with_time_several_learning_rates_are_raced_and_the_worse_half_is_out(wo
 def test_a_process_that_is_silent_is_ended_at_its_time(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     run = Run(backbone=gpt2.address, task=toy, method="lora", training={"max_steps": 100_000})
     start = meter.now()
-    with pytest.raises(local.Overrun):
-        local.carry_out(run, tmp_path, "late", lambda progress: None, start + 1.0)
+    with pytest.raises(Overrun):
+        LocalExecutor().carry_out(run, tmp_path, "late", lambda progress: None, start + 1.0)
     assert meter.now() - start < 5
     assert not list(tmp_path.rglob("manifest.json"))
 
@@ -224,38 +273,105 @@ def test_a_process_that_is_silent_is_ended_at_its_time(gpt2: Backbone, toy: str,
 def test_it_recommends_in_three_sentences_with_evidence_and_an_adapter(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out")
     assert made.recommended == "full"
-    which, costs, sure = made.recommendation
+    which, costs, sure = sentences(made)
     assert which.startswith("Use full fine-tuning: it did best in the race, and has accuracy 1.0000 on ")
     assert "LoRA 0.9" in which
     assert "TF-IDF + logistic regression 0." in which
     assert costs.startswith("It trains ")
     assert "better than TF-IDF" in sure
     assert sure.endswith("one seed says nothing of other seeds.")
-    for sentence in made.recommendation:
+    for sentence in sentences(made):
         assert sentence.endswith(".")
         assert ". " not in sentence
-    assert Path(made.adapter or "").is_dir()
-    assert [row.name for row in made.rows][:2] == [baselines.MAJORITY, baselines.TFIDF]
-    assert {row.name for row in made.rows[2:]} == {"full", "lora", "prelayer"}
-    assert made.rows[-1].accuracy is None, "only the two best are evaluated on held-out texts"
-    assert recommend.Choice.model_validate_json((tmp_path / "out" / recommend.FILE).read_text()) == made
+    assert (tmp_path / "out" / (made.adapter or "nowhere")).is_dir()
+    assert [one.name for one in made.contenders][:2] == [floors.MAJORITY, floors.TFIDF]
+    assert {one.name for one in made.contenders[2:]} == {"full", "lora", "prelayer"}
+    assert made.contenders[-1].accuracy is None, "only the two best are evaluated on held-out texts"
+    path = Directory(tmp_path / "out").recommendation
+    assert Recommendation.model_validate_json(path.read_text(encoding="utf-8")) == made
+
+
+def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, tmp_path: Path) -> None:
+    class Scribe(Watcher):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+            self.changes: list[Results] = []
+
+        def says(self, words: str) -> None:
+            self.told.append(words)
+
+        def started(self, run: Run, number: int, total: int) -> None:
+            self.told.append(f"started {run.method} {number}/{total}")
+
+        def finished(self, run: Run, record: Record, *, now: bool) -> None:
+            self.told.append(f"finished {run.method}")
+
+        def changed(self, results: Results) -> None:
+            self.changes.append(results)
+
+    scribe = Scribe()
+    results = world.recommend(tmp_path / "out", watcher=scribe, command=["afina", "choose"])
+    assert [one.name for one in results.records] == ["full", "lora"]
+    assert results.command == ("afina", "choose")
+    assert Results.read(tmp_path / "out") == results
+    assert scribe.changes == [results]
+    assert scribe.told[0] == "fitting what needs no language model"
+    assert scribe.told[-4:] == ["started full 1/2", "finished full", "started lora 2/2", "finished lora"]
+    held = Task.load(results.task, **results.data.model_dump()).evaluation
+    assert [len(one.targets) for one in results.results] == [len(held)] * 2
+
+
+def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out", memory=3 * GIB)
+    table = evidence(made)
+    assert [row[0] for row in table.rows] == [floors.MAJORITY, floors.TFIDF, "LoRA", "PreLayer"]
+    assert table.rows[2][-1].startswith("raced 1 round, learning rate ")
+    assert any(note.startswith("LoRA is better than TF-IDF + logistic regression by ") for note in table.notes)
+    assert table.notes[-1] == "full fine-tuning was left out: needs about 4.40 GiB of memory, there is 3.00 GiB"
+    told = as_json(made, tmp_path / "out")
+    assert told["recommendation"] == list(sentences(made))
+    assert set(told) == {
+        "task", "backbone", "recommended", "recommendation", "adapter", "rows", "comparisons", "dropped",
+        "train_examples", "examples", "minutes", "seconds",
+    }  # fmt: skip
+    assert list(told["rows"][2]) == [
+        "name", "accuracy", "f1", "race", "examples", "steps", "seconds", "memory", "adapter", "remark",
+    ]  # fmt: skip
+    assert Path(told["adapter"]).is_dir()
+
+
+@pytest.mark.parametrize(("memory", "left_out"), [(None, {"full"}), (3 * GIB, set())])
+def test_on_a_gpu_it_is_the_gpus_memory_that_must_suffice(
+    world: World, tmp_path: Path, memory: int | None, left_out: set[str]
+) -> None:
+    world.gpu = 2 * GIB
+    assert set(world.choose(tmp_path / "out", memory=memory).dropped) == left_out
+
+
+def test_the_task_is_read_once(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    load = Task.load
+    monkeypatch.setattr(Task, "load", lambda *task, **options: reads.append(options) or load(*task, **options))
+    world.right = dict.fromkeys(world.right, 0.5)
+    world.choose(tmp_path / "out")
+    assert len(reads) - len(world.carried) == 1
 
 
 def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path) -> None:
-    world.task = str(write_csv(tmp_path / "easy.csv", [(text, str(label)) for text, label in sentences(400)]))
+    world.task = str(write_csv(tmp_path / "easy.csv", [(text, str(label)) for text, label in fakes.sentences(400)]))
     world.right = dict.fromkeys(world.right, 0.6)
     made = world.choose(tmp_path / "out")
-    assert made.recommended == baselines.TFIDF
+    assert made.recommended == floors.TFIDF
     assert made.adapter is None
-    assert made.recommendation[0].startswith(
+    assert sentences(made)[0].startswith(
         "Use TF-IDF + logistic regression, and no language model: no adapted model beats it"
     )
-    assert all(". " not in sentence for sentence in made.recommendation)
+    assert all(". " not in sentence for sentence in sentences(made))
 
 
 def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", memory=3 * GIB)
-    assert made.dropped == {"full": "needs about 4.40 GiB of memory, there is 3.00 GiB"}
+    assert reasons(made) == {"full": "needs about 4.40 GiB of memory, there is 3.00 GiB"}
     assert {run.method for run in world.tried} == {"lora", "prelayer"}
     assert made.recommended == "lora"
 
@@ -263,7 +379,7 @@ def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp
 def test_where_nothing_fits_the_floors_answer(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", memory=GIB)
     assert len(made.dropped) == 3
-    assert made.recommended in (baselines.MAJORITY, baselines.TFIDF)
+    assert made.recommended in (floors.MAJORITY, floors.TFIDF)
     assert not world.tried
 
 
@@ -271,7 +387,7 @@ def test_a_method_that_fails_is_dropped_and_where_all_fail_the_reason_is_the_err
     world: World, tmp_path: Path
 ) -> None:
     world.failing = {"full": "run full: it was made to fail."}
-    assert world.choose(tmp_path / "out").dropped["full"] == "it was made to fail."
+    assert reasons(world.choose(tmp_path / "out"))["full"] == "it was made to fail."
     world.failing = dict.fromkeys(world.step, "it was made to fail.")
     with pytest.raises(AfinaError, match=r"^it was made to fail\.$"):
         world.choose(tmp_path / "another")
@@ -306,22 +422,23 @@ def test_a_few_texts_that_leak_in_the_whole_do_not_end_it_in_a_part(
     ):
         write_csv(tmp_path / "task" / name, rows)
     world = World(str(tmp_path / "task"), monkeypatch)
-    world.text = 2.0
+    world.text = 0.5
     made = world.choose(tmp_path / "out")
     assert made.examples < 151
+    assert world.carried
     assert all(run.data.allow_leakage for run in world.carried)
 
 
 def test_a_second_round_that_is_lost_undoes_no_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def candidate(run: Run, rate: float, *rest: Any) -> halving.Standing:
+    def trial(race: halving.Race, run: Run, rate: float, *rest: Any) -> halving.Standing:
         turn = rest[-1]
         lost = turn == 2
         return halving.Standing(run.method, rate, None if lost else 0.8, None if lost else 0.5, 1, turn)
 
-    monkeypatch.setattr(halving, "_candidate", candidate)
+    monkeypatch.setattr(halving.Race, "_try", trial)
     runs = {name: Run(backbone="b", task="t", method=name) for name in ("full", "lora")}
     speeds = dict.fromkeys(runs, halving.Speed(1, 0.1, 0))
-    found = halving.race(runs, speeds, 10, 100, 1_000, lambda run, number: lambda progress: None)
+    found = halving.Race(10, 100, 1_000, LocalExecutor(), Watcher()).standings(runs, speeds)
     assert [(one.accuracy, one.rounds) for one in found] == [(0.8, 1), (0.8, 1)]
 
 
@@ -353,8 +470,8 @@ def test_rubbish_is_told_and_leaves_nothing(afina: Command, content: str, told: 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--minutes", "0"), "--minutes 0: expected more than 0"),
-        (("--minutes", "inf"), "--minutes inf: expected more than 0"),
+        (("--minutes", "0"), "minutes 0: expected more than 0"),
+        (("--minutes", "inf"), "minutes inf: expected more than 0"),
         (("--memory", "much"), "memory 'much': expected a size with its unit, such as 8GiB"),
         (("--backbone", "./nope"), "backbone ./nope: there is no directory ./nope."),
     ],
@@ -379,4 +496,7 @@ def test_with_a_real_model_it_ends_in_time_with_an_adapter_that_works(
     assert evaluated, made
     again = afina("evaluate", evaluated[0]["adapter"], "--task", task, "--check-probe", "--json").object()
     assert again["accuracy"] == pytest.approx(evaluated[0]["accuracy"], abs=1e-9)
-    assert json.loads(Path("out/choice.json").read_text(encoding="utf-8")) == made
+    recommended = Results.read(Path("out")).recommendation
+    assert recommended is not None
+    assert as_json(recommended, Path("out")) == made
+    assert afina("show", "out", "--json").object() == made

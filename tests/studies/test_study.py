@@ -19,13 +19,15 @@ from filelock import FileLock
 from afina import Backbone, Study
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
 from afina.events import Progress
-from afina.studies import record, study
+from afina.studies import record, study_file
+from afina.studies.executors.messages import CarryOut, Failed, Progressed, decode, encode
 from afina.studies.record import Record
+from afina.studies.results import Results
 from afina.studies.run import Run
 from afina.studies.spec import Training
-from afina.studies.study import Outcome, Watcher
-from command import carry_out_here
-from records import record as made_up
+from afina.studies.watcher import Watcher
+from command import HereExecutor
+from records import carried_out
 
 MINIMAL = """
 name = "mine"
@@ -134,9 +136,9 @@ def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> Non
 
 
 def test_every_preset_is_read_by_the_same_code_as_a_file(tmp_path: Path) -> None:
-    assert study.presets() == ["fair", "paper", "quickstart"]
-    for name in study.presets():
-        text = (Path(study.__file__).parent / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    assert study_file.presets() == ["fair", "paper", "quickstart"]
+    for name in study_file.presets():
+        text = (Path(study_file.__file__).parent / "presets" / f"{name}.toml").read_text(encoding="utf-8")
         assert Study.load(write(tmp_path / "copy.toml", text)) == Study.load(name)
 
 
@@ -264,10 +266,10 @@ def test_a_study_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "told"),
     [
-        ("epochs", "--set epochs: expected key=value, such as train.epochs=1."),
-        ("=1", "--set =1: expected key=value"),
-        ("train..epochs=1", "--set train..epochs=1: expected key=value"),
-        ("backbone.name=x", "--set backbone.name=x: backbone is a value, not a table."),
+        ("epochs", "setting epochs: expected key=value, such as train.epochs=1."),
+        ("=1", "setting =1: expected key=value"),
+        ("train..epochs=1", "setting train..epochs=1: expected key=value"),
+        ("backbone.name=x", "setting backbone.name=x: backbone is a value, not a table."),
         ("train.epoch=1", "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         ("train=3", "train = 3: input should be a valid dictionary"),
         ("methods.lora=3", "methods.lora = 3: input should be a valid dictionary"),
@@ -330,6 +332,7 @@ class Scribe(Watcher):
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.changes: list[Results] = []
 
     def started(self, run: Run, number: int, total: int) -> None:
         self.told.append(f"started {run.title} {number}/{total}")
@@ -340,23 +343,26 @@ class Scribe(Watcher):
     def failed(self, run: Run, message: str) -> None:
         self.told.append(f"failed {run.title}: {message}")
 
+    def changed(self, results: Results) -> None:
+        self.changes.append(results)
+
+
+class Invented(HereExecutor):
+    """Runs are invented at once; those whose title is in `failing` fail."""
+
+    def __init__(self) -> None:
+        self.failing: set[str] = set()
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
+        if run.title in self.failing:
+            raise RunFailed(f"run {run.title}: it was made to fail.")
+        asked = {"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task}
+        return carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **asked)
+
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Runs are invented at once; those whose title is put into this set fail."""
-    names: set[str] = set()
-
-    def carry_out(run: Run, out: Path, name: str, watcher: Watcher) -> Record:
-        if run.title in names:
-            raise RunFailed(f"run {run.title}: it was made to fail.")
-        where = Path("adapters") / run.label
-        (out / where).mkdir(parents=True, exist_ok=True)
-        return made_up(
-            run.method, key=run.key, study=name, name=run.title, seed=run.seed, adapter=str(where), task=run.task
-        )
-
-    monkeypatch.setattr(study, "_carry_out", carry_out)
-    return names
+def invented() -> Invented:
+    return Invented()
 
 
 def three(**changes: Any) -> Study:
@@ -364,27 +370,38 @@ def three(**changes: Any) -> Study:
     return Study.parse(content | changes, "three")
 
 
-def titles(outcome: Outcome) -> list[str]:
-    return [one.name for one in outcome.records]
+def titles(results: Results) -> list[str]:
+    return [one.name for one in results.records]
 
 
-def test_a_study_writes_records_report_and_what_was_asked(failing: set[str], tmp_path: Path) -> None:
-    outcome = three().run(tmp_path / "deep" / "out", command=["afina", "study", "a file.toml"])
-    assert titles(outcome) == ["baseline", "full", "lora"]
-    assert record.read(outcome.out / "records.jsonl") == list(outcome.records)
-    assert outcome.report_path.read_text(encoding="utf-8") == outcome.markdown()
-    assert "afina study 'a file.toml'" in outcome.markdown()
-    assert Outcome.read(outcome.out) == outcome
-
-
-def test_what_is_recorded_is_not_run_again(failing: set[str], tmp_path: Path) -> None:
-    first = three().run(tmp_path)
+def test_a_study_writes_records_and_what_was_asked_and_tells_what_there_is_so_far(
+    invented: Invented, tmp_path: Path
+) -> None:
     scribe = Scribe()
-    second = three().run(tmp_path, scribe)
+    results = three().run(tmp_path / "deep" / "out", scribe, ["afina", "study", "a file.toml"], invented)
+    assert titles(results) == ["baseline", "full", "lora"]
+    assert record.read(results.out / "records.jsonl") == list(results.records)
+    assert results.command == ("afina", "study", "a file.toml")
+    assert (results.task, results.data) == ("sst2", three().data)
+    assert Results.read(results.out) == results
+    assert [titles(one) for one in scribe.changes] == [
+        ["baseline"],
+        ["baseline", "full"],
+        ["baseline", "full", "lora"],
+        ["baseline", "full", "lora"],
+    ]
+    assert scribe.changes[-1] == results
+    assert [result.answers.tolist() for result in results.results] == [[0, 1, 0, 0, 1]] * 3
+
+
+def test_what_is_recorded_is_not_run_again(invented: Invented, tmp_path: Path) -> None:
+    first = three().run(tmp_path, executor=invented)
+    scribe = Scribe()
+    second = three().run(tmp_path, scribe, executor=invented)
     assert scribe.told == ["finished baseline before", "finished full before", "finished lora before"]
     assert second.records == first.records
     scribe = Scribe()
-    three(seeds=[0, 1]).run(tmp_path, scribe)
+    three(seeds=[0, 1]).run(tmp_path, scribe, executor=invented)
     assert scribe.told[3:] == [
         f"{what} {name}{tail}"
         for name, number in (("baseline", 4), ("full", 5), ("lora", 6))
@@ -392,11 +409,15 @@ def test_what_is_recorded_is_not_run_again(failing: set[str], tmp_path: Path) ->
     ]
 
 
-def test_a_record_whose_adapter_is_gone_is_made_again_and_stands_there_once(failing: set[str], tmp_path: Path) -> None:
-    first = three().run(tmp_path)
-    (tmp_path / first.records[1].adapter).rmdir()
+@pytest.mark.parametrize("gone", ["adapter", "predictions"])
+def test_a_record_whose_files_are_gone_is_made_again_and_stands_there_once(
+    invented: Invented, tmp_path: Path, gone: str
+) -> None:
+    first = three().run(tmp_path, executor=invented)
+    place = tmp_path / getattr(first.records[1], gone)
+    place.rmdir() if gone == "adapter" else place.unlink()
     scribe = Scribe()
-    three().run(tmp_path, scribe)
+    three().run(tmp_path, scribe, executor=invented)
     assert scribe.told == [
         "finished baseline before",
         "started full 2/3",
@@ -406,36 +427,30 @@ def test_a_record_whose_adapter_is_gone_is_made_again_and_stands_there_once(fail
     assert sorted(one.name for one in record.read(tmp_path / "records.jsonl")) == ["baseline", "full", "lora"]
 
 
-def test_a_failed_run_stops_no_other_and_is_tried_again(failing: set[str], tmp_path: Path) -> None:
-    failing.add("full")
+def test_a_failed_run_stops_no_other_and_is_tried_again(invented: Invented, tmp_path: Path) -> None:
+    invented.failing.add("full")
     scribe = Scribe()
-    outcome = three().run(tmp_path, scribe)
+    results = three().run(tmp_path, scribe, executor=invented)
+    assert scribe.changes[-1] == results
     assert scribe.told[2:4] == ["started full 2/3", "failed full: run full: it was made to fail."]
-    assert titles(outcome) == ["baseline", "lora"]
-    assert [(one.name, one.method, one.seed, one.error) for one in outcome.failed] == [
+    assert titles(results) == ["baseline", "lora"]
+    assert [(one.name, one.method, one.seed, one.error) for one in results.failed] == [
         ("full", "full", 0, "run full: it was made to fail.")
     ]
-    assert "it was made to fail" in outcome.report_path.read_text(encoding="utf-8")
-    summary = outcome.summary()["records"]
-    assert [(one["name"], one["status"]) for one in summary] == [  # type: ignore[attr-defined]
-        ("baseline", "done"),
-        ("lora", "done"),
-        ("full", "failed"),
-    ]
 
-    failing.clear()
+    invented.failing.clear()
     scribe = Scribe()
-    outcome = three().run(tmp_path, scribe)
+    results = three().run(tmp_path, scribe, executor=invented)
     assert scribe.told == ["finished baseline before", "started full 2/3", "finished full", "finished lora before"]
-    assert titles(outcome) == ["baseline", "full", "lora"]
-    assert "it was made to fail" not in outcome.report_path.read_text(encoding="utf-8")
+    assert titles(results) == ["baseline", "full", "lora"]
+    assert not results.failed
 
 
-def test_records_of_other_settings_are_kept_and_not_shown(failing: set[str], tmp_path: Path) -> None:
-    three().run(tmp_path)
-    outcome = three(methods={"lora": {}}, task="another").run(tmp_path)
-    assert [(one.name, one.task) for one in outcome.records] == [("lora", "another")]
-    assert Outcome.read(tmp_path).records == outcome.records
+def test_records_of_other_settings_are_kept_and_not_shown(invented: Invented, tmp_path: Path) -> None:
+    three().run(tmp_path, executor=invented)
+    results = three(methods={"lora": {}}, task="another").run(tmp_path, executor=invented)
+    assert [(one.name, one.task) for one in results.records] == [("lora", "another")]
+    assert Results.read(tmp_path).records == results.records
     kept = record.read(tmp_path / "records.jsonl")
     assert [(one.name, one.task) for one in kept] == [
         ("baseline", "sst2"),
@@ -444,42 +459,60 @@ def test_records_of_other_settings_are_kept_and_not_shown(failing: set[str], tmp
         ("lora", "another"),
     ]
     scribe = Scribe()
-    three().run(tmp_path, scribe)
+    three().run(tmp_path, scribe, executor=invented)
     assert [line for line in scribe.told if "before" not in line] == []
 
 
-def test_interrupted_between_runs_a_study_shows_what_it_has(
-    failing: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_between_runs_a_study_shows_what_it_has(invented: Invented, tmp_path: Path) -> None:
     class Impatient(Watcher):
         def started(self, run: Run, number: int, total: int) -> None:
             if run.title == "lora":
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        three().run(tmp_path, Impatient())
-    assert titles(Outcome.read(tmp_path)) == ["baseline", "full"]
-    assert titles(three().run(tmp_path)) == ["baseline", "full", "lora"]
+        three().run(tmp_path, Impatient(), executor=invented)
+    assert titles(Results.read(tmp_path)) == ["baseline", "full"]
+    assert titles(three().run(tmp_path, executor=invented)) == ["baseline", "full", "lora"]
 
 
-def test_the_checkpoint_of_a_recorded_run_is_removed_and_no_other(failing: set[str], tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_recorded_run_is_removed_and_no_other(invented: Invented, tmp_path: Path) -> None:
     places = {run.title: tmp_path / "checkpoints" / f"{run.label}.safetensors" for run in three().runs()}
-    failing.add("lora")
+    invented.failing.add("lora")
     for place in places.values():
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(b"")
-    three().run(tmp_path)
+    three().run(tmp_path, executor=invented)
     assert [name for name, place in places.items() if place.exists()] == ["lora"]
 
 
-def test_what_a_killed_process_left_half_written_is_swept(failing: set[str], tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "adapters", tmp_path / "checkpoints"):
+def test_what_a_killed_process_left_half_written_is_swept(invented: Invented, tmp_path: Path) -> None:
+    for place in (tmp_path, *(tmp_path / name for name in ("adapters", "predictions", "checkpoints"))):
         (place / ".tmp-x-123").mkdir(parents=True)
-    three().run(tmp_path)
+    three().run(tmp_path, executor=invented)
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
-def test_of_two_studies_at_once_in_one_place_the_second_is_refused(failing: set[str], tmp_path: Path) -> None:
+def test_predictions_that_changed_are_told_and_not_believed(invented: Invented, tmp_path: Path) -> None:
+    first = three().run(tmp_path, executor=invented)
+    path = tmp_path / first.records[1].predictions
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for again in (lambda: Results.read(tmp_path), lambda: three().run(tmp_path, executor=invented)):
+        with pytest.raises(InvalidData, match=r"changed since it was recorded\. Remove the file, and run the study"):
+            again()
+    path.unlink()
+    assert three().run(tmp_path, executor=invented).records == first.records
+
+
+def test_a_study_of_which_nothing_comes_leaves_nothing(invented: Invented, tmp_path: Path) -> None:
+    invented.failing |= {"baseline", "full", "lora"}
+    assert len(three().run(tmp_path / "out", executor=invented).failed) == 3
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    three().run(tmp_path / "mine", executor=invented)
+    assert (tmp_path / "mine").exists()
+
+
+def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: Invented, tmp_path: Path) -> None:
     class Waits(Watcher):
         def __init__(self) -> None:
             self.began, self.go_on = threading.Event(), threading.Event()
@@ -489,46 +522,50 @@ def test_of_two_studies_at_once_in_one_place_the_second_is_refused(failing: set[
             assert self.go_on.wait(20)
 
     first = Waits()
-    thread = threading.Thread(target=three().run, args=(tmp_path, first))
+    thread = threading.Thread(target=three().run, args=(tmp_path, first, (), invented))
     thread.start()
     try:
         assert first.began.wait(20)
         before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-        with pytest.raises(Busy, match=r"another study is writing there. Wait for it, or name another --out."):
-            three(methods={"lora": {}}).run(tmp_path)
+        with pytest.raises(
+            Busy, match=r"another study or recommendation is writing there. Wait for it, or name another out."
+        ):
+            three(methods={"lora": {}}).run(tmp_path, executor=invented)
         assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     finally:
         first.go_on.set()
         thread.join()
-    assert titles(Outcome.read(tmp_path)) == ["baseline", "full", "lora"]
+    assert titles(Results.read(tmp_path)) == ["baseline", "full", "lora"]
     FileLock(tmp_path / ".lock", timeout=0).acquire().lock.release()  # it is free again
 
 
-def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(failing: set[str], tmp_path: Path) -> None:
-    three().run(tmp_path)
+def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: Invented, tmp_path: Path) -> None:
+    three().run(tmp_path, executor=invented)
     path = tmp_path / "records.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + '{"key": 1}\n', encoding="utf-8")
     before = path.read_bytes()
     with pytest.raises(InvalidData, match=r"records\.jsonl, line 4: not a record of this version of afina"):
-        three().run(tmp_path)
+        three().run(tmp_path, executor=invented)
     assert path.read_bytes() == before
 
 
 def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"no records\.jsonl there, so no finished run to show. Give a study's --out"):
-        Outcome.read(tmp_path)
+    with pytest.raises(
+        NotFound, match=r"no records\.jsonl there, so no finished run to show. Give the out directory of a"
+    ):
+        Results.read(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"study": {}}'])
 def test_a_study_whose_description_is_damaged_says_how_to_mend_it(
-    failing: set[str], tmp_path: Path, content: str | None
+    invented: Invented, tmp_path: Path, content: str | None
 ) -> None:
-    three().run(tmp_path)
+    three().run(tmp_path, executor=invented)
     (tmp_path / "study.json").unlink()
     if content is not None:
         (tmp_path / "study.json").write_text(content, encoding="utf-8")
     with pytest.raises(InvalidData, match=r"study\.json: missing or damaged. Run the study again; it skips"):
-        Outcome.read(tmp_path)
+        Results.read(tmp_path)
 
 
 # With a real model: in a process of its own
@@ -547,12 +584,12 @@ def toy_study(gpt2: Backbone, toy: str, *methods: str, **train: Any) -> Study:
 
 @pytest.mark.slow
 def test_a_worker_makes_the_same_record_as_this_process(
-    gpt2: Backbone, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    gpt2: Backbone, toy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """An executor never changes a digest."""
     there = toy_study(gpt2, toy, "lora").run(tmp_path / "there").records[0]
     assert capfd.readouterr() == ("", "")
-    monkeypatch.setattr(study, "_carry_out", carry_out_here)
-    here = toy_study(gpt2, toy, "lora").run(tmp_path / "here").records[0]
+    here = toy_study(gpt2, toy, "lora").run(tmp_path / "here", executor=HereExecutor()).records[0]
     measured = {"seconds", "memory", "tokens_per_second", "environment"}
     assert there.model_dump(exclude=measured) == here.model_dump(exclude=measured)
     assert there.environment.versions == here.environment.versions
@@ -561,22 +598,22 @@ def test_a_worker_makes_the_same_record_as_this_process(
 
 def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     (run,) = toy_study(gpt2, toy, "lora", max_length=10_000).runs()
-    request = {"run": run.model_dump(mode="json"), "out": str(tmp_path), "study": "toy"}
+    request = CarryOut(run=run, out=str(tmp_path), study="toy")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-m", "afina.studies.executors.worker"], text=True, **pipes) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None
-        worker.stdin.write(json.dumps(request) + "\n")
+        worker.stdin.write(encode(request))
         worker.stdin.flush()
         # Its input stays open, as when the study is slow to notice.
-        messages = [json.loads(line) for line in worker.stdout]
+        messages = [decode(line) for line in worker.stdout]
         assert worker.wait(30) == 2
         assert worker.stderr.read() == ""
-    assert list(messages[0]) == ["progress"]
-    assert messages[-1] == {
-        "error": f"run lora: train.max_length is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
-    }
+    assert isinstance(messages[0], Progressed)
+    assert messages[-1] == Failed(
+        error=f"run lora: train.max_length is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -598,13 +635,13 @@ def test_a_worker_that_is_killed_is_a_failed_run_and_leaves_nothing_half_written
     gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
     killer = Killer()
-    outcome = toy_study(gpt2, toy, "lora", "baseline", max_steps=5_000).run(tmp_path, killer)
+    results = toy_study(gpt2, toy, "lora", "baseline", max_steps=5_000).run(tmp_path, killer)
     assert killer.killed
-    assert [one.error for one in outcome.failed] == [
+    assert [one.error for one in results.failed] == [
         "run lora: its process was killed by signal 9, most likely for want of memory. "
         "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
     ]
-    assert titles(outcome) == ["baseline"]
-    assert [path.name for path in (tmp_path / "adapters").iterdir()] == [Path(outcome.records[0].adapter).name]
+    assert titles(results) == ["baseline"]
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == [Path(results.records[0].adapter).name]
     assert not list(tmp_path.rglob(".tmp-*"))
     assert json.loads((tmp_path / "records.jsonl").read_text(encoding="utf-8"))["method"] == "baseline"

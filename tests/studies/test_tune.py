@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +14,64 @@ import psutil
 import pytest
 
 from afina import Backbone, Study, Task
-from afina.errors import AfinaError, Diverged, InvalidData, RunFailed
-from afina.events import Progress, Score
+from afina.errors import Diverged, InvalidData, RunFailed
+from afina.events import Score
 from afina.inference import predictor
 from afina.studies import trial, trials, tuning
-from afina.studies.executors import local
+from afina.studies.directory import Directory
+from afina.studies.executors.executor import Executor
+from afina.studies.executors.local import LocalExecutor
+from afina.studies.results import Results
 from afina.studies.run import Run
+from afina.studies.space import SPREAD
 from afina.studies.spec import Data, Training
-from afina.studies.study import Outcome, Watcher
-from afina.studies.trials import Candidate, Tuned
-from command import PROGRAM, Command, carry_out_here
+from afina.studies.trials import Tuned
+from afina.studies.watcher import Watcher
+from command import PROGRAM, Command, HereExecutor
 from fakes import sentences, write_csv
 
 METHODS = ("baseline", "full", "lora")
 
 
-@pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Candidates and runs take place in this process; the runs of the candidates."""
-    seen: list[Run] = []
+class Noting(HereExecutor):
+    """Carries out in this process, and notes the runs that are tried."""
 
-    def try_out(run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Any, listen: Any) -> Score:
-        from afina.studies.trial import try_out
+    def __init__(self) -> None:
+        self.tried: list[Run] = []
 
-        seen.append(run)
-        try:
-            for score in try_out(run, shares, limit=limit, listen=listen):
-                if not goes_on(score):
-                    break
-        except AfinaError as error:
-            raise RunFailed(str(error)) from None
-        return score
-
-    monkeypatch.setattr(local, "try_out", try_out)
-    monkeypatch.setattr("afina.studies.study._carry_out", carry_out_here)
-    return seen
+    def try_out(self, run: Run, *rest: Any) -> Score:
+        self.tried.append(run)
+        return super().try_out(run, *rest)
 
 
 @pytest.fixture
-def invented(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Run, list[int]]]]:
-    """Candidates whose scores are invented at once: the nearer the learning rate to 1e-3, the better; 8 steps."""
-    import math
+def noting() -> Noting:
+    return Noting()
 
-    seen: list[tuple[Run, list[int]]] = []
 
-    def try_out(run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Any, listen: Any) -> Score:
+class Invented(HereExecutor):
+    """Scores are invented at once: the nearer the learning rate to 1e-3, the better. Notes each run and its stops."""
+
+    def __init__(self) -> None:
+        self.tried: list[tuple[Run, list[int]]] = []
+
+    def try_out(
+        self, run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Any, listen: Any, until: Any = None
+    ) -> Score:
         stops = sorted({min(round(8 * share), limit or 8) for share in shares})
-        seen.append((run, []))
+        self.tried.append((run, []))
         for stop in stops:
             distance = abs(math.log10((run.training.learning_rate or 1) / 1e-3))
             score = Score(stop, 8, 100, round(0.9 - 0.2 * distance, 2), 0.5)
-            seen[-1][1].append(stop)
+            self.tried[-1][1].append(stop)
             if not goes_on(score):
                 break
         return score
 
-    monkeypatch.setattr(local, "try_out", try_out)
-    return seen
+
+@pytest.fixture
+def invented() -> Invented:
+    return Invented()
 
 
 def study(gpt2: Backbone, task: str, *methods: str, **changes: Any) -> Study:
@@ -86,14 +87,12 @@ def study(gpt2: Backbone, task: str, *methods: str, **changes: Any) -> Study:
     return Study.parse(content | changes, "tuned")
 
 
-def choose(this: Study, out: Path, method: str = "lora") -> Tuned:
+def tune(this: Study, out: Path, executor: Executor, method: str = "lora") -> Tuned:
     """Tune one method alone."""
     out.mkdir(parents=True, exist_ok=True)
     run, space = this.spaces()[method]
     assert this.tune is not None
-    silent = Watcher()
-    hearing = tuning.Hearing(silent.trying, silent.progress, silent.tried)
-    return tuning.tune(run, space, this.tune, out, hearing, lambda so_far: None)
+    return tuning.tune(run, space, this.tune, out, executor, Watcher(), lambda so_far: None)
 
 
 # The cut
@@ -130,110 +129,104 @@ def test_a_run_without_a_cut_has_the_key_it_always_had() -> None:
 
 
 def test_every_method_takes_the_same_steps_and_the_best_finished_candidate_is_chosen(
-    gpt2: Backbone, invented: list[tuple[Run, list[int]]], tmp_path: Path
+    gpt2: Backbone, invented: Invented, tmp_path: Path
 ) -> None:
     this = study(gpt2, "any", "full", "lora", "prelayer", tune={"candidates": 5})
     for method in this.methods:
-        invented.clear()
-        made = choose(this, tmp_path, method)
-        assert made.steps == made.budget == 5 * 8 == sum(stops[-1] for _, stops in invented)
+        invented.tried.clear()
+        made = tune(this, tmp_path, invented, method)
+        assert made.steps == made.budget == 5 * 8 == sum(stops[-1] for _, stops in invented.tried)
         assert made.stopped > 0, "nothing was stopped early, so this test shows nothing"
-        assert len(made.candidates) == len(invented) > 5
-        finished = [one for one in made.candidates if one.steps == 8]
+        assert len(made.trials) == len(invented.tried) > 5
+        finished = [one for one in made.trials if one.steps == 8]
         assert made.setting == max(finished, key=lambda one: one.accuracy or 0).setting
 
 
-def test_the_settings_own_values_are_tried_first(gpt2: Backbone, invented: list[Any], tmp_path: Path) -> None:
-    made = choose(study(gpt2, "any", methods={"lora": {"learning_rate": 2e-3, "r": 8}}), tmp_path)
-    assert made.candidates[0].setting == {"learning_rate": 2e-3, "r": 8}
-    assert {run.seed for run, _ in invented} != {0}
+def test_the_settings_own_values_are_tried_first(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
+    made = tune(study(gpt2, "any", methods={"lora": {"learning_rate": 2e-3, "r": 8}}), tmp_path, invented)
+    assert made.trials[0].setting == {"learning_rate": 2e-3, "r": 8}
+    assert {run.seed for run, _ in invented.tried} != {0}
 
 
-def test_the_search_can_be_narrowed(gpt2: Backbone, invented: list[tuple[Run, list[int]]], tmp_path: Path) -> None:
+def test_the_search_can_be_narrowed(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
     search = {"learning_rate": [1e-4, 2e-4], "r": [3, 5], "targets": [["c_attn"], ["c_attn", "c_proj"]]}
-    made = choose(study(gpt2, "any", methods={"lora": {"search": search}}), tmp_path)
-    for one in made.candidates:
+    made = tune(study(gpt2, "any", methods={"lora": {"search": search}}), tmp_path, invented)
+    for one in made.trials:
         assert 1e-4 <= one.setting["learning_rate"] <= 2e-4
         assert one.setting["r"] in (3, 5)
         assert one.setting["targets"] in search["targets"]
-    assert all(run.hyperparameters["targets"] in search["targets"] for run, _ in invented)
+    assert all(run.hyperparameters["targets"] in search["targets"] for run, _ in invented.tried)
 
 
 @pytest.mark.parametrize("pruner", ["median", "successive-halving", "hyperband"])
-def test_each_pruner_keeps_to_the_budget(
-    gpt2: Backbone, invented: list[tuple[Run, list[int]]], tmp_path: Path, pruner: str
-) -> None:
+def test_each_pruner_keeps_to_the_budget(gpt2: Backbone, invented: Invented, tmp_path: Path, pruner: str) -> None:
     this = study(gpt2, "any", tune={"candidates": 4, "pruner": pruner})
-    assert choose(this, tmp_path, "full").steps == choose(this, tmp_path, "lora").steps == 32
+    assert tune(this, tmp_path, invented, "full").steps == tune(this, tmp_path, invented, "lora").steps == 32
 
 
-def test_what_was_tried_depends_on_the_seed_alone(gpt2: Backbone, invented: list[Any], tmp_path: Path) -> None:
+def test_what_was_tried_depends_on_the_seed_alone(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
     def settings(out: str, seed: int) -> list[Any]:
-        made = choose(study(gpt2, "any", tune={"candidates": 3, "seed": seed}), tmp_path / out)
-        return [(one.setting, one.steps, one.accuracy) for one in made.candidates]
+        made = tune(study(gpt2, "any", tune={"candidates": 3, "seed": seed}), tmp_path / out, invented)
+        return [(one.setting, one.steps, one.accuracy) for one in made.trials]
 
     assert settings("one", 0) == settings("two", 0)
     assert settings("three", 1)[1:] != settings("one", 0)[1:]
 
 
 def test_what_is_tuned_is_not_tuned_again_and_more_budget_goes_on(
-    gpt2: Backbone, invented: list[Any], tmp_path: Path
+    gpt2: Backbone, invented: Invented, tmp_path: Path
 ) -> None:
-    first = choose(study(gpt2, "any"), tmp_path)
-    tried = len(invented)
-    assert choose(study(gpt2, "any"), tmp_path) == first
-    assert len(invented) == tried
-    more = choose(study(gpt2, "any", tune={"candidates": 4, "validation": 0.3}), tmp_path)
-    assert more.candidates[:tried] == first.candidates
+    first = tune(study(gpt2, "any"), tmp_path, invented)
+    tried = len(invented.tried)
+    assert tune(study(gpt2, "any"), tmp_path, invented) == first
+    assert len(invented.tried) == tried
+    more = tune(study(gpt2, "any", tune={"candidates": 4, "validation": 0.3}), tmp_path, invented)
+    assert more.trials[:tried] == first.trials
     assert more.steps == first.steps + 8
     # Another setting is another tuning.
-    choose(study(gpt2, "any", methods={"lora": {"alpha": 8}}), tmp_path)
-    assert len(invented) > len(more.candidates)
+    tune(study(gpt2, "any", methods={"lora": {"alpha": 8}}), tmp_path, invented)
+    assert len(invented.tried) > len(more.trials)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
 def test_interrupted_anywhere_the_same_is_tried_and_chosen(
-    gpt2: Backbone, invented: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    gpt2: Backbone, invented: Invented, tmp_path: Path, after: int
 ) -> None:
-    reference = choose(study(gpt2, "any"), tmp_path / "undisturbed")
-    assert len(reference.candidates) > 4
-    whole, calls = local.try_out, []
+    reference = tune(study(gpt2, "any"), tmp_path / "undisturbed", invented)
+    assert len(reference.trials) > 4
 
-    def interrupted(run: Run, shares: Any, limit: Any, goes_on: Any, listen: Any) -> Score:
-        calls.append(run)
-        if len(calls) == after + 1:
-            goes_on(Score(2, 8, 100, 0.99, 0.1))  # it had been scored, and better than it will be
-            raise KeyboardInterrupt
-        return whole(run, shares, limit, goes_on, listen)
+    class Interrupted(Invented):
+        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> Score:
+            if len(self.tried) == after:
+                goes_on(Score(2, 8, 100, 0.99, 0.1))  # it had been scored, and better than it will be
+                raise KeyboardInterrupt
+            return super().try_out(run, shares, limit, goes_on, *rest)
 
-    monkeypatch.setattr(local, "try_out", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        choose(study(gpt2, "any"), tmp_path / "killed")
-    made = choose(study(gpt2, "any"), tmp_path / "killed")
+        tune(study(gpt2, "any"), tmp_path / "killed", Interrupted())
+    made = tune(study(gpt2, "any"), tmp_path / "killed", invented)
 
     def figures(one: Tuned) -> Any:
-        return one.model_dump(exclude={"candidates": {"__all__": {"seconds"}}})
+        return one.model_dump(exclude={"trials": {"__all__": {"seconds"}}})
 
     assert figures(made) == figures(reference)
 
 
-def test_where_no_candidate_finishes_it_says_what_to_do(
-    gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def diverges(run: Run, shares: Any, limit: Any, goes_on: Any, listen: Any) -> Score:
-        score = Score(min(3, limit or 3), 8, 100, None, None)
-        goes_on(score)
-        return score
+def test_where_no_candidate_finishes_it_says_what_to_do(gpt2: Backbone, tmp_path: Path) -> None:
+    class Diverges(HereExecutor):
+        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> Score:
+            score = Score(min(3, limit or 3), 8, 100, None, None)
+            goes_on(score)
+            return score
 
-    monkeypatch.setattr(local, "try_out", diverges)
     with pytest.raises(RunFailed, match=r"none of its 3 candidates took all of its steps. Lower methods.lora.search"):
-        choose(study(gpt2, "any", tune={"candidates": 1}), tmp_path)
+        tune(study(gpt2, "any", tune={"candidates": 1}), tmp_path, Diverges())
 
 
-def test_a_damaged_memory_is_told(gpt2: Backbone, invented: list[Any], tmp_path: Path) -> None:
-    (tmp_path / tuning.MEMORY).write_text("not what it was")
+def test_a_damaged_memory_is_told(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
+    Directory(tmp_path).tuning_memory.write_text("not what it was")
     with pytest.raises(InvalidData, match=r"tuning\.db: not a database. Remove it, and the tuning starts anew."):
-        choose(study(gpt2, "any"), tmp_path)
+        tune(study(gpt2, "any"), tmp_path, invented)
 
 
 # With real models
@@ -241,37 +234,37 @@ def test_a_damaged_memory_is_told(gpt2: Backbone, invented: list[Any], tmp_path:
 
 @pytest.mark.slow
 def test_a_tuned_study_runs_every_seed_at_the_chosen_setting(
-    gpt2: Backbone, toy: str, tried: list[Run], tmp_path: Path
+    gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path
 ) -> None:
-    outcome = study(gpt2, toy).run(tmp_path)
-    assert not outcome.failed
-    by_name = {one.name: one for one in outcome.tuned}
+    results = study(gpt2, toy).run(tmp_path, executor=noting)
+    assert not results.failed
+    by_name = {one.name: one for one in results.tuned}
     assert list(by_name) == [*METHODS]
     assert by_name["baseline"] == Tuned(name="baseline", method="baseline", setting={})
     assert by_name["full"].steps == by_name["lora"].steps == 3 * 8
     cut = Task.load(toy, validation=0.3)
     assert by_name["lora"].validation_examples == len(cut.evaluation)
-    assert all(run.data.validation == 0.3 for run in tried)
+    assert all(run.data.validation == 0.3 for run in noting.tried)
     whole = Task.load(toy)
-    assert [(one.name, one.seed) for one in outcome.records] == [(name, seed) for seed in (0, 1) for name in METHODS]
-    for record in outcome.records:
+    assert [(one.name, one.seed) for one in results.records] == [(name, seed) for seed in (0, 1) for name in METHODS]
+    for record in results.records:
         chosen = by_name[record.name].setting or {}
         settings = record.training | record.hyperparameters
         assert {key: settings[key] for key in chosen} == chosen
         assert record.train_examples == len(whole.train)
         assert record.environment.evaluation_digest == whole.evaluation.digest
     # No candidate left an adapter or a checkpoint.
-    assert len(list((tmp_path / "adapters").iterdir())) == len(outcome.records)
+    assert len(list((tmp_path / "adapters").iterdir())) == len(results.records)
     assert not list((tmp_path / "checkpoints").glob("*"))
     # The report is made from files alone.
-    assert Outcome.read(tmp_path) == outcome
-    count = len(tried)
-    again = study(gpt2, toy).run(tmp_path)
-    assert (again.records, again.tuned, len(tried)) == (outcome.records, outcome.tuned, count)
+    assert Results.read(tmp_path) == results
+    count = len(noting.tried)
+    again = study(gpt2, toy).run(tmp_path, executor=noting)
+    assert (again.records, again.tuned, len(noting.tried)) == (results.records, results.tuned, count)
 
 
 @pytest.mark.slow
-def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, tried: list[Run], tmp_path: Path) -> None:
+def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, noting: Noting, tmp_path: Path) -> None:
     rows = [(text, ("bad", "good")[label]) for text, label in sentences(120)]
     made = []
     for name, flip in (("true", False), ("false", True)):
@@ -280,8 +273,8 @@ def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, tried: list[
         write_csv(where / "train.csv", rows[:80])
         other = {"bad": "good", "good": "bad"}
         write_csv(where / "dev.csv", [(text, other[label] if flip else label) for text, label in rows[80:]])
-        made.append(choose(study(gpt2, str(where)), where, "full"))
-    one, two = [[(c.setting, c.steps, c.accuracy) for c in each.candidates] for each in made]
+        made.append(tune(study(gpt2, str(where)), where, noting, "full"))
+    one, two = [[(c.setting, c.steps, c.accuracy) for c in each.trials] for each in made]
     assert one == two
     assert made[0].setting == made[1].setting
 
@@ -316,25 +309,12 @@ def test_a_last_step_that_spoils_the_weights_is_a_divergence(
         run.model_copy(update={"data": Data()}).execute(tmp_path)
 
 
-def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, tried: list[Run], tmp_path: Path) -> None:
+def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path) -> None:
     methods = {"full": {"learning_rate": 1e30, "search": {"learning_rate": [1e-3, 1e31]}}}
-    made = choose(study(gpt2, toy, methods=methods), tmp_path, "full")
-    assert made.candidates[0].accuracy is None
-    assert made.candidates[0].steps < 8
+    made = tune(study(gpt2, toy, methods=methods), tmp_path, noting, "full")
+    assert made.trials[0].accuracy is None
+    assert made.trials[0].steps < 8
     assert made.steps == made.budget
-
-
-class Counter(Watcher):
-    def __init__(self) -> None:
-        self.phases: list[str] = []
-        self.results: list[Candidate] = []
-
-    def progress(self, run: Run, progress: Progress) -> None:
-        self.phases.append(progress.phase)
-
-    def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
-        self.results.append(candidate)
-        assert not psutil.Process().children(), "a stopped candidate lives on"
 
 
 @pytest.mark.slow
@@ -351,22 +331,22 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
         there.append(score)
         return True
 
-    assert local.try_out(run, (0.25, 1.0), None, goes_on, lambda progress: None) == here[-1]
+    assert LocalExecutor().try_out(run, (0.25, 1.0), None, goes_on, lambda progress: None) == here[-1]
     assert there == here
-    assert local.try_out(run, (0.25, 1.0), None, lambda score: False, lambda progress: None) == here[0]
+    assert LocalExecutor().try_out(run, (0.25, 1.0), None, lambda score: False, lambda progress: None) == here[0]
     assert not psutil.Process().children()
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_a_candidate_that_cannot_be_carried_out_fails_its_method_and_no_other(
-    gpt2: Backbone, toy: str, tried: list[Run], tmp_path: Path
+    gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path
 ) -> None:
     methods: dict[str, Any] = {"lora": {"targets": ["nowhere"]}, "full": {}}
-    outcome = study(gpt2, toy, methods=methods, seeds=[0]).run(tmp_path)
-    assert [one.name for one in outcome.failed] == ["lora"]
-    assert "no module named 'nowhere'" in outcome.failed[0].error
-    assert [one.name for one in outcome.records] == ["full"]
+    results = study(gpt2, toy, methods=methods, seeds=[0]).run(tmp_path, executor=noting)
+    assert [one.name for one in results.failed] == ["lora"]
+    assert "no module named 'nowhere'" in results.failed[0].error
+    assert [one.name for one in results.records] == ["full"]
 
 
 @pytest.mark.slow
@@ -389,7 +369,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     command = [*PROGRAM, "study", str(source), "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     start = time.monotonic()
-    while not (tmp_path / "killed" / trials.FILE).exists():
+    while not Directory(tmp_path / "killed").tuning.exists():
         assert killed.poll() is None
         assert time.monotonic() - start < 90
         time.sleep(0.02)
@@ -398,15 +378,15 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     killed.communicate()
     psutil.wait_procs(children, timeout=5)
     assert not any(child.is_running() for child in children)
-    before = trials.read(tmp_path / "killed")[0].candidates
+    before = trials.read(tmp_path / "killed")[0].trials
     assert before
     assert not (tmp_path / "killed" / "records.jsonl").exists()
     for name in ("killed", "left alone"):
         subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
-    one, two = (Outcome.read(tmp_path / name) for name in ("killed", "left alone"))
-    assert one.tuned[0].candidates[: len(before)] == before
-    assert [(c.setting, c.steps, c.accuracy) for c in one.tuned[0].candidates] == [
-        (c.setting, c.steps, c.accuracy) for c in two.tuned[0].candidates
+    one, two = (Results.read(tmp_path / name) for name in ("killed", "left alone"))
+    assert one.tuned[0].trials[: len(before)] == before
+    assert [(c.setting, c.steps, c.accuracy) for c in one.tuned[0].trials] == [
+        (c.setting, c.steps, c.accuracy) for c in two.tuned[0].trials
     ]
     assert one.records[0].digest == two.records[0].digest
 
@@ -416,7 +396,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
 
 @pytest.mark.slow
 def test_the_report_shows_the_budget_and_no_figure_that_chose(
-    afina: Command, gpt2: Backbone, toy: str, tried: list[Run], tmp_path: Path
+    afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
     source = tmp_path / "study.toml"
     source.write_text(
@@ -442,7 +422,7 @@ def test_the_report_shows_the_budget_and_no_figure_that_chose(
     made = trials.read(Path("out"))[1]
     row = next(line for line in section.splitlines() if line.startswith("| LoRA"))
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
-    assert cells[:3] == [str(len(made.candidates)), str(made.stopped), str(made.steps)]
+    assert cells[:3] == [str(len(made.trials)), str(made.stopped), str(made.steps)]
     assert cells[4].startswith("learning_rate ")
     assert (
         next(line for line in section.splitlines() if line.startswith("| no fine-tuning")).split("|")[2].strip() == "0"
@@ -464,6 +444,6 @@ def test_the_fair_preset_gives_every_method_the_same() -> None:
         assert space is not None
         rate = run.training.learning_rate
         assert rate is not None
-        assert space.rates == (rate / tuning.SPREAD, rate * tuning.SPREAD)
+        assert space.rates == (rate / SPREAD, rate * SPREAD)
         assert space.start["learning_rate"] == rate
     assert len({run.training.model_copy(update={"learning_rate": None}) for run, _ in spaces.values()}) == 1

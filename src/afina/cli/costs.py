@@ -74,7 +74,7 @@ def plan(
     Memory comes from the backbone's configuration alone: no weights, and no network for gpt2.
     """
     from afina.methods import make
-    from afina.report.report import forecast_table
+    from afina.report.forecasts import forecast_table
     from afina.studies.cost import forecast
     from afina.studies.forecast import parse_size
 

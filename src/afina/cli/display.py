@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from afina import meter
 from afina.cli.hints import with_flags
 from afina.events import Progress
-from afina.report.rows import in_words
+from afina.report.words import in_words
 from afina.studies.record import Record
 from afina.studies.run import Run
-from afina.studies.study import Watcher
-from afina.studies.trials import Candidate
+from afina.studies.trials import Trial
+from afina.studies.watcher import Watcher
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from afina.data.readers.texts import Chunk
+    from afina.studies.results import Results
 
 _LINE_SECONDS = 15.0
 """Between two plain lines of one phase."""
 
 
-def watcher(console: Console) -> Watcher:
-    """The watcher that suits where `console` writes."""
-    return Bars(console) if console.is_terminal else Lines(console)
+def watcher(console: Console, write: Callable[[Results], object]) -> Watcher:
+    """The watcher that suits where `console` writes; `write` writes a report of what there is so far."""
+    return Bars(console, write) if console.is_terminal else Lines(console, write)
 
 
 def bars(console: Console) -> RichProgress:
@@ -100,23 +101,46 @@ def _result(record: Record) -> str:
     return f"accuracy {record.accuracy:.4f}, F1 {record.f1:.4f}, trained in {_clock(record.seconds.train)}"
 
 
-def _attempt(candidate: Candidate, length: int) -> str:
-    setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in candidate.setting.items()}
-    if candidate.accuracy is None:
-        return f"{in_words(setting)}: diverged at step {candidate.steps} of {length}"
-    early = "" if candidate.steps == length else f", stopped at step {candidate.steps} of {length}"
-    return f"{in_words(setting)}: {candidate.accuracy:.4f} on the validation cut{early}"
+def _attempt(trial: Trial, length: int) -> str:
+    setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
+    if trial.accuracy is None:
+        return f"{in_words(setting)}: diverged at step {trial.steps} of {length}"
+    early = "" if trial.steps == length else f", stopped at step {trial.steps} of {length}"
+    return f"{in_words(setting)}: {trial.accuracy:.4f} on the validation cut{early}"
+
+
+class Minutes(Watcher):
+    """What a recommendation does: a line with the minutes so far when something begins. `say` prints it."""
+
+    def __init__(self, began: float, say: Callable[[str], None]) -> None:
+        self.began, self.say = began, say
+
+    def says(self, words: str) -> None:
+        """Say it."""
+        self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {words}")
+
+    def trying(self, run: Run, number: int, spent: float) -> None:
+        """Name the candidate."""
+        self.says(f"race, candidate {number}: {run.method}")
+
+    def started(self, run: Run, number: int, total: int) -> None:
+        """Name the finalist."""
+        self.says(f"training {run.method} on {run.data.train_examples:,} texts")
 
 
 class Lines(Watcher):
     """One line a phase, and one now and then while training; each begins with the run that it is about."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
+        self.console, self.write = console, write
         self.lines: dict[str, _Line] = {}
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def changed(self, results: Results) -> None:
+        """Have the report written."""
+        self.write(results)
 
     def _begin(self, run: Run, place: str) -> None:
         self.lines[run.label] = _Line(place)
@@ -132,10 +156,10 @@ class Lines(Watcher):
         """Name the candidate."""
         self._begin(run, f"[tuning {run.title}, {spent:.0%}] candidate {number}")
 
-    def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
+    def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
         """Say what it came to."""
         self._end(run)
-        self._say(f"tuning {run.title}, candidate {number}: {_attempt(candidate, length)}")
+        self._say(f"tuning {run.title}, candidate {number}: {_attempt(trial, length)}")
 
     def progress(self, run: Run, progress: Progress) -> None:
         """Say the phase when it begins, and figures every so often."""
@@ -163,8 +187,8 @@ class Lines(Watcher):
 class Bars(Lines):
     """A bar a run that goes on, with phase, loss, speed and time left; it gives way to the result."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
+        super().__init__(console, write)
         self.bars: RichProgress | None = None
         self.tasks: dict[str, TaskID] = {}
 

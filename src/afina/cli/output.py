@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from afina.report.report import Table
+    from afina.report.tables import Table
 
 
 def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = None) -> None:

@@ -27,7 +27,8 @@ from afina.cli.output import print_tables
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
-    from afina.studies.study import Outcome, Study
+    from afina.studies.results import Results
+    from afina.studies.study import Study
 
 
 def study(
@@ -77,7 +78,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one adapter on your texts, and evaluate it."""
-    from afina.studies.study import Study, override
+    from afina.studies.study import Study
+    from afina.studies.study_file import override
 
     settings: dict[str, Any] = {}
     for item in overrides or []:
@@ -110,39 +112,41 @@ def choose(
 ) -> None:
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from afina import meter
+    from afina.cli.display import Minutes
     from afina.studies.forecast import parse_size
-    from afina.studies.recommend import Hearing, choose
+    from afina.studies.recommend import recommend
 
     began = meter.now()
-    limit = parse_size(memory) if memory else None
-    data = data_options(text, text_pair, label, labels, allow_leakage)
-    hearing = Hearing(says=lambda words: print(f"[{(meter.now() - began) / 60:.1f} min] {words}", file=sys.stderr))
-    made = choose(task, minutes, memory=limit, backbone=backbone, out=out, data=data, hearing=hearing, began=began)
-    if as_json:
-        print(made.model_dump_json())
-        return
-    print_tables(*made.tables())
-    print(" ".join(made.recommendation))
-    if made.adapter:
-        print(f"adapter {made.adapter}")
+    results = recommend(
+        task,
+        minutes,
+        memory=parse_size(memory) if memory else None,
+        backbone=backbone,
+        out=out,
+        data=data_options(text, text_pair, label, labels, allow_leakage),
+        watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
+        command=["afina", *sys.argv[1:]],
+        began=began,
+    )
+    _show(results, as_json)
 
 
 def show(
     out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], as_json: Json = False
 ) -> None:
     """Show the tables of a study again, finished or not."""
-    from afina.studies.study import Outcome
+    from afina.studies.results import Results
 
-    _show(Outcome.read(out), as_json)
+    _show(Results.read(out), as_json)
 
 
 def report(
     out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], no_texts: NoTexts = False
 ) -> None:
     """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
-    from afina.studies.study import Outcome
+    from afina.studies.results import Results
 
-    for path in Outcome.read(out).write_report(texts=not no_texts):
+    for path in _write(Results.read(out), texts=not no_texts):
         print(path)
 
 
@@ -152,34 +156,58 @@ def _carry_out(study: Study, out: Path | None, as_json: bool, *, texts: bool = T
     from afina.cli.display import watcher
 
     where = out or Path("results") / study.name
-    watching = watcher(Console(stderr=True))
+    watching = watcher(Console(stderr=True), _write_text)
     command = ["afina", *sys.argv[1:]]
     try:
-        outcome = study.run(where, watching, command)
+        results = study.run(where, watching, command)
     except KeyboardInterrupt:
         watching.stop()
         print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(130) from None
-    if outcome.records:
-        outcome.write_report(texts=texts)
-    _show(outcome, as_json)
-    if outcome.failed:
-        count, runs = len(outcome.failed), len(outcome.failed) + len(outcome.records)
+    if results.results:
+        _write(results, texts=texts)
+    _show(results, as_json)
+    if results.failed:
+        count, runs = len(results.failed), len(results.failed) + len(results.results)
         if runs > 1:
             print(f"{count} of {runs} runs failed. The same command tries them again.", file=sys.stderr)
         raise typer.Exit(AfinaError.exit_code)
 
 
-def _show(outcome: Outcome, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(outcome.summary(), ensure_ascii=False))
-        return
+def _show(results: Results, as_json: bool) -> None:
+    from afina.report.report import MARKDOWN, PAGE, Report
     from afina.report.writers.terminal import findings
 
-    print_tables(*outcome.tables())
-    print_tables(*outcome.findings(), show=findings)
-    for record in outcome.records:
-        print(f"adapter {outcome.out / record.adapter}")
-    for path in (outcome.report_path, outcome.page_path):
+    made = Report.of(results)
+    if as_json:
+        print(json.dumps(made.summary(), ensure_ascii=False))
+        return
+    if results.recommendation:
+        print_tables(*made.evidence)
+        print(" ".join(made.sentences))
+        if results.recommendation.adapter:
+            print(f"adapter {results.out / results.recommendation.adapter}")
+        return
+    print_tables(*made.tables)
+    print_tables(*made.findings, show=findings)
+    for record in results.records:
+        print(f"adapter {results.out / record.adapter}")
+    for path in (results.out / MARKDOWN, results.out / PAGE):
         if path.exists():
-            print(f"{'page' if path == outcome.page_path else 'report':<7} {path}")
+            print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
+
+
+def _write_text(results: Results) -> None:
+    """Write the report's text anew, while a study goes on."""
+    from afina.report.report import MARKDOWN, Report
+
+    Report.of(results).write([MARKDOWN])
+
+
+def _write(results: Results, *, texts: bool = True) -> list[Path]:
+    """Write every file of the report anew; their paths. `texts` false keeps evaluation texts out of them."""
+    from afina.report.evaluated import WITHHELD, Evaluated
+    from afina.report.report import Report
+
+    evaluated = Evaluated.read(results.task, results.data) if texts else WITHHELD
+    return Report.of(results, evaluated).write()

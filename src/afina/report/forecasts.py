@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afina.report.tables import NOTHING, Column, Table, count, seconds, size
+from afina.report.tables import Column, Table
+from afina.report.words import NOTHING, count, seconds, size
 from afina.studies.forecast import Forecast
 
 _HEADINGS = (

@@ -1,88 +1,75 @@
-"""Records -> tables, verdicts, plots, and the files that hold them. Pure, and without torch.
+"""Report: what there is to say of results, in tables, verdicts, claims and plots, and the files that hold it.
 
-Knows records only; how a run is made, and where a report is written or shown, is not known here.
+Knows facts and where they lie; how a run is made, and how a report is shown, is not known here. Starts without torch.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from afina import atomic
 from afina.report import sections, verdicts
-from afina.report.disagreements import Evaluated, disagreement_table
-from afina.report.drawing import Plot
-from afina.report.forecasts import forecast_table
+from afina.report.arms import Arm, arms
+from afina.report.disagreements import disagreement_table
+from afina.report.evaluated import Evaluated
 from afina.report.paper import claims, published
 from afina.report.paper.claims import Claim
+from afina.report.plots.drawing import Plot
 from afina.report.sections import Section
-from afina.report.tables import COST, PERFORMANCE, Beside, Column, Table, all_tables
+from afina.report.tables import COST, PERFORMANCE, Beside, Table, all_tables
 from afina.report.tuning import tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts
-from afina.report.writers.markdown import report as _markdown
-from afina.report.writers.summary import Failure, summary
-from afina.studies.record import Record
-from afina.studies.trials import Tuned
+from afina.report.writers import data, markdown
+from afina.report.writers.summary import summary
 
-__all__ = ["Column", "Evaluated", "Failure", "Report", "Table", "forecast_table", "markdown", "study_tables", "summary"]
+if TYPE_CHECKING:  # numpy is imported by what needs it
+    from afina.studies.results import Results
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
+FILES = (MARKDOWN, PAGE, CSV, JSON)
 TRAINING, CONFUSION = "Training", "Confusion of labels"
-
-
-def study_tables(records: Sequence[Record], tuned: Sequence[Tuned] = ()) -> list[Table]:
-    """Performance, parameters and time, memory; GPU memory where that was measured; and what tuning took.
-
-    The records of a study named `paper` have the paper's figures and footnotes beside them.
-    """
-    from_paper = bool(records) and all(record.study == published.STUDY for record in records)
-    tables = all_tables(records, published.beside(records) if from_paper else Beside())
-    return [*tables, *([tuning_table(tuned)] if tuned else [])]
-
-
-def markdown(
-    study_name: str,
-    records: Sequence[Record],
-    *,
-    command: Sequence[str] = (),
-    failed: Sequence[Failure] = (),
-    tuned: Sequence[Tuned] = (),
-) -> str:
-    """The text of `report.md`. `command` is the argument list that repeats the study, program first."""
-    return Report(study_name, tuple(records), tuple(command), tuple(failed), tuned=tuple(tuned)).markdown()
 
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to say of a study. Every part is worked out when first asked for.
+    """What there is to say of results. Every part is worked out when first asked for.
 
-    command    the argument list that repeats the study, program first
     evaluated  the texts that the runs were evaluated on, or why they are not shown
-    tuned      what choosing settings took, where the study did that
     """
 
-    study: str
-    records: tuple[Record, ...]
-    command: tuple[str, ...] = ()
-    failed: tuple[Failure, ...] = ()
+    results: Results
+    arms: tuple[Arm, ...]
     evaluated: Evaluated = field(default_factory=Evaluated)
-    tuned: tuple[Tuned, ...] = ()
+
+    @classmethod
+    def of(cls, results: Results, evaluated: Evaluated | None = None) -> Report:
+        """With row numbers in the place of texts, unless `evaluated` has them: see `Evaluated.read`."""
+        return cls(results, tuple(arms(results.results)), evaluated or Evaluated())
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The figures."""
-        return study_tables(self.records, self.tuned)
+        """Performance, parameters and time, memory; GPU memory where that was measured; and what tuning took.
+
+        A study named `paper` has the paper's figures and footnotes beside them.
+        """
+        from_paper = bool(self.arms) and all(arm.record.study == published.STUDY for arm in self.arms)
+        tables = all_tables(self.arms, published.beside(self.arms) if from_paper else Beside())
+        return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
 
     @cached_property
     def verdicts(self) -> Verdicts:
         """Every pair of methods."""
-        return verdicts.verdicts(self.records)
+        return verdicts.verdicts(self.arms)
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """The published study's claims, where this study has the methods for one."""
-        return claims.claims(self.records, self.verdicts)
+        """The published study's claims, where these results have the methods for one."""
+        return claims.claims(self.arms, self.verdicts)
 
     @cached_property
     def findings(self) -> list[Table]:
@@ -90,31 +77,58 @@ class Report:
         both = (verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims))
         return [table for table in both if table is not None]
 
+    @cached_property
+    def evidence(self) -> list[Table]:
+        """What a recommendation stands on, where the results are those of one."""
+        from afina.report import recommendation
+
+        return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """A recommendation: which and why; what it costs; how sure that is."""
+        from afina.report import recommendation
+
+        return recommendation.sentences(self.results.recommendation) if self.results.recommendation else ()
+
     def markdown(self) -> str:
         """The text of `report.md`."""
-        return _markdown(self.study, self._sections({}))
+        return markdown.report(self.results.name, self._sections({}))
 
     def page(self) -> str:
         """The text of `report.html`: everything in one file, plots included."""
         from afina.report.writers.html import page
 
-        return page(self.study, self._lead(), self._sections(self._plots()))
+        return page(self.results.name, self._lead(), self._sections(self._plots()))
 
-    def files(self) -> dict[str, str]:
-        """Names of the report's files, and what is in them."""
-        from afina.report.writers import figures
+    def summary(self) -> dict[str, object]:
+        """One JSON object, for scripts."""
+        if self.results.recommendation:
+            from afina.report import recommendation
 
-        return {
-            MARKDOWN: self.markdown(),
-            PAGE: self.page(),
-            CSV: figures.as_csv(self.records),
-            JSON: figures.as_json(self.study, self.records, self.verdicts, self.claims),
+            return recommendation.as_json(self.results.recommendation, self.results.out)
+        return summary(self.results, self.results.out / MARKDOWN, self.verdicts, self.claims)
+
+    def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
+        """Of those of FILES, what is in them."""
+        made: Mapping[str, Callable[[], str]] = {
+            MARKDOWN: self.markdown,
+            PAGE: self.page,
+            CSV: lambda: data.as_csv(self.arms),
+            JSON: lambda: data.as_json(self.results.name, self.arms, self.verdicts, self.claims),
         }
+        return {name: made[name]() for name in names}
+
+    def write(self, names: Sequence[str] = FILES) -> list[Path]:
+        """Write those of FILES anew into the results' directory, each whole or not at all; their paths."""
+        for name, text in self.files(names).items():
+            atomic.write_text(self.results.out / name, text)
+        return [self.results.out / name for name in names]
 
     def _lead(self) -> list[str]:
-        if not self.records:
+        if not self.arms:
             return ["No run has finished."]
-        first = self.records[0]
+        first = self.arms[0].record
         said = Counter(one.verdict for one in self.verdicts.compared)
         lines = [
             f"`{first.backbone}` on `{first.task}`: {first.train_examples:,} training and {first.examples:,} "
@@ -127,32 +141,34 @@ class Report:
             )
         return lines
 
-    def _sections(self, plots: dict[str, list[Plot]]) -> list[Section]:
+    def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
         """In the order of reading; plots stand in the section that they belong to."""
-        made = sections.failures(self.failed) if self.records else sections.nothing(self.failed)
-        if self.records:
+        failed = self.results.failed
+        made = [sections.of_recommendation(self.sentences, table) for table in self.evidence]
+        made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
+        if self.arms:
             found, claimed = verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims)
-            differ = disagreement_table(self.records, self.evaluated)
+            differ = disagreement_table(self.arms, self.evaluated)
             made += [sections.of_table(found, *plots.get(VERDICTS, ()))] if found else []
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in self.tables]
             made += [sections.of_table(claimed)] if claimed else []
             made += [Section(title, tuple(plots[title])) for title in (TRAINING, CONFUSION) if plots.get(title)]
             made += [sections.of_table(differ)] if differ else []
-            made.append(sections.what_was_run(self.records))
-        return made + sections.provenance(self.records, self.command)
+            made.append(sections.what_was_run(self.arms))
+        return made + sections.provenance(self.arms, self.results.command)
 
     def _plots(self) -> dict[str, list[Plot]]:
         """By the title of the section where they stand."""
-        if not self.records:
+        if not self.arms:
             return {}
-        from afina.report import plots, svg
+        from afina.report.plots import accuracy, confusion, costs, svg, training
 
         with svg.drawing():
             made: dict[str, Sequence[Plot | None]] = {
-                VERDICTS: [plots.differences(self.records, self.verdicts)],
-                PERFORMANCE: [plots.accuracy(self.records), plots.against_parameters(self.records)],
-                COST: [plots.against_time(self.records), plots.against_memory(self.records)],
-                TRAINING: [plots.losses(self.records), plots.phases(self.records)],
-                CONFUSION: plots.confusion(self.records),
+                VERDICTS: [accuracy.differences(self.arms, self.verdicts)],
+                PERFORMANCE: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],
+                COST: [costs.against_time(self.arms), costs.against_memory(self.arms)],
+                TRAINING: [training.losses(self.arms), training.phases(self.arms)],
+                CONFUSION: confusion.confusion(self.arms),
             }
         return {title: [plot for plot in found if plot is not None] for title, found in made.items()}

@@ -1,6 +1,6 @@
-"""Records -> a report's content: sections of prose, notes, tables and plots, in the order of reading.
+"""Arms -> a report's sections: prose, notes, tables and plots, in the order of reading.
 
-Knows what a report says; not how it is written (see `markdown`, `page`).
+Knows what a report says; not how it is written (see `writers`).
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from afina.report.drawing import Plot
-from afina.report.rows import Row, differing, groups, in_words, labels, rows, training, value_in_words
-from afina.report.tables import NOTHING, Column, Table
-from afina.report.writers.summary import Failure
+from afina.report.arms import Arm, differing, training
+from afina.report.plots.drawing import Plot
+from afina.report.tables import Column, Table
+from afina.report.words import NOTHING, in_words, value_in_words
 from afina.studies.record import Environment, Record
+
+if TYPE_CHECKING:  # numpy is imported by what needs it
+    from afina.studies.results import Failure
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ def of_table(table: Table, *plots: Plot) -> Section:
     return Section(table.title, (table, *([Notes(table.notes)] if table.notes else []), *plots))
 
 
+def of_recommendation(sentences: Sequence[str], evidence: Table) -> Section:
+    """What is recommended, and on what evidence."""
+    return Section("Recommendation", (Prose(" ".join(sentences)), evidence, Notes(evidence.notes)))
+
+
 def failures(failed: Sequence[Failure]) -> list[Section]:
     """The runs that failed, where some did."""
     if not failed:
@@ -74,22 +83,24 @@ def nothing(failed: Sequence[Failure]) -> list[Section]:
     return [Section("Nothing to compare yet", (Prose("No run has finished."),)), *failures(failed)]
 
 
-def what_was_run(records: Sequence[Record]) -> Section:
+def what_was_run(arms: Sequence[Arm]) -> Section:
     """The backbone, the task, the seeds, and a row per setting."""
-    return Section("What was run", (Notes(tuple(_asked(records))), _runs(records)))
+    return Section("What was run", (Notes(tuple(_asked(arms))), _runs(arms)))
 
 
-def provenance(records: Sequence[Record], command: Sequence[str]) -> list[Section]:
+def provenance(arms: Sequence[Arm], command: Sequence[str]) -> list[Section]:
     """Adapters, environment with digests, and the command that repeats the study."""
     made = []
-    if records:
-        made += [Section("Adapters", (_adapters(records),)), Section("Environment", tuple(_environments(records)))]
+    if arms:
+        made += [Section("Adapters", (_adapters(arms),)), Section("Environment", tuple(_environments(arms)))]
     if command:
         made.append(Section("To repeat", (Code(shlex.join(command)),)))
     return made
 
 
-def _asked(records: Sequence[Record]) -> list[str]:
+def _asked(arms: Sequence[Arm]) -> list[str]:
+    records = [record for arm in arms for record in arm.records]
+
     def each(value: Callable[[Record], str]) -> str:
         return "; ".join(dict.fromkeys(map(value, records)))
 
@@ -120,18 +131,17 @@ def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
     return keys if always in keys or not any(always in one for one in asked) else [always, *keys]
 
 
-def _runs(records: Sequence[Record]) -> Table:
-    by_run = _by_run([training(record) for record in records])
-    grouped = groups(records)
+def _runs(arms: Sequence[Arm]) -> Table:
+    by_run = _by_run([training(record) for arm in arms for record in arm.records])
     lines = []
-    for group, text in zip(grouped, labels(grouped), strict=True):
-        record = group[0]
+    for arm in arms:
+        record = arm.record
         asked = [
             NOTHING if not record.steps or record.training.get(key) is None else value_in_words(record.training[key])
             for key in by_run
         ]
         amounts = [f"{record.steps:,}", f"{record.tokens:,}"] if record.steps else [NOTHING, NOTHING]
-        lines.append((text, in_words(record.hyperparameters) or NOTHING, *asked, *amounts))
+        lines.append((arm.label, in_words(record.hyperparameters) or NOTHING, *asked, *amounts))
     headings = [key.replace("_", " ").capitalize() for key in by_run]
     columns = (
         Column("Method", "left"),
@@ -141,32 +151,35 @@ def _runs(records: Sequence[Record]) -> Table:
     return Table("Runs", columns, tuple(lines))
 
 
-def _adapters(records: Sequence[Record]) -> Table:
-    one_each = [(row, row.records[0]) for row in rows(records) if len(row.records) == 1]
-    lines = tuple((row.label, row.seed, f"`{record.adapter}`", f"`{record.digest}`") for row, record in one_each)
+def _adapters(arms: Sequence[Arm]) -> Table:
+    lines = tuple(
+        (arm.label, str(record.seed), f"`{record.adapter}`", f"`{record.digest}`")
+        for arm in arms
+        for record in arm.records
+    )
     return Table("Adapters", tuple(Column(name, "left") for name in ("Method", "Seed", "Path", "Digest")), lines)
 
 
-def _environments(records: Sequence[Record]) -> list[Block]:
+def _environments(arms: Sequence[Arm]) -> list[Block]:
     """One list per distinct environment, which nearly always is one."""
-    distinct: list[tuple[Environment, list[Row]]] = []
-    for row in rows(records):
-        if len(row.records) == 1:
-            environment = row.records[0].environment
+    distinct: list[tuple[Environment, list[str]]] = []
+    for arm in arms:
+        for record in arm.records:
+            made = f"{arm.label}, seed {record.seed}"
             for known, made_there in distinct:
-                if known == environment:
-                    made_there.append(row)
+                if known == record.environment:
+                    made_there.append(made)
                     break
             else:
-                distinct.append((environment, [row]))
+                distinct.append((record.environment, [made]))
     if len(distinct) == 1:
         return [_environment(distinct[0][0])]
     parts: list[Block] = [
         Prose(f"The runs were made in {len(distinct)} environments: compare their times and memory with care.")
     ]
     for number, (environment, made_there) in enumerate(distinct, start=1):
-        made = "; ".join(f"{row.label}, seed {row.seed}" for row in made_there)
-        parts += [Subheading(f"Environment {number}"), Prose(f"Made there: {made}."), _environment(environment)]
+        said = Prose(f"Made there: {'; '.join(made_there)}.")
+        parts += [Subheading(f"Environment {number}"), said, _environment(environment)]
     return parts
 
 

@@ -1,23 +1,22 @@
-"""Records -> the three tables: performance, parameters and training time, memory. Pure.
+"""Arms -> the tables of their figures: performance, parameters and training time, memory. Pure.
 
 Says what each figure is in its heading and notes; the definitions are in docs/figures.md. Does not
-know the paper (see `paper`), nor how a table is written or shown (see `markdown`, `terminal`).
+know the paper (see `paper`), nor how a table is written or shown (see `writers`).
 """
 
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from afina.report.rows import groups, labels, rows
+from afina.report import metrics
+from afina.report.arms import Arm, Value, lines
+from afina.report.words import NOTHING, count, percent, seconds, share, size, span
 from afina.studies.record import Record
 
-NOTHING = "–"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
-INTERVAL, F1_INTERVAL = "95 % of accuracy", "95 % of F1"
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
 
@@ -40,71 +39,31 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A column to be: `cell` makes the text from a row's records, one or the seeds of one setting."""
+class Measure:
+    """A column to be: `cell` makes the text from a line's arm, which has one seed or several."""
 
     heading: str
-    cell: Callable[[Sequence[Record]], str]
+    cell: Callable[[Arm], str]
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What another study adds: figures to the right of ours (by our heading), notes (by table title)."""
+    """What another study adds: measures to the right of ours (by our heading), notes (by table title)."""
 
-    figures: Mapping[str, tuple[Figure, ...]] = field(default_factory=dict)
+    measures: Mapping[str, tuple[Measure, ...]] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def all_tables(records: Sequence[Record], beside: Beside) -> list[Table]:
+def all_tables(arms: Sequence[Arm], beside: Beside) -> list[Table]:
     """Three tables, and one of GPU memory where that was measured; none where nothing is recorded."""
-    if not records:
+    if not arms:
         return []
-    on_gpu = [record for record in records if measured_on_gpu(record)]
+    on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
-        _table(
-            PERFORMANCE,
-            [
-                figure("Accuracy", lambda record: record.accuracy, "{:.4f}".format),
-                Figure(INTERVAL, lambda group: span(interval_of(group))),
-                figure("F1", lambda record: record.f1, "{:.4f}".format),
-                Figure(F1_INTERVAL, lambda group: span(f1_interval_of(group))),
-                figure("Evaluated texts", lambda record: record.examples, count),
-            ],
-            records,
-            _performance_notes(records),
-            beside,
-        ),
-        _table(
-            COST,
-            [
-                figure("Trainable", lambda record: record.trainable, count),
-                figure("of which head", lambda record: record.head, count),
-                figure("% of total", lambda record: 100 * record.trainable / record.total, percent),
-                figure("Training time (s)", lambda record: record.seconds.train if record.steps else None, seconds),
-                figure("Tokens/s", lambda record: record.tokens_per_second, count),
-            ],
-            records,
-            _cost_notes(records),
-            beside,
-        ),
-        _table(
-            MEMORY,
-            [
-                figure(STATE, lambda record: record.memory.state_bytes, size),
-                figure("Activations", lambda record: record.memory.activation_bytes, size),
-                figure("of a batch of (tokens)", lambda record: record.memory.activation_tokens, count),
-                figure("Process, peak (RSS)", lambda record: record.memory.rss_peak, size),
-            ],
-            records,
-            [
-                "State: parameters, gradients and optimiser state after the last step, summed from the tensors "
-                "(parameters alone where nothing is trained). Activations: what the largest batch, or part of one "
-                "that is computed at once, keeps for the backward pass; not measured under checkpointing. Process: "
-                "the most main memory that the run's process ever held.",
-            ],
-            beside,
-        ),
-        *([_gpu_table(on_gpu, beside)] if on_gpu else []),
+        _table(PERFORMANCE, _performance(arms), arms, metrics.notes(arms), beside),
+        _table(COST, _cost(), arms, _cost_notes(arms), beside),
+        _table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside),
+        *([_table(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE], beside)] if on_gpu else []),
     ]
 
 
@@ -114,125 +73,94 @@ def measured_on_gpu(record: Record) -> bool:
     return not record.environment.device.startswith("cpu") and any(value is not None for value in measured)
 
 
-def _gpu_table(records: Sequence[Record], beside: Beside) -> Table:
-    figures = [
-        figure(ALLOCATED_END, lambda record: record.memory.allocated_end, size),
-        figure("GPU allocated, peak", lambda record: record.memory.allocated_peak, size),
-        figure(RESERVED_PEAK, lambda record: record.memory.reserved_peak, size),
-    ]
-    note = (
-        "As PyTorch's allocator reports them for the `train` phase. End: after the last step, before gradients are "
-        "freed. Reserved: held by the allocator, in use or not."
-    )
-    return _table(GPU_MEMORY, figures, records, [note], beside)
-
-
-def figure(heading: str, value: Callable[[Record], float | None], form: Callable[[float], str]) -> Figure:
+def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure:
     """A column of `value` in the given form; mean ± standard deviation over seeds whose values differ."""
 
-    def cell(records: Sequence[Record]) -> str:
-        values = [found for found in map(value, records) if found is not None]
-        if len(values) < len(records):
+    def cell(arm: Arm) -> str:
+        values = [found for found in map(value, arm.records) if found is not None]
+        if len(values) < len(arm.records):
             return NOTHING
         if len(set(values)) == 1:
             return form(values[0])
         return f"{form(statistics.fmean(values))} ± {form(statistics.stdev(values))}"
 
-    return Figure(heading, cell)
+    return Measure(heading, cell)
 
 
-def interval_of(group: Sequence[Record]) -> tuple[float, float]:
-    """The 95 % interval of the accuracy of one record, or of the seeds of one setting."""
-    import numpy as np
-
-    from afina.stats import estimates
-
-    found = estimates.accuracy(np.array([np.array(one.gold) == np.array(one.predicted) for one in group])).interval
-    return found.low, found.high
-
-
-def f1_interval_of(group: Sequence[Record]) -> tuple[float, float]:
-    """The same for F1, of the second label or the mean over all, as it is reported."""
-    import numpy as np
-
-    from afina.stats import estimates
-
-    predicted = np.array([one.predicted for one in group])
-    found = estimates.f1(np.array(group[0].gold), predicted, len(group[0].label_names)).interval
-    return found.low, found.high
-
-
-def span(interval: tuple[float, float]) -> str:
-    """An interval of shares: `0.8721 to 0.9107`."""
-    return f"{interval[0]:.4f} to {interval[1]:.4f}"
-
-
-def count(value: float) -> str:
-    """A whole number, thousands set apart."""
-    return f"{value:,.0f}"
-
-
-def seconds(value: float) -> str:
-    """Seconds, to the hundredth as the paper prints them."""
-    return f"{value:,.2f}"
-
-
-def percent(value: float) -> str:
-    """Four decimals as the paper prints them; all and nothing without."""
-    return f"{value:.0f}" if value in (0, 100) else f"{value:.4f}"
-
-
-def size(value: float) -> str:
-    """Bytes in GiB (2^30) from 0.1 GiB up, in MiB (2^20) below."""
-    gib = value / 2**30
-    return f"{gib:.2f} GiB" if gib >= 0.1 else f"{value / 2**20:.1f} MiB"
-
-
-def _table(
-    title: str, figures: Sequence[Figure], records: Sequence[Record], notes: Sequence[str], beside: Beside
-) -> Table:
-    shown = [each for ours in figures for each in (ours, *beside.figures.get(ours.heading, ()))]
-    made = rows(records)
-    several_seeds = any(len(row.records) > 1 for row in made) or len({record.seed for record in records}) > 1
+def _table(title: str, ours: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str], beside: Beside) -> Table:
+    shown = [each for one in ours for each in (one, *beside.measures.get(one.heading, ()))]
+    several_seeds = any(len(arm.results) > 1 for arm in arms) or len({seed for arm in arms for seed in arm.seeds}) > 1
     columns = [Column("Method", "left"), *([Column("Seed", "left")] if several_seeds else [])]
     return Table(
         title,
         (*columns, *(Column(each.heading) for each in shown)),
         tuple(
-            (row.label, *([row.seed] if several_seeds else []), *(each.cell(row.records) for each in shown))
-            for row in made
+            (line.label, *([line.seed_in_words] if several_seeds else []), *(each.cell(line) for each in shown))
+            for line in lines(arms)
         ),
         (*notes, *beside.notes.get(title, ())),
     )
 
 
-def _performance_notes(records: Sequence[Record]) -> list[str]:
-    names, gold = records[0].label_names, records[0].gold
-    f1 = f"of the class `{names[1]}`" if len(names) == 2 else f"the plain mean over the {len(names)} classes"
-    notes = [
-        f"On the evaluation texts, from the weights at the end of training. F1 is {f1}. The intervals say where the "
-        "figure may lie on other texts of this kind, and with other seeds where several were run."
+def _performance(arms: Sequence[Arm]) -> list[Measure]:
+    """Every metric of the task's kind with its interval, the headline first."""
+    made = []
+    for metric in arms[0].record.metrics:
+        made += [measure(metrics.heading(metric), metrics.value(metric), share), _interval(metric)]
+    return [*made, measure("Evaluated texts", lambda record: record.examples, count)]
+
+
+def _interval(metric: str) -> Measure:
+    return Measure(metrics.interval_heading(metric), lambda arm: span(metrics.interval(metric, arm)))
+
+
+def _cost() -> list[Measure]:
+    return [
+        measure("Trainable", lambda record: record.trainable, count),
+        measure("of which head", lambda record: record.head, count),
+        measure("% of total", lambda record: 100 * record.trainable / record.total, percent),
+        measure("Training time (s)", lambda record: record.seconds.train if record.steps else None, seconds),
+        measure("Tokens/s", lambda record: record.tokens_per_second, count),
     ]
-    if gold and all(record.gold == gold for record in records):
-        most, times = Counter(gold).most_common(1)[0]
-        notes.append(
-            f"Always answering `{names[most]}`, the most frequent label, has accuracy {times / len(gold):.4f}."
-        )
-    grouped = groups(records)
-    for group, text in zip(grouped, labels(grouped), strict=True):
-        for record in group:
-            if len(record.label_names) > 1 and len(set(record.predicted)) == 1 and len(record.predicted) > 1:
-                answer = record.label_names[record.predicted[0]]
-                notes.append(f"{text}, seed {record.seed}, answered `{answer}` to every text.")
-    return notes
 
 
-def _cost_notes(records: Sequence[Record]) -> list[str]:
-    totals = sorted({record.total for record in records})
-    of = f"{totals[0]:,}, the parameters" if len(totals) == 1 else "the parameters"
+def _cost_notes(arms: Sequence[Arm]) -> list[str]:
+    totals = {record.total for arm in arms for record in arm.records}
+    of = f"{min(totals):,}, the parameters" if len(totals) == 1 else "the parameters"
     return [
         f"Trainable counts the classification head where it is trained. Percentages are of {of} of the classifier "
         "(backbone and head) before a method adds any.",
         "Training time is the `train` phase: optimiser steps only, without loading, encoding, evaluation and saving. "
         "Tokens are real ones; there is no padding.",
     ]
+
+
+def _memory() -> list[Measure]:
+    return [
+        measure(STATE, lambda record: record.memory.state_bytes, size),
+        measure("Activations", lambda record: record.memory.activation_bytes, size),
+        measure("of a batch of (tokens)", lambda record: record.memory.activation_tokens, count),
+        measure("Process, peak (RSS)", lambda record: record.memory.rss_peak, size),
+    ]
+
+
+_MEMORY_NOTE = (
+    "State: parameters, gradients and optimiser state after the last step, summed from the tensors (parameters alone "
+    "where nothing is trained). Activations: what the largest batch, or part of one that is computed at once, keeps "
+    "for the backward pass; not measured under checkpointing. Process: the most main memory that the run's process "
+    "ever held."
+)
+
+
+def _gpu_memory() -> list[Measure]:
+    return [
+        measure(ALLOCATED_END, lambda record: record.memory.allocated_end, size),
+        measure("GPU allocated, peak", lambda record: record.memory.allocated_peak, size),
+        measure(RESERVED_PEAK, lambda record: record.memory.reserved_peak, size),
+    ]
+
+
+_GPU_NOTE = (
+    "As PyTorch's allocator reports them for the `train` phase. End: after the last step, before gradients are freed. "
+    "Reserved: held by the allocator, in use or not."
+)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afina.report.rows import READABLE, in_words
-from afina.report.tables import NOTHING, Column, Table, count, seconds
+from afina.methods import make
+from afina.report.tables import Column, Table
+from afina.report.words import NOTHING, count, in_words, seconds
 from afina.studies.trials import Tuned
 
 TUNING = "Tuning budget"
@@ -16,8 +17,8 @@ def tuning_table(tuned: Sequence[Tuned]) -> Table:
     held = max((one.validation_examples for one in tuned), default=0)
     lines = [
         (
-            READABLE.get(one.method, one.method) + ("" if one.name == one.method else f" ({one.name})"),
-            count(len(one.candidates)),
+            make(one.method).title + ("" if one.name == one.method else f" ({one.name})"),
+            count(len(one.trials)),
             count(one.stopped),
             count(one.steps),
             seconds(one.seconds),

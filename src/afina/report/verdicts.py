@@ -1,6 +1,6 @@
-"""Records -> verdicts: which method is better, pair by pair, and how sure that is.
+"""Arms -> verdicts: which method is better, pair by pair, and how sure that is.
 
-Knows which groups of records may be compared; how they are compared is in `afina.stats`.
+Knows which arms may be compared; how they are compared is in `afina.stats`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from afina.report.rows import groups, labels
+from afina.report.arms import Arm, measured_on
 from afina.report.tables import Column, Table
-from afina.studies.record import Record
+from afina.report.words import NOTHING, chance, points
 
 if TYPE_CHECKING:
     from afina.stats.comparison import Comparison
@@ -46,53 +46,43 @@ class Verdicts:
         return None
 
 
-def verdicts(records: Sequence[Record]) -> Verdicts:
-    """Compare every pair of groups that share evaluation texts, labels and seeds; name the others.
+def verdicts(arms: Sequence[Arm]) -> Verdicts:
+    """Compare every pair of arms that share evaluation texts, labels and seeds; name the others.
 
     Pairs with a method that trains nothing come last: they are the least of a question.
     """
-    grouped = groups(records)
-    named = list(zip(labels(grouped), grouped, strict=True))
     apart = [
-        Apart(first, second, reason)
-        for (first, ours), (second, theirs) in combinations(named, 2)
-        if (reason := _why_apart(ours, theirs))
+        Apart(first.label, second.label, reason)
+        for first, second in combinations(arms, 2)
+        if (reason := _why_apart(first, second))
     ]
-    alike: list[list[tuple[str, tuple[Record, ...]]]] = []
-    for entry in named:
+    alike: list[list[Arm]] = []
+    for arm in arms:
         for found in alike:
-            if not _why_apart(found[0][1], entry[1]):
-                found.append(entry)
+            if not _why_apart(found[0], arm):
+                found.append(arm)
                 break
         else:
-            alike.append([entry])
+            alike.append([arm])
     compared = [one for found in alike if len(found) > 1 for one in _compare(found)]
-    untrained = {name for name, group in named if not group[0].steps}
+    untrained = {arm.label for arm in arms if not arm.trained}
     compared.sort(key=lambda one: one.first in untrained or one.second in untrained)
     return Verdicts(tuple(compared), tuple(apart))
 
 
-def _why_apart(ours: tuple[Record, ...], theirs: tuple[Record, ...]) -> str:
+def _why_apart(first: Arm, second: Arm) -> str:
     """Empty where the two may be compared."""
-    if len({(one.environment.evaluation_digest, one.gold) for one in (*ours, *theirs)}) > 1:
+    if len({measured_on(result) for result in (*first.results, *second.results)}) > 1:
         return "they were evaluated on different texts"
-    seeds = [[one.seed for one in group] for group in (ours, theirs)]
-    if seeds[0] != seeds[1]:
-        return "their seeds differ: " + " against ".join(", ".join(map(str, each)) for each in seeds)
+    if first.seeds != second.seeds:
+        return "their seeds differ: " + " against ".join(", ".join(map(str, arm.seeds)) for arm in (first, second))
     return ""
 
 
-def _compare(alike: Sequence[tuple[str, tuple[Record, ...]]]) -> list[Comparison]:
-    import numpy as np
-
+def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     from afina.stats.comparison import compare
 
-    return compare(
-        {
-            name: np.array([np.array(one.predicted) == np.array(one.gold) for one in group], dtype=bool)
-            for name, group in alike
-        }
-    )
+    return compare({arm.label: arm.scores for arm in alike})
 
 
 def verdict_table(found: Verdicts) -> Table | None:
@@ -110,7 +100,7 @@ def verdict_table(found: Verdicts) -> Table | None:
         )
         for one in found.compared
     ]
-    rows += [(one.first, one.second, "not comparable", "–", "–", "–") for one in found.apart]
+    rows += [(one.first, one.second, "not comparable", NOTHING, NOTHING, NOTHING) for one in found.apart]
     level, margin = (found.compared[0].level, found.compared[0].margin) if found.compared else (0.95, 0.0)
     columns = (
         *(Column(name, "left") for name in ("Method", "compared with", "is")),
@@ -135,17 +125,6 @@ def _notes(found: Verdicts, margin: float) -> list[str]:
 
 def _counted(margin: float) -> str:
     return f"{100 * margin:g} point{'' if margin == 0.01 else 's'}"
-
-
-def points(share: float) -> str:
-    """A difference of shares in percentage points, with its sign: `+1.20`, `−0.30`, `0.00`."""
-    text = f"{100 * share:+.2f}".replace("-", "−")
-    return text[1:] if float(f"{100 * share:.2f}") == 0 else text
-
-
-def chance(p: float) -> str:
-    """A p-value, to three decimals."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def as_json(found: Verdicts) -> dict[str, object]:

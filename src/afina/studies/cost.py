@@ -53,7 +53,7 @@ def forecast(
     backbone: str,
     methods: Sequence[Method] | None = None,
     *,
-    task: str | None = None,
+    task: str | Task | None = None,
     data: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     memory: int | None = None,
@@ -65,7 +65,7 @@ def forecast(
     """The costs of each method on this machine; without `task`, from the backbone's configuration alone.
 
     methods    by default all that the backbone's family has
-    task       an address, read with the options `data`; its largest batch is what memory is foreseen for
+    task       read already, or an address, read with the options `data`; memory is foreseen for its largest batch
     dtype      "float32", "bfloat16", or "auto" as in training
     memory     bytes to fit in; by default those of this machine
     length     without a task, tokens of each of `batch_size` texts (LENGTH by default); with one, its `max_length`
@@ -87,13 +87,15 @@ def forecast(
         raise InvalidStudy(f"plan: --length is {length}, backbone {backbone} takes 1 to {longest} tokens.")
     process = _process()
     opened = Backbone.load(backbone, weights=False) if task else None
+    if isinstance(task, str):
+        task = Task.load(task, **(data or {}))
     if task and opened:
-        batches = _of_task(opened, Task.load(task, **(data or {})), batch_size, epochs, length)
+        batches = _of_task(opened, task, batch_size, epochs, length)
     else:
         batches = _of_length(batch_size, length or min(LENGTH, longest))
     terms = Terms(
         backbone=backbone,
-        task=task,
+        task=task.address if task else None,
         dtype=str(precision).removeprefix("torch."),
         texts=len(batches.training),
         tokens=len(batches.training.tokens),
@@ -117,7 +119,7 @@ def forecast(
 def _process() -> int:
     """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
     script = (
-        "import numpy; from afina import execute, meter, metrics; "
+        "import numpy; from afina import meter; from afina.stats import metrics; from afina.studies import execute; "
         "metrics.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
     )
     return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)

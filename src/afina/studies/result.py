@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -37,21 +37,21 @@ class Predictions:
         """Of the file with the digest `expected`. Raises InvalidData."""
         try:
             if digest.of_file(path) != expected:
-                raise InvalidData(f"{path}: changed since it was recorded. Remove the record, and run the study again.")
+                raise InvalidData(f"{path}: changed since it was recorded. Remove the file, and run the study again.")
             arrays = tensorfile.read_arrays(path)
             return cls(arrays["outputs"], arrays["targets"])
         except (OSError, KeyError, CorruptAdapter):
             raise InvalidData(
-                f"{path}: missing or damaged. Remove the record that names it, and run the study again."
+                f"{path}: missing or damaged. Run the study again; it makes again what is missing."
             ) from None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Result:
-    """One finished run."""
+    """One finished run. Two are equal whose records are: these have the digest of the predictions."""
 
     record: Record
-    predictions: Predictions
+    predictions: Predictions = field(compare=False)
 
     @cached_property
     def objective(self) -> Objective:

@@ -1,11 +1,26 @@
-"""Results: what has come of a study or a recommendation, and the directory that holds it. Starts without torch."""
+"""Results: what has come of a study or a recommendation, and the directory that holds it. Starts without torch.
+
+Knows facts; no words, tables or pages, which are `afina.report`'s.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from afina.errors import InvalidData, NotFound
+from afina.schema import Frozen
+from afina.studies import holding, trials
+from afina.studies.directory import Directory
+from afina.studies.holding import Held
+from afina.studies.recommendation import Recommendation
+from afina.studies.record import Record
 from afina.studies.result import Result
+from afina.studies.spec import Data
 from afina.studies.trials import Tuned
 
 
@@ -19,12 +34,29 @@ class Failure:
     error: str
 
 
+class Asked(Frozen):
+    """What a study asked for; `study.json`.
+
+    keys   of its runs, in their order
+    study  the fields of `Study`, with the settings that tuning chose
+    """
+
+    name: str
+    task: str
+    data: Data
+    keys: tuple[str, ...]
+    study: dict[str, Any]
+    command: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Results:
     """The facts so far, in the order of the study's runs, and the runs that failed this time.
 
-    command  the argument list that repeats it, empty where not known
-    tuned    what choosing each method's settings took, where the study tunes
+    task, data      what the runs were evaluated on, and how it was read
+    command         the argument list that repeats it, empty where not known
+    tuned           what choosing each method's settings took, where the study tunes
+    recommendation  where these are the results of one: `results` are then its finalists
     """
 
     name: str
@@ -33,3 +65,75 @@ class Results:
     failed: tuple[Failure, ...] = ()
     command: tuple[str, ...] = ()
     tuned: tuple[Tuned, ...] = ()
+    recommendation: Recommendation | None = None
+    task: str = ""
+    data: Data = field(default_factory=Data)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Of the results."""
+        return tuple(result.record for result in self.results)
+
+    @staticmethod
+    def hold(out: Path) -> AbstractContextManager[Held]:
+        """Hold the directory `out`, to fill it: see `holding.hold`."""
+        return holding.hold(out)
+
+    @classmethod
+    def read(cls, out: Path) -> Results:
+        """What a study, finished or not, or a recommendation left in `out`. Raises NotFound, InvalidData."""
+        directory = Directory(out)
+        if not directory.recommendation.is_file() and not directory.records.is_file():
+            raise NotFound(
+                f"{out}: no {directory.records.name} there, so no finished run to show. "
+                "Give the out directory of a study or a recommendation."
+            )
+        held = Held(directory, directory.read())
+        if directory.recommendation.is_file():
+            return of_recommendation(held, _recommendation(directory.recommendation))
+        return cls._of_study(held, _asked(directory.study))
+
+    @classmethod
+    def _of_study(cls, held: Held, asked: Asked) -> Results:
+        return cls(
+            name=asked.name,
+            out=held.out,
+            results=_of_keys(held, asked.keys),
+            command=asked.command,
+            tuned=trials.read(held.out) if asked.study.get("tune") else (),
+            task=asked.task,
+            data=asked.data,
+        )
+
+
+def of_recommendation(held: Held, made: Recommendation) -> Results:
+    """A recommendation with its finalists' results, the best in its race first."""
+    keys = [one.key for one in made.contenders if one.key is not None]
+    return Results(
+        name=made.name,
+        out=held.out,
+        results=_of_keys(held, keys),
+        command=made.command,
+        recommendation=made,
+        task=made.task,
+        data=made.data,
+    )
+
+
+def _of_keys(held: Held, keys: tuple[str, ...] | list[str]) -> tuple[Result, ...]:
+    by_key = {one.key: one for one in held.records}
+    return tuple(held.result(by_key[key]) for key in keys if key in by_key)
+
+
+def _asked(path: Path) -> Asked:
+    try:
+        return Asked.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise InvalidData(f"{path}: missing or damaged. Run the study again; it skips what is recorded.") from None
+
+
+def _recommendation(path: Path) -> Recommendation:
+    try:
+        return Recommendation.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise InvalidData(f"{path}: damaged. Ask for the recommendation again.") from None

@@ -61,7 +61,10 @@ class Training(Frozen):
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 
 
-_NO_EFFECT = {"data": {"allow_leakage"}, "training": {"checkpoint_seconds"}, "name": True}
+NO_EFFECT = frozenset({"checkpoint_seconds"})
+"""Settings of training that change no result."""
+
+_NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True}
 """Fields that change no result; two runs that differ only here are the same run."""
 
 

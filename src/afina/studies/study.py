@@ -1,164 +1,34 @@
 """Study: many runs, described by one TOML file or preset; skips those already recorded.
 
-Starts without torch: each run is a process of its own. Where the study has a [tune] section, each method's
-settings are chosen first (`tuning.py`).
+Starts without torch: an executor carries out each run. Where the study has a [tune] section, each method's settings are
+chosen first (`tuning.py`). Knows no report.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from afina import atomic
-from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, UnknownName
-from afina.events import Progress
+from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, make
-from afina.report import report
-from afina.report.report import Evaluated, Failure, Report, Table
 from afina.schema import Frozen
-from afina.studies import record, trials, tuning
-from afina.studies.executors import local
-from afina.studies.record import Record
+from afina.studies import trials, tuning
+from afina.studies.executors.executor import Executor
+from afina.studies.executors.local import LocalExecutor
+from afina.studies.holding import Held
+from afina.studies.results import Asked, Failure, Results
 from afina.studies.run import Run
+from afina.studies.space import Space
 from afina.studies.spec import Data, Training
-from afina.studies.study_file import explain, override, presets, read
-from afina.studies.trials import Candidate, Tuned
-from afina.studies.tuning import Hearing, Space, Tune
-
-__all__ = ["Outcome", "Study", "Watcher", "override", "presets"]
-
-RECORDS = "records.jsonl"
-
-
-STUDY = "study.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What has come of a study: the records in the order of its runs, and the runs that failed this time.
-
-    tuned    what choosing each method's settings took, where the study tunes
-    command  the argument list that repeats it, empty where not known
-    """
-
-    name: str
-    out: Path
-    records: tuple[Record, ...]
-    failed: tuple[Failure, ...] = ()
-    command: tuple[str, ...] = ()
-    tuned: tuple[Tuned, ...] = ()
-
-    @classmethod
-    def read(cls, out: Path) -> Outcome:
-        """From the files of a study, finished or not. Raises NotFound, InvalidData."""
-        if not (out / RECORDS).is_file():
-            raise NotFound(f"{out}: no {RECORDS} there, so no finished run to show. Give a study's --out directory.")
-        records = record.read(out / RECORDS)
-        try:
-            content = json.loads((out / STUDY).read_text(encoding="utf-8"))
-            study, command = Study.parse(content["study"], str(out / STUDY)), tuple(content["command"])
-        except (OSError, ValueError, KeyError, TypeError, AfinaError):
-            raise InvalidData(
-                f"{out / STUDY}: missing or damaged. Run the study again; it skips what is recorded."
-            ) from None
-        by_key = {entry.key: entry for entry in records}
-        chosen = tuple(by_key[run.key] for run in study.runs() if run.key in by_key)
-        return cls(study.name, out, chosen, (), command, trials.read(out) if study.tune else ())
-
-    @property
-    def report_path(self) -> Path:
-        """Where the Markdown report is."""
-        return self.out / "report.md"
-
-    @property
-    def page_path(self) -> Path:
-        """Where the report with plots is, once it is written."""
-        return self.out / report.PAGE
-
-    @cached_property
-    def report(self) -> Report:
-        """What there is to say, with row numbers in the place of texts."""
-        return Report(self.name, self.records, self.command, self.failed, tuned=self.tuned)
-
-    def tables(self) -> list[Table]:
-        """The tables that the terminal and the report show."""
-        return self.report.tables
-
-    def findings(self) -> list[Table]:
-        """Verdicts, and the published study's claims where they can be tested."""
-        return self.report.findings
-
-    def markdown(self) -> str:
-        """The report's text."""
-        return self.report.markdown()
-
-    def summary(self) -> dict[str, object]:
-        """The object that `--json` prints."""
-        made = self.report
-        return report.summary(
-            self.name, self.out, self.report_path, self.records, self.failed, made.verdicts, made.claims, self.tuned
-        )
-
-    def write_report(self, *, texts: bool = True) -> list[Path]:
-        """Write every file of the report anew; their paths. `texts` false keeps evaluation texts out of them."""
-        made = replace(self.report, evaluated=_evaluated(self.out) if texts else WITHHELD)
-        paths = []
-        for name, content in made.files().items():
-            atomic.write_text(self.out / name, content)
-            paths.append(self.out / name)
-        return paths
-
-
-WITHHELD = Evaluated(reason="texts were left out on request")
-
-
-def _evaluated(out: Path) -> Evaluated:
-    """The texts of a study's evaluation split, read again; the reason where that fails or would take a network."""
-    from afina.data.task import Task, is_at_hand
-
-    study = Study.parse(json.loads((out / STUDY).read_text(encoding="utf-8"))["study"], str(out / STUDY))
-    if not is_at_hand(study.task):
-        return Evaluated(reason="the task is not on this machine, and a report uses no network")
-    try:
-        split = Task.load(study.task, **study.data.model_dump()).evaluation
-    except AfinaError:
-        return Evaluated(reason="the task could not be read again")
-    pairs = split.pairs
-    texts = split.texts if pairs is None else [f"{a} ⏎ {b}" for a, b in zip(split.texts, pairs, strict=True)]
-    return Evaluated(texts, split.digest)
-
-
-class Watcher:
-    """What a study tells while it runs. Does nothing; override what is of interest."""
-
-    def started(self, run: Run, number: int, total: int) -> None:
-        """A run begins."""
-
-    def progress(self, run: Run, progress: Progress) -> None:
-        """A run goes on."""
-
-    def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """A run is recorded; `now` is false where it was recorded already."""
-
-    def failed(self, run: Run, message: str) -> None:
-        """A run could not be carried out; the study goes on with the next."""
-
-    def trying(self, run: Run, number: int, spent: float) -> None:
-        """A candidate of a run's settings begins; `spent` is the share of the method's budget that is gone."""
-
-    def tried(self, run: Run, number: int, candidate: Candidate, length: int) -> None:
-        """A candidate took its steps, all of `length` unless it was stopped early."""
-
-    def stop(self) -> None:
-        """The study is interrupted."""
+from afina.studies.study_file import explain, override, read
+from afina.studies.trials import Tuned
+from afina.studies.tuning import Tune
+from afina.studies.watcher import Watcher
 
 
 class Study(Frozen):
@@ -262,66 +132,37 @@ class Study(Frozen):
             name="" if name == method else name,
         )
 
-    def run(self, out: str | Path, watcher: Watcher | None = None, command: Sequence[str] = ()) -> Outcome:
-        """Carry out every run that `out/records.jsonl` lacks; `out/report.md` is written anew after each.
+    def run(
+        self,
+        out: str | Path,
+        watcher: Watcher | None = None,
+        command: Sequence[str] = (),
+        executor: Executor | None = None,
+    ) -> Results:
+        """Carry out every run whose record, adapter and predictions `out` lacks; by default, a process a run here.
 
-        A run that fails is in the outcome's `failed`; the others go on. `command` is what a reader may type to repeat
+        A run that fails is in the results' `failed`; the others go on. `command` is what a reader may type to repeat
         the study. Raises NotFound, Busy, InvalidData.
         """
-        out, watcher = Path(out), watcher or Watcher()
-        fresh = not out.exists()
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NotFound(f"--out {out}: cannot be made a directory ({error.strerror}).") from None
-        try:
-            with FileLock(out / ".lock", timeout=0):
-                for place in (out, out / "adapters", out / "checkpoints"):
-                    atomic.sweep(place)
-                outcome = self._run_all(out, watcher, command)
-        except Timeout:
-            raise Busy(f"--out {out}: another study is writing there. Wait for it, or name another --out.") from None
-        kept = (out / trials.FILE).exists() or any((out / "checkpoints").glob("*.safetensors"))
-        if fresh and not outcome.records and not kept:
-            shutil.rmtree(out)  # nothing came of it, and it was not there before
-        return outcome
+        watcher, executor = watcher or Watcher(), executor or LocalExecutor()
+        with Results.hold(Path(out)) as held:
+            tuned, failed = self._tune(held.out, executor, watcher)
+            settled = self.settle(tuned) if self.tune else self
+            asked = settled._asked(tuple(command))
+            held.describe(held.directory.study, asked.model_dump_json())
+            so_far = Results(asked.name, held.out, (), failed, asked.command, tuned, task=asked.task, data=asked.data)
+            return _carry_out(settled.runs(), held, so_far, executor, watcher)
 
-    def _run_all(self, out: Path, watcher: Watcher, command: Sequence[str]) -> Outcome:
-        kept = record.read(out / RECORDS)
-        if self.tune:
-            choices, failed = self._tune(out, watcher)
-            settled = self.settle(choices)
-        else:
-            choices, failed, settled = (), (), self
-        runs = settled.runs()
-        known = {entry.key: entry for entry in kept if (out / entry.adapter).is_dir()}
-        atomic.write_text(out / STUDY, json.dumps({"study": settled.model_dump(mode="json"), "command": list(command)}))
-        outcome = Outcome(self.name, out, (), failed, tuple(command), choices)
-        for number, run in enumerate(runs, start=1):
-            made = known.get(run.key)
-            if made is None:
-                watcher.started(run, number, len(runs))
-                try:
-                    made = _carry_out(run, out, self.name, watcher)
-                except AfinaError as error:
-                    watcher.failed(run, str(error))
-                    failure = Failure(run.title, run.method, run.seed, str(error))
-                    outcome = replace(outcome, failed=(*outcome.failed, failure))
-                    continue
-                kept = [entry for entry in kept if entry.key != run.key] + [made]
-                record.write(out / RECORDS, kept)
-                (out / "checkpoints" / f"{run.label}.safetensors").unlink(missing_ok=True)
-            watcher.finished(run, made, now=run.key not in known)
-            outcome = replace(outcome, records=(*outcome.records, made))
-            atomic.write_text(outcome.report_path, outcome.markdown())
-        atomic.write_text(outcome.report_path, outcome.markdown())
-        return outcome
+    def _asked(self, command: tuple[str, ...]) -> Asked:
+        keys = tuple(run.key for run in self.runs())
+        study = self.model_dump(mode="json")
+        return Asked(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
 
-    def _tune(self, out: Path, watcher: Watcher) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
-        assert self.tune is not None
+    def _tune(self, out: Path, executor: Executor, watcher: Watcher) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
+        if self.tune is None:
+            return (), ()
         found: dict[str, Tuned] = {}
         failed: list[Failure] = []
-        hearing = Hearing(watcher.trying, watcher.progress, watcher.tried)
 
         def keep(so_far: Tuned) -> None:
             found[so_far.name] = so_far
@@ -329,7 +170,7 @@ class Study(Frozen):
 
         for run, space in self.spaces().values():
             try:
-                keep(tuning.tune(run, space, self.tune, out, hearing, keep))
+                keep(tuning.tune(run, space, self.tune, out, executor, watcher, keep))
             except AfinaError as error:
                 watcher.failed(run, str(error))
                 failed.append(Failure(run.title, run.method, run.seed, str(error)))
@@ -338,5 +179,22 @@ class Study(Frozen):
         return tuple(found.values()), tuple(failed)
 
 
-def _carry_out(run: Run, out: Path, study: str, watcher: Watcher) -> Record:
-    return local.carry_out(run, out, study, partial(watcher.progress, run))
+def _carry_out(runs: Sequence[Run], held: Held, so_far: Results, executor: Executor, watcher: Watcher) -> Results:
+    """`so_far` with the results of `runs`, which are carried out where they are not known."""
+    for number, run in enumerate(runs, start=1):
+        known = held.known(run.key)
+        if known is None:
+            watcher.started(run, number, len(runs))
+            try:
+                made = executor.carry_out(run, held.out, so_far.name, partial(watcher.progress, run))
+            except AfinaError as error:
+                watcher.failed(run, str(error))
+                failure = Failure(run.title, run.method, run.seed, str(error))
+                so_far = replace(so_far, failed=(*so_far.failed, failure))
+                continue
+        result = known or held.keep(made, run.label)
+        watcher.finished(run, result.record, now=known is None)
+        so_far = replace(so_far, results=(*so_far.results, result))
+        watcher.changed(so_far)
+    watcher.changed(so_far)
+    return so_far

@@ -1,4 +1,4 @@
-"""Tuned: a fact. What choosing a method's settings took, and what was chosen; `tuning.json` in a study's output.
+"""Trial and Tuned: facts. What choosing a method's settings took, and what was chosen; `tuning.json` of a study.
 
 Starts without torch and without optuna. Knows nothing of how a setting was found.
 """
@@ -15,12 +15,11 @@ from pydantic import ValidationError
 from afina import atomic
 from afina.errors import InvalidData
 from afina.schema import Frozen
+from afina.studies.directory import Directory
 
-FILE = "tuning.json"
 
-
-class Candidate(Frozen):
-    """One setting that was tried.
+class Trial(Frozen):
+    """A candidate for a run's settings that was tried out.
 
     steps     optimiser steps taken; fewer than `Tuned.length` where it was stopped early
     accuracy  on the validation cut, in training's precision, after the last of them; None where training diverged
@@ -37,9 +36,9 @@ class Tuned(Frozen):
     """What one method's tuning came to.
 
     name        of the run in its study;  method  its key
-    length      optimiser steps of a candidate that is not stopped
+    length      optimiser steps of a trial that is not stopped
     budget      optimiser steps that each method of the study is given
-    candidates  in the order in which they were tried; none for a method that has nothing to tune
+    trials      in their order; none for a method that has nothing to tune
     setting     the chosen one; None while there is none
     validation_examples  texts cut from the training split, which chose it
     """
@@ -48,29 +47,29 @@ class Tuned(Frozen):
     method: str
     length: int = 0
     budget: int = 0
-    candidates: tuple[Candidate, ...] = ()
+    trials: tuple[Trial, ...] = ()
     setting: dict[str, Any] | None = None
     validation_examples: int = 0
 
     @property
     def steps(self) -> int:
         """Optimiser steps taken in all."""
-        return sum(candidate.steps for candidate in self.candidates)
+        return sum(trial.steps for trial in self.trials)
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of all candidates."""
-        return sum(candidate.seconds for candidate in self.candidates)
+        """Wall-clock seconds of all trials."""
+        return sum(trial.seconds for trial in self.trials)
 
     @property
     def stopped(self) -> int:
-        """Candidates that did not take all their steps."""
-        return sum(candidate.steps < self.length for candidate in self.candidates)
+        """Trials that did not take all their steps."""
+        return sum(trial.steps < self.length for trial in self.trials)
 
 
 def read(out: Path) -> tuple[Tuned, ...]:
-    """What `out/tuning.json` holds; nothing where it is not there. Raises InvalidData."""
-    path = out / FILE
+    """What the tuning in `out` has come to; nothing where there was none. Raises InvalidData."""
+    path = Directory(out).tuning
     if not path.exists():
         return ()
     try:
@@ -80,6 +79,6 @@ def read(out: Path) -> tuple[Tuned, ...]:
 
 
 def write(out: Path, tuned: Iterable[Tuned]) -> None:
-    """Replace `out/tuning.json`."""
+    """Replace what the tuning in `out` has come to."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
-    atomic.write_text(out / FILE, text + "\n")
+    atomic.write_text(Directory(out).tuning, text + "\n")

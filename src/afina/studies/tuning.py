@@ -1,8 +1,8 @@
 """Tune: choose each method's settings by a validation split cut from the training split, with the same budget for each.
 
 The budget is a number of optimiser steps. Candidates that do badly are stopped early by one of Optuna's pruners, and
-what that saves pays for more candidates, so every method takes exactly as many steps as the others. Candidates are
-processes of their own; what has been tried is kept in `tuning.db`, so that a killed study goes on.
+what that saves pays for more candidates, so every method takes exactly as many steps as the others. The trial of a
+candidate is an executor's work; what has been tried is kept in Optuna's database, so that a killed study goes on.
 The held-out split is in no candidate's reach: see `Data.validation`. Starts without torch and without optuna.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,22 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from afina import digest, meter
-from afina.errors import InvalidData, InvalidStudy, RunFailed, UnknownName
-from afina.events import Progress, Score
-from afina.methods import METHODS, make
+from afina.errors import InvalidData, RunFailed
+from afina.events import Score
 from afina.schema import Frozen
 from afina.seeds import derive
-from afina.studies.executors import local
+from afina.studies.directory import Directory
+from afina.studies.executors.executor import Executor
 from afina.studies.run import Run
-from afina.studies.trials import Candidate, Tuned
+from afina.studies.space import RATE, Space
+from afina.studies.trials import Trial, Tuned
+from afina.studies.watcher import Watcher
 
 if TYPE_CHECKING:
     import optuna
-
-MEMORY = "tuning.db"
-RATE = "learning_rate"
-SPREAD = 10.0
-"""A method's default learning rate is divided and multiplied by this, where the study names no range."""
 
 RUNGS = (1, 2, 4)
 """A candidate is scored after so many quarters of its steps."""
@@ -59,99 +55,34 @@ class Tune(Frozen):
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Space:
-    """Where a method's setting is looked for.
-
-    rates    lowest and highest learning rate; drawn log-uniformly
-    choices  values of each hyperparameter that is tuned
-    start    the setting that is tried first: the study's own, moved into the space where it lies outside
-    """
-
-    rates: tuple[float, float]
-    choices: Mapping[str, tuple[Any, ...]]
-    start: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, run: Run, search: Mapping[str, Any], where: str) -> Space | None:
-        """The method's own space, changed by `search`; None where it has nothing to tune.
-
-        Raises UnknownName, InvalidStudy.
-        """
-        method = METHODS[run.method]
-        if method.search is None:
-            if search:
-                raise InvalidStudy(f"{where}: {run.method} has nothing to tune. Remove search.")
-            return None
-        own = [field.name for field in fields(method)]
-        for key in search:
-            if key not in (RATE, *own):
-                raise UnknownName("key", key, [RATE, *own], f"{where}.search")
-        rate = run.training.learning_rate or method.learning_rate
-        low, high = _range(search[RATE], where) if RATE in search else (rate / SPREAD, rate * SPREAD)
-        choices = {}
-        for key, values in {**method.search, **search}.items():
-            if key == RATE:
-                continue
-            if not isinstance(values, list | tuple) or not values:
-                raise InvalidStudy(f"{where}.search.{key} = {values!r}: expected a list of values to choose from.")
-            for value in values:
-                make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
-            choices[key] = tuple(values)
-        given = {key: run.hyperparameters[key] for key in choices}
-        start = {key: value if value in choices[key] else choices[key][0] for key, value in given.items()}
-        return cls((low, high), choices, {RATE: min(max(rate, low), high), **start})
-
-    def draw(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The trial's setting."""
-        rate = trial.suggest_float(RATE, *self.rates, log=True)
-        # As text, since a value may be a list and Optuna's database takes none.
-        drawn = {key: trial.suggest_categorical(key, [*map(json.dumps, v)]) for key, v in self.choices.items()}
-        return {RATE: rate, **{key: json.loads(value) for key, value in drawn.items()}}
-
-    def encoded(self, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """A setting as the database holds it."""
-        return {key: value if key == RATE else json.dumps(value) for key, value in setting.items()}
-
-
-def _range(given: Any, where: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, given)
-    except (TypeError, ValueError):
-        low = high = 0.0
-    if not 0 < low < high:
-        raise InvalidStudy(f"{where}.search.{RATE} = {given!r}: expected [lowest, highest], both above 0.")
-    return low, high
-
-
-@dataclass(frozen=True)
-class Hearing:
-    """Who is told of the candidates of a run."""
-
-    started: Callable[[Run, int, float], None]
-    progress: Callable[[Run, Progress], None]
-    tried: Callable[[Run, int, Candidate, int], None]
-
-
-def tune(run: Run, space: Space | None, how: Tune, out: Path, hearing: Hearing, keep: Callable[[Tuned], None]) -> Tuned:
+def tune(
+    run: Run,
+    space: Space | None,
+    how: Tune,
+    out: Path,
+    executor: Executor,
+    watcher: Watcher,
+    keep: Callable[[Tuned], None],
+) -> Tuned:
     """Choose the setting of one run of a study, whatever its seed.
 
-    keep  called with what there is after each candidate
-    Raises RunFailed where a candidate could not be carried out, or none took all its steps.
+    out   where the database is, so that a tuning that was ended goes on
+    keep  called with what there is after each trial
+    Raises RunFailed where a trial could not be carried out, or none took all its steps.
     """
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
         return so_far
-    with _memory(out / MEMORY) as storage:
+    with _memory(Directory(out).tuning_memory) as storage:
         study = _study(storage, run, space, how)
         so_far = _told(study, run, space, how)
         while not so_far.budget or so_far.steps < so_far.budget:
-            _try_next(study, run, space, how, so_far, hearing)
+            _try_next(study, run, space, how, so_far, executor, watcher)
             so_far = _told(study, run, space, how)
             keep(so_far)
     if so_far.setting is None:
         raise RunFailed(
-            f"run {run.title}: none of its {len(so_far.candidates)} candidates took all of its steps. "
+            f"run {run.title}: none of its {len(so_far.trials)} candidates took all of its steps. "
             f"Lower methods.{run.title}.search.{RATE}, or raise tune.candidates."
         )
     return so_far
@@ -173,20 +104,22 @@ def candidate(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
     return Run.model_validate({name: getattr(made, name) for name in Run.model_fields} | fixed)
 
 
-def _try_next(study: optuna.Study, run: Run, space: Space, how: Tune, so_far: Tuned, hearing: Hearing) -> None:
+def _try_next(
+    study: optuna.Study, run: Run, space: Space, how: Tune, so_far: Tuned, executor: Executor, watcher: Watcher
+) -> None:
     import optuna
     from optuna.trial import TrialState
 
-    number = len(so_far.candidates)
+    number = len(so_far.trials)
     if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.enqueue_trial(space.encoded(space.start))
+        study.enqueue_trial(_encoded(space.start))
     # Drawn from the number and what was tried, so that a study that was killed draws the same.
     study.sampler = optuna.samplers.TPESampler(
         seed=derive(how.seed, "candidate", number) % 2**32, n_startup_trials=AT_RANDOM
     )
     trial = study.ask()
-    tried = candidate(run, space.draw(trial), how)
-    hearing.started(run, number + 1, so_far.steps / so_far.budget if so_far.budget else 0.0)
+    trying = candidate(run, _draw(space, trial), how)
+    watcher.trying(run, number + 1, so_far.steps / so_far.budget if so_far.budget else 0.0)
     began = meter.now()
 
     def goes_on(score: Score) -> bool:
@@ -198,7 +131,7 @@ def _try_next(study: optuna.Study, run: Run, space: Space, how: Tune, so_far: Tu
 
     limit = so_far.budget - so_far.steps if so_far.budget else None
     shares = tuple(rung / RUNGS[-1] for rung in RUNGS)
-    score = local.try_out(tried, shares, limit, goes_on, partial(hearing.progress, run))
+    score = executor.try_out(trying, shares, limit, goes_on, partial(watcher.progress, run))
     facts = {
         "steps": score.step,
         "length": score.steps,
@@ -212,7 +145,25 @@ def _try_next(study: optuna.Study, run: Run, space: Space, how: Tune, so_far: Tu
         study.tell(trial, _value(score))
     else:
         study.tell(trial, state=TrialState.PRUNED)
-    hearing.tried(run, number + 1, _tried(study.get_trials(deepcopy=False)[trial.number]), score.steps)
+    watcher.tried(run, number + 1, _tried(study.get_trials(deepcopy=False)[trial.number]), score.steps)
+
+
+def _draw(space: Space, trial: optuna.Trial) -> dict[str, Any]:
+    """The setting of a trial."""
+    drawn: dict[str, Any] = {RATE: trial.suggest_float(RATE, *space.rates, log=True)}
+    for key, values in space.choices.items():
+        # As text, since a value may be a list and Optuna's database takes none.
+        drawn[key] = trial.suggest_categorical(key, [*map(json.dumps, values)])
+    return _decoded(drawn)
+
+
+def _encoded(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting as the database holds it."""
+    return {key: value if key == RATE else json.dumps(value) for key, value in setting.items()}
+
+
+def _decoded(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value if key == RATE else json.loads(value) for key, value in drawn.items()}
 
 
 def _quarter(rung: int, steps: int) -> int:
@@ -226,14 +177,14 @@ def _value(score: Score) -> float:
     return score.accuracy - score.loss / (1 + score.loss) / (2 * score.examples)
 
 
-def _tried(trial: optuna.trial.FrozenTrial) -> Candidate:
+def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
     facts = trial.user_attrs["facts"]
-    setting = {key: value if key == RATE else json.loads(value) for key, value in trial.params.items()}
-    return Candidate(setting=setting, steps=facts["steps"], accuracy=facts["accuracy"], seconds=facts["seconds"])
+    setting = _decoded(trial.params)
+    return Trial(setting=setting, steps=facts["steps"], accuracy=facts["accuracy"], seconds=facts["seconds"])
 
 
 def _told(study: optuna.Study, run: Run, space: Space, how: Tune) -> Tuned:
-    """What the database holds of finished candidates."""
+    """What the database holds of finished trials."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
@@ -247,7 +198,7 @@ def _told(study: optuna.Study, run: Run, space: Space, how: Tune) -> Tuned:
         method=run.method,
         length=facts["length"],
         budget=how.candidates * facts["length"],
-        candidates=tuple(map(_tried, trials)),
+        trials=tuple(map(_tried, trials)),
         setting=_tried(best).setting if best else None,
         validation_examples=facts["examples"],
     )

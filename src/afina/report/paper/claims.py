@@ -1,4 +1,4 @@
-"""Records -> the published study's claims, each tested on the methods that a study has.
+"""Arms -> the published study's claims, each tested on the methods that a study has.
 
 The claims are those of the paper in `paper`. What is supported here is so for these data, this model and
 this machine; a claim whose methods were not run is "not tested", and what is missing is said.
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from afina.report.rows import groups, labels, value_in_words
+from afina.report.arms import Arm
 from afina.report.tables import Column, Table, measured_on_gpu
-from afina.report.verdicts import Verdicts, points
+from afina.report.verdicts import Verdicts
+from afina.report.words import NOTHING, points, value_in_words
 from afina.studies.record import Record
 
 CLAIMS = "The published study's claims, tested here"
@@ -36,7 +37,6 @@ SMALL_RATE = 5e-5
 TIMING_ERROR = 0.1
 """Share by which one timing may be off; used where no repeated seeds say better."""
 
-Group = tuple[str, tuple[Record, ...]]
 Judge = Callable[[str, bool, bool], Status]
 """From the verdict on the first method, whether the two are within the margin, and whether it is surely not worse."""
 
@@ -59,13 +59,11 @@ class Claim:
     interval: tuple[float, float] | None = None
 
 
-def claims(records: Sequence[Record], found: Verdicts) -> list[Claim]:
+def claims(arms: Sequence[Arm], found: Verdicts) -> list[Claim]:
     """Every claim of the paper, in its order; none where a study has not the methods for a single one."""
-    grouped = groups(records)
-    named: list[Group] = list(zip(labels(grouped), grouped, strict=True))
-    lora = [entry for entry in named if entry[1][0].method == "lora"]
-    full = [entry for entry in named if entry[1][0].method == "full"]
-    prelayer = [entry for entry in named if entry[1][0].method.startswith("prelayer")]
+    lora = [arm for arm in arms if arm.record.method == "lora"]
+    full = [arm for arm in arms if arm.record.method == "full"]
+    prelayer = [arm for arm in arms if arm.record.method.startswith("prelayer")]
     if not full or not (lora or prelayer):
         return []
     return [
@@ -80,8 +78,8 @@ def claims(records: Sequence[Record], found: Verdicts) -> list[Claim]:
 
 def _tested(
     number: str,
-    ours: Sequence[Group],
-    theirs: Sequence[Group],
+    ours: Sequence[Arm],
+    theirs: Sequence[Arm],
     found: Verdicts,
     judge: Judge,
     method: str,
@@ -93,8 +91,8 @@ def _tested(
             yield _by_accuracy(number, first, second, found, judge)
 
 
-def _by_accuracy(number: str, first: Group, second: Group, found: Verdicts, judge: Judge) -> Claim:
-    methods = (first[0], second[0])
+def _by_accuracy(number: str, first: Arm, second: Arm, found: Verdicts, judge: Judge) -> Claim:
+    methods = (first.label, second.label)
     between = found.between(*methods)
     if between is None:
         reasons = [one.reason for one in found.apart if {one.first, one.second} == set(methods)]
@@ -105,9 +103,9 @@ def _by_accuracy(number: str, first: Group, second: Group, found: Verdicts, judg
     opposite = {"better": "worse", "worse": "better"}
     verdict = opposite.get(one.verdict, one.verdict) if reverse else one.verdict
     difference = sign * one.difference
-    share = 100 * first[1][0].trainable / second[1][0].trainable
+    share = 100 * first.record.trainable / second.record.trainable
     evidence = [f"{share:.4g} % of its trained parameters"] if number == "1" else []
-    evidence += _rates(first[1][0], second[1][0])
+    evidence += _rates(first.record, second.record)
     if verdict == "undecided":
         evidence.append(f"to settle it, {_settling(one.more_seeds, one.more_examples)}")
     status = judge(verdict, one.equivalence < 1 - one.level, low > -one.margin)
@@ -152,12 +150,12 @@ def _matches(verdict: str, equivalent: bool, not_worse: bool) -> Status:
     return "contradicted" if verdict == "worse" else "undecided"
 
 
-def _gentler_full(full: Sequence[Group], lora: Sequence[Group], found: Verdicts) -> Iterator[Claim]:
+def _gentler_full(full: Sequence[Arm], lora: Sequence[Arm], found: Verdicts) -> Iterator[Claim]:
     missing = f"a run of full fine-tuning at a learning rate of at most {SMALL_RATE:g}, or for more epochs than LoRA"
     if not lora:
         yield _not_tested("5", "no run of LoRA in this study")
         return
-    pairs = [(first, second) for first in full for second in lora if _gentler(first[1][0], second[1][0])]
+    pairs = [(first, second) for first in full for second in lora if _gentler(first.record, second.record)]
     if not pairs:
         yield _not_tested("5", f"missing is {missing}")
     for first, second in pairs:
@@ -170,30 +168,30 @@ def _gentler(full: Record, lora: Record) -> bool:
     return (rate is not None and rate <= SMALL_RATE) or (longer and full.training.get("max_steps") is None)
 
 
-Measure = Callable[[Sequence[Record]], tuple[str, list[float]]]
+Quantity = Callable[[Sequence[Record]], tuple[str, list[float]]]
 """What is measured, in words, and the figure of every record; no figures where one was not measured."""
 
 
 def _ratios(
-    number: str, ours: Sequence[Group], theirs: Sequence[Group], left: float, measure: Measure
+    number: str, ours: Sequence[Arm], theirs: Sequence[Arm], left: float, quantity: Quantity
 ) -> Iterator[Claim]:
     if not ours:
         yield _not_tested(number, "no run of LoRA in this study")
     for first in ours:
         for second in theirs:
-            yield _by_ratio(number, first, second, left, measure)
+            yield _by_ratio(number, first, second, left, quantity)
 
 
-def _by_ratio(number: str, first: Group, second: Group, left: float, measure: Measure) -> Claim:
-    methods = (first[0], second[0])
-    both = (*first[1], *second[1])
+def _by_ratio(number: str, first: Arm, second: Arm, left: float, quantity: Quantity) -> Claim:
+    methods = (first.label, second.label)
+    both = (*first.records, *second.records)
     machines = {(one.environment.processor, one.environment.device, one.environment.threads) for one in both}
     if len(machines) > 1:
         return _not_tested(number, "the two were measured on different machines", methods)
-    name, figures = measure(both)
+    name, figures = quantity(both)
     if not figures:
         return _not_tested(number, "not measured in both", methods)
-    mine, yours = figures[: len(first[1])], figures[len(first[1]) :]
+    mine, yours = figures[: len(first.results)], figures[len(first.results) :]
     ratio = math.exp(fmean(map(math.log, mine)) - fmean(map(math.log, yours)))
     interval, how = (_over_seeds(mine, yours), "") if number == "2" else (None, "")
     if number == "2" and interval is None:
@@ -255,9 +253,9 @@ def claim_table(tested: Sequence[Claim]) -> Table | None:
     rows = []
     for one in tested:
         form = points if one.quantity.startswith("difference") else "× {:.3f}".format
-        measured = "–" if one.figure is None else form(one.figure)
-        interval = "–" if one.interval is None else " to ".join(map(form, one.interval)).replace("to × ", "to ")
-        rows.append((one.number, one.status, " / ".join(one.methods) or "–", measured, interval, one.evidence))
+        measured = NOTHING if one.figure is None else form(one.figure)
+        interval = NOTHING if one.interval is None else " to ".join(map(form, one.interval)).replace("to × ", "to ")
+        rows.append((one.number, one.status, " / ".join(one.methods) or NOTHING, measured, interval, one.evidence))
     columns = (
         *(Column(name, "left") for name in ("Claim", "is", "Tested on")),
         Column("Measured"),

@@ -1,7 +1,7 @@
 """The study that afina grew from: its figures, its settings, and what in it does not add up.
 
 "Reprodução do Método LoRA para Adaptação do GPT-2 na Classificação de Sentimentos usando SST-2"
-(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). Knows what to set beside the records of a
+(Peixinho, Heimann, Paixao, de Carvalho, Brito; UFPE). Knows what to set beside the figures of a
 study named `paper`; not how a table is made.
 """
 
@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from afina.report.rows import value_in_words
+from afina.report.arms import Arm
 from afina.report.tables import (
     ALLOCATED_END,
     COST,
     GPU_MEMORY,
     MEMORY,
-    NOTHING,
     PERFORMANCE,
     RESERVED_PEAK,
     STATE,
     Beside,
-    Figure,
+    Measure,
     measured_on_gpu,
 )
+from afina.report.words import NOTHING, value_in_words
 from afina.studies.record import Record
 
 STUDY = "paper"
@@ -31,7 +31,7 @@ STUDY = "paper"
 
 @dataclass(frozen=True)
 class Published:
-    """One row of the paper's tables, as printed; None where it prints a dash."""
+    """A method in the paper's tables, as printed; None where it prints a dash."""
 
     accuracy: str
     f1: str
@@ -101,13 +101,14 @@ PADDING_COST = (
 )
 
 
-def beside(records: Sequence[Record]) -> Beside:
-    """The paper's figures, footnotes and caveats for the tables of `records`."""
-    on_gpu = any(measured_on_gpu(record) for record in records)
-    allocated = _figure("Paper: GPU allocated (GB)", lambda row: row.allocated)
-    cached = _figure("Paper: GPU cached (GB)", lambda row: row.cached)
+def beside(arms: Sequence[Arm]) -> Beside:
+    """The paper's figures, footnotes and caveats for the tables of `arms`."""
+    records = [record for arm in arms for record in arm.records]
+    on_gpu = any(map(measured_on_gpu, records))
+    allocated = _measure("Paper: GPU allocated (GB)", lambda one: one.allocated)
+    cached = _measure("Paper: GPU cached (GB)", lambda one: one.cached)
     devices = ", ".join(dict.fromkeys(f"`{record.environment.device}`" for record in records))
-    differences = departures(records)
+    differences = departures(arms)
     warning = (
         [
             "NOT A REPRODUCTION of the paper; its figures stand here for orientation only. Differences: "
@@ -120,12 +121,12 @@ def beside(records: Sequence[Record]) -> Beside:
     brief = [f"NOT A REPRODUCTION of the paper: see the note under {PERFORMANCE}."] if differences else []
     elsewhere = f"The paper's time and memory are those of one Colab GPU, ours of {devices}."
     return Beside(
-        figures={
-            "Accuracy": (_figure("Paper: accuracy", lambda row: row.accuracy),),
-            "F1": (_figure("Paper: F1", lambda row: row.f1),),
-            "of which head": (_figure("Paper: trainable", lambda row: row.trainable),),
-            "% of total": (_figure("Paper: %", lambda row: row.percent),),
-            "Training time (s)": (_figure("Paper: time (s)", lambda row: row.train_seconds),),
+        measures={
+            "Accuracy": (_measure("Paper: accuracy", lambda one: one.accuracy),),
+            "F1": (_measure("Paper: F1", lambda one: one.f1),),
+            "of which head": (_measure("Paper: trainable", lambda one: one.trainable),),
+            "% of total": (_measure("Paper: %", lambda one: one.percent),),
+            "Training time (s)": (_measure("Paper: time (s)", lambda one: one.train_seconds),),
             **({ALLOCATED_END: (allocated,), RESERVED_PEAK: (cached,)} if on_gpu else {STATE: (allocated, cached)}),
         },
         notes={
@@ -136,9 +137,9 @@ def beside(records: Sequence[Record]) -> Beside:
     )
 
 
-def departures(records: Sequence[Record]) -> list[str]:
+def departures(arms: Sequence[Arm]) -> list[str]:
     """In what the runs differ from the paper's set-up, in words; empty where they repeat it."""
-    return list(dict.fromkeys(words for record in records for words in _departures(record)))
+    return list(dict.fromkeys(words for arm in arms for record in arm.records for words in _departures(record)))
 
 
 def _departures(record: Record) -> list[str]:
@@ -173,9 +174,9 @@ def _unlike(values: Mapping[str, object], expected: Mapping[str, object]) -> lis
     ]
 
 
-def _figure(heading: str, value: Callable[[Published], str | None]) -> Figure:
-    def cell(records: Sequence[Record]) -> str:
-        published = FIGURES.get(records[0].name)
+def _measure(heading: str, value: Callable[[Published], str | None]) -> Measure:
+    def cell(arm: Arm) -> str:
+        published = FIGURES.get(arm.record.name)
         return NOTHING if published is None else value(published) or NOTHING
 
-    return Figure(heading, cell)
+    return Measure(heading, cell)

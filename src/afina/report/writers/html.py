@@ -1,6 +1,6 @@
-"""Content -> `report.html`: one file that needs nothing else, to be read on a phone, a screen or paper.
+"""Sections -> `report.html`: one file that needs nothing else, to be read on a phone, a screen or paper.
 
-Knows HTML by way of `report.html.j2`; what is said comes from `content`. Whatever stands in a record or a text is
+Knows HTML by way of `report.html.j2`; what is said comes from `sections`. Whatever stands in a record or a text is
 escaped by jinja2; only the plots, which matplotlib wrote, are markup.
 """
 
@@ -14,8 +14,8 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from afina.report import svg
-from afina.report.drawing import Plot
+from afina.report.plots import svg
+from afina.report.plots.drawing import Plot
 from afina.report.sections import Block, Section
 
 

@@ -1,6 +1,6 @@
-"""Content -> `report.md`: text that reads well as it stands and when rendered.
+"""Sections -> `report.md`: text that reads well as it stands and when rendered.
 
-Knows Markdown; what is said comes from `content` and the tables. Writes no file.
+Knows Markdown; what is said comes from `sections` and the tables. Writes no file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from afina.report.drawing import Plot
+from afina.report.plots.drawing import Plot
 from afina.report.sections import Block, Code, Notes, Prose, Section, Subheading
 from afina.report.tables import Table
 

@@ -5,59 +5,44 @@ Knows the shape of the JSON; does not write or print it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from afina.report import verdicts
+from afina.report import metrics, verdicts
 from afina.report.paper import claims
 from afina.report.paper.claims import Claim
 from afina.report.verdicts import Verdicts
 from afina.studies.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
 
+if TYPE_CHECKING:  # numpy is imported by what needs it
+    from afina.studies.results import Failure, Results
+
 FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
-BULKY = ("gold", "predicted", "losses")
-NONE = Verdicts()
+BULKY = "losses"
+AT_TOP = (metrics.ACCURACY, metrics.F1)
+"""Metrics that stand beside the record's fields as well as within `metrics`; null where a kind of task has them not."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A run that ended in an error. It is not recorded, so the next call of the study tries it again."""
-
-    name: str
-    method: str
-    seed: int
-    error: str
-
-
-def summary(
-    study: str,
-    out: Path,
-    report: Path,
-    records: Iterable[Record],
-    failed: Sequence[Failure] = (),
-    found: Verdicts = NONE,
-    tested: Sequence[Claim] = (),
-    tuned: Sequence[Tuned] = (),
-) -> dict[str, object]:
+def summary(results: Results, report: Path, found: Verdicts, tested: Sequence[Claim]) -> dict[str, object]:
     """One JSON object: `study`, `out`, `report`, `records`, `verdicts`, `not_comparable` and `claims`.
 
     Records are those of finished and failed runs, each with the same keys. `tuning`, where the study tuned: what each
     method was given, and its setting; no figure of what chose it.
     """
-    runs = [*(_done(record, out) for record in records), *map(_failed, failed)]
+    runs = [*(_done(result.record, results.out) for result in results.results), *map(_failed, results.failed)]
     return {
-        "study": study,
-        "out": str(out),
+        "study": results.name,
+        "out": str(results.out),
         "report": str(report),
         "records": runs,
         **verdicts.as_json(found),
         "claims": claims.as_json(tested),
-        **({"tuning": [_tuned(one) for one in tuned]} if tuned else {}),
+        **({"tuning": [_tuned(one) for one in results.tuned]} if results.tuned else {}),
     }
 
 
@@ -65,7 +50,7 @@ def _tuned(one: Tuned) -> dict[str, object]:
     return {
         "name": one.name,
         "method": one.method,
-        "candidates": len(one.candidates),
+        "candidates": len(one.trials),
         "stopped": one.stopped,
         "steps": one.steps,
         "seconds": one.seconds,
@@ -74,14 +59,15 @@ def _tuned(one: Tuned) -> dict[str, object]:
 
 
 def _done(record: Record, out: Path) -> dict[str, object]:
-    values: dict[str, object] = record.model_dump(mode="json", exclude=set(BULKY))
-    values["adapter"] = str(out / record.adapter)
+    values: dict[str, object] = record.model_dump(mode="json", exclude={BULKY})
+    values |= {metric: record.metrics.get(metric) for metric in AT_TOP}
+    values |= {"adapter": str(out / record.adapter), "predictions": str(out / record.predictions)}
     return _ordered({**values, "error": None})
 
 
 def _failed(failure: Failure) -> dict[str, object]:
     """Every key of a finished run; null where there is nothing to say."""
-    nothing: dict[str, object] = {key: None for key in Record.model_fields if key not in BULKY}
+    nothing: dict[str, object] = {key: None for key in (*Record.model_fields, *AT_TOP) if key != BULKY}
     return _ordered(
         {
             **nothing,

@@ -1,11 +1,10 @@
-"""A run in a process of its own (`worker.py`): starting it, hearing it, ending it. Starts without torch.
+"""LocalExecutor: a run in a process of its own (`worker.py`) on this machine. Starts without torch.
 
 So that its peak memory is its own, a crash takes nothing else with it, and it ends when whoever asked for it does.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -13,29 +12,69 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from afina import meter
 from afina.errors import RunFailed
-from afina.events import Listener, Progress, Score
+from afina.events import Listener, Score
+from afina.studies.executors.executor import Executor, Overrun
+from afina.studies.executors.messages import (
+    CarryOut,
+    Failed,
+    GoOn,
+    Message,
+    Progressed,
+    Recorded,
+    Scored,
+    TryOut,
+    decode,
+    encode,
+)
 from afina.studies.record import Record
 from afina.studies.run import Run
 
 
-class Overrun(Exception):
-    """A process had not answered when its time was up, and was ended."""
+class LocalExecutor(Executor):
+    """A process a run."""
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        """As the contract says."""
+        made: Record | None = None
+        with _Worker(CarryOut(run=run, out=str(out), study=study), until) as worker:
+            for message in worker.answers(listen):
+                if isinstance(message, Recorded):
+                    made = message.record
+        if made is None:
+            raise worker.failure()
+        return made
+
+    def try_out(
+        self,
+        run: Run,
+        shares: tuple[float, ...],
+        limit: int | None,
+        goes_on: Callable[[Score], bool],
+        listen: Listener,
+        until: float | None = None,
+    ) -> Score:
+        """As the contract says."""
+        with _Worker(TryOut(run=run, shares=shares, limit=limit), until) as worker:
+            for message in worker.answers(listen):
+                if isinstance(message, Scored):
+                    if not goes_on(message.score) or message.last:
+                        return message.score
+                    worker.send(GoOn())
+        raise worker.failure()
 
 
-class Worker:
+class _Worker:
     """One process at work on a request; the end of the block ends it, and so does the clock at `until`."""
 
-    def __init__(self, run: Run, until: float | None = None, **request: Any) -> None:
-        self.run, self.until = run, until
+    def __init__(self, request: CarryOut | TryOut, until: float | None) -> None:
+        self.request, self.until = request, until
         self.timer: threading.Timer | None = None
-        self.request = {"run": run.model_dump(mode="json"), **request}
         self.problem: str | None = None
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> _Worker:
         with _ctrl_c_later():
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "afina.studies.executors.worker"],
@@ -61,25 +100,25 @@ class Worker:
         self.process.wait()
         self.process.stdout.close()
 
-    def send(self, message: object) -> None:
+    def send(self, message: Message) -> None:
         """Write one line to it; it may be gone."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.write(encode(message))
             self.process.stdin.flush()
 
-    def messages(self, listen: Listener) -> Iterator[dict[str, Any]]:
+    def answers(self, listen: Listener) -> Iterator[Message]:
         """Send the request; yield what is neither progress nor an error."""
         assert self.process.stdout is not None
         self.send(self.request)
         for line in self.process.stdout:
             if not line.endswith("\n"):
                 break  # it was killed while it wrote
-            message = json.loads(line)
-            if "progress" in message:
-                listen(Progress(**message["progress"]))
-            elif "error" in message:
-                self.problem = message["error"]
+            message = decode(line)
+            if isinstance(message, Progressed):
+                listen(message.progress)
+            elif isinstance(message, Failed):
+                self.problem = message.error
             else:
                 yield message
 
@@ -89,50 +128,13 @@ class Worker:
             return Overrun()
         if self.problem is not None:
             return RunFailed(self.problem)
-        status, title = self.process.returncode, self.run.title
+        status, title = self.process.returncode, self.request.run.title
         if status < 0:
             return RunFailed(
                 f"run {title}: its process was killed by signal {-status}, most likely for want of memory. "
                 "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
             )
         return RunFailed(f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.")
-
-
-def carry_out(run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-    """The record of `run`, whose adapter then lies under `out`.
-
-    Raises RunFailed; Overrun at `until` by `meter.now()`.
-    """
-    made: Record | None = None
-    with Worker(run, until, out=str(out), study=study) as worker:
-        for message in worker.messages(listen):
-            made = Record.model_validate(message["record"])
-    if made is None:
-        raise worker.failure()
-    return made
-
-
-def try_out(
-    run: Run,
-    shares: tuple[float, ...],
-    limit: int | None,
-    goes_on: Callable[[Score], bool],
-    listen: Listener,
-    until: float | None = None,
-) -> Score:
-    """The last score of `run`: the one after which `goes_on` said no, or after its last step.
-
-    Raises RunFailed; Overrun at `until` by `meter.now()`.
-
-    shares, limit  as in `afina.studies.trial.try_out`
-    """
-    with Worker(run, until, shares=shares, limit=limit) as worker:
-        for message in worker.messages(listen):
-            score = Score(**message["score"])
-            if not goes_on(score) or message["last"]:
-                return score
-            worker.send("go on")
-    raise worker.failure()
 
 
 @contextmanager

@@ -1,30 +1,34 @@
 """One run in a process of its own: `python -m afina.studies.executors.worker`, started by `local.py`.
 
-Reads one JSON line from standard input, and writes JSON lines to standard output: {"progress": ...} now and then, and
-{"error": ...} where the user can mend what failed. It ends at once when its standard input closes, so that no run
-outlives who asked for it.
-
-{"run": ..., "out": ..., "study": ...} carries a run out, and ends in {"record": ...}.
-{"run": ..., "shares": [...], "limit": ...} tries a run out: after each
-{"score": ..., "last": false} it waits for a line.
+Reads one message from standard input (`messages.py`): CarryOut or TryOut. Writes messages to standard output:
+Progressed now and then, and Failed where the user can mend what failed. It ends at once when its standard input closes,
+so that no run outlives who asked for it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import queue
 import sys
 import threading
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from afina import meter
 from afina.errors import AfinaError
 from afina.events import Progress
-from afina.studies.run import Run
+from afina.studies.executors.messages import (
+    CarryOut,
+    Failed,
+    Message,
+    Progressed,
+    Recorded,
+    Scored,
+    TryOut,
+    decode,
+    encode,
+)
 
 _PAUSE = 0.2
 """Seconds between two progress lines of one phase."""
@@ -41,9 +45,9 @@ class _Reporter:
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.phase, self.last = stream, "", 0.0
 
-    def send(self, **message: Any) -> None:
+    def send(self, message: Message) -> None:
         try:
-            self.stream.write(json.dumps(message) + "\n")
+            self.stream.write(encode(message))
             self.stream.flush()
         except BrokenPipeError:
             os._exit(1)  # the study is gone
@@ -51,16 +55,23 @@ class _Reporter:
     def progress(self, progress: Progress) -> None:
         if progress.phase != self.phase or progress.step == progress.steps or meter.now() - self.last >= _PAUSE:
             self.phase, self.last = progress.phase, meter.now()
-            self.send(progress=asdict(progress))
+            self.send(Progressed(progress=progress))
 
 
-def _try_out(request: dict[str, Any], run: Run, reporter: _Reporter, replies: queue.SimpleQueue[bytes]) -> None:
+def _carry_out(request: CarryOut, reporter: _Reporter) -> None:
+    from afina.studies.execute import execute
+
+    made = execute(request.run, Path(request.out), study=request.study, listen=reporter.progress)
+    reporter.send(Recorded(record=made))
+
+
+def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[bytes]) -> None:
     from afina.studies.trial import try_out
 
-    last = request["limit"] or math.inf
-    for score in try_out(run, request["shares"], limit=request["limit"], listen=reporter.progress):
+    last = request.limit or math.inf
+    for score in try_out(request.run, request.shares, limit=request.limit, listen=reporter.progress):
         ends = score.step >= min(last, score.steps) or score.accuracy is None
-        reporter.send(score=asdict(score), last=ends)
+        reporter.send(Scored(score=score, last=ends))
         if not ends:
             replies.get()  # at rest: a candidate that is stopped has taken no step more than it was scored for
 
@@ -73,28 +84,25 @@ def main() -> int:
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         return 1  # the study ended before it had asked for anything
-    request = json.loads(line)
+    request = decode(line)
+    assert isinstance(request, CarryOut | TryOut)
     replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_end_with_parent, args=(replies,), daemon=True).start()
 
     import torch
 
-    from afina.studies.execute import execute
-
-    run = Run.model_validate(request["run"])
     try:
-        if "shares" in request:
-            _try_out(request, run, reporter, replies)
-            return 0
-        record = execute(run, Path(request["out"]), study=request["study"], listen=reporter.progress)
+        if isinstance(request, TryOut):
+            _try_out(request, reporter, replies)
+        else:
+            _carry_out(request, reporter)
     except AfinaError as error:
-        reporter.send(error=str(error))
+        reporter.send(Failed(error=str(error)))
         return error.exit_code
     except torch.OutOfMemoryError:
         advice = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)."
-        reporter.send(error=f"run {run.title}: the GPU's memory is not enough. {advice}")
+        reporter.send(Failed(error=f"run {request.run.title}: the GPU's memory is not enough. {advice}"))
         return AfinaError.exit_code
-    reporter.send(record=record.model_dump(mode="json"))
     return 0
 
 

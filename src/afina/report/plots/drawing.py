@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.report import svg
-from afina.report.rows import groups, labels
-from afina.studies.record import Record
+from afina.report import metrics
+from afina.report.arms import Arm
+from afina.report.plots import svg
 
 WIDTH = 4.6
 """Inches, at 9 points: still read when a phone shrinks it."""
@@ -23,34 +23,6 @@ class Plot:
     svg: str
     text: str
     caption: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """A setting and what was measured of it, over its seeds. `index` gives its colour and marker."""
-
-    index: int
-    label: str
-    records: tuple[Record, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """Mean over the seeds."""
-        return sum(record.accuracy for record in self.records) / len(self.records)
-
-    def mean(self, value: Callable[[Record], float | None]) -> float | None:
-        """Mean over the seeds; None where one has none."""
-        found = [each for each in map(value, self.records) if each is not None]
-        return sum(found) / len(found) if len(found) == len(self.records) else None
-
-
-def points(records: Sequence[Record]) -> list[Point]:
-    """One per setting, in the order of the tables."""
-    grouped = groups(records)
-    return [
-        Point(index, brief(text), group)
-        for index, (text, group) in enumerate(zip(labels(grouped), grouped, strict=True))
-    ]
 
 
 def canvas(height: float, width: float = WIDTH) -> tuple[Any, Any]:
@@ -77,25 +49,24 @@ def rows_of(axes: Any, names: Sequence[str]) -> None:
     axes.margins(x=0.06)
 
 
-def scatter(axes: Any, shown: Sequence[Point], costs: Sequence[float], *, front: bool = False) -> None:
-    """Accuracy against `costs`, one marker per setting."""
-    for point, cost in zip(shown, costs, strict=True):
-        style = {"color": svg.colour(point.index), "markersize": 7, "clip_on": False}
-        axes.plot([cost], [point.accuracy], svg.marker(point.index), **style)
-    axes.set_ylabel("Accuracy")
+def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bool = False) -> None:
+    """The headline metric against `costs`, a marker an arm."""
+    for arm, cost in zip(arms, costs, strict=True):
+        style = {"color": svg.colour(arm.place), "markersize": 7, "clip_on": False}
+        axes.plot([cost], [arm.headline], svg.marker(arm.place), **style)
+    axes.set_ylabel(metrics.heading(arms[0].record.metric))
     axes.margins(0.12)
-    legend(axes, shown, front=front)
+    legend(axes, arms, front=front)
 
 
-def legend(axes: Any, shown: Sequence[Point], *, front: bool = False) -> None:
+def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False) -> None:
     """Below the axes, where it hides nothing."""
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [
-        Line2D([], [], color=svg.colour(point.index), marker=svg.marker(point.index), linestyle="none")
-        for point in shown
+        Line2D([], [], color=svg.colour(arm.place), marker=svg.marker(arm.place), linestyle="none") for arm in arms
     ]
-    names = [point.label for point in shown]
+    names = [brief(arm.label) for arm in arms]
     if front:
         handles.append(
             Line2D([], [], color=svg.INK, marker="o", fillstyle="none", markersize=9, linestyle="--", linewidth=1)

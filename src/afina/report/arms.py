@@ -1,0 +1,190 @@
+"""Arm: one setting of one method, with its seeds. What every table, verdict, claim and plot is about.
+
+Knows which results make an arm, and what it is called; not which figures are shown of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from afina.report.words import in_words
+from afina.studies.record import Record
+from afina.studies.spec import NO_EFFECT
+
+if TYPE_CHECKING:  # numpy is imported by what needs it
+    import numpy as np
+
+    from afina.models.objective import Objective
+    from afina.studies.result import Result
+
+Value = Callable[[Record], float | None]
+"""What is read from a record; None where it was not measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """S results that differ in nothing but the seed, of the same N examples.
+
+    label    in words; no two arms of a report share one
+    results  by seed, at least one
+    place    among the arms of a report, from 0: its colour and its marker in every plot
+    """
+
+    label: str
+    results: tuple[Result, ...]
+    place: int = 0
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """By seed."""
+        return tuple(result.record for result in self.results)
+
+    @property
+    def record(self) -> Record:
+        """The first, for what all have alike."""
+        return self.results[0].record
+
+    @property
+    def objective(self) -> Objective:
+        """What was asked of each example."""
+        return self.results[0].objective
+
+    @property
+    def trained(self) -> bool:
+        """Whether the method trains anything."""
+        return self.record.steps > 0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In rising order."""
+        return tuple(record.seed for record in self.records)
+
+    @property
+    def seed_in_words(self) -> str:
+        """`0`, or of several `mean ± sd of 3`."""
+        return str(self.record.seed) if len(self.results) == 1 else f"mean ± sd of {len(self.results)}"
+
+    @property
+    def headline(self) -> float:
+        """Mean over the seeds of the headline metric."""
+        values = [record.metrics[record.metric] for record in self.records]
+        return sum(values) / len(values)
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """How good each answer is, [S, N]; of labels, whether it is right."""
+        import numpy as np
+
+        return np.stack([result.scores for result in self.results])
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """What was predicted, in the form of targets, [S, N]."""
+        import numpy as np
+
+        return np.stack([result.answers for result in self.results])
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What was right, [N]."""
+        return self.results[0].targets
+
+    def mean(self, value: Value) -> float | None:
+        """Mean over the seeds; None where one has none."""
+        found = [one for one in map(value, self.records) if one is not None]
+        return sum(found) / len(found) if len(found) == len(self.records) else None
+
+    def each(self) -> list[Arm]:
+        """An arm a seed."""
+        return [Arm(self.label, (result,), self.place) for result in self.results]
+
+    def where(self, wanted: Callable[[Record], bool]) -> Arm | None:
+        """The arm with those of its seeds alone; None where it has none."""
+        kept = tuple(result for result in self.results if wanted(result.record))
+        return Arm(self.label, kept, self.place) if kept else None
+
+
+def arms(results: Iterable[Result]) -> list[Arm]:
+    """In the order in which their first results stand."""
+    groups: list[list[Result]] = []
+    for result in results:
+        for group in groups:
+            if _alike(group[0].record, result.record):
+                group.append(result)
+                break
+        else:
+            groups.append([result])
+    ordered = [tuple(sorted(group, key=lambda one: one.record.seed)) for group in groups]
+    labels = _labels([group[0].record for group in ordered])
+    return [Arm(label, group, place) for place, (label, group) in enumerate(zip(labels, ordered, strict=True))]
+
+
+def lines(shown: Iterable[Arm]) -> list[Arm]:
+    """The lines of a table: an arm a seed, and after the seeds of one setting, where there are several, all of them."""
+    return [line for arm in shown for line in (*arm.each(), *([arm] if len(arm.results) > 1 else []))]
+
+
+def measured_on(result: Result) -> tuple[str, bytes]:
+    """What a result was measured on: the evaluation split, and what is right there. Others cannot be compared."""
+    return result.record.environment.evaluation_digest, result.targets.tobytes()
+
+
+def training(record: Record) -> dict[str, object]:
+    """The training settings that can change a result."""
+    return {key: value for key, value in record.training.items() if key not in NO_EFFECT}
+
+
+def differing(several: Sequence[Mapping[str, object]]) -> list[str]:
+    """Keys whose value is not the same everywhere, in order of appearance."""
+    keys = dict.fromkeys(key for one in several for key in one)
+    return [key for key in keys if any(one.get(key) != several[0].get(key) for one in several)]
+
+
+def _alike(first: Record, second: Record) -> bool:
+    return first.name == second.name and _settings(first) == _settings(second)
+
+
+def _settings(record: Record) -> dict[str, object]:
+    """All that a run was asked for and given, except its seed and what changes no result."""
+    return {
+        "backbone": record.backbone,
+        "backbone_digest": record.environment.backbone_digest,
+        "task": record.task,
+        "train_examples": record.train_examples,
+        "train_digest": record.environment.train_digest,
+        "evaluation_digest": record.environment.evaluation_digest,
+        **training(record),
+        **record.hyperparameters,
+    }
+
+
+def _labels(records: Sequence[Record]) -> list[str]:
+    """One each; records that would share one get the settings in which they differ."""
+    plain = [_label(record) for record in records]
+    shared = Counter(plain)
+    named = []
+    for record, text in zip(records, plain, strict=True):
+        if shared[text] > 1:
+            alike = [_settings(other) for other, name in zip(records, plain, strict=True) if name == text]
+            mine = _settings(record)
+            text = f"{text}, {in_words({key: mine[key] for key in differing(alike) if key in mine})}"
+        named.append(text)
+    return named
+
+
+def _label(record: Record) -> str:
+    """The method in words; with the run's own name where that differs, and whether PreLayer's head was trained."""
+    remarks = [] if record.name == record.method else [record.name]
+    train_head = record.hyperparameters.get("train_head")
+    if train_head is False:
+        remarks.append("head frozen")
+    elif train_head is True:
+        remarks.append("head trained")
+    if not remarks:
+        return record.title
+    said = ", ".join(remarks)
+    return f"{record.title[:-1]}, {said})" if record.title.endswith(")") else f"{record.title} ({said})"

@@ -1,0 +1,95 @@
+"""Directory: where everything lies that a study or a recommendation makes; the only place that names its files.
+
+Knows paths and the files of records; not what is in an adapter or a checkpoint. Starts without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from afina import atomic
+from afina.studies import record
+from afina.studies.record import Record
+
+ADAPTERS, PREDICTIONS, CHECKPOINTS = "adapters", "predictions", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The places under `out`. None of them need be there.
+
+    What a record names is relative to `out`, so that the whole may be moved.
+    """
+
+    out: Path
+
+    @property
+    def lock(self) -> Path:
+        """Who holds the directory locks it."""
+        return self.out / ".lock"
+
+    @property
+    def records(self) -> Path:
+        """A line for each finished run."""
+        return self.out / "records.jsonl"
+
+    @property
+    def study(self) -> Path:
+        """What the study that was last carried out here asked for (`results.Asked`)."""
+        return self.out / "study.json"
+
+    @property
+    def recommendation(self) -> Path:
+        """The recommendation that was last made here."""
+        return self.out / "recommendation.json"
+
+    @property
+    def tuning(self) -> Path:
+        """What tuning has come to."""
+        return self.out / "tuning.json"
+
+    @property
+    def tuning_memory(self) -> Path:
+        """The database of what was tried."""
+        return self.out / "tuning.db"
+
+    def adapter(self, label: str) -> Path:
+        """The directory of a run's adapter."""
+        return self.out / ADAPTERS / label
+
+    def predictions(self, label: str) -> Path:
+        """The file of what a run predicted."""
+        return self.out / PREDICTIONS / f"{label}.safetensors"
+
+    def checkpoint(self, label: str) -> Path:
+        """Where a run that goes on keeps its one checkpoint."""
+        return self.out / CHECKPOINTS / f"{label}.safetensors"
+
+    def relative(self, path: Path) -> str:
+        """A path under `out`, as a record names it."""
+        return path.relative_to(self.out).as_posix()
+
+    def read(self) -> list[Record]:
+        """Every record; none where there is no file of them. Raises InvalidData with the line."""
+        return record.read(self.records)
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Replace the file of records."""
+        record.write(self.records, records)
+
+    def is_whole(self, one: Record) -> bool:
+        """Whether a record's adapter and its file of predictions are there."""
+        return (self.out / one.adapter).is_dir() and (self.out / one.predictions).is_file()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing lies here that somebody could make use of."""
+        worth = (self.records, self.tuning, self.recommendation)
+        return not any(path.exists() for path in worth) and not any((self.out / CHECKPOINTS).glob("*.safetensors"))
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written."""
+        for place in ("", ADAPTERS, PREDICTIONS, CHECKPOINTS):
+            atomic.sweep(self.out / place)

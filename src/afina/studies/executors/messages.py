@@ -1,0 +1,84 @@
+"""Messages between an executor and a worker: a line of JSON each way. Knows what is said; not how it travels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from afina.events import Progress, Score
+from afina.schema import Frozen
+from afina.studies.record import Record
+from afina.studies.run import Run
+
+
+class _Message(Frozen):
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # a loss may be no number
+
+
+class CarryOut(_Message):
+    """To a worker: carry `run` out under `out`. It ends in Recorded or Failed."""
+
+    kind: Literal["carry out"] = "carry out"
+    run: Run
+    out: str
+    study: str
+
+
+class TryOut(_Message):
+    """To a worker: try `run` out. After each Scored that is not the last, it waits for GoOn."""
+
+    kind: Literal["try out"] = "try out"
+    run: Run
+    shares: tuple[float, ...]
+    limit: int | None
+
+
+class GoOn(_Message):
+    """To a worker: take the steps up to the next score."""
+
+    kind: Literal["go on"] = "go on"
+
+
+class Progressed(_Message):
+    """From a worker: how far it is."""
+
+    kind: Literal["progress"] = "progress"
+    progress: Progress
+
+
+class Scored(_Message):
+    """From a worker: how a trial does so far."""
+
+    kind: Literal["score"] = "score"
+    score: Score
+    last: bool
+
+
+class Recorded(_Message):
+    """From a worker: the run is done."""
+
+    kind: Literal["record"] = "record"
+    record: Record
+
+
+class Failed(_Message):
+    """From a worker: what failed, where the user can mend it."""
+
+    kind: Literal["error"] = "error"
+    error: str
+
+
+Message = CarryOut | TryOut | GoOn | Progressed | Scored | Recorded | Failed
+
+_ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def encode(message: Message) -> str:
+    """One line, with its end."""
+    return message.model_dump_json() + "\n"
+
+
+def decode(line: str | bytes) -> Message:
+    """The message of a whole line."""
+    return _ANY.validate_json(line)

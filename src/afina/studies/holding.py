@@ -1,0 +1,87 @@
+"""Holding an output directory: nobody else writes there meanwhile, and nothing half-written or useless stays.
+
+Knows when a record counts as known; not what a study or a recommendation is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from afina import atomic
+from afina.errors import Busy, NotFound
+from afina.studies.directory import Directory
+from afina.studies.record import Record
+from afina.studies.result import Predictions, Result
+
+
+@dataclass
+class Held:
+    """An output directory that this process alone writes to, and the records there."""
+
+    directory: Directory
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def out(self) -> Path:
+        """Where it is."""
+        return self.directory.out
+
+    def known(self, key: str) -> Result | None:
+        """The run of that key, if it is recorded and its adapter and predictions are there. Raises InvalidData."""
+        found = next((one for one in self.records if one.key == key), None)
+        return self.result(found) if found is not None and self.directory.is_whole(found) else None
+
+    def keep(self, made: Record, label: str) -> Result:
+        """Record a finished run, in the place of one of the same key; its checkpoint goes."""
+        self.records = [one for one in self.records if one.key != made.key] + [made]
+        self.directory.write(self.records)
+        self.directory.checkpoint(label).unlink(missing_ok=True)
+        return self.result(made)
+
+    def abandon(self, label: str) -> None:
+        """Remove what a run that was ended for good left."""
+        self.directory.checkpoint(label).unlink(missing_ok=True)
+        self.directory.sweep()
+
+    def result(self, made: Record) -> Result:
+        """A record with what the run predicted. Raises InvalidData."""
+        return Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
+
+    def describe(self, path: Path, text: str) -> None:
+        """Write the one description of what the directory holds; that of anything else which was made here goes."""
+        for other in {self.directory.study, self.directory.recommendation} - {path}:
+            other.unlink(missing_ok=True)
+        atomic.write_text(path, text)
+
+
+@contextmanager
+def hold(out: Path) -> Iterator[Held]:
+    """Make `out` where it is missing, and hold it for the block; if nothing comes of that, it is not there afterwards.
+
+    Raises NotFound where it cannot be made, Busy where another process holds it, InvalidData for damaged records.
+    """
+    directory, fresh = Directory(out), not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotFound(f"out {out}: cannot be made a directory ({error.strerror}).") from None
+    lock = FileLock(directory.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Busy(
+            f"out {out}: another study or recommendation is writing there. Wait for it, or name another out."
+        ) from None
+    try:
+        directory.sweep()
+        yield Held(directory, directory.read())
+    finally:
+        lock.release()
+        if fresh and directory.empty:
+            shutil.rmtree(out)

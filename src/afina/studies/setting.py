@@ -1,0 +1,48 @@
+"""Setting: what a recommendation is asked for, and with what it is found. Starts without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from afina.data.task import Task
+from afina.errors import AfinaError
+from afina.studies.clock import Clock
+from afina.studies.executors.executor import Executor
+from afina.studies.halving import EPOCHS
+from afina.studies.run import Run
+from afina.studies.spec import Data, Training
+from afina.studies.watcher import Watcher
+
+BATCH = Training().batch_size
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Fixed while a recommendation is made.
+
+    task  all of it, read once
+    data  how the runs read it: they need not check leakage, which was checked in the whole and may be more in a part
+    """
+
+    task: Task
+    data: Data
+    backbone: str
+    clock: Clock
+    watcher: Watcher
+    executor: Executor
+
+    def run(self, method: str, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
+        """A run on the task; `data` is what it has of it."""
+        return Run(
+            backbone=self.backbone,
+            task=self.task.address,
+            method=method,
+            data=self.data.model_copy(update=data),
+            training=Training(epochs=EPOCHS, learning_rate=rate, max_steps=steps),
+        )
+
+
+def reason(run: Run, error: AfinaError) -> str:
+    """What an error says, without the name of its run."""
+    return str(error).removeprefix(f"run {run.title}: ")

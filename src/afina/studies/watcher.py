@@ -1,0 +1,46 @@
+"""Watcher: who is told what a study or a recommendation does. The one way to be told.
+
+Knows no display; several runs may go on at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from afina.events import Progress
+    from afina.studies.record import Record
+    from afina.studies.results import Results
+    from afina.studies.run import Run
+    from afina.studies.trials import Trial
+
+
+class Watcher:
+    """Does nothing; override what is of interest. Whatever is told of a run names the run."""
+
+    def says(self, words: str) -> None:
+        """Something begins that is no run."""
+
+    def started(self, run: Run, number: int, total: int) -> None:
+        """A run begins."""
+
+    def progress(self, run: Run, progress: Progress) -> None:
+        """A run or a trial goes on."""
+
+    def finished(self, run: Run, record: Record, *, now: bool) -> None:
+        """A run is recorded; `now` is false where it was recorded already."""
+
+    def failed(self, run: Run, message: str) -> None:
+        """A run could not be carried out; the others go on."""
+
+    def trying(self, run: Run, number: int, spent: float) -> None:
+        """The trial of a candidate for a run's settings begins; `spent` is the share of the budget that is gone."""
+
+    def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
+        """A trial took its steps, all of `length` unless it was stopped early."""
+
+    def changed(self, results: Results) -> None:
+        """There is more to show: what there is so far. The last call has all."""
+
+    def stop(self) -> None:
+        """The work is interrupted."""

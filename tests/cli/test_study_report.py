@@ -1,0 +1,56 @@
+"""The report that the command line has written while a study goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina.errors import RunFailed
+from afina.studies import study
+from afina.studies.record import Record
+from afina.studies.run import Run
+from command import Command, HereExecutor
+from records import carried_out
+
+STUDY = """
+name = "two"
+backbone = "gpt2"
+task = "sst2"
+[methods.full]
+[methods.lora]
+"""
+
+
+class Invented(HereExecutor):
+    """Runs are invented at once; that of LoRA fails as long as there is a file `fail`."""
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
+        if run.method == "lora" and Path("fail").exists():
+            assert "full fine-tuning" in (out / "report.md").read_text(encoding="utf-8"), "not written after each run"
+            raise RunFailed("run lora: it was made to fail.")
+        asked = {"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task}
+        return carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **asked)
+
+
+def test_the_report_has_the_command_and_the_runs_that_failed_until_they_do_not(
+    afina: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "LocalExecutor", Invented)
+    Path("a file.toml").write_text(STUDY, encoding="utf-8")
+    Path("fail").touch()
+    told = afina("study", "a file.toml", "--out", "out", "--json")
+    assert told.code == 2
+    assert "it was made to fail" in Path("out/report.md").read_text(encoding="utf-8")
+    shown = afina("study", "a file.toml", "--out", "out", "--json")
+    assert [(one["name"], one["status"]) for one in json.loads(shown.out)["records"]] == [
+        ("full", "done"),
+        ("lora", "failed"),
+    ]
+    Path("fail").unlink()
+    assert afina("study", "a file.toml", "--out", "out").code == 0
+    text = Path("out/report.md").read_text(encoding="utf-8")
+    assert "it was made to fail" not in text
+    assert "afina study 'a file.toml' --out out" in text
