@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import afina as package
-from records import every_method
+from command import InventedExecutor
 
 PACKAGES = ["ground", "data", "stats", "models", "methods", "inference", "training", "studies", "report", "cli"]
 """The house: a package imports those before it. The ground is the modules that stand beside the packages."""
@@ -196,8 +195,7 @@ WITHOUT_TORCH = """
 
 
 def test_show_and_methods_work_where_torch_is_not_installed(tmp_path: Path) -> None:
-    from afina.studies import record
-    from afina.studies.study import RECORDS, STUDY, Study
+    from afina.studies.study import Study
 
     content = {
         "name": "shown",
@@ -205,10 +203,7 @@ def test_show_and_methods_work_where_torch_is_not_installed(tmp_path: Path) -> N
         "task": "sst2",
         "methods": {"full": {}, "lora": {"targets": ["c_attn"]}},
     }
-    keys = {run.method: run.key for run in Study.parse(content, "test").runs()}
-    made = [one.model_copy(update={"key": keys[one.method]}) for one in every_method() if one.method in keys]
-    record.write(tmp_path / RECORDS, made)
-    (tmp_path / STUDY).write_text(json.dumps({"study": content, "command": ["afina"]}), encoding="utf-8")
+    Study.parse(content, "test").run(tmp_path, command=["afina"], executor=InventedExecutor())
 
     shown = _python(WITHOUT_TORCH, "show", str(tmp_path))
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -438,7 +439,7 @@ def test_a_second_round_that_is_lost_undoes_no_first(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(halving.Race, "_try", trial)
     runs = {name: Run(backbone="b", task="t", method=name) for name in ("full", "lora")}
     speeds = dict.fromkeys(runs, halving.Speed(1, 0.1, 0))
-    found = halving.Race(10, 100, 1_000, LocalExecutor(), Watcher()).standings(runs, speeds)
+    found = halving.Race(10, 100, 1_000, math.inf, LocalExecutor(), Watcher()).standings(runs, speeds)
     assert [(one.accuracy, one.rounds) for one in found] == [(0.8, 1), (0.8, 1)]
 
 

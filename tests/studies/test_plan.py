@@ -20,9 +20,8 @@ from afina.methods import make
 from afina.models.adapter import read_manifest
 from afina.report.report import forecast_table
 from afina.studies.cost import forecast
+from afina.studies.directory import Directory
 from afina.studies.forecast import Forecast, parse_size
-from afina.studies.record import read
-from afina.studies.study import RECORDS
 from afina.training.dry_run import Alive
 from afina.training.loop import batch_loss
 from afina.training.mixed_precision import Working
@@ -169,7 +168,7 @@ def test_the_peak_of_a_process_is_foreseen(gpt2: Backbone, toy: str, tmp_path: P
     planned = json.loads(subprocess.run(plan, capture_output=True, check=True).stdout)
     train = [*PROGRAM, "train", *asked, "--out", str(tmp_path), "--set", "epochs=1", "--set", "dtype=float32"]
     subprocess.run(train, capture_output=True, check=True)
-    (record,) = read(tmp_path / RECORDS)
+    (record,) = Directory(tmp_path).read()
     assert record.memory.rss_peak is not None
     assert planned["methods"]["lora"]["peak"] == pytest.approx(record.memory.rss_peak, rel=0.15)
 

@@ -159,6 +159,7 @@ def _race(setting: Setting, runs: Mapping[str, Run], speeds: Mapping[str, Speed]
         texts=math.ceil(cut * examples),
         longest=EPOCHS * math.ceil(examples * (1 - VALIDATION) / BATCH),
         seconds=RACE_SHARE * setting.clock.left,
+        until=setting.clock.end,
         executor=setting.executor,
         watcher=setting.watcher,
     )
