@@ -471,8 +471,8 @@ def test_rubbish_is_told_and_leaves_nothing(afina: Command, content: str, told: 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--minutes", "0"), "minutes 0: expected more than 0"),
-        (("--minutes", "inf"), "minutes inf: expected more than 0"),
+        (("--minutes", "0"), "--minutes 0: expected more than 0"),
+        (("--minutes", "inf"), "--minutes inf: expected more than 0"),
         (("--memory", "much"), "memory 'much': expected a size with its unit, such as 8GiB"),
         (("--backbone", "./nope"), "backbone ./nope: there is no directory ./nope."),
     ],

@@ -265,10 +265,10 @@ def test_a_study_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "told"),
     [
-        ("epochs", "setting epochs: expected key=value, such as train.epochs=1."),
-        ("=1", "setting =1: expected key=value"),
-        ("train..epochs=1", "setting train..epochs=1: expected key=value"),
-        ("backbone.name=x", "setting backbone.name=x: backbone is a value, not a table."),
+        ("epochs", "`overrides` epochs: expected key=value, such as train.epochs=1."),
+        ("=1", "`overrides` =1: expected key=value"),
+        ("train..epochs=1", "`overrides` train..epochs=1: expected key=value"),
+        ("backbone.name=x", "`overrides` backbone.name=x: backbone is a value, not a table."),
         ("train.epoch=1", "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         ("train=3", "train = 3: input should be a valid dictionary"),
         ("methods.lora=3", "methods.lora = 3: input should be a valid dictionary"),
@@ -514,7 +514,7 @@ def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: Inv
         assert first.began.wait(20)
         before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
         with pytest.raises(
-            Busy, match=r"another study or recommendation is writing there. Wait for it, or name another out."
+            Busy, match=r"another study or recommendation is writing there. Wait for it, or name another `out`."
         ):
             three(methods={"lora": {}}).run(tmp_path, executor=invented)
         assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
@@ -537,7 +537,7 @@ def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: Inve
 
 def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(
-        NotFound, match=r"no records\.jsonl there, so no finished run to show. Give the out directory of a"
+        NotFound, match=r"no records\.jsonl there, so no finished run to show. Give the `out` of a study"
     ):
         Results.read(tmp_path)
 

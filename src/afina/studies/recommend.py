@@ -75,7 +75,7 @@ def recommend(
     Raises whatever reading the task or the backbone does, InvalidData, NotFound, Busy.
     """
     if not 0 < minutes < math.inf:
-        raise InvalidData(f"minutes {minutes:g}: expected more than 0; from 5 up the answer is of use.")
+        raise InvalidData(f"`minutes` {minutes:g}: expected more than 0; from 5 up the answer is of use.")
     clock = Clock(meter.now() if began is None else began, minutes)
     whole, asked = Task.load(task, **(data or {})), Data(**{**(data or {}), "allow_leakage": True})
     watcher = watcher or Watcher()
