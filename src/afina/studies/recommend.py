@@ -167,8 +167,8 @@ class _Choosing:
             self.backbone,
             practical,
             task=self.whole.address,
-            data=self.data,
-            dtype="auto",
+            data=Data(**self.data),
+            training=Training(),
             memory=limit,
             calibrate=False,
         ):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from afina import meter
-from afina.errors import RunFailed
+from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, Progress, Score
 from afina.studies.record import Record
 from afina.studies.run import Run
@@ -93,7 +93,7 @@ class Worker:
         if status < 0:
             return RunFailed(
                 f"run {title}: its process was killed by signal {-status}, most likely for want of memory. "
-                "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
+                f"{LESS_MEMORY}, then start again."
             )
         return RunFailed(f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.")
 

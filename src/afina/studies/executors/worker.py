@@ -77,8 +77,6 @@ def main() -> int:
     replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_end_with_parent, args=(replies,), daemon=True).start()
 
-    import torch
-
     from afina.studies.execute import execute
 
     run = Run.model_validate(request["run"])
@@ -90,10 +88,6 @@ def main() -> int:
     except AfinaError as error:
         reporter.send(error=str(error))
         return error.exit_code
-    except torch.OutOfMemoryError:
-        advice = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)."
-        reporter.send(error=f"run {run.title}: the GPU's memory is not enough. {advice}")
-        return AfinaError.exit_code
     reporter.send(record=record.model_dump(mode="json"))
     return 0
 
