@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,6 @@ from afina import Backbone, Task, meter
 from afina.data.split import Split
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, Score
-from afina.methods.method import Method
 from afina.report.recommendation import as_json, evidence, sentences
 from afina.studies import cost, floors, halving
 from afina.studies.directory import Directory
@@ -28,6 +27,7 @@ from afina.studies.recommendation import Recommendation
 from afina.studies.record import Record, Seconds, read, write
 from afina.studies.results import Results
 from afina.studies.run import Run
+from afina.studies.spec import RunSpec
 from afina.studies.watcher import Watcher
 from command import Command
 from fakes import write_csv
@@ -52,25 +52,21 @@ class World(Executor):
         self.gpu: int | None = None
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
-        monkeypatch.setattr(cost, "forecast", self.forecast)
+        monkeypatch.setattr(cost, "cost", self.cost)
+        monkeypatch.setattr(cost, "encoded", lambda run, texts: texts)
 
-    def forecast(
-        self, backbone: str, methods: Sequence[Method], *, task: Task, memory: int, **_: Any
-    ) -> list[SimpleNamespace]:
-        assert {method.name for method in methods} == set(self.needs)
-        assert task.address == self.task
-        terms = SimpleNamespace(memory=memory, dtype="bfloat16")
-        return [
-            SimpleNamespace(
-                method=name,
-                peak=peak,
-                fits=peak <= memory,
-                gpu_peak=peak // 2,
-                fits_gpu=peak // 2 <= memory,
-                terms=terms,
-            )
-            for name, peak in self.needs.items()
-        ]
+    def cost(self, run: RunSpec, encoded: Task, *, memory: int, calibrate: bool) -> SimpleNamespace:
+        assert encoded.address == run.task == self.task
+        assert not calibrate
+        peak = self.needs[run.method]
+        return SimpleNamespace(
+            method=run.method,
+            peak=peak,
+            fits=peak <= memory,
+            gpu_peak=peak // 2,
+            fits_gpu=peak // 2 <= memory,
+            terms=SimpleNamespace(memory=memory, dtype="bfloat16"),
+        )
 
     def passes(self, seconds: float, listen: Callable[[Progress], None], until: float | None) -> None:
         listen(Progress("train"))

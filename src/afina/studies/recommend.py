@@ -120,11 +120,10 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
     gpu = meter.gpu_memory(device.choose())
     there = [gpu] if gpu is not None else [meter.memory_available(), meter.machine_memory()]
     limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
-    practical = [kind() for kind in METHODS.values() if kind.practical]
+    runs = [setting.run(name) for name, kind in METHODS.items() if kind.practical]
+    encoded = cost.encoded(runs[0], setting.task)  # the same for all
     fitting, dropped, lowered = [], {}, False
-    for one in cost.forecast(
-        setting.backbone, practical, task=setting.task, dtype="auto", memory=limit, calibrate=False
-    ):
+    for one in (cost.cost(run, encoded, memory=limit, calibrate=False) for run in runs):
         lowered = one.terms.dtype == "bfloat16"
         fits, needed = (one.fits, one.peak) if gpu is None else (one.fits_gpu, one.gpu_peak)
         if fits:
