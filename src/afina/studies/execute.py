@@ -17,6 +17,7 @@ from afina.inference import predictor
 from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter, Manifest
 from afina.models.classifier import Classifier, count_parameters
+from afina.studies.directory import Directory
 from afina.studies.prepared import Prepared, prepare
 from afina.studies.record import Environment, Memory, Record, Seconds
 from afina.studies.result import Predictions
@@ -27,13 +28,8 @@ from afina.training.fit import Fit, Measured
 CURVE_POINTS = 400
 
 
-def checkpoint_path(out: Path, label: str) -> Path:
-    """Where the run of that label keeps its one checkpoint."""
-    return out / "checkpoints" / f"{label}.safetensors"
-
-
 def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = ignore) -> Record:
-    """Carry `run` out on this machine; its adapter appears at `out/adapters/<label>`, its checkpoint under `out`.
+    """Carry `run` out on this machine; its adapter, its predictions and its checkpoint lie under `out`.
 
     Raises an AfinaError whose message begins with the run's name.
     """
@@ -43,7 +39,7 @@ def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = igno
         raise OutOfMemory(run.title) from None
     except AfinaError as error:
         if isinstance(error, Diverged):  # going on from the checkpoint would only diverge again
-            checkpoint_path(out, run.label).unlink(missing_ok=True)
+            Directory(out).checkpoint(run.label).unlink(missing_ok=True)
         error.args = (f"run {run.title}: {error}",)
         raise
 
@@ -52,9 +48,9 @@ def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = igno
 class _Saved:
     """What lies under the output directory: paths relative to it, and digests."""
 
-    adapter: Path
+    adapter: str
     digest: str
-    predictions: Path
+    predictions: str
     predictions_digest: str
 
 
@@ -86,7 +82,7 @@ class _Execution:
         return self._record(prepared, fit, measured, training, scores, saved)
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
-        path = checkpoint_path(self.out, self.run.label)
+        path = Directory(self.out).checkpoint(self.run.label)
         # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
         key = digest.of_json([self.run.key, prepared.backbone_digest, prepared.task.train.digest, str(prepared.dtype)])
         fit.resume(path, key)
@@ -145,10 +141,12 @@ class _Execution:
         return Adapter(manifest, tensors)
 
     def _save(self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions) -> _Saved:
-        where, predicted = Path("adapters") / self.run.label, Path("predictions") / f"{self.run.label}.safetensors"
+        directory = Directory(self.out)
+        where, predicted = directory.adapter(self.run.label), directory.predictions(self.run.label)
         method, backbone = prepared.method, prepared.backbone
-        adapter.save(self.out / where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
-        return _Saved(where, adapter.digest, predicted, predictions.write(self.out / predicted))
+        adapter.save(where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
+        written = predictions.write(predicted)
+        return _Saved(directory.relative(where), adapter.digest, directory.relative(predicted), written)
 
     def _record(
         self,
@@ -190,9 +188,9 @@ class _Execution:
             seconds=Seconds(**self.meter.seconds),
             memory=self._memory(account, measured),
             losses=_curve(account.losses),
-            predictions=saved.predictions.as_posix(),
+            predictions=saved.predictions,
             predictions_digest=saved.predictions_digest,
-            adapter=saved.adapter.as_posix(),
+            adapter=saved.adapter,
             digest=saved.digest,
             environment=_environment(prepared),
         )
