@@ -14,7 +14,7 @@ import pytest
 import afina as package
 from afina import METHODS, Adapter, Backbone
 from afina.studies.record import Record, write
-from afina.studies.study import Outcome
+from afina.studies.results import Results
 from command import PROGRAM, Command
 from fakes import BAD, GOOD, THINGS, write_csv
 from records import GPT2_TOTAL, HEAD, TRAINED
@@ -81,7 +81,7 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         rows = re.findall(rf"^ +{title}(?:  | \(head|, head)", answer.out.split("Verdicts")[0], re.MULTILINE)
         assert len(rows) == 3, f"{method.title} has a row in each table"
     assert "report  results/compare/report.md" in answer.out
-    records = Outcome.read(Path("results/compare")).records
+    records = Results.read(Path("results/compare")).records
     for record in records:
         assert f"adapter results/compare/{record.adapter}" in answer.out
         assert (Path("results/compare") / record.adapter / "manifest.json").is_file()
@@ -109,7 +109,7 @@ def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Comma
     afina("study", study_file, "--task", task, "--out", "here")
     records = [
         one.model_copy(update={"predicted": tuple(1 - label for label in one.gold)}) if one.method == "lora" else one
-        for one in Outcome.read(Path("here")).records
+        for one in Results.read(Path("here")).records
     ]
     write(Path("here/records.jsonl"), records)
     afina("report", "here")
@@ -208,7 +208,7 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
 def train(afina: Command, gpt2: Backbone, *arguments: object) -> Record:
     answer = afina("train", "--backbone", gpt2.address, *SHORT, *arguments)
     assert answer.code == 0, answer.err
-    (record,) = Outcome.read(Path("results/train")).records
+    (record,) = Results.read(Path("results/train")).records
     return record
 
 

@@ -19,6 +19,7 @@ from afina.cli.options import (
     data_options,
 )
 from afina.cli.output import print_tables
+from afina.errors import UnknownName
 
 
 def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
@@ -76,18 +77,18 @@ def plan(
     from afina.methods import make
     from afina.report.forecasts import forecast_table
     from afina.studies.cost import forecast
-    from afina.studies.forecast import parse_size
+    from afina.studies.forecast import read_size
+    from afina.studies.spec import DTYPES, Data, Training
 
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES, "plan")
     found = forecast(
         backbone,
         [make(name) for name in method] if method else None,
         task=task,
-        data=data_options(text, text_pair, label, labels, allow_leakage),
-        dtype=dtype,
-        memory=parse_size(memory) if memory else None,
-        batch_size=batch_size,
-        length=length,
-        epochs=epochs,
+        data=Data(**data_options(text, text_pair, label, labels, allow_leakage)),
+        training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
+        memory=read_size(memory) if memory else None,
         calibrate=calibrate,
     )
     if as_json:

@@ -113,14 +113,14 @@ def choose(
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from afina import meter
     from afina.cli.display import Minutes
-    from afina.studies.forecast import parse_size
+    from afina.studies.forecast import read_size
     from afina.studies.recommend import recommend
 
     began = meter.now()
     results = recommend(
         task,
         minutes,
-        memory=parse_size(memory) if memory else None,
+        memory=read_size(memory) if memory else None,
         backbone=backbone,
         out=out,
         data=data_options(text, text_pair, label, labels, allow_leakage),
