@@ -27,9 +27,10 @@ import tables
 from afina import Backbone, Task, meter
 from afina.data.tokenize import encode
 from afina.inference import predictor
+from afina.methods import make
 from afina.models.classifier import Classifier
-from afina.training.mixed_precision import Working
-from arms import CPU, LENGTH, SEED
+from afina.training.mixed_precision import WorkingWeights
+from arm import CPU, LENGTH, SEED
 from sample import choose
 
 DATA = "../shared/data"
@@ -63,7 +64,9 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callab
     tokenizer, longest = backbone.tokenizer, min(LENGTH, backbone.longest)
     if name.startswith("D"):
         if name == "D-bf16":
-            Working(classifier.model, {}, torch.bfloat16)
+            frozen = make("baseline")
+            classifier.wrap(frozen.attach)
+            WorkingWeights.of(frozen, classifier.model, torch.bfloat16)
         return lambda texts: predictor.of_texts(classifier, backbone, texts, None, longest).argmax(axis=1).tolist()
     plain = AutoModelForSequenceClassification.from_pretrained(
         backbone.path, num_labels=len(label_names), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
