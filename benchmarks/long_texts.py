@@ -12,7 +12,6 @@ import json
 import random
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,9 +24,9 @@ import tables
 from afina import Backbone, meter
 from afina.data.loader import Limits
 from afina.data.tokenize import encode
+from afina.methods import make
 from afina.studies.spec import Training
-from afina.training.activation_checkpointing import recompute
-from arms import AfinaArm, build
+from packed_arm import PackedArm
 from sample import Batch
 
 BATCH_SIZE = 8
@@ -63,11 +62,9 @@ def train(method: str, name: str, options: argparse.Namespace) -> dict[str, Any]
     backbone = Backbone.load(options.backbone)
     length = min(options.length, backbone.longest)
     rows = texts(backbone, length, BATCH_SIZE * (1 + options.steps))
-    arm = build("D", method, backbone, LABELS, 1 + options.steps)
-    assert isinstance(arm, AfinaArm)
-    arm.recipe = replace(arm.recipe, at_once=limits(name, length))
-    if name == "checkpointed":
-        recompute(arm.classifier.body)
+    setting = Training(checkpointing=name == "checkpointed")
+    chosen = make(method).for_family(backbone.family)
+    arm = PackedArm(backbone, LABELS, chosen, setting, 1 + options.steps, limits(name, length))
     seconds = []
     for start in range(0, len(rows), BATCH_SIZE):
         seconds.append(arm.step(Batch(rows[start : start + BATCH_SIZE], np.arange(BATCH_SIZE) % len(LABELS))))

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from afina import Backbone, Task
 from afina.data.loader import Loader
 from afina.data.tokenize import encode
-from arms import BATCH_SIZE, EPOCHS, LENGTH, SEED, body_parameters
+from afina.models.classifier import Classifier
+from arm import BATCH_SIZE, EPOCHS, LENGTH, SEED
 from sample import Batch, choose
 
 SHARE_OF_A = 5
@@ -46,7 +48,7 @@ class Plan:
         loader = Loader(encoded, labels, BATCH_SIZE, SEED)
         orders: dict[str, Any] = {"shuffled": [loader.indices(step) for step in range(loader.steps_per_epoch)]}
         if "B2" in arms:
-            from padded import grouped
+            from padded_arm import grouped
 
             orders["grouped"] = grouped(encoded, backbone.tokenizer)
         mean = float(encoded.lengths.mean()) * BATCH_SIZE
@@ -84,3 +86,10 @@ class Plan:
         most = max(every, key=lambda batch: batch.tokens)
         widest = max(every, key=lambda batch: batch.cells)
         return [every[self.chosen[arm][0]], most, *([] if widest is most or arm == "A" else [widest])]
+
+
+def body_parameters(backbone: Backbone, label_names: Sequence[str]) -> int:
+    """Parameters of the body without its embeddings: 85,056,000 of GPT-2 small."""
+    body = Classifier.open(backbone, label_names, SEED).body
+    embeddings = {id(m.weight) for m in body.modules() if isinstance(m, nn.Embedding)}
+    return sum(p.numel() for p in body.parameters() if id(p) not in embeddings)

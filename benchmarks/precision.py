@@ -19,9 +19,9 @@ from afina import Adapter, Backbone, Run, Task
 from afina.data.tokenize import encode
 from afina.inference import predictor
 from afina.stats.comparison import compare
-from afina.studies.record import Record
+from afina.studies.result import Predictions, Result
 from afina.studies.spec import Data, Training
-from afina.training.mixed_precision import Working
+from afina.training.mixed_precision import WorkingWeights
 
 BACKBONE, TASK = "embedded", "snippets:movies"
 
@@ -45,34 +45,34 @@ def measure(method: str, train: int, evaluate: int, learning_rate: float | None 
     """Two runs, and two predictions with the second's adapter."""
     data = Data(train_examples=train, evaluation_examples=evaluate)
     with tempfile.TemporaryDirectory() as folder:
-        records = [_train(method, data, dtype, learning_rate, Path(folder)) for dtype in ("float32", "bfloat16")]
-        adapter = Adapter.load(Path(folder) / records[1].adapter)
-    gold = np.array(records[0].gold)
-    correct = {record.training["dtype"]: (np.array(record.predicted) == gold)[None] for record in reversed(records)}
-    (comparison,) = compare(correct)
+        out = Path(folder)
+        full, low = (_train(method, data, dtype, learning_rate, out) for dtype in ("float32", "bfloat16"))
+        adapter = Adapter.load(out / low.record.adapter)
+    (comparison,) = compare({"bfloat16": low.scores[None], "float32": full.scores[None]})
     return Quality(
-        records[0].accuracy,
-        records[1].accuracy,
+        full.record.accuracy,
+        low.record.accuracy,
         comparison.difference,
         comparison.interval.low,
         comparison.interval.high,
-        _agreement(adapter, data, np.array(records[1].predicted)),
-        records[0].seconds.train,
-        records[1].seconds.train,
+        _agreement(adapter, data, low.answers),
+        full.record.seconds.train,
+        low.record.seconds.train,
     )
 
 
-def _train(method: str, data: Data, dtype: str, learning_rate: float | None, out: Path) -> Record:
+def _train(method: str, data: Data, dtype: str, learning_rate: float | None, out: Path) -> Result:
     training = Training(epochs=1, max_length=128, dtype=dtype, learning_rate=learning_rate)
-    return Run(backbone=BACKBONE, task=TASK, method=method, data=data, training=training).execute(out)
+    record = Run(backbone=BACKBONE, task=TASK, method=method, data=data, training=training).execute(out)
+    return Result(record, Predictions.read(out / record.predictions, record.predictions_digest))
 
 
 def _agreement(adapter: Adapter, data: Data, in_float32: np.ndarray) -> float:
     backbone = Backbone.load(BACKBONE)
     texts = Task.load(TASK, **data.model_dump()).evaluation.texts
     opened = predictor.Predictor.of(adapter, backbone)
-    classifier, method = opened.classifier, opened.method
-    Working(classifier.model, method.trainable(classifier.model), torch.bfloat16).refresh()
+    classifier = opened.classifier
+    WorkingWeights.of(opened.method, classifier.model, torch.bfloat16).refresh()
     encoded = encode(backbone.tokenizer, texts, max_length=128)
     return float((predictor.logits(classifier, encoded).argmax(axis=1) == in_float32).mean())
 

@@ -27,9 +27,11 @@ import tables
 from afina import Backbone, Task, meter
 from afina.data.tokenize import encode
 from afina.inference import predictor
+from afina.methods import make
+from afina.methods.attachment import attach
 from afina.models.classifier import Classifier
-from afina.training.mixed_precision import Working
-from arms import CPU, LENGTH, SEED
+from afina.training.mixed_precision import WorkingWeights
+from arm import CPU, LENGTH, SEED
 from sample import choose
 
 DATA = "../shared/data"
@@ -63,7 +65,9 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callab
     tokenizer, longest = backbone.tokenizer, min(LENGTH, backbone.longest)
     if name.startswith("D"):
         if name == "D-bf16":
-            Working(classifier.model, {}, torch.bfloat16)
+            frozen = make("baseline")
+            attach(classifier, frozen)
+            WorkingWeights.of(frozen, classifier.model, torch.bfloat16)
 
         def ours(texts: Sequence[str]) -> list[int]:
             found = predictor.logits(classifier, encode(tokenizer, texts, max_length=longest)).argmax(axis=1)
@@ -112,6 +116,64 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def measure(arms: Sequence[str], texts: list[str], label_names: Sequence[str], options: argparse.Namespace) -> Any:
+    """By arm: seconds of each turn, and labels int [N]."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    labels: dict[str, np.ndarray] = {}
+    spawn = multiprocessing.get_context("spawn")
+    turns = {}
+    for name in arms:
+        turns[name], theirs = spawn.Pipe()
+        arguments = (theirs, name, options.backbone, label_names, texts)
+        spawn.Process(target=serve, args=arguments, daemon=True).start()
+        theirs.close()
+        turns[name].recv()
+    for repeat in range(options.repeats):
+        for name, turn in turns.items():
+            turn.send(True)
+            spent, found = turn.recv()
+            labels[name] = np.array(found)
+            seconds[name].append(spent)
+            print(f"{repeat + 1} of {options.repeats}: {name} {spent:.2f} s", file=sys.stderr, flush=True)
+    for turn in turns.values():
+        turn.send(False)
+    return seconds, labels
+
+
+def summary(seconds: dict[str, list[float]], labels: dict[str, np.ndarray], tokens: int) -> dict[str, Any]:
+    """The last line."""
+    result: dict[str, Any] = {}
+    for name, times in seconds.items():
+        spent = median(times)
+        result[name] = {
+            "seconds": spent,
+            "texts_per_second": len(labels[name]) / spent,
+            "tokens_per_second": tokens / spent,
+            "agreement": float((labels[name] == labels["padded"]).mean()),
+        }
+    for ours in [name for name in seconds if name.startswith("D")]:
+        for other in ("pipeline", "padded", "sorted"):
+            result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
+    return result
+
+
+def tabled(arms: Sequence[str], result: dict[str, Any]) -> str:
+    """The table, and the quotients of its speeds."""
+    rows = [
+        (
+            name,
+            f"{result[name]['seconds']:.2f}",
+            f"{result[name]['texts_per_second']:,.1f}",
+            f"{result[name]['tokens_per_second']:,.0f}",
+            f"{result[name]['agreement']:.1%}",
+        )
+        for name in arms
+    ]
+    header = ("arm", "seconds", "texts/s", "real tokens/s", "labels as `padded`")
+    ratios = ", ".join(f"{key} {tables.ratio(result[key])}" for key in sorted(result) if "/" in key)
+    return f"{tables.table(header, rows)}\n\nReal tokens/s: {ratios}."
+
+
 def main() -> None:
     """Measure, print, and write."""
     options = parse()
@@ -125,49 +187,8 @@ def main() -> None:
     chosen = choose(lengths, float(lengths.mean()), options.texts, SEED)
     texts, tokens = [every[index] for index in chosen], int(lengths[chosen].sum())
     arms = [name for name in ARMS if options.bf16 or name != "D-bf16"]
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    labels: dict[str, np.ndarray] = {}
-    spawn = multiprocessing.get_context("spawn")
-    turns = {}
-    for name in arms:
-        turns[name], theirs = spawn.Pipe()
-        arguments = (theirs, name, options.backbone, task.label_names, texts)
-        spawn.Process(target=serve, args=arguments, daemon=True).start()
-        theirs.close()
-        turns[name].recv()
-    for repeat in range(options.repeats):
-        for name, turn in turns.items():
-            turn.send(True)
-            spent, found = turn.recv()
-            labels[name] = np.array(found)
-            seconds[name].append(spent)
-            print(f"{repeat + 1} of {options.repeats}: {name} {spent:.2f} s", file=sys.stderr, flush=True)
-    for turn in turns.values():
-        turn.send(False)
-    result: dict[str, Any] = {}
-    for name, times in seconds.items():
-        spent = median(times)
-        result[name] = {
-            "seconds": spent,
-            "texts_per_second": len(texts) / spent,
-            "tokens_per_second": tokens / spent,
-            "agreement": float((labels[name] == labels["padded"]).mean()),
-        }
-    for ours in [name for name in arms if name.startswith("D")]:
-        for other in ("pipeline", "padded", "sorted"):
-            result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
-    rows = [
-        (
-            name,
-            f"{result[name]['seconds']:.2f}",
-            f"{result[name]['texts_per_second']:,.1f}",
-            f"{result[name]['tokens_per_second']:,.0f}",
-            f"{result[name]['agreement']:.1%}",
-        )
-        for name in arms
-    ]
-    header = ("arm", "seconds", "texts/s", "real tokens/s", "labels as `padded`")
-    ratios = ", ".join(f"{key} {tables.ratio(result[key])}" for key in sorted(result) if "/" in key)
+    seconds, labels = measure(arms, texts, task.label_names, options)
+    result = summary(seconds, labels, tokens)
     report = "\n".join(
         [
             *machine.describe(),
@@ -176,9 +197,7 @@ def main() -> None:
             "",
             *(f"- {name}: {ARMS[name]}" for name in arms),
             "",
-            tables.table(header, rows),
-            "",
-            f"Real tokens/s: {ratios}.",
+            tabled(arms, result),
             "",
         ]
     )

@@ -27,7 +27,8 @@ import machine
 import sample
 import tables
 from afina import Backbone, meter
-from arms import ARMS, BATCH_SIZE, EPOCHS, Arm, build
+from arm import BATCH_SIZE, EPOCHS, Arm
+from arms import ARMS, build
 from plan import Plan
 
 DATA = "../shared/data"

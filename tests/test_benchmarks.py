@@ -190,7 +190,7 @@ def test_a_trainer_arm_steps_as_trainer_trains(
 
 def test_grouped_batches_are_trainers_and_hardly_padded(gpt2: Any) -> None:
     from fakes import encoded
-    from padded import grouped
+    from padded_arm import grouped
 
     tokens, _ = encoded(gpt2, sentences(200))
     order = grouped(tokens, gpt2.tokenizer)

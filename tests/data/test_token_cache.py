@@ -20,7 +20,7 @@ from afina.data.token_cache import EncodedTask, encode_split
 from afina.data.tokenize import Encoded, encode, pieces
 from afina.errors import InvalidData
 from afina.studies.spec import Training
-from afina.training.loop import train
+from afina.training.fit import Fit
 from fakes import LONG, TEXTS
 
 LENGTH = 20
@@ -225,20 +225,20 @@ def test_while_a_run_trains_its_texts_are_gone_and_its_tokens_on_disk(
 ) -> None:
     texts: list[weakref.ref[Any]] = []
     seen: list[tuple[int, type]] = []
-    load = Task.load
+    load, advance = Task.load, Fit.advance
 
     def watched_load(*arguments: Any, **named: Any) -> Task:
         task = load(*arguments, **named)
         texts.extend(map(weakref.ref, (task, task.train, task.evaluation)))
         return task
 
-    def watched_train(*arguments: Any, **named: Any) -> None:
+    def watched_advance(self: Fit, *arguments: Any, **named: Any) -> None:
         gc.collect()
-        seen.append((sum(one() is not None for one in texts), type(arguments[3].encoded.tokens)))
-        train(*arguments, **named)
+        seen.append((sum(one() is not None for one in texts), type(self.loader.encoded.tokens)))
+        advance(self, *arguments, **named)
 
     monkeypatch.setattr(Task, "load", watched_load)
-    monkeypatch.setattr("afina.studies.execute.train", watched_train)
+    monkeypatch.setattr(Fit, "advance", watched_advance)
     training = Training(max_steps=1, dtype="float32")
     Run(backbone=gpt2.address, task=toy, method="lora", training=training).execute(tmp_path / "out")
     assert len(texts) == 3

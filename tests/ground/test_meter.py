@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +90,24 @@ def test_what_needs_no_gradient_saves_nothing() -> None:
     assert activation_bytes(model, lambda: model(inputs).sum()) == FLOAT * 5 * 4
     model.requires_grad_(False)
     assert activation_bytes(model, lambda: model(inputs).sum()) == 0
+
+
+def test_what_is_measured_is_let_go_of(gpt2: Backbone) -> None:
+    """A graph that its own hook holds is a circle that Python cannot see."""
+    method = make("full").for_family("gpt2")
+    fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(8)))
+    fit.begin()
+    packed = next(fit.loader.batches(0, 1))
+    results: list[weakref.ref[torch.Tensor]] = []
+
+    def forward() -> torch.Tensor:
+        hidden = fit.classifier(packed).exp()  # whose derivative is itself
+        results.append(weakref.ref(hidden))
+        return hidden.sum()
+
+    assert activation_bytes(fit.classifier, forward) > 0
+    gc.collect()
+    assert [one() for one in results] == [None]
 
 
 def test_activations_of_a_training_step_grow_with_its_tokens_and_shrink_with_what_is_frozen(gpt2: Backbone) -> None:

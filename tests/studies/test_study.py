@@ -117,7 +117,7 @@ def test_the_paper_preset_is_the_published_set_up() -> None:
             "max_steps": None,
             "dtype": "float32",
             "accumulate": 1,
-            "token_budget": 8192,
+            "token_budget": 2048,
             "checkpointing": False,
         }
 

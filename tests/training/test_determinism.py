@@ -46,7 +46,7 @@ def kill_at(step: int) -> Callable[[Progress], None]:
 @pytest.fixture(autouse=True)
 def _checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long writing one takes."""
-    monkeypatch.setattr("afina.training.loop.CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr("afina.training.fit.CHECKPOINT_SHARE", float("inf"))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_the_same_run_twice_gives_the_same_digest(
     first, second = (run(method, dtype=dtype).execute(tmp_path / name) for name in "ab")
     assert first.digest == second.digest
     assert first.losses == second.losses
-    assert first.predicted == second.predicted
+    assert first.predictions_digest == second.predictions_digest
 
 
 @pytest.mark.parametrize("method", METHODS)

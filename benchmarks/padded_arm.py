@@ -20,7 +20,7 @@ from afina import device as devices
 from afina.data.tokenize import Encoded
 from afina.methods.method import Method
 from afina.studies.spec import Training
-from arms import BATCH_SIZE, CPU, EPOCHS, LENGTH, SEED, Watched
+from arm import BATCH_SIZE, CPU, EPOCHS, LENGTH, SEED, Watched
 from sample import Batch
 
 

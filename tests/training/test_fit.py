@@ -1,0 +1,157 @@
+"""What a training session is asked for beside its steps: scores, rates, an end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from afina import Backbone, Run
+from afina.data.token_cache import EncodedSplit
+from afina.errors import OutOfMemory
+from afina.inference import predictor
+from afina.methods import make
+from afina.methods.full import Full
+from afina.methods.lora import Lora
+from afina.models.classifier import Classifier
+from afina.training.checkpoint import Account
+from afina.training.fit import Fit
+from fakes import Runs, encoded, fit_of, opened, sentences
+
+HELD_OUT = sentences(40, seed=1)
+
+
+def started(backbone: Backbone, name: str, **changes: Any) -> Fit:
+    method = make(name).for_family(backbone.family)
+    return fit_of(opened(backbone, method), method, encoded(backbone, sentences(40)), **changes)
+
+
+def split(backbone: Backbone) -> EncodedSplit:
+    return EncodedSplit(*encoded(backbone, HELD_OUT), digest="")
+
+
+def test_a_score_is_the_headline_and_the_mean_loss_of_the_weights_so_far(gpt2: Backbone) -> None:
+    fit, held_out = started(gpt2, "full", steps=6), split(gpt2)
+    losses = []
+    for stop in (2, 4, 6):
+        fit.advance(stop)
+        score = fit.score(held_out)
+        outputs = torch.from_numpy(predictor.logits(fit.classifier, held_out.encoded))
+        targets = torch.from_numpy(held_out.labels)
+        assert (score.step, score.steps, score.examples) == (stop, 6, 40)
+        assert score.accuracy == float((outputs.argmax(1) == targets).double().mean())
+        assert score.loss == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, targets)), rel=1e-5)
+        assert score.train_seconds == fit.account.seconds["train"] > 0
+        losses.append(score.loss)
+    assert len(set(losses)) == 3
+
+
+def test_scoring_on_the_way_changes_no_step(gpt2: Backbone) -> None:
+    scored, alone = started(gpt2, "lora"), started(gpt2, "lora")
+    for stop in (1, 3, 5):
+        scored.advance(stop)
+        scored.score(split(gpt2))
+    alone.advance()
+    assert scored.account.losses == alone.account.losses
+
+
+def test_weights_that_the_last_step_spoilt_have_no_score(gpt2: Backbone) -> None:
+    fit = started(gpt2, "full")
+    fit.advance(2)
+    with torch.no_grad():
+        next(iter(fit.parameters.values())).fill_(float("nan"))
+    score = fit.score(split(gpt2))
+    assert (score.step, score.accuracy, score.loss) == (2, None, None)
+
+
+def test_a_method_that_trains_nothing_advances_nothing_and_keeps_its_precision(gpt2: Backbone) -> None:
+    fit = started(gpt2, "baseline", dtype=torch.bfloat16)
+    before = {name: each.clone() for name, each in fit.classifier.state_dict().items()}
+    fit.advance()
+    assert fit.account == Account()
+    measured = fit.measure()
+    assert measured.state_bytes == sum(each.nbytes for each in fit.classifier.parameters())
+    assert measured.activation_bytes is measured.activation_tokens is None
+    classifier = fit.finish(lambda: pytest.fail("its weights were not lowered"))
+    assert {each.dtype for each in classifier.parameters()} == {torch.float32}
+    assert all(torch.equal(each, before[name]) for name, each in classifier.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_a_finished_session_gives_float32_weights_with_what_was_trained(gpt2: Backbone, name: str) -> None:
+    fit = started(gpt2, name, dtype=torch.bfloat16)
+    method, fresh = fit.method, []
+    fit.advance()
+    trained = {key: each.detach().clone() for key, each in fit.weights.trained.items()}
+
+    def reopen() -> Classifier:
+        fresh.append(opened(gpt2, method, seed=7))
+        return fresh[-1]
+
+    classifier = fit.finish(reopen)
+    assert classifier is fresh[0]
+    parameters = dict(classifier.model.named_parameters())
+    assert {each.dtype for each in parameters.values()} == {torch.float32}
+    assert trained
+    assert all(torch.equal(parameters[key], each) for key, each in trained.items())
+    untouched = dict(opened(gpt2, method, seed=7).model.named_parameters())
+    assert all(torch.equal(parameters[key], untouched[key]) for key in parameters.keys() - trained.keys())
+
+
+@dataclass(frozen=True)
+class Faster(Full):
+    """The head at ten times the rate."""
+
+    def multipliers(self, model: Any) -> Mapping[str, float]:
+        return {name: 10.0 for name, _ in model.named_parameters() if "score" in name}
+
+
+def test_a_multiplier_scales_the_rate_of_its_parameter_at_every_step(gpt2: Backbone) -> None:
+    plain = started(gpt2, "full", steps=4)
+    method = Faster()
+    faster = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(40)), steps=4)
+    for stop in (1, 2):
+        plain.advance(stop)
+        faster.advance(stop)
+        rates = {len(group["params"]): group["lr"] for group in faster.optimizer.param_groups}
+        (rate,) = {group["lr"] for group in plain.optimizer.param_groups}
+        assert rate == plain.recipe.rate(stop - 1)
+        assert sorted(set(rates.values())) == [rate, 10 * rate]
+        assert rates[1] == 10 * rate
+    head = "score.weight"
+    moved, usual = (
+        (fit.parameters[head] - started(gpt2, "full").parameters[head]).abs().mean() for fit in (faster, plain)
+    )
+    assert moved > 5 * usual
+
+
+@dataclass(frozen=True)
+class Unpacked(Lora):
+    packs: ClassVar[bool] = False
+
+
+def test_a_method_may_keep_its_frozen_weights_unpacked(gpt2: Backbone) -> None:
+    method = Unpacked().for_family("gpt2")
+    fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(40)), dtype=torch.bfloat16)
+    assert not fit.weights.packed
+    assert all(each.numel() for each in fit.classifier.parameters())
+    usual = started(gpt2, "lora", dtype=torch.bfloat16)
+    fit.advance()
+    usual.advance()
+    assert np.allclose(fit.account.losses, usual.account.losses, rtol=0.05)
+
+
+def test_a_run_that_a_gpu_cannot_hold_is_an_error_that_says_what_needs_less(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Fit, "step", exhausted)
+    run: Run = runs.run("gpt2", "lora")
+    with pytest.raises(OutOfMemory, match=r"^run lora: the GPU's memory is not enough\. Set token_budget=1024 or"):
+        run.execute(tmp_path)
