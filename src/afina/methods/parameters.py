@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from afina.errors import InvalidStudy
 from afina.methods import METHODS
@@ -10,8 +10,29 @@ from afina.models.backbone import skeleton
 from afina.models.classifier import is_head
 
 
-def count(address: str) -> dict[str, Any]:
-    """Counts for two labels: `total`, and per method `trainable`, `body`, `head`.
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters: in the body, in the head."""
+
+    body: int
+    head: int
+
+    @property
+    def trainable(self) -> int:
+        """Both."""
+        return self.body + self.head
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A backbone's parameters with a head for two labels, and what each method trains of it or beside it."""
+
+    total: int
+    methods: dict[str, Counts]
+
+
+def count(address: str) -> Counted:
+    """Counts for two labels.
 
     The total is the unadapted classifier's. Methods are counted as published (PreLayer without its head); one that
     has no meaning for the family is left out.
@@ -27,5 +48,5 @@ def count(address: str) -> dict[str, Any]:
         parameters = ready.trainable(ready.attach(model))
         head = sum(p.numel() for key, p in parameters.items() if is_head(key))
         body = sum(p.numel() for key, p in parameters.items() if not is_head(key))
-        counted[name] = {"trainable": body + head, "body": body, "head": head}
-    return {"backbone": address, "total": total, "methods": counted}
+        counted[name] = Counts(body, head)
+    return Counted(total, counted)
