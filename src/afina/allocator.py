@@ -1,8 +1,9 @@
-"""How the C library gives memory back. Knows nothing of what is kept in it."""
+"""How the C library gives memory back, and how many kernels oneDNN keeps. Knows nothing of what is computed."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import suppress
 
@@ -22,3 +23,14 @@ def keep_freed() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN and torch's own cache before it keep few kernels. For the start of a process, before torch is there.
+
+    They make a kernel for each number of tokens of a batch and keep thousands, half a GiB after 100,000 texts: right
+    for training, which comes back to them, and of no use where texts never end. What the user has set stays.
+    """
+    if "torch" not in sys.modules:
+        for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+            os.environ.setdefault(name, "16")

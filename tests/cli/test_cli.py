@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -282,6 +283,7 @@ def test_evaluate_gives_the_figures_of_the_record(afina: Command, trained: Path,
         f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f} on {metrics['examples']:.0f} texts of {toy}\n"
     )
     shown = afina("evaluate", trained, "--task", toy, "--json", "--check-probe").object()
+    assert list(shown) == ["adapter", "digest", "task", "accuracy", "f1", "examples", "truncated"]
     assert {key: shown[key] for key in ("accuracy", "f1", "examples")} == metrics
     assert shown["digest"] == Adapter.load(trained).digest
 
@@ -334,6 +336,35 @@ def test_texts_come_from_standard_input_and_options_after_them_hold(trained: Pat
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["text"] for line in done.stdout.split("\n") if line] == TEXTS
+
+
+def test_a_long_file_is_answered_in_its_order_and_an_error_far_down_comes_after_what_was_answered(
+    afina: Command, trained: Path
+) -> None:
+    words = [*GOOD, *BAD]
+    texts = [f"{number} {' '.join(words[: number % 7])} {words[number % len(words)]}" for number in range(300)]
+    Path("long.txt").write_bytes(_txt(texts))
+    lines = afina("predict", trained, "--file", "long.txt").lines()
+    assert [line["text"] for line in lines] == texts
+    for number in (0, 17, 100, 299):  # in the chunks of all sizes
+        (alone,) = afina("predict", trained, texts[number]).lines()
+        assert lines[number]["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+    Path("long.txt").write_bytes(_txt([*texts[:200], "", *texts[200:]]))
+    answer = afina("predict", trained, "--file", "long.txt")
+    assert answer.error == "text 201: '' gives no tokens. Remove empty texts, or give them some content."
+    assert [json.loads(line)["text"] for line in answer.out.splitlines()] == texts[: 16 + 64]
+
+
+def test_texts_without_end_are_answered_until_nobody_reads_on(trained: Path) -> None:
+    predict = shlex.join([*PROGRAM, "predict", str(trained), "--file", "-"])
+    done = subprocess.run(
+        ["bash", "-c", f'yes "a warm play" | {predict} | head -n 3; echo "${{PIPESTATUS[1]}}"'],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    *lines, status = done.stdout.splitlines()
+    assert ([json.loads(line)["text"] for line in lines], status, done.stderr) == (["a warm play"] * 3, "1", "")
 
 
 def test_a_text_that_looks_like_an_option_follows_two_hyphens(afina: Command, trained: Path) -> None:

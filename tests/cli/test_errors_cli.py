@@ -445,7 +445,8 @@ def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Pat
         (b'{"text": "a"}\nnothing\n', '--file new.jsonl, line 2: expected an object with "text".'),
         (
             b'{"text": "a"}\n{"text": "b", "text_pair": "c"}\n',
-            '--file new.jsonl: some lines have "text_pair" and some have not.',
+            '--file new.jsonl, line 2: some lines have "text_pair" and some have not. '
+            "Give it in all of them or in none.",
         ),
         (b'{"text": "\xff"}\n', "--file new.jsonl: not UTF-8 text (byte 10). Save it as UTF-8."),
     ],

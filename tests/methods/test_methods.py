@@ -155,10 +155,9 @@ def test_prelayer_trains_the_embeddings_alone_where_its_head_is_frozen(backbones
 
 def test_parameters_of_gpt2_are_counted_as_published() -> None:
     counted = count("gpt2")
-    assert counted["backbone"] == "gpt2"
-    assert counted["total"] == 124_441_344
-    assert counted["methods"] == {
-        name: {"trainable": body + head, "body": body, "head": head} for name, (body, head) in COUNTS.items()
+    assert counted.total == 124_441_344
+    assert {name: (one.trainable, one.body, one.head) for name, one in counted.methods.items()} == {
+        name: (body + head, body, head) for name, (body, head) in COUNTS.items()
     }
 
 
@@ -166,12 +165,12 @@ def test_counts_of_a_directory_are_those_of_its_opened_model_and_leave_out_what_
     llama: Backbone,
 ) -> None:
     counted = count(llama.address)
-    assert set(counted["methods"]) == set(METHODS) - {"prelayer-46080"}
-    for name, found in counted["methods"].items():
+    assert set(counted.methods) == set(METHODS) - {"prelayer-46080"}
+    for name, found in counted.methods.items():
         method = make(name).as_published().for_family("llama")
         classifier = opened(llama, method)
-        assert found["trainable"] == sum(p.numel() for p in method.trainable(classifier.model).values())
-    assert counted["total"] == sum(p.numel() for p in Classifier.open(llama, ("bad", "good"), 0).parameters())
+        assert found.trainable == sum(p.numel() for p in method.trainable(classifier.model).values())
+    assert counted.total == sum(p.numel() for p in Classifier.open(llama, ("bad", "good"), 0).parameters())
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])

@@ -31,15 +31,17 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
 
     counted = count(backbone)
     if as_json:
-        print(json.dumps(counted))
+        each = {
+            name: {"trainable": one.trainable, "body": one.body, "head": one.head}
+            for name, one in counted.methods.items()
+        }
+        print(json.dumps({"backbone": backbone, "total": counted.total, "methods": each}))
         return
-    print(f"{backbone}: {counted['total']:,} parameters with a head for two labels")
-    width = max(len(name) for name in counted["methods"])
-    for name, one in counted["methods"].items():
-        share = 100 * one["trainable"] / counted["total"]
-        print(
-            f"  {name:<{width}} {one['trainable']:>15,}  {share:8.4f} %  (body {one['body']:,}, head {one['head']:,})"
-        )
+    print(f"{backbone}: {counted.total:,} parameters with a head for two labels")
+    width = max(len(name) for name in counted.methods)
+    for name, one in counted.methods.items():
+        share = 100 * one.trainable / counted.total
+        print(f"  {name:<{width}} {one.trainable:>15,}  {share:8.4f} %  (body {one.body:,}, head {one.head:,})")
 
 
 def plan(

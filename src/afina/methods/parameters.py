@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from afina.errors import InvalidStudy
 from afina.methods import METHODS
-from afina.models.classifier import count_parameters
+from afina.models.classifier import Counts, count_parameters
 from afina.models.meta import meta_model
 
 
-def count(address: str) -> dict[str, Any]:
-    """Counts for two labels: `total`, and per method `trainable`, `body`, `head`.
+@dataclass(frozen=True)
+class Counted:
+    """A backbone's parameters with a head for two labels, and what each method trains of it or beside it."""
+
+    total: int
+    methods: dict[str, Counts]
+
+
+def count(address: str) -> Counted:
+    """Counts for two labels.
 
     The total is the unadapted classifier's. Methods are counted as published (PreLayer without its head); one that
     has no meaning for the family is left out.
@@ -24,6 +32,5 @@ def count(address: str) -> dict[str, Any]:
             ready = method().as_published().for_family(model.config.model_type)
         except InvalidStudy:
             continue
-        found = count_parameters(ready.trainable(ready.attach(model)))
-        counted[name] = {"trainable": found.trainable, "body": found.body, "head": found.head}
-    return {"backbone": address, "total": total, "methods": counted}
+        counted[name] = count_parameters(ready.trainable(ready.attach(model)))
+    return Counted(total, counted)
