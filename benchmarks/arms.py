@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+from afina.training.loop import Recipe, make_optimizer, train
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -23,7 +24,6 @@ from afina.models.classifier import Classifier
 from afina.seeds import derive
 from afina.studies.spec import Training
 from afina.training.checkpoint import Account
-from afina.training.loop import Recipe, make_optimizer, train
 from afina.training.mixed_precision import Working
 from sample import Batch
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from afina.data.loader import Loader
 from afina.data.tokenize import Encoded, encode
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
+from afina.models.objective import Classes
 from afina.studies.record import Record
 from afina.studies.spec import Training
-from afina.training.checkpoint import Account
-from afina.training.loop import Recipe, make_optimizer, train
-from afina.training.mixed_precision import Working
+from afina.training.fit import Fit
+from afina.training.recipe import Recipe
 
 END, BEGIN = "<|endoftext|>", "<|begin|>"
 VOCABULARY = 320
@@ -217,30 +216,19 @@ def encoded(backbone: Backbone, rows: Sequence[tuple[str, int]]) -> tuple[Encode
     return tokens, np.array([label for _, label in rows])
 
 
-@dataclass
-class Fit:
-    """A training of a classifier that can be cut into parts."""
-
-    classifier: Classifier
-    parameters: dict[str, torch.nn.Parameter]
-    working: Working
-    optimizer: torch.optim.Optimizer
-    loader: Loader
-    recipe: Recipe
-
-    @classmethod
-    def of(cls, classifier: Classifier, method: Method, data: tuple[Encoded, np.ndarray], **changes: Any) -> Fit:
-        settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
-        recipe = Recipe(**(settings | changes))
-        parameters = method.trainable(classifier.model)
-        working = Working(classifier.model, parameters, torch.float32)
-        optimizer = make_optimizer(classifier, working.trained, recipe)
-        return cls(classifier, parameters, working, optimizer, Loader(*data, BATCH, recipe.seed), recipe)
-
-    def train(self, account: Account | None = None, **options: Any) -> Account:
-        account = account or Account()
-        train(self.classifier, self.working, self.optimizer, self.loader, self.recipe, account=account, **options)
-        return account
+def fit_of(
+    classifier: Classifier,
+    method: Method,
+    data: tuple[Encoded, np.ndarray],
+    *,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> Fit:
+    """A training session on `data`, labels of two classes, at its start."""
+    settings = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "clip": 1.0, "seed": 0}
+    recipe = Recipe(**(settings | changes))
+    objective = Classes(("bad", "good"))
+    return Fit(classifier, method, objective, Loader(*data, BATCH, recipe.seed), recipe, dtype)
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@
     ├── InvalidStudy       settings that contradict each other or the method
     ├── CorruptAdapter     an adapter whose bytes are not what its manifest says
     ├── WrongBackbone      an adapter for another base than the one given
+    ├── OutOfMemory        a run that this device cannot hold
     ├── Diverged           a loss that is no longer a number
     ├── RunFailed          a run of a study whose process reported an error or was killed
     └── Busy               another process is writing to the same place
@@ -20,6 +21,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
+"""What to do where memory is not enough."""
 
 
 class AfinaError(Exception):
@@ -65,6 +69,13 @@ class CorruptAdapter(AfinaError):
 
 class WrongBackbone(AfinaError):
     """An adapter was made for another backbone."""
+
+
+class OutOfMemory(AfinaError):
+    """A GPU's memory is not enough for the run of that title."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(f"run {title}: the GPU's memory is not enough. {LESS_MEMORY}.")
 
 
 class Diverged(AfinaError):

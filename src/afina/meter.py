@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -137,35 +137,33 @@ def state_bytes(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer |
     return _distinct(tensors)
 
 
-def _distinct(tensors: list[Tensor]) -> int:
-    sizes: dict[object, int] = {}
-    for tensor in tensors:
-        if tensor.is_mkldnn:  # has no storage that torch could name
-            sizes["packed", id(tensor)] = tensor.nbytes
-        else:
-            sizes[_identity(tensor)] = tensor.untyped_storage().nbytes()
-    return sum(sizes.values())
+def _distinct(tensors: Iterable[Tensor]) -> int:
+    return sum(dict(map(_storage, tensors)).values())
 
 
-def _identity(tensor: Tensor) -> int:
+def _storage(tensor: Tensor) -> tuple[object, int]:
+    """What identifies a tensor's storage while it lives, and its bytes."""
+    if tensor.is_mkldnn:  # has no storage that torch could name
+        return ("packed", id(tensor)), tensor.nbytes
     # Not the address of its data, which tensors without values (see `afina.training.dry_run`) do not have.
-    return int(tensor.untyped_storage()._cdata)
+    storage = tensor.untyped_storage()
+    return int(storage._cdata), storage.nbytes()
 
 
-def activation_bytes(model: nn.Module, forward: Any) -> int:
+def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     """What `forward()` saves for a backward pass: distinct storages, without parameters and buffers, in bytes."""
     import torch
 
-    owned = {_identity(t) for t in [*model.parameters(), *model.buffers()]}
-    saved: list[Tensor] = []
+    owned = {_storage(tensor)[0] for tensor in [*model.parameters(), *model.buffers()]}
+    sizes: dict[object, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        if _identity(tensor) not in owned:
-            saved.append(tensor)
-        return tensor
+    def note(tensor: Tensor) -> Tensor:
+        identity, size = _storage(tensor)
+        if identity not in owned:
+            sizes[identity] = size
+        return tensor.detach()  # the tensor itself would hold the graph that holds it
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = forward()
-    total = _distinct(saved)
     del result
-    return total
+    return sum(sizes.values())

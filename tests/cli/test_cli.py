@@ -14,7 +14,8 @@ import pytest
 import afina as package
 from afina import METHODS, Adapter, Backbone
 from afina.studies.record import Record, write
-from afina.studies.study import Outcome
+from afina.studies.result import Predictions, Result
+from afina.studies.results import Results
 from command import PROGRAM, Command
 from fakes import BAD, GOOD, THINGS, write_csv
 from records import GPT2_TOTAL, HEAD, TRAINED
@@ -81,7 +82,7 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         rows = re.findall(rf"^ +{title}(?:  | \(head|, head)", answer.out.split("Verdicts")[0], re.MULTILINE)
         assert len(rows) == 3, f"{method.title} has a row in each table"
     assert "report  results/compare/report.md" in answer.out
-    records = Outcome.read(Path("results/compare")).records
+    records = Results.read(Path("results/compare")).records
     for record in records:
         assert f"adapter results/compare/{record.adapter}" in answer.out
         assert (Path("results/compare") / record.adapter / "manifest.json").is_file()
@@ -97,6 +98,13 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
     assert afina("show", "results/compare").out == answer.out
 
 
+def _contrary(one: Result) -> Record:
+    """The record of a run in `here` that now says the other label of every text."""
+    outputs = -one.predictions.outputs
+    digest = Predictions(outputs, one.predictions.targets).write(Path("here") / one.record.predictions)
+    return one.record.model_copy(update={"predictions_digest": digest})
+
+
 def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Command, study_file: Path, toy: str) -> None:
     task = Path("mine" + Path(toy).suffix)
     task.write_bytes(Path(toy).read_bytes())
@@ -107,10 +115,8 @@ def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Comma
         return [path.read_text(encoding="utf-8") for path in written]
 
     afina("study", study_file, "--task", task, "--out", "here")
-    records = [
-        one.model_copy(update={"predicted": tuple(1 - label for label in one.gold)}) if one.method == "lora" else one
-        for one in Outcome.read(Path("here")).records
-    ]
+    results = Results.read(Path("here")).results
+    records = [_contrary(one) if one.record.method == "lora" else one.record for one in results]
     write(Path("here/records.jsonl"), records)
     afina("report", "here")
     assert all("Where the methods disagree" in text and words.search(text) for text in contents())
@@ -208,7 +214,7 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
 def train(afina: Command, gpt2: Backbone, *arguments: object) -> Record:
     answer = afina("train", "--backbone", gpt2.address, *SHORT, *arguments)
     assert answer.code == 0, answer.err
-    (record,) = Outcome.read(Path("results/train")).records
+    (record,) = Results.read(Path("results/train")).records
     return record
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from afina import METHODS, Backbone
 from afina.meter import PHASES, Meter, activation_bytes, rss_peak, state_bytes
 from afina.methods import make
-from fakes import Fit, Runs, encoded, opened, sentences
+from fakes import Runs, encoded, fit_of, opened, sentences
 
 FLOAT = 4
 MIB = 2**20
@@ -83,7 +83,7 @@ def test_activations_of_a_training_step_grow_with_its_tokens_and_shrink_with_wha
     found = {}
     for name in ("full", "lora"):
         method = make(name).for_family("gpt2")
-        fit = Fit.of(opened(gpt2, method), method, encoded(gpt2, sentences(16)))
+        fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(16)))
         fit.classifier.train()
         for stop in (1, 2):
             packed = next(fit.loader.batches(stop - 1, stop))

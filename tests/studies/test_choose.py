@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,6 @@ from afina import Backbone, Task, meter
 from afina.data.split import Split
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, Score
-from afina.methods.method import Method
 from afina.report.recommendation import as_json, evidence, sentences
 from afina.studies import cost, floors, halving
 from afina.studies.directory import Directory
@@ -27,6 +27,7 @@ from afina.studies.recommendation import Recommendation
 from afina.studies.record import Record, Seconds, read, write
 from afina.studies.results import Results
 from afina.studies.run import Run
+from afina.studies.spec import RunSpec
 from afina.studies.watcher import Watcher
 from command import Command
 from fakes import write_csv
@@ -51,25 +52,21 @@ class World(Executor):
         self.gpu: int | None = None
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
-        monkeypatch.setattr(cost, "forecast", self.forecast)
+        monkeypatch.setattr(cost, "cost", self.cost)
+        monkeypatch.setattr(cost, "encoded", lambda run, texts: texts)
 
-    def forecast(
-        self, backbone: str, methods: Sequence[Method], *, task: Task, memory: int, **_: Any
-    ) -> list[SimpleNamespace]:
-        assert {method.name for method in methods} == set(self.needs)
-        assert task.address == self.task
-        terms = SimpleNamespace(memory=memory, dtype="bfloat16")
-        return [
-            SimpleNamespace(
-                method=name,
-                peak=peak,
-                fits=peak <= memory,
-                gpu_peak=peak // 2,
-                fits_gpu=peak // 2 <= memory,
-                terms=terms,
-            )
-            for name, peak in self.needs.items()
-        ]
+    def cost(self, run: RunSpec, encoded: Task, *, memory: int, calibrate: bool) -> SimpleNamespace:
+        assert encoded.address == run.task == self.task
+        assert not calibrate
+        peak = self.needs[run.method]
+        return SimpleNamespace(
+            method=run.method,
+            peak=peak,
+            fits=peak <= memory,
+            gpu_peak=peak // 2,
+            fits_gpu=peak // 2 <= memory,
+            terms=SimpleNamespace(memory=memory, dtype="bfloat16"),
+        )
 
     def passes(self, seconds: float, listen: Callable[[Progress], None], until: float | None) -> None:
         listen(Progress("train"))
@@ -438,7 +435,7 @@ def test_a_second_round_that_is_lost_undoes_no_first(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(halving.Race, "_try", trial)
     runs = {name: Run(backbone="b", task="t", method=name) for name in ("full", "lora")}
     speeds = dict.fromkeys(runs, halving.Speed(1, 0.1, 0))
-    found = halving.Race(10, 100, 1_000, LocalExecutor(), Watcher()).standings(runs, speeds)
+    found = halving.Race(10, 100, 1_000, math.inf, LocalExecutor(), Watcher()).standings(runs, speeds)
     assert [(one.accuracy, one.rounds) for one in found] == [(0.8, 1), (0.8, 1)]
 
 
@@ -470,8 +467,8 @@ def test_rubbish_is_told_and_leaves_nothing(afina: Command, content: str, told: 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--minutes", "0"), "minutes 0: expected more than 0"),
-        (("--minutes", "inf"), "minutes inf: expected more than 0"),
+        (("--minutes", "0"), "--minutes 0: expected more than 0"),
+        (("--minutes", "inf"), "--minutes inf: expected more than 0"),
         (("--memory", "much"), "memory 'much': expected a size with its unit, such as 8GiB"),
         (("--backbone", "./nope"), "backbone ./nope: there is no directory ./nope."),
     ],

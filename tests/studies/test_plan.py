@@ -8,26 +8,30 @@ import subprocess
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afina import METHODS, Backbone, Task, meter
 from afina.data.batch import pack
-from afina.errors import InvalidStudy, NotFound, UnknownName
+from afina.errors import InvalidStudy, NotFound, OutOfMemory
 from afina.meter import now
 from afina.methods import make
 from afina.models.adapter import read_manifest
+from afina.models.objective import Classes
 from afina.report.report import forecast_table
-from afina.studies.cost import forecast
-from afina.studies.forecast import Forecast, parse_size
-from afina.studies.record import read
-from afina.studies.study import RECORDS
-from afina.training.dry_run import Alive
-from afina.training.loop import batch_loss
-from afina.training.mixed_precision import Working
+from afina.studies.cost import MADE_UP, cost, forecast
+from afina.studies.cost import encoded as encoded_task
+from afina.studies.directory import Directory
+from afina.studies.forecast import Forecast, read_size
+from afina.studies.prepared import loader_of, recipe_of
+from afina.studies.spec import RunSpec, Training
+from afina.training.dry_run import Alive, dry_run
+from afina.training.fit import Fit
 from command import PROGRAM, Command
-from fakes import BATCH, Backbones, Runs, configuration, opened, save
+from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences
 
 GIB = 2**30
 PAPER = {"full": (1.89, 0.05), "lora": (0.49, 0.06)}
@@ -49,6 +53,11 @@ FIGURES = {
     "fits_gpu",
 }
 TERMS = {"backbone", "task", "dtype", "texts", "tokens", "longest", "epochs", "memory", "process"}
+
+
+def texts(length: int, **settings: Any) -> Training:
+    """Made-up texts of that many tokens."""
+    return Training(max_length=length, **({"dtype": "float32"} | settings))
 
 
 def only(found: list[Forecast]) -> Forecast:
@@ -96,7 +105,7 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
 )
 @pytest.mark.usefixtures("without_network")
 def test_the_baseline_of_a_known_model_holds_its_parameters_and_no_more(backbone: str, total: int) -> None:
-    one = only(forecast(backbone, [make("baseline")], batch_size=1, length=8))
+    one = only(forecast(backbone, [make("baseline")], training=texts(8, batch_size=1)))
     assert one.state_bytes == pytest.approx(4 * total, rel=1e-3)
     assert one.peak - one.terms.process > one.state_bytes
 
@@ -105,7 +114,8 @@ def test_the_baseline_of_a_known_model_holds_its_parameters_and_no_more(backbone
 @pytest.mark.usefixtures("without_network")
 def test_13_billion_parameters_are_planned_in_seconds_and_little_memory() -> None:
     start, held = now(), meter.rss()
-    full, lora = forecast("huggyllama/llama-13b", [make("full"), make("lora")], dtype="bfloat16", memory=80 * GIB)
+    chosen, training = [make("full"), make("lora")], Training(dtype="bfloat16")
+    full, lora = forecast("huggyllama/llama-13b", chosen, training=training, memory=80 * GIB)
     assert now() - start < 120
     grown, held = meter.rss(), held
     assert grown is not None
@@ -131,9 +141,8 @@ CASES = [
 def test_a_forecast_is_what_the_run_then_measures(
     runs: Runs, toy: str, tmp_path: Path, family: str, method: str, dtype: str
 ) -> None:
-    settings: dict[str, Any] = {"batch_size": BATCH, "epochs": 1, "dtype": dtype, "calibrate": False}
-    one = only(forecast(str(runs.backbones.path(family)), [make(method)], task=toy, **settings))
-    record = runs.run(family, method, max_steps=None, epochs=1, dtype=dtype).execute(tmp_path)
+    run = runs.run(family, method, max_steps=None, epochs=1, dtype=dtype)
+    one, record = cost(run, calibrate=False), run.execute(tmp_path)
     adapter = tmp_path / record.adapter
     assert one.terms.dtype == record.environment.dtype == dtype
     assert (one.trainable, one.body, one.head) == (record.trainable, record.body, record.head)
@@ -147,6 +156,59 @@ def test_a_forecast_is_what_the_run_then_measures(
     assert one.peak - one.terms.process >= one.state_bytes
 
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "accumulated": {"accumulate": 2, "batch_size": 4},
+    "in parts": {"token_budget": 70},
+    "cut": {"max_length": 5, "max_steps": 3},
+    "checkpointed": {"checkpointing": True, "accumulate": 2, "token_budget": 70},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("case", SETTINGS)
+def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: str, method: str, dtype: str) -> None:
+    settings = {"max_steps": None, "epochs": 1, "dtype": dtype} | SETTINGS[case]
+    run = runs.run("gpt2", method, **settings)
+    one, record = cost(run, calibrate=False), run.execute(tmp_path)
+    assert one.state_bytes == record.memory.state_bytes
+    assert one.activation_bytes == record.memory.activation_bytes
+    assert one.activation_tokens == record.memory.activation_tokens
+    assert (one.activation_bytes is None) == (case == "checkpointed")
+    budget = run.training.token_budget
+    assert one.terms.tokens <= budget
+    assert budget == 70 or one.terms.texts == run.training.batch_size
+
+
+def test_what_is_computed_in_parts_or_twice_takes_less_and_its_gradients_are_counted_while_the_next_part_is(
+    backbones: Backbones,
+) -> None:
+    def peak(**settings: Any) -> int:
+        """Of training alone: there is next to nothing to evaluate."""
+        path = str(backbones.path("gpt2"))
+        run = RunSpec(backbone=path, task=MADE_UP, method="full", training=texts(50, **settings))
+        method, loader = make("full"), loader_of(run, encoded_task(run).train)
+        recipe, least = recipe_of(run, method, loader), pack([np.zeros(1, np.int64)])
+        return dry_run(path, method, Classes(("0", "1")), loader, recipe, least, torch.float32).tensors
+
+    whole, parts, single = peak(batch_size=16), peak(batch_size=16, token_budget=100), peak(batch_size=2)
+    assert single < parts < whole  # the second part finds the first's gradients
+    assert peak(batch_size=16, token_budget=100, accumulate=3) == parts
+    assert peak(batch_size=16, checkpointing=True) < whole
+    assert peak(batch_size=16, checkpointing=True, token_budget=100) <= parts
+
+
+def test_a_checkpointed_trainings_memory_on_a_gpu_is_more_than_its_state_and_grows_with_its_tokens(
+    backbones: Backbones,
+) -> None:
+    def foreseen(**settings: Any) -> Forecast:
+        return only(forecast(str(backbones.path("gpt2")), [make("full")], training=texts(100, **settings)))
+
+    plain, checkpointed = foreseen(), foreseen(checkpointing=True)
+    assert checkpointed.allocated_end == plain.allocated_end < checkpointed.gpu_peak
+    assert foreseen(checkpointing=True, token_budget=100).gpu_peak < checkpointed.gpu_peak
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_activations_of_texts_longer_than_the_short_attention_are_exact_too(
     backbones: Backbones, tmp_path: Path, dtype: str
@@ -154,12 +216,12 @@ def test_activations_of_texts_longer_than_the_short_attention_are_exact_too(
     """Without dropout, attention over long texts takes torch's own kernel."""
     path = save(configuration("gpt2", 0.0, n_positions=512), backbones.tokenizer("gpt2"), tmp_path / "long")
     method = make("full").for_family("gpt2")
-    one = only(forecast(str(path), [method], dtype=dtype, batch_size=2, length=400))
-    classifier = opened(Backbone.load(str(path)), method)
-    Working(classifier.model, method.trainable(classifier.model), getattr(torch, dtype))
-    classifier.train()
+    one = only(forecast(str(path), [method], training=texts(400, batch_size=2, dtype=dtype)))
+    backbone = Backbone.load(str(path))
+    fit = fit_of(opened(backbone, method), method, encoded(backbone, sentences(2)), dtype=getattr(torch, dtype))
+    fit.begin()
     packed = pack([torch.zeros(400, dtype=torch.long).numpy()] * 2, [0, 1])
-    assert one.activation_bytes == meter.activation_bytes(classifier, lambda: batch_loss(classifier, packed))
+    assert one.activation_bytes == fit.activation_bytes(packed)
 
 
 @pytest.mark.slow
@@ -169,7 +231,7 @@ def test_the_peak_of_a_process_is_foreseen(gpt2: Backbone, toy: str, tmp_path: P
     planned = json.loads(subprocess.run(plan, capture_output=True, check=True).stdout)
     train = [*PROGRAM, "train", *asked, "--out", str(tmp_path), "--set", "epochs=1", "--set", "dtype=float32"]
     subprocess.run(train, capture_output=True, check=True)
-    (record,) = read(tmp_path / RECORDS)
+    (record,) = Directory(tmp_path).read()
     assert record.memory.rss_peak is not None
     assert planned["methods"]["lora"]["peak"] == pytest.approx(record.memory.rss_peak, rel=0.15)
 
@@ -203,8 +265,40 @@ def test_time_is_the_measured_pace_times_the_tokens_of_all_epochs(
 ) -> None:
     monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: 0.5)
     tokens = sum(len(gpt2.tokenizer(text)["input_ids"]) for text in Task.load(toy).train.texts)
-    one = only(forecast(gpt2.address, [make("lora")], task=toy, epochs=3))
+    one = only(forecast(gpt2.address, [make("lora")], task=toy, training=Training(epochs=3, dtype="float32")))
     assert one.train_seconds == 0.5 * 3 * tokens
+
+
+def test_the_time_of_a_run_with_so_many_steps_is_that_of_their_tokens(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: 0.5)
+    run = runs.run("gpt2", "lora", max_steps=3, accumulate=2)
+    assert cost(run).train_seconds == 0.5 * run.execute(tmp_path).tokens
+
+
+def test_a_gpu_that_cannot_take_the_steps_is_an_error_that_says_what_needs_less(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Fit, "step", exhausted)
+    with pytest.raises(OutOfMemory, match=r"^run lora: the GPU's memory is not enough\. Set token_budget=1024 or"):
+        cost(runs.run("gpt2", "lora"))
+
+
+def test_the_task_is_read_once_for_all_methods(gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    load = Task.load
+
+    def counted(address: str, **options: Any) -> Task:
+        reads.append(address)
+        return load(address, **options)
+
+    monkeypatch.setattr(Task, "load", counted)
+    assert len(forecast(gpt2.address, task=toy, calibrate=False)) == len(METHODS)
+    assert reads == [toy]
 
 
 def test_nothing_is_trained_that_this_machine_cannot_hold(
@@ -221,7 +315,7 @@ def test_nothing_is_trained_that_this_machine_cannot_hold(
 
 
 def test_fits_compares_the_peaks_with_the_memory_given(afina: Command) -> None:
-    one = only(forecast("gpt2", [make("lora")], length=8))
+    one = only(forecast("gpt2", [make("lora")], training=texts(8)))
     for memory, fits, fits_gpu in (
         (one.peak, True, True),
         (one.peak - 1, False, True),
@@ -245,25 +339,25 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command) -> None:
 def test_the_default_memory_is_this_machines() -> None:
     total = meter.machine_memory()
     assert total is not None
-    assert only(forecast("gpt2", [make("baseline")], length=8)).terms.memory == total > 2**28
+    assert only(forecast("gpt2", [make("baseline")], training=texts(8))).terms.memory == total > 2**28
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("8GiB", 8 * GIB), ("512 MiB", 2**29), ("16GB", 16 * 10**9), ("0.5gib", GIB // 2)]
 )
 def test_sizes_have_units(text: str, size: int) -> None:
-    assert parse_size(text) == size
+    assert read_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["8", "", "GiB", "-1GiB", "0GiB", "8 parsecs"])
 def test_a_size_without_a_unit_is_an_error_that_shows_one(afina: Command, text: str) -> None:
     with pytest.raises(InvalidStudy, match="such as 8GiB"):
-        parse_size(text)
+        read_size(text)
     assert "such as 8GiB" in afina("plan", "--backbone", "gpt2", f"--memory={text or ' '}").error
 
 
 def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
-    short, long = (only(forecast("gpt2", [make("lora")], length=length)) for length in (8, 64))
+    short, long = (only(forecast("gpt2", [make("lora")], training=texts(length))) for length in (8, 64))
     assert short.state_bytes == long.state_bytes
     assert short.activation_bytes is not None
     assert long.activation_bytes is not None
@@ -272,7 +366,12 @@ def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
 
 
 def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Backbone) -> None:
-    assert [one.method for one in forecast(llama.address, length=8)] == ["baseline", "full", "lora", "prelayer"]
+    assert [one.method for one in forecast(llama.address, training=texts(8))] == [
+        "baseline",
+        "full",
+        "lora",
+        "prelayer",
+    ]
     with pytest.raises(InvalidStudy, match="defined for gpt2 only"):
         forecast(llama.address, [make("prelayer-46080")])
 
@@ -280,22 +379,25 @@ def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Back
 def test_mistakes_are_errors_that_say_what_to_do(afina: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no directory ./nowhere" in afina("plan", "--backbone", "./nowhere").error
     assert "Did you mean 'lora'?" in afina("plan", "--backbone", "gpt2", "--method", "lorra").error
-    assert "takes 1 to 1024 tokens" in afina("plan", "--backbone", "gpt2", "--length", "2000").error
+    assert "takes at most 1024 tokens" in afina("plan", "--backbone", "gpt2", "--length", "2000").error
     assert "Did you mean 'float32'?" in afina("plan", "--backbone", "gpt2", "--dtype", "float31").error
-    with pytest.raises(UnknownName):
-        forecast("gpt2", dtype="float16")
+    with pytest.raises(ValidationError, match="dtype"):
+        Training(dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(NotFound):
         forecast("./nowhere")
     monkeypatch.setattr("afina.meter.machine_memory", lambda: None)
-    assert "Give it with --memory" in afina("plan", "--backbone", "gpt2").error
+    assert "Say what must suffice, as in 8GiB" in afina("plan", "--backbone", "gpt2").error
 
 
 def test_the_table_says_what_was_assumed(gpt2: Backbone, toy: str) -> None:
-    found = forecast(gpt2.address, [make("baseline"), make("lora")], task=toy, calibrate=False, batch_size=4)
+    training = Training(batch_size=4, dtype="float32")
+    found = forecast(gpt2.address, [make("baseline"), make("lora")], task=toy, calibrate=False, training=training)
     table = forecast_table(found)
     assert [row[0] for row in table.rows] == ["no fine-tuning", "LoRA"]
     assert all(len(row) == len(table.columns) for row in table.rows)
     words = " ".join(table.notes)
     assert f"the largest training batch of `{toy}`: 4 texts, {found[0].terms.tokens} tokens" in words
     assert "Training time is foreseen where" in words
-    assert "no task was given" in " ".join(forecast_table(forecast("gpt2", [make("baseline")], length=8)).notes)
+    assert "no task was given" in " ".join(
+        forecast_table(forecast("gpt2", [make("baseline")], training=texts(8))).notes
+    )

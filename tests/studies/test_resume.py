@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from afina import Backbone, Study
 from afina.studies.record import Record
-from afina.studies.study import Outcome
+from afina.studies.results import Results
 from command import PROGRAM, Command, left_behind
 
 STEPS = 400
@@ -111,14 +111,14 @@ def assert_ended(processes: list[psutil.Process], seconds: float = 2.0) -> None:
         time.sleep(0.01)
 
 
-def assert_same(outcome: Outcome, reference: Record) -> Record:
+def assert_same(results: Results, reference: Record) -> Record:
     """Same adapter, same losses, every step and token counted once."""
-    (record,) = outcome.records
-    same = {"digest", "losses", "steps", "tokens", "accuracy", "f1", "predicted", "key"}
+    (record,) = results.records
+    same = {"digest", "losses", "steps", "tokens", "metrics", "predictions_digest", "key"}
     assert record.model_dump(include=same) == reference.model_dump(include=same)
-    assert left_behind(outcome.out) >= {"records.jsonl", Path(record.adapter).name}
-    assert not list((outcome.out / "checkpoints").iterdir())
-    assert not list(outcome.out.rglob(".tmp-*"))
+    assert left_behind(results.out) >= {"records.jsonl", Path(record.adapter).name}
+    assert not list((results.out / "checkpoints").iterdir())
+    assert not list(results.out.rglob(".tmp-*"))
     return record
 
 
@@ -146,7 +146,7 @@ def test_killed_at_three_random_moments_it_ends_in_the_same_adapter(
     assert 0 < steps < STEPS
 
     done = subprocess.run([*this.command(tmp_path), "--json"], capture_output=True, text=True, check=True)
-    record = assert_same(Outcome.read(tmp_path), this.reference)
+    record = assert_same(Results.read(tmp_path), this.reference)
     assert json.loads(done.stdout)["records"][0]["digest"] == this.reference.digest
     # Times are summed over the parts.
     seconds = record.seconds.model_dump()
@@ -185,7 +185,7 @@ def test_ctrl_c_in_a_terminal_takes_the_bar_away_and_says_how_to_go_on(
     assert 0 < account(out)["step"] < STEPS
 
     assert afina("study", this.source, "--out", out).code == 0
-    assert_same(Outcome.read(out), this.reference)
+    assert_same(Results.read(out), this.reference)
 
 
 @pytest.mark.slow

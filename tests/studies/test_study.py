@@ -17,7 +17,7 @@ import pytest
 from filelock import FileLock
 
 from afina import Backbone, Study
-from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
+from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, UnknownName
 from afina.events import Progress
 from afina.studies import record, study_file
 from afina.studies.executors.messages import CarryOut, Failed, Progressed, decode, encode
@@ -26,8 +26,7 @@ from afina.studies.results import Results
 from afina.studies.run import Run
 from afina.studies.spec import Training
 from afina.studies.watcher import Watcher
-from command import HereExecutor
-from records import carried_out
+from command import HereExecutor, InventedExecutor
 
 MINIMAL = """
 name = "mine"
@@ -266,10 +265,10 @@ def test_a_study_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "told"),
     [
-        ("epochs", "setting epochs: expected key=value, such as train.epochs=1."),
-        ("=1", "setting =1: expected key=value"),
-        ("train..epochs=1", "setting train..epochs=1: expected key=value"),
-        ("backbone.name=x", "setting backbone.name=x: backbone is a value, not a table."),
+        ("epochs", "`overrides` epochs: expected key=value, such as train.epochs=1."),
+        ("=1", "`overrides` =1: expected key=value"),
+        ("train..epochs=1", "`overrides` train..epochs=1: expected key=value"),
+        ("backbone.name=x", "`overrides` backbone.name=x: backbone is a value, not a table."),
         ("train.epoch=1", "unknown key 'train.epoch'. Did you mean 'train.epochs'?"),
         ("train=3", "train = 3: input should be a valid dictionary"),
         ("methods.lora=3", "methods.lora = 3: input should be a valid dictionary"),
@@ -347,22 +346,9 @@ class Scribe(Watcher):
         self.changes.append(results)
 
 
-class Invented(HereExecutor):
-    """Runs are invented at once; those whose title is in `failing` fail."""
-
-    def __init__(self) -> None:
-        self.failing: set[str] = set()
-
-    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
-        if run.title in self.failing:
-            raise RunFailed(f"run {run.title}: it was made to fail.")
-        asked = {"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task}
-        return carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **asked)
-
-
 @pytest.fixture
-def invented() -> Invented:
-    return Invented()
+def invented() -> InventedExecutor:
+    return InventedExecutor()
 
 
 def three(**changes: Any) -> Study:
@@ -375,7 +361,7 @@ def titles(results: Results) -> list[str]:
 
 
 def test_a_study_writes_records_and_what_was_asked_and_tells_what_there_is_so_far(
-    invented: Invented, tmp_path: Path
+    invented: InventedExecutor, tmp_path: Path
 ) -> None:
     scribe = Scribe()
     results = three().run(tmp_path / "deep" / "out", scribe, ["afina", "study", "a file.toml"], invented)
@@ -394,7 +380,7 @@ def test_a_study_writes_records_and_what_was_asked_and_tells_what_there_is_so_fa
     assert [result.answers.tolist() for result in results.results] == [[0, 1, 0, 0, 1]] * 3
 
 
-def test_what_is_recorded_is_not_run_again(invented: Invented, tmp_path: Path) -> None:
+def test_what_is_recorded_is_not_run_again(invented: InventedExecutor, tmp_path: Path) -> None:
     first = three().run(tmp_path, executor=invented)
     scribe = Scribe()
     second = three().run(tmp_path, scribe, executor=invented)
@@ -411,7 +397,7 @@ def test_what_is_recorded_is_not_run_again(invented: Invented, tmp_path: Path) -
 
 @pytest.mark.parametrize("gone", ["adapter", "predictions"])
 def test_a_record_whose_files_are_gone_is_made_again_and_stands_there_once(
-    invented: Invented, tmp_path: Path, gone: str
+    invented: InventedExecutor, tmp_path: Path, gone: str
 ) -> None:
     first = three().run(tmp_path, executor=invented)
     place = tmp_path / getattr(first.records[1], gone)
@@ -427,7 +413,7 @@ def test_a_record_whose_files_are_gone_is_made_again_and_stands_there_once(
     assert sorted(one.name for one in record.read(tmp_path / "records.jsonl")) == ["baseline", "full", "lora"]
 
 
-def test_a_failed_run_stops_no_other_and_is_tried_again(invented: Invented, tmp_path: Path) -> None:
+def test_a_failed_run_stops_no_other_and_is_tried_again(invented: InventedExecutor, tmp_path: Path) -> None:
     invented.failing.add("full")
     scribe = Scribe()
     results = three().run(tmp_path, scribe, executor=invented)
@@ -446,7 +432,7 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(invented: Invented, tmp_
     assert not results.failed
 
 
-def test_records_of_other_settings_are_kept_and_not_shown(invented: Invented, tmp_path: Path) -> None:
+def test_records_of_other_settings_are_kept_and_not_shown(invented: InventedExecutor, tmp_path: Path) -> None:
     three().run(tmp_path, executor=invented)
     results = three(methods={"lora": {}}, task="another").run(tmp_path, executor=invented)
     assert [(one.name, one.task) for one in results.records] == [("lora", "another")]
@@ -463,7 +449,7 @@ def test_records_of_other_settings_are_kept_and_not_shown(invented: Invented, tm
     assert [line for line in scribe.told if "before" not in line] == []
 
 
-def test_interrupted_between_runs_a_study_shows_what_it_has(invented: Invented, tmp_path: Path) -> None:
+def test_interrupted_between_runs_a_study_shows_what_it_has(invented: InventedExecutor, tmp_path: Path) -> None:
     class Impatient(Watcher):
         def started(self, run: Run, number: int, total: int) -> None:
             if run.title == "lora":
@@ -475,7 +461,7 @@ def test_interrupted_between_runs_a_study_shows_what_it_has(invented: Invented, 
     assert titles(three().run(tmp_path, executor=invented)) == ["baseline", "full", "lora"]
 
 
-def test_the_checkpoint_of_a_recorded_run_is_removed_and_no_other(invented: Invented, tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_recorded_run_is_removed_and_no_other(invented: InventedExecutor, tmp_path: Path) -> None:
     places = {run.title: tmp_path / "checkpoints" / f"{run.label}.safetensors" for run in three().runs()}
     invented.failing.add("lora")
     for place in places.values():
@@ -485,14 +471,14 @@ def test_the_checkpoint_of_a_recorded_run_is_removed_and_no_other(invented: Inve
     assert [name for name, place in places.items() if place.exists()] == ["lora"]
 
 
-def test_what_a_killed_process_left_half_written_is_swept(invented: Invented, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_is_swept(invented: InventedExecutor, tmp_path: Path) -> None:
     for place in (tmp_path, *(tmp_path / name for name in ("adapters", "predictions", "checkpoints"))):
         (place / ".tmp-x-123").mkdir(parents=True)
     three().run(tmp_path, executor=invented)
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
-def test_predictions_that_changed_are_told_and_not_believed(invented: Invented, tmp_path: Path) -> None:
+def test_predictions_that_changed_are_told_and_not_believed(invented: InventedExecutor, tmp_path: Path) -> None:
     first = three().run(tmp_path, executor=invented)
     path = tmp_path / first.records[1].predictions
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -503,7 +489,7 @@ def test_predictions_that_changed_are_told_and_not_believed(invented: Invented, 
     assert three().run(tmp_path, executor=invented).records == first.records
 
 
-def test_a_study_of_which_nothing_comes_leaves_nothing(invented: Invented, tmp_path: Path) -> None:
+def test_a_study_of_which_nothing_comes_leaves_nothing(invented: InventedExecutor, tmp_path: Path) -> None:
     invented.failing |= {"baseline", "full", "lora"}
     assert len(three().run(tmp_path / "out", executor=invented).failed) == 3
     assert not (tmp_path / "out").exists()
@@ -512,7 +498,7 @@ def test_a_study_of_which_nothing_comes_leaves_nothing(invented: Invented, tmp_p
     assert (tmp_path / "mine").exists()
 
 
-def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: Invented, tmp_path: Path) -> None:
+def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: InventedExecutor, tmp_path: Path) -> None:
     class Waits(Watcher):
         def __init__(self) -> None:
             self.began, self.go_on = threading.Event(), threading.Event()
@@ -528,7 +514,7 @@ def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: Inv
         assert first.began.wait(20)
         before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
         with pytest.raises(
-            Busy, match=r"another study or recommendation is writing there. Wait for it, or name another out."
+            Busy, match=r"another study or recommendation is writing there. Wait for it, or name another `out`."
         ):
             three(methods={"lora": {}}).run(tmp_path, executor=invented)
         assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
@@ -539,7 +525,7 @@ def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: Inv
     FileLock(tmp_path / ".lock", timeout=0).acquire().lock.release()  # it is free again
 
 
-def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: Invented, tmp_path: Path) -> None:
+def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: InventedExecutor, tmp_path: Path) -> None:
     three().run(tmp_path, executor=invented)
     path = tmp_path / "records.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + '{"key": 1}\n', encoding="utf-8")
@@ -551,14 +537,14 @@ def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: Inve
 
 def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(
-        NotFound, match=r"no records\.jsonl there, so no finished run to show. Give the out directory of a"
+        NotFound, match=r"no records\.jsonl there, so no finished run to show. Give the `out` of a study"
     ):
         Results.read(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"study": {}}'])
 def test_a_study_whose_description_is_damaged_says_how_to_mend_it(
-    invented: Invented, tmp_path: Path, content: str | None
+    invented: InventedExecutor, tmp_path: Path, content: str | None
 ) -> None:
     three().run(tmp_path, executor=invented)
     (tmp_path / "study.json").unlink()

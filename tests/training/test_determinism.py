@@ -19,11 +19,12 @@ from afina import METHODS, Backbone, Run
 from afina.events import Progress
 from afina.methods import make
 from afina.models.adapter import Adapter
-from afina.studies.execute import checkpoint_path, execute
+from afina.studies.directory import Directory
+from afina.studies.execute import execute
 from afina.studies.spec import Training
-from afina.training import checkpoint
 from afina.training.checkpoint import Account
-from fakes import Backbones, Fit, Runs, encoded, opened, sentences
+from afina.training.fit import Fit
+from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
 
 STEPS = 9
 
@@ -66,7 +67,7 @@ def fit(gpt2: Backbone) -> Callable[..., Fit]:
 
     def fresh(name: str) -> Fit:
         method = make(name, {"dropout": 0.1} if name == "lora" else None).for_family("gpt2")
-        return Fit.of(opened(gpt2, method), method, data, steps=STEPS, checkpoint_seconds=0.0)
+        return fit_of(opened(gpt2, method), method, data, steps=STEPS, checkpoint_seconds=0.0)
 
     return fresh
 
@@ -77,7 +78,8 @@ def test_dropout_is_on_in_these_tests(fit: Callable[..., Fit]) -> None:
     for seed in (0, 1):
         one = fit("lora")
         one.recipe = replace(one.recipe, seed=seed)  # the order stays: the loader has its own
-        outcomes.append(one.train().losses)
+        one.advance()
+        outcomes.append(one.account.losses)
     assert outcomes[0] != outcomes[1]
 
 
@@ -131,18 +133,20 @@ def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_los
     whole = fit(name)
 
     def keep(account: Account) -> None:
-        checkpoint.save(tmp_path / str(account.step), "key", whole.working.trained, whole.optimizer, account)
+        whole.checkpoint(tmp_path / str(account.step), "key")
 
-    expected = whole.train(keep=keep)
+    whole.advance(keep=keep)
+    expected = whole.account
     kept = sorted(int(path.name) for path in tmp_path.iterdir())
     assert kept == list(range(1, STEPS))  # never after the last step
     for step in (1, 4, 6, STEPS - 1):
         resumed = fit(name)
         torch.rand(step)  # a generator elsewhere in its stream
-        account = checkpoint.load(tmp_path / str(step), "key", resumed.working.trained, resumed.optimizer)
-        assert account.step == step
-        assert account.losses == expected.losses[:step]
-        account = resumed.train(account)
+        resumed.resume(tmp_path / str(step), "key")
+        assert resumed.account.step == step
+        assert resumed.account.losses == expected.losses[:step]
+        resumed.advance()
+        account = resumed.account
         assert account.losses == expected.losses
         assert (account.step, account.tokens) == (STEPS, expected.tokens)
         for key, parameter in resumed.parameters.items():
@@ -156,7 +160,7 @@ def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
 ) -> None:
     chosen = run(method, dtype=dtype)
     expected = chosen.execute(tmp_path / "alone")
-    path = checkpoint_path(tmp_path / "stopped", chosen.label)
+    path = Directory(tmp_path / "stopped").checkpoint(chosen.label)
     for step in (3, 7):
         with pytest.raises(Killed):
             execute(chosen, tmp_path / "stopped", listen=kill_at(step))
@@ -192,7 +196,7 @@ def test_a_damaged_checkpoint_is_as_none(
     expected = chosen.execute(tmp_path / "alone")
     with pytest.raises(Killed):
         execute(chosen, tmp_path, listen=kill_at(5))
-    damage(checkpoint_path(tmp_path, chosen.label))
+    damage(Directory(tmp_path).checkpoint(chosen.label))
     steps: list[int] = []
     found = execute(chosen, tmp_path, listen=lambda p: steps.append(p.step) if p.phase == "train" else None)
     assert steps == list(range(1, STEPS + 1))
@@ -217,9 +221,9 @@ def test_the_checkpoint_of_another_run_is_as_none(
     assert foreign.key != chosen.key
     with pytest.raises(Killed):
         execute(foreign, tmp_path / "foreign", listen=kill_at(5))
-    path = checkpoint_path(tmp_path / "here", chosen.label)
+    path = Directory(tmp_path / "here").checkpoint(chosen.label)
     path.parent.mkdir(parents=True)
-    shutil.copy(checkpoint_path(tmp_path / "foreign", foreign.label), path)
+    shutil.copy(Directory(tmp_path / "foreign").checkpoint(foreign.label), path)
     expected = chosen.execute(tmp_path / "alone")
     assert execute(chosen, tmp_path / "here").digest == expected.digest
 
@@ -247,13 +251,15 @@ def test_a_checkpoint_made_with_another_content_at_the_same_address_is_as_none(
 
 def test_loading_a_checkpoint_that_does_not_fit_changes_nothing(fit: Callable[..., Fit], tmp_path: Path) -> None:
     lora, full = fit("lora"), fit("full")
-    lora.train(keep=lambda a: checkpoint.save(tmp_path / "lora", "key", lora.working.trained, lora.optimizer, a))
+    lora.advance(keep=lambda _: lora.checkpoint(tmp_path / "lora", "key"))
     before = {name: parameter.detach().clone() for name, parameter in full.parameters.items()}
     for key in ("key", "another key"):
-        assert checkpoint.load(tmp_path / "lora", key, full.working.trained, full.optimizer) == Account()
+        full.resume(tmp_path / "lora", key)
+        assert full.account == Account()
         assert not full.optimizer.state
         assert all(torch.equal(parameter, before[name]) for name, parameter in full.parameters.items())
-    assert checkpoint.load(tmp_path / "absent", "key", full.working.trained, full.optimizer) == Account()
+    full.resume(tmp_path / "absent", "key")
+    assert full.account == Account()
 
 
 def test_how_often_a_run_is_kept_changes_neither_its_key_nor_its_result(

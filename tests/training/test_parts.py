@@ -19,9 +19,9 @@ from afina.models.families import FAMILIES
 from afina.studies.record import Record
 from afina.studies.spec import Training
 from afina.training.activation_checkpointing import recompute
-from afina.training.loop import make_optimizer
-from afina.training.mixed_precision import Working
-from fakes import LONG, Backbones, Fit, encoded, opened, sentences
+from afina.training.checkpoint import Account
+from afina.training.fit import Fit
+from fakes import LONG, Backbones, encoded, fit_of, opened, sentences
 
 TOLERANCE = 1e-5
 ROWS = [*sentences(30), (LONG, 1), (f"{LONG}, {LONG}", 0)]
@@ -36,11 +36,7 @@ def fitted(
     backbone = Backbone.load(str(backbones.path(family, dropout=dropout)))
     method: Method = METHODS[name](dropout=dropout) if name == "lora" else METHODS[name]()
     method = method.for_family(family)
-    fit = Fit.of(opened(backbone, method), method, encoded(backbone, ROWS), steps=6, learning_rate=1e-3)
-    if dtype != torch.float32:
-        fit.working = Working(fit.classifier.model, fit.parameters, dtype)
-        fit.optimizer = make_optimizer(fit.classifier, fit.working.trained, fit.recipe)
-    return fit
+    return fit_of(opened(backbone, method), method, encoded(backbone, ROWS), dtype=dtype, steps=6, learning_rate=1e-3)
 
 
 def limited(fit: Fit, *, batch_size: int = 8, **limits: int) -> Fit:
@@ -49,11 +45,16 @@ def limited(fit: Fit, *, batch_size: int = 8, **limits: int) -> Fit:
     return fit
 
 
+def trained(fit: Fit) -> Account:
+    fit.advance()
+    return fit.account
+
+
 def first_gradients(fit: Fit) -> dict[str, torch.Tensor]:
     """Of everything that trains, after a first step at a rate that moves nothing."""
     fit.recipe = replace(fit.recipe, steps=1, learning_rate=0.0)
-    fit.train()
-    return {n: p.grad.clone() for n, p in fit.working.trained.items() if p.grad is not None}
+    fit.advance()
+    return {n: p.grad.clone() for n, p in fit.weights.trained.items() if p.grad is not None}
 
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -100,7 +101,7 @@ def test_accumulated_batches_train_as_one_of_their_size(backbones: Backbones, fa
     """32 examples in batches of 5, three a step: the last step of an epoch has the two that are left."""
     whole = limited(fitted(backbones, name, family, dropout=0.0), batch_size=15)
     accumulated = limited(fitted(backbones, name, family, dropout=0.0), batch_size=15, examples=5)
-    expected, found = whole.train(), accumulated.train()
+    expected, found = trained(whole), trained(accumulated)
     assert (found.step, found.tokens) == (expected.step, expected.tokens)
     assert found.losses == pytest.approx(expected.losses, rel=TOLERANCE)
     for key, parameter in whole.parameters.items():
@@ -162,12 +163,12 @@ def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
         limited(fitted(backbones, name, family, dropout=0.1, dtype=dtype), tokens=BUDGET) for _ in range(2)
     )
     recompute(checkpointed.classifier.body)
-    expected, found = plain.train(), checkpointed.train()
+    expected, found = trained(plain), trained(checkpointed)
     assert found.losses == expected.losses
-    for key, parameter in plain.working.trained.items():
-        assert torch.equal(checkpointed.working.trained[key], parameter), key
+    for key, parameter in plain.weights.trained.items():
+        assert torch.equal(checkpointed.weights.trained[key], parameter), key
     other = fitted(backbones, name, family, dropout=0.0, dtype=dtype)
-    assert limited(other, tokens=BUDGET).train().losses != expected.losses  # dropout is on
+    assert trained(limited(other, tokens=BUDGET)).losses != expected.losses  # dropout is on
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])

@@ -24,8 +24,10 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier, decays
 from afina.models.families import FAMILIES
 from afina.studies.spec import Training
-from afina.training.loop import Recipe, make_optimizer, train
-from fakes import BATCH, Backbones, Fit, encoded, opened, reference, sentences
+from afina.training.fit import Fit
+from afina.training.optimizer import make_optimizer
+from afina.training.recipe import Recipe
+from fakes import BATCH, Backbones, encoded, fit_of, opened, reference, sentences
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -166,13 +168,14 @@ def snapshot(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def ours(backbone: Backbone, method: Method, **changes: Any) -> Outcome:
     settings = {"steps": STEPS, "learning_rate": RATE, "weight_decay": DECAY, "clip": CLIP, "seed": SEED}
-    fit = Fit.of(opened(backbone, method, SEED), method, data(backbone), **(settings | changes))
+    fit = fit_of(opened(backbone, method, SEED), method, data(backbone), **(settings | changes))
     outcome = Outcome(before=snapshot(fit.parameters))
 
     def listen(progress: Progress) -> None:
         outcome.rates.append(fit.optimizer.param_groups[0]["lr"])
 
-    outcome.losses, outcome.after = fit.train(listen=listen).losses, snapshot(fit.parameters)
+    fit.advance(listen=listen)
+    outcome.losses, outcome.after = fit.account.losses, snapshot(fit.parameters)
     return outcome
 
 
@@ -274,7 +277,7 @@ def test_accumulated_steps_are_trainers_also_at_an_epochs_end(backbones: Backbon
     """Nine batches an epoch, two a step: the fifth step has the one that is left, of six examples."""
     backbone, method = load(backbones, "gpt2"), make(name, "gpt2")
     expected, steps = accumulated_by_trainer(backbone, method, tmp_path)
-    fit = Fit.of(
+    fit = fit_of(
         opened(backbone, method, SEED),
         method,
         data(backbone),
@@ -287,7 +290,8 @@ def test_accumulated_steps_are_trainers_also_at_an_epochs_end(backbones: Backbon
     )
     fit.loader = Loader(*data(backbone), BATCH * ACCUMULATE, SEED)
     assert steps == 2 * fit.loader.steps_per_epoch == 10
-    found = Outcome(fit.train().losses, after=snapshot(fit.parameters))
+    fit.advance()
+    found = Outcome(fit.account.losses, after=snapshot(fit.parameters))
     batches = iter(expected.losses)
     steps_of_trainer = [sum(islice(batches, count)) for count in [2, 2, 2, 2, 1] * 2]
     assert found.losses == pytest.approx(steps_of_trainer, rel=TOLERANCE)
@@ -333,12 +337,13 @@ def test_a_different_decay_clipping_rate_or_order_shows_in_losses_and_weights(
 def test_weight_decay_spares_exactly_what_trainer_spares(
     backbones: Backbones, family: str, name: str, tmp_path: Path
 ) -> None:
-    classifier = opened(load(backbones, family), make(name, family))
-    parameters = METHODS[name]().trainable(classifier.model)
+    method = make(name, family)
+    classifier = opened(load(backbones, family), method)
+    parameters = method.trainable(classifier.model)
     trainer = Trainer(model=classifier.model, args=arguments(tmp_path))
     assert decays(classifier.model) == set(trainer.get_decay_parameter_names(classifier.model))
     recipe = Recipe(STEPS, RATE, DECAY, CLIP, SEED)
-    found = groups(make_optimizer(classifier, parameters, recipe), parameters)
+    found = groups(make_optimizer(classifier.model, method, parameters, recipe), parameters)
     assert found == groups(trainer.create_optimizer(), parameters)
     assert found[DECAY]
     if name == "full":
@@ -356,9 +361,10 @@ def groups(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tens
 
 
 def test_the_optimiser_is_trainers_with_the_same_settings(backbones: Backbones, tmp_path: Path) -> None:
-    classifier = opened(load(backbones, "gpt2"), make("full", "gpt2"))
-    parameters = METHODS["full"]().trainable(classifier.model)
-    found = make_optimizer(classifier, parameters, Recipe(STEPS, RATE, DECAY, CLIP, SEED))
+    method = make("full", "gpt2")
+    classifier = opened(load(backbones, "gpt2"), method)
+    parameters = method.trainable(classifier.model)
+    found = make_optimizer(classifier.model, method, parameters, Recipe(STEPS, RATE, DECAY, CLIP, SEED))
     expected = Trainer(model=classifier.model, args=arguments(tmp_path)).create_optimizer()
     assert type(found) is type(expected)
     for key in ("lr", "betas", "eps", "amsgrad", "fused"):
@@ -369,12 +375,13 @@ def test_max_steps_is_the_horizon_of_the_decay_and_epochs_are_without_it(
     backbones: Backbones, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     horizons = []
+    advance = Fit.advance
 
-    def watched(*arguments: Any, **named: Any) -> None:
-        horizons.append((arguments[4].steps, arguments[3].steps_per_epoch))
-        train(*arguments, **named)
+    def watched(self: Fit, *arguments: Any, **named: Any) -> None:
+        horizons.append((self.recipe.steps, self.loader.steps_per_epoch))
+        advance(self, *arguments, **named)
 
-    monkeypatch.setattr("afina.studies.execute.train", watched)
+    monkeypatch.setattr(Fit, "advance", watched)
     path = str(backbones.path("gpt2"))
     for settings in ({"max_steps": 3}, {"epochs": 2}):
         run = Run(backbone=path, task=toy, method="lora", training=Training(batch_size=32, **settings))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import __version__
-from afina.errors import AfinaError, InvalidData
+from afina.errors import AfinaError, InvalidData, UnknownName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,11 +162,11 @@ def choose(
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from afina import meter
     from afina.cli.display import Minutes
-    from afina.studies.forecast import parse_size
+    from afina.studies.forecast import read_size
     from afina.studies.recommend import recommend
 
     began = meter.now()
-    limit = parse_size(memory) if memory else None
+    limit = read_size(memory) if memory else None
     data = _data(text, text_pair, label, labels, allow_leakage)
     watching = Minutes(began, lambda line: print(line, file=sys.stderr))
     command = ["afina", *sys.argv[1:]]
@@ -296,18 +296,18 @@ def plan(
     from afina.methods import make
     from afina.report.forecasts import forecast_table
     from afina.studies.cost import forecast
-    from afina.studies.forecast import parse_size
+    from afina.studies.forecast import read_size
+    from afina.studies.spec import DTYPES, Data, Training
 
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES, "plan")
     found = forecast(
         backbone,
         [make(name) for name in method] if method else None,
         task=task,
-        data=_data(text, text_pair, label, labels, allow_leakage),
-        dtype=dtype,
-        memory=parse_size(memory) if memory else None,
-        batch_size=batch_size,
-        length=length,
-        epochs=epochs,
+        data=Data(**_data(text, text_pair, label, labels, allow_leakage)),
+        training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
+        memory=read_size(memory) if memory else None,
         calibrate=calibrate,
     )
     if as_json:

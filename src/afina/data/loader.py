@@ -95,6 +95,16 @@ class Loader:
                     largest, most = chosen[part], size
         return self._packed(largest)
 
+    def tokens(self, stop: int) -> int:
+        """Of all that steps 0, ..., stop - 1 train on."""
+        lengths = self.encoded.lengths
+        return sum(int(lengths[chosen].sum()) for chosen in self._chosen(0, stop))
+
+    def most_parts(self, stop: int, limits: Limits) -> int:
+        """The most parts that a batch of steps 0, ..., stop - 1 is cut into."""
+        lengths = self.encoded.lengths
+        return max(len(limits.cut(lengths[chosen])) for chosen in self._chosen(0, stop))
+
     def _chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(start, stop):

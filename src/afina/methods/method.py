@@ -34,6 +34,7 @@ class Method(ABC):
     search       values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
                  ten times it; None where there is nothing to tune
     practical    whether `afina choose` considers it
+    packs        whether frozen weights may be packed in bfloat16, and so lose their plain form
     tensor_file  file that `state` is saved to; named by whoever else reads it
     """
 
@@ -43,6 +44,7 @@ class Method(ABC):
     learning_rate: ClassVar[float] = 2e-4
     search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
     practical: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
     tensor_file: ClassVar[str] = "delta.safetensors"
 
     def for_family(self, family: str) -> Self:
@@ -74,6 +76,16 @@ class Method(ABC):
     def trainable(self, model: Any) -> dict[str, Parameter]:
         """What the optimiser gets and the counts read, by name."""
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def decays(self, model: Any) -> set[str]:
+        """Names of the parameters that weight decay applies to."""
+        from afina.models.classifier import decays
+
+        return decays(model)
+
+    def multipliers(self, model: Any) -> Mapping[str, float]:
+        """Learning rates as multiples of the run's, by parameter; 1 where there is none."""
+        return {}
 
     def state(self, model: Any) -> dict[str, Tensor]:
         """All that may differ from the backbone, always with the head, trained or not."""

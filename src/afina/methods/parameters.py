@@ -7,7 +7,7 @@ from typing import Any
 from afina.errors import InvalidStudy
 from afina.methods import METHODS
 from afina.models.backbone import skeleton
-from afina.models.classifier import is_head
+from afina.models.classifier import count_parameters
 
 
 def count(address: str) -> dict[str, Any]:
@@ -24,8 +24,6 @@ def count(address: str) -> dict[str, Any]:
             ready = method().as_published().for_family(model.config.model_type)
         except InvalidStudy:
             continue
-        parameters = ready.trainable(ready.attach(model))
-        head = sum(p.numel() for key, p in parameters.items() if is_head(key))
-        body = sum(p.numel() for key, p in parameters.items() if not is_head(key))
-        counted[name] = {"trainable": body + head, "body": body, "head": head}
+        found = count_parameters(ready.trainable(ready.attach(model)))
+        counted[name] = {"trainable": found.trainable, "body": found.body, "head": found.head}
     return {"backbone": address, "total": total, "methods": counted}

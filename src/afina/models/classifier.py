@@ -6,11 +6,13 @@ method says so, so every parameter name and every saved file is theirs. Knows no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from afina.data.batch import Packed
 from afina.models.backbone import Backbone
@@ -22,6 +24,27 @@ from afina.models.kernels.layout import Layout
 def is_head(name: str) -> bool:
     """Whether the parameter of that name belongs to the classification head."""
     return HEAD in name.split(".")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters: in the body, in the head."""
+
+    body: int
+    head: int
+
+    @property
+    def trainable(self) -> int:
+        """Both."""
+        return self.body + self.head
+
+
+def count_parameters(parameters: Mapping[str, Parameter]) -> Counts:
+    """How many there are, by their names in a classifier's model."""
+    sizes = {True: 0, False: 0}
+    for name, parameter in parameters.items():
+        sizes[is_head(name)] += parameter.numel()
+    return Counts(body=sizes[False], head=sizes[True])
 
 
 def decays(model: nn.Module) -> set[str]:

@@ -1,4 +1,4 @@
-"""Plan: what each method will cost, before anything is trained.
+"""Cost: what a run will cost, before anything is trained.
 
 Memory and sizes from the backbone's configuration alone (`afina.training.dry_run`); time from a few real
 steps (`afina.studies.throughput`) where a task is given and the weights are there.
@@ -8,126 +8,140 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
-import torch
 
 from afina import device as devices
 from afina import meter
-from afina.data.batch import Packed, pack
-from afina.data.loader import TOKEN_BUDGET, Limits, Loader, by_length
-from afina.data.split import Split
+from afina.data.batch import Packed
+from afina.data.loader import TOKEN_BUDGET, by_length
 from afina.data.task import Task
-from afina.data.tokenize import Encoded, encode
-from afina.errors import InvalidStudy, UnknownName
-from afina.methods import METHODS
+from afina.data.token_cache import EncodedSplit, EncodedTask
+from afina.data.tokenize import Encoded
+from afina.errors import InvalidStudy
+from afina.methods import METHODS, make
 from afina.methods.method import Method
 from afina.models.backbone import Backbone, skeleton
-from afina.studies.execute import DEFAULT_LENGTH
 from afina.studies.forecast import Forecast, Terms
-from afina.studies.spec import Training
+from afina.studies.prepared import loader_of, longest_text, objective_of, recipe_of
+from afina.studies.spec import Data, RunSpec, Training
 from afina.studies.throughput import seconds_per_token
-from afina.training.dry_run import rehearse
+from afina.training.dry_run import dry_run
 
-DTYPES = ("auto", "float32", "bfloat16")
+MADE_UP = "texts of one length"
+"""Stands for the task of a run that is foreseen from the backbone's configuration alone."""
+
+EVERYTHING, PLAIN = Data(), Training(dtype="float32")
+"""What is foreseen where nothing is said."""
+
 LENGTH = 128
-"""Tokens of each text where no task is given: what the paper padded its texts to."""
+"""Tokens of each made-up text where `max_length` does not say: what the paper padded its texts to."""
 
 
-@dataclass(frozen=True)
-class _Batches:
-    """The largest batches; with a task, what calibration needs besides."""
+def cost(
+    run: RunSpec, task: EncodedTask | None = None, *, memory: int | None = None, calibrate: bool = True
+) -> Forecast:
+    """What `run` costs on this machine.
 
-    labels: int
-    training: Packed
-    evaluation: Packed
-    loader: Loader | None = None
+    task       its task as `encoded` gives it, where that is known already
+    memory     bytes to fit in; by default those of this machine
+    calibrate  with a real task whose backbone's weights are here: take a few steps to foresee the time
+
+    Raises NotFound for a backbone or task that is not there, InvalidStudy for settings that do not go together,
+    OutOfMemory where a GPU cannot take those steps.
+    """
+    available = meter.machine_memory()
+    limit = memory or available
+    if limit is None:
+        raise InvalidStudy("this system does not tell how much memory it has. Say what must suffice, as in 8GiB.")
+    task = task or encoded(run)
+    method = make(run.method, run.hyperparameters).for_family(skeleton(run.backbone).config.model_type)
+    objective, loader = objective_of(task.label_names), loader_of(run, task.train)
+    recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
+    heaviest = max((packed for _, packed in by_length(task.evaluation.encoded)), key=lambda one: len(one.tokens))
+    seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype)
+    terms = _terms(run, loader.largest(recipe.steps, recipe.at_once), str(dtype).removeprefix("torch."), limit)
+    one = Forecast(
+        method=method.name,
+        title=method.title,
+        trainable=seen.counts.trainable,
+        body=seen.counts.body,
+        head=seen.counts.head,
+        state_bytes=seen.state_bytes,
+        allocated_end=seen.gpu_state_bytes,
+        activation_bytes=seen.activation_bytes,
+        activation_tokens=None if seen.activation_bytes is None else terms.tokens,
+        peak=terms.process + seen.tensors,
+        gpu_peak=seen.gpu_state_bytes + seen.beyond_state,
+        disk_bytes=seen.disk_bytes,
+        train_seconds=None if seen.counts.trainable else 0.0,
+        terms=terms,
+    )
+    there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
+    if there and one.trainable and one.peak <= (available or limit):
+        pace = seconds_per_token(run, method, objective, loader)
+        one = replace(one, train_seconds=pace * loader.tokens(recipe.steps))
+    return one
 
 
 def forecast(
     backbone: str,
     methods: Sequence[Method] | None = None,
     *,
-    task: str | Task | None = None,
-    data: Mapping[str, Any] | None = None,
-    dtype: str = "float32",
+    task: str | None = None,
+    data: Data = EVERYTHING,
+    training: Training = PLAIN,
     memory: int | None = None,
-    batch_size: int = 16,
-    length: int | None = None,
-    epochs: int = 2,
     calibrate: bool = True,
 ) -> list[Forecast]:
-    """The costs of each method on this machine; without `task`, from the backbone's configuration alone.
+    """The `cost` of each method; without `task`, of texts that all have `training.max_length` tokens (LENGTH).
 
-    methods    by default all that the backbone's family has
-    task       read already, or an address, read with the options `data`; memory is foreseen for its largest batch
-    dtype      "float32", "bfloat16", or "auto" as in training
-    memory     bytes to fit in; by default those of this machine
-    length     without a task, tokens of each of `batch_size` texts (LENGTH by default); with one, its `max_length`
-    calibrate  with a task whose backbone's weights are here: take a few steps to foresee the time
-
-    Raises NotFound for a backbone or task that is not there, InvalidStudy for settings that do not go together.
+    methods  by default all that the backbone's family has
     """
-    if dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES, "plan")
-    config = skeleton(backbone).config
-    device = devices.choose()
-    precision = devices.precision(dtype, device)
-    available = meter.machine_memory()
-    limit = memory or available
-    if limit is None:
-        raise InvalidStudy("plan: this system does not tell how much memory it has. Give it with --memory, as in 8GiB.")
-    longest = int(config.max_position_embeddings)
-    if length is not None and not 1 <= length <= longest:
-        raise InvalidStudy(f"plan: --length is {length}, backbone {backbone} takes 1 to {longest} tokens.")
-    process = _process()
-    opened = Backbone.load(backbone, weights=False) if task else None
-    if isinstance(task, str):
-        task = Task.load(task, **(data or {}))
-    if task and opened:
-        batches = _of_task(opened, task, batch_size, epochs, length)
-    else:
-        batches = _of_length(batch_size, length or min(LENGTH, longest))
-    terms = Terms(
-        backbone=backbone,
-        task=task.address if task else None,
-        dtype=str(precision).removeprefix("torch."),
-        texts=len(batches.training),
-        tokens=len(batches.training.tokens),
-        longest=int(batches.training.bounds.diff().max()),
-        epochs=epochs,
-        memory=limit,
-        process=process,
-    )
-    loader = batches.loader if calibrate and opened and opened.complete else None
-    found = []
-    for method in _ready(methods, config.model_type):
-        one = _foreseen(method, batches, precision, terms)
-        if loader and one.trainable and one.peak <= (available or limit):
-            pace = seconds_per_token(Backbone.load(backbone), batches.labels, method, loader, precision, device)
-            one = replace(one, train_seconds=pace * epochs * len(loader.encoded.tokens))
-        found.append(one)
-    return found
+    family = skeleton(backbone).config.model_type
+    runs = [
+        RunSpec(
+            backbone=backbone,
+            task=task or MADE_UP,
+            method=method.name,
+            hyperparameters=method.hyperparameters,
+            data=data,
+            training=training,
+        )
+        for method in (_of_family(family) if methods is None else methods)
+    ]
+    texts = encoded(runs[0]) if runs else None  # the same for all
+    return [cost(run, texts, memory=memory, calibrate=calibrate) for run in runs]
 
 
-@cache
-def _process() -> int:
-    """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
-    script = (
-        "import numpy; from afina import meter; from afina.stats import metrics; from afina.studies import execute; "
-        "metrics.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
-    )
-    return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
+    """The task of `run` in its backbone's tokens; `texts` where it is read already. Reads no weights."""
+    if run.task == MADE_UP:
+        return _made_up(run)
+    backbone = Backbone.load(run.backbone, weights=False)
+    length = longest_text(run, backbone.longest)
+    texts = texts or Task.load(run.task, **run.data.model_dump())
+    return EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length)
 
 
-def _ready(methods: Sequence[Method] | None, family: str) -> Iterator[Method]:
-    if methods is not None:
-        yield from (method.for_family(family) for method in methods)
-        return
+def _made_up(run: RunSpec) -> EncodedTask:
+    """One training batch and one to evaluate, with two labels."""
+    most = int(skeleton(run.backbone).config.max_position_embeddings)
+    longest_text(run, most)  # refuses what is too long
+    length = run.training.max_length or min(LENGTH, most)
+
+    def split(count: int) -> EncodedSplit:
+        tokens, offsets = np.zeros(count * length, np.int32), np.arange(count + 1, dtype=np.int64) * length
+        return EncodedSplit(Encoded(tokens, offsets, 0), np.zeros(count, np.int64), "")
+
+    batch = run.training.batch_size * run.training.accumulate
+    return EncodedTask(run.task, ("0", "1"), split(batch), split(max(1, TOKEN_BUDGET // length)), 0)
+
+
+def _of_family(family: str) -> Iterator[Method]:
     for kind in METHODS.values():
         try:
             yield kind().for_family(family)
@@ -135,44 +149,25 @@ def _ready(methods: Sequence[Method] | None, family: str) -> Iterator[Method]:
             continue
 
 
-def _of_length(batch_size: int, length: int) -> _Batches:
-    text = np.zeros(length, np.int64)
-    at_once = Limits(batch_size, Training().token_budget).parts(pack([text] * batch_size, np.zeros(batch_size)))
-    return _Batches(2, at_once[0], pack([text] * max(1, TOKEN_BUDGET // length)))
-
-
-def _of_task(backbone: Backbone, task: Task, batch_size: int, epochs: int, length: int | None) -> _Batches:
-    most = length or min(DEFAULT_LENGTH, backbone.longest)
-
-    def encoded(split: Split, where: str) -> Encoded:
-        return encode(backbone.tokenizer, split.texts, split.pairs, max_length=most, where=where)
-
-    loader = Loader(encoded(task.train, "training text"), task.train.labels, batch_size, seed=0)
-    evaluation = (packed for _, packed in by_length(encoded(task.evaluation, "evaluation text")))
-    return _Batches(
-        len(task.label_names),
-        loader.largest(epochs * loader.steps_per_epoch, Limits(batch_size, Training().token_budget)),
-        max(evaluation, key=lambda packed: len(packed.tokens)),
-        loader,
+def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int) -> Terms:
+    return Terms(
+        backbone=run.backbone,
+        task=None if run.task == MADE_UP else run.task,
+        dtype=dtype,
+        texts=len(largest),
+        tokens=len(largest.tokens),
+        longest=int(largest.bounds.diff().max()),
+        epochs=run.training.epochs,
+        memory=memory,
+        process=_process(),
     )
 
 
-def _foreseen(method: Method, batches: _Batches, dtype: torch.dtype, terms: Terms) -> Forecast:
-    seen = rehearse(terms.backbone, batches.labels, method, dtype, batches.training, batches.evaluation)
-    trains = seen.activation_bytes is not None
-    return Forecast(
-        method=method.name,
-        title=method.title,
-        trainable=seen.body + seen.head,
-        body=seen.body,
-        head=seen.head,
-        state_bytes=seen.state_bytes,
-        allocated_end=seen.gpu_state_bytes,
-        activation_bytes=seen.activation_bytes,
-        activation_tokens=terms.tokens if trains else None,
-        peak=terms.process + seen.tensors,
-        gpu_peak=seen.gpu_state_bytes + (seen.activation_bytes or 0),
-        disk_bytes=seen.disk_bytes,
-        train_seconds=None if trains else 0.0,
-        terms=terms,
+@cache
+def _process() -> int:
+    """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
+    script = (
+        "import numpy; from afina import meter; from afina.stats import metrics; import afina.studies.execute; "
+        "metrics.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
     )
+    return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)

@@ -5,13 +5,12 @@ Starts without torch. What each figure means: docs/figures.md.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from afina.errors import InvalidStudy
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
-_UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+from afina.errors import InvalidStudy
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Terms:
 class Forecast:
     """One method's costs, in bytes and seconds.
 
-    activation_bytes, activation_tokens  None where nothing is trained
+    activation_bytes, activation_tokens  None where nothing is trained, and under activation checkpointing
     peak           of the process of a run on the CPU;  gpu_peak  of a GPU's memory
     disk_bytes     the adapter's tensor file
     train_seconds  None where it is not known
@@ -78,9 +77,12 @@ class Forecast:
         return figures | {"fits": self.fits, "fits_gpu": self.fits_gpu}
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) == 0:
+def read_size(text: str) -> int:
+    """Bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy, also where there is no unit."""
+    try:
+        size = TypeAdapter(ByteSize).validate_python(text.strip())
+    except ValidationError:
+        size = ByteSize(0)
+    if size == 0 or not text.strip()[-1].isalpha():
         raise InvalidStudy(f"memory {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    return int(size)

@@ -100,11 +100,13 @@ class Race:
     texts    in the validation cut
     longest  most steps of a trial
     seconds  that all of it may take, about
+    until    when whatever goes on is ended, by `meter.now()`
     """
 
     texts: int
     longest: int
     seconds: float
+    until: float
     executor: Executor
     watcher: Watcher
 
@@ -141,7 +143,7 @@ class Race:
         changed = {"learning_rate": rate, "max_steps": steps}
         this = run.model_copy(update={"training": run.training.model_copy(update=changed)})
         began = meter.now()
-        until = began + max(2 * seconds, seconds + 5)
+        until = min(self.until, began + max(2 * seconds, seconds + 5))
         try:
             score = self.executor.try_out(
                 this, (1.0,), None, lambda score: False, partial(self.watcher.progress, run), until

@@ -70,13 +70,13 @@ def hold(out: Path) -> Iterator[Held]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotFound(f"out {out}: cannot be made a directory ({error.strerror}).") from None
+        raise NotFound(f"`out` {out}: cannot be made a directory ({error.strerror}).") from None
     lock = FileLock(directory.lock, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise Busy(
-            f"out {out}: another study or recommendation is writing there. Wait for it, or name another out."
+            f"`out` {out}: another study or recommendation is writing there. Wait for it, or name another `out`."
         ) from None
     try:
         directory.sweep()

@@ -75,7 +75,7 @@ def recommend(
     Raises whatever reading the task or the backbone does, InvalidData, NotFound, Busy.
     """
     if not 0 < minutes < math.inf:
-        raise InvalidData(f"minutes {minutes:g}: expected more than 0; from 5 up the answer is of use.")
+        raise InvalidData(f"`minutes` {minutes:g}: expected more than 0; from 5 up the answer is of use.")
     clock = Clock(meter.now() if began is None else began, minutes)
     whole, asked = Task.load(task, **(data or {})), Data(**{**(data or {}), "allow_leakage": True})
     watcher = watcher or Watcher()
@@ -120,11 +120,10 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
     gpu = meter.gpu_memory(device.choose())
     there = [gpu] if gpu is not None else [meter.memory_available(), meter.machine_memory()]
     limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
-    practical = [kind() for kind in METHODS.values() if kind.practical]
+    runs = [setting.run(name) for name, kind in METHODS.items() if kind.practical]
+    encoded = cost.encoded(runs[0], setting.task)  # the same for all
     fitting, dropped, lowered = [], {}, False
-    for one in cost.forecast(
-        setting.backbone, practical, task=setting.task, dtype="auto", memory=limit, calibrate=False
-    ):
+    for one in (cost.cost(run, encoded, memory=limit, calibrate=False) for run in runs):
         lowered = one.terms.dtype == "bfloat16"
         fits, needed = (one.fits, one.peak) if gpu is None else (one.fits_gpu, one.gpu_peak)
         if fits:
@@ -159,6 +158,7 @@ def _race(setting: Setting, runs: Mapping[str, Run], speeds: Mapping[str, Speed]
         texts=math.ceil(cut * examples),
         longest=EPOCHS * math.ceil(examples * (1 - VALIDATION) / BATCH),
         seconds=RACE_SHARE * setting.clock.left,
+        until=setting.clock.end,
         executor=setting.executor,
         watcher=setting.watcher,
     )

@@ -134,7 +134,7 @@ def read(path: Path) -> list[Record]:
             raise InvalidData(
                 f"{path}, line {number}: not a record of this version of afina "
                 f"({problem.field or 'the line'}: {problem.message}). "
-                "Remove that line, or name another out."
+                "Remove that line, or name another `out`."
             ) from None
     return records
 

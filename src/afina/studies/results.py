@@ -86,7 +86,7 @@ class Results:
         if not directory.recommendation.is_file() and not directory.records.is_file():
             raise NotFound(
                 f"{out}: no {directory.records.name} there, so no finished run to show. "
-                "Give the out directory of a study or a recommendation."
+                "Give the `out` of a study or a recommendation."
             )
         held = Held(directory, directory.read())
         if directory.recommendation.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from afina.events import Listener, ignore
+from afina.studies.directory import Directory
 from afina.studies.record import Record
 from afina.studies.spec import RunSpec
 
@@ -13,13 +14,13 @@ class Run(RunSpec):
     """One training and evaluation; its fields are those of `RunSpec`."""
 
     def execute(self, out: str | Path, listen: Listener = ignore) -> Record:
-        """Carry the run out in this process; its adapter appears under `out/adapters`.
+        """Carry the run out in this process; its adapter and its predictions appear under `out`.
 
         Continues from a checkpoint that an interrupted execution left under `out`. Memory figures count this whole
         process; a `Study` gives each run a process of its own.
         """
-        from afina.studies.execute import checkpoint_path, execute
+        from afina.studies.execute import execute
 
         record = execute(self, Path(out), listen=listen)
-        checkpoint_path(Path(out), self.label).unlink(missing_ok=True)
+        Directory(Path(out)).checkpoint(self.label).unlink(missing_ok=True)
         return record

@@ -6,13 +6,17 @@ Knows no way to carry it out. Starts without torch.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from afina import digest
 from afina.methods import make
 from afina.schema import Frozen
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+"""What `train.dtype` may be."""
 
 
 class Data(Frozen):
@@ -42,7 +46,9 @@ class Training(Frozen):
     dtype           "auto": bfloat16 where the device computes it natively
     accumulate      batches a step: its gradient is that of the mean over all their examples
     token_budget    the most tokens computed at once: a batch with more is computed in parts of whole texts, whose
-                    gradients add up to the batch's. Bounds the memory; changes nothing but rounding and dropout draws
+                    gradients add up to the batch's. Bounds the memory; changes nothing but rounding and dropout draws.
+                    Texts of 1,024 tokens train three times as fast one at a time as eight at once, and 2,048 cuts no
+                    batch of 16 texts of 128 tokens
     checkpointing   keep only each block's input for the backward pass, and compute the block again there: less memory,
                     more time, the same result
     """
@@ -54,9 +60,9 @@ class Training(Frozen):
     clip: float = Field(default=1.0, gt=0)
     max_length: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     accumulate: int = Field(default=1, ge=1)
-    token_budget: int = Field(default=8192, ge=1)
+    token_budget: int = Field(default=2048, ge=1)
     checkpointing: bool = False
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 

@@ -42,7 +42,7 @@ def override(content: dict[str, Any], item: str) -> None:
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
     if not found or not all(parts):
-        raise InvalidStudy(f"setting {item}: expected key=value, such as train.epochs=1.")
+        raise InvalidStudy(f"`overrides` {item}: expected key=value, such as train.epochs=1.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -51,7 +51,7 @@ def override(content: dict[str, Any], item: str) -> None:
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise InvalidStudy(f"setting {item}: {part} is a value, not a table.")
+            raise InvalidStudy(f"`overrides` {item}: {part} is a value, not a table.")
     table[parts[-1]] = value
 
 

@@ -1,4 +1,4 @@
-"""Calibrate: how long training will take, from a few of its steps. Reads no task and writes nothing."""
+"""Throughput: how long training will take, from a few of its steps. Reads no task and writes nothing."""
 
 from __future__ import annotations
 
@@ -6,38 +6,36 @@ from dataclasses import replace
 
 import torch
 
-from afina.data.loader import Limits, Loader
+from afina import device as devices
+from afina.data.loader import Loader
+from afina.errors import OutOfMemory
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.seeds import derive
-from afina.studies.spec import Training
-from afina.training.checkpoint import Account
-from afina.training.loop import Recipe, make_optimizer, train
-from afina.training.mixed_precision import Working
+from afina.models.objective import Objective
+from afina.studies.prepared import attach, recipe_of
+from afina.studies.spec import RunSpec
+from afina.training.fit import Fit
 
 WARM_UP, MEASURED = 1, 3
 """Steps; the first allocates what the later ones find allocated."""
 
 
-def seconds_per_token(
-    backbone: Backbone, labels: int, method: Method, loader: Loader, dtype: torch.dtype, device: torch.device
-) -> float:
-    """Of training a method that trains something, on the loader's first, shuffled batches; then thrown away.
+def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:
+    """Of training `run`, whose method trains something, on its first batches; then thrown away.
 
-    Raises NotFound where the backbone's weights cannot be opened, Diverged.
+    Raises NotFound where the backbone's weights cannot be opened, Diverged, OutOfMemory.
     """
-    classifier = Classifier.open(backbone, [str(label) for label in range(labels)], loader.seed)
-    torch.manual_seed(derive(loader.seed, "adapter"))
-    classifier.wrap(method.attach)
-    classifier.to(device)
-    parameters = method.trainable(classifier.model)
-    working = Working(classifier.model, parameters, dtype)
-    at_once = Limits(loader.batch_size, Training().token_budget)
-    recipe = Recipe(WARM_UP, method.learning_rate, weight_decay=0.01, clip=1.0, seed=loader.seed, at_once=at_once)
-    optimizer = make_optimizer(classifier, working.trained, recipe)
-    account = Account()
-    train(classifier, working, optimizer, loader, recipe, account=account)
-    tokens, seconds = account.tokens, account.seconds["train"]
-    train(classifier, working, optimizer, loader, replace(recipe, steps=WARM_UP + MEASURED), account=account)
-    return (account.seconds["train"] - seconds) / (account.tokens - tokens)
+    device = devices.choose()
+    try:
+        classifier = Classifier.open(Backbone.load(run.backbone), objective.label_names, run.seed)
+        attach(method, classifier, run.seed, device)
+        recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
+        dtype = devices.precision(run.training.dtype, device)
+        fit = Fit(classifier, method, objective, loader, recipe, dtype)
+        fit.advance(WARM_UP)
+        tokens, seconds = fit.account.tokens, fit.account.seconds["train"]
+        fit.advance()
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(run.title) from None
+    return (fit.account.seconds["train"] - seconds) / (fit.account.tokens - tokens)

@@ -1,4 +1,4 @@
-"""Rehearsal: training steps without values, so that their memory is known before there are weights.
+"""Dry run: training steps without values, so that their memory is known before there are weights.
 
 The code that trains runs on torch's fake tensors: they have shapes, dtypes and a device, and their
 operations make tensors of the right size that hold nothing. So the figures follow whatever training
@@ -8,7 +8,6 @@ does, for any family and method, and 13 billion parameters take seconds. Knows n
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,83 +20,75 @@ from torch.utils._pytree import tree_map_only
 
 from afina import tensorfile
 from afina.data.batch import Packed
-from afina.meter import activation_bytes, state_bytes
+from afina.data.loader import Loader
 from afina.methods.method import Method
 from afina.models.backbone import skeleton
-from afina.models.classifier import Classifier, is_head
+from afina.models.classifier import Classifier, Counts, count_parameters
 from afina.models.kernels.layout import Layout
-from afina.training.loop import Recipe, batch_loss, make_optimizer, take_step
-from afina.training.mixed_precision import Working
+from afina.models.objective import Objective
+from afina.training.fit import Fit
+from afina.training.recipe import Recipe
 
-_RECIPE = Recipe(steps=1, learning_rate=1e-3, weight_decay=0.01, clip=1.0, seed=0)
 _STEPS = 2
 """From the second step on, the optimiser's state is there while a batch is computed."""
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class Foreseen:
     """Counts of parameters, and bytes as docs/figures.md defines them.
 
-    gpu_state_bytes  state_bytes without what a CPU alone keeps: the second copy of packed weights
-    tensors  most bytes of tensors alive at one moment of training, evaluating and what lies between
+    gpu_state_bytes   state_bytes without what a CPU alone keeps: the second copy of packed weights
+    activation_bytes  None where nothing is trained, and under activation checkpointing
+    beyond_state      what training holds beside its state: activations, or under checkpointing the most at one moment
+    tensors           most bytes of tensors alive at one moment of training, evaluating and what lies between
     """
 
-    body: int
-    head: int
+    counts: Counts
     state_bytes: int
     gpu_state_bytes: int
     activation_bytes: int | None
+    beyond_state: int
     tensors: int
     disk_bytes: int
 
 
-def rehearse(
-    address: str, labels: int, method: Method, dtype: torch.dtype, training: Packed, evaluation: Packed
-) -> Rehearsed:
-    """What a run of `method` on the CPU takes if its largest batches are `training` and `evaluation`.
+def dry_run(
+    address: str,
+    method: Method,
+    objective: Objective,
+    loader: Loader,
+    recipe: Recipe,
+    evaluation: Packed,
+    dtype: torch.dtype,
+) -> Foreseen:
+    """What a training of `method` on the CPU takes whose largest batch to evaluate is `evaluation`.
 
     Follows a run: train in `dtype`, measure, go back to float32, evaluate. Only the batches' sizes count.
     """
-    training_layout, evaluation_layout = (
-        Layout(packed.bounds).made() for packed in (training, evaluation)
-    )  # reads values
-    shapes = [_shape(address, labels, method) for _ in range(2)]  # peft cannot wrap fake tensors
+    training = loader.largest(recipe.steps, recipe.at_once)
+    parts = min(2, loader.most_parts(recipe.steps, recipe.at_once))  # from the second on, there are gradients
+    # Made here, for they read values.
+    training_layout, evaluation_layout = (Layout(packed.bounds).made() for packed in (training, evaluation))
+    shapes = [_shape(address, objective.width, method) for _ in range(2)]  # peft cannot wrap fake tensors
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
-        classifier = _fake(shapes.pop())
-        parameters = method.trainable(classifier.model)
-        sizes = {True: 0, False: 0}
-        for name, parameter in parameters.items():
-            sizes[is_head(name)] += parameter.numel()
+        fit = Fit(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
+        if fit.parameters:
+            fit.begin()
+            for _ in range(_STEPS):
+                fit.update([training] * parts, [training_layout] * parts)
+        kept, activations, beyond = fit.state_bytes, None, 0
+        if fit.parameters:
+            beyond = alive.peak - kept
+            if not recipe.checkpointing:
+                beyond = activations = fit.activation_bytes(training, training_layout)
+        copies = sum(each.nbytes for each in fit.weights.packed) // 2
+        counts = count_parameters(fit.parameters)
+        classifier = fit.finish(lambda: _fake(shapes.pop()))
         disk_bytes = tensorfile.size(method.state(classifier.model))
-        activations = None
-        if parameters:
-            kept, on_gpu, activations = _train(classifier, parameters, dtype, training, training_layout)
-            if dtype != torch.float32:
-                saved = {name: tensor.detach().clone() for name, tensor in method.state(classifier.model).items()}
-                classifier = _fake(shapes.pop())
-                del saved
-        else:
-            kept = on_gpu = state_bytes(classifier.parameters())
         classifier.eval()
         with torch.inference_mode():
             classifier(evaluation, evaluation_layout)
-    return Rehearsed(sizes[False], sizes[True], kept, on_gpu, activations, alive.peak, disk_bytes)
-
-
-def _train(
-    classifier: Classifier, parameters: Mapping[str, Parameter], dtype: torch.dtype, packed: Packed, layout: Layout
-) -> tuple[int, int, int]:
-    """State, that of a GPU, and activations; leaves the classifier as training does, with its gradients."""
-    working = Working(classifier.model, parameters, dtype)
-    optimizer = make_optimizer(classifier, working.trained, _RECIPE)
-    classifier.train()
-    working.refresh()
-    for _ in range(_STEPS):
-        take_step(classifier, working, optimizer, [packed], _RECIPE.clip, [layout])
-    kept = state_bytes([*classifier.parameters(), *working.trained.values(), *working.packed], optimizer)
-    activations = activation_bytes(classifier, lambda: batch_loss(classifier, packed, layout))
-    working.settle()
-    return kept, kept - sum(each.nbytes for each in working.packed) // 2, activations
+    return Foreseen(counts, kept, kept - copies, activations, beyond, alive.peak, disk_bytes)
 
 
 def _shape(address: str, labels: int, method: Method) -> Classifier:

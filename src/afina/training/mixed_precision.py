@@ -2,32 +2,36 @@
 
 In float32 they are the same tensors. In bfloat16 the model holds bfloat16 weights, so that no step casts a
 frozen one; each trained one has a float32 master that the optimiser updates, and is written anew from it
-after every step. The head stays float32. Knows parameters, not what they belong to.
+after every step. The head stays float32. Knows parameters and what a method says of them, no batch and no step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from afina.methods.method import Method
 from afina.models.families import HEAD
 from afina.models.kernels.linear import can_pack, pack
 
 
-class Working:
+class WorkingWeights:
     """Lower the weights of `model` to `dtype`, but for its head.
 
     parameters  those that train, by name
+    packs       whether frozen weights may be packed
     trained     float32, by the same names: what the optimiser gets, and what is saved in the end
     packed      frozen weights in an order of their own, in place of the parameters
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[str, Parameter], dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, parameters: Mapping[str, Parameter], dtype: torch.dtype, *, packs: bool = True
+    ) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
         self.lowered = dtype != torch.float32
@@ -42,12 +46,18 @@ class Working:
             for parameter in own:
                 if self.lowered:
                     self._lower(parameter, names.get(id(parameter)), dtype)
-            if self.lowered and can_pack(module, dtype) and not any(id(parameter) in names for parameter in own):
+            frozen = not any(id(parameter) in names for parameter in own)
+            if self.lowered and packs and frozen and can_pack(module, dtype):
                 self.packed.extend(pack(module))
             weight = names.get(id(getattr(module, "weight", None)))
             if type(module) is nn.Embedding and weight is not None:
                 self._rows.append(_Rows(self.trained[weight]))
                 module.forward = partial(_look_up, module, self._rows[-1])  # type: ignore[method-assign]
+
+    @classmethod
+    def of(cls, method: Method, model: Any, dtype: torch.dtype) -> Self:
+        """Those of a model that `method` has prepared."""
+        return cls(model, method.trainable(model), dtype, packs=method.packs)
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
         if name is not None and self.trained[name] is parameter:

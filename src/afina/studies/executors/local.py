@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from afina import meter
-from afina.errors import RunFailed
+from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, Score
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.messages import (
@@ -132,7 +132,7 @@ class _Worker:
         if status < 0:
             return RunFailed(
                 f"run {title}: its process was killed by signal {-status}, most likely for want of memory. "
-                "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024), then start again."
+                f"{LESS_MEMORY}, then start again."
             )
         return RunFailed(f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.")
 

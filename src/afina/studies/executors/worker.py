@@ -89,8 +89,6 @@ def main() -> int:
     replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_end_with_parent, args=(replies,), daemon=True).start()
 
-    import torch
-
     try:
         if isinstance(request, TryOut):
             _try_out(request, reporter, replies)
@@ -99,10 +97,6 @@ def main() -> int:
     except AfinaError as error:
         reporter.send(Failed(error=str(error)))
         return error.exit_code
-    except torch.OutOfMemoryError:
-        advice = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)."
-        reporter.send(Failed(error=f"run {request.run.title}: the GPU's memory is not enough. {advice}"))
-        return AfinaError.exit_code
     return 0
 
 

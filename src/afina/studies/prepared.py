@@ -1,0 +1,120 @@
+"""Prepared: a run's parts, loaded, and the `Fit` they make. What carrying out, trying out and timing a run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from afina import device as devices
+from afina.data.loader import Limits, Loader
+from afina.data.task import Task
+from afina.data.token_cache import EncodedSplit, EncodedTask
+from afina.errors import InvalidStudy
+from afina.events import Listener, Progress
+from afina.meter import Meter
+from afina.methods import make
+from afina.methods.method import Method
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
+from afina.models.objective import Classes, Objective
+from afina.seeds import derive
+from afina.studies.spec import RunSpec
+from afina.training.fit import Fit
+from afina.training.recipe import Recipe
+
+DEFAULT_LENGTH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run's parts, its classifier apart, which training changes.
+
+    backbone_digest, total  of the unadapted classifier's body; its parameters, head included
+    max_length              tokens; longer texts are truncated
+    """
+
+    run: RunSpec
+    task: EncodedTask
+    objective: Objective
+    backbone: Backbone
+    backbone_digest: str
+    method: Method
+    total: int
+    max_length: int
+    device: torch.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What training computes in."""
+        return devices.precision(self.run.training.dtype, self.device)
+
+    def reopen(self) -> Classifier:
+        """The classifier as it was before training, anew."""
+        classifier = Classifier.open(self.backbone, self.objective.label_names, self.run.seed)
+        return attach(self.method, classifier, self.run.seed, self.device)
+
+
+def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit]:
+    """Load and encode all that `run` needs, and begin its training; the texts themselves are not kept.
+
+    Raises NotFound, InvalidData, InvalidStudy.
+    """
+    listen(Progress("load"))
+    with meter.phase("load"):
+        texts = Task.load(run.task, **run.data.model_dump())
+        objective = objective_of(texts.label_names)
+        backbone = Backbone.load(run.backbone)
+        length = longest_text(run, backbone.longest)
+        method = make(run.method, run.hyperparameters).for_family(backbone.family)
+        classifier = Classifier.open(backbone, objective.label_names, run.seed)
+        digest = backbone.digest_of(classifier.body)
+        total = sum(parameter.numel() for parameter in classifier.parameters())
+        attach(method, classifier, run.seed, meter.device)
+    listen(Progress("encode"))
+    with meter.phase("encode"):
+        task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length)
+    del texts  # memory while training is not to grow with them
+    prepared = Prepared(run, task, objective, backbone, digest, method, total, length, meter.device)
+    loader = loader_of(run, task.train)
+    return prepared, Fit(classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype)
+
+
+def objective_of(label_names: tuple[str, ...]) -> Objective:
+    """What a task with these labels asks of a text."""
+    return Classes(label_names)
+
+
+def attach(method: Method, classifier: Classifier, seed: int, device: torch.device) -> Classifier:
+    """Let `method` prepare the classifier, with what it draws from the seed's own stream; on `device` then."""
+    torch.manual_seed(derive(seed, "adapter"))
+    classifier.wrap(method.attach)
+    return classifier.to(device)
+
+
+def longest_text(run: RunSpec, most: int) -> int:
+    """Where texts are cut, for a backbone that takes `most` tokens. Raises InvalidStudy."""
+    wanted = run.training.max_length
+    if wanted is not None and wanted > most:
+        raise InvalidStudy(f"train.max_length is {wanted}, backbone {run.backbone} takes at most {most} tokens.")
+    return wanted or min(DEFAULT_LENGTH, most)
+
+
+def loader_of(run: RunSpec, split: EncodedSplit) -> Loader:
+    """The batches of `run`'s steps."""
+    return Loader(split.encoded, split.labels, run.training.batch_size * run.training.accumulate, run.seed)
+
+
+def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
+    """How `run` trains, on the batches of `loader`."""
+    setting = run.training
+    return Recipe(
+        steps=setting.max_steps or setting.epochs * loader.steps_per_epoch,
+        learning_rate=setting.learning_rate or method.learning_rate,
+        weight_decay=setting.weight_decay,
+        clip=setting.clip,
+        seed=run.seed,
+        checkpoint_seconds=setting.checkpoint_seconds,
+        at_once=Limits(setting.batch_size, setting.token_budget),
+        checkpointing=setting.checkpointing,
+    )

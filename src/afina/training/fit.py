@@ -1,0 +1,230 @@
+"""Fit: a training session. One, for every method: it sees a classifier, named parameters and batches.
+
+AdamW with Trainer's parameter groups, linear decay to zero without warm-up, clipping by the total norm; the loss is
+the objective's mean over a batch. Knows no task, no run, and no file but its checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from afina import meter
+from afina.allocator import keep_freed
+from afina.data.batch import Packed
+from afina.data.loader import Loader
+from afina.data.token_cache import EncodedSplit
+from afina.errors import Diverged
+from afina.events import Listener, Progress, Score, ignore
+from afina.inference import predictor
+from afina.methods.method import Method
+from afina.models.classifier import Classifier
+from afina.models.kernels.layout import Layout
+from afina.models.objective import Objective
+from afina.seeds import derive
+from afina.training import checkpoint
+from afina.training.activation_checkpointing import recompute
+from afina.training.checkpoint import Account
+from afina.training.mixed_precision import WorkingWeights
+from afina.training.optimizer import clip, make_optimizer, set_rate
+from afina.training.recipe import Recipe
+
+CHECKPOINT_SHARE = 0.05
+"""Writing checkpoints may take this share of the time between them; slower disks get fewer."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What training holds, as docs/figures.md defines it; activations are None where there is no figure."""
+
+    state_bytes: int
+    activation_bytes: int | None = None
+    activation_tokens: int | None = None
+
+
+class Fit:
+    """A classifier that `method` has prepared, in training from its construction until `finish`.
+
+    parameters  those that train, by name; where there are none, nothing is lowered and `advance` does nothing
+    weights     what the model computes in, and the float32 weights that are trained
+    account     what has been done so far
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        method: Method,
+        objective: Objective,
+        loader: Loader,
+        recipe: Recipe,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.classifier, self.method, self.objective = classifier, method, objective
+        self.loader, self.recipe, self.account = loader, recipe, Account()
+        self.parameters = method.trainable(classifier.model)
+        if recipe.checkpointing:
+            recompute(classifier.body)
+        precision = dtype if self.parameters else torch.float32
+        self.weights = WorkingWeights.of(method, classifier.model, precision)
+        self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.classifier.parameters()).device
+
+    def advance(
+        self, stop: int | None = None, *, keep: Callable[[Account], None] | None = None, listen: Listener = ignore
+    ) -> None:
+        """Take the steps that are left.
+
+        stop  steps in all after which to pause; called again, it goes on as if it had not. None: the last
+        keep  called now and then with the account; writes a checkpoint
+        Raises Diverged at the first loss that is not a finite number.
+        """
+        if not self.parameters:
+            return
+        self.begin()
+        account, steps = self.account, self.recipe.steps
+        first, tokens, seconds = account.step, account.tokens, account.seconds.get("train", 0.0)
+        began = last_kept = meter.now()
+        pause = self.recipe.checkpoint_seconds
+        for packed in self.loader.batches(first, stop or steps):
+            loss = self.step(packed)
+            done = account.step
+            pace = (account.tokens - tokens) / (account.seconds["train"] - seconds)
+            left = (meter.now() - began) / (done - first) * (steps - done)
+            listen(Progress("train", done, steps, loss, pace, left))
+            # The last step is never kept: a run killed after it takes it again, and so measures its memory.
+            if keep and done < steps and meter.now() - last_kept >= pause:
+                start = meter.now()
+                keep(account)
+                last_kept = meter.now()
+                pause = max(self.recipe.checkpoint_seconds, (last_kept - start) / CHECKPOINT_SHARE)
+
+    def begin(self) -> None:
+        """Ready the model for steps, whatever it did before."""
+        keep_freed()
+        self.classifier.train()
+        self.weights.refresh()
+
+    def step(self, packed: Packed) -> float:
+        """Take the next step, on a batch, and account for it; its loss. Its seconds begin with the batch in place.
+
+        Raises Diverged.
+        """
+        account, recipe = self.account, self.recipe
+        parts = [part.to(self.device) for part in recipe.at_once.parts(packed)]
+        ready = meter.now()
+        seed_dropout(recipe.seed, account.step)
+        set_rate(self.optimizer, recipe.rate(account.step))
+        loss = self.update(parts).item()
+        spent = meter.now() - ready
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"step {account.step + 1} of {recipe.steps}: the loss is {loss}. "
+                f"Lower the learning rate (it was {recipe.learning_rate:g})."
+            )
+        account.step += 1
+        account.tokens += len(packed.tokens)
+        account.losses.append(loss)
+        account.seconds["train"] = account.seconds.get("train", 0.0) + spent
+        return loss
+
+    def update(self, parts: Sequence[Packed], layouts: Sequence[Layout | None] = ()) -> torch.Tensor:
+        """Move the weights by the gradients of the parts of a batch; its mean loss, float32, detached.
+
+        layouts: of the parts, where they are made already
+        """
+        self.weights.clear()
+        loss = self._backward(parts, layouts)
+        clip(self.optimizer, self.weights.norm(), self.recipe.clip)
+        self.optimizer.step()
+        self.weights.refresh()
+        return loss
+
+    def _backward(self, parts: Sequence[Packed], layouts: Sequence[Layout | None]) -> torch.Tensor:
+        examples = sum(map(len, parts))
+        total = torch.zeros((), device=parts[0].tokens.device)
+        for part, layout in zip_longest(parts, layouts):
+            loss = self._loss(part, layout)
+            if len(parts) > 1:
+                loss = loss * (len(part) / examples)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _loss(self, packed: Packed, layout: Layout | None = None) -> torch.Tensor:
+        return self.objective.loss(self.classifier(packed, layout), packed.targets)
+
+    def score(self, split: EncodedSplit, listen: Listener = ignore) -> Score:
+        """How well it does on `split` so far, in training's own precision, which is good enough to choose by.
+
+        Without figures where the last step has spoilt the weights.
+        """
+        account, steps = self.account, self.recipe.steps
+        with (clock := meter.Meter(self.device)).phase("evaluate"):
+            outputs = predictor.logits(self.classifier, split.encoded, listen)
+        if not np.isfinite(outputs).all():
+            return Score(account.step, steps, len(split), None, None)
+        return Score(
+            account.step,
+            steps,
+            len(split),
+            float(self.objective.score(outputs, split.labels).mean()),
+            self.objective.mean_loss(outputs, split.labels),
+            account.seconds.get("train", 0.0),
+            clock.seconds["evaluate"],
+        )
+
+    def checkpoint(self, path: Path, key: str) -> None:
+        """Write all that `resume` needs, in place of what was there."""
+        checkpoint.save(path, key, self.weights.trained, self.optimizer, self.account)
+
+    def resume(self, path: Path, key: str) -> None:
+        """Go on from the checkpoint with that key; where there is none that is whole, nothing changes."""
+        self.account = checkpoint.load(path, key, self.weights.trained, self.optimizer)
+
+    @property
+    def state_bytes(self) -> int:
+        """Parameters, gradients and the optimiser's state."""
+        weights = [*self.classifier.parameters(), *self.weights.trained.values(), *self.weights.packed]
+        return meter.state_bytes(weights, self.optimizer)
+
+    def activation_bytes(self, packed: Packed, layout: Layout | None = None) -> int:
+        """What a forward pass over `packed` keeps for the backward pass."""
+        return meter.activation_bytes(self.classifier, lambda: self._loss(packed, layout))
+
+    def measure(self) -> Measured:
+        """What it holds after its last step, and what the largest part of a batch keeps besides."""
+        if not self.parameters or self.recipe.checkpointing:
+            return Measured(self.state_bytes)  # what a block computes again is not saved, and cannot be counted
+        largest = self.loader.largest(self.recipe.steps, self.recipe.at_once).to(self.device)
+        seed_dropout(self.recipe.seed, self.recipe.steps)
+        return Measured(self.state_bytes, self.activation_bytes(largest), len(largest.tokens))
+
+    def finish(self, reopen: Callable[[], Classifier]) -> Classifier:
+        """End the session: the trained classifier in float32, to evaluate, probe and save.
+
+        reopen  gives a fresh one, prepared by the method: the frozen weights are read again rather than kept beside
+                their lowered copies while training
+        """
+        self.weights.settle()
+        lowered = self.weights.lowered
+        del self.weights, self.optimizer
+        if lowered:
+            trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
+            self.classifier = reopen()
+            self.method.restore(self.classifier.model, trained)
+        return self.classifier
+
+
+def seed_dropout(seed: int, step: int) -> None:
+    """Start the dropout stream of one step, whatever was drawn before."""
+    torch.manual_seed(derive(seed, "dropout", step))
