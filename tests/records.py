@@ -147,21 +147,6 @@ def carried_out(
     return record(method, **({"metrics": {"accuracy": right, "f1": right}} | files | changes))
 
 
-def finished_study(out: Path, methods: dict[str, dict[str, Any]], predicted: dict[str, Sequence[int]]) -> None:
-    """Carry out a study of `methods` in `out`, of runs that are invented: all that a study leaves but weights."""
-    from afina import Study
-    from afina.studies.run import Run
-    from command import HereExecutor
-
-    class Inventing(HereExecutor):
-        def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
-            asked = {"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task}
-            return carried_out(out, predicted.get(run.method, PREDICTED), GOLD, run.method, run.label, **asked)
-
-    content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": methods}
-    Study.parse(content, "test").run(out, command=["afina"], executor=Inventing())
-
-
 def every_method(**changes: Any) -> list[Record]:
     return [record(method, **changes) for method in TRAINED]
 

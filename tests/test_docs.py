@@ -8,16 +8,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
-from afina import Backbone, Study, Task, assets, cli
+from afina import Backbone, Study, assets, cli
 from afina.errors import NotFound
-from afina.studies.study import WITHHELD, Outcome
 from command import Command
 from fakes import sentences, write_csv
 
@@ -143,22 +141,3 @@ def test_the_python_of_the_readme_runs(number: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.strip()
-
-
-EXAMPLE = ROOT / "docs" / "example-report"
-
-
-def test_the_example_report_is_what_its_records_give() -> None:
-    made = replace(Outcome.read(EXAMPLE).report, evaluated=WITHHELD).files()
-    for name in ("report.md", "tables.csv", "tables.json"):
-        assert (EXAMPLE / name).read_text(encoding="utf-8") == made[name], f"write it anew: afina report {EXAMPLE.name}"
-    assert made.keys() <= {path.name for path in EXAMPLE.iterdir()}
-
-
-@pytest.mark.assets
-def test_the_example_report_holds_no_sentence_of_the_data() -> None:
-    task = Task.load("snippets:movies")
-    kept = "\n".join(path.read_text(encoding="utf-8") for path in EXAMPLE.iterdir())
-    sentences = [text for split in (task.train, task.evaluation) for text in split.texts if len(text) > 25]
-    assert len(sentences) > 5_000
-    assert not [text for text in sentences if text in kept]

@@ -15,6 +15,7 @@ import pytest
 import afina as package
 from afina import METHODS, Adapter, Backbone
 from afina.studies.record import Record, write
+from afina.studies.result import Predictions, Result
 from afina.studies.results import Results
 from command import PROGRAM, Command
 from fakes import BAD, GOOD, THINGS, write_csv
@@ -98,6 +99,13 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
     assert afina("show", "results/compare").out == answer.out
 
 
+def _contrary(one: Result) -> Record:
+    """The record of a run in `here` that now says the other label of every text."""
+    outputs = -one.predictions.outputs
+    digest = Predictions(outputs, one.predictions.targets).write(Path("here") / one.record.predictions)
+    return one.record.model_copy(update={"predictions_digest": digest})
+
+
 def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Command, study_file: Path, toy: str) -> None:
     task = Path("mine" + Path(toy).suffix)
     task.write_bytes(Path(toy).read_bytes())
@@ -108,10 +116,8 @@ def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Comma
         return [path.read_text(encoding="utf-8") for path in written]
 
     afina("study", study_file, "--task", task, "--out", "here")
-    records = [
-        one.model_copy(update={"predicted": tuple(1 - label for label in one.gold)}) if one.method == "lora" else one
-        for one in Results.read(Path("here")).records
-    ]
+    results = Results.read(Path("here")).results
+    records = [_contrary(one) if one.record.method == "lora" else one.record for one in results]
     write(Path("here/records.jsonl"), records)
     afina("report", "here")
     assert all("Where the methods disagree" in text and words.search(text) for text in contents())
@@ -269,7 +275,11 @@ def test_the_order_of_the_labels_decides_which_is_positive(afina: Command, gpt2:
     one = train(afina, gpt2, "--task", toy, "--method", "baseline")
     other = train(afina, gpt2, "--task", toy, "--method", "baseline", "--labels", "good,bad")
     assert (one.label_names, other.label_names) == (("bad", "good"), ("good", "bad"))
-    assert one.gold == tuple(1 - label for label in other.gold)
+    first, second = (
+        Predictions.read(Path("results/train") / each.predictions, each.predictions_digest).targets
+        for each in (one, other)
+    )
+    assert first.tolist() == (1 - second).tolist()
 
 
 # evaluate, predict

@@ -14,11 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from afina.events import Listener
 from afina.report.evaluated import Evaluated
 from afina.report.plots import svg
 from afina.report.plots.costs import front
 from afina.report.report import Report
-from records import TRAINED, finished_study, result, results
+from afina.studies.record import Record
+from afina.studies.run import Run
+from afina.studies.study import Study
+from command import InventedExecutor
+from records import GOLD, TRAINED, carried_out, result, results
 
 HOSTILE = "<script>alert(1)</script>"
 ANSWERS = {"full": (0, 1, 1, 0, 0), "lora": (0, 1, 0, 0, 1)}
@@ -169,8 +174,16 @@ def test_figures_are_raw_numbers_in_csv_and_json_alike() -> None:
     assert low < 0.6 < high
 
 
+class Disagreeing(InventedExecutor):
+    """Each method answers as ANSWERS says."""
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        return carried_out(out, ANSWERS[run.method], GOLD, run.method, run.label, key=run.key, study=study)
+
+
 def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> None:
-    finished_study(tmp_path, {"full": {}, "lora": {}}, ANSWERS)
+    content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
+    Study.parse(content, "test").run(tmp_path, command=["afina"], executor=Disagreeing())
     code = (
         "import sys\nfrom afina.cli import main\nsys.argv = ['afina', 'report', sys.argv[1]]\n"
         "try:\n    main()\nfinally:\n    heavy = {'torch', 'transformers', 'peft', 'matplotlib.pyplot'}\n"

@@ -1,4 +1,4 @@
-"""Facts in words, tables, plots and pages. Reads records and recommendations; nothing below knows that it is there.
+"""Facts in words, tables, plots and pages: `Report.of(results)`. Reads what studies leave; nothing below knows of it.
 
 Starts without torch.
 """

@@ -1,0 +1,100 @@
+"""Which results make an arm, which texts a report may show, what it writes, and how a recommendation reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from afina import Task
+from afina.report.arms import arms, lines
+from afina.report.evaluated import Evaluated
+from afina.report.report import FILES, MARKDOWN, Report
+from afina.studies.floors import MAJORITY, TFIDF
+from afina.studies.recommendation import Contender, Recommendation
+from afina.studies.spec import Data
+from records import result, results
+
+
+def test_an_arm_has_its_seeds_in_order_and_all_arms_stand_as_their_first_results_do() -> None:
+    made = arms([result("full", seed=1), result("lora", seed=7), result("full", seed=0)])
+    assert [(arm.label, arm.seeds, arm.place) for arm in made] == [("full fine-tuning", (0, 1), 0), ("LoRA", (7,), 1)]
+    assert [(line.label, line.seed_in_words) for line in lines(made)] == [
+        ("full fine-tuning", "0"),
+        ("full fine-tuning", "1"),
+        ("full fine-tuning", "mean ± sd of 2"),
+        ("LoRA", "7"),
+    ]
+
+
+def test_an_arm_has_the_scores_and_answers_of_each_seed_in_the_order_of_the_texts() -> None:
+    (arm,) = arms([result(seed=1, predicted=(1, 1, 1, 1, 1)), result(seed=0, predicted=(0, 1, 1, 0, 0))])
+    assert arm.targets.tolist() == [0, 1, 1, 0, 1]
+    assert arm.answers.tolist() == [[0, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert arm.scores.tolist() == [[True, True, True, True, False], [False, True, True, False, True]]
+
+
+def test_a_mean_needs_every_seed() -> None:
+    (arm,) = arms([result(seed=0, steps=10), result(seed=1, steps=20)])
+    assert arm.mean(lambda record: record.steps) == 15
+    assert arm.mean(lambda record: record.steps if record.seed else None) is None
+
+
+def test_what_changes_no_result_makes_no_arm_of_its_own() -> None:
+    settings = result().record.training
+    seldom = [result(seed=seed, training={**settings, "checkpoint_seconds": 60.0 * seed}) for seed in (0, 1)]
+    assert len(arms(seldom)) == 1
+    assert len(arms([result(seed=0), result(seed=1, training={**settings, "epochs": 3})])) == 2
+
+
+def test_the_texts_of_a_task_are_read_again_a_pair_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    rows = "".join(f"claim {number},answer {number},{'yes' if number % 2 else 'no'}\n" for number in range(40))
+    path.write_text(f"first,second,label\n{rows}", encoding="utf-8")
+    split = Task.load(str(path), text="first", text_pair="second").evaluation
+    found = Evaluated.read(str(path), Data(text="first", text_pair="second"))
+    assert found.texts is not None
+    assert list(found.texts) == [f"{text} ⏎ {text.replace('claim', 'answer')}" for text in split.texts]
+    assert (found.digest, found.reason) == (split.digest, "")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("sst2", "the task is not on this machine, and a report uses no network"),
+        ("gone.csv", "the task could not be read again"),
+    ],
+)
+def test_texts_that_are_not_at_hand_are_left_out_and_it_is_said_why(address: str, reason: str) -> None:
+    assert Evaluated.read(address, Data()) == Evaluated(reason=reason)
+
+
+def test_a_report_writes_what_it_is_asked_to_write(tmp_path: Path) -> None:
+    report = Report.of(results([result()], out=tmp_path))
+    assert report.write([MARKDOWN]) == [tmp_path / MARKDOWN]
+    assert [path.name for path in tmp_path.iterdir()] == [MARKDOWN]
+    assert report.write() == [tmp_path / name for name in FILES]
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == report.files()
+
+
+def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
+    finalist = Contender(
+        name="lora", rounds=2, rate=1e-3, accuracy=0.6, f1=0.55, examples=100, steps=250, seconds=100.0,
+        trainable=148_992, total=124_441_344, key="sha256:lora", adapter="adapters/lora-0",
+    )  # fmt: skip
+    floors = (Contender(name=TFIDF, accuracy=0.5, f1=0.5), Contender(name=MAJORITY, accuracy=0.5, f1=0.0))
+    made = Recommendation(
+        task="mine.csv", data=Data(), backbone="gpt2", recommended="lora", adapter="adapters/lora-0",
+        contenders=(*floors, finalist), comparisons=(), dropped={}, train_examples=100, examples=5, minutes=5.0,
+        seconds=290.0,
+    )  # fmt: skip
+    report = Report.of(replace(results([result()], "choose"), recommendation=made))
+    text = report.markdown()
+    assert text.index("## Recommendation") < text.index("Use LoRA: it did best in the race") < text.index(TFIDF)
+    assert text.index("On 5 held-out texts that chose nothing.") < text.index("## Performance")
+    assert "Use LoRA" in report.page()
+    assert report.summary()["recommended"] == "lora"
+    alone = Report.of(replace(results([], "choose"), recommendation=made)).markdown()
+    assert "Use LoRA" in alone
+    assert "No run has finished" not in alone
