@@ -16,7 +16,7 @@ from afina.methods.parameters import count
 from afina.methods.selective import Selective
 from afina.models.classifier import Classifier, is_head
 from afina.models.families import FAMILIES
-from fakes import Backbones, Fit, encoded, logits_of, opened, sentences
+from fakes import Backbones, encoded, fit_of, logits_of, opened, sentences
 
 COUNTS = {
     "baseline": (0, 0),
@@ -45,7 +45,7 @@ def snapshot(classifier: Classifier) -> dict[str, torch.Tensor]:
 def trained(backbone: Backbone, method: Method, seed: int = 0, rows: int = 40) -> Classifier:
     classifier = opened(backbone, method, seed)
     if method.trainable(classifier.model):
-        Fit.of(classifier, method, encoded(backbone, sentences(rows))).train()
+        fit_of(classifier, method, encoded(backbone, sentences(rows))).advance()
     return classifier
 
 
@@ -63,7 +63,7 @@ def test_only_declared_parameters_get_gradients_and_all_others_keep_every_bit(ca
     declared = {f"model.{name}" for name in method.trainable(classifier.model)}
     before = snapshot(classifier)
     if declared:
-        Fit.of(classifier, method, encoded(backbone, sentences(40))).train()
+        fit_of(classifier, method, encoded(backbone, sentences(40))).advance()
     assert {name for name, p in classifier.named_parameters() if p.grad is not None} == declared
     changed = {name for name, tensor in snapshot(classifier).items() if not torch.equal(tensor, before[name])}
     assert changed == declared

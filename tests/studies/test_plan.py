@@ -21,7 +21,7 @@ from afina.meter import now
 from afina.methods import make
 from afina.models.adapter import read_manifest
 from afina.models.objective import Classes
-from afina.report.report import forecast_table
+from afina.report.forecasts import forecast_table
 from afina.studies.cost import MADE_UP, cost, forecast
 from afina.studies.cost import encoded as encoded_task
 from afina.studies.directory import Directory

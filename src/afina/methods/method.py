@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 class Method(ABC):
     """One way to adapt a classifier; its fields are its hyperparameters.
 
-    name         key in METHODS
-    title        how tables call it
-    summary      what it does, in a line
+    name           key in METHODS
+    title          how tables call it
+    summary        what it does, in a line
     learning_rate  used where none is given; LoRA's and PreLayer's are the quickstart's, see docs/LOG.md
-    search       values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
-                 ten times it; None where there is nothing to tune
-    practical    whether a recommendation considers it
-    trains_body  whether anything but the head is meant to train
-    packs        whether its frozen weights may be packed while bfloat16 trains; false where its layers read them as
-                 they are, rather than calling the linear layer
-    tensor_file  file that `state` is saved to; named by whoever else reads it
+    search         values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
+                   ten times it; None where there is nothing to tune
+    practical      whether a recommendation considers it
+    trains_body    whether anything but the head is meant to train
+    packs          whether its frozen weights may be packed while bfloat16 trains; false where what it adds reads them,
+                   rather than calling their layer
+    tensor_file    file that `state` is saved to; named by whoever else reads it
     """
 
     name: ClassVar[str]
