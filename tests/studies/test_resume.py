@@ -114,7 +114,7 @@ def assert_ended(processes: list[psutil.Process], seconds: float = 2.0) -> None:
 def assert_same(outcome: Outcome, reference: Record) -> Record:
     """Same adapter, same losses, every step and token counted once."""
     (record,) = outcome.records
-    same = {"digest", "losses", "steps", "tokens", "accuracy", "f1", "predicted", "key"}
+    same = {"digest", "losses", "steps", "tokens", "metrics", "predictions_digest", "key"}
     assert record.model_dump(include=same) == reference.model_dump(include=same)
     assert left_behind(outcome.out) >= {"records.jsonl", Path(record.adapter).name}
     assert not list((outcome.out / "checkpoints").iterdir())
