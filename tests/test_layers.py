@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import afina as package
-from records import finished_study
+from command import InventedExecutor
 
 PACKAGES = ["ground", "data", "stats", "models", "methods", "inference", "training", "studies", "report", "cli"]
 """The house: a package imports those before it. The ground is the modules that stand beside the packages."""
@@ -213,7 +213,15 @@ WITHOUT_TORCH = """
 
 
 def test_show_and_methods_work_where_torch_is_not_installed(tmp_path: Path) -> None:
-    finished_study(tmp_path, {"full": {}, "lora": {"targets": ["c_attn"]}}, {})
+    from afina.studies.study import Study
+
+    content = {
+        "name": "shown",
+        "backbone": "gpt2",
+        "task": "sst2",
+        "methods": {"full": {}, "lora": {"targets": ["c_attn"]}},
+    }
+    Study.parse(content, "test").run(tmp_path, command=["afina"], executor=InventedExecutor())
 
     shown = _python(WITHOUT_TORCH, "show", str(tmp_path))
     assert (shown.returncode, shown.stderr) == (0, "")

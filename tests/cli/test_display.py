@@ -9,6 +9,7 @@ from rich.console import Console
 
 from afina.cli.display import Bars, Lines, watcher
 from afina.events import Progress
+from afina.studies.results import Results
 from afina.studies.run import Run
 
 ONE, OTHER = (Run(backbone="b", task="t", method=method) for method in ("lora", "full"))
@@ -18,13 +19,17 @@ def console(*, terminal: bool) -> Console:
     return Console(file=io.StringIO(), force_terminal=terminal, width=120)
 
 
+def unwritten(results: Results) -> None:
+    """No report is written here."""
+
+
 def written(to: Console) -> str:
     return cast(io.StringIO, to.file).getvalue()
 
 
 def test_lines_of_runs_that_go_on_together_name_the_run_and_each_phase_once() -> None:
     to = console(terminal=False)
-    shown = watcher(to)
+    shown = watcher(to, unwritten)
     shown.started(ONE, 1, 2)
     shown.started(OTHER, 2, 2)
     for step in range(3):
@@ -42,7 +47,7 @@ def test_lines_of_runs_that_go_on_together_name_the_run_and_each_phase_once() ->
 
 def test_each_run_that_goes_on_has_a_bar_of_its_own_and_none_is_left_when_all_have_ended() -> None:
     to = console(terminal=True)
-    shown = watcher(to)
+    shown = watcher(to, unwritten)
     assert isinstance(shown, Bars)
     shown.started(ONE, 1, 2)
     shown.started(OTHER, 2, 2)
@@ -57,11 +62,11 @@ def test_each_run_that_goes_on_has_a_bar_of_its_own_and_none_is_left_when_all_ha
     assert [task.description for task in shown.bars.tasks] == ["[2/2] full, seed 0: encode"]
     shown.failed(OTHER, "no")
     assert shown.bars is None
-    assert type(watcher(console(terminal=False))) is Lines
+    assert type(watcher(console(terminal=False), unwritten)) is Lines
 
 
 def test_bars_go_away_when_the_work_is_interrupted_and_may_be_asked_to_twice() -> None:
-    shown = Bars(console(terminal=True))
+    shown = Bars(console(terminal=True), unwritten)
     shown.started(ONE, 1, 1)
     shown.stop()
     shown.stop()

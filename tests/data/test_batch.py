@@ -25,7 +25,7 @@ def test_tensors_have_the_types_that_the_contract_names() -> None:
 
 
 def test_unknown_labels_are_minus_one() -> None:
-    assert pack([np.array([1]), np.array([2])]).labels.tolist() == [-1, -1]
+    assert pack([np.array([1]), np.array([2])]).targets.tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -44,5 +44,5 @@ def test_nothing_to_pack_is_an_error(sequences: list[np.ndarray]) -> None:
 
 def test_a_batch_moves_to_a_device_whole() -> None:
     moved = pack([np.array([1, 2])], [0]).to("meta")
-    devices = {t.device.type for t in (moved.tokens, moved.positions, moved.bounds, moved.labels)}
+    devices = {t.device.type for t in (moved.tokens, moved.positions, moved.bounds, moved.targets)}
     assert devices == {"meta"}

@@ -17,7 +17,7 @@ from afina.models.families import FAMILIES
 from afina.models.kernels.dropout import Dropout
 from afina.models.kernels.patches import Patch, exchange, patch, patches_of
 from afina.training.activation_checkpointing import recompute
-from afina.training.mixed_precision import Working
+from afina.training.mixed_precision import WorkingWeights
 from fakes import Backbones, logits_of, opened
 
 
@@ -83,7 +83,7 @@ def test_training_patches_on_top_of_the_kernels_and_a_wrap_afterwards_is_refused
     classifier = opened(gpt2, method)
     before = logits_of(classifier, gpt2)
     recompute(classifier.body)
-    Working(classifier.model, method.trainable(classifier.model), torch.float32)
+    WorkingWeights.of(method, classifier.model, torch.float32)
     assert counted(classifier)[(Patch.LAST_BLOCK, Patch.CHECKPOINT)] == 1
     assert counted(classifier)[(Patch.CHECKPOINT,)] == 1
     assert counted(classifier)[(Patch.LOOK_UP,)] == 2
