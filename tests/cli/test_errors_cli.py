@@ -288,7 +288,10 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
             "afina train, methods.lora: method lora: r=0, alpha=16, dropout=0.05; expected r >= 1, alpha > 0 and ",
         ),
         (("params", "--backbone", "./nope"), "backbone ./nope: there is no directory ./nope. Give a directory that "),
-        (("show", "nope"), "nope: no records.jsonl there, so no finished run to show. Give a study's --out directory."),
+        (
+            ("show", "nope"),
+            "nope: no records.jsonl there, so no finished run to show. Give the --out of a study or a recommendation.",
+        ),
         (
             ("predict", "nope", "a"),
             "nope: no adapter there, neither manifest.json (afina's) nor adapter_config.json (peft's). Give a ",
