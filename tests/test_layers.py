@@ -18,8 +18,63 @@ import pytest
 import afina as package
 from command import InventedExecutor
 
-PACKAGES = ["ground", "data", "stats", "models", "methods", "inference", "training", "studies", "report", "cli"]
-"""The house: a package imports those before it. The ground is the modules that stand beside the packages."""
+LAYERS = {
+    "ground": ("errors schema digest atomic seeds events meter allocator device", "tensorfile hub assets environment"),
+    "data": (
+        "split batch tokenize readers readers.table readers.texts",
+        "readers.rows loader",
+        "readers.columns readers.sst2 readers.snippets",
+        "readers.files",
+        "task",
+        "token_cache",
+    ),
+    "stats": ("metrics intervals random_effects", "estimates comparison"),
+    "models": (
+        "families shapes objective kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
+        "adapter pretrained kernels.attention kernels.last_block kernels.lora",
+        "address kernels.patches",
+        "backbone meta",
+        "classifier",
+    ),
+    "methods": ("method", "attachment selective peft", "baseline full lora prelayer foreign", "methods", "parameters"),
+    "inference": ("predictor", "probes", "evaluation"),
+    "training": ("recipe checkpoint activation_checkpointing mixed_precision", "optimizer", "fit", "dry_run"),
+    "studies": (
+        # intentions and facts
+        "spec record forecast floors study_file presets clock executors",
+        "directory result recommendation",
+        "trials holding",
+        "results",
+        # one run carried out, tried out, foreseen
+        "prepared",
+        "execute trial throughput",
+        "run cost",
+        # many of them
+        "watcher space executors.executor executors.messages",
+        "executors.local executors.worker halving tuning",
+        "study setting",
+        "finals",
+        "recommend",
+    ),
+    "report": (
+        "words evaluated paper plots plots.svg writers",
+        "arms",
+        "metrics",
+        "tables plots.drawing",
+        "verdicts recommendation forecasts tuning disagreements sections paper.published",
+        "plots.accuracy plots.costs plots.training plots.confusion paper.claims",
+        "writers.html writers.markdown writers.terminal writers.data writers.summary",
+        "report",
+    ),
+    "cli": ("options hints output", "display costs", "studies adapters", "cli"),
+}
+"""The house, and the floors inside each package: a package imports those before it, a module the lines before its own.
+
+The ground is the modules that stand beside the packages. A package's name among its own modules is its `__init__`,
+where that imports some of them.
+"""
+
+PACKAGES = list(LAYERS)
 
 STRANGERS = {"data": "stats", "stats": "data"}
 """Packages that stand side by side."""
@@ -106,6 +161,31 @@ def test_a_package_imports_only_those_before_it(module: str) -> None:
     later = {name for name, package in seen.items() if PACKAGES.index(package) > PACKAGES.index(mine)}
     assert not later, f"{module} (package {mine}) imports {sorted(later)} from further down"
     assert STRANGERS.get(mine) not in seen.values(), f"{module} imports {STRANGERS[mine]}"
+
+
+def _floor(module: str) -> int:
+    inside = module.removeprefix(f"{_package(module)}.")
+    floors = LAYERS[_package(module)]
+    found = [number for number, names in enumerate(floors) if inside in names.split()]
+    assert len(found) == 1, f"{module} stands on {len(found)} floors of LAYERS, expected one"
+    return found[0]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - DOORS - set(PACKAGES)))
+def test_a_module_imports_only_the_floors_before_its_own(module: str) -> None:
+    neighbours = {name for name in _own_imports(module) if _package(name) == _package(module)}
+    later = {name for name in neighbours if _floor(name) >= _floor(module)}
+    assert not later, f"{module} imports {sorted(later)} of its own floor or from further down"
+
+
+def test_every_name_of_the_table_is_a_module() -> None:
+    named = {
+        name if package in ("ground", name) else f"{package}.{name}"
+        for package, floors in LAYERS.items()
+        for floor in floors
+        for name in floor.split()
+    }
+    assert named <= MODULES.keys()
 
 
 def test_every_package_is_there_and_says_what_it_holds_and_what_it_does_not_know() -> None:

@@ -17,9 +17,6 @@ from afina.errors import InvalidData
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
 
-NAMES = {"accuracy": "accuracy", "f1": "F1"}
-"""Of figures, in a line of prose."""
-
 
 def evaluate(
     adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft.")],
@@ -49,7 +46,9 @@ def evaluate(
         made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
         print(json.dumps({**made, **found.metrics, "examples": found.examples, "truncated": found.truncated}))
     else:
-        figures = ", ".join(f"{NAMES.get(name, name)} {value:.4f}" for name, value in found.metrics.items())
+        from afina.report.metrics import WORDS
+
+        figures = ", ".join(f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
         print(f"{figures} on {found.examples:,} texts of {task}")
 
 
