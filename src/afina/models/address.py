@@ -7,10 +7,12 @@ no head, and nothing of what is done with the model.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from afina import assets, atomic, digest, hub
@@ -54,7 +56,11 @@ def _embedded() -> Path:
     if target.is_dir():
         return target
     source = assets.fetch("smollm2")
-    with quiet(), redirect_stderr(io.StringIO()):  # the conversion's progress bar ignores transformers' switch
+    return _once(target, lambda fresh: _convert(source, fresh))
+
+
+def _convert(source: Path, fresh: Path) -> None:
+    with redirect_stderr(io.StringIO()):  # the conversion's progress bar ignores transformers' switch
         opened = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         # transformers refuses to save a model opened from GGUF, and keeps `quantization_config` in its
@@ -65,10 +71,8 @@ def _embedded() -> Path:
         settings.pop("_model_name_or_path", None)
         plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
         plain.load_state_dict(opened.state_dict())
-        with atomic.replacing(target) as fresh:
-            plain.save_pretrained(fresh)
-            tokenizer.save_pretrained(fresh)
-    return target
+        plain.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
 
 
 def _random(address: str) -> Path:
@@ -78,11 +82,22 @@ def _random(address: str) -> Path:
         tokenizer = read_tokenizer(source, address)
     kept = sorted(p.name for p in source.iterdir() if p.suffix in {".json", ".txt", ".model"})
     target = assets.cache_directory() / f"random-{digest.of_files(source, kept).removeprefix(digest.PREFIX)[:16]}"
-    if not target.is_dir():
-        with quiet(), torch.random.fork_rng(devices=[]):
+
+    def draw(fresh: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(0, "random backbone"))
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            with atomic.replacing(target) as fresh:
-                model.save_pretrained(fresh)
-                tokenizer.save_pretrained(fresh)
+            AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+
+    return _once(target, draw)
+
+
+def _once(target: Path, make: Callable[[Path], None]) -> Path:
+    """`target`, filled by `make` where it is not there; by one process, while others wait."""
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f"{target.name}.lock"):
+            if not target.is_dir():
+                with quiet(), atomic.replacing(target) as fresh:
+                    make(fresh)
     return target
