@@ -97,6 +97,17 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert [(page.name, target) for page, target in links if not (page.parent / target).exists()] == []
 
 
+def test_files_that_the_documentation_names_are_there() -> None:
+    named = {
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|toml))`", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 30
+    roots = (ROOT, ROOT / "src" / "afina")
+    assert [(page, path) for page, path in sorted(named) if not any((root / path).is_file() for root in roots)] == []
+
+
 def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt2: Backbone) -> None:
     """The commands of the README in their order, on the tiny model."""
     invented = [(text, ("bad", "good")[label]) for text, label in sentences(180)]
