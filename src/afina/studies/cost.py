@@ -56,8 +56,6 @@ def cost(
     """
     available = meter.machine_memory()
     limit = memory or available
-    if limit is None:
-        raise InvalidStudy("this system does not tell how much memory it has. Say what must suffice, as in 8GiB.")
     task = task or encoded(run)
     method = make(run.method, run.hyperparameters).for_family(meta_model(run.backbone).config.model_type)
     objective, loader = objective_of(task.label_names), loader_of(run, task.train)
@@ -82,7 +80,7 @@ def cost(
         terms=terms,
     )
     there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
-    if there and one.trainable and one.peak <= (available or limit):
+    if there and one.trainable and one.peak <= available:
         pace = seconds_per_token(run, method, objective, loader)
         one = replace(one, train_seconds=pace * loader.tokens(recipe.steps))
     return one
