@@ -378,7 +378,8 @@ def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Back
 def test_mistakes_are_errors_that_say_what_to_do(afina: Command) -> None:
     assert "there is no directory ./nowhere" in afina("plan", "--backbone", "./nowhere").error
     assert "Did you mean 'lora'?" in afina("plan", "--backbone", "gpt2", "--method", "lorra").error
-    assert "takes at most 1024 tokens" in afina("plan", "--backbone", "gpt2", "--length", "2000").error
+    too_long = afina("plan", "--backbone", "gpt2", "--length", "2000").error
+    assert too_long == "--length is 2000, backbone gpt2 takes at most 1024 tokens."
     assert "Did you mean 'float32'?" in afina("plan", "--backbone", "gpt2", "--dtype", "float31").error
     with pytest.raises(ValidationError, match="dtype"):
         Training(dtype="float16")  # type: ignore[arg-type]

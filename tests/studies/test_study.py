@@ -598,7 +598,7 @@ def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbo
         assert worker.stderr.read() == ""
     assert isinstance(messages[0], Progressed)
     assert messages[-1] == Failed(
-        error=f"run lora: train.max_length is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
+        error=f"run lora: `max_length` is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,8 @@ A library message names a field in backquotes; here is the one table of what is 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Mapping
 
 FLAGS = {
     "allow_leakage": "--allow-leakage",
@@ -13,7 +15,6 @@ FLAGS = {
     "file": "--file",
     "label": "--label",
     "labels": "--labels",
-    "length": "--length",
     "memory": "--memory",
     "method": "--method",
     "minutes": "--minutes",
@@ -27,9 +28,23 @@ FLAGS = {
 }
 """By the library's word; what has no flag of its own is a key of a study."""
 
+COMMANDS: Mapping[str, Mapping[str, str]] = {
+    "plan": {"max_length": "--length"},
+    "study": {
+        "label": "data.label",
+        "labels": "data.labels",
+        "max_length": "train.max_length",
+        "text": "data.text",
+        "text_pair": "data.text_pair",
+    },
+    "train": {"max_length": "max_length"},
+}
+"""Where a command has another word for it."""
+
 _FIELD = re.compile(r"`(\w+)`")
 
 
 def with_flags(message: str) -> str:
     """A library's message as the command line says it. Words in backquotes that are no field stay."""
-    return _FIELD.sub(lambda found: FLAGS.get(found[1], found[0]), message)
+    flags = {**FLAGS, **COMMANDS.get(" ".join(sys.argv[1:2]), {})}
+    return _FIELD.sub(lambda found: flags.get(found[1], found[0]), message)

@@ -97,7 +97,7 @@ def longest_text(run: RunSpec, most: int) -> int:
     """Where texts are cut, for a backbone that takes `most` tokens. Raises InvalidStudy."""
     wanted = run.training.max_length
     if wanted is not None and wanted > most:
-        raise InvalidStudy(f"train.max_length is {wanted}, backbone {run.backbone} takes at most {most} tokens.")
+        raise InvalidStudy(f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens.")
     return wanted or min(DEFAULT_LENGTH, most)
 
 
