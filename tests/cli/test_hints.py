@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import typer
 
 import afina as package
 from afina import cli
-from afina.cli.hints import FLAGS, with_flags
+from afina.cli.hints import COMMANDS, FLAGS, with_flags
 
 SOURCE = Path(package.__file__).parent
 
@@ -34,10 +36,25 @@ def test_a_field_in_backquotes_becomes_its_flag_and_nothing_else_changes() -> No
     assert told == "mine.csv: no column 'x'. Name the right one with --text-pair, not `this`, nor text."
 
 
+def test_a_command_has_its_own_word_where_it_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {}
+    for command in ("plan", "study", "train"):
+        monkeypatch.setattr(sys, "argv", ["afina", command])
+        said[command] = with_flags("`max_length` is 9; `labels`")
+    assert said == {
+        "plan": "--length is 9; --labels",
+        "study": "train.max_length is 9; data.labels",
+        "train": "max_length is 9; --labels",
+    }
+
+
 def test_every_flag_is_an_option_of_a_command() -> None:
-    commands = typer.main.get_command(cli.app).commands.values()  # type: ignore[attr-defined]
-    options = {option for command in commands for parameter in command.params for option in parameter.opts}
-    assert {flag for flag in FLAGS.values() if flag.startswith("--")} <= options
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    of = {name: {o for one in command.params for o in one.opts} for name, command in commands.items()}
+    assert {flag for flag in FLAGS.values() if flag.startswith("--")} <= set().union(*of.values())
+    for name, words in COMMANDS.items():
+        assert words.keys() <= FLAGS.keys()
+        assert {flag for flag in words.values() if flag.startswith("--")} <= of[name]
 
 
 def test_every_field_that_an_error_names_has_something_to_type_for_it() -> None:

@@ -15,6 +15,7 @@ FLAGS = {
     "file": "--file",
     "label": "--label",
     "labels": "--labels",
+    "max_length": "max_length",
     "memory": "--memory",
     "method": "--method",
     "minutes": "--minutes",
@@ -37,7 +38,6 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "text": "data.text",
         "text_pair": "data.text_pair",
     },
-    "train": {"max_length": "max_length"},
 }
 """Where a command has another word for it."""
 
