@@ -1,4 +1,5 @@
 """What is asked, carried out and recorded: runs, studies, tuning, recommendations, costs.
 
-Holds intentions and facts; knows no words, tables or pages, which are `report`'s. Starts without torch.
+Holds intentions and facts; knows no words, tables or pages, which are `report`'s. Only what carries a run out or
+foresees one needs torch.
 """
