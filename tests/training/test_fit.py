@@ -155,3 +155,18 @@ def test_a_run_that_a_gpu_cannot_hold_is_an_error_that_says_what_needs_less(
     run: Run = runs.run("gpt2", "lora")
     with pytest.raises(OutOfMemory, match=r"^run lora: the GPU's memory is not enough\. Set token_budget=1024 or"):
         run.execute(tmp_path)
+
+
+PUBLISHED = {"prelayer": {"train_head": False}, "prelayer-46080": {"train_head": False}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prelayer-46080"])
+def test_each_method_trains_as_the_study_has_it(gpt2: Backbone, name: str, dtype: torch.dtype) -> None:
+    """PreLayer without its head trains tables of embeddings and nothing else."""
+    method = make(name, PUBLISHED.get(name)).for_family("gpt2")
+    fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(40)), dtype=dtype, steps=3)
+    before = {key: weight.detach().clone() for key, weight in fit.weights.trained.items()}
+    fit.advance()
+    changed = {key for key, weight in fit.weights.trained.items() if not torch.equal(weight, before[key])}
+    assert changed == before.keys()

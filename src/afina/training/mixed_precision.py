@@ -81,7 +81,7 @@ class WorkingWeights:
         known = {id(rows.weight): rows.norm() for rows in self._rows if rows.used}
         known |= {id(master.weight): master.norm for master in self._masters if master.passes == 1}
         grads = [p.grad for p in self.trained.values() if p.grad is not None and id(p) not in known]
-        norms = [*known.values(), *torch._foreach_norm(grads)]
+        norms = [*known.values(), *(torch._foreach_norm(grads) if grads else ())]
         total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return total
 
