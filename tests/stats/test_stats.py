@@ -333,6 +333,17 @@ def test_many_pairs_can_make_undecided_what_one_pair_alone_would_decide() -> Non
     assert "not sure enough for one of several pairs" in among.words
 
 
+def test_pairs_with_a_reference_are_counted_apart() -> None:
+    first, second = paired(900, 40, 20, 40)
+    among = compare({"A": first, "B": second, "C": second, "D": first, "E": second}, references=("C", "D", "E"))
+    assert [one.verdict for one in among if {one.first, one.second} == {"A", "B"}] == ["better"]
+    with_references = [one for one in among if {one.first, one.second} != {"A", "B"}]
+    rest = sorted(one.p for one in with_references)
+    assert {one.adjusted for one in with_references if one.p == rest[0]} == {min(1.0, len(rest) * rest[0])}
+    everyone = compare({"A": first, "B": second}, references=("A", "B"))
+    assert everyone == compare({"A": first, "B": second})
+
+
 def test_another_method_changes_only_what_is_corrected_for_it() -> None:
     first, second = studies(np.random.default_rng(3), 1, 3, 300, (0.9, 0.82), 0.005)[0]
     alone, among = one(first, second), compare({"A": first, "B": second, "C": second})[0]

@@ -82,7 +82,8 @@ def _why_apart(first: Arm, second: Arm) -> str:
 def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     from afina.stats.comparison import compare
 
-    return compare({arm.label: arm.scores for arm in alike})
+    references = [arm.label for arm in alike if not arm.trained]
+    return compare({arm.label: arm.scores for arm in alike}, references=references)
 
 
 def verdict_table(found: Verdicts) -> Table | None:
@@ -117,7 +118,8 @@ def _notes(found: Verdicts, margin: float) -> list[str]:
     if found.compared:
         notes.append(
             "Differences in accuracy, on the same texts and seeds, in percentage points. Better, worse: more than "
-            "chance explains, after Holm's correction for the number of pairs. Equivalent: surely within "
+            "chance explains, after Holm's correction for the number of pairs, those with an untrained model counted "
+            "apart. Equivalent: surely within "
             f"{_counted(margin)} of each other. Undecided: none of these can be said yet."
         )
     return notes

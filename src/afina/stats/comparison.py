@@ -5,7 +5,7 @@ Pure functions of arrays and numbers. Every pair is compared on the same example
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
@@ -32,7 +32,7 @@ class Comparison:
 
     - `difference`: accuracy of the first less that of the second; `interval`: where the true one may lie.
     - `p`: two-sided, of no difference; below 1 - level exactly where the interval excludes 0. `adjusted`: after Holm
-      over all pairs. `mcnemar`: exact p of each seed by itself, in order.
+      over the pairs that `compare` counts together. `mcnemar`: exact p of each seed by itself, in order.
     - `equivalence`: p of two one-sided tests (TOST) against a difference of `margin` or more either way.
       `noninferiority`: p against the first being worse by `margin` or more.
     - `verdict`: better or worse where `adjusted` is below 1 - level; else equivalent where `equivalence` is; else
@@ -100,9 +100,17 @@ class Comparison:
         return "it takes both more seeds and more examples to settle it"
 
 
-def compare(correct: Mapping[str, np.ndarray], *, margin: float = 0.01, level: float = 0.95) -> list[Comparison]:
+def compare(
+    correct: Mapping[str, np.ndarray],
+    *,
+    references: Collection[str] = (),
+    margin: float = 0.01,
+    level: float = 0.95,
+) -> list[Comparison]:
     """Compare every pair; for each method bool [S, N], row s of all with the same seed, column i the same example.
 
+    references  what the others are held against and nobody means to choose, such as an untrained model: pairs with one
+                of these are counted apart from the pairs without, so that their number makes no other answer less sure
     Deterministic. Raises ValueError where shapes differ, where there are no examples, and for a margin or level that
     means nothing.
     """
@@ -119,14 +127,13 @@ def compare(correct: Mapping[str, np.ndarray], *, margin: float = 0.01, level: f
         raise ValueError("expected arrays of seeds by examples, found one without any")
     pairs = list(combinations(tables, 2))
     evidence = [Evidence.of(tables[first], tables[second], margin, level) for first, second in pairs]
-    adjusted = holm([each.p for each in evidence])
-    ranks = np.argsort(np.argsort([each.p for each in evidence], kind="stable"))
+    asked = [not {first, second}.intersection(references) for first, second in pairs]
     found_pairs = []
-    for (first, second), each, p, rank in zip(pairs, evidence, adjusted, ranks, strict=True):
+    for (first, second), each, (p, factor) in zip(pairs, evidence, _corrected(evidence, asked), strict=True):
         verdict = _verdict(each, p, level)
         seeds, examples = (None, None)
         if verdict == "undecided":
-            seeds, examples = each.needed(margin, level, len(pairs) - int(rank))
+            seeds, examples = each.needed(margin, level, factor)
         per_seed = tuple(mcnemar(a, b) for a, b in zip(tables[first], tables[second], strict=True))
         found_pairs.append(
             Comparison(
@@ -136,6 +143,18 @@ def compare(correct: Mapping[str, np.ndarray], *, margin: float = 0.01, level: f
             )
         )  # fmt: skip
     return found_pairs
+
+
+def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tuple[float, int]]:
+    """Of each pair, Holm's adjusted p and the factor that it is due to; pairs that are `asked` and others apart."""
+    made: list[tuple[float, int]] = [(0.0, 0)] * len(evidence)
+    for kind in (True, False):
+        places = [place for place, mine in enumerate(asked) if mine == kind]
+        values = [evidence[place].p for place in places]
+        ranks = np.argsort(np.argsort(values, kind="stable"))
+        for place, p, rank in zip(places, holm(values), ranks, strict=True):
+            made[place] = p, len(places) - int(rank)
+    return made
 
 
 @dataclass(frozen=True)
