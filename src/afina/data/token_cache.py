@@ -20,6 +20,7 @@ import numpy as np
 from afina import assets, atomic, digest
 from afina.data.split import Split
 from afina.data.task import Task
+from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode, pieces
 
 if TYPE_CHECKING:
@@ -58,11 +59,23 @@ class EncodedTask:
     leaked: int
 
     @classmethod
-    def of(cls, task: Task, tokenizer: PreTrainedTokenizerBase, tokenizer_digest: str, max_length: int) -> Self:
-        """Encode both splits, or find them in the cache. Raises InvalidData for a text that gives no token."""
+    def of(
+        cls,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        tokenizer_digest: str,
+        max_length: int,
+        template: Template | None = None,
+    ) -> Self:
+        """Encode both splits, or find them in the cache. Raises what `encode` does."""
         train, evaluation = (
             EncodedSplit(
-                encode_split(tokenizer, tokenizer_digest, split, max_length=max_length, where=f"{name} text"),
+                encode_split(
+                    *(tokenizer, tokenizer_digest, split),
+                    max_length=max_length,
+                    template=template,
+                    where=f"{name} text",
+                ),
                 split.labels,
                 split.digest,
             )
@@ -72,7 +85,13 @@ class EncodedTask:
 
 
 def encode_split(
-    tokenizer: PreTrainedTokenizerBase, tokenizer_digest: str, split: Split, *, max_length: int, where: str = "text"
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_digest: str,
+    split: Split,
+    *,
+    max_length: int,
+    template: Template | None = None,
+    where: str = "text",
 ) -> Encoded:
     """`afina.data.tokenize.encode` of a split, as arrays that lie in files of the cache and are read from there."""
     if not len(split):
@@ -85,16 +104,18 @@ def encode_split(
         "truncation_side": tokenizer.truncation_side,
         "split_special_tokens": tokenizer.split_special_tokens,
         "max_length": max_length,
+        **({"template": template.source} if template else {}),
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
     place = assets.cache_directory() / "encodings" / digest.of_json(asked).removeprefix(digest.PREFIX)[:32]
+    texts, pairs = split.texts, split.pairs
     found = _open(place, len(split))
     if found is None:
         with suppress(OSError):  # not writable, full, or another process was faster
-            _make(place, pieces(tokenizer, split.texts, split.pairs, max_length=max_length, where=where))
+            _make(place, pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where))
             _trim(place)
         found = _open(place, len(split))
-    return found or encode(tokenizer, split.texts, split.pairs, max_length=max_length, where=where)
+    return found or encode(tokenizer, texts, pairs, max_length=max_length, template=template, where=where)
 
 
 def _open(place: Path, count: int) -> Encoded | None:
