@@ -22,7 +22,7 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objective import Classes
 from afina.studies.record import Record
-from afina.studies.spec import Training
+from afina.studies.spec import UNASKED, Training
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 
@@ -191,6 +191,7 @@ class Runs:
             task=self.task,
             method=method,
             training=Training(**(settings | changes)),
+            ask=UNASKED,
         )
 
     def record(self, family: str, method: str) -> Record:

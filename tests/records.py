@@ -21,6 +21,8 @@ HEAD = 1_536
 TRAINED = {"baseline": 0, "full": 124_439_808, "lora": 147_456, "prelayer": 39_383_808, "prelayer-46080": 46_080}
 """Body parameters that each method trains on GPT-2, from its shapes: 12 blocks of width 768, rank 4."""
 
+UNTRAINED = ("baseline", "zero-shot")
+
 GOLD, PREDICTED = (0, 1, 1, 0, 1), (0, 1, 0, 0, 1)
 """What is right of five texts, and what a run says of them, unless a test has others."""
 
@@ -61,8 +63,8 @@ def record(method: str = "lora", **changes: Any) -> Record:
 
     `accuracy` and `f1` change these metrics alone.
     """
-    head = 0 if method == "baseline" or method.startswith("prelayer") else HEAD
-    steps = 0 if method == "baseline" else 250
+    head = 0 if method in UNTRAINED or method.startswith("prelayer") else HEAD
+    steps, body = 0 if method in UNTRAINED else 250, TRAINED.get(method, 0)
     hyperparameters = {
         "lora": {"r": 4, "alpha": 16, "dropout": 0.05, "targets": ["c_attn"]},
         "prelayer": {"train_head": False},
@@ -85,8 +87,8 @@ def record(method: str = "lora", **changes: Any) -> Record:
         "metrics": {"accuracy": changes.pop("accuracy", 0.6), "f1": changes.pop("f1", 0.55)},
         "train_examples": 67_349,
         "examples": 872,
-        "trainable": TRAINED[method] + head,
-        "body": TRAINED[method],
+        "trainable": body + head,
+        "body": body,
         "head": head,
         "total": GPT2_TOTAL,
         "steps": steps,

@@ -213,3 +213,54 @@ def test_a_sample_and_its_first_part_have_the_datas_mean() -> None:
         assert abs(sizes[part].mean() / sizes.mean() - 1) <= TOLERANCE
     assert choose(sizes, sizes.mean(), 16, seed=1) != chosen
     assert sorted(choose(sizes[:5], 200.0, 16, seed=0)) == list(range(5))
+
+
+def test_the_page_of_words_has_a_figure_for_what_is_measured_and_a_star_where_a_seed_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import words
+    import words_page
+
+    chance = np.random.Generator(np.random.PCG64(0))
+
+    def figures(right: float) -> Any:
+        answers = chance.random(words.HELD_OUT) < right
+        return {
+            "accuracy": float(answers.mean()),
+            "right": words.packed(answers),
+            "choosing": right,
+            "choosing_loss": 1,
+        }
+
+    records: Any = {}
+    while left := [cell for cell in words.cells(records) if cell not in records]:
+        for cell in left:
+            records[cell] = figures(0.9 if cell.rate in (1.5e-3, 1e-4) else 0.6)
+    missing = words.Cell("products", 1024, "full", "words", 1e-4, 2)
+    del records[missing]
+    (tmp_path / "words.md").write_text("Before.\n<!-- begin: benchmarks/words.py -->\n<!-- end -->\nAfter.\n")
+    monkeypatch.setattr(words_page, "DOCS", tmp_path)
+    words_page.write(records)
+    page = (tmp_path / "words.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| LoRA", "| full", "| TF", "| untr"))]
+    assert len(rows) == 3 * 8
+    assert {row[1] for row in rows} == {"", "0.0015", "0.0001"}
+    assert sum("*" in line for line in page.splitlines()) == 1
+    assert page.startswith("Before.\n")
+    assert page.endswith("After.\n")
+    assert "1,024" in (tmp_path / "words.svg").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_the_words_benchmark_measures_a_cell_of_every_kind() -> None:
+    import words
+
+    sizes = words.SIZES
+    try:
+        words.SIZES = {4: words.Size(4, 1, 4)}
+        for method, head, rate in (("zero-shot", "words", 0.0), ("lora", "template", 1e-3), ("tfidf", "", 0.0)):
+            found = words.measure(words.Cell("products", 4, method, head, rate, 1))
+            assert words.unpacked(found["right"]).mean() == pytest.approx(found["accuracy"])
+    finally:
+        words.SIZES = sizes

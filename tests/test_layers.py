@@ -21,23 +21,29 @@ from command import InventedExecutor
 LAYERS = {
     "ground": ("errors schema digest atomic seeds events meter allocator device", "tensorfile hub assets environment"),
     "data": (
-        "split batch tokenize readers readers.table readers.texts",
-        "readers.rows loader",
-        "readers.columns readers.sst2 readers.snippets",
+        "split batch template readers readers.table readers.texts",
+        "tokenize readers.rows",
+        "readers.columns readers.sst2 readers.snippets loader",
         "readers.files",
         "task",
         "token_cache",
     ),
     "stats": ("metrics intervals random_effects", "estimates comparison"),
     "models": (
-        "families shapes objective kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
-        "adapter pretrained kernels.attention kernels.last_block kernels.lora",
-        "address kernels.patches",
+        "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
+        "adapter pretrained question kernels.attention kernels.last_block kernels.lora",
+        "address output_embedding kernels.patches",
         "backbone meta",
         "classifier",
     ),
-    "methods": ("method", "attachment selective peft", "baseline full lora prelayer foreign", "methods", "parameters"),
-    "inference": ("predictor", "probes", "evaluation"),
+    "methods": (
+        "method",
+        "attachment selective peft",
+        "baseline zero_shot full lora prelayer foreign",
+        "methods",
+        "parameters",
+    ),
+    "inference": ("predictor", "probes calibration", "evaluation asking"),
     "training": ("recipe checkpoint activation_checkpointing mixed_precision", "optimizer", "fit", "dry_run"),
     "studies": (
         # intentions and facts
@@ -47,7 +53,7 @@ LAYERS = {
         "results",
         # one run carried out, tried out, foreseen
         "prepared",
-        "execute trial throughput",
+        "execute trial throughput asking",
         "run cost",
         # many of them
         "watcher space executors.executor executors.messages",
@@ -57,16 +63,17 @@ LAYERS = {
         "recommend",
     ),
     "report": (
-        "words evaluated paper plots plots.svg writers",
+        "words evaluated asking paper plots plots.svg writers",
         "arms",
         "metrics",
+        "untrained",
         "tables plots.drawing",
-        "verdicts recommendation forecasts tuning disagreements sections paper.published",
+        "verdicts recommendation answer forecasts tuning disagreements sections paper.published",
         "plots.accuracy plots.costs plots.training plots.confusion paper.claims",
         "writers.html writers.markdown writers.terminal writers.data writers.summary",
         "report",
     ),
-    "cli": ("options hints output", "display costs", "studies adapters", "cli"),
+    "cli": ("options hints output", "display costs", "studies adapters asking", "cli"),
 }
 """The house, and the floors inside each package: a package imports those before it, a module the lines before its own.
 
@@ -83,7 +90,8 @@ DOORS = {"__init__", "__main__"}
 """Modules of no package: the names of the library, and `python -m afina`."""
 
 OWNERS = {
-    "transformers": "data.tokenize data.token_cache models.backbone models.address models.pretrained models.meta "
+    "transformers": "data.template data.tokenize data.token_cache models.backbone models.address models.pretrained "
+    "models.meta models.output_embedding "
     "models.kernels.attention models.kernels.linear",
     "peft": "methods.*",
     "safetensors": "tensorfile",

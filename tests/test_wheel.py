@@ -82,7 +82,7 @@ def test_it_runs_a_study_to_its_report_outside_the_checkout(bin: Path, tmp_path:
     done = _run([bin / "afina", "study", "quickstart", *settings, "--json"], tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [one["method"] for one in found["records"]] == ["baseline", "full", "lora", "prelayer"]
+    assert [one["method"] for one in found["records"]] == ["baseline", "zero-shot", "full", "lora", "prelayer"]
     page = (tmp_path / "results" / "quickstart" / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
     assert "PreLayer" in page

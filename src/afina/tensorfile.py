@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,17 @@ def size(tensors: Mapping[str, Tensor]) -> int:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file. Raises CorruptAdapter when it is cut short or not such a file."""
     return _read(path, "pt")
+
+
+def read_rows(path: Path, name: str, rows: Sequence[int]) -> Tensor | None:
+    """Some rows of one tensor, without reading the others; None where the file has no such tensor."""
+    import torch
+
+    with safe_open(path, framework="pt") as file:
+        if name not in file.keys():  # noqa: SIM118 - not a dict
+            return None
+        whole = file.get_slice(name)
+        return torch.cat([whole[row : row + 1] for row in rows])
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

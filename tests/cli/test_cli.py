@@ -63,6 +63,7 @@ def study_file(gpt2: Backbone, toy: str, tmp_path: Path) -> Path:
         max_steps = 3
         dtype = "float32"
         [methods.baseline]
+        [methods.zero-shot]
         [methods.full]
         [methods.lora]
         [methods.prelayer]
@@ -89,8 +90,8 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         assert (Path("results/compare") / record.adapter / "manifest.json").is_file()
     # Progress goes to the other stream, a line a phase.
     lines = answer.err.splitlines()
-    assert lines[:3] == [f"[1/5] baseline, seed 0: {phase}" for phase in ("load", "encode", "evaluate")]
-    assert "[3/5] lora, seed 0: train" in lines
+    assert lines[:3] == [f"[1/6] baseline, seed 0: {phase}" for phase in ("load", "encode", "evaluate")]
+    assert "[4/6] lora, seed 0: train" in lines
     assert any(line.startswith("lora, seed 0: accuracy 0.") for line in lines)
 
     again = afina("study", study_file)
@@ -215,7 +216,8 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
 def train(afina: Command, gpt2: Backbone, *arguments: object) -> Record:
     answer = afina("train", "--backbone", gpt2.address, *SHORT, *arguments)
     assert answer.code == 0, answer.err
-    (record,) = Results.read(Path("results/train")).records
+    record, *beside = Results.read(Path("results/train")).records
+    assert [one.method for one in beside] == ["zero-shot"], "what training gained is seen"
     return record
 
 
@@ -258,7 +260,7 @@ def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backb
         for two in (*GOOD, *BAD)
     ]
     write_csv(Path("pairs.csv"), rows, ("text", "reply", "label"))
-    single = train(afina, gpt2, "--task", "pairs.csv", "--allow-leakage")
+    single = train(afina, gpt2, "--task", "pairs.csv", "--allow-leakage", "--set", "head=random")
     record = train(afina, gpt2, "--task", "pairs.csv", "--text-pair", "reply")
     assert record.tokens > single.tokens
     adapter = Path("results/train") / record.adapter
@@ -399,12 +401,13 @@ def test_params_of_gpt2_are_the_published_counts_and_need_no_network(afina: Comm
     assert {tuple(one) for one in shown["methods"].values()} == {("trainable", "body", "head")}
     assert counts == {
         "baseline": [0, 0, 0],
+        "zero-shot": [0, 0, 0],
         "full": [124_441_344, 124_439_808, 1_536],
         "lora": [148_992, 147_456, 1_536],
         "prelayer": [39_383_808, 39_383_808, 0],
         "prelayer-46080": [46_080, 46_080, 0],
     }
-    assert {name: body for name, (_, body, _) in counts.items()} == TRAINED
+    assert {name: body for name, (_, body, _) in counts.items()} == TRAINED | {"zero-shot": 0}
     assert counts["full"][2] == HEAD
 
 
@@ -418,6 +421,7 @@ def test_params_prints_counts_and_percentages(afina: Command) -> None:
 def test_params_leaves_out_a_method_that_the_family_does_not_have(afina: Command, llama: Backbone) -> None:
     assert set(afina("params", "--backbone", llama.address, "--json").object()["methods"]) == {
         "baseline",
+        "zero-shot",
         "full",
         "lora",
         "prelayer",

@@ -20,6 +20,7 @@ from fakes import Backbones, encoded, fit_of, logits_of, opened, sentences
 
 COUNTS = {
     "baseline": (0, 0),
+    "zero-shot": (0, 0),
     "full": (124_439_808, 1_536),
     "lora": (147_456, 1_536),
     "prelayer": (39_383_808, 0),

@@ -41,7 +41,8 @@ for path in sys.argv[1:]:
     predictor = Predictor.of(adapter, backbone)
     probes.check(predictor)
     classifier, length = predictor.classifier, adapter.manifest.max_length
-    answers[path] = [logits_of(classifier, backbone).tolist(), probes.probe(classifier, backbone, length)]
+    probed = probes.probe(classifier, backbone, length, predictor.template)
+    answers[path] = [predictor.outputs(TEXTS).tolist(), probed]
 print(json.dumps(answers))
 """
 
@@ -80,7 +81,7 @@ def test_a_fresh_process_computes_the_logits_that_training_ended_with(
     assert probed == json.loads((path / MANIFEST).read_text())["probe"]
     adapter = Adapter.load(path)
     backbone = Backbone.load(adapter.manifest.backbone)
-    assert logits == logits_of(Predictor.of(adapter, backbone).classifier, backbone).tolist()
+    assert logits == Predictor.of(adapter, backbone).outputs(TEXTS).tolist()
 
 
 def test_the_adapters_of_all_methods_differ_from_each_other(elsewhere: dict[str, Any], runs: Runs) -> None:

@@ -33,7 +33,7 @@ def test_the_example_report_is_whole_and_has_nothing_else(results: Results) -> N
 
 
 def test_the_example_reports_figures_are_those_of_its_predictions(results: Results) -> None:
-    assert len(results.results) == 12
+    assert len(results.results) == 15
     for result in results.results:
         given = result.predictions
         assert result.objective.metrics(given.outputs, given.targets) == pytest.approx(result.record.metrics)

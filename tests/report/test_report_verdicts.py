@@ -12,7 +12,7 @@ from rich.console import Console
 from afina.report.arms import arms
 from afina.report.disagreements import disagreement_table, disagreements
 from afina.report.evaluated import WITHHELD, Evaluated
-from afina.report.paper.claims import Claim
+from afina.report.paper.claims import CLAIMS, Claim
 from afina.report.report import Report
 from afina.report.verdicts import Verdicts, verdict_table
 from afina.report.writers.terminal import findings
@@ -180,7 +180,7 @@ def test_the_terminal_says_what_is_missing_for_a_test() -> None:
 def test_a_study_without_the_methods_has_no_claims() -> None:
     made = report(answering("lora", []))
     assert made.claims == []
-    assert "ublished" not in made.markdown()
+    assert CLAIMS not in made.markdown()
 
 
 # Disagreements

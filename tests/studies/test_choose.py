@@ -15,15 +15,16 @@ import pytest
 import fakes
 from afina import Backbone, Task, meter
 from afina.data.split import Split
-from afina.errors import AfinaError, RunFailed
+from afina.errors import AfinaError, InvalidStudy, RunFailed
 from afina.events import Progress, Score
 from afina.report.recommendation import as_json, evidence, sentences
+from afina.stats.comparison import compare
 from afina.studies import cost, floors, halving
 from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.recommend import recommend
-from afina.studies.recommendation import Recommendation
+from afina.studies.recommendation import Recommendation, decide
 from afina.studies.record import Record, Seconds, read, write
 from afina.studies.results import Results
 from afina.studies.run import Run
@@ -42,13 +43,19 @@ class World(Executor):
     def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.task, self.time = task, 1_000.0
         self.step = {"full": 1.2, "lora": 0.8, "prelayer": 0.6}
-        self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9}
+        self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "zero-shot": 0.2}
         self.opening, self.text = 10.0, 0.01
         self.slower = 1.0
         self.tried: list[Run] = []
         self.carried: list[Run] = []
+        self.asked: list[Run] = []
         self.failing: dict[str, str] = {}
-        self.needs = {"full": int(4.4 * GIB), "lora": int(2.6 * GIB), "prelayer": int(2.4 * GIB)}
+        self.needs = {
+            "full": int(4.4 * GIB),
+            "lora": int(2.6 * GIB),
+            "prelayer": int(2.4 * GIB),
+            "zero-shot": int(1.2 * GIB),
+        }
         self.gpu: int | None = None
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
@@ -92,13 +99,13 @@ class World(Executor):
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
         assert run.data.validation is None
-        self.carried.append(run)
+        (self.carried if run.method in self.step else self.asked).append(run)
         gold = Task.load(run.task, evaluation_examples=run.data.evaluation_examples).evaluation.labels
         predicted = gold.copy()
         wrong = round(len(gold) * (1 - self.right[run.method]))
         predicted[:wrong] = 1 - predicted[:wrong]
         steps = run.training.max_steps or 0
-        train, evaluate = steps * self.step[run.method] * self.slower, len(gold) * self.text * 3 * self.slower
+        train, evaluate = steps * self.step.get(run.method, 0) * self.slower, len(gold) * self.text * 3 * self.slower
         self.passes(2 * self.opening * 0.9 * self.slower + train + evaluate, listen, until)
         changes = {
             "key": run.key,
@@ -204,7 +211,7 @@ def test_what_the_first_finalist_took_corrects_what_the_second_is_given(
     world.step = {name: step * 10 for name, step in world.step.items()}  # so that not all texts can be had
     world.slower = slower
     made = world.choose(tmp_path / "out", 30)
-    assert len([one for one in made.contenders if one.adapter]) == 2
+    assert len([one for one in made.contenders if one.trained]) == 2
     assert 0.9 <= made.seconds / 1_800 <= 1.1
 
 
@@ -281,8 +288,9 @@ def test_it_recommends_in_three_sentences_with_evidence_and_an_adapter(world: Wo
         assert sentence.endswith(".")
         assert ". " not in sentence
     assert (tmp_path / "out" / (made.adapter or "nowhere")).is_dir()
-    assert [one.name for one in made.contenders][:2] == [floors.MAJORITY, floors.TFIDF]
-    assert {one.name for one in made.contenders[2:]} == {"full", "lora", "prelayer"}
+    assert [one.name for one in made.contenders][:3] == [floors.MAJORITY, floors.TFIDF, "zero-shot"]
+    assert {one.name for one in made.contenders[3:]} == {"full", "lora", "prelayer"}
+    assert "zero-shot 0.1" in which
     assert made.contenders[-1].accuracy is None, "only the two best are evaluated on held-out texts"
     path = Directory(tmp_path / "out").recommendation
     assert Recommendation.model_validate_json(path.read_text(encoding="utf-8")) == made
@@ -308,21 +316,22 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
 
     scribe = Scribe()
     results = world.recommend(tmp_path / "out", watcher=scribe, command=["afina", "choose"])
-    assert [one.name for one in results.records] == ["full", "lora"]
+    assert [one.name for one in results.records] == ["zero-shot", "full", "lora"]
     assert results.command == ("afina", "choose")
     assert Results.read(tmp_path / "out") == results
     assert scribe.changes == [results]
     assert scribe.told[0] == "fitting what needs no language model"
-    assert scribe.told[-4:] == ["started full 1/2", "finished full", "started lora 2/2", "finished lora"]
+    asked = ["started zero-shot 1/1", "finished zero-shot"]
+    assert scribe.told[-6:] == [*asked, "started full 1/2", "finished full", "started lora 2/2", "finished lora"]
     held = Task.load(results.task, **results.data.model_dump()).evaluation
-    assert [len(one.targets) for one in results.results] == [len(held)] * 2
+    assert [len(one.targets) for one in results.results] == [len(held)] * 3
 
 
 def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", memory=3 * GIB)
     table = evidence(made)
-    assert [row[0] for row in table.rows] == [floors.MAJORITY, floors.TFIDF, "LoRA", "PreLayer"]
-    assert table.rows[2][-1].startswith("raced 1 round, learning rate ")
+    assert [row[0] for row in table.rows] == [floors.MAJORITY, floors.TFIDF, "zero-shot", "LoRA", "PreLayer"]
+    assert table.rows[3][-1].startswith("raced 1 round, learning rate ")
     assert any(note.startswith("LoRA is better than TF-IDF + logistic regression by ") for note in table.notes)
     assert table.notes[-1] == "full fine-tuning was left out: needs about 4.40 GiB of memory, there is 3.00 GiB"
     told = as_json(made, tmp_path / "out")
@@ -331,7 +340,7 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
         "task", "backbone", "recommended", "recommendation", "adapter", "rows", "comparisons", "dropped",
         "train_examples", "examples", "minutes", "seconds",
     }  # fmt: skip
-    assert list(told["rows"][2]) == [
+    assert list(told["rows"][3]) == [
         "name", "accuracy", "f1", "race", "examples", "steps", "seconds", "memory", "adapter", "remark",
     ]  # fmt: skip
     assert Path(told["adapter"]).is_dir()
@@ -351,7 +360,7 @@ def test_the_task_is_read_once(world: World, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Task, "load", lambda *task, **options: reads.append(options) or load(*task, **options))
     world.right = dict.fromkeys(world.right, 0.5)
     world.choose(tmp_path / "out")
-    assert len(reads) - len(world.carried) == 1
+    assert len(reads) - len(world.carried) - len(world.asked) == 1
 
 
 def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path) -> None:
@@ -366,6 +375,57 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     assert all(". " not in sentence for sentence in sentences(made))
 
 
+def test_where_no_adapted_model_beats_the_model_as_it_is_that_is_recommended(world: World, tmp_path: Path) -> None:
+    world.right = dict.fromkeys(world.right, 0.9) | {"zero-shot": 0.95}
+    made = world.choose(tmp_path / "out")
+    assert made.recommended == "zero-shot"
+    assert (tmp_path / "out" / (made.adapter or "nowhere")).is_dir()
+    which, costs, sure = sentences(made)
+    assert which.startswith("Use the model as it is, asked in words (zero-shot): no adapted model beats it")
+    assert "nothing to train" in costs
+    assert "worse than zero-shot" in sure
+    assert all(". " not in sentence for sentence in sentences(made))
+
+
+def test_a_finalist_that_did_worse_in_the_race_is_recommended_where_it_alone_beats_what_trains_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    def right(count: int) -> np.ndarray:
+        return (np.arange(61) < count)[None]
+
+    answers = {"prelayer": right(54), "lora": right(55)}
+    simple = {floors.TFIDF: right(41), "zero-shot": right(54)}
+    compared = compare(answers | simple)
+    assert decide(["prelayer", "lora"], answers, simple, compared) == "lora"
+    assert decide(["lora", "prelayer"], answers, simple, compared) == "lora"
+    assert decide(["prelayer"], answers, simple, compared) == "zero-shot"
+    assert decide(["prelayer", "lora"], answers, {floors.TFIDF: right(41)}, compared) == "prelayer"
+    made = world.choose(tmp_path / "out")
+    first, second = (one.name for one in made.contenders if one.trained)
+    undecided = made.model_copy(
+        update={
+            "recommended": second,
+            "comparisons": tuple(one for one in made.comparisons if {one.first, one.second} != {first, second}),
+        }
+    )
+    assert "did best in the race, but it alone beats what trains nothing, and has" in sentences(undecided)[0]
+
+
+def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded(run: RunSpec, task: Task) -> Task:
+        if run.asked.head == "words":
+            raise InvalidStudy("the labels '0', '1' are no words that a language model could answer with.")
+        return task
+
+    monkeypatch.setattr(cost, "encoded", encoded)
+    made = world.choose(tmp_path / "out")
+    assert made.recommended == "full"
+    assert reasons(made) == {"zero-shot": "the labels '0', '1' are no words that a language model could answer with."}
+    assert not world.asked
+
+
 def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", memory=3 * GIB)
     assert reasons(made) == {"full": "needs about 4.40 GiB of memory, there is 3.00 GiB"}
@@ -375,7 +435,7 @@ def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp
 
 def test_where_nothing_fits_the_floors_answer(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", memory=GIB)
-    assert len(made.dropped) == 3
+    assert len(made.dropped) == 4
     assert made.recommended in (floors.MAJORITY, floors.TFIDF)
     assert not world.tried
 
@@ -395,7 +455,7 @@ def test_all_are_evaluated_on_the_same_held_out_texts_and_the_race_on_none(world
     world.text = 0.2  # so slow that not all held-out texts can be scored
     made = world.choose(tmp_path / "out", 10)
     assert made.examples < len(Task.load(world.task).evaluation)
-    assert {run.data.evaluation_examples for run in world.carried} == {made.examples}
+    assert {run.data.evaluation_examples for run in world.carried + world.asked} == {made.examples}
     assert all(run.data.validation for run in world.tried)
 
 
@@ -489,7 +549,7 @@ def test_with_a_real_model_it_ends_in_time_with_an_adapter_that_works(
     assert time.perf_counter() - start < 1.1 * 90
     made = answer.object()
     assert len(made["recommendation"]) == 3
-    evaluated = [row for row in made["rows"] if row["adapter"]]
+    evaluated = [row for row in made["rows"] if row["adapter"] and row["steps"]]
     assert evaluated, made
     again = afina("evaluate", evaluated[0]["adapter"], "--task", task, "--check-probe", "--json").object()
     assert again["accuracy"] == pytest.approx(evaluated[0]["accuracy"], abs=1e-9)

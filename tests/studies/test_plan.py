@@ -16,11 +16,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afina import METHODS, Backbone, Task, meter
 from afina.data.batch import pack
+from afina.data.template import Template
 from afina.errors import InvalidStudy, NotFound, OutOfMemory
 from afina.meter import now
 from afina.methods import make
 from afina.models.adapter import read_manifest
 from afina.models.objective import Classes
+from afina.models.question import GENERAL
 from afina.report.forecasts import forecast_table
 from afina.studies.cost import MADE_UP, cost, forecast
 from afina.studies.cost import encoded as encoded_task
@@ -89,7 +91,7 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
     assert found["methods"]["full"]["trainable"] == 124_441_344
     assert found["methods"]["lora"]["trainable"] == 148_992
     assert {name: one["train_seconds"] for name, one in found["methods"].items()} == {
-        name: 0.0 if name == "baseline" else None for name in METHODS
+        name: 0.0 if name in ("baseline", "zero-shot") else None for name in METHODS
     }
 
 
@@ -231,7 +233,7 @@ def test_the_peak_of_a_process_is_foreseen(gpt2: Backbone, toy: str, tmp_path: P
     planned = json.loads(subprocess.run(plan, capture_output=True, check=True).stdout)
     train = [*PROGRAM, "train", *asked, "--out", str(tmp_path), "--set", "epochs=1", "--set", "dtype=float32"]
     subprocess.run(train, capture_output=True, check=True)
-    (record,) = Directory(tmp_path).read()
+    (record,) = (one for one in Directory(tmp_path).read() if one.method == "lora")
     assert record.memory.rss_peak is not None
     assert planned["methods"]["lora"]["peak"] == pytest.approx(record.memory.rss_peak, rel=0.15)
 
@@ -264,9 +266,22 @@ def test_time_is_the_measured_pace_times_the_tokens_of_all_epochs(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: 0.5)
-    tokens = sum(len(gpt2.tokenizer(text)["input_ids"]) for text in Task.load(toy).train.texts)
+    template = Template(GENERAL)  # its labels are words
+    tokens = sum(len(gpt2.tokenizer(template.render(text))["input_ids"]) for text in Task.load(toy).train.texts)
     one = only(forecast(gpt2.address, [make("lora")], task=toy, training=Training(epochs=3, dtype="float32")))
     assert one.train_seconds == 0.5 * 3 * tokens
+
+
+def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, toy: str) -> None:
+    def activations(*asked: str) -> int:
+        given = ("plan", "--backbone", gpt2.address, "--task", toy, "--method", "lora", "--no-calibrate", "--json")
+        return int(afina(*given, *asked).object()["methods"]["lora"]["activation_bytes"])
+
+    assert (
+        activations("--template", "{text} It was " + 60 * "so ") > activations() > activations("--template", "{text}")
+    )
+    error = afina("plan", "--backbone", gpt2.address, "--task", toy, "--words", "good=warm").error
+    assert "--words: label 'bad' has no words" in error
 
 
 def test_the_time_of_a_run_with_so_many_steps_is_that_of_their_tokens(
@@ -367,6 +382,7 @@ def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
 def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Backbone) -> None:
     assert [one.method for one in forecast(llama.address, training=texts(8))] == [
         "baseline",
+        "zero-shot",
         "full",
         "lora",
         "prelayer",

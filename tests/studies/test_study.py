@@ -24,7 +24,7 @@ from afina.studies.executors.messages import CarryOut, Failed, Progressed, decod
 from afina.studies.record import Record
 from afina.studies.results import Results
 from afina.studies.run import Run
-from afina.studies.spec import Training
+from afina.studies.spec import Ask, Training
 from afina.studies.watcher import Watcher
 from command import HereExecutor, InventedExecutor
 
@@ -97,6 +97,7 @@ def test_the_paper_preset_is_the_published_set_up() -> None:
     runs = Study.load("paper").runs()
     expected: dict[str, dict[str, Any]] = {
         "baseline": {},
+        "zero-shot": {},
         "full": {},
         "lora": {"r": 4, "alpha": 16, "dropout": 0.05, "targets": ["c_attn"]},
         "prelayer": {"train_head": False},
@@ -124,11 +125,12 @@ def test_the_paper_preset_is_the_published_set_up() -> None:
 
 def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> None:
     runs = Study.load("quickstart").runs()
-    assert [run.method for run in runs] == ["baseline", "full", "lora", "prelayer"]
+    assert [run.method for run in runs] == ["baseline", "zero-shot", "full", "lora", "prelayer"]
+    assert {run.asked.head for run in runs if run.method != "zero-shot"} == {"random"}
     for run in runs:
         assert (run.backbone, run.task) == ("embedded", "snippets:movies")
         assert (run.data.train_examples, run.data.evaluation_examples) == (2000, 1000)
-    rates = {run.method: run.training.learning_rate for run in runs if run.method != "baseline"}
+    rates = {run.method: run.training.learning_rate for run in runs if run.method in ("full", "lora", "prelayer")}
     assert None not in rates.values()
     assert len(set(rates.values())) == 3, "each method has a learning rate that suits it"
     assert next(run for run in runs if run.method == "prelayer").hyperparameters == {"train_head": True}
@@ -237,7 +239,7 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
 
 def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "mine.toml", MINIMAL.replace("[methods.lora]", "[methods]"))
-    with pytest.raises(InvalidStudy, match=r"no methods. Add a table such as \[methods.lora\]. Known: baseline, full,"):
+    with pytest.raises(InvalidStudy, match=r"no methods. Add a table such as \[methods.lora\]. Known: baseline,"):
         Study.load(source)
 
 
@@ -281,6 +283,46 @@ def test_a_setting_that_cannot_be_meant_is_told(tmp_path: Path, item: str, told:
 
 
 # Which runs are the same
+
+
+BEFORE_THERE_WERE_WORDS = {
+    "quickstart/baseline": "sha256:d0778cdee850d3e6eccffb8b835a31a90be6e20c5c5cb20601794953e6817110",
+    "quickstart/full": "sha256:297afc379325502cd8fe743892bdc3033940ab2377bf5addaa5ce9311a8cdc7c",
+    "quickstart/lora": "sha256:12a37663a1884cf6c752e9a9fd37a3594acf6db7862f25cf7b5f9226a9652061",
+    "quickstart/prelayer": "sha256:194cb09e592c488162bcb63634325a4936c6ed569f8cb12e64317dfc9d9ad056",
+    "paper/baseline": "sha256:805246b797aeb0287141619b25fbfd7746a3be7cfddcaf8d00e705d8357782b8",
+    "paper/full": "sha256:eff707abfc5b5a768ff2c313a422f11d0f3f8045e44c3679b744b413a1e400a7",
+    "paper/lora": "sha256:1bcd288ab4cfe8e4a0dd40589c9055b38b8b04c9855cbf753db831f0469819bc",
+    "paper/prelayer": "sha256:b7874513e5eac8a3abd748016f23136d9a3aa0157bb495d120286cead6c493ae",
+    "paper/prelayer-46080": "sha256:845ff6a924b758bd2a5309b4927d1a36c2d36bd33e452fe98e1af8439e20ee95",
+}
+
+
+def test_the_runs_of_the_presets_are_those_that_they_were_before_models_were_asked() -> None:
+    """Whoever has their records need not run them again, and their adapters keep their digests."""
+    found = {
+        f"{preset}/{run.title}": run.key for preset in ("quickstart", "paper") for run in Study.load(preset).runs()
+    }
+    new = {f"{preset}/zero-shot" for preset in ("quickstart", "paper")}
+    assert {title: key for title, key in found.items() if title not in new} == BEFORE_THERE_WERE_WORDS
+    assert new <= found.keys()
+
+
+def test_how_a_model_is_asked_tells_runs_apart() -> None:
+    def key(method: str = "lora", **ask: Any) -> str:
+        return Run(backbone="gpt2", task="sst2", method=method, ask=Ask(**ask)).key
+
+    asked: list[dict[str, Any]] = [
+        {},
+        {"head": "random"},
+        {"head": "words"},
+        {"template": "{text} It was"},
+        {"words": {"negative": (" bad",), "positive": (" good",)}},
+        {"offset": True},
+    ]
+    assert len({key(**one) for one in asked}) == len(asked)
+    assert len({key("baseline", **one) for one in asked}) == 1, "it asks for nothing"
+    assert key("zero-shot") == key("zero-shot", head="words")
 
 
 def _key(**changes: Any) -> str:

@@ -94,7 +94,7 @@ def test_the_same_run_twice_gives_the_same_digest(
     assert first.predictions_digest == second.predictions_digest
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "zero-shot"])
 def test_another_seed_gives_another_digest(run: Callable[..., Run], tmp_path: Path, method: str) -> None:
     first, second = (run(method, seed=seed, max_steps=2).execute(tmp_path) for seed in (0, 1))
     assert first.digest != second.digest

@@ -17,7 +17,7 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from afina.studies.record import Record
-from afina.studies.spec import Training
+from afina.studies.spec import UNASKED, Training
 from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
@@ -142,6 +142,7 @@ def test_a_run_computes_no_more_tokens_at_once_than_its_budget_and_measures_the_
         task=toy,
         method="lora",
         training=Training(dtype="float32", max_steps=4, batch_size=16, accumulate=2, token_budget=70),
+        ask=UNASKED,
     )
     record = run.execute(tmp_path)
     assert len(sizes) > 8

@@ -13,12 +13,13 @@ from typing import Annotated
 import typer
 
 from afina import __version__
-from afina.cli import adapters, costs, studies
+from afina.cli import adapters, asking, costs, studies
 from afina.cli.hints import with_flags
 from afina.errors import AfinaError
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
+    asking.ask,
     *(adapters.evaluate, adapters.predict),
     *(costs.params, costs.plan, costs.methods),
     *(studies.show, studies.report),

@@ -15,7 +15,10 @@ from afina.cli.options import (
     LabelColumn,
     Labels,
     PairColumn,
+    TemplateOption,
     TextColumn,
+    WordsOption,
+    ask_options,
     data_options,
 )
 from afina.cli.output import print_tables
@@ -69,6 +72,8 @@ def plan(
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
+    template: TemplateOption = None,
+    words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +85,7 @@ def plan(
     from afina.report.forecasts import forecast_table
     from afina.studies.cost import forecast
     from afina.studies.forecast import read_size
-    from afina.studies.spec import DTYPES, Data, Training
+    from afina.studies.spec import DTYPES, Ask, Data, Training
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
@@ -89,6 +94,7 @@ def plan(
         [make(name) for name in method] if method else None,
         task=task,
         data=Data(**data_options(text, text_pair, label, labels, allow_leakage)),
+        ask=Ask(**ask_options(template, words)),
         training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
         memory=read_size(memory) if memory else None,
         calibrate=calibrate,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from afina import meter
 from afina.cli.hints import with_flags
 from afina.events import Progress
+from afina.methods import make
 from afina.report.words import in_words
 from afina.studies.record import Record
 from afina.studies.run import Run
@@ -124,8 +125,9 @@ class Minutes(Watcher):
         self.says(f"race, candidate {number}: {run.method}")
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """Name the finalist."""
-        self.says(f"training {run.method} on {run.data.train_examples:,} texts")
+        """Name the finalist, or what is evaluated as it is."""
+        trains = not make(run.method).trains_nothing
+        self.says(f"training {run.method} on {run.data.train_examples:,} texts" if trains else f"asking: {run.method}")
 
 
 class Lines(Watcher):

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from afina.errors import InvalidStudy
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="Hub id, directory, 'embedded', or random:DIRECTORY.", metavar="ADDRESS")
@@ -21,6 +23,22 @@ PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]
 Labels = Annotated[
     str | None, typer.Option("--labels", help="Labels in their order, comma separated; the second is 'positive'.")
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help=r"What a text stands in, with {text} for it, such as 'Review: {text}\nSentiment:'; '{text}' for nothing.",
+        metavar="TEMPLATE",
+    ),
+]
+WordsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--words",
+        help="Words that answer for a label, as positive=great,good; may be repeated. By default its name.",
+        metavar="LABEL=WORD,...",
+    ),
 ]
 NoTexts = Annotated[
     bool, typer.Option("--no-texts", help="Row numbers instead of texts in the report, so that it may be passed on.")
@@ -40,3 +58,28 @@ def data_options(
     """How a task is to be read, in the words of `Task.load` and of a study's [data]."""
     order = [name.strip() for name in labels.split(",")] if labels else None
     return {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
+
+
+def template_option(template: str) -> str:
+    r"""A template as it is typed: `\n` for the end of a line."""
+    return template.replace("\\n", "\n")
+
+
+def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
+    """The words of each label, with the space that stands before a word. Raises InvalidStudy."""
+    if not words:
+        return None
+    found: dict[str, list[str]] = {}
+    for item in words:
+        label, equals, listed = item.partition("=")
+        given = [f" {word.strip()}" for word in listed.split(",") if word.strip()]
+        if not equals or not label.strip() or not given:
+            raise InvalidStudy(f"`words` {item}: expected LABEL=WORD,WORD, such as positive=great,good.")
+        found.setdefault(label.strip(), []).extend(given)
+    return found
+
+
+def ask_options(template: str | None, words: list[str] | None) -> dict[str, Any]:
+    """How a text is asked about, in the words of a study's [ask]; what is not said is not in it."""
+    asked: dict[str, Any] = {} if template is None else {"template": template_option(template)}
+    return asked | ({"head": "words", "words": words_option(words)} if words else {})

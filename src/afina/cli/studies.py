@@ -20,13 +20,18 @@ from afina.cli.options import (
     Overrides,
     PairColumn,
     TaskOption,
+    TemplateOption,
     TextColumn,
+    WordsOption,
+    ask_options,
     data_options,
 )
 from afina.cli.output import print_tables
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from afina.studies.results import Results
     from afina.studies.study import Study
 
@@ -39,6 +44,8 @@ def study(
     overrides: Overrides = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
+    template: TemplateOption = None,
+    words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
     no_texts: NoTexts = False,
     as_json: Json = False,
@@ -52,6 +59,7 @@ def study(
     given = list(overrides or [])
     given += [f"{key}={json.dumps(value)}" for key, value in (("backbone", backbone), ("task", task)) if value]
     given += ["data.allow_leakage=true"] if allow_leakage else []
+    given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
     _carry_out(Study.load(source, given), out, as_json, texts=not no_texts)
 
 
@@ -74,6 +82,8 @@ def train(
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
+    template: TemplateOption = None,
+    words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
@@ -90,9 +100,11 @@ def train(
         "task": task,
         "seeds": [seed],
         "data": data_options(text, text_pair, label, labels, allow_leakage),
+        "ask": ask_options(template, words),
         "methods": {method: settings},
     }
-    _carry_out(Study.parse(content, "afina train"), out, as_json)
+    chosen = Study.parse(content, "afina train")
+    _carry_out(chosen, out, as_json, then=_with_the_untrained)
 
 
 def choose(
@@ -107,6 +119,8 @@ def choose(
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
+    template: TemplateOption = None,
+    words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
@@ -124,6 +138,7 @@ def choose(
         backbone=backbone,
         out=out,
         data=data_options(text, text_pair, label, labels, allow_leakage),
+        ask=ask_options(template, words),
         watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
         command=["afina", *sys.argv[1:]],
         began=began,
@@ -150,7 +165,29 @@ def report(
         print(path)
 
 
-def _carry_out(study: Study, out: Path | None, as_json: bool, *, texts: bool = True) -> None:
+def _with_the_untrained(study: Study) -> Study:
+    """With the model as it is, asked in words, to compare with, where its labels can be asked for."""
+    from afina.methods import METHODS
+    from afina.studies.asking import can_be_asked
+
+    asking = [name for name, kind in METHODS.items() if kind.head == "words" and name not in study.methods]
+    more = study.model_copy(update={"methods": {**study.methods, **{name: {} for name in asking}}})
+    return more if all(can_be_asked(run) for run in more.runs() if run.method in asking) else study
+
+
+def _toml(value: str | dict[str, list[str]]) -> str:
+    """As TOML writes a string, or a table on one line: JSON's strings and lists are also TOML's."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return (
+        "{" + ", ".join(f"{_toml(key)} = {json.dumps(given, ensure_ascii=False)}" for key, given in value.items()) + "}"
+    )
+
+
+def _carry_out(
+    study: Study, out: Path | None, as_json: bool, *, texts: bool = True, then: Callable[[Study], Study] | None = None
+) -> None:
+    """`then`: what to go on with where nothing failed."""
     from rich.console import Console
 
     from afina.cli.display import watcher
@@ -160,6 +197,8 @@ def _carry_out(study: Study, out: Path | None, as_json: bool, *, texts: bool = T
     command = ["afina", *sys.argv[1:]]
     try:
         results = study.run(where, watching, command)
+        if then and not results.failed:
+            results = then(study).run(where, watching, command)
     except KeyboardInterrupt:
         watching.stop()
         print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)

@@ -18,6 +18,7 @@ from afina import device as devices
 from afina import methods
 from afina.allocator import keep_freed
 from afina.data.loader import by_length
+from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode
 from afina.errors import WrongBackbone
 from afina.events import Listener, Progress, ignore
@@ -84,6 +85,7 @@ class Predictor:
         method = methods.make(manifest.method, manifest.hyperparameters, adapter.where).for_family(backbone.family)
         classifier.wrap(method.attach)
         method.restore(classifier.model, adapter.tensors)
+        classifier.offset = None if manifest.offset is None else torch.tensor(manifest.offset)
         classifier.to(devices.choose())
         return cls(classifier, backbone, method, manifest, adapter.where)
 
@@ -91,6 +93,11 @@ class Predictor:
     def objective(self) -> Objective:
         """What the adapter was asked of a text."""
         return Classes(self.manifest.label_names)
+
+    @cached_property
+    def template(self) -> Template | None:
+        """What texts are put in before they are read."""
+        return Template(self.manifest.template) if self.manifest.template is not None else None
 
     @property
     def max_length(self) -> int:
@@ -105,7 +112,8 @@ class Predictor:
         Raises InvalidData for a text that gives no token; `where` names the texts in that message, and `before` is how
         many came earlier.
         """
-        return encode(self.backbone.tokenizer, texts, pairs, max_length=self.max_length, where=where, before=before)
+        tokenizer, length = self.backbone.tokenizer, self.max_length
+        return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0) -> np.ndarray:
         """Outputs of raw texts, float32 [N, width]; `before` as in `encode`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from afina.data.template import Template
 from afina.data.tokenize import encode
 from afina.errors import CorruptAdapter
 from afina.inference.predictor import Predictor, logits
@@ -26,9 +27,12 @@ PROBE = (
 """Sentences of our own whose outputs an adapter's manifest records; never a user's texts."""
 
 
-def probe(classifier: Classifier, backbone: Backbone, max_length: int) -> list[list[float]]:
-    """The outputs of the built-in sentences, [sentence][label]."""
-    outputs = logits(classifier, encode(backbone.tokenizer, PROBE, max_length=max_length))
+def probe(
+    classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None = None
+) -> list[list[float]]:
+    """The outputs of the built-in sentences, [sentence][label]; in a template for pairs, each with the next."""
+    pairs = (*PROBE[1:], PROBE[0]) if template and template.takes_pairs else None
+    outputs = logits(classifier, encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template))
     return [[float(x) for x in row] for row in outputs]
 
 
@@ -38,7 +42,7 @@ def check(predictor: Predictor) -> None:
     if manifest.probe is None:
         return
     expected = np.array(manifest.probe)
-    actual = np.array(probe(predictor.classifier, predictor.backbone, predictor.max_length))
+    actual = np.array(probe(predictor.classifier, predictor.backbone, predictor.max_length, predictor.template))
     difference = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
     if difference > TOLERANCE:
         raise CorruptAdapter(

@@ -19,10 +19,13 @@ from afina.methods.full import Full
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.prelayer import PreLayer, PreLayer46080
+from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Baseline, Full, Lora, PreLayer, PreLayer46080)}
-"""In the order of the paper's tables."""
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Baseline, ZeroShot, Full, Lora, PreLayer, PreLayer46080)
+}
+"""In the order of the paper's tables, what it has not beside what is like it."""
 
 
 def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str = "") -> Method:

@@ -1,9 +1,9 @@
-"""No fine-tuning: the pretrained body under a random head, evaluated as it is."""
+"""No fine-tuning, as the study has it: the pretrained body under a random head, which was told nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from afina.methods.selective import Selective
 
@@ -19,6 +19,7 @@ class Baseline(Selective):
     search: ClassVar[None] = None
     practical: ClassVar[bool] = False
     trains_body: ClassVar[bool] = False
+    head: ClassVar[Literal["random", "words"] | None] = "random"
 
     @property
     def trains_head(self) -> bool:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.errors import CorruptAdapter
 from afina.models.families import HEAD
@@ -35,6 +35,8 @@ class Method(ABC):
                    ten times it; None where there is nothing to tune
     practical      whether a recommendation considers it
     trains_body    whether anything but the head is meant to train
+    head           what the head starts from, where that is what the method is about, see `afina.models.question`; None:
+                   whatever a run asks for
     packs          whether its frozen weights may be packed while bfloat16 trains; false where what it adds reads them,
                    rather than calling their layer
     tensor_file    file that `state` is saved to; named by whoever else reads it
@@ -47,6 +49,7 @@ class Method(ABC):
     search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
     practical: ClassVar[bool] = True
     trains_body: ClassVar[bool] = True
+    head: ClassVar[Literal["random", "words"] | None] = None
     packs: ClassVar[bool] = True
     tensor_file: ClassVar[str] = "delta.safetensors"
 
@@ -67,6 +70,11 @@ class Method(ABC):
     def trains_head(self) -> bool:
         """Whether the head is meant to train."""
         return True
+
+    @property
+    def trains_nothing(self) -> bool:
+        """Whether the model is evaluated as it is."""
+        return not (self.trains_head or self.trains_body)
 
     @abstractmethod
     def attach(self, model: Any) -> Any:

@@ -35,6 +35,9 @@ class Manifest(Frozen):
     backbone         address, as the user named it; digests are None for an adapter that afina did not make
     tensor_file      name of the safetensors file beside the manifest
     tensors_digest   digest of its tensors
+    template         what a text stands in, if anything: see `afina.data.template`
+    words            by label, the words whose output embeddings the head began as; None where it began as a draw
+    offset           what is added to each label's output; None for nothing
     probe            logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
     """
 
@@ -49,6 +52,9 @@ class Manifest(Frozen):
     tensor_file: str
     tensors_digest: str
     max_length: int
+    template: str | None = None
+    words: dict[str, tuple[str, ...]] | None = None
+    offset: tuple[float, ...] | None = None
     task: str | None = None
     train_digest: str | None = None
     evaluation_digest: str | None = None
@@ -60,9 +66,14 @@ class Manifest(Frozen):
 
     @property
     def digest(self) -> str:
-        """Of the tensors, the method, its hyperparameters, the labels and the backbone; of nothing else."""
+        """Of the tensors, the method, its hyperparameters, the labels, the backbone, and how texts are asked about.
+
+        Of the last only what is there, so that adapters from before keep theirs.
+        """
+        asked = {"template": self.template, "words": self.words, "offset": self.offset}
         return digest.of_json(
             {
+                **{key: value for key, value in asked.items() if value is not None},
                 "tensors": self.tensors_digest,
                 "method": self.method,
                 "hyperparameters": self.hyperparameters,

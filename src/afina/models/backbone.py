@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -21,6 +22,7 @@ from transformers import (
 
 from afina import digest
 from afina.errors import NotFound
+from afina.models import output_embedding
 from afina.models.address import RANDOM, locate
 from afina.models.families import HEAD
 from afina.models.kernels import attention
@@ -77,8 +79,23 @@ class Backbone:
             or any(self.path.glob("pytorch_model*.bin"))
         )
 
-    def open(self, label_names: Sequence[str], seed: int) -> PreTrainedModel:
-        """transformers' classifier: the weights (float32) under a new head from the seed's own stream for heads."""
+    def open(
+        self,
+        label_names: Sequence[str],
+        seed: int,
+        tokens: Sequence[Sequence[int]] | None = None,
+        *,
+        exact: bool = False,
+    ) -> tuple[PreTrainedModel, Tensor | None]:
+        """transformers' classifier: the weights (float32) under a new head, and an offset of its outputs, if any.
+
+        tokens  of each label, those that answer for it: its row of the head is the mean of their output embeddings.
+                None: the head is drawn from the seed's own stream for heads
+        exact   outputs are the language model's logits: with an offset, the mean of the tokens' biases, where the model
+                has any. Else the rows are less their mean over the labels, which changes no probability, and as large
+                as drawn ones, so that training can overrule what the words say; what that gains: docs/words.md
+        Raises NotFound where the weights cannot be opened.
+        """
         names = dict(enumerate(label_names))
         with quiet():
             try:
@@ -93,11 +110,27 @@ class Backbone:
                     f"backbone {self.address}: its weights cannot be opened ({first_line(error)}). "
                     "Copy it again, or save it again with save_pretrained."
                 ) from None
-        generator = torch.Generator().manual_seed(derive(seed, "head"))
-        head = getattr(model, HEAD).weight
+        head, offset = getattr(model, HEAD).weight, None
+        size = getattr(self.config, "initializer_range", 0.02)
         with torch.no_grad():
-            head.normal_(0.0, getattr(self.config, "initializer_range", 0.02), generator=generator)
-        return cast(PreTrainedModel, model)
+            if tokens is None:
+                head.normal_(0.0, size, generator=torch.Generator().manual_seed(derive(seed, "head")))
+            else:
+                rows, offset = self._answering(model, tokens)
+                if not exact:
+                    rows, offset = rows - rows.mean(0), None
+                    rows *= size / rows.square().mean().sqrt()
+                head.copy_(rows)
+        return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
+
+    def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Of each label, the mean of its tokens' output embeddings, [labels, width], and of their biases, [labels]."""
+        flat, sizes = [token for each in tokens for token in each], [len(each) for each in tokens]
+        rows, biases = output_embedding.rows(self.path, self.config, model.base_model, flat)
+        return (
+            torch.stack([part.mean(0) for part in rows.split(sizes)]),
+            torch.stack([part.mean() for part in biases.split(sizes)]),
+        )
 
     def _labelled(self, names: dict[int, str]) -> PreTrainedConfig:
         config = AutoConfig.for_model(**self.config.to_dict())

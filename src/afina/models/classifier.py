@@ -50,18 +50,33 @@ def count_parameters(parameters: Mapping[str, Parameter]) -> Counts:
 class Classifier(nn.Module):
     """Packed batch in, logits out.
 
-    model  a `...ForSequenceClassification` whose attention is `afina.models.kernels.attention`, or peft's wrap of one
+    model   a `...ForSequenceClassification` whose attention is `afina.models.kernels.attention`, or peft's wrap of one
+    offset  float32 [number of labels], added to the head's output; never trained. None: nothing is
     """
 
-    def __init__(self, model: Any) -> None:
+    offset: Tensor | None
+
+    def __init__(self, model: Any, offset: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("offset", offset, persistent=False)
         apply_kernels(model, self.body)
 
     @classmethod
-    def open(cls, backbone: Backbone, label_names: Sequence[str], seed: int) -> Classifier:
-        """The backbone's weights under a head that the seed draws."""
-        return cls(backbone.open(label_names, seed))
+    def open(
+        cls,
+        backbone: Backbone,
+        label_names: Sequence[str],
+        seed: int,
+        tokens: Sequence[Sequence[int]] | None = None,
+        *,
+        exact: bool = False,
+    ) -> Classifier:
+        """The backbone's weights under a head that the seed draws, or of the output embeddings of `tokens`.
+
+        See `Backbone.open`.
+        """
+        return cls(*backbone.open(label_names, seed, tokens, exact=exact))
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
         """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""
@@ -92,4 +107,4 @@ class Classifier(nn.Module):
         last = hidden.index_select(0, packed.bounds[1:].long() - 1)
         with torch.autocast(last.device.type, enabled=False):
             logits: Tensor = getattr(self._inner(), HEAD)(last.float())
-        return logits
+        return logits if self.offset is None else logits + self.offset

@@ -26,10 +26,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Family:
-    """lora_targets: the attention input projections, LoRA's default; fan_in_fan_out: weights stored [in, out]."""
+    """What differs.
+
+    lora_targets      the attention input projections, LoRA's default
+    output_embedding  the language model's last layer, as files of weights name it
+    fan_in_fan_out    weights stored [in, out]
+    """
 
     lora_targets: tuple[str, ...]
     block: Block
+    output_embedding: str = "lm_head"
     fan_in_fan_out: bool = False
 
 
@@ -41,6 +47,7 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": Family(
         ("query_key_value",),
         Block("layers", "attention", "input_layernorm", "post_attention_layernorm", parallel=True),
+        output_embedding="embed_out",
     ),
     "llama": Family(_SEPARATE, _LLAMA),
     "mistral": Family(_SEPARATE, _LLAMA),

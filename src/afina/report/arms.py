@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from afina.report import asking
 from afina.report.words import in_words
 from afina.studies.record import Record
 from afina.studies.spec import NO_EFFECT
@@ -159,6 +160,7 @@ def _settings(record: Record) -> dict[str, object]:
         "evaluation_digest": record.environment.evaluation_digest,
         **training(record),
         **record.hyperparameters,
+        **asking.settings(record.ask),
     }
 
 
@@ -171,7 +173,10 @@ def _labels(records: Sequence[Record]) -> list[str]:
         if shared[text] > 1:
             alike = [_settings(other) for other, name in zip(records, plain, strict=True) if name == text]
             mine = _settings(record)
-            text = f"{text}, {in_words({key: mine[key] for key in differing(alike) if key in mine})}"
+            keys = differing(alike)
+            if "head" in keys:
+                keys = [key for key in keys if key not in ("words", "template")]
+            text = f"{text}, {in_words({key: mine[key] for key in keys if key in mine})}"
         named.append(text)
     return named
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.methods import METHODS
+from afina.report import asking
 from afina.report.tables import Column, Table
 from afina.report.words import NOTHING, count, share, size
 from afina.stats.comparison import Comparison
@@ -20,7 +21,7 @@ EVIDENCE = "Evidence"
 def sentences(made: Recommendation) -> tuple[str, str, str]:
     """Which and why; what it costs; how sure that is and what would settle it."""
     chosen = made.contender(made.recommended)
-    return _of_method(made, chosen) if chosen.adapter else _of_floor(made, chosen)
+    return _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
 
 
 def evidence(made: Recommendation) -> Table:
@@ -32,13 +33,14 @@ def evidence(made: Recommendation) -> Table:
             *(NOTHING if figure is None else share(figure) for figure in (one.accuracy, one.f1)),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
-            _race(one) or one.setting,
+            _race(one) or one.setting or _asked(one),
         )
         for one in made.contenders
     ]
     notes = [
         f"On {made.examples:,} held-out texts that chose nothing. Of {made.train_examples:,} training texts, each "
         "model learnt from as many as its row says.",
+        *asking.notes([one.ask for one in made.contenders if one.adapter]),
         *(_titled(one).words for one in made.comparisons),
         *(f"{_title(name)} was left out: {_why(one)}" for name, one in made.dropped.items()),
     ]
@@ -79,55 +81,74 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
 
 
 def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
-    trained = [one for one in made.contenders if one.adapter]
+    trained = [one for one in made.contenders if one.trained]
     first = trained[0].name
-    beside = "".join(f", {_title(one.name)} {one.accuracy:.4f}" for one in trained if one.name != chosen.name)
-    tfidf = made.contender(floors.TFIDF)
-    why = (
-        "it did best in the race"
-        if chosen.name == first
-        else f"it is better than {_title(first)}, which did best in the race"
-    )
+    others = [one for one in trained if one.name != chosen.name] + _simple(made)
+    beside = "".join(f", {_title(one.name)} {one.accuracy:.4f}" for one in others if one.accuracy is not None)
+    if chosen.name == first:
+        why = "it did best in the race"
+    elif any(_is_better(one, chosen.name, first) for one in made.comparisons):
+        why = f"it is better than {_title(first)}, which did best in the race"
+    else:
+        why = f"{_title(first)} did best in the race, but it alone beats what trains nothing"
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
         f"Use {_title(chosen.name)}: {why}, and has accuracy {chosen.accuracy:.4f} on {made.examples:,} held-out texts"
-        f"{beside}, {floors.TFIDF} {tfidf.accuracy:.4f}.",
+        f"{beside}.",
         f"It trains {chosen.trainable:,} parameters, {100 * chosen.trainable / chosen.total:.3g} % of the model, and "
         f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}.",
         f"{_sure(mine)}.",
     )
 
 
-def _of_floor(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
-    trained = [one for one in made.contenders if one.adapter]
+def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
+    """A floor, or the model as it is."""
+    trained = [one for one in made.contenders if one.trained]
     if trained:
         best = max(trained, key=lambda one: one.accuracy or 0)
         why = (
             f"no adapted model beats it: it has accuracy {chosen.accuracy:.4f} on {made.examples:,} held-out texts, "
             f"the best of them, {_title(best.name)}, {best.accuracy:.4f}"
         )
-        sure = _sure([one for one in made.comparisons if one.second == floors.TFIDF])
-        settle = f"{sure}; with more minutes or more texts an adapted model may do better"
+        name = floors.TFIDF if chosen.name == floors.MAJORITY else chosen.name
+        compared = [one for one in made.comparisons if name in (one.first, one.second)]
+        settle = f"{_sure(compared)}; with more minutes or more texts an adapted model may do better"
     else:
         why = (
             f"no adapted model could be trained and evaluated in the time and memory given, and it has accuracy "
             f"{chosen.accuracy:.4f} on {made.examples:,} held-out texts"
         )
         settle = "Whether an adapted model would be better is open; give more minutes, or more memory, to know"
-    return (
-        f"Use {chosen.name}, and no language model: {why}.",
-        "It costs next to nothing: it was fitted in seconds and needs no adapter.",
-        f"{settle}.",
-    )
+    if chosen.adapter:
+        use = f"Use the model as it is, asked in words ({_title(chosen.name)}): {why}."
+        costs = "It costs nothing to train; the adapter holds the template and the rows of its words, and no more."
+    else:
+        use = f"Use {chosen.name}, and no language model: {why}."
+        costs = "It costs next to nothing: it was fitted in seconds and needs no adapter."
+    return use, costs, f"{settle}."
+
+
+def _is_better(one: Comparison, name: str, than: str) -> bool:
+    better = (name, than, "better"), (than, name, "worse")
+    return (one.first, one.second, one.verdict) in better
+
+
+def _simple(made: Recommendation) -> list[Contender]:
+    """The model as it is, and the best floor, where they were evaluated."""
+    return [one for one in made.contenders if not one.trained and one.name != floors.MAJORITY and one.accuracy]
+
+
+def _asked(one: Contender) -> str:
+    return "asked in words, not trained" if one.ask.words and not one.trained else ""
 
 
 def _sure(compared: Sequence[Comparison]) -> str:
     """What the comparisons say, as one sentence without its full stop; they are of one seed."""
     parts = [_titled(one).words.split(" (One seed:")[0].removesuffix(".") for one in compared]
-    text = "; ".join([*parts, "one seed says nothing of other seeds"])
+    text = "; ".join([*parts, "one seed says nothing of other seeds"]).replace("; Undecided", "; undecided")
     return text[0].upper() + text[1:]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from afina.report import asking
 from afina.report.arms import Arm, differing, training
 from afina.report.plots.drawing import Plot
 from afina.report.tables import Column, Table
@@ -119,6 +120,7 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
         ),
         f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
         *([f"Training, the same in every run: {in_words(same)}"] if same else []),
+        *asking.notes([record.ask for record in records]),
         *([f"Texts cut at the maximum length: {truncated:,}"] if truncated else []),
         *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
     ]

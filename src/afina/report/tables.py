@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from afina.report import metrics
+from afina.report import metrics, untrained
 from afina.report.arms import Arm, Value, lines
 from afina.report.words import NOTHING, count, percent, seconds, share, size, span
 from afina.studies.record import Record
@@ -60,7 +60,7 @@ def all_tables(arms: Sequence[Arm], beside: Beside) -> list[Table]:
         return []
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
-        _table(PERFORMANCE, _performance(arms), arms, metrics.notes(arms), beside),
+        _table(PERFORMANCE, _performance(arms), arms, [*metrics.notes(arms), *untrained.notes(arms)], beside),
         _table(COST, _cost(), arms, _cost_notes(arms), beside),
         _table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside),
         *([_table(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE], beside)] if on_gpu else []),

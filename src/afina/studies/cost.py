@@ -27,15 +27,15 @@ from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.meta import meta_model
 from afina.studies.forecast import Forecast, Terms
-from afina.studies.prepared import loader_of, longest_text, objective_of, recipe_of
-from afina.studies.spec import Data, RunSpec, Training
+from afina.studies.prepared import loader_of, longest_text, objective_of, question_of, recipe_of
+from afina.studies.spec import Ask, Data, RunSpec, Training
 from afina.studies.throughput import seconds_per_token
 from afina.training.dry_run import dry_run
 
 MADE_UP = "texts of one length"
 """Stands for the task of a run that is foreseen from the backbone's configuration alone."""
 
-EVERYTHING, PLAIN = Data(), Training(dtype="float32")
+EVERYTHING, USUAL, PLAIN = Data(), Ask(), Training(dtype="float32")
 """What is foreseen where nothing is said."""
 
 LENGTH = 128
@@ -92,13 +92,15 @@ def forecast(
     *,
     task: str | None = None,
     data: Data = EVERYTHING,
+    ask: Ask = USUAL,
     training: Training = PLAIN,
     memory: int | None = None,
     calibrate: bool = True,
 ) -> list[Forecast]:
     """The `cost` of each method; without `task`, of texts that all have `training.max_length` tokens (LENGTH).
 
-    methods  by default all that the backbone's family has
+    methods  by default all that the backbone's family has, and that the task's labels allow
+    ask      how a task's texts are asked about, which says in what template they are read
     """
     family = meta_model(backbone).config.model_type
     runs = [
@@ -108,12 +110,41 @@ def forecast(
             method=method.name,
             hyperparameters=method.hyperparameters,
             data=data,
+            ask=ask,
             training=training,
         )
         for method in (_of_family(family) if methods is None else methods)
     ]
-    texts = encoded(runs[0]) if runs else None  # the same for all
-    return [cost(run, texts, memory=memory, calibrate=calibrate) for run in runs]
+    encodings, found = Encodings(), []
+    for run in runs:
+        try:
+            texts = encodings.of(run)
+        except InvalidStudy:
+            if methods is not None or METHODS[run.method].head is None:
+                raise
+            continue  # its labels are no words
+        found.append(cost(run, texts, memory=memory, calibrate=calibrate))
+    return found
+
+
+class Encodings:
+    """The `encoded` tasks of runs that differ in their methods: one for each way of asking, which most of them share.
+
+    texts  the task where it is read already
+    """
+
+    def __init__(self, texts: Task | None = None) -> None:
+        self.texts = texts
+        self._made: dict[str, EncodedTask] = {}
+
+    def of(self, run: RunSpec) -> EncodedTask:
+        """That of `run`. Raises what `encoded` does."""
+        asked = run.asked.model_dump_json()
+        if asked not in self._made:
+            if self.texts is None and run.task != MADE_UP:
+                self.texts = Task.load(run.task, **run.data.model_dump())
+            self._made[asked] = encoded(run, self.texts)
+        return self._made[asked]
 
 
 def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
@@ -123,7 +154,8 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
     backbone = Backbone.load(run.backbone, weights=False)
     length = longest_text(run, backbone.longest)
     texts = texts or Task.load(run.task, **run.data.model_dump())
-    return EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length)
+    template = question_of(run, texts, backbone.tokenizer).template
+    return EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, template)
 
 
 def _made_up(run: RunSpec) -> EncodedTask:

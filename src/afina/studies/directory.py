@@ -37,7 +37,7 @@ class Directory:
 
     @property
     def study(self) -> Path:
-        """What the study that was last carried out here asked for (`results.Asked`)."""
+        """What the study that was last carried out here asked for (`results.Request`)."""
         return self.out / "study.json"
 
     @property

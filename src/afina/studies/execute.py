@@ -19,7 +19,7 @@ from afina.models.adapter import Adapter, Manifest
 from afina.models.classifier import Classifier, count_parameters
 from afina.studies.directory import Directory
 from afina.studies.prepared import Prepared, prepare
-from afina.studies.record import Environment, Memory, Record, Seconds
+from afina.studies.record import Asked, Environment, Memory, Record, Seconds
 from afina.studies.result import Predictions
 from afina.studies.spec import RunSpec
 from afina.training.checkpoint import Account
@@ -129,13 +129,16 @@ class _Execution:
             tensor_file=method.tensor_file,
             tensors_digest=digest.of_tensors(tensors),
             max_length=prepared.max_length,
+            **prepared.asked,
             task=task.address,
             train_digest=task.train.digest,
             evaluation_digest=task.evaluation.digest,
             seed=self.run.seed,
             training=training,
             metrics=scores | {"examples": len(task.evaluation)},
-            probe=tuple(map(tuple, probes.probe(classifier, backbone, prepared.max_length))),
+            probe=tuple(
+                map(tuple, probes.probe(classifier, backbone, prepared.max_length, prepared.question.template))
+            ),
             versions=environment.versions(),
         )
         return Adapter(manifest, tensors)
@@ -171,6 +174,7 @@ class _Execution:
             label_names=task.label_names,
             hyperparameters=prepared.method.hyperparameters,
             training=training,
+            ask=Asked(**prepared.asked),
             kind=fit.objective.kind,
             metric=fit.objective.metric,
             metrics=scores,

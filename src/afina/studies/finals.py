@@ -69,6 +69,16 @@ class Finals:
                 continue
             self._carry_out(one, steps, number + 1, len(finalists))
 
+    def evaluate(self, untrained: Sequence[str], read: int) -> None:
+        """Evaluate methods that train nothing, where there is still time; at most `read` training texts are read."""
+        for number, method in enumerate(untrained, start=1):
+            left = self.setting.clock.left / (1 + len(self.paces))  # as much as a finalist, and never theirs
+            if left > 0:
+                run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
+                self._execute(run, number, len(untrained), meter.now() + left)
+            else:
+                self.dropped[method] = Dropped(why="start")
+
     @property
     def most(self) -> int:
         """Steps of all texts and epochs."""
@@ -81,23 +91,29 @@ class Finals:
         return max(left / (1 + len(later)), left - needed)
 
     def _carry_out(self, one: Standing, steps: int, number: int, total: int) -> None:
-        setting, watcher = self.setting, self.setting.watcher
+        setting = self.setting
         used = min(len(setting.task.train), steps * BATCH)
         run = setting.run(one.method, rate=one.rate, steps=steps, train_examples=used, evaluation_examples=self.texts)
-        watcher.started(run, number, total)
         began = meter.now()
+        made = self._execute(run, number, total, setting.clock.end)
+        if made:
+            self._learn(one.method, made, meter.now() - began)
+
+    def _execute(self, run: Run, number: int, total: int, until: float) -> Record | None:
+        """Carry it out, and keep its result, or why there is none."""
+        setting, watcher = self.setting, self.setting.watcher
+        watcher.started(run, number, total)
         try:
-            made = setting.executor.carry_out(
-                run, self.held.out, NAME, partial(watcher.progress, run), setting.clock.end
-            )
+            made = setting.executor.carry_out(run, self.held.out, NAME, partial(watcher.progress, run), until)
         except Overrun:
             self._drop(run, Dropped(why="overrun"), f"run {run.title}: its time was up.")
         except AfinaError as error:
             self._drop(run, Dropped(why="error", message=reason(run, error)), str(error))
         else:
-            self.results[one.method] = self.held.keep(made, run.label)
+            self.results[run.method] = self.held.keep(made, run.label)
             watcher.finished(run, made, now=True)
-            self._learn(one.method, made, meter.now() - began)
+            return made
+        return None
 
     def _drop(self, run: Run, why: Dropped, message: str) -> None:
         self.dropped[run.method] = why

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from afina import device as devices
 from afina.data.loader import Limits, Loader
 from afina.data.task import Task
+from afina.data.template import Tokenizer
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.errors import InvalidStudy
 from afina.events import Listener, Progress
+from afina.inference.calibration import calibrated
 from afina.meter import Meter
 from afina.methods import make
 from afina.methods.attachment import attach
@@ -19,6 +22,7 @@ from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.objective import Classes, Objective
+from afina.models.question import Question
 from afina.seeds import derive
 from afina.studies.spec import RunSpec
 from afina.training.fit import Fit
@@ -31,6 +35,7 @@ DEFAULT_LENGTH = 512
 class Prepared:
     """A run's parts, its classifier apart, which training changes.
 
+    question                how texts are asked about;  offset  of its outputs, [labels], if there is one
     backbone_digest, total  of the unadapted classifier's body; its parameters, head included
     max_length              tokens; longer texts are truncated
     """
@@ -38,6 +43,8 @@ class Prepared:
     run: RunSpec
     task: EncodedTask
     objective: Objective
+    question: Question
+    offset: torch.Tensor | None
     backbone: Backbone
     backbone_digest: str
     method: Method
@@ -50,9 +57,19 @@ class Prepared:
         """What training computes in."""
         return devices.precision(self.run.training.dtype, self.device)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How texts were asked about, as manifests and records have it: `template`, `words`, `offset`."""
+        return {
+            "template": self.question.template.source if self.question.template else None,
+            "words": dict(self.question.words) if self.question.words else None,
+            "offset": None if self.offset is None else tuple(self.offset.tolist()),
+        }
+
     def reopen(self) -> Classifier:
         """The classifier as it was before training, anew."""
-        classifier = Classifier.open(self.backbone, self.objective.label_names, self.run.seed)
+        classifier = opened(self.backbone, self.objective, self.question, self.method, self.run.seed)
+        classifier.offset = self.offset
         return attached(classifier, self.method, self.run.seed, self.device)
 
 
@@ -66,17 +83,32 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit
         texts = Task.load(run.task, **run.data.model_dump())
         objective = objective_of(texts.label_names)
         backbone = Backbone.load(run.backbone)
+        question = question_of(run, texts, backbone.tokenizer)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_family(backbone.family)
-        classifier = Classifier.open(backbone, objective.label_names, run.seed)
+        classifier = opened(backbone, objective, question, method, run.seed)
         digest = backbone.digest_of(classifier.body)
         total = sum(parameter.numel() for parameter in classifier.parameters())
         attached(classifier, method, run.seed, meter.device)
     listen(Progress("encode"))
     with meter.phase("encode"):
-        task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length)
+        task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, question.template)
+        if question.offset:
+            classifier.offset = calibrated(classifier, task.train.encoded)
     del texts  # memory while training is not to grow with them
-    prepared = Prepared(run, task, objective, backbone, digest, method, total, length, meter.device)
+    prepared = Prepared(
+        run=run,
+        task=task,
+        objective=objective,
+        question=question,
+        offset=classifier.offset,
+        backbone=backbone,
+        backbone_digest=digest,
+        method=method,
+        total=total,
+        max_length=length,
+        device=meter.device,
+    )
     loader = loader_of(run, task.train)
     return prepared, Fit(classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype)
 
@@ -84,6 +116,18 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit
 def objective_of(label_names: tuple[str, ...]) -> Objective:
     """What a task with these labels asks of a text."""
     return Classes(label_names)
+
+
+def question_of(run: RunSpec, task: Task, tokenizer: Tokenizer) -> Question:
+    """How `run` asks about the texts of its task. Raises InvalidStudy, UnknownName."""
+    pairs = task.train.pairs is not None
+    return Question.of(task.label_names, tokenizer, pairs=pairs, **run.asked.model_dump())
+
+
+def opened(backbone: Backbone, objective: Objective, question: Question, method: Method, seed: int) -> Classifier:
+    """A classifier that answers as the question has it, before `method` is attached."""
+    names, exact = objective.label_names, method.trains_nothing
+    return Classifier.open(backbone, names, seed, question.tokens, exact=exact)
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:

@@ -20,7 +20,7 @@ from afina import meter
 from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import Task
-from afina.errors import AfinaError, InvalidData
+from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.methods import METHODS
 from afina.stats import metrics
 from afina.stats.comparison import compare
@@ -37,7 +37,7 @@ from afina.studies.result import Result
 from afina.studies.results import Results, of_recommendation
 from afina.studies.run import Run
 from afina.studies.setting import BATCH, Setting, reason
-from afina.studies.spec import Data
+from afina.studies.spec import Ask, Data
 from afina.studies.watcher import Watcher
 
 RACE_SHARE = 0.4
@@ -59,6 +59,7 @@ def recommend(
     backbone: str = "embedded",
     out: str | Path = "results/choose",
     data: Mapping[str, Any] | None = None,
+    ask: Mapping[str, Any] | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
     command: Sequence[str] = (),
@@ -67,6 +68,7 @@ def recommend(
     """Recommend a method for `task`, and train its adapter under `out`, in about `minutes` and at most 10 % more.
 
     memory    bytes that a run may have, a GPU's where it trains on one; None: what is available here
+    ask       how texts are asked about, as in `Ask`
     data      columns, labels and `allow_leakage`, as in `Data`
     executor  by default, a process a run here
     command   what a reader may type to repeat it
@@ -80,7 +82,7 @@ def recommend(
     whole, asked = Task.load(task, **(data or {})), Data(**{**(data or {}), "allow_leakage": True})
     watcher = watcher or Watcher()
     with Results.hold(Path(out)) as held:
-        setting = Setting(whole, asked, backbone, clock, watcher, executor or LocalExecutor())
+        setting = Setting(whole, asked, backbone, Ask(**(ask or {})), clock, watcher, executor or LocalExecutor())
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)})
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         results = of_recommendation(held, made)
@@ -94,10 +96,11 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     fitted = [floors.majority(task.train), floors.tfidf(task.train)]
     names, lowered, dropped = _that_fit(setting, memory)
     cut = min(VALIDATION, MOST_VALIDATION / min(len(task.train), AT_FIRST))
-    runs = {name: setting.run(name, train_examples=AT_FIRST, validation=cut) for name in names}
+    untrained = [name for name in names if METHODS[name].head == "words"]
+    runs = {name: setting.run(name, train_examples=AT_FIRST, validation=cut) for name in names if name not in untrained}
     speeds = _speeds(setting, runs, dropped)
     standings: list[Standing] = []
-    results: dict[str, Result] = {}
+    paces: dict[str, Speed] = {}
     texts = len(task.evaluation)
     if speeds and clock.left > 0:
         standings = _race(setting, {name: runs[name] for name in speeds}, speeds, cut)
@@ -105,11 +108,11 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     if finalists:
         paces = {one.method: expected(one, speeds[one.method], lowered=lowered) for one in finalists}
         texts = texts_to_score(texts, paces, clock.left)
-        finals = Finals(setting, held, texts, paces)
-        finals.carry_out(finalists)
-        results, dropped = finals.results, dropped | finals.dropped
+    finals = Finals(setting, held, texts, paces)
+    finals.evaluate(untrained, AT_FIRST)
+    finals.carry_out(finalists)
     held_out = rows.first(task.evaluation, texts, "evaluation_examples")
-    return _answer(setting, fitted, held_out, standings, results, dropped)
+    return _answer(setting, fitted, held_out, standings, finals.results, dropped | finals.dropped)
 
 
 def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, dict[str, Dropped]]:
@@ -120,10 +123,19 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
     gpu = meter.gpu_memory(device.choose())
     there = [gpu] if gpu is not None else [meter.memory_available(), meter.machine_memory()]
     limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
-    runs = [setting.run(name) for name, kind in METHODS.items() if kind.practical]
-    encoded = cost.encoded(runs[0], setting.task)  # the same for all
+    considered = [name for name, kind in METHODS.items() if kind.practical or kind.head == "words"]
+    runs = [setting.run(name) for name in considered]
+    encodings = cost.Encodings(setting.task)
     fitting, dropped, lowered = [], {}, False
-    for one in (cost.cost(run, encoded, memory=limit, calibrate=False) for run in runs):
+    for run in runs:
+        try:
+            texts = encodings.of(run)
+        except InvalidStudy as error:
+            if METHODS[run.method].head is None:
+                raise
+            dropped[run.method] = Dropped(why="error", message=str(error))  # its labels are no words
+            continue
+        one = cost.cost(run, texts, memory=limit, calibrate=False)
         lowered = one.terms.dtype == "bfloat16"
         fits, needed = (one.fits, one.peak) if gpu is None else (one.fits_gpu, one.gpu_peak)
         if fits:
@@ -175,11 +187,15 @@ def _answer(
 ) -> Recommendation:
     task, gold = setting.task, held_out.labels
     answers = {floor.name: floor.predict(held_out) for floor in fitted}
-    right = {name: result.scores[None] for name, result in results.items()}
-    by_floor = {name: (answer == gold)[None] for name, answer in answers.items()}
-    compared = compare({name: one for name, one in (right | by_floor).items() if name != floors.MAJORITY})
-    recommended = decide(list(right), right, by_floor, compared)
+    untrained = {name: one for name, one in results.items() if not one.record.steps}
+    right = {name: result.scores[None] for name, result in results.items() if name not in untrained}
+    simple = {name: (answer == gold)[None] for name, answer in answers.items()}
+    simple |= {name: result.scores[None] for name, result in untrained.items()}
+    everything = {name: one for name, one in (right | simple).items() if name != floors.MAJORITY}
+    compared = compare(everything, references=simple)
+    recommended = decide(list(right), right, simple, compared)
     of_floors = [_of_floor(floor, answers[floor.name], held_out, task) for floor in fitted]
+    as_they_are = [_measured(Contender(name=name), one) for name, one in untrained.items()]
     chosen = results.get(recommended)
     return Recommendation(
         task=task.address,
@@ -187,7 +203,7 @@ def _answer(
         backbone=setting.backbone,
         recommended=recommended,
         adapter=chosen.record.adapter if chosen else None,
-        contenders=(*of_floors, *(_of_method(one, results.get(one.method)) for one in standings)),
+        contenders=(*of_floors, *as_they_are, *(_of_method(one, results.get(one.method)) for one in standings)),
         comparisons=tuple(compared),
         dropped=dict(dropped),
         train_examples=len(task.train),
@@ -209,19 +225,22 @@ def _of_floor(floor: Floor, answers: np.ndarray, held_out: Split, task: Task) ->
 
 def _of_method(one: Standing, result: Result | None) -> Contender:
     raced = Contender(name=one.method, rounds=one.rounds, rate=one.rate, finished=one.accuracy is not None)
-    if result is None:
-        return raced
+    return raced if result is None else _measured(raced, result)
+
+
+def _measured(contender: Contender, result: Result) -> Contender:
     made = result.record
-    measured = {
+    figures = {
         "accuracy": made.accuracy,
         "f1": made.f1,
-        "examples": made.train_examples,
-        "steps": made.steps,
-        "seconds": made.seconds.train,
+        "examples": made.train_examples if made.steps else None,
+        "steps": made.steps or None,
+        "seconds": made.seconds.train if made.steps else None,
         "memory": made.memory.rss_peak,
         "trainable": made.trainable,
         "total": made.total,
         "key": made.key,
         "adapter": made.adapter,
+        "ask": made.ask,
     }
-    return raced.model_copy(update=measured)
+    return contender.model_copy(update=figures)

@@ -13,6 +13,7 @@ import numpy as np
 from afina.schema import Frozen
 from afina.stats.comparison import Comparison
 from afina.studies import floors
+from afina.studies.record import Asked
 from afina.studies.spec import Data
 
 NAME = "choose"
@@ -28,6 +29,7 @@ class Contender(Frozen):
     rate      the learning rate that did best in the last of them; finished: whether it gave numbers there
     examples  training texts that it learnt from
     seconds   its training;  memory  bytes, the peak of its process
+    ask       how its texts were asked about
     key       of its record;  adapter  relative to the output directory
     """
 
@@ -44,8 +46,14 @@ class Contender(Frozen):
     memory: int | None = None
     trainable: int | None = None
     total: int | None = None
+    ask: Asked = Asked()
     key: str | None = None
     adapter: str | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is an adapted model that came as far as the held-out texts."""
+        return self.adapter is not None and self.steps is not None
 
 
 class Dropped(Frozen):
@@ -67,7 +75,7 @@ class Recommendation(Frozen):
 
     recommended     a method's key, or the name of a floor
     adapter         of the recommended method, relative to the output directory; None for a floor
-    contenders      floors first, then methods, the best of the race first
+    contenders      floors first, then the model that nothing trained, then methods, the best of the race first
     comparisons     of every pair that was evaluated, by their names
     dropped         by the method's key
     train_examples, examples  training texts there are, held-out texts evaluated
@@ -98,19 +106,23 @@ class Recommendation(Frozen):
 def decide(
     order: Sequence[str],
     right: Mapping[str, np.ndarray],
-    right_of_floors: Mapping[str, np.ndarray],
+    right_of_simple: Mapping[str, np.ndarray],
     compared: Sequence[Comparison],
 ) -> str:
-    """The race's winner, or the other where that is surely better on held-out texts; a floor that neither beats.
+    """Of the finalists that beat all that trains nothing, the best in the race, or another that is surely better.
 
-    order  the finalists, the best in the race first;  right  whether each answer is right, bool [1, N]
+    Where none does, the best of what trains nothing.
+
+    order            the finalists, the best in the race first;  right  whether each answer is right, bool [1, N]
+    right_of_simple  the same of the floors, and of the model as it is
     """
-    best_floor = max(right_of_floors, key=lambda name: (right_of_floors[name].mean(), name == floors.TFIDF))
-    if not order:
-        return best_floor
-    chosen = order[0]
-    for other in order[1:]:
+    simple = max(right_of_simple, key=lambda name: (right_of_simple[name].mean(), name != floors.MAJORITY))
+    better = [name for name in order if right[name].mean() > right_of_simple[simple].mean()]
+    if not better:
+        return simple
+    chosen = better[0]
+    for other in better[1:]:
         between = next(one for one in compared if (one.first, one.second) == (chosen, other))
         if between.verdict == "worse":
             chosen = other
-    return chosen if right[chosen].mean() > right_of_floors[best_floor].mean() else best_floor
+    return chosen

@@ -56,6 +56,14 @@ class Environment(Frozen):
     evaluation_digest: str
 
 
+class Asked(Frozen):
+    """How texts were asked about, as an adapter's manifest has it; see `afina.models.adapter`."""
+
+    template: str | None = None
+    words: dict[str, tuple[str, ...]] | None = None
+    offset: tuple[float, ...] | None = None
+
+
 class Record(Frozen):
     """One finished run.
 
@@ -86,6 +94,7 @@ class Record(Frozen):
     label_names: tuple[str, ...]
     hyperparameters: dict[str, Any]
     training: dict[str, Any]
+    ask: Asked = Asked()
     kind: str
     metric: str
     metrics: dict[str, float]

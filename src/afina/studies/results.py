@@ -34,7 +34,7 @@ class Failure:
     error: str
 
 
-class Asked(Frozen):
+class Request(Frozen):
     """What a study asked for; `study.json`.
 
     keys   of its runs, in their order
@@ -91,18 +91,18 @@ class Results:
         held = Held(directory, directory.read())
         if directory.recommendation.is_file():
             return of_recommendation(held, _recommendation(directory.recommendation))
-        return cls._of_study(held, _asked(directory.study))
+        return cls._of_study(held, _request(directory.study))
 
     @classmethod
-    def _of_study(cls, held: Held, asked: Asked) -> Results:
+    def _of_study(cls, held: Held, request: Request) -> Results:
         return cls(
-            name=asked.name,
+            name=request.name,
             out=held.out,
-            results=_of_keys(held, asked.keys),
-            command=asked.command,
-            tuned=trials.read(held.out) if asked.study.get("tune") else (),
-            task=asked.task,
-            data=asked.data,
+            results=_of_keys(held, request.keys),
+            command=request.command,
+            tuned=trials.read(held.out) if request.study.get("tune") else (),
+            task=request.task,
+            data=request.data,
         )
 
 
@@ -125,9 +125,9 @@ def _of_keys(held: Held, keys: tuple[str, ...] | list[str]) -> tuple[Result, ...
     return tuple(held.result(by_key[key]) for key in keys if key in by_key)
 
 
-def _asked(path: Path) -> Asked:
+def _request(path: Path) -> Request:
     try:
-        return Asked.model_validate_json(path.read_bytes())
+        return Request.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise InvalidData(f"{path}: missing or damaged. Run the study again; it skips what is recorded.") from None
 

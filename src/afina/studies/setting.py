@@ -11,7 +11,7 @@ from afina.studies.clock import Clock
 from afina.studies.executors.executor import Executor
 from afina.studies.halving import EPOCHS
 from afina.studies.run import Run
-from afina.studies.spec import Data, Training
+from afina.studies.spec import Ask, Data, Training
 from afina.studies.watcher import Watcher
 
 BATCH = Training().batch_size
@@ -22,12 +22,14 @@ class Setting:
     """Fixed while a recommendation is made.
 
     task  all of it, read once
+    ask   how the runs ask about its texts
     data  how the runs read it: they need not check leakage, which was checked in the whole and may be more in a part
     """
 
     task: Task
     data: Data
     backbone: str
+    ask: Ask
     clock: Clock
     watcher: Watcher
     executor: Executor
@@ -39,6 +41,7 @@ class Setting:
             task=self.task.address,
             method=method,
             data=self.data.model_copy(update=data),
+            ask=self.ask,
             training=Training(epochs=EPOCHS, learning_rate=rate, max_steps=steps),
         )
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from afina import digest
-from afina.methods import make
+from afina.methods import METHODS, make
 from afina.schema import Frozen
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -67,6 +67,27 @@ class Training(Frozen):
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 
 
+class Ask(Frozen):
+    """How the model is asked about a text.
+
+    head      what the classification head starts from: "random", a draw; "words", the output embeddings of the labels'
+              words, so that what the language model answers is where training begins; "auto": words where the labels
+              are words that tell them apart, see `afina.models.question`
+    template  what a text stands in, such as "Review: {text}\\nSentiment:"; "{text}" is the text alone. None: with
+              words, one that suits the labels; else the text alone
+    words     by label, the words that answer for it, with the space before them where they need one. None: its name
+    offset    shift each label's output by what the training texts, without their labels, suggest
+    """
+
+    head: Literal["auto", "random", "words"] = "auto"
+    template: str | None = None
+    words: dict[str, tuple[str, ...]] | None = None
+    offset: bool = False
+
+
+UNASKED = Ask(head="random")
+"""As the study has it: a random head, and each text alone."""
+
 NO_EFFECT = frozenset({"checkpoint_seconds"})
 """Settings of training that change no result."""
 
@@ -86,6 +107,7 @@ class RunSpec(Frozen):
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     data: Data = Data()
     training: Training = Training()
+    ask: Ask = Ask()
     seed: int = 0
     name: str = ""
 
@@ -95,8 +117,20 @@ class RunSpec(Frozen):
         intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
         if self.data.validation is None:
             del intention["data"]["validation"]  # so that runs recorded before there was such a cut keep their keys
+        if self.asked == UNASKED:
+            del intention["ask"]  # likewise
+        else:
+            intention["ask"] = self.asked.model_dump(mode="json")
         intention["hyperparameters"] = make(self.method, self.hyperparameters).hyperparameters
         return digest.of_json(intention)
+
+    @property
+    def asked(self) -> Ask:
+        """`ask`, as far as the method leaves it open: see `Method.head`."""
+        head = METHODS[self.method].head if self.method in METHODS else None
+        if head == "random":
+            return UNASKED
+        return self.ask.model_copy(update={"head": head}) if head else self.ask
 
     @property
     def title(self) -> str:

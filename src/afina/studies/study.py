@@ -10,33 +10,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
 from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, make
+from afina.methods.method import Method
 from afina.schema import Frozen
 from afina.studies import trials, tuning
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.holding import Held
-from afina.studies.results import Asked, Failure, Results
+from afina.studies.results import Failure, Request, Results
 from afina.studies.run import Run
 from afina.studies.space import Space
-from afina.studies.spec import Data, Training
+from afina.studies.spec import Ask, Data, Training
 from afina.studies.study_file import explain, override, read
 from afina.studies.trials import Tuned
 from afina.studies.tuning import Tune
 from afina.studies.watcher import Watcher
 
+Part = TypeVar("Part", bound=Frozen)
+
 
 class Study(Frozen):
     """What to compare.
 
+    ask      how the model is asked about a text
     tune     choose each method's settings first, by a validation split cut from the training split
     methods  a table per run: `method` (by default its own name), the method's hyperparameters, and any field of
-             [train] that this run has otherwise; `search`, a table of what tuning may choose
+             [train] and [ask] that this run has otherwise; `search`, a table of what tuning may choose
     """
 
     name: str
@@ -45,6 +49,7 @@ class Study(Frozen):
     seeds: tuple[int, ...] = (0,)
     data: Data = Data()
     train: Training = Training()
+    ask: Ask = Ask()
     tune: Tune | None = None
     methods: dict[str, dict[str, Any]]
 
@@ -113,14 +118,15 @@ class Study(Frozen):
         if method not in METHODS:
             raise UnknownName("method", str(method), METHODS, where)
         own = {field.name for field in fields(METHODS[method])}
+        _check_asked(METHODS[method], entry, where)
         hyperparameters = {key: entry.pop(key) for key in list(entry) if key in own}
         for key in entry:
-            if key not in Training.model_fields:
-                raise UnknownName("key", key, [*own, *Training.model_fields, "method", "search"], where)
-        try:
-            training = Training.model_validate(self.train.model_dump() | entry)
-        except ValidationError as error:
-            raise explain(error, Training, where) from None
+            if key not in (*Training.model_fields, *Ask.model_fields):
+                known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search"]
+                raise UnknownName("key", key, known, where)
+        # a head that is drawn has no use for the words that the other methods answer in
+        shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
+        training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
         return Run(
             backbone=self.backbone,
             task=self.task,
@@ -128,6 +134,7 @@ class Study(Frozen):
             hyperparameters=make(method, hyperparameters, where).hyperparameters,
             data=self.data,
             training=training,
+            ask=ask,
             seed=seed,
             name="" if name == method else name,
         )
@@ -148,15 +155,17 @@ class Study(Frozen):
         with Results.hold(Path(out)) as held:
             tuned, failed = self._tune(held.out, executor, watcher)
             settled = self.settle(tuned) if self.tune else self
-            asked = settled._asked(tuple(command))
-            held.describe(held.directory.study, asked.model_dump_json())
-            so_far = Results(asked.name, held.out, (), failed, asked.command, tuned, task=asked.task, data=asked.data)
+            request = settled._request(tuple(command))
+            held.describe(held.directory.study, request.model_dump_json())
+            so_far = Results(
+                *(request.name, held.out, (), failed, request.command, tuned), task=request.task, data=request.data
+            )
             return _carry_out(settled.runs(), held, so_far, executor, watcher)
 
-    def _asked(self, command: tuple[str, ...]) -> Asked:
+    def _request(self, command: tuple[str, ...]) -> Request:
         keys = tuple(run.key for run in self.runs())
         study = self.model_dump(mode="json")
-        return Asked(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
+        return Request(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
 
     def _tune(self, out: Path, executor: Executor, watcher: Watcher) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
         if self.tune is None:
@@ -177,6 +186,27 @@ class Study(Frozen):
                 if run.title in found:  # a choice from a part of the budget would not be a fair one
                     keep(found[run.title].model_copy(update={"setting": None}))
         return tuple(found.values()), tuple(failed)
+
+
+def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
+    """A part of the study with those fields that a method's table has otherwise."""
+    kind = type(part)
+    own = {key: value for key, value in entry.items() if key in kind.model_fields}
+    try:
+        return kind.model_validate(part.model_dump() | own)
+    except ValidationError as error:
+        raise explain(error, kind, where) from None
+
+
+def _check_asked(method: type[Method], entry: Mapping[str, Any], where: str) -> None:
+    """Refuse a table that asks otherwise than its method is defined to."""
+    given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
+    if method.head == "random" and given:
+        raise InvalidStudy(
+            f"{where}: {method.name} has a random head and no template by definition. Remove {given[0]}."
+        )
+    if method.head == "words" and entry.get("head", "words") != "words":
+        raise InvalidStudy(f"{where}: {method.name} answers in words by definition. Remove head.")
 
 
 def _carry_out(runs: Sequence[Run], held: Held, so_far: Results, executor: Executor, watcher: Watcher) -> Results:

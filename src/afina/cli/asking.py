@@ -1,0 +1,70 @@
+"""The command that asks an untrained model: ask."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from afina.cli.options import (
+    AllowLeakage,
+    BackboneOption,
+    Json,
+    LabelColumn,
+    Labels,
+    PairColumn,
+    TaskOption,
+    TextColumn,
+    WordsOption,
+    data_options,
+    template_option,
+    words_option,
+)
+from afina.cli.output import print_tables
+
+
+def ask(
+    task: TaskOption,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            help=r"What a text is put in, as 'Review: {text}\nSentiment:'; several are compared, on training texts.",
+            metavar="TEMPLATE",
+        ),
+    ] = None,
+    words: WordsOption = None,
+    offset: Annotated[
+        bool, typer.Option("--offset", help="Shift each label's output so that training texts are spread evenly.")
+    ] = False,
+    backbone: BackboneOption = "embedded",
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a model in words, before anything is trained: how often its answer is right, in seconds."""
+    from afina.data.task import Task
+    from afina.inference.asking import ask
+    from afina.models.backbone import Backbone
+    from afina.report.answer import sentence, tables
+
+    read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
+    answer = ask(
+        Backbone.load(backbone), read, [*map(template_option, template or [])], words_option(words), offset=offset
+    )
+    if as_json:
+        compared = [asdict(one) for one in answer.compared]
+        asked = {"template": answer.template, "words": answer.words, "offset": answer.offset}
+        print(json.dumps({"task": task, **answer.metrics, "examples": answer.examples, **asked, "compared": compared}))
+        return
+    print_tables(*tables(answer))
+    print(sentence(answer))
+    typed = answer.template.replace("\n", "\\n")
+    chosen = [part for item in words or [] for part in ("--words", item)]
+    print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, '--template', typed, *chosen])}")

@@ -1,0 +1,152 @@
+"""Ask: what an untrained language model answers about a task's texts, template by template. Trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from afina import device as devices
+from afina.data.readers import rows
+from afina.data.split import Split
+from afina.data.task import Task
+from afina.data.template import TEXT
+from afina.data.tokenize import Encoded, encode
+from afina.events import Listener, ignore
+from afina.inference.calibration import calibrated, shift_of
+from afina.inference.predictor import logits
+from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
+from afina.models.objective import Classes, Objective
+from afina.models.question import TEMPLATES, Question
+
+COMPARED, EVALUATED = 200, 500
+"""Training texts that a template is compared on, and held-out texts that the best is evaluated on, at most."""
+
+LENGTH = 512
+"""Tokens, with the template, where the backbone takes as many."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How a template does on `examples` training texts; with_offset: with a shift that their labels did not choose."""
+
+    template: str
+    accuracy: float
+    with_offset: float
+    examples: int
+
+    def by(self, offset: bool) -> float:
+        """The accuracy with an offset, or without."""
+        return self.with_offset if offset else self.accuracy
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the untrained model answers.
+
+    template   the one with the highest accuracy on the training texts;  words  by label
+    metrics    of `examples` held-out texts, the headline first
+    score      whether each answer is right, bool [examples]
+    compared   what else was tried, in the order given; empty where there was one template
+    """
+
+    template: str
+    words: Mapping[str, tuple[str, ...]]
+    offset: bool
+    metrics: dict[str, float]
+    score: np.ndarray
+    compared: tuple[Compared, ...]
+
+    @property
+    def examples(self) -> int:
+        """Held-out texts that were asked about."""
+        return len(self.score)
+
+
+def ask(
+    backbone: Backbone,
+    task: Task,
+    templates: Sequence[str] = (),
+    words: Mapping[str, Sequence[str]] | None = None,
+    *,
+    offset: bool = False,
+    listen: Listener = ignore,
+) -> Answer:
+    """Ask `backbone`, as it is, about a task's held-out texts, in the template that does best on training texts.
+
+    templates  by default what suits the labels and some others; one is not compared
+    Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
+    """
+    questions = _questions(backbone, task, templates, words)
+    asking = _Asking.of(backbone, task, questions[0], listen)
+    sample = rows.first(task.train, COMPARED, "train_examples")
+    compared = tuple(asking.compare(one, sample) for one in questions) if len(questions) > 1 else ()
+    best = max(range(len(compared)), key=lambda place: compared[place].by(offset), default=0)
+    if offset:
+        asking.shift(questions[best], sample)
+    held_out = rows.first(task.evaluation, EVALUATED, "evaluation_examples")
+    outputs = asking.outputs(questions[best], held_out)
+    return Answer(
+        template=_source(questions[best]),
+        words=questions[best].words or {},
+        offset=offset,
+        metrics=asking.objective.metrics(outputs, held_out.labels),
+        score=asking.objective.score(outputs, held_out.labels),
+        compared=compared,
+    )
+
+
+def _questions(
+    backbone: Backbone, task: Task, templates: Sequence[str], words: Mapping[str, Sequence[str]] | None
+) -> list[Question]:
+    pairs = task.train.pairs is not None
+
+    def question(template: str | None) -> Question:
+        names, tokenizer = task.label_names, backbone.tokenizer
+        return Question.of(names, tokenizer, pairs=pairs, head="words", template=template, words=words)
+
+    if templates:
+        return [question(template) for template in dict.fromkeys(templates)]
+    usual = question(None)
+    others = [] if pairs else [template for template in TEMPLATES if template != _source(usual)]
+    return [usual, *map(question, others)]
+
+
+def _source(question: Question) -> str:
+    return question.template.source if question.template else TEXT
+
+
+@dataclass(frozen=True, eq=False)
+class _Asking:
+    """An untrained classifier that answers in words, whatever the template."""
+
+    backbone: Backbone
+    classifier: Classifier
+    objective: Objective
+    listen: Listener
+
+    @classmethod
+    def of(cls, backbone: Backbone, task: Task, question: Question, listen: Listener) -> Self:
+        classifier = Classifier.open(backbone, task.label_names, 0, question.tokens, exact=True)
+        return cls(backbone, classifier.to(devices.choose()), Classes(task.label_names), listen)
+
+    def encoded(self, question: Question, split: Split) -> Encoded:
+        tokenizer, length = self.backbone.tokenizer, min(LENGTH, self.backbone.longest)
+        return encode(tokenizer, split.texts, split.pairs, max_length=length, template=question.template)
+
+    def outputs(self, question: Question, split: Split) -> np.ndarray:
+        return logits(self.classifier, self.encoded(question, split), self.listen)
+
+    def compare(self, question: Question, split: Split) -> Compared:
+        outputs = self.outputs(question, split)
+        plain, shifted = (
+            float(self.objective.score(each, split.labels).mean()) for each in (outputs, outputs + shift_of(outputs))
+        )
+        return Compared(_source(question), plain, shifted, len(split))
+
+    def shift(self, question: Question, split: Split) -> None:
+        """Let the classifier's offset be what the texts suggest."""
+        self.classifier.offset = calibrated(self.classifier, self.encoded(question, split))

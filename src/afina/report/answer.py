@@ -1,0 +1,38 @@
+"""What an untrained model answered, in a table and a sentence. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from afina.report import asking, metrics
+from afina.report.tables import Column, Table
+from afina.report.words import count, share, span
+
+if TYPE_CHECKING:  # it loads torch
+    from afina.inference.asking import Answer
+
+
+def tables(answer: Answer) -> list[Table]:
+    """How the templates compare, where several were tried."""
+    if not answer.compared:
+        return []
+    rows = tuple(
+        (asking.quoted(one.template), share(one.accuracy), share(one.with_offset))
+        for one in sorted(answer.compared, key=lambda one: -one.by(answer.offset))
+    )
+    columns = (Column("Template", "left"), Column("Accuracy"), Column("With offset"))
+    notes = (f"On {count(answer.compared[0].examples)} training texts; the first is used below.",)
+    return [Table("Templates", columns, rows, notes)]
+
+
+def sentence(answer: Answer) -> str:
+    """What the model answers, untrained, and in which words."""
+    from afina.stats import estimates
+
+    found = estimates.accuracy(answer.score[None]).interval
+    figures = ", ".join(f"{metrics.WORDS[name]} {share(value)}" for name, value in answer.metrics.items())
+    words = "; ".join(f"{name}: {', '.join(map(asking.quoted, given))}" for name, given in answer.words.items())
+    return (
+        f"Untrained, asked in {asking.quoted(answer.template)} ({words}): {figures} on {count(answer.examples)} "
+        f"held-out texts (95 % of accuracy: {span((found.low, found.high))})."
+    )

@@ -1,0 +1,18 @@
+"""Whether a run's labels can be asked for in words, which is known before anything is carried out."""
+
+from __future__ import annotations
+
+from afina.data.task import Task
+from afina.errors import AfinaError
+from afina.models.backbone import Backbone
+from afina.studies.prepared import question_of
+from afina.studies.spec import RunSpec
+
+
+def can_be_asked(run: RunSpec) -> bool:
+    """Whether the task's labels have words that the backbone tells apart; False also where either cannot be read."""
+    try:
+        task = Task.load(run.task, **run.data.model_dump())
+        return question_of(run, task, Backbone.load(run.backbone, weights=False).tokenizer).words is not None
+    except AfinaError:
+        return False

@@ -1,0 +1,208 @@
+"""Asking a model in words, as a user types it: `ask`, and the options of the commands that train."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from afina import Backbone, Predictor, Task
+from afina.cli.options import words_option
+from afina.errors import InvalidStudy
+from afina.inference.asking import ask
+from afina.models.adapter import read_manifest
+from afina.models.question import GENERAL, TEMPLATES
+from command import Command
+from fakes import sentences, write_csv
+
+OUT = Path("out")
+SHORT = ("--set", "max_steps=2", "--set", "dtype=float32")
+
+
+@pytest.fixture
+def numbered() -> str:
+    """A task whose labels are numbers."""
+    return str(write_csv(Path("numbered.csv"), sentences(60)))
+
+
+def test_ask_compares_templates_on_training_texts_and_says_what_the_model_answers(
+    afina: Command, gpt2: Backbone, toy: str
+) -> None:
+    answer = afina("ask", "--task", toy, "--backbone", gpt2.address)
+    assert answer.code == 0, answer.err
+    for template in TEMPLATES:
+        assert json.dumps(template) in answer.out
+    assert '(bad: " bad"; good: " good"): accuracy 0.' in answer.out
+    assert "on 22 held-out texts (95 % of accuracy: 0." in answer.out
+    assert "On 98 training texts; the first is used below." in answer.out
+
+
+def test_its_figures_are_those_of_the_untrained_adapter(afina: Command, gpt2: Backbone, toy: str) -> None:
+    arguments = ("--task", toy, "--backbone", gpt2.address, "--template", r"{text}\nIt is", "--words", "bad=dull,cold")
+    found = afina("ask", *arguments, "--words", "good=warm", "--json").object()
+    made = afina("train", "--method", "zero-shot", *arguments, "--words", "good=warm", "--out", OUT, "--json").object()
+    (record,) = made["records"]
+    assert (found["accuracy"], found["f1"], found["examples"]) == (
+        record["accuracy"],
+        record["f1"],
+        record["examples"],
+    )
+    assert (found["template"], found["compared"], found["offset"]) == ("{text}\nIt is", [], False)
+    assert found["words"] == {"bad": [" dull", " cold"], "good": [" warm"]}
+
+
+def test_the_library_asks_too_and_the_best_template_is_used(gpt2: Backbone, toy: str) -> None:
+    task = Task.load(toy)
+    answer = ask(gpt2, task)
+    assert [one.template for one in answer.compared] == [GENERAL, *(one for one in TEMPLATES if one != GENERAL)]
+    best = max(answer.compared, key=lambda one: one.accuracy)
+    assert answer.template == best.template
+    assert answer.metrics["accuracy"] == answer.score.mean()
+    assert answer.examples == len(task.evaluation)
+    alone = ask(gpt2, task, [best.template])
+    assert (alone.metrics, alone.compared) == (answer.metrics, ())
+
+
+def test_with_an_offset_the_template_is_the_one_that_does_best_with_it(gpt2: Backbone, toy: str) -> None:
+    answer = ask(gpt2, Task.load(toy), offset=True)
+    best = max(answer.compared, key=lambda one: one.with_offset)
+    assert (answer.offset, answer.template) == (True, best.template)
+    assert any(one.accuracy != one.with_offset for one in answer.compared)
+
+
+def test_what_it_says_to_type_next_trains_from_there(afina: Command, gpt2: Backbone, toy: str) -> None:
+    told = afina("ask", "--task", toy, "--backbone", gpt2.address, "--words", "bad=dull", "--words", "good=warm")
+    line = next(line for line in told.out.splitlines() if line.startswith("To train from there: "))
+    program, *typed = shlex.split(line.removeprefix("To train from there: "))
+    assert program == "afina"
+    made = afina(*typed, "--out", OUT, *SHORT, "--json").object()
+    lora, untrained = made["records"]
+    assert (lora["method"], untrained["method"]) == ("lora", "zero-shot")
+    manifest = read_manifest(Path(lora["adapter"]))
+    assert manifest.words == {"bad": (" dull",), "good": (" warm",)}
+    assert manifest.template in TEMPLATES
+
+
+def test_train_asks_without_being_told_how_and_shows_the_untrained_answer_beside(
+    afina: Command, gpt2: Backbone, toy: str
+) -> None:
+    answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", OUT, *SHORT)
+    assert answer.code == 0, answer.err
+    (path,) = OUT.glob("adapters/lora-*")
+    manifest = read_manifest(path)
+    assert (manifest.template, manifest.words) == (GENERAL, {"bad": (" bad",), "good": (" good",)})
+    report = " ".join((OUT / "report.md").read_text(encoding="utf-8").split())
+    assert "zero-shot asks the same model in words, and trains nothing" in report
+    assert f"texts stand in {json.dumps(GENERAL)}" in report
+    assert "would be that of chance, about 0.5000" in report
+    label = Predictor.load(path)(["a lamp"])[0]["label"]
+    assert label in ("bad", "good")
+
+
+def test_labels_that_are_numbers_keep_a_head_that_is_drawn(afina: Command, gpt2: Backbone, numbered: str) -> None:
+    made = afina("train", "--task", numbered, "--backbone", gpt2.address, "--out", OUT, *SHORT, "--json").object()
+    (record,) = made["records"]
+    manifest = read_manifest(Path(record["adapter"]))
+    assert (manifest.template, manifest.words) == (None, None)
+    report = " ".join((OUT / "report.md").read_text(encoding="utf-8").split())
+    assert "when it is asked in words was not measured here; `afina ask --task numbered.csv" in report
+
+
+def test_a_study_takes_words_and_templates_a_method_may_have_its_own(
+    afina: Command, gpt2: Backbone, toy: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "heads.toml"
+    path.write_text(
+        f"""
+        name = "heads"
+        backbone = {json.dumps(gpt2.address)}
+        task = {json.dumps(toy)}
+        [train]
+        max_steps = 2
+        dtype = "float32"
+        [ask]
+        template = "{{text}} It was"
+        [methods.lora]
+        [methods.drawn]
+        method = "lora"
+        head = "random"
+        [methods.chosen]
+        method = "lora"
+        words = {{bad = [" dull"], good = [" warm", " lovely"]}}
+        """,
+        encoding="utf-8",
+    )
+    made = afina("study", path, "--out", OUT, "--json").object()
+    manifests = {one["name"]: read_manifest(Path(one["adapter"])) for one in made["records"]}
+    assert {name: one.template for name, one in manifests.items()} == dict.fromkeys(manifests, "{text} It was")
+    assert manifests["lora"].words == {"bad": (" bad",), "good": (" good",)}
+    assert manifests["drawn"].words is None
+    assert manifests["chosen"].words == {"bad": (" dull",), "good": (" warm", " lovely")}
+    shown = afina("show", OUT).out
+    assert "head" in shown
+    again = afina("study", path, "--template", "{text}", "--words", "bad=cold", "--words", "good=bright", "--out", "b")
+    assert again.code == 0, again.err
+    assert read_manifest(next(Path("b").glob("adapters/drawn-*"))).words is None
+    assert read_manifest(next(Path("b").glob("adapters/lora-*"))).words == {"bad": (" cold",), "good": (" bright",)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--template", "no place"], "--template 'no place': expected {text} in it once, and {text_pair} at most once"),
+        (["--template", "{text} {text_pair}"], "the examples are single texts. Take {text_pair} out of it, or name a"),
+        (["--words", "good=warm"], "--words: label 'bad' has no words. Give a list of some for every"),
+        (["--words", "goood=warm"], "--words: unknown label 'goood'. Did you mean 'good'?"),
+        (["--words", "good"], "--words good: expected LABEL=WORD,WORD, such as positive=great,good."),
+        (["--words", "good=warm", "--words", "bad=warm"], "--words: ' warm' of 'bad' and ' warm' of 'good' begin with"),
+        (["--template", "{text} " + 300 * "and so on "], "that leaves none to the text. Give a shorter one, or a"),
+    ],
+    ids=["no text", "pair", "missing", "foreign", "form", "clash", "long"],
+)
+def test_what_cannot_be_asked_is_an_error(
+    afina: Command, gpt2: Backbone, toy: str, arguments: list[str], told: str
+) -> None:
+    given = ("--task", toy, "--backbone", gpt2.address, *arguments)
+    answer = afina("ask", *given).error
+    assert told in answer
+    assert len(answer) < 400
+    assert told in afina("train", *given, "--out", OUT, *SHORT).error
+    assert not list(OUT.glob("adapters/*"))
+
+
+def test_labels_that_are_no_words_need_some_to_be_asked_for(afina: Command, gpt2: Backbone, numbered: str) -> None:
+    told = "the labels '0', '1' are no words that a language model could answer with. Give each label some with --words"
+    assert told in afina("ask", "--task", numbered, "--backbone", gpt2.address).error
+    train = ("train", "--task", numbered, "--backbone", gpt2.address, "--method", "zero-shot", "--out", OUT)
+    assert told in afina(*train).error
+    assert afina(*train, "--words", "0=dull", "--words", "1=warm").code == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["method=lora", "head=words!"], "head"),
+        (["method=baseline", "template={text}."], "baseline has a random head and no template by definition."),
+        (["method=baseline", "head=words"], "baseline has a random head and no template by definition. Remove head."),
+        (["method=zero-shot", "head=random"], "zero-shot answers in words by definition. Remove head."),
+        (["method=lora", "head=random", "offset=true"], 'offset with head "random", which has none.'),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_a_method_are_an_error(
+    afina: Command, gpt2: Backbone, toy: str, settings: list[str], told: str
+) -> None:
+    method, *others = (setting.split("=", 1)[1] if setting.startswith("method") else setting for setting in settings)
+    more = [part for setting in others for part in ("--set", setting)]
+    given = ("--task", toy, "--backbone", gpt2.address, "--method", method, "--out", OUT, *SHORT)
+    assert told in afina("train", *given, *more).error
+
+
+def test_words_are_typed_without_the_space_before_them() -> None:
+    assert words_option(["a=great, good", "b = bad ", "a=fine"]) == {"a": [" great", " good", " fine"], "b": [" bad"]}
+    assert words_option(None) is words_option([]) is None
+    for wrong in ("a", "a=", "=b", "a= , "):
+        with pytest.raises(InvalidStudy, match="expected LABEL=WORD,WORD"):
+            words_option([wrong])
