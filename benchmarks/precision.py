@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from afina import Adapter, Backbone, Run, Task
-from afina.data.tokenize import encode
 from afina.inference import predictor
 from afina.stats.comparison import compare
 from afina.studies.result import Predictions, Result
@@ -73,7 +72,7 @@ def _agreement(adapter: Adapter, data: Data, in_float32: np.ndarray) -> float:
     opened = predictor.Predictor.of(adapter, backbone)
     classifier = opened.classifier
     WorkingWeights.of(opened.method, classifier.model, torch.bfloat16).refresh()
-    encoded = encode(backbone.tokenizer, texts, max_length=128)
+    encoded = opened.encode(texts)
     return float((predictor.logits(classifier, encoded).argmax(axis=1) == in_float32).mean())
 
 
