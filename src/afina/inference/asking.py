@@ -14,7 +14,6 @@ from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import TEXT
 from afina.data.tokenize import Encoded, encode
-from afina.events import Listener, ignore
 from afina.inference.calibration import calibrated, shift_of
 from afina.inference.predictor import logits
 from afina.models.backbone import Backbone
@@ -73,7 +72,6 @@ def ask(
     words: Mapping[str, Sequence[str]] | None = None,
     *,
     offset: bool = False,
-    listen: Listener = ignore,
 ) -> Answer:
     """Ask `backbone`, as it is, about a task's held-out texts, in the template that does best on training texts.
 
@@ -81,7 +79,7 @@ def ask(
     Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
     """
     questions = _questions(backbone, task, templates, words)
-    asking = _Asking.of(backbone, task, questions[0], listen)
+    asking = _Asking.of(backbone, task, questions[0])
     sample = rows.first(task.train, COMPARED, "train_examples")
     compared = tuple(asking.compare(one, sample) for one in questions) if len(questions) > 1 else ()
     best = max(range(len(compared)), key=lambda place: compared[place].by(offset), default=0)
@@ -126,19 +124,18 @@ class _Asking:
     backbone: Backbone
     classifier: Classifier
     objective: Objective
-    listen: Listener
 
     @classmethod
-    def of(cls, backbone: Backbone, task: Task, question: Question, listen: Listener) -> Self:
+    def of(cls, backbone: Backbone, task: Task, question: Question) -> Self:
         classifier = Classifier.open(backbone, task.label_names, 0, question.tokens, exact=True)
-        return cls(backbone, classifier.to(devices.choose()), Classes(task.label_names), listen)
+        return cls(backbone, classifier.to(devices.choose()), Classes(task.label_names))
 
     def encoded(self, question: Question, split: Split) -> Encoded:
         tokenizer, length = self.backbone.tokenizer, min(LENGTH, self.backbone.longest)
         return encode(tokenizer, split.texts, split.pairs, max_length=length, template=question.template)
 
     def outputs(self, question: Question, split: Split) -> np.ndarray:
-        return logits(self.classifier, self.encoded(question, split), self.listen)
+        return logits(self.classifier, self.encoded(question, split))
 
     def compare(self, question: Question, split: Split) -> Compared:
         outputs = self.outputs(question, split)
