@@ -38,6 +38,7 @@ class Manifest(Frozen):
     template         what a text stands in, if anything: see `afina.data.template`
     words            by label, the words whose output embeddings the head began as; None where it began as a draw
     offset           what is added to each label's output; None for nothing
+    data             how the run read its task, where it was not as usual: arguments of `Task.load` by name
     probe            logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
     """
 
@@ -56,6 +57,7 @@ class Manifest(Frozen):
     words: dict[str, tuple[str, ...]] | None = None
     offset: tuple[float, ...] | None = None
     task: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
     train_digest: str | None = None
     evaluation_digest: str | None = None
     seed: int | None = None

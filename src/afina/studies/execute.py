@@ -131,6 +131,7 @@ class _Execution:
             max_length=prepared.max_length,
             **prepared.asked,
             task=task.address,
+            data=self.run.data.model_dump(mode="json", exclude_defaults=True),
             train_digest=task.train.digest,
             evaluation_digest=task.evaluation.digest,
             seed=self.run.seed,
