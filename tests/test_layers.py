@@ -19,7 +19,11 @@ import afina as package
 from command import InventedExecutor
 
 LAYERS = {
-    "ground": ("errors schema digest atomic seeds events meter allocator device", "tensorfile hub assets environment"),
+    "ground": (
+        "errors schema digest seeds events meter allocator device",
+        "atomic",
+        "tensorfile hub assets environment",
+    ),
     "data": (
         "split batch template readers readers.table readers.texts",
         "tokenize readers.rows",

@@ -21,7 +21,7 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from afina import atomic, digest
-from afina.errors import NotFound, UnknownName
+from afina.errors import CannotWrite, NotFound, UnknownName
 
 HUTTO = "hutto_ICWSM_2014"
 
@@ -111,9 +111,10 @@ def fetch(name: str) -> Path:
                 if not unpacked.is_dir():
                     atomic.sweep(home)
                     _obtain(name, asset, cache / "downloads" / asset.file, unpacked)
-        except OSError as error:
+        except (OSError, CannotWrite) as error:
+            why = error.reason if isinstance(error, CannotWrite) else atomic.reason(error)
             raise NotFound(
-                f"asset {name}: cannot write to the cache {cache} ({error.strerror or error}). "
+                f"asset {name}: cannot write to the cache {cache} ({why}). "
                 "Make room there, or set AFINA_CACHE to a folder that can be written to."
             ) from error
     return unpacked / asset.member

@@ -11,7 +11,8 @@
     ├── OutOfMemory        a run that this device cannot hold
     ├── Diverged           a loss that is no longer a number
     ├── RunFailed          a run of a study whose process reported an error or was killed
-    └── Busy               another process is writing to the same place
+    ├── Busy               another process is writing to the same place
+    └── CannotWrite        a place that takes no more: a full disk, a limit, a file system that is read only
 
 Each message names where, what was found, what was expected and what to do next. What the caller has set, or may set, is
 named by the library's word in backquotes, as in "Name the right one with `text`."; the command line shows its own flag
@@ -90,3 +91,14 @@ class RunFailed(AfinaError):
 
 class Busy(AfinaError):
     """Another process holds the place that this one would write to."""
+
+
+class CannotWrite(AfinaError):
+    """A place takes no more. What was to be written there is not, and what was there before is as it was.
+
+    `reason` says why, in some words.
+    """
+
+    def __init__(self, place: object, reason: str) -> None:
+        super().__init__(f"{place}: cannot be written ({reason}). Make room there, or write elsewhere; then try again.")
+        self.reason = reason

@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from afina import atomic
 from afina.errors import NotFound
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -17,7 +18,7 @@ _UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 def snapshot(address: str, *, weights: bool = True) -> Path:
     """The local copy of a model repository, `owner/name` or `name`, optionally `@revision`.
 
-    Uses what is cached where the Hub cannot be reached. Raises NotFound.
+    Uses what is cached where the Hub cannot be reached. Raises NotFound, CannotWrite.
     """
     repository, _, revision = address.partition("@")
     try:
@@ -58,8 +59,9 @@ def _absent(repository: str, reason: str) -> str:
 
 
 def _download(repository: str, revision: str, patterns: list[str], kind: str = "model") -> Path:
-    return Path(
-        snapshot_download(
-            repository, repo_type=kind, revision=revision or None, allow_patterns=patterns, etag_timeout=5
+    with atomic.writing("the Hub's cache (HF_HOME)"):
+        return Path(
+            snapshot_download(
+                repository, repo_type=kind, revision=revision or None, allow_patterns=patterns, etag_timeout=5
+            )
         )
-    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +27,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.touch()
     mode = path.stat().st_mode
-    save_file(ready, path, metadata={"format": "pt", **(metadata or {})})
+    with system_errors():
+        save_file(ready, path, metadata={"format": "pt", **(metadata or {})})
     path.chmod(mode)  # the library leaves the file readable by its owner only, whatever the umask
 
 
@@ -63,8 +67,22 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    with system_errors():
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
     path.chmod(mode)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise as OSError what the library says of the system in words only, such as that a disk is full."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from None
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -205,7 +205,7 @@ def test_an_unpacking_that_fails_leaves_nothing_behind(
 
     monkeypatch.setitem(ASSETS, "invented", replace(ASSETS["invented"], unpack=fail))
     assert message() == (
-        f"asset invented: cannot write to the cache {cache} (No space left on device). "
+        f"asset invented: cannot write to the cache {cache} (the disk is full). "
         "Make room there, or set AFINA_CACHE to a folder that can be written to."
     )
     assert everything(cache) == []

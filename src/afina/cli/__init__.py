@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from afina import __version__
+from afina import __version__, atomic
 from afina.cli import adapters, asking, costs, studies
 from afina.cli.hints import with_flags
+from afina.cli.text import check_arguments, escape_unwritable
 from afina.errors import AfinaError
 
 COMMANDS = (
@@ -56,12 +57,25 @@ def _top(
 
 def main() -> None:
     """Run the command line; an error of the user's is one or two lines and exit status 2."""
+    escape_unwritable(sys.stdout, sys.stderr)
     try:
-        app()
+        check_arguments(sys.argv[1:])
+        with atomic.writing("standard output"):
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
     except AfinaError as error:
         print(f"Error: {with_flags(str(error))}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except BrokenPipeError:
-        # The reader of our output has left (`afina show OUT | head`); there is nobody to tell.
+        _leave(1)  # the reader of our output has left (`afina show OUT | head`); there is nobody to tell
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; what standard output did not take goes nowhere, instead of failing once more at the interpreter's end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    sys.exit(code)

@@ -22,6 +22,7 @@ from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode, pieces
+from afina.errors import CannotWrite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,7 +112,7 @@ def encode_split(
     texts, pairs = split.texts, split.pairs
     found = _open(place, len(split))
     if found is None:
-        with suppress(OSError):  # not writable, full, or another process was faster
+        with suppress(OSError, CannotWrite):  # not writable, full, or another process was faster
             _make(place, pieces(tokenizer, texts, pairs, max_length=max_length, template=template, where=where))
             _trim(place)
         found = _open(place, len(split))

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from afina import assets, atomic, digest, hub
+from afina import assets, atomic, digest, hub, tensorfile
 from afina.errors import NotFound
 from afina.models.pretrained import quiet, read_config, read_tokenizer
 from afina.seeds import derive
@@ -95,9 +95,10 @@ def _random(address: str) -> Path:
 def _once(target: Path, make: Callable[[Path], None]) -> Path:
     """`target`, filled by `make` where it is not there; by one process, while others wait."""
     if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f"{target.name}.lock"):
-            if not target.is_dir():
-                with quiet(), atomic.replacing(target) as fresh:
-                    make(fresh)
+        with atomic.writing(f"the cache {target.parent}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.parent / f"{target.name}.lock"):
+                if not target.is_dir():
+                    with quiet(), atomic.replacing(target) as fresh, tensorfile.system_errors():
+                        make(fresh)
     return target

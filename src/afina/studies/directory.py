@@ -5,6 +5,7 @@ Knows paths and the files of records; not what is in an adapter or a checkpoint.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ class Directory:
     def checkpoint(self, label: str) -> Path:
         """Where a run that goes on keeps its one checkpoint."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
+
+    def discard(self, label: str) -> None:
+        """Remove a run's adapter and its predictions; a checkpoint stays, to go on from."""
+        shutil.rmtree(self.adapter(label), ignore_errors=True)
+        self.predictions(label).unlink(missing_ok=True)
 
     def relative(self, path: Path) -> str:
         """A path under `out`, as a record names it."""

@@ -148,8 +148,12 @@ class _Execution:
         directory = Directory(self.out)
         where, predicted = directory.adapter(self.run.label), directory.predictions(self.run.label)
         method, backbone = prepared.method, prepared.backbone
-        adapter.save(where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
-        written = predictions.write(predicted)
+        try:
+            adapter.save(where, lambda fresh: method.accompany(classifier.model, backbone, fresh))
+            written = predictions.write(predicted)
+        except AfinaError:  # one without the other is of no use
+            directory.discard(self.run.label)
+            raise
         return _Saved(directory.relative(where), adapter.digest, directory.relative(predicted), written)
 
     def _record(

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from afina import atomic
-from afina.errors import Busy, NotFound
+from afina.errors import Busy, CannotWrite, NotFound
 from afina.studies.directory import Directory
 from afina.studies.record import Record
 from afina.studies.result import Predictions, Result
@@ -38,9 +38,17 @@ class Held:
         return self.result(found) if found is not None and self.directory.is_whole(found) else None
 
     def keep(self, made: Record, label: str) -> Result:
-        """Record a finished run, in the place of one of the same key; its checkpoint goes."""
-        self.records = [one for one in self.records if one.key != made.key] + [made]
-        self.directory.write(self.records)
+        """Record a finished run, in the place of one of the same key; its checkpoint goes.
+
+        Raises CannotWrite; then its adapter and predictions are not there either.
+        """
+        records = [one for one in self.records if one.key != made.key] + [made]
+        try:
+            self.directory.write(records)
+        except CannotWrite:
+            self.directory.discard(label)
+            raise
+        self.records = records
         self.directory.checkpoint(label).unlink(missing_ok=True)
         return self.result(made)
 
@@ -64,7 +72,8 @@ class Held:
 def hold(out: Path) -> Iterator[Held]:
     """Make `out` where it is missing, and hold it for the block; if nothing comes of that, it is not there afterwards.
 
-    Raises NotFound where it cannot be made, Busy where another process holds it, InvalidData for damaged records.
+    Raises NotFound where it cannot be made, CannotWrite, Busy where another process holds it, InvalidData for damaged
+    records.
     """
     directory, fresh = Directory(out), not out.exists()
     try:
@@ -74,6 +83,10 @@ def hold(out: Path) -> Iterator[Held]:
     lock = FileLock(directory.lock, timeout=0)
     try:
         lock.acquire()
+    except OSError as error:
+        if fresh:
+            shutil.rmtree(out)
+        raise CannotWrite(f"`out` {out}", atomic.reason(error)) from None
     except Timeout:
         raise Busy(
             f"`out` {out}: another study or recommendation is writing there. Wait for it, or name another `out`."
@@ -82,6 +95,8 @@ def hold(out: Path) -> Iterator[Held]:
         directory.sweep()
         yield Held(directory, directory.read())
     finally:
+        # While it is held: who waits for it sees that the file is gone, and makes a new one.
+        directory.lock.unlink(missing_ok=True)
         lock.release()
         if fresh and directory.empty:
             shutil.rmtree(out)

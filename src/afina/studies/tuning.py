@@ -9,6 +9,7 @@ The held-out split is in no candidate's reach: see `Data.validation`. Starts wit
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from afina import digest, meter
-from afina.errors import InvalidData, RunFailed
+from afina.errors import CannotWrite, InvalidData, RunFailed
 from afina.events import Score
 from afina.schema import Frozen
 from afina.seeds import derive
@@ -239,10 +240,24 @@ def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
 
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     try:
-        yield storage
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+    except Exception as error:
+        problem = _of_sqlite(error)
+        if problem is None:
+            raise
+        raise CannotWrite(path, str(problem)) from None
     finally:
-        storage.remove_session()
-        storage.engine.dispose()
         optuna.logging.set_verbosity(level)
+
+
+def _of_sqlite(error: BaseException | None) -> sqlite3.OperationalError | None:
+    """What the database could not do, such as for want of room, which Optuna wraps in errors of two libraries."""
+    while error is not None and not isinstance(error, sqlite3.OperationalError):
+        error = error.__cause__ or error.__context__
+    return error

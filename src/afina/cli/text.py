@@ -1,0 +1,44 @@
+"""Text between afina and a terminal: arguments that are none, and characters that an output cannot write."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import TextIO
+
+from afina.errors import InvalidData
+
+_JSON_ESCAPES = "afina.json"
+"""Name of the error handler below."""
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise InvalidData for an argument whose bytes are no text in the terminal's encoding.
+
+    No record could hold it, and nobody could type it again.
+    """
+    for number, argument in enumerate(arguments, start=1):
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            raise InvalidData(
+                f"argument {number}, {shown}: its bytes are not text in this terminal's encoding. "
+                "Give it in UTF-8; rename a file whose name is not."
+            ) from None
+
+
+def escape_unwritable(*streams: TextIO) -> None:
+    """Have each stream write a character that its encoding lacks as JSON does, `\\u00e9`: what is JSON remains so."""
+    codecs.register_error(_JSON_ESCAPES, _escaped)
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=_JSON_ESCAPES)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)), error.end

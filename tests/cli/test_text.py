@@ -1,0 +1,47 @@
+"""Between afina and a terminal that is not in UTF-8."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from command import PROGRAM, Command
+
+TEXT = "日本 é \N{GRINNING FACE}"
+
+
+def ran(*arguments: str | bytes, encoding: str = "utf-8", **variables: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, **variables}
+    return subprocess.run([*PROGRAM, *arguments], capture_output=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_is_json_remains_so_where_the_output_lacks_its_characters(trained: Path, encoding: str) -> None:
+    done = ran("predict", str(trained), TEXT, encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode(encoding))["text"] == TEXT
+
+
+def test_an_error_about_a_name_that_the_output_lacks_is_in_one_line() -> None:
+    done = ran("train", "--task", "日.csv", encoding="latin-1")
+    assert done.returncode == 2
+    assert b"\\u65e5.csv: no such file" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["train", "--task", b"x\xff.csv"], ["predict", "x", b"\xff"], [b"\xff"]])
+def test_an_argument_that_is_no_text_is_refused(arguments: list[str | bytes]) -> None:
+    done = ran(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith(f"Error: argument {len(arguments)}, ")
+    assert b"\\xff" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_the_plain_locale_is_no_reason_to_fail(afina: Command) -> None:
+    done = ran("methods", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0, done.stderr
