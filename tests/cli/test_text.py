@@ -45,3 +45,19 @@ def test_an_argument_that_is_no_text_is_refused(arguments: list[str | bytes]) ->
 def test_the_plain_locale_is_no_reason_to_fail(afina: Command) -> None:
     done = ran("methods", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (("train", "--task", "x.csv", "--out", ""), "--out"),
+        (("train", "--task="), "--task"),
+        (("plan", "--memory", ""), "--memory"),
+        (("choose", "--task", "x.csv", "--labels", ""), "--labels"),
+        (("show", ""), "argument 2"),
+        (("predict", "adapter", ""), "argument 3"),
+    ],
+)
+def test_an_empty_argument_is_refused(afina: Command, arguments: tuple[str, ...], place: str) -> None:
+    assert afina(*arguments).error == f"{place}: is empty. Give a value, or leave it out."
+    assert list(Path().iterdir()) == []

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import TextIO
 
 from afina.errors import InvalidData
 
+_EMPTY = re.compile(r"--[a-z-]+=")
+"""An option whose value is empty."""
+
 _JSON_ESCAPES = "afina.json"
 """Name of the error handler below."""
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise InvalidData for an argument whose bytes are no text in the terminal's encoding.
+    """Raise InvalidData for an argument that is empty, or whose bytes are no text in the terminal's encoding.
 
-    No record could hold it, and nobody could type it again.
+    An empty one is what a variable leaves that was never set. No record could hold the other, and nobody type it again.
     """
     for number, argument in enumerate(arguments, start=1):
+        if not argument or _EMPTY.fullmatch(argument):
+            option = argument.removesuffix("=") or arguments[max(number - 2, 0)]
+            place = option if option.startswith("--") and "=" not in option else f"argument {number}"
+            raise InvalidData(f"{place}: is empty. Give a value, or leave it out.")
         try:
             argument.encode("utf-8")
         except UnicodeEncodeError:

@@ -127,7 +127,7 @@ def _open(place: Path, count: int) -> Encoded | None:
             return None
         tokens, offsets = (np.load(place / name, mmap_mode="r") for name in (_TOKENS, _OFFSETS))
         encoded = Encoded(tokens, offsets, about["truncated"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     with suppress(OSError):
         place.touch()  # used last

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from afina import atomic
 from afina.errors import InvalidData
@@ -67,14 +67,17 @@ class Tuned(Frozen):
         return sum(trial.steps < self.length for trial in self.trials)
 
 
+_MANY = TypeAdapter(tuple[Tuned, ...])
+
+
 def read(out: Path) -> tuple[Tuned, ...]:
     """What the tuning in `out` has come to; nothing where there was none. Raises InvalidData."""
     path = Directory(out).tuning
     if not path.exists():
         return ()
     try:
-        return tuple(Tuned.model_validate(one) for one in json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, ValidationError):
+        return _MANY.validate_json(path.read_bytes())
+    except ValidationError:
         raise InvalidData(f"{path}: damaged. Run the study again; it tunes only what is not tuned.") from None
 
 

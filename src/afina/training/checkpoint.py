@@ -56,7 +56,7 @@ def load(path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: t
         return Account()
     try:
         account = Account(**json.loads(metadata["account"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return Account()  # another version's
     with torch.no_grad():
         for name, parameter in parameters.items():
