@@ -20,9 +20,10 @@ from command import InventedExecutor
 
 LAYERS = {
     "ground": (
-        "errors schema digest seeds events meter allocator device",
-        "atomic",
-        "tensorfile hub assets environment",
+        "errors schema digest seeds events meter allocator",
+        "atomic device plainfile",
+        "hub assets",
+        "environment tensorfile",
     ),
     "data": (
         "split batch template readers readers.table readers.texts",
@@ -35,8 +36,8 @@ LAYERS = {
     "stats": ("metrics intervals random_effects", "estimates comparison"),
     "models": (
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
-        "adapter pretrained question kernels.attention kernels.last_block kernels.lora",
-        "address output_embedding kernels.patches",
+        "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
+        "adapter address output_embedding kernels.patches",
         "backbone meta",
         "classifier",
     ),

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import torch
 
+from afina.errors import UnknownName
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 def choose() -> torch.device:
     """The first CUDA device where there is one, else the CPU."""
@@ -23,10 +27,12 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def precision(setting: str, device: torch.device) -> torch.dtype:
-    """The dtype that `train.dtype` stands for here: "auto", "float32" or "bfloat16"."""
+    """The dtype that a setting stands for here: "auto", "float32" or "bfloat16". Raises UnknownName for another."""
     if setting == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[setting]
+    if setting not in DTYPES:
+        raise UnknownName("dtype", setting, ["auto", *DTYPES])
+    return DTYPES[setting]
 
 
 def describe(device: torch.device) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError as SafetensorError
 from safetensors import safe_open
 
+from afina import plainfile
 from afina.errors import CorruptAdapter
 
 if TYPE_CHECKING:
@@ -92,12 +93,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
+    plainfile.check(path)
     try:
         with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
-    except FileNotFoundError:
-        raise CorruptAdapter(f"{path}: the file is missing. Copy the adapter again, or train it again.") from None
-    except SafetensorError as error:
-        raise CorruptAdapter(
-            f"{path}: not a whole safetensors file ({error}). Copy the adapter again, or train it again."
-        ) from None
+    except (SafetensorError, OSError) as error:
+        raise CorruptAdapter(f"{path}: not a whole safetensors file ({error}). {plainfile.AGAIN}") from None

@@ -12,7 +12,7 @@ from afina import Backbone, Predictor, Task
 from afina.cli.options import words_option
 from afina.errors import InvalidStudy
 from afina.inference.asking import ask
-from afina.models.adapter import read_manifest
+from afina.models.manifest import read_manifest
 from afina.models.question import GENERAL, TEMPLATES
 from command import Command
 from fakes import sentences, write_csv

@@ -20,7 +20,8 @@ from afina import METHODS, Backbone, Predictor, Run
 from afina.errors import CorruptAdapter, NotFound, WrongBackbone
 from afina.inference import probes
 from afina.inference.probes import PROBE
-from afina.models.adapter import MANIFEST, Adapter, Manifest, read_manifest
+from afina.models.adapter import Adapter
+from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manifest, read_manifest
 from afina.studies.spec import Training
 from afina.tensorfile import read
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
@@ -167,6 +168,11 @@ def test_a_missing_tensor_file_is_named(copy: Path) -> None:
         ("label_names", ["good", "bad"]),
         ("backbone_digest", "sha256:0"),
         ("tensors_digest", "sha256:0"),
+        ("max_length", 7),
+        ("max_length", 100_000),
+        ("template", "{text}!"),
+        ("family", "llama"),
+        ("format", 1),
         ("digest", "sha256:0"),
         ("digest", None),
     ],
@@ -279,7 +285,9 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "train_digest": None,
         "evaluation_digest": None,
         "probe": None,
-        "tensor_file": "renamed.safetensors",
+        "environment": {"threads": 99},
+        "tokenizer_digest": None,
+        "data": {"text": "other"},
     }
     other: dict[str, Any] = {
         "method": "full",
@@ -287,12 +295,22 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "label_names": ("good", "bad"),
         "backbone_digest": "sha256:1",
         "tensors_digest": "sha256:2",
+        "format": 1,
+        "family": "llama",
+        "tensor_file": "renamed.safetensors",
+        "max_length": 7,
+        "template": "{text}!",
+        "words": {"bad": (" bad",), "good": (" good",)},
+        "offset": (0.0, 1.0),
+        "vocabulary_digest": "sha256:3",
     }
     for field, value in same.items():
         assert manifest.model_copy(update={field: value}).digest == manifest.digest, field
     digests = [manifest.model_copy(update={field: value}).digest for field, value in other.items()]
     assert len({manifest.digest, *digests}) == 1 + len(other)
-    assert not (same.keys() | other.keys()) - Manifest.model_fields.keys()
+    assert same.keys() == set(OUTSIDE)
+    assert other.keys() == {*ALWAYS, *WHERE_GIVEN}
+    assert sorted([*ALWAYS, *WHERE_GIVEN, *OUTSIDE]) == sorted(Manifest.model_fields)
 
 
 def test_a_save_that_fails_leaves_what_was_there(copy: Path) -> None:

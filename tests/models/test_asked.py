@@ -21,9 +21,10 @@ from afina.data.tokenize import encode
 from afina.errors import NotFound
 from afina.inference.calibration import shift_of
 from afina.inference.probes import PROBE
-from afina.models.adapter import MANIFEST, Adapter, Manifest, read_manifest
+from afina.models.adapter import Adapter
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES, HEAD
+from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.models.question import GENERAL, Question
 from afina.stats.metrics import probabilities
 from afina.studies.spec import Ask

@@ -20,7 +20,7 @@ from afina.data.template import Template
 from afina.errors import InvalidStudy, NotFound, OutOfMemory
 from afina.meter import now
 from afina.methods import make
-from afina.models.adapter import read_manifest
+from afina.models.manifest import read_manifest
 from afina.models.objective import Classes
 from afina.models.question import GENERAL
 from afina.report.forecasts import forecast_table

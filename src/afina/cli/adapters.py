@@ -16,6 +16,15 @@ from afina.errors import InvalidData
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
+    from afina.models.adapter import Adapter
+
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="What to compute in: float32, bfloat16, or auto: bfloat16 where the device has it, twice as fast there.",
+    ),
+]
 
 
 def evaluate(
@@ -27,6 +36,7 @@ def evaluate(
     check_probe: Annotated[
         bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
     ] = False,
+    dtype: DtypeOption = "float32",
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
@@ -40,11 +50,13 @@ def evaluate(
     from afina.models.adapter import Adapter
 
     opened = Adapter.load(adapter)
+    _print_notes(opened)
     read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
-    found = evaluate(opened, read, backbone=backbone, check_probe=check_probe)
+    found = evaluate(opened, read, backbone=backbone, check_probe=check_probe, dtype=dtype)
     if as_json:
         made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
-        print(json.dumps({**made, **found.metrics, "examples": found.examples, "truncated": found.truncated}))
+        how = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
+        print(json.dumps({**made, **found.metrics, **how}))
     else:
         from afina.report.metrics import WORDS
 
@@ -67,6 +79,7 @@ def predict(
     check_probe: Annotated[
         bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
     ] = False,
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Label texts: one JSON object a line, with the label and the probability of each."""
     from afina.data.readers.texts import Chunk, chunks
@@ -77,15 +90,20 @@ def predict(
         keep_few_kernels()
         from afina.cli.display import reading
         from afina.inference import probes
-        from afina.inference.predictor import Predictor
+        from afina.models.adapter import Adapter
 
-        predictor = Predictor.load(adapter, backbone)
-        if check_probe:
-            probes.check(predictor)
+        opened = Adapter.load(adapter)
+        _print_notes(opened)
+        predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
         with reading() as read:
             for chunk in parts:
                 _print_answers(chunk, predictor(chunk.texts, chunk.pairs, before=chunk.before))
                 read(chunk)
+
+
+def _print_notes(adapter: Adapter) -> None:
+    for note in adapter.manifest.notes:
+        print(f"Note: {adapter.where}: {note}", file=sys.stderr)
 
 
 def _print_answers(chunk: Chunk, answers: list[dict[str, Any]]) -> None:

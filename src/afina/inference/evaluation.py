@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from afina.data.task import Task
 from afina.errors import InvalidData
 from afina.inference import probes
-from afina.inference.predictor import Predictor, logits
-from afina.models.adapter import Adapter
-from afina.models.backbone import Backbone
+from afina.models.adapter import FOREIGN, Adapter
 
 
 @dataclass(frozen=True)
@@ -17,6 +15,7 @@ class Evaluation:
     """How good an adapter is.
 
     adapter    its directory; `digest` is its identity
+    dtype      what it computed in
     task       the task's address
     metrics    the figures of its objective, the headline first
     examples   evaluation texts, of which `truncated` were cut to the adapter's maximum length
@@ -28,16 +27,19 @@ class Evaluation:
     metrics: dict[str, float]
     examples: int
     truncated: int
+    dtype: str
 
 
-def evaluate(adapter: Adapter, task: Task, *, backbone: str | None = None, check_probe: bool = False) -> Evaluation:
-    """Measure `adapter` on a task's evaluation split, in float32; `backbone` is an address, by default the adapter's.
+def evaluate(
+    adapter: Adapter, task: Task, *, backbone: str | None = None, check_probe: bool = False, dtype: str = "float32"
+) -> Evaluation:
+    """Measure `adapter` on a task's evaluation split; `backbone` is an address, by default the adapter's.
 
     The task's labels must be the adapter's; an adapter made by peft names none and takes the task's. Raises InvalidData
-    where they are not, and what `Predictor.of` and `probes.check` raise.
+    where they are not, and what `probes.opened` raises, where `dtype` is explained too.
     """
     manifest = adapter.manifest
-    if manifest.backbone_digest is None and len(task.label_names) == len(manifest.label_names):
+    if manifest.method == FOREIGN and len(task.label_names) == len(manifest.label_names):
         manifest = manifest.model_copy(update={"label_names": task.label_names})
         adapter = replace(adapter, manifest=manifest)
     if task.label_names != manifest.label_names:
@@ -45,16 +47,15 @@ def evaluate(adapter: Adapter, task: Task, *, backbone: str | None = None, check
             f"task {task.address}: its labels are {', '.join(task.label_names)}; the adapter's are "
             f"{', '.join(manifest.label_names)}. Give the labels in the adapter's order with `labels`."
         )
-    predictor = Predictor.of(adapter, Backbone.load(backbone or manifest.backbone))
-    if check_probe:
-        probes.check(predictor)
+    predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
     split = task.evaluation
-    encoded = predictor.encode(split.texts, split.pairs, where=f"task {task.address}, evaluation text")
+    outputs, truncated = predictor.predict(split.texts, split.pairs, where=f"task {task.address}, evaluation text")
     return Evaluation(
         adapter=adapter.where,
         digest=adapter.digest,
         task=task.address,
-        metrics=predictor.objective.metrics(logits(predictor.classifier, encoded), split.labels),
+        metrics=predictor.objective.metrics(outputs, split.labels),
         examples=len(split),
-        truncated=encoded.truncated,
+        truncated=truncated,
+        dtype=predictor.dtype,
     )

@@ -1,10 +1,11 @@
-"""Predictor: a backbone and an adapter, opened once, that answer for as many texts as come.
+"""Predictor: an adapter, opened once, that answers for as many texts as come: on its backbone, or without one.
 
 Order and batching change no answer. Knows no task, no file of texts and no probe.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +21,13 @@ from afina.allocator import keep_freed
 from afina.data.loader import by_length
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode
-from afina.errors import WrongBackbone
+from afina.errors import CorruptAdapter, NotFound, WrongBackbone
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
-from afina.models.adapter import Adapter, Manifest
+from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
-from afina.models.classifier import Classifier
+from afina.models.classifier import Classifier, is_head
+from afina.models.manifest import Manifest
 from afina.models.objective import Classes, Objective
 
 
@@ -48,37 +50,102 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor:
-    """An adapter on its backbone, in float32, on the device that `afina.device` chooses.
+class Predictor(ABC):
+    """What is asked of an opened adapter, whatever it is made of.
 
-    method    the adapter's, with the defaults of the backbone's family
     manifest  the adapter's
     where     the adapter's directory, for messages
+    """
+
+    manifest: Manifest
+    where: str
+
+    @staticmethod
+    def load(adapter: str | Path, backbone: str | None = None, dtype: str = "float32") -> Predictor:
+        """The adapter in a directory, on the backbone at that address, by default the one that it names.
+
+        Raises what `Adapter.load`, `backbone_of` and `of` raise.
+        """
+        opened = Adapter.load(adapter)
+        return Predictor.of(opened, backbone_of(opened, backbone), dtype)
+
+    @staticmethod
+    def of(adapter: Adapter, backbone: Backbone | None, dtype: str = "float32") -> Predictor:
+        """An adapter on a backbone that is at hand; the weights of one Backbone are hashed for its first adapter only.
+
+        dtype  what to compute in: "float32"; "bfloat16"; "auto", bfloat16 where the device computes it natively
+        Raises UnknownName for another dtype, WrongBackbone when the backbone's digest is not the manifest's,
+        CorruptAdapter when the tensors do not fit, InvalidStudy when its method has no meaning here.
+        """
+        devices.precision(dtype, devices.choose())
+        if backbone is None:
+            raise NotFound(f"{adapter.where}: it needs a backbone. Give one with `backbone`.")
+        made = ModelPredictor.on(adapter, backbone)
+        made.lower(dtype)
+        return made
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What the adapter was asked of a text."""
+        return Classes(self.manifest.label_names)
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """What it computes in."""
+
+    @abstractmethod
+    def lower(self, dtype: str) -> None:
+        """Compute in what `dtype` stands for here from now on, see `of`; there is no way back to more digits."""
+
+    @abstractmethod
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    ) -> tuple[np.ndarray, int]:
+        """Outputs of raw texts, floats [N, width], and how many of the texts were cut.
+
+        Raises InvalidData for a text that cannot be read; `where` names the texts in that message, and `before` is how
+        many came earlier. Raises CorruptAdapter where an output is not a number.
+        """
+
+    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0) -> np.ndarray:
+        """Outputs of raw texts, [N, width]; `before` as in `predict`."""
+        return self.predict(texts, pairs, before=before)[0]
+
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0
+    ) -> list[dict[str, Any]]:
+        """What a user is told of each text, as JSON values: `Objective.answers`; `before` as in `predict`."""
+        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if texts else []
+
+
+def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
+    """The backbone at that address, by default the one that the adapter names; None where it needs none.
+
+    Raises NotFound where it names none, and what `Backbone.load` raises.
+    """
+    address = address or adapter.manifest.backbone
+    if address is None:
+        raise NotFound(f"{adapter.where}: the adapter names no backbone. Give the one it is for with `backbone`.")
+    return Backbone.load(address)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPredictor(Predictor):
+    """An adapter on its backbone, on the device that `afina.device` chooses.
+
+    method  the adapter's, with the defaults of the backbone's family
     """
 
     classifier: Classifier
     backbone: Backbone
     method: Method
-    manifest: Manifest
-    where: str = "adapter"
 
     @classmethod
-    def load(cls, adapter: str | Path, backbone: str | None = None) -> Self:
-        """The adapter in a directory, on the backbone at that address, by default the one that it names.
-
-        Raises what `Adapter.load`, `Backbone.load` and `of` raise.
-        """
-        opened = Adapter.load(Path(adapter))
-        return cls.of(opened, Backbone.load(backbone or opened.manifest.backbone))
-
-    @classmethod
-    def of(cls, adapter: Adapter, backbone: Backbone) -> Self:
-        """An adapter on a backbone that is at hand; the weights of one Backbone are hashed for its first adapter only.
-
-        Raises WrongBackbone when the backbone's digest is not the manifest's, CorruptAdapter when the tensors do not
-        fit, InvalidStudy when its method has no meaning here.
-        """
+    def on(cls, adapter: Adapter, backbone: Backbone) -> Self:
+        """In float32. Raises as `Predictor.of` does."""
         manifest = adapter.manifest
+        _check_sizes(adapter, backbone)
         classifier = Classifier.open(backbone, manifest.label_names, seed=0)
         if manifest.backbone_digest is not None:
             _check(adapter, backbone, classifier)
@@ -87,12 +154,18 @@ class Predictor:
         method.restore(classifier.model, adapter.tensors)
         classifier.offset = None if manifest.offset is None else torch.tensor(manifest.offset)
         classifier.to(devices.choose())
-        return cls(classifier, backbone, method, manifest, adapter.where)
+        return cls(manifest, adapter.where, classifier, backbone, method)
 
-    @cached_property
-    def objective(self) -> Objective:
-        """What the adapter was asked of a text."""
-        return Classes(self.manifest.label_names)
+    @property
+    def dtype(self) -> str:
+        """That of the backbone's weights; the head is float32."""
+        return str(next(self.classifier.body.parameters()).dtype).removeprefix("torch.")
+
+    def lower(self, dtype: str) -> None:
+        """Hold the body's weights in it, packed where that is faster."""
+        wanted = devices.precision(dtype, next(self.classifier.parameters()).device)
+        if wanted != torch.float32 and self.dtype == "float32":
+            self.classifier.lower(wanted, packs=self.method.packs)
 
     @cached_property
     def template(self) -> Template | None:
@@ -107,23 +180,38 @@ class Predictor:
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> Encoded:
-        """The texts as the adapter was trained to read them.
-
-        Raises InvalidData for a text that gives no token; `where` names the texts in that message, and `before` is how
-        many came earlier.
-        """
+        """The texts as the adapter was trained to read them; raises as `predict` does."""
         tokenizer, length = self.backbone.tokenizer, self.max_length
         return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
 
-    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0) -> np.ndarray:
-        """Outputs of raw texts, float32 [N, width]; `before` as in `encode`."""
-        return logits(self.classifier, self.encode(texts, pairs, before=before))
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    ) -> tuple[np.ndarray, int]:
+        """As `Predictor.predict`, float32."""
+        encoded = self.encode(texts, pairs, where=where, before=before)
+        outputs = logits(self.classifier, encoded)
+        if not np.isfinite(outputs).all():
+            raise CorruptAdapter(
+                f"{self.where}: its outputs are no numbers, or too large, for some of the texts. Train it again."
+            )
+        return outputs, encoded.truncated
 
-    def __call__(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0
-    ) -> list[dict[str, Any]]:
-        """What a user is told of each text, as JSON values: `Objective.answers`; `before` as in `encode`."""
-        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if texts else []
+
+def _check_sizes(adapter: Adapter, backbone: Backbone) -> None:
+    """Raise CorruptAdapter where a size that the manifest states cannot be, before anything is as large as that."""
+    manifest = adapter.manifest
+    if manifest.max_length > backbone.longest:
+        raise CorruptAdapter(
+            f"{adapter.where}: its maximum length is {manifest.max_length} tokens, backbone {backbone.address} takes "
+            f"{backbone.longest} at most. Copy the adapter again, or train it again."
+        )
+    for name, tensor in adapter.tensors.items():
+        rows = tensor.shape[0] if tensor.dim() == 2 else 0
+        if is_head(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
+            raise CorruptAdapter(
+                f"{adapter.where}: its head {name} has shape {list(tensor.shape)}, and there are "
+                f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again."
+            )
 
 
 def _check(adapter: Adapter, backbone: Backbone, classifier: Classifier) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from afina.data.template import Template
+from afina.data.template import PAIR, Template
 from afina.data.tokenize import encode
-from afina.errors import CorruptAdapter
-from afina.inference.predictor import Predictor, logits
+from afina.errors import CorruptAdapter, InvalidStudy
+from afina.inference.predictor import Predictor, backbone_of, logits
+from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 
@@ -31,20 +32,47 @@ def probe(
     classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None = None
 ) -> list[list[float]]:
     """The outputs of the built-in sentences, [sentence][label]; in a template for pairs, each with the next."""
-    pairs = (*PROBE[1:], PROBE[0]) if template and template.takes_pairs else None
+    pairs = _pairs(template.source if template else None)
     outputs = logits(classifier, encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template))
     return [[float(x) for x in row] for row in outputs]
 
 
+def _pairs(template: str | None) -> tuple[str, ...] | None:
+    return (*PROBE[1:], PROBE[0]) if template is not None and PAIR in template else None
+
+
+def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, checked: bool = False) -> Predictor:
+    """The adapter's predictor, on the backbone at that address or the one that it names.
+
+    checked  first compare with the probe, in float32 as that was recorded, whatever `dtype` is computed in afterwards
+    Raises as `Predictor.of` and `check` do.
+    """
+    made = Predictor.of(adapter, backbone_of(adapter, backbone), "float32" if checked else dtype)
+    if checked:
+        check(made)
+        made.lower(dtype)
+    return made
+
+
 def check(predictor: Predictor) -> None:
-    """Raise CorruptAdapter where the built-in sentences give other outputs than the manifest records, if any."""
+    """Raise CorruptAdapter where the built-in sentences give other outputs than the manifest records, if any.
+
+    Raises InvalidStudy for a predictor that computes in fewer digits than those were computed in.
+    """
     manifest = predictor.manifest
     if manifest.probe is None:
         return
+    if predictor.dtype == "bfloat16":
+        raise InvalidStudy("the probe is compared in float32, and this predictor computes in bfloat16. Check it first.")
     expected = np.array(manifest.probe)
-    actual = np.array(probe(predictor.classifier, predictor.backbone, predictor.max_length, predictor.template))
+    actual = predictor.outputs(PROBE, _pairs(manifest.template))
+    if actual.shape != expected.shape:
+        raise CorruptAdapter(
+            f"{predictor.where}: its probe has the shape {list(expected.shape)}, its outputs {list(actual.shape)}. "
+            "Copy the adapter again, or train it again."
+        )
     difference = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:
         raise CorruptAdapter(
             f"{predictor.where}: the probe's logits differ by {difference:.1e} of their scale, at most "
             f"{TOLERANCE:.0e} may. The libraries here compute something else than when it was made: "

@@ -18,7 +18,8 @@ from afina.data.batch import Packed
 from afina.models.backbone import Backbone
 from afina.models.families import HEAD
 from afina.models.kernels.layout import Layout
-from afina.models.kernels.patches import apply_kernels
+from afina.models.kernels.linear import can_pack
+from afina.models.kernels.patches import apply_kernels, pack
 
 
 def is_head(name: str) -> bool:
@@ -82,6 +83,19 @@ class Classifier(nn.Module):
         """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""
         self.model = attach(self.model)
         apply_kernels(self.model, self.body)
+
+    def lower(self, dtype: torch.dtype, *, packs: bool = True) -> None:
+        """Hold all weights but the head's in `dtype`, from now on; for prediction, which needs no gradient of them.
+
+        packs  whether the weights of linear layers may be kept in oneDNN's order alone
+        """
+        for path, module in self.model.named_modules():
+            if is_head(path):
+                continue
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+            if packs and can_pack(module, dtype):
+                pack(module, backward=False)
 
     @property
     def body(self) -> Any:

@@ -15,8 +15,9 @@ from afina.errors import AfinaError, Diverged, OutOfMemory
 from afina.events import Listener, Progress, ignore
 from afina.inference import predictor, probes
 from afina.meter import Meter, rss_peak
-from afina.models.adapter import Adapter, Manifest
+from afina.models.adapter import Adapter
 from afina.models.classifier import Classifier, count_parameters
+from afina.models.manifest import Manifest
 from afina.studies.directory import Directory
 from afina.studies.prepared import Prepared, prepare
 from afina.studies.record import Asked, Environment, Memory, Record, Seconds
@@ -118,6 +119,7 @@ class _Execution:
     ) -> Adapter:
         backbone, method, task = prepared.backbone, prepared.method, prepared.task
         tensors = {name: tensor.detach().cpu() for name, tensor in method.state(classifier.model).items()}
+        there = environment.describe(prepared.device, prepared.dtype)
         manifest = Manifest(
             method=method.name,
             hyperparameters=method.hyperparameters,
@@ -140,7 +142,8 @@ class _Execution:
             probe=tuple(
                 map(tuple, probes.probe(classifier, backbone, prepared.max_length, prepared.question.template))
             ),
-            versions=environment.versions(),
+            versions=there.pop("versions"),  # type: ignore[arg-type]
+            environment=there,
         )
         return Adapter(manifest, tensors)
 

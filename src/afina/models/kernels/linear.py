@@ -68,10 +68,11 @@ def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
     return _ONEDNN_BFLOAT16 and on_cpu and dtype == torch.bfloat16 and type(layer) in (nn.Linear, Conv1D)
 
 
-def packed(layer: Any) -> Operands:
-    """A frozen layer's operands with both weights in oneDNN's order."""
+def packed(layer: Any, *, backward: bool = True) -> Operands:
+    """A frozen layer's operands with both weights in oneDNN's order; the transpose is empty without `backward`."""
     plain = Operands.of(layer)
-    weight, transposed = (_reorder(each.contiguous()) for each in (plain.weight, plain.transposed))
+    weight = _reorder(plain.weight.contiguous())
+    transposed = _reorder(plain.transposed.contiguous()) if backward else plain.transposed.new_empty(0)
     return Operands(weight, transposed, plain.bias)
 
 

@@ -37,7 +37,7 @@ class Patch(IntEnum):
     LAST_BLOCK = auto()
     """Forward of the last block."""
 
-    # By `afina.training`, when it is known what trains, and how:
+    # By `afina.training`, when it is known what trains, and how; PACKED also by `Classifier.lower`, to predict:
     CHECKPOINT = auto()
     """Forward of every block, around the one it has. After LAST_BLOCK, which would take its place."""
     LOOK_UP = auto()
@@ -98,12 +98,13 @@ def accelerate(layer: nn.Module) -> None:
         patch(layer, Patch.LINEAR, linear, layer.forward)
 
 
-def pack(layer: Any) -> tuple[Tensor, Tensor]:
+def pack(layer: Any, *, backward: bool = True) -> tuple[Tensor, Tensor]:
     """Keep a linear layer's frozen weight in oneDNN's order only, for both directions; its parameter is emptied.
 
+    backward  False: for the forward pass alone, in half the memory
     Returns the packed weights. `linear.can_pack` says of which layers.
     """
-    operands = packed(layer)
+    operands = packed(layer, backward=backward)
     layer.packed = operands
     layer.weight.data = layer.weight.data.new_empty(0)
     patch(layer, Patch.PACKED, packed_linear)

@@ -1,0 +1,116 @@
+"""Files that somebody else may have made or changed: a regular file, and JSON that holds nothing odd. Knows no fact."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+from afina.errors import CorruptAdapter
+
+MOST_BYTES = 8 << 20
+"""Of a file of settings, unless its reader allows more."""
+
+DEEPEST = 32
+"""Objects and lists within one another."""
+
+LARGEST = 2**63
+"""No whole number that is meant to be one of ours, peft's or torch's is as large."""
+
+AGAIN = "Copy the adapter again, or train it again."
+
+
+def check(path: Path) -> int:
+    """Bytes of a regular file; a link to one is one, since the Hub's cache is made of links.
+
+    Raises CorruptAdapter for what is missing, and for what is no such file: opening a pipe would wait for ever.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise CorruptAdapter(f"{path}: the file is missing. {AGAIN}") from None
+    except (OSError, ValueError) as error:
+        raise CorruptAdapter(f"{path}: cannot be read ({error}). {AGAIN}") from None
+    if not stat.S_ISREG(status.st_mode):
+        found = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise CorruptAdapter(f"{path}: expected a file, found {found}. {AGAIN}")
+    return status.st_size
+
+
+def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+    """The JSON value in a file of at most so many bytes.
+
+    Raises CorruptAdapter, also for what Python's reader accepts and others do not: keys that occur twice, numbers that
+    are not finite or have more than 64 bits, halves of characters, more than DEEPEST levels.
+    """
+    size = check(path)
+    if size > most:
+        raise CorruptAdapter(f"{path}: it has {size:,} bytes, at most {most:,} may be read. {AGAIN}")
+    try:
+        value = json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_no_number,
+            parse_float=_float,
+            parse_int=_int,
+        )
+        _walk(value)
+    except RecursionError:
+        raise CorruptAdapter(f"{path}: not readable as JSON (too many levels). {AGAIN}") from None
+    except (OSError, ValueError) as error:
+        raise CorruptAdapter(f"{path}: not readable as JSON ({error}). {AGAIN}") from None
+    return value
+
+
+def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON object in a file, as `read_json` reads it."""
+    content = read_json(path, most)
+    if not isinstance(content, dict):
+        raise CorruptAdapter(f"{path}: expected a JSON object. {AGAIN}")
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return made
+
+
+def _no_number(written: str) -> NoReturn:
+    raise ValueError(f"{written} is no number")
+
+
+def _float(written: str) -> float:
+    value = float(written)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {written[:40]} is too large")
+    return value
+
+
+def _int(written: str) -> int:
+    if len(written) > len(str(-LARGEST)) or not -LARGEST <= (value := int(written)) < LARGEST:
+        raise ValueError(f"the number {written[:40]} is too large")
+    return value
+
+
+def _walk(value: Any) -> None:
+    """Raise ValueError where it is too deep, or holds a string that UTF-8 cannot write."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, str):
+                each.encode()
+            elif isinstance(each, dict):
+                inner += each
+                inner += each.values()
+            elif isinstance(each, list):
+                inner += each
+        if not inner:
+            return
+        level = inner
+    raise ValueError("too many levels")

@@ -1,0 +1,192 @@
+"""The format of a manifest: what its digest covers, what an earlier one did not, and what is no manifest at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import Adapter, digest
+from afina.errors import CorruptAdapter
+from afina.models.manifest import FORMAT, MANIFEST, Manifest, read_manifest
+from command import Command
+from fakes import Runs
+
+OF_FORMAT_1 = {
+    "tensors": "tensors_digest",
+    "method": "method",
+    "hyperparameters": "hyperparameters",
+    "label_names": "label_names",
+    "backbone": "backbone_digest",
+}
+LATER = ("vocabulary_digest", "environment")
+
+
+@pytest.fixture
+def copy(runs: Runs, tmp_path: Path) -> Path:
+    """A LoRA adapter of GPT-2 that a test may damage."""
+    return shutil.copytree(runs.adapter("gpt2", "lora"), tmp_path / "adapter")
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object], *, sealed: bool = False) -> Path:
+    """The adapter with a changed manifest; `sealed`: with the digest that it then has."""
+    content = json.loads((path / MANIFEST).read_text())
+    change(content)
+    if sealed:
+        content.pop("digest", None)
+        content["digest"] = Manifest.model_validate(content).digest
+    (path / MANIFEST).write_text(json.dumps(content))
+    return path
+
+
+def earlier(path: Path) -> Path:
+    """The adapter as an earlier afina wrote it."""
+
+    def change(content: dict[str, Any]) -> None:
+        for name in LATER:
+            del content[name]
+        content["format"] = 1
+        content["digest"] = digest.of_json({key: content[name] for key, name in OF_FORMAT_1.items()})
+
+    return rewritten(path, change)
+
+
+def test_an_adapter_of_format_1_keeps_its_digest_and_says_what_that_does_not_cover(copy: Path) -> None:
+    new = Adapter.load(copy)
+    old = Adapter.load(earlier(copy))
+    assert (old.manifest.format, new.manifest.format) == (1, FORMAT)
+    assert old.digest != new.digest
+    assert new.manifest.notes == ()
+    (note,) = old.manifest.notes
+    assert note.startswith("made by an earlier afina: its digest does not cover its maximum length (256 tokens)")
+    rewritten(copy, lambda content: content.update(max_length=9))
+    assert Adapter.load(copy).digest == old.digest
+
+
+def test_the_command_line_prints_the_note_beside_the_answers(afina: Command, copy: Path, toy: str) -> None:
+    assert afina("predict", copy, "a warm play").err == ""
+    earlier(copy)
+    for arguments in (("predict", copy, "a warm play"), ("evaluate", copy, "--task", toy, "--json")):
+        answer = afina(*arguments)
+        assert answer.err.startswith(f"Note: {copy}: made by an earlier afina")
+        assert answer.err.count("\n") == 1
+        assert len(answer.lines()) == 1
+
+
+@pytest.mark.parametrize("found", [3, 0, -1, "x", "2", 2.0, True, None, [2]])
+def test_a_format_that_is_not_known_is_of_a_later_version(copy: Path, found: Any) -> None:
+    with pytest.raises(
+        CorruptAdapter, match=rf"{MANIFEST}: its format is .*, this afina reads 1 to 2: made by a later"
+    ):
+        Adapter.load(rewritten(copy, lambda content: content.update(format=found)))
+
+
+def test_a_field_that_is_not_given_is_not_in_the_digest(copy: Path) -> None:
+    """So that a field which comes later changes no digest of an adapter without it."""
+    manifest = read_manifest(copy)
+    fields = "format method hyperparameters label_names backbone_digest family tensor_file tensors_digest max_length"
+    assert manifest.digest == digest.of_json(manifest.model_dump(mode="json", include=set(fields.split())))
+
+
+def test_the_manifest_says_where_the_adapter_was_made(runs: Runs) -> None:
+    manifest, made = read_manifest(runs.adapter("gpt2", "lora")), runs.record("gpt2", "lora").environment
+    told = {"platform", "processor", "device", "threads", "dtype", "git_commit", "git_dirty"}
+    assert manifest.environment == made.model_dump(include=told)
+    assert manifest.versions == made.versions
+
+
+ODD_NAMES = [".", "..", "", "../x", "a/b", "/etc/hostname", "a\\b", "a\0b", MANIFEST]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=repr)
+def test_tensors_lie_beside_the_manifest_and_nowhere_else(copy: Path, name: str) -> None:
+    rewritten(copy, lambda content: content.update(tensor_file=name))
+    with pytest.raises(CorruptAdapter, match=rf"{MANIFEST}: field tensor_file: .* the name of a file beside"):
+        Adapter.load(copy)
+
+
+def replace_by_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def replace_by_directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def replace_by_device(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("replace", [replace_by_pipe, replace_by_directory, replace_by_device])
+@pytest.mark.parametrize("name", [MANIFEST, "adapter_model.safetensors", "adapter_config.json"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    copy: Path, replace: Callable[[Path], None], name: str
+) -> None:
+    if name == "adapter_config.json":
+        (copy / MANIFEST).unlink()
+    replace(copy / name)
+    with pytest.raises(CorruptAdapter, match=rf"{name}: expected a file, found a"):
+        Adapter.load(copy)
+
+
+def test_a_link_to_a_file_serves_as_the_file(copy: Path) -> None:
+    """The Hub's cache is made of links."""
+    expected = Adapter.load(copy).digest
+    for name in (MANIFEST, "adapter_model.safetensors"):
+        elsewhere = copy.parent / name
+        (copy / name).rename(elsewhere)
+        (copy / name).symlink_to(elsewhere)
+    assert Adapter.load(copy).digest == expected
+    (copy.parent / MANIFEST).unlink()
+    with pytest.raises(CorruptAdapter, match=rf"{MANIFEST}: the file is missing"):
+        Adapter.load(copy)
+
+
+NO_JSON = {
+    "levels": ("[" * 100_000, "too many levels"),
+    "nested": ('{"a": ' * 500 + "1" + "}" * 500, "too many levels"),
+    "size": ('{"a": "' + "x" * (9 << 20) + '"}', "bytes, at most"),
+    "nan": ('{"a": NaN}', "NaN is no number"),
+    "infinite": ('{"a": -Infinity}', "-Infinity is no number"),
+    "large float": ('{"a": 1e999}', "the number 1e999 is too large"),
+    "large int": ('{"a": ' + "9" * 5000 + "}", "is too large"),
+    "twice": ('{"method": "lora", "method": "full"}', "the key 'method' occurs twice"),
+    "half a character": ('{"a": "\\ud800"}', "not readable as JSON"),
+    "bytes": (b'{"a": "\xff"}', "not readable as JSON"),
+    "empty": ("", "not readable as JSON"),
+    "list": ("[]", "expected a JSON object"),
+}
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "adapter_config.json"])
+@pytest.mark.parametrize("kind", NO_JSON)
+def test_what_is_no_plain_json_object_is_refused(copy: Path, kind: str, name: str) -> None:
+    written, told = NO_JSON[kind]
+    if name != MANIFEST:
+        (copy / MANIFEST).unlink()
+    (copy / name).write_bytes(written if isinstance(written, bytes) else written.encode())
+    with pytest.raises(CorruptAdapter, match=rf"{name}: .*{told}"):
+        Adapter.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"max_length": -1}, "field max_length"),
+        ({"label_names": []}, "field label_names"),
+        ({"offset": [0.5]}, "the offset has 1 numbers, there are 2 labels"),
+        ({"hyperparameters": 5}, "field hyperparameters"),
+    ],
+    ids=str,
+)
+def test_a_field_that_cannot_be_is_refused(copy: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(CorruptAdapter, match=rf"{MANIFEST}: .*{told}"):
+        Adapter.load(rewritten(copy, lambda content: content.update(changes)))
