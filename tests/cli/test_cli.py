@@ -295,7 +295,8 @@ def test_evaluate_gives_the_figures_of_the_record(afina: Command, trained: Path,
         f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f} on {metrics['examples']:.0f} texts of {toy}\n"
     )
     shown = afina("evaluate", trained, "--task", toy, "--json", "--check-probe").object()
-    assert list(shown) == ["adapter", "digest", "task", "accuracy", "f1", "examples", "truncated"]
+    assert list(shown) == ["adapter", "digest", "task", "accuracy", "f1", "examples", "truncated", "dtype"]
+    assert shown["dtype"] == "float32"
     assert {key: shown[key] for key in ("accuracy", "f1", "examples")} == metrics
     assert shown["digest"] == Adapter.load(trained).digest
 

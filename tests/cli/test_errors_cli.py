@@ -284,7 +284,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("train", "--task", "mine.csv", "--set", "r=0"),
-            "afina train, methods.lora: method lora: r=0, alpha=16, dropout=0.05; expected r >= 1, alpha > 0 and ",
+            "afina train, methods.lora: method lora: r=0, alpha=16, dropout=0.05; expected r >= 1, 0 < alpha <= 1,00",
         ),
         (("params", "--backbone", "./nope"), "backbone ./nope: there is no directory ./nope. Give a directory that "),
         (
@@ -385,7 +385,7 @@ def edit_manifest(path: Path, **changes: Any) -> None:
         ),
         (
             lambda path: (path / "manifest.json").write_text("[]", encoding="utf-8"),
-            "/manifest.json: expected a JSON object. Copy the adapter again.",
+            "/manifest.json: expected a JSON object. Copy the adapter again, or train it again.",
         ),
         (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: input should be a valid integer"),
         (lambda path: edit_manifest(path, method="magic"), "/manifest.json: its fields give digest sha256:"),

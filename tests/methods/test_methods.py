@@ -212,7 +212,10 @@ def test_lora_targets_that_do_not_exist_are_an_error_that_names_them(gpt2: Backb
         ("lora", {"targets": "c_attn"}, InvalidStudy, r"lora\.targets = 'c_attn': .*valid tuple"),
         ("prelayer", {"train_head": "perhaps"}, InvalidStudy, r"prelayer\.train_head = 'perhaps': .*valid boolean"),
         ("lora", {"r": 0}, InvalidStudy, r"method lora: r=0.*expected r >= 1"),
-        ("lora", {"alpha": 0}, InvalidStudy, r"expected r >= 1, alpha > 0"),
+        ("lora", {"alpha": 0}, InvalidStudy, r"expected r >= 1, 0 < alpha <= 1,000,000"),
+        ("lora", {"alpha": float("nan")}, InvalidStudy, r"alpha=nan.*expected r >= 1, 0 < alpha <= 1,000,000"),
+        ("lora", {"alpha": float("inf")}, InvalidStudy, r"alpha=inf.*expected r >= 1, 0 < alpha <= 1,000,000"),
+        ("lora", {"dropout": float("nan")}, InvalidStudy, r"dropout=nan.*0 <= dropout < 1"),
         ("lora", {"dropout": 1}, InvalidStudy, r"0 <= dropout < 1"),
     ],
 )

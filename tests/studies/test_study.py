@@ -187,8 +187,20 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         (
             "[tune]\n[methods.full.search]\nlearning_rate = [1e-3, 1e-4]",
             InvalidStudy,
-            "methods.full.search.learning_rate = [0.001, 0.0001]: expected [lowest, highest], both above 0.",
+            "methods.full.search.learning_rate = [0.001, 0.0001]: expected [lowest, highest], finite and above 0.",
         ),
+        (
+            "[tune]\n[methods.full.search]\nlearning_rate = [1e-3, inf]",
+            InvalidStudy,
+            "methods.full.search.learning_rate = [0.001, inf]: expected [lowest, highest], finite and above 0.",
+        ),
+        ("[train]\nlearning_rate = inf", InvalidStudy, "train.learning_rate = inf: input should be a finite number"),
+        ("[train]\nlearning_rate = nan", InvalidStudy, "train.learning_rate = nan: input should be a finite number"),
+        ("[train]\nweight_decay = inf", InvalidStudy, "train.weight_decay = inf: input should be a finite number"),
+        ("[train]\nclip = inf", InvalidStudy, "train.clip = inf: input should be a finite number"),
+        ("[train]\ncheckpoint_seconds = inf", InvalidStudy, "train.checkpoint_seconds = inf: input should be a fin"),
+        ("[train]\nbatch_size = 9_000_000_000", InvalidStudy, "train.batch_size = 9000000000: input should be less "),
+        ("[methods.full]\nclip = inf", InvalidStudy, "methods.full: clip = inf: input should be a finite number"),
         (
             "[tune]\n[methods.baseline.search]\nlearning_rate = [1e-4, 1e-3]",
             InvalidStudy,

@@ -150,6 +150,7 @@ class ModelPredictor(Predictor):
         if manifest.backbone_digest is not None:
             _check(adapter, backbone, classifier)
         method = methods.make(manifest.method, manifest.hyperparameters, adapter.where).for_family(backbone.family)
+        method.check(classifier.model, adapter.tensors)
         classifier.wrap(method.attach)
         method.restore(classifier.model, adapter.tensors)
         classifier.offset = None if manifest.offset is None else torch.tensor(manifest.offset)

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
+from afina.methods.method import check_names
 from afina.methods.peft import PeftMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_OF_PEFT = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError),
+    *(TypeError, ValueError, re.error),
+)
+"""What peft raises for settings that it cannot use: it hardly looks at them before it computes with them."""
+
+_ELSEWHERE = frozenset({"XLORA"})
+"""Types whose settings name other adapters, which peft would fetch and open."""
+
+_LARGEST = 3e38
 
 
 @dataclass(frozen=True)
@@ -19,6 +36,7 @@ class Foreign(PeftMethod):
     name: ClassVar[str] = "peft"
     title: ClassVar[str] = "peft"
     summary: ClassVar[str] = "an adapter made by peft"
+    packs: ClassVar[bool] = False
 
     saved: dict[str, Any] = field(default_factory=dict)
 
@@ -32,12 +50,55 @@ class Foreign(PeftMethod):
         from peft import PeftConfig
 
         try:
-            settings = PeftConfig.from_peft_type(**self.saved)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidStudy(f"the adapter's peft settings cannot be read ({error}).") from None
-        if settings.is_prompt_learning:
+            # peft would warn that its base is found elsewhere
+            given = {key: value for key, value in self.saved.items() if key != "base_model_name_or_path"}
+            settings = PeftConfig.from_peft_type(**given)
+            kind = str(settings.peft_type.value)
+        except _OF_PEFT as error:
+            raise InvalidStudy(f"the adapter's peft settings cannot be read ({_brief(error)}).") from None
+        if settings.is_prompt_learning or kind in _ELSEWHERE:
             raise InvalidStudy(
-                f"the adapter's peft type is {settings.peft_type.value}; afina opens those that change the model's "
-                "layers (LORA, IA3, ...), not those that add virtual tokens."
+                f"the adapter's peft type is {kind}; afina opens those that change the model's "
+                "layers (LORA, IA3, ...), not those that add virtual tokens or consist of other adapters."
             )
+        if large := next((value for value in _floats(self.saved) if abs(value) > _LARGEST), None):
+            raise InvalidStudy(f"the adapter's peft settings cannot be used ({large:g} is more than float32 holds).")
+        if getattr(settings, "alora_invocation_tokens", None):
+            raise InvalidStudy("the adapter begins to work after certain tokens (aLoRA), which afina does not support.")
         return settings
+
+    def attach(self, model: Any) -> Any:
+        """As `PeftMethod.attach`, for settings that anybody may have written."""
+        try:
+            return super().attach(model)
+        except _OF_PEFT as error:
+            raise InvalidStudy(f"the adapter's peft settings cannot be used ({_brief(error)}).") from None
+
+    def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """Attached to a model without values, it must have the state's names and shapes."""
+        import torch
+
+        with torch.device("meta"):
+            skeleton = type(model)(model.config)
+            try:
+                wrapped = super().attach(skeleton)
+            except RuntimeError as error:
+                if "meta tensor" in str(error):
+                    return  # peft computes with the values of what this type adds; `attach` and `restore` have to do
+                raise InvalidStudy(f"the adapter's peft settings cannot be used ({_brief(error)}).") from None
+            except _OF_PEFT as error:
+                raise InvalidStudy(f"the adapter's peft settings cannot be used ({_brief(error)}).") from None
+            check_names(self.state(wrapped), state)
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _floats(each)
+
+
+def _brief(error: Exception) -> str:
+    """The beginning of what peft says; it may quote whatever it was given."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -112,6 +112,12 @@ class Method(ABC):
             if parameter.requires_grad or HEAD in name.split(".")
         }
 
+    def check(self, model: Any, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most add nothing that is large
+        """Raise CorruptAdapter, InvalidStudy where the saved state cannot be this method's on a model not yet attached.
+
+        For what anybody may have written: before `attach` takes the memory that it asks for.
+        """
+
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Put a saved state into an attached model. Raises CorruptAdapter where names or shapes differ."""
         import torch

@@ -19,6 +19,7 @@ from afina.models.backbone import Backbone
 from afina.models.families import HEAD
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import can_pack
+from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, pack
 
 
@@ -89,12 +90,13 @@ class Classifier(nn.Module):
 
         packs  whether the weights of linear layers may be kept in oneDNN's order alone
         """
+        read = read_layers(self.model)
         for path, module in self.model.named_modules():
             if is_head(path):
                 continue
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
-            if packs and can_pack(module, dtype):
+            if packs and module not in read and can_pack(module, dtype):
                 pack(module, backward=False)
 
     @property

@@ -5,6 +5,7 @@ Starts without torch and without optuna.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -65,8 +66,8 @@ class Space:
 def _range(given: Any, where: str) -> tuple[float, float]:
     try:
         low, high = map(float, given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low = high = 0.0
-    if not 0 < low < high:
-        raise InvalidStudy(f"{where}.search.{RATE} = {given!r}: expected [lowest, highest], both above 0.")
+    if not 0 < low < high < math.inf:
+        raise InvalidStudy(f"{where}.search.{RATE} = {given!r}: expected [lowest, highest], finite and above 0.")
     return low, high

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from afina import digest
 from afina.methods import METHODS, make
@@ -17,6 +17,10 @@ from afina.schema import Frozen
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 """What `train.dtype` may be."""
+
+
+MOST = 2**31 - 1
+"""Of anything that is counted; a greater number is a slip, and none that numpy and torch could compute with."""
 
 
 class Data(Frozen):
@@ -31,8 +35,8 @@ class Data(Frozen):
     text_pair: str | None = None
     label: str | None = None
     labels: tuple[str, ...] | None = None
-    train_examples: int | None = Field(default=None, ge=1)
-    evaluation_examples: int | None = Field(default=None, ge=1)
+    train_examples: int | None = Field(default=None, ge=1, le=MOST)
+    evaluation_examples: int | None = Field(default=None, ge=1, le=MOST)
     validation: float | None = Field(default=None, gt=0, lt=1)
     allow_leakage: bool = False
 
@@ -53,16 +57,18 @@ class Training(Frozen):
                     more time, the same result
     """
 
-    epochs: int = Field(default=2, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    epochs: int = Field(default=2, ge=1, le=MOST)
+    batch_size: int = Field(default=16, ge=1, le=MOST)
     learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, gt=0)
-    max_length: int | None = Field(default=None, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=1, le=MOST)
+    max_steps: int | None = Field(default=None, ge=1, le=MOST)
     dtype: Dtype = "auto"
-    accumulate: int = Field(default=1, ge=1)
-    token_budget: int = Field(default=2048, ge=1)
+    accumulate: int = Field(default=1, ge=1, le=MOST)
+    token_budget: int = Field(default=2048, ge=1, le=MOST)
     checkpointing: bool = False
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 

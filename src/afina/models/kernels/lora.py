@@ -33,6 +33,17 @@ def only_adapter(layer: nn.Module) -> str | None:
     return names[0] if plain else None
 
 
+def read_layers(model: nn.Module) -> set[nn.Module]:
+    """The small layers in a model whose weights `lora_layer` reads, in place of calling them."""
+    found: set[nn.Module] = set()
+    for layer in model.modules():
+        name = only_adapter(layer)
+        if name is not None:
+            peft_layer: Any = layer
+            found |= {peft_layer.lora_A[name], peft_layer.lora_B[name]}
+    return found
+
+
 def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     """peft's LoRA layer: W x + b + scaling B A dropout(x). Any leading shape."""
     base, dropout = layer.base_layer, layer.lora_dropout[name]
