@@ -27,6 +27,10 @@ GOLD, PREDICTED = (0, 1, 1, 0, 1), (0, 1, 0, 0, 1)
 """What is right of five texts, and what a run says of them, unless a test has others."""
 
 
+TEXTS = 400
+"""Of what `answering` answers."""
+
+
 def environment(**changes: Any) -> Environment:
     values: dict[str, Any] = {
         "versions": {"torch": "2.13.0", "afina": "0.1.0"},
@@ -116,6 +120,14 @@ def result(
     return Result(made, predictions(gold, predicted, len(made.label_names)))
 
 
+def answering(method: str, wrong: range | list[int], **changes: Any) -> Result:
+    """A run that is wrong on those texts alone."""
+    right = tuple(index % 2 for index in range(TEXTS))
+    predicted = tuple(1 - gold if index in wrong else gold for index, gold in enumerate(right))
+    values = {"gold": right, "predicted": predicted, "accuracy": 1 - len(wrong) / TEXTS, "examples": TEXTS}
+    return result(method, **{**values, **changes})
+
+
 def predictions(gold: Sequence[int], predicted: Sequence[int], labels: int = 2) -> Predictions:
     """Outputs of 1 for the answer, 0 for every other label."""
     return Predictions(np.eye(labels, dtype=np.float32)[list(predicted)], np.array(gold, np.int64))
@@ -130,9 +142,12 @@ def results(
     command: Sequence[str] = (),
     tuned: Sequence[Tuned] = (),
     task: str = "sst2",
+    waiting: int = 0,
 ) -> Results:
     """What has come of a study of that name."""
-    return Results(name, out, tuple(made), tuple(failed), tuple(command), tuple(tuned), task=task, data=Data())
+    return Results(
+        name, out, tuple(made), tuple(failed), tuple(command), tuple(tuned), task=task, data=Data(), waiting=waiting
+    )
 
 
 def carried_out(

@@ -371,7 +371,7 @@ def test_a_study_without_a_finished_run_has_no_tables_and_says_so() -> None:
 
 def test_the_summary_has_the_promised_keys() -> None:
     made = Report.of(results([result()])).summary()
-    assert list(made) == ["study", "out", "report", "records", "verdicts", "not_comparable", "claims"]
+    assert list(made) == ["study", "out", "report", "conclusion", "records", "verdicts", "not_comparable", "claims"]
     run = json.loads(json.dumps(made))["records"][0]
     assert list(run)[:15] == [
         "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total",

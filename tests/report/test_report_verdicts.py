@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +17,7 @@ from afina.report.verdicts import Verdicts, verdict_table
 from afina.report.writers.terminal import findings
 from afina.studies.record import Seconds
 from afina.studies.result import Result
-from records import environment, memory, record, result, results
-
-TEXTS = 400
-GOLD = tuple(index % 2 for index in range(TEXTS))
-
-
-def answering(method: str, wrong: range | list[int], **changes: Any) -> Result:
-    """A run that is wrong on those texts alone."""
-    predicted = tuple(1 - gold if index in wrong else gold for index, gold in enumerate(GOLD))
-    values = {"gold": GOLD, "predicted": predicted, "accuracy": 1 - len(wrong) / TEXTS, "examples": TEXTS}
-    return result(method, **{**values, **changes})
+from records import TEXTS, answering, environment, memory, record, results
 
 
 def report(*made: Result) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +23,12 @@ def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = N
     for table in tables:
         console.print((show or rendered)(table, console.width))
         console.print()
+
+
+def print_prose(text: str) -> None:
+    """Print a paragraph, if there is any: broken between words on a terminal, else one line, for other programs."""
+    from rich.console import Console
+    from rich.text import Text
+
+    if text:
+        Console().print(Text(text), soft_wrap=not sys.stdout.isatty())

@@ -26,7 +26,7 @@ from afina.cli.options import (
     ask_options,
     data_options,
 )
-from afina.cli.output import print_tables
+from afina.cli.output import print_prose, print_tables
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
@@ -223,12 +223,13 @@ def _show(results: Results, as_json: bool) -> None:
         return
     if results.recommendation:
         print_tables(*made.evidence)
-        print(" ".join(made.sentences))
+        print_prose(" ".join(made.sentences))
         if results.recommendation.adapter:
             print(f"adapter {results.out / results.recommendation.adapter}")
         return
     print_tables(*made.tables)
     print_tables(*made.findings, show=findings)
+    print_prose(" ".join(made.sentences))
     for record in results.records:
         print(f"adapter {results.out / record.adapter}")
     for path in (results.out / MARKDOWN, results.out / PAGE):

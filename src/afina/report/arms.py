@@ -60,6 +60,12 @@ class Arm:
         return self.record.steps > 0
 
     @property
+    def machines(self) -> set[tuple[str, str, int]]:
+        """Where it was measured: times and memory of one machine alone can be set against each other."""
+        where = [record.environment for record in self.records]
+        return {(one.processor, one.device, one.threads) for one in where}
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """In rising order."""
         return tuple(record.seed for record in self.records)

@@ -10,6 +10,7 @@ from typing import Any
 from afina.methods import METHODS
 from afina.report import asking
 from afina.report.tables import Column, Table
+from afina.report.verdicts import in_one
 from afina.report.words import NOTHING, count, share, size
 from afina.stats.comparison import Comparison
 from afina.studies import floors
@@ -132,8 +133,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 
 def _is_better(one: Comparison, name: str, than: str) -> bool:
-    better = (name, than, "better"), (than, name, "worse")
-    return (one.first, one.second, one.verdict) in better
+    return {one.first, one.second} == {name, than} and one.seen_from(name) == "better"
 
 
 def _simple(made: Recommendation) -> list[Contender]:
@@ -147,9 +147,7 @@ def _asked(one: Contender) -> str:
 
 def _sure(compared: Sequence[Comparison]) -> str:
     """What the comparisons say, as one sentence without its full stop; they are of one seed."""
-    parts = [_titled(one).words.split(" (One seed:")[0].removesuffix(".") for one in compared]
-    text = "; ".join([*parts, "one seed says nothing of other seeds"]).replace("; Undecided", "; undecided")
-    return text[0].upper() + text[1:]
+    return in_one([*map(_titled, compared)], one_seed=True).removesuffix(".")
 
 
 def _race(one: Contender) -> str:

@@ -5,7 +5,6 @@ Knows facts and where they lie; how a run is made, and how a report is shown, is
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -86,10 +85,12 @@ class Report:
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
-        """A recommendation: which and why; what it costs; how sure that is."""
-        from afina.report import recommendation
+        """The answer: what is recommended, or what the study comes to."""
+        from afina.report import conclusion, recommendation
 
-        return recommendation.sentences(self.results.recommendation) if self.results.recommendation else ()
+        if self.results.recommendation:
+            return recommendation.sentences(self.results.recommendation)
+        return tuple(conclusion.sentences(self.arms, self.verdicts, self.results.failed, self.results.waiting))
 
     def markdown(self) -> str:
         """The text of `report.md`."""
@@ -107,7 +108,7 @@ class Report:
             from afina.report import recommendation
 
             return recommendation.as_json(self.results.recommendation, self.results.out)
-        return summary(self.results, self.results.out / MARKDOWN, self.verdicts, self.claims)
+        return summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
 
     def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
         """Of those of FILES, what is in them."""
@@ -129,22 +130,16 @@ class Report:
         if not self.arms:
             return ["No run has finished."]
         first = self.arms[0].record
-        said = Counter(one.verdict for one in self.verdicts.compared)
-        lines = [
+        return [
             f"`{first.backbone}` on `{first.task}`: {first.train_examples:,} training and {first.examples:,} "
             f"evaluation texts, {len(first.label_names)} labels."
         ]
-        if said:
-            lines.append(
-                f"Of {said.total()} pairs of methods, {said['better'] + said['worse']} differ, {said['equivalent']} "
-                f"are equivalent and {said['undecided']} are undecided."
-            )
-        return lines
 
     def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
         """In the order of reading; plots stand in the section that they belong to."""
         failed = self.results.failed
         made = [sections.of_recommendation(self.sentences, table) for table in self.evidence]
+        made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
         made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
         if self.arms:
             found, claimed = verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims)

@@ -71,6 +71,11 @@ def of_recommendation(sentences: Sequence[str], evidence: Table) -> Section:
     return Section("Recommendation", (Prose(" ".join(sentences)), evidence, Notes(evidence.notes)))
 
 
+def of_conclusion(sentences: Sequence[str]) -> Section:
+    """What a study comes to."""
+    return Section("Conclusion", (Prose(" ".join(sentences)),))
+
+
 def failures(failed: Sequence[Failure]) -> list[Section]:
     """The runs that failed, where some did."""
     if not failed:

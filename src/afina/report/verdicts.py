@@ -56,18 +56,30 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
         for first, second in combinations(arms, 2)
         if (reason := _why_apart(first, second))
     ]
-    alike: list[list[Arm]] = []
+    compared = [one for found in alike(arms) if len(found) > 1 for one in _compare(found)]
+    untrained = {arm.label for arm in arms if not arm.trained}
+    compared.sort(key=lambda one: one.first in untrained or one.second in untrained)
+    return Verdicts(tuple(compared), tuple(apart))
+
+
+def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """The arms in groups, within which all may be compared."""
+    groups: list[list[Arm]] = []
     for arm in arms:
-        for found in alike:
+        for found in groups:
             if not _why_apart(found[0], arm):
                 found.append(arm)
                 break
         else:
-            alike.append([arm])
-    compared = [one for found in alike if len(found) > 1 for one in _compare(found)]
-    untrained = {arm.label for arm in arms if not arm.trained}
-    compared.sort(key=lambda one: one.first in untrained or one.second in untrained)
-    return Verdicts(tuple(compared), tuple(apart))
+            groups.append([arm])
+    return groups
+
+
+def in_one(compared: Sequence[Comparison], *, one_seed: bool) -> str:
+    """What comparisons say, as one sentence; that they are of one seed, where they are; empty where nothing is said."""
+    parts = [one.sentence for one in compared] + ["one seed says nothing of other seeds"] * one_seed
+    text = "; ".join(parts).replace("; Undecided", "; undecided")
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _why_apart(first: Arm, second: Arm) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 NOTHING = "–"
 """Stands where there is no value."""
@@ -20,6 +20,11 @@ def value_in_words(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         return f"{value:.0f}"
     return " + ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return f" {last} ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])
 
 
 def count(value: float) -> str:

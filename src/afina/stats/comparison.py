@@ -67,12 +67,14 @@ class Comparison:
     def words(self) -> str:
         """The verdict in one plain sentence, and a second where there is but one seed."""
         one_seed = " (One seed: this says nothing of other seeds.)" if len(self.mcnemar) == 1 else ""
-        return f"{self._sentence()}.{one_seed}"
+        return f"{self.sentence}.{one_seed}"
 
-    def _sentence(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """The verdict alone, without a full stop, to stand beside others."""
         if self.verdict in ("better", "worse"):
             sign = 1 if self.verdict == "better" else -1
-            small = f", within the margin of {_margin(self.margin)}" if self.equivalence < 1 - self.level else ""
+            small = f", within the margin of {_margin(self.margin)}" if self.small else ""
             by = f"by {_number(sign * self.difference)} points {self._range(sign)}{small}"
             return f"{self.first} is {self.verdict} than {self.second} {by}"
         seen = f"difference {_number(self.difference)} points {self._range(1)}"
@@ -80,6 +82,21 @@ class Comparison:
             return f"{self.first} and {self.second} are equivalent within {_margin(self.margin)}: {seen}"
         many = "" if self.interval.contains(0) else ", not sure enough for one of several pairs"
         return f"Undecided between {self.first} and {self.second}: {seen}{many}; {self._need()}"
+
+    @property
+    def small(self) -> bool:
+        """Whether the difference, if there is one, is surely smaller than the margin."""
+        return self.equivalence < 1 - self.level
+
+    @property
+    def margin_in_words(self) -> str:
+        """`1 point`."""
+        return _margin(self.margin)
+
+    def seen_from(self, name: str) -> Verdict:
+        """What the method `name`, one of the two, is against the other."""
+        turned: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
+        return self.verdict if name == self.first else turned.get(self.verdict, self.verdict)
 
     def _range(self, sign: int) -> str:
         low, high = sorted((sign * self.interval.low, sign * self.interval.high))

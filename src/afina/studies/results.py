@@ -57,6 +57,7 @@ class Results:
     command         the argument list that repeats it, empty where not known
     tuned           what choosing each method's settings took, where the study tunes
     recommendation  where these are the results of one: `results` are then its finalists
+    waiting         runs of the study that have neither a result nor, this time, an error
     """
 
     name: str
@@ -68,6 +69,7 @@ class Results:
     recommendation: Recommendation | None = None
     task: str = ""
     data: Data = field(default_factory=Data)
+    waiting: int = 0
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -95,10 +97,12 @@ class Results:
 
     @classmethod
     def _of_study(cls, held: Held, request: Request) -> Results:
+        finished = _of_keys(held, request.keys)
         return cls(
             name=request.name,
             out=held.out,
-            results=_of_keys(held, request.keys),
+            results=finished,
+            waiting=len(request.keys) - len(finished),
             command=request.command,
             tuned=trials.read(held.out) if request.study.get("tune") else (),
             task=request.task,

@@ -220,11 +220,11 @@ def _carry_out(runs: Sequence[Run], held: Held, so_far: Results, executor: Execu
             except AfinaError as error:
                 watcher.failed(run, str(error))
                 failure = Failure(run.title, run.method, run.seed, str(error))
-                so_far = replace(so_far, failed=(*so_far.failed, failure))
+                so_far = replace(so_far, failed=(*so_far.failed, failure), waiting=len(runs) - number)
                 continue
         result = known or held.keep(made, run.label)
         watcher.finished(run, result.record, now=known is None)
-        so_far = replace(so_far, results=(*so_far.results, result))
+        so_far = replace(so_far, results=(*so_far.results, result), waiting=len(runs) - number)
         watcher.changed(so_far)
     watcher.changed(so_far)
     return so_far

@@ -185,8 +185,7 @@ def _ratios(
 def _by_ratio(number: str, first: Arm, second: Arm, left: float, quantity: Quantity) -> Claim:
     methods = (first.label, second.label)
     both = (*first.records, *second.records)
-    machines = {(one.environment.processor, one.environment.device, one.environment.threads) for one in both}
-    if len(machines) > 1:
+    if len(first.machines | second.machines) > 1:
         return _not_tested(number, "the two were measured on different machines", methods)
     name, figures = quantity(both)
     if not figures:

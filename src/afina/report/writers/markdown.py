@@ -57,7 +57,7 @@ def report(study: str, sections: Sequence[Section]) -> str:
 def _written(block: Block) -> str:
     match block:
         case Prose(text):
-            return text
+            return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
         case Subheading(text):
             return f"### {text}"
         case Notes(items):

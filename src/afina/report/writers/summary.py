@@ -28,8 +28,10 @@ AT_TOP = (metrics.ACCURACY, metrics.F1)
 """Metrics that stand beside the record's fields as well as within `metrics`; null where a kind of task has them not."""
 
 
-def summary(results: Results, report: Path, found: Verdicts, tested: Sequence[Claim]) -> dict[str, object]:
-    """One JSON object: `study`, `out`, `report`, `records`, `verdicts`, `not_comparable` and `claims`.
+def summary(
+    results: Results, report: Path, conclusion: Sequence[str], found: Verdicts, tested: Sequence[Claim]
+) -> dict[str, object]:
+    """One JSON object: `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and `claims`.
 
     Records are those of finished and failed runs, each with the same keys. `tuning`, where the study tuned: what each
     method was given, and its setting; no figure of what chose it.
@@ -39,6 +41,7 @@ def summary(results: Results, report: Path, found: Verdicts, tested: Sequence[Cl
         "study": results.name,
         "out": str(results.out),
         "report": str(report),
+        "conclusion": list(conclusion),
         "records": runs,
         **verdicts.as_json(found),
         "claims": claims.as_json(tested),
