@@ -42,8 +42,8 @@ def test_undecided_is_never_called_as_good_and_what_would_settle_it_is_said() ->
     )
     assert said.startswith(
         "Which is best is undecided: full fine-tuning has the highest accuracy, 0.9500 on 400 evaluation texts; that "
-        "it is better than LoRA (0.9375) is not shown. LoRA may be as good or not, and costs less: it trains 0.1197 % of "
-        "the parameters against 100 %, in 60 s of training against 100 s, with 3.00 GiB of memory against 3.00 GiB."
+        "it is better than LoRA (0.9375) is not shown. LoRA may be as good or not, and costs less: it trains 0.1197 % "
+        "of the parameters against 100 %, in 60 s of training against 100 s, with 3.00 GiB of memory against 3.00 GiB."
     )
     assert "is as good" not in said
     assert "Undecided between full fine-tuning and LoRA: difference 1.2 points" in said

@@ -122,18 +122,30 @@ def test_sizes_are_spelled_out_in_binary_units() -> None:
     assert table.rows == (("LoRA", "1.85 GiB", "5.0 MiB", "700", "–"),)
 
 
-def test_several_seeds_have_a_row_each_and_one_of_mean_and_deviation() -> None:
+def test_several_seeds_have_one_row_of_mean_and_deviation_and_a_row_each_behind_it() -> None:
     records = [result(seed=seed, accuracy=accuracy) for seed, accuracy in ((1, 0.9), (0, 0.8))]
     tables = by_title([*records, result("baseline")])
     performance = tables["Performance"]
-    assert cells(performance, "Method") == ["LoRA", "LoRA", "LoRA", "no fine-tuning"]
-    assert cells(performance, "Seed") == ["0", "1", "mean ± sd of 2", "0"]
-    assert cells(performance, "Accuracy") == ["0.8000", "0.9000", "0.8500 ± 0.0707", "0.6000"]
-    assert cells(tables["Parameters and training time"], "Trainable")[2] == "148,992"
+    assert cells(performance, "Method") == ["LoRA", "no fine-tuning"]
+    assert cells(performance, "Seeds") == ["0, 1", "0"]
+    assert cells(performance, "Accuracy") == ["0.8500 ± 0.0707", "0.6000"]
+    assert [row[:3] for row in performance.singles] == [("LoRA", "0", "0.8000"), ("LoRA", "1", "0.9000")]
+    assert "mean ± standard deviation" in text_of(performance)
+    assert cells(tables["Parameters and training time"], "Trainable")[0] == "148,992"
+    text = Report.of(results([*records, result("baseline")])).markdown()
+    folded = text[text.index("<details>") : text.index("</details>")]
+    assert "| LoRA   | 1     |" in folded
+    assert "no fine-tuning" not in folded
+
+
+@pytest.mark.parametrize(("seeds", "words"), [((3,), "3"), ((0, 1, 2), "0, 1, 2"), (range(10), "0 to 9")])
+def test_seeds_are_named_in_few_words(seeds: tuple[int, ...], words: str) -> None:
+    (arm,) = arms([result(seed=seed) for seed in seeds])
+    assert arm.seeds_in_words == words
 
 
 def test_one_seed_needs_no_column_for_it() -> None:
-    assert all("Seed" not in headings(table) for table in tables_of(every_result()))
+    assert all("Seeds" not in headings(table) for table in tables_of(every_result()))
 
 
 def test_two_runs_of_one_method_carry_the_names_that_the_study_gave_them() -> None:
@@ -147,7 +159,7 @@ def test_runs_that_share_a_name_but_not_their_settings_are_never_averaged() -> N
     longer = result(seed=1, training={**record().training, "epochs": 3})
     table = by_title([result(), longer])["Performance"]
     assert cells(table, "Method") == ["LoRA, epochs 2", "LoRA, epochs 3"]
-    assert cells(table, "Seed") == ["0", "1"]
+    assert cells(table, "Seeds") == ["0", "1"]
 
 
 # Memory of a GPU

@@ -114,3 +114,19 @@ def test_it_prints(chromium: Browser, page: Path) -> None:
         assert view.page.pdf().startswith(b"%PDF")
         view.page.emulate_media(media="print")
         assert view.page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+
+
+def test_single_seeds_are_folded_open_by_a_key_and_are_all_on_paper(chromium: Browser, page: Path) -> None:
+    with viewed(chromium, page, 360, "dark") as view:
+        folded = view.page.locator("details")
+        assert folded.count() >= 3
+        behind = folded.first.locator("tbody tr").first
+        assert not behind.is_visible()
+        folded.first.locator("summary").focus()
+        view.page.keyboard.press("Enter")
+        assert behind.is_visible()
+        assert view.page.evaluate("document.scrollingElement.scrollWidth") <= 360
+        view.page.keyboard.press("Enter")
+        assert not view.page.evaluate("document.querySelector('details tr').checkVisibility()")
+        view.page.emulate_media(media="print")
+        assert view.page.evaluate("[...document.querySelectorAll('details tr')].every(one => one.checkVisibility())")

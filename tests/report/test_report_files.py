@@ -20,10 +20,10 @@ from records import result, results
 def test_an_arm_has_its_seeds_in_order_and_all_arms_stand_as_their_first_results_do() -> None:
     made = arms([result("full", seed=1), result("lora", seed=7), result("full", seed=0)])
     assert [(arm.label, arm.seeds, arm.place) for arm in made] == [("full fine-tuning", (0, 1), 0), ("LoRA", (7,), 1)]
-    assert [(line.label, line.seed_in_words) for line in lines(made)] == [
+    assert [(line.label, line.seeds_in_words) for line in lines(made)] == [
         ("full fine-tuning", "0"),
         ("full fine-tuning", "1"),
-        ("full fine-tuning", "mean ± sd of 2"),
+        ("full fine-tuning", "0, 1"),
         ("LoRA", "7"),
     ]
 

@@ -71,9 +71,12 @@ class Arm:
         return tuple(record.seed for record in self.records)
 
     @property
-    def seed_in_words(self) -> str:
-        """`0`, or of several `mean ± sd of 3`."""
-        return str(self.record.seed) if len(self.results) == 1 else f"mean ± sd of {len(self.results)}"
+    def seeds_in_words(self) -> str:
+        """`0`, `0, 2, 7`, `0 to 9`."""
+        first, last = self.seeds[0], self.seeds[-1]
+        if len(self.seeds) > 3 and self.seeds == (*range(first, last + 1),):
+            return f"{first} to {last}"
+        return ", ".join(map(str, self.seeds))
 
     @property
     def headline(self) -> float:

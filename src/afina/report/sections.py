@@ -73,7 +73,7 @@ def of_recommendation(sentences: Sequence[str], evidence: Table) -> Section:
 
 def of_conclusion(sentences: Sequence[str]) -> Section:
     """What a study comes to."""
-    return Section("Conclusion", (Prose(" ".join(sentences)),))
+    return Section("Conclusion", tuple(map(Prose, sentences)))
 
 
 def failures(failed: Sequence[Failure]) -> list[Section]:

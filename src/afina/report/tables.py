@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from afina.report import metrics, untrained
-from afina.report.arms import Arm, Value, lines
+from afina.report.arms import Arm, Value
 from afina.report.words import NOTHING, count, percent, seconds, share, size, span
 from afina.studies.record import Record
 
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
+EACH_SEED = "Each seed by itself"
+"""What opens the rows of single seeds."""
+
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
 
@@ -30,12 +33,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Text only; every row has one cell per column."""
+    """Text only; every row has one cell per column.
+
+    singles  rows of single seeds, of which `rows` has the means: for who wants to see behind those
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    singles: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,17 +96,23 @@ def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure
 
 def _table(title: str, ours: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str], beside: Beside) -> Table:
     shown = [each for one in ours for each in (one, *beside.measures.get(one.heading, ()))]
-    several_seeds = any(len(arm.results) > 1 for arm in arms) or len({seed for arm in arms for seed in arm.seeds}) > 1
-    columns = [Column("Method", "left"), *([Column("Seed", "left")] if several_seeds else [])]
+    means = [arm for arm in arms if len(arm.results) > 1]
+    name_seeds = len({seed for arm in arms for seed in arm.seeds}) > 1
+    columns = [Column("Method", "left"), *([Column("Seeds", "left")] if name_seeds else [])]
+
+    def row(line: Arm) -> tuple[str, ...]:
+        return (line.label, *([line.seeds_in_words] if name_seeds else []), *(each.cell(line) for each in shown))
+
     return Table(
         title,
         (*columns, *(Column(each.heading) for each in shown)),
-        tuple(
-            (line.label, *([line.seed_in_words] if several_seeds else []), *(each.cell(line) for each in shown))
-            for line in lines(arms)
-        ),
-        (*notes, *beside.notes.get(title, ())),
+        tuple(map(row, arms)),
+        (*notes, *([_MEAN_NOTE] if means else []), *beside.notes.get(title, ())),
+        tuple(row(single) for arm in means for single in arm.each()),
     )
+
+
+_MEAN_NOTE = "With several seeds: mean ± standard deviation over them; each by itself is in the report."
 
 
 def _performance(arms: Sequence[Arm]) -> list[Measure]:

@@ -17,11 +17,14 @@ from markupsafe import Markup, escape
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot
 from afina.report.sections import Block, Section
+from afina.report.tables import EACH_SEED
 
 
 def page(study: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """The whole page. `lead` are the lines under its heading."""
-    return _template().render(study=study, lead=lead, sections=sections, light=svg.LIGHT, dark=svg.DARK)
+    return _template().render(
+        study=study, lead=lead, sections=sections, light=svg.LIGHT, dark=svg.DARK, each_seed=EACH_SEED
+    )
 
 
 @cache

@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from afina.report.plots.drawing import Plot
 from afina.report.sections import Block, Code, Notes, Prose, Section, Subheading
-from afina.report.tables import Table
+from afina.report.tables import EACH_SEED, Table
 
 WIDTH = 100
 
@@ -65,9 +66,14 @@ def _written(block: Block) -> str:
         case Code(text):
             return f"```sh\n{text}\n```"
         case Table():
-            return table(block)
+            return "\n\n".join([table(block), *([_folded(block)] if block.singles else [])])
         case Plot():
             return ""
+
+
+def _folded(shown: Table) -> str:
+    """The rows of single seeds, which a renderer shows when asked to."""
+    return f"<details>\n<summary>{EACH_SEED}</summary>\n\n{table(replace(shown, rows=shown.singles))}\n\n</details>"
 
 
 def _escaped(cell: str) -> str:
