@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from afina import Backbone
+from afina import Backbone, allocator
 from afina import device as devices
 from afina.data.batch import pack
 from afina.data.loader import Limits, Loader
@@ -40,6 +40,7 @@ class PackedArm:
         steps: int,
         at_once: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
+        allocator.keep_kernels(allocator.MANY)  # as the process of a run has it
         classifier = attached(Classifier.open(backbone, label_names, SEED), method, SEED, CPU)
         recipe = Recipe(
             steps=steps,

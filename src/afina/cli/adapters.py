@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from afina.allocator import keep_few_kernels
+from afina import allocator
 from afina.cli.options import AllowLeakage, Json, LabelColumn, Labels, PairColumn, TaskOption, TextColumn, data_options
 from afina.errors import InvalidData
 
@@ -87,7 +87,7 @@ def predict(
     if bool(texts) == bool(file):
         raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")
     with chunks(file) if file else nullcontext(iter([Chunk(list(texts or []))])) as parts:
-        keep_few_kernels()
+        allocator.keep_kernels(allocator.FEW)
         from afina.cli.display import reading
         from afina.inference import probes
         from afina.models.adapter import Adapter

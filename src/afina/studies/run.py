@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
+from afina import allocator
 from afina.events import Listener, ignore
 from afina.studies.directory import Directory
 from afina.studies.record import Record
@@ -21,6 +23,19 @@ class Run(RunSpec):
         """
         from afina.studies.execute import execute
 
-        record = execute(self, Path(out), listen=listen)
+        try:
+            record = execute(self, Path(out), listen=listen)
+        except BaseException as error:
+            _let_go(error)
+            raise
+        finally:
+            allocator.give_back()
         Directory(Path(out)).checkpoint(self.label).unlink(missing_ok=True)
         return record
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Forget what the frames of an error hold, a model among it: a notebook keeps its last error."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from afina.models.families import FAMILIES
-from afina.models.kernels.patches import Patch, patch
+from afina.models.kernels.patches import Patch, call_of, patch
 
 
 def recompute(body: Any) -> None:
@@ -23,7 +23,7 @@ def recompute(body: Any) -> None:
     Not through transformers' switch: its name changes between versions, and it passes by a forward that is replaced.
     """
     for block in getattr(body, FAMILIES[body.config.model_type].block.layers):
-        patch(block, Patch.CHECKPOINT, _forward, block.forward)
+        patch(block, Patch.CHECKPOINT, _forward, call_of(block))
 
 
 def _forward(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -90,3 +91,13 @@ def test_training_patches_on_top_of_the_kernels_and_a_wrap_afterwards_is_refused
     assert torch.equal(logits_of(classifier, gpt2), before)
     with pytest.raises(ValueError, match="LAST_BLOCK comes before it"):
         classifier.wrap(method.attach)
+
+
+def test_a_copy_of_a_patched_module_computes_by_itself() -> None:
+    module = nn.Linear(2, 2)
+    patch(module, Patch.LINEAR, lambda linear, inputs: linear.bias + 0 * inputs)
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        other.bias.fill_(7.0)
+    del module
+    assert other(torch.ones(2)).tolist() == [7, 7]

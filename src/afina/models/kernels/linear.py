@@ -8,7 +8,6 @@ rounding; `tests/models/kernels/test_linear.py` holds them to torch's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear as plain_linear
 from transformers.pytorch_utils import Conv1D
 
-# A kernel is made for each number of tokens and kept; oneDNN's own limit of 1024 would drop them before they are used
-# again. Read at its first use.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+from afina import allocator
+
+allocator.keep_kernels(allocator.SOME, anew=False)
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 _ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum, auto
-from functools import partial
 from typing import Any
+from weakref import ref
 
 from torch import Tensor, nn
 
@@ -56,7 +56,28 @@ def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: A
         raise ValueError(f"{type(module).__name__} has patch {had[-1].name} already; {kind.name} comes before it.")
     if kind not in had:
         module.__dict__["patches"] = [*had, kind]
-    module.forward = partial(forward, module, *given)
+    module.forward = _Forward(module, forward, *given)
+
+
+class _Forward:
+    """What a call of a patched module does. The module keeps it, so it does not keep the module: a circle of the two
+    would hold a model that nobody has any more until the garbage collector next looks at everything, gigabytes later.
+    """
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any], *given: Any) -> None:
+        self._module, self._forward, self._given = ref(module), forward, given
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self._forward(self._module(), *self._given, *inputs, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Forward, (self._module(), self._forward, *self._given)  # so that a copy calls the copied module
+
+
+def call_of(module: nn.Module) -> Callable[..., Any]:
+    """What a call of a module does now, for a patch around it. Does not keep the module."""
+    own: Callable[..., Any] | None = module.__dict__.get("forward")
+    return own or _Forward(module, type(module).forward)
 
 
 def exchange(parent: nn.Module, name: str, kind: Patch, child: nn.Module) -> None:
@@ -95,7 +116,7 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
 def accelerate(layer: nn.Module) -> None:
     """Let a linear layer multiply by oneDNN where that is faster; leaves any other layer."""
     if serves(layer) and Patch.LINEAR not in patches_of(layer):
-        patch(layer, Patch.LINEAR, linear, layer.forward)
+        patch(layer, Patch.LINEAR, linear, call_of(layer))
 
 
 def pack(layer: Any, *, backward: bool = True) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from afina import meter
+from afina import allocator, meter
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, Score
 from afina.studies.executors.executor import Executor, Overrun
@@ -82,6 +82,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
+                env=allocator.environment_of_one_run(),
             )
         if self.until is not None:
             # Not by what it tells: a process that loads or saves is silent for long.

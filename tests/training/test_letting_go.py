@@ -1,0 +1,165 @@
+"""What a training held is free as soon as nobody has it any more: a notebook carries out one run after another."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import textwrap
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from afina import Backbone, Predictor, Run, assets
+from afina.errors import Diverged, NotFound
+from afina.methods import make
+from afina.models.classifier import Classifier
+from afina.models.families import FAMILIES
+from afina.studies import prepared
+from afina.training.fit import Fit
+from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No garbage collector, which would break a circle of references some day, gigabytes later."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def watched(*things: Any) -> list[weakref.ref[Any]]:
+    """References that keep nothing, to these and to every parameter in them."""
+    parameters = [each for thing in things if isinstance(thing, Classifier) for each in thing.parameters()]
+    return [weakref.ref(thing) for thing in (*things, *parameters)]
+
+
+def alive(references: list[weakref.ref[Any]]) -> list[str]:
+    return [type(found).__name__ for each in references if (found := each()) is not None]
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_classifier_that_nobody_has_any_more_is_gone(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    for name in ("full", "lora"):
+        classifier = opened(backbone, make(name).for_family(family))
+        references = watched(classifier)
+        del classifier
+        assert alive(references) == []
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer"])
+def test_a_training_that_is_over_leaves_nothing(
+    llama: Backbone, name: str, dtype: torch.dtype, checkpointing: bool
+) -> None:
+    method = make(name).for_family(llama.family)
+    fit = fit_of(
+        opened(llama, method), method, encoded(llama, sentences(40)), dtype=dtype, checkpointing=checkpointing, steps=2
+    )
+    references = watched(fit, fit.classifier)
+    fit.advance()
+    fit.measure()
+    references += watched(fit.finish(lambda: opened(llama, method)))
+    del fit
+    assert alive(references) == []
+
+
+def note_what_is_prepared(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
+    """References to every classifier that a run opens, and to its parameters."""
+    found: list[weakref.ref[Any]] = []
+    attached = prepared.attached
+
+    def noted(*given: Any) -> Classifier:
+        classifier = attached(*given)
+        found.extend(watched(classifier))
+        return classifier
+
+    monkeypatch.setattr(prepared, "attached", noted)
+    return found
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_a_run_in_this_process_leaves_its_record_and_nothing_else(
+    runs: Runs, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = note_what_is_prepared(monkeypatch)
+    made = runs.run("gpt2", name, max_steps=2, dtype="bfloat16").execute(tmp_path)
+    assert made.steps == 2
+    assert len(references) > 10
+    assert alive(references) == []
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_an_error_that_is_kept_keeps_no_model(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `sys.last_value` does in a notebook."""
+
+    def diverge(self: Fit, packed: Any) -> float:
+        raise Diverged("step 1 of 2: the loss is nan.")
+
+    references = note_what_is_prepared(monkeypatch)
+    monkeypatch.setattr(Fit, "step", diverge)
+    run: Run = runs.run("gpt2", "lora", max_steps=2)
+    with pytest.raises(Diverged) as kept:
+        run.execute(tmp_path)
+    assert "the loss is nan" in str(kept.value)
+    assert len(references) > 10
+    assert alive(references) == []
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_predictor_that_nobody_has_any_more_is_gone(trained: Path) -> None:
+    predictor = Predictor.load(trained)
+    predictor(["What a warm ferry!"])
+    references = watched(predictor, predictor.classifier)
+    del predictor
+    assert alive(references) == []
+
+
+FLAT = 64
+"""MiB that the later of several runs may differ by; the embedded model has 513."""
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_runs_in_one_process_take_no_more_memory_from_the_second_on(name: str, dtype: str, tmp_path: Path) -> None:
+    try:
+        assets.fetch("smollm2")
+        assets.fetch("snippets")
+    except NotFound as error:
+        pytest.skip(str(error))
+    script = """
+        import gc, sys
+        from afina import Run, meter
+        from afina.studies.spec import Data, Training
+
+        method, dtype, out = sys.argv[1:]
+        data = Data(train_examples=60, evaluation_examples=12)
+        training = Training(max_steps=3, batch_size=4, dtype=dtype)
+        for seed in range(5):
+            common = {"backbone": "embedded", "task": "snippets:movies", "data": data, "training": training}
+            Run(method=method, seed=seed, **common).execute(out)
+            gc.collect()
+            print(meter.rss() >> 20)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), name, dtype, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    _, *later = map(int, done.stdout.split())
+    assert max(later) - min(later) <= FLAT, later
