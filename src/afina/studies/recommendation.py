@@ -6,9 +6,10 @@ Knows which it is; not how it is put in words (`afina.report.recommendation`). S
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
 from afina.schema import Frozen
 from afina.stats.comparison import Comparison
@@ -55,6 +56,13 @@ class Contender(Frozen):
         """Whether it is an adapted model that came as far as the held-out texts."""
         return self.adapter is not None and self.steps is not None
 
+    @model_validator(mode="after")
+    def _has_its_figures(self) -> Self:
+        figures = (self.accuracy, self.f1, self.examples, self.seconds, self.trainable, self.total)
+        if self.trained and (None in figures or not self.total):
+            raise ValueError(f"{self.name} was trained and evaluated, and lacks a figure of it")
+        return self
+
 
 class Dropped(Frozen):
     """Why a method is no contender, or no finalist.
@@ -68,6 +76,12 @@ class Dropped(Frozen):
     needed: int | None = None
     available: int | None = None
     message: str = ""
+
+    @model_validator(mode="after")
+    def _says_what_lacked(self) -> Self:
+        if self.why == "memory" and None in (self.needed, self.available):
+            raise ValueError("left out for want of memory, without saying how much")
+        return self
 
 
 class Recommendation(Frozen):
@@ -97,6 +111,12 @@ class Recommendation(Frozen):
     minutes: float
     seconds: float
     command: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_what_it_recommends(self) -> Self:
+        if not any(one.name == self.recommended and one.accuracy is not None for one in self.contenders):
+            raise ValueError(f"{self.recommended} is recommended, and was not evaluated")
+        return self
 
     def contender(self, name: str) -> Contender:
         """The one of that name."""
