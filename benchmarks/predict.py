@@ -27,10 +27,7 @@ import tables
 from afina import Backbone, Task, meter
 from afina.data.tokenize import encode
 from afina.inference import predictor
-from afina.methods import make
-from afina.methods.attachment import attach
 from afina.models.classifier import Classifier
-from afina.training.mixed_precision import WorkingWeights
 from arm import CPU, LENGTH, SEED
 from sample import choose
 
@@ -40,9 +37,12 @@ ARMS = {
     "pipeline": f'transformers pipeline("text-classification", batch_size={BATCH_SIZE}), fp32',
     "padded": f"batches of {BATCH_SIZE} padded to their longest text, in the given order, fp32",
     "sorted": "the same, sorted by length",
+    "sorted-bf16": "the same, the model opened in bfloat16",
     "D": "afina.inference.predictor, fp32 as shipped",
-    "D-bf16": "afina.inference.predictor on weights lowered to bfloat16 (--bf16)",
+    "D-bf16": "the same, --dtype bfloat16",
 }
+LOWERED = "-bf16"
+"""Ends the names of arms in bfloat16."""
 
 
 def padded(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int, sort: bool) -> list[int]:
@@ -63,11 +63,10 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callab
     """The arm of that name: texts to labels. All have the same weights."""
     classifier = Classifier.open(backbone, label_names, SEED)
     tokenizer, longest = backbone.tokenizer, min(LENGTH, backbone.longest)
+    dtype = torch.bfloat16 if name.endswith(LOWERED) else torch.float32
     if name.startswith("D"):
-        if name == "D-bf16":
-            frozen = make("baseline")
-            attach(classifier, frozen)
-            WorkingWeights.of(frozen, classifier.model, torch.bfloat16)
+        if dtype != torch.float32:
+            classifier.lower(dtype)
 
         def ours(texts: Sequence[str]) -> list[int]:
             found = predictor.logits(classifier, encode(tokenizer, texts, max_length=longest)).argmax(axis=1)
@@ -78,8 +77,9 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callab
         backbone.path, num_labels=len(label_names), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
     ).eval()
     plain.load_state_dict(classifier.model.state_dict())
+    plain.to(dtype)
     if name != "pipeline":
-        return lambda texts: padded(plain, tokenizer, texts, longest, sort=name == "sorted")
+        return lambda texts: padded(plain, tokenizer, texts, longest, sort=name.startswith("sorted"))
     pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer, batch_size=BATCH_SIZE, device=CPU)
     known = plain.config.label2id
     return lambda texts: [known[found["label"]] for found in pipe(texts, truncation=True, max_length=longest)]
@@ -106,7 +106,6 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Prediction speed beside transformers' pipeline and padded batches.")
     parser.add_argument("--texts", type=int, default=256, help="how many of the evaluation texts")
     parser.add_argument("--repeats", type=int, default=3, help="how often each arm predicts them")
-    parser.add_argument("--bf16", action="store_true", help="afina on weights lowered to bfloat16, too")
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
     parser.add_argument("--task", default=f"{DATA}/sst2")
     parser.add_argument("--markdown", type=Path, help="write the table and the machine to this file")
@@ -151,9 +150,10 @@ def summary(seconds: dict[str, list[float]], labels: dict[str, np.ndarray], toke
             "tokens_per_second": tokens / spent,
             "agreement": float((labels[name] == labels["padded"]).mean()),
         }
-    for ours in [name for name in seconds if name.startswith("D")]:
-        for other in ("pipeline", "padded", "sorted"):
-            result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
+    quotients = [("D", other) for other in ("pipeline", "padded", "sorted")]
+    quotients += [("D-bf16", other) for other in ("pipeline", "padded", "sorted", "sorted-bf16", "D")]
+    for ours, other in quotients:
+        result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
     return result
 
 
@@ -186,7 +186,7 @@ def main() -> None:
     lengths = encode(backbone.tokenizer, every, max_length=min(LENGTH, backbone.longest)).lengths
     chosen = choose(lengths, float(lengths.mean()), options.texts, SEED)
     texts, tokens = [every[index] for index in chosen], int(lengths[chosen].sum())
-    arms = [name for name in ARMS if options.bf16 or name != "D-bf16"]
+    arms = list(ARMS)
     seconds, labels = measure(arms, texts, task.label_names, options)
     result = summary(seconds, labels, tokens)
     report = "\n".join(

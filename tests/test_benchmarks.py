@@ -97,12 +97,13 @@ def test_memory_is_that_of_a_process_of_its_own(path: str, toy: str) -> None:
 
 @pytest.mark.slow
 def test_prediction_reports_the_quotients_of_its_speeds_and_the_same_labels(path: str, toy: str) -> None:
-    done = run("predict.py", "--texts", "20", "--repeats", "1", "--bf16", "--backbone", path, "--task", toy)
+    done = run("predict.py", "--texts", "20", "--repeats", "1", "--backbone", path, "--task", toy)
     result = last_line(done.stdout)
     others = {"pipeline", "padded", "sorted"}
-    assert check_ratios(result) == {f"{ours}/{other}" for ours in ("D", "D-bf16") for other in others}
-    for arm in {*others, "D"}:
-        assert result[arm]["agreement"] == 1
+    quotients = {f"{ours}/{other}" for ours in ("D", "D-bf16") for other in others}
+    assert check_ratios(result) == quotients | {"D-bf16/sorted-bf16", "D-bf16/D"}
+    for arm in {*others, "D", "sorted-bf16", "D-bf16"}:
+        assert result[arm]["agreement"] == 1 if "bf16" not in arm else 0.8 <= result[arm]["agreement"] <= 1
         assert result[arm]["tokens_per_second"] > result[arm]["texts_per_second"] > 0
 
 

@@ -38,7 +38,7 @@ LAYERS = {
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding kernels.patches",
-        "backbone meta",
+        "backbone meta bag_of_words",
         "classifier",
     ),
     "methods": (

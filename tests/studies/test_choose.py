@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import fakes
-from afina import Backbone, Task, meter
+from afina import Adapter, Backbone, Task, meter
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidStudy, RunFailed
 from afina.events import Progress, Score
+from afina.inference.evaluation import evaluate
 from afina.report.recommendation import as_json, evidence, sentences
 from afina.stats.comparison import compare
 from afina.studies import cost, floors, halving
@@ -234,7 +235,7 @@ def test_the_winner_has_its_adapter_though_the_end_takes_longer_than_measured(wo
 def test_far_too_slow_it_ends_in_time_and_says_so(world: World, tmp_path: Path) -> None:
     world.slower = 30.0
     made = world.choose(tmp_path / "out", 5)
-    assert made.adapter is None
+    assert not [one for one in made.contenders if one.trained]
     assert "no adapted model could be trained and evaluated in the time" in sentences(made)[0]
     assert any("took longer than there was time for" in why for why in reasons(made).values())
 
@@ -368,11 +369,25 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     world.right = dict.fromkeys(world.right, 0.6)
     made = world.choose(tmp_path / "out")
     assert made.recommended == floors.TFIDF
-    assert made.adapter is None
+    contender = made.contender(floors.TFIDF)
+    assert made.adapter == contender.adapter
+    assert "is an adapter that needs no backbone" in sentences(made)[1]
+    found = evaluate(Adapter.load(tmp_path / "out" / (made.adapter or "nowhere")), Task.load(world.task))
+    assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.accuracy, contender.f1)
     assert sentences(made)[0].startswith(
         "Use TF-IDF + logistic regression, and no language model: no adapted model beats it"
     )
     assert all(". " not in sentence for sentence in sentences(made))
+
+
+def test_an_answer_that_is_always_the_same_is_nothing_to_open(world: World, tmp_path: Path) -> None:
+    world.task = str(write_csv(tmp_path / "marks.csv", [("?!" * n, ("no", "yes")[n % 3 == 0]) for n in range(1, 400)]))
+    world.right = dict.fromkeys(world.right, 0.1)
+    made = world.choose(tmp_path / "out")
+    assert (made.recommended, made.adapter) == (floors.TFIDF, None)
+    assert made.contender(floors.TFIDF).setting == "no words in the texts"
+    assert sentences(made)[1].endswith("there is nothing to open: it always gives the most frequent label.")
+    assert not list((tmp_path / "out").glob("adapters/tfidf-*"))
 
 
 def test_where_no_adapted_model_beats_the_model_as_it_is_that_is_recommended(world: World, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Order and batching change no answer. Knows no task, no file of texts and no prob
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from afina.allocator import keep_freed
 from afina.data.loader import by_length
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode
-from afina.errors import CorruptAdapter, NotFound, WrongBackbone
+from afina.errors import CorruptAdapter, InvalidStudy, NotFound, WrongBackbone
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
+from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier, is_head
 from afina.models.manifest import Manifest
 from afina.models.objective import Classes, Objective
@@ -70,7 +72,7 @@ class Predictor(ABC):
         return Predictor.of(opened, backbone_of(opened, backbone), dtype)
 
     @staticmethod
-    def of(adapter: Adapter, backbone: Backbone | None, dtype: str = "float32") -> Predictor:
+    def of(adapter: Adapter, backbone: Backbone | None = None, dtype: str = "float32") -> Predictor:
         """An adapter on a backbone that is at hand; the weights of one Backbone are hashed for its first adapter only.
 
         dtype  what to compute in: "float32"; "bfloat16"; "auto", bfloat16 where the device computes it natively
@@ -78,6 +80,8 @@ class Predictor(ABC):
         CorruptAdapter when the tensors do not fit, InvalidStudy when its method has no meaning here.
         """
         devices.precision(dtype, devices.choose())
+        if adapter.vocabulary is not None:
+            return WordsPredictor(adapter.manifest, adapter.where, BagOfWords.of(adapter))
         if backbone is None:
             raise NotFound(f"{adapter.where}: it needs a backbone. Give one with `backbone`.")
         made = ModelPredictor.on(adapter, backbone)
@@ -122,12 +126,37 @@ class Predictor(ABC):
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
     """The backbone at that address, by default the one that the adapter names; None where it needs none.
 
-    Raises NotFound where it names none, and what `Backbone.load` raises.
+    Raises NotFound where it names none, InvalidStudy where it has no use for one, and what `Backbone.load` raises.
     """
+    if adapter.vocabulary is not None:
+        if address is not None:
+            raise InvalidStudy(f"{adapter.where}: the adapter has a model of its own. Leave `backbone` out.")
+        return None
     address = address or adapter.manifest.backbone
     if address is None:
         raise NotFound(f"{adapter.where}: the adapter names no backbone. Give the one it is for with `backbone`.")
     return Backbone.load(address)
+
+
+@dataclass(frozen=True, eq=False)
+class WordsPredictor(Predictor):
+    """An adapter that is a model of its own, of words; it reads every text whole."""
+
+    model: BagOfWords
+
+    @property
+    def dtype(self) -> str:
+        """Always the same: there is next to nothing to compute."""
+        return "float64"
+
+    def lower(self, dtype: str) -> None:
+        """Does nothing."""
+
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    ) -> tuple[np.ndarray, int]:
+        """As `Predictor.predict`, float64."""
+        return self.model.outputs(joined(texts, pairs)), 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +174,7 @@ class ModelPredictor(Predictor):
     def on(cls, adapter: Adapter, backbone: Backbone) -> Self:
         """In float32. Raises as `Predictor.of` does."""
         manifest = adapter.manifest
+        gc.collect()  # a model and its patches refer to each other: one that was let go of stays until this
         _check_sizes(adapter, backbone)
         classifier = Classifier.open(backbone, manifest.label_names, seed=0)
         if manifest.backbone_digest is not None:

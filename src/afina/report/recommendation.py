@@ -123,12 +123,16 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
             f"{chosen.accuracy:.4f} on {made.examples:,} held-out texts"
         )
         settle = "Whether an adapted model would be better is open; give more minutes, or more memory, to know"
-    if chosen.adapter:
+    if chosen.key:
         use = f"Use the model as it is, asked in words ({_title(chosen.name)}): {why}."
         costs = "It costs nothing to train; the adapter holds the template and the rows of its words, and no more."
     else:
         use = f"Use {chosen.name}, and no language model: {why}."
-        costs = "It costs next to nothing: it was fitted in seconds and needs no adapter."
+        costs = "It costs next to nothing: it was fitted in seconds" + (
+            " and is an adapter that needs no backbone."
+            if chosen.adapter
+            else ", and there is nothing to open: it always gives the most frequent label."
+        )
     return use, costs, f"{settle}."
 
 

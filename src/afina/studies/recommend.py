@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from afina import meter
+from afina import digest, meter
 from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import Task
@@ -26,6 +26,7 @@ from afina.stats import metrics
 from afina.stats.comparison import compare
 from afina.studies import floors
 from afina.studies.clock import Clock
+from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.finals import Finals, expected, texts_to_score
@@ -93,7 +94,8 @@ def recommend(
 def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendation:
     task, clock = setting.task, setting.clock
     setting.watcher.says("fitting what needs no language model")
-    fitted = [floors.majority(task.train), floors.tfidf(task.train)]
+    fitted = [floors.majority(task.train), floors.tfidf(task.train, len(task.label_names))]
+    handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
     names, lowered, dropped = _that_fit(setting, memory)
     cut = min(VALIDATION, MOST_VALIDATION / min(len(task.train), AT_FIRST))
     untrained = [name for name in names if METHODS[name].head == "words"]
@@ -112,7 +114,27 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     finals.evaluate(untrained, AT_FIRST)
     finals.carry_out(finalists)
     held_out = rows.first(task.evaluation, texts, "evaluation_examples")
-    return _answer(setting, fitted, held_out, standings, finals.results, dropped | finals.dropped)
+    return _answer(setting, fitted, handed, held_out, standings, finals.results, dropped | finals.dropped)
+
+
+def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
+    """Save a floor's model as an adapter; its path, as the recommendation names it."""
+    from afina import environment  # loads torch
+
+    assert floor.model
+    task, (commit, dirty) = setting.task, environment.git_state()
+    adapter = floor.model.adapter(
+        task.label_names,
+        floor.hyperparameters,
+        task=task.address,
+        data=setting.data.model_dump(mode="json", exclude_defaults=True),
+        train_digest=task.train.digest,
+        versions=environment.versions(),
+        environment={"git_commit": commit, "git_dirty": dirty},
+    )
+    path = directory.adapter(f"{adapter.manifest.method}-{adapter.digest.removeprefix(digest.PREFIX)[:8]}")
+    adapter.save(path)
+    return directory.relative(path)
 
 
 def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, dict[str, Dropped]]:
@@ -180,6 +202,7 @@ def _race(setting: Setting, runs: Mapping[str, Run], speeds: Mapping[str, Speed]
 def _answer(
     setting: Setting,
     fitted: Sequence[Floor],
+    handed: Mapping[str, str],
     held_out: Split,
     standings: Sequence[Standing],
     results: Mapping[str, Result],
@@ -194,7 +217,7 @@ def _answer(
     everything = {name: one for name, one in (right | simple).items() if name != floors.MAJORITY}
     compared = compare(everything, references=simple)
     recommended = decide(list(right), right, simple, compared)
-    of_floors = [_of_floor(floor, answers[floor.name], held_out, task) for floor in fitted]
+    of_floors = [_of_floor(floor, answers[floor.name], held_out, task, handed.get(floor.name)) for floor in fitted]
     as_they_are = [_measured(Contender(name=name), one) for name, one in untrained.items()]
     chosen = results.get(recommended)
     return Recommendation(
@@ -202,7 +225,7 @@ def _answer(
         data=setting.data.model_copy(update={"evaluation_examples": len(held_out)}),
         backbone=setting.backbone,
         recommended=recommended,
-        adapter=chosen.record.adapter if chosen else None,
+        adapter=chosen.record.adapter if chosen else handed.get(recommended),
         contenders=(*of_floors, *as_they_are, *(_of_method(one, results.get(one.method)) for one in standings)),
         comparisons=tuple(compared),
         dropped=dict(dropped),
@@ -213,13 +236,14 @@ def _answer(
     )
 
 
-def _of_floor(floor: Floor, answers: np.ndarray, held_out: Split, task: Task) -> Contender:
+def _of_floor(floor: Floor, answers: np.ndarray, held_out: Split, task: Task, adapter: str | None) -> Contender:
     return Contender(
         name=floor.name,
         setting=floor.setting,
         accuracy=metrics.accuracy(held_out.labels, answers),
         f1=metrics.f1(held_out.labels, answers, len(task.label_names)),
         examples=min(len(task.train), floors.MOST),
+        adapter=adapter,
     )
 
 

@@ -31,7 +31,7 @@ class Contender(Frozen):
     examples  training texts that it learnt from
     seconds   its training;  memory  bytes, the peak of its process
     ask       how its texts were asked about
-    key       of its record;  adapter  relative to the output directory
+    key       of its record, where it is of a run;  adapter  relative to the output directory
     """
 
     name: str
@@ -88,7 +88,7 @@ class Recommendation(Frozen):
     """The answer and its evidence.
 
     recommended     a method's key, or the name of a floor
-    adapter         of the recommended method, relative to the output directory; None for a floor
+    adapter         of what is recommended, relative to the output directory; None for the majority class
     contenders      floors first, then the model that nothing trained, then methods, the best of the race first
     comparisons     of every pair that was evaluated, by their names
     dropped         by the method's key

@@ -1,0 +1,167 @@
+"""A model of words is an adapter like any other: it answers as scikit-learn's pipeline does, and opens the same way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afina import Adapter, Predictor, Task, digest, tensorfile
+from afina.data.split import Split
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
+from afina.inference.evaluation import evaluate
+from afina.models.adapter import VOCABULARY
+from afina.models.bag_of_words import joined
+from afina.models.manifest import MANIFEST, Manifest
+from afina.stats.metrics import accuracy, probabilities
+from afina.studies import floors
+from command import Command
+from fakes import TEXTS, sentences
+
+ODD = [*TEXTS, "", "?!", "ÀÉÎ straße ŒUVRE İstanbul", "good " * 500, "a_b 1,5 x²", "unheard-of words\u2028here"]
+
+
+def some(labels: int, count: int = 200, *, pairs: bool = False, absent: int | None = None) -> Split:
+    rows = sentences(count, seed=labels)
+    texts = [text for text, _ in rows]
+    found = np.array([(place + word) % labels for place, (_, word) in enumerate(rows)])
+    if absent is not None:
+        found[found == absent] = (absent + 1) % labels
+    return Split(texts, found, texts[::-1] if pairs else None)
+
+
+def handed_over(train: Split, labels: int, to: Path) -> Path:
+    made = floors.tfidf(train, labels)
+    assert made.model
+    made.model.adapter([f"label {index}" for index in range(labels)], made.hyperparameters).save(to)
+    return to
+
+
+@pytest.mark.parametrize("labels", [2, 3, 7])
+@pytest.mark.parametrize("pairs", [False, True], ids=["texts", "pairs"])
+def test_it_answers_as_scikit_learns_pipeline_does(labels: int, pairs: bool, tmp_path: Path) -> None:
+    train = some(labels, pairs=pairs)
+    fitted = floors.fit(train)
+    predictor = Predictor.load(handed_over(train, labels, tmp_path / "adapter"))
+    texts = [*ODD, *train.texts]
+    second = texts[::-1] if pairs else None
+    expected = fitted.predict_proba(joined(texts, second))
+    found = probabilities(predictor.outputs(texts, second))
+    assert np.abs(found - expected).max() < 1e-6
+    answers = [answer["label"] for answer in predictor(texts, second)]
+    assert answers == [f"label {index}" for index in fitted.predict(joined(texts, second))]
+    assert json.loads(json.dumps(answers)) == answers
+
+
+def test_a_label_that_no_training_text_has_is_never_the_answer(tmp_path: Path) -> None:
+    for absent in (0, 1, 3):
+        train = some(4, absent=absent)
+        predictor = Predictor.load(handed_over(train, 4, tmp_path / str(absent)))
+        found = probabilities(predictor.outputs(ODD))
+        assert (found[:, absent] == 0).all()
+        fitted = floors.fit(train)
+        assert np.abs(found[:, fitted[-1].classes_] - fitted.predict_proba(ODD)).max() < 1e-6
+
+
+def test_what_has_no_words_is_not_handed_over_and_says_why() -> None:
+    split = Split(["?!", "...", ":)", ":("], np.array([0, 1, 1, 1]))
+    made = floors.tfidf(split, 2)
+    assert (made.model, made.setting) == (None, "no words in the texts")
+    assert made.predict(split).tolist() == [1, 1, 1, 1]
+
+
+@pytest.fixture
+def path(toy: str, tmp_path: Path) -> Path:
+    """An adapter of the toy task."""
+    task = Task.load(toy)
+    made = floors.tfidf(task.train, 2)
+    assert made.model
+    made.model.adapter(task.label_names, made.hyperparameters, task=toy).save(tmp_path / "words")
+    return tmp_path / "words"
+
+
+def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: Path, toy: str) -> None:
+    task = Task.load(toy)
+    shown = afina("evaluate", path, "--task", toy, "--json", "--check-probe").object()
+    right = floors.tfidf(task.train).predict(task.evaluation)
+    assert (
+        shown["accuracy"]
+        == accuracy(task.evaluation.labels, right)
+        == evaluate(Adapter.load(path), task).metrics["accuracy"]
+    )
+    assert (shown["dtype"], shown["truncated"], shown["examples"]) == ("float64", 0, len(task.evaluation))
+    lines = afina("predict", path, "a bright play", "a dull play", "--dtype", "auto").lines()
+    assert [line["label"] for line in lines] == ["good", "bad"]
+    assert "has a model of its own. Leave --backbone out" in afina("predict", path, "a", "--backbone", "gpt2").error
+
+
+def test_its_manifest_needs_no_backbone_and_its_digest_covers_its_vocabulary(path: Path) -> None:
+    adapter = Adapter.load(path)
+    manifest = adapter.manifest
+    assert (manifest.method, manifest.backbone, manifest.backbone_digest, manifest.family) == ("tfidf", *[None] * 3)
+    assert manifest.hyperparameters.keys() == {"C"}
+    assert {file.name for file in path.iterdir()} == {MANIFEST, VOCABULARY, "weights.safetensors"}
+    changed = manifest.model_copy(update={"vocabulary_digest": digest.of_strings(["a"])})
+    assert changed.digest != adapter.digest
+    again = path.parent / "again"
+    adapter.save(again)
+    assert {file.name: file.read_bytes() for file in again.iterdir()} == {
+        file.name: file.read_bytes() for file in path.iterdir()
+    }
+
+
+def reseal(path: Path, **changes: Any) -> None:
+    content = json.loads((path / MANIFEST).read_text()) | changes
+    del content["digest"]
+    (path / MANIFEST).write_text(json.dumps(content | {"digest": Manifest.model_validate(content).digest}))
+
+
+def swapped(path: Path) -> None:
+    words = json.loads((path / VOCABULARY).read_text())
+    (path / VOCABULARY).write_text(json.dumps([words[1], words[0], *words[2:]]))
+
+
+def shorter(path: Path) -> None:
+    words = json.loads((path / VOCABULARY).read_text())[:-1]
+    (path / VOCABULARY).write_text(json.dumps(words))
+    reseal(path, vocabulary_digest=digest.of_strings(words))
+
+
+def not_a_number(path: Path) -> None:
+    arrays = tensorfile.read_arrays(path / "weights.safetensors")
+    arrays["bias"][0] = np.nan
+    tensorfile.write_arrays(path / "weights.safetensors", arrays)
+    tensors, _ = tensorfile.read(path / "weights.safetensors")
+    reseal(path, tensors_digest=digest.of_tensors(tensors))
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (swapped, rf"{VOCABULARY}: it has digest"),
+        (shorter, "has tensors .* expected 'tfidf' and"),
+        (not_a_number, "a weight is no number"),
+        (lambda path: (path / VOCABULARY).unlink(), rf"{VOCABULARY}: the file is missing"),
+        (lambda path: (path / VOCABULARY).write_text('{"a": 1}'), rf"{VOCABULARY}: expected a list of strings"),
+        (lambda path: (path / VOCABULARY).write_text("[1]"), rf"{VOCABULARY}: expected a list of strings"),
+        (lambda path: reseal(path, label_names=["a", "b", "c"]), "3 labels has tensors"),
+        (lambda path: reseal(path, method="lora"), "a 'lora' adapter of"),
+        (lambda path: reseal(path, vocabulary_digest=None), "names no backbone"),
+    ],
+)
+def test_what_does_not_fit_is_refused(path: Path, damage: Callable[[Path], None], told: str) -> None:
+    copied = shutil.copytree(path, path.parent / "copied")
+    damage(copied)
+    with pytest.raises(AfinaError, match=told) as refused:
+        Predictor.load(copied)
+    assert isinstance(refused.value, CorruptAdapter) or "backbone" in told
+
+
+def test_a_backbone_for_it_is_an_error(path: Path) -> None:
+    with pytest.raises(InvalidStudy, match="Leave `backbone` out"):
+        Predictor.load(path, "gpt2")
