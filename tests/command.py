@@ -17,6 +17,7 @@ from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, Score
 from afina.studies import study
 from afina.studies.executors.executor import Executor
+from afina.studies.executors.local import LocalExecutor
 from afina.studies.record import Record
 from afina.studies.run import Run
 from records import carried_out
@@ -76,6 +77,9 @@ class Command:
 class HereExecutor(Executor):
     """What workers do, in this process; `until` is not looked at."""
 
+    def check(self, run: Run) -> None:
+        LocalExecutor().check(run)
+
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         from afina.studies.execute import execute
 
@@ -109,6 +113,9 @@ class InventedExecutor(HereExecutor):
 
     def __init__(self) -> None:
         self.failing: set[str] = set()
+
+    def check(self, run: Run) -> None:
+        """There is nothing that it needs."""
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         if run.title in self.failing:

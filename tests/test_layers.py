@@ -36,6 +36,7 @@ LAYERS = {
     "stats": ("metrics intervals random_effects", "estimates comparison"),
     "models": (
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
+        "source",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding kernels.patches",
         "backbone meta bag_of_words",
@@ -56,6 +57,7 @@ LAYERS = {
         "directory result recommendation",
         "trials holding",
         "results",
+        "adapters",
         # one run carried out, tried out, foreseen
         "prepared",
         "execute trial throughput asking",
@@ -74,12 +76,12 @@ LAYERS = {
         "untrained",
         "tables plots.drawing",
         "verdicts",
-        "conclusion recommendation answer forecasts tuning disagreements sections paper.published",
+        "conclusion counts recommendation answer forecasts tuning disagreements sections paper.published",
         "plots.accuracy plots.costs plots.training plots.confusion paper.claims",
         "writers.html writers.markdown writers.terminal writers.data writers.summary",
         "report",
     ),
-    "cli": ("options hints output", "display costs", "studies adapters asking", "cli"),
+    "cli": ("options hints output", "display", "costs studies adapters asking", "cli"),
 }
 """The house, and the floors inside each package: a package imports those before it, a module the lines before its own.
 

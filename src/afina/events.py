@@ -40,3 +40,11 @@ Listener = Callable[[Progress], None]
 
 def ignore(progress: Progress) -> None:
     """The listener that does nothing."""
+
+
+Says = Callable[[str], object]
+"""Told in a few words what begins, by what is no run."""
+
+
+def silent(words: str) -> None:
+    """The one that does nothing."""

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import afina as package
-from afina import METHODS, Adapter, Backbone
+from afina import METHODS, Adapter, Backbone, assets
+from afina.models.meta import meta_model
+from afina.models.shapes import CONFIGURATIONS
 from afina.studies.record import Record, write
 from afina.studies.result import Predictions, Result
 from afina.studies.results import Results
@@ -39,6 +41,8 @@ RECORD_KEYS = [
     "digest",
 ]
 """Stable: scripts rely on them. More may follow."""
+
+PARTS = ("trainable", "body", "head")
 
 SHORT = ("--set", "max_steps=4", "--set", "dtype=float32")
 
@@ -81,7 +85,7 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         assert title in answer.out
     for method in METHODS.values():
         title = re.escape(method.title.removesuffix(")"))
-        rows = re.findall(rf"^ +{title}(?:  | \(head|, head)", answer.out.split("Verdicts")[0], re.MULTILINE)
+        rows = re.findall(rf"^{title}(?:  | \(head|,)", answer.out.split("Verdicts")[0], re.MULTILINE)
         assert len(rows) == 3, f"{method.title} has a row in each table"
     assert "report  results/compare/report.md" in answer.out
     records = Results.read(Path("results/compare")).records
@@ -134,7 +138,7 @@ def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Comma
 
 def test_the_json_of_a_study_is_one_object_with_the_stable_keys(afina: Command, study_file: Path) -> None:
     shown = afina("study", study_file, "--out", "here", "--json").object()
-    assert list(shown) == ["study", "out", "report", "records", "verdicts", "not_comparable", "claims"]
+    assert list(shown) == ["study", "out", "report", "conclusion", "records", "verdicts", "not_comparable", "claims"]
     assert (shown["study"], shown["out"], shown["report"]) == ("compare", "here", "here/report.md")
     assert [one["method"] for one in shown["records"]] == list(METHODS)
     for one in shown["records"]:
@@ -398,8 +402,8 @@ def test_params_of_gpt2_are_the_published_counts_and_need_no_network(afina: Comm
     shown = afina("params", "--backbone", "gpt2", "--json").object()
     assert list(shown) == ["backbone", "total", "methods"]
     assert (shown["backbone"], shown["total"]) == ("gpt2", GPT2_TOTAL)
-    counts = {name: list(one.values()) for name, one in shown["methods"].items()}
-    assert {tuple(one) for one in shown["methods"].values()} == {("trainable", "body", "head")}
+    counts = {name: [one[part] for part in PARTS] for name, one in shown["methods"].items()}
+    assert {tuple(one) for one in shown["methods"].values()} == {(*PARTS, "as_run")}
     assert counts == {
         "baseline": [0, 0, 0],
         "zero-shot": [0, 0, 0],
@@ -412,11 +416,41 @@ def test_params_of_gpt2_are_the_published_counts_and_need_no_network(afina: Comm
     assert counts["full"][2] == HEAD
 
 
-def test_params_prints_counts_and_percentages(afina: Command) -> None:
+def test_params_has_beside_them_the_counts_of_a_run_which_are_those_of_plan(afina: Command) -> None:
+    shown = afina("params", "--backbone", "gpt2", "--json").object()["methods"]
+    run = {name: one["as_run"] for name, one in shown.items()}
+    assert run["prelayer"] == {"trainable": 39_385_344, "body": 39_383_808, "head": HEAD}
+    assert run["lora"]["trainable"] == shown["lora"]["trainable"]
+    planned = afina("plan", "--backbone", "gpt2", "--json").object()["methods"]
+    assert run == {name: {part: one[part] for part in PARTS} for name, one in planned.items()}
+
+
+def test_params_prints_counts_and_percentages_and_why_a_run_has_others(afina: Command) -> None:
     answer = afina("params", "--backbone", "gpt2")
     assert answer.code == 0
     assert answer.out.startswith("gpt2: 124,441,344 parameters with a head for two labels\n")
-    assert "lora                   148,992    0.1197 %  (body 147,456, head 1,536)\n" in answer.out
+    lines = [" ".join(line.split()) for line in answer.out.splitlines()]
+    assert "lora 148,992 0.1197 147,456 1,536" in lines
+    assert "prelayer 39,385,344 31.6497 39,383,808 1,536" in lines
+    assert "prelayer, as published 39,383,808 31.6485 39,383,808 0" in lines
+    assert "The published study counts PreLayer without the head" in " ".join(lines)
+
+
+def test_params_and_plan_of_the_embedded_model_fetch_nothing(
+    afina: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(assets, "fetch", lambda name: pytest.fail(f"{name} was fetched"))
+    assert afina("params", "--json").object()["total"] == 134_516_160
+    assert afina("plan", "--method", "lora", "--json").object()["methods"]["lora"]["trainable"] == 323_712
+    assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.assets
+def test_the_shapes_that_are_known_of_the_embedded_model_are_its_own() -> None:
+    known, real = meta_model("embedded"), Backbone.load("embedded").config
+    for field in CONFIGURATIONS["embedded"]:
+        assert getattr(known.config, field) == pytest.approx(getattr(real, field)), field
 
 
 def test_params_leaves_out_a_method_that_the_family_does_not_have(afina: Command, llama: Backbone) -> None:
@@ -466,8 +500,9 @@ def test_methods_names_every_method_with_its_settings(afina: Command) -> None:
     answer = afina("methods")
     assert answer.code == 0
     for name, method in METHODS.items():
-        assert f"{name:<16}{method.summary}\n" in answer.out
-    assert "r=4, alpha=16, dropout=0.05, targets=by family, learning_rate=0.001\n" in answer.out
+        assert f"\n{name:<16}" in f"\n{answer.out}"
+        assert method.summary in " ".join(answer.out.split())
+    assert "r=4, alpha=16, dropout=0.05, targets=by family, learning_rate=0.001" in " ".join(answer.out.split())
     assert "  gpt2          c_attn\n" in answer.out
 
 

@@ -58,17 +58,17 @@ def refused(afina: Command, gpt2: Backbone, toy: str) -> Callable[..., str]:
 
 def test_a_task_that_is_not_there(refused: Callable[..., str]) -> None:
     assert refused(task="nope.csv").startswith(
-        "lora, seed 0: task nope.csv: no such file or directory. Expected a file (.csv, .tsv, .jsonl, .ndjson, .json, "
+        "task nope.csv: no such file or directory. Expected a file (.csv, .tsv, .jsonl, .ndjson, .json, "
     )
     assert "unknown task 'snippets:movie'. Did you mean 'snippets:movies'?" in refused(task="snippets:movie")
 
 
 def test_a_backbone_that_is_not_there(refused: Callable[..., str]) -> None:
     assert refused(backbone="./nope") == (
-        "lora, seed 0: backbone ./nope: there is no directory ./nope. Give a directory that save_pretrained wrote."
+        "backbone ./nope: there is no directory ./nope. Give a directory that save_pretrained wrote."
     )
     Path("empty").mkdir()
-    assert refused(backbone="empty").startswith("lora, seed 0: backbone empty: no config.json in empty. Give a dir")
+    assert refused(backbone="empty").startswith("backbone empty: no config.json in empty. Give a dir")
     assert "backbone random:nope: there is no directory nope." in refused(backbone="random:nope")
 
 
@@ -113,7 +113,7 @@ def test_a_backbone_of_a_family_that_is_not_supported(
 
     copy(gpt2.path, tmp_path / "opt", change)
     assert refused(backbone="opt").startswith(
-        "lora, seed 0: backbone opt: models of type 'opt' are not supported. Supported: gpt2, gptj, gpt_neox, llama,"
+        "backbone opt: models of type 'opt' are not supported. Supported: gpt2, gptj, gpt_neox, llama,"
     )
 
 
@@ -139,14 +139,14 @@ def test_a_column_that_is_missing(
 ) -> None:
     write_csv(Path("mine.csv"), rows(), header.split(","))
     message = refused(*arguments, task="mine.csv")
-    assert message.startswith("lora, seed 0: mine.csv: ")
+    assert message.startswith("mine.csv: ")
     assert told in message
 
 
 def test_a_label_that_training_does_not_know(refused: Callable[..., str]) -> None:
     task = directory(rows(), [("a new text", "good"), ("another", "goood")])
     assert refused(task=task) == (
-        "lora, seed 0: task/dev.csv, line 3: label 'goood' does not occur in the training split, which has bad, good. "
+        "task/dev.csv, line 3: label 'goood' does not occur in the training split, which has bad, good. "
         "Correct it, or add training examples of it."
     )
 
@@ -157,7 +157,7 @@ def test_labels_that_are_not_those_of_the_data(refused: Callable[..., str], toy:
 
 def test_a_split_that_is_empty(refused: Callable[..., str]) -> None:
     assert refused(task=directory(rows(), [])) == (
-        "lora, seed 0: task/dev.csv: no rows below the names of the columns. Expected at least one example."
+        "task/dev.csv: no rows below the names of the columns. Expected at least one example."
     )
     write_csv(Path("one.csv"), rows(1))
     assert "one.csv: splitting its 1 examples 80/20 left one side empty. Give more" in refused(task="one.csv")
@@ -183,7 +183,7 @@ def test_evaluation_texts_that_were_trained_on(refused: Callable[..., str], afin
 def test_a_text_without_content(refused: Callable[..., str], blank: str) -> None:
     write_csv(Path("mine.csv"), [*rows(), (blank, "good")])
     assert refused(task="mine.csv") == (
-        "lora, seed 0: mine.csv, line 42: column 'text' is empty. Expected a text; fill it in or remove the row."
+        "mine.csv, line 42: column 'text' is empty. Expected a text; fill it in or remove the row."
     )
 
 

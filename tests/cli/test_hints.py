@@ -14,6 +14,7 @@ import typer
 import afina as package
 from afina import cli
 from afina.cli.hints import COMMANDS, FLAGS, with_flags
+from command import Command
 
 SOURCE = Path(package.__file__).parent
 
@@ -46,6 +47,25 @@ def test_a_command_has_its_own_word_where_it_has_one(monkeypatch: pytest.MonkeyP
         "study": "train.max_length is 9; data.labels",
         "train": "max_length is 9; --labels",
     }
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("train", ["--task", "t.csv"]), ("study", ["quickstart"])],
+)
+def test_what_an_override_that_is_none_is_told_to_be_can_be_typed(
+    afina: Command, command: str, words: list[str]
+) -> None:
+    (advised,) = re.findall(r"such as (\S+)\.$", afina(command, *words, "--set", "r").error)
+    assert advised == {"train": "epochs=1", "study": "train.epochs=1"}[command]
+    again = afina(command, *words, "--task", "nowhere.csv", "--set", advised)
+    assert again.error.startswith("task nowhere.csv: no such file"), "the advice is taken"
+
+
+def test_train_takes_a_training_setting_with_or_without_its_section(afina: Command) -> None:
+    for setting in ("train.batch_size=0", "batch_size=0"):
+        told = afina("train", "--task", "nowhere.csv", "--set", setting).error
+        assert told.startswith("afina train, methods.lora: batch_size = 0"), told
 
 
 def test_every_flag_is_an_option_of_a_command() -> None:

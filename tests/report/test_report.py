@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
@@ -8,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from afina.methods import METHODS
 from afina.report.arms import arms
@@ -17,7 +15,6 @@ from afina.report.paper.published import FIGURES, FOOTNOTES
 from afina.report.report import Report
 from afina.report.tables import Table
 from afina.report.writers.markdown import table as grid
-from afina.report.writers.terminal import rendered
 from afina.studies.result import Result
 from afina.studies.results import Failure
 from afina.studies.trials import Tuned
@@ -411,32 +408,6 @@ def test_a_failed_run_has_the_same_keys_with_nothing_in_them_but_the_error() -> 
     assert failed["error"] == "loss is not a number at step 3"
     assert failed["accuracy"] is None
     assert set(failed["seconds"].values()) == set(failed["memory"].values()) == {None}
-
-
-def shown_in(width: int, table: Table) -> str:
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(rendered(table, width))
-    return console.export_text()
-
-
-def test_the_terminal_shows_cells_and_notes_as_they_are() -> None:
-    records = [result("full", study="paper"), result(study="paper", name="[red]x[/red]")]
-    shown = shown_in(120, by_title(records)["Performance"])
-    assert "0.8326 [1]" in shown
-    assert "LoRA ([red]x[/red])" in shown
-    assert "Padding is not reproduced" in shown
-
-
-@pytest.mark.parametrize("width", [80, 100, 200])
-def test_a_narrow_terminal_cuts_no_figure_short(width: int) -> None:
-    for table in tables_of([*paper_study(), result(study="paper", seed=1, accuracy=0.8)]):
-        shown = shown_in(width, table)
-        assert "…" not in shown
-        lines = [re.sub(" +", " ", line) for line in shown.splitlines()]
-        for row in table.rows:
-            for cell in row:
-                assert any(cell in line for line in lines), cell
-        assert max(map(len, shown.splitlines())) <= width
 
 
 def test_the_words_for_the_methods_are_the_methods_own() -> None:

@@ -63,7 +63,7 @@ def test_a_browser_finds_nothing_to_say_and_nothing_sticks_out(
     with viewed(chromium, page, width, scheme) as view:
         assert view.page.evaluate("innerWidth") == width
         assert view.page.evaluate("document.scrollingElement.scrollWidth") <= width
-        assert view.page.title() == "a study – afina"
+        assert view.page.title() == "Study a study – afina"
         assert view.page.locator("script, img").count() == 0
     assert view.said == []
     assert page.as_uri() in view.asked

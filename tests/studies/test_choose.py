@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -342,9 +344,25 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
         "train_examples", "examples", "minutes", "seconds",
     }  # fmt: skip
     assert list(told["rows"][3]) == [
-        "name", "accuracy", "f1", "race", "examples", "steps", "seconds", "memory", "adapter", "remark",
+        "name", "accuracy", "f1", "race", "validation_accuracy", "validation_examples", "examples", "steps", "seconds",
+        "memory", "adapter", "remark",
     ]  # fmt: skip
     assert Path(told["adapter"]).is_dir()
+
+
+def test_the_evidence_says_how_methods_that_fell_out_did_in_the_race(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out")
+    assert made.contenders[-1].name == "prelayer"
+    table = evidence(made)
+    notes = {row[0]: row[-1] for row in table.rows}
+    assert re.fullmatch(
+        r"raced 1 round, learning rate 0\.\d+; accuracy 0\.89\d\d on 60 validation texts", notes["PreLayer"]
+    ), notes
+    assert "validation texts" not in notes["LoRA"] + notes["full fine-tuning"]
+    assert any("not comparable with that on held-out texts" in note for note in table.notes)
+    row = as_json(made, tmp_path)["rows"][-1]
+    assert (row["accuracy"], row["validation_examples"]) == (None, 60)
+    assert row["validation_accuracy"] == pytest.approx(0.9, abs=0.02)
 
 
 @pytest.mark.parametrize(("memory", "left_out"), [(None, {"full"}), (3 * GIB, set())])
@@ -522,6 +540,23 @@ def test_a_speed_buys_fewer_steps_the_more_texts_are_scored() -> None:
 
 
 # As a user types it
+
+
+def test_it_writes_its_page_and_prints_where_that_is(
+    world: World, afina: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules[recommend.__module__]
+    monkeypatch.setattr(module, "LocalExecutor", lambda: world)
+    answer = afina("choose", "--task", world.task, "--minutes", 10, "--memory", "16GiB", "--out", "out")
+    assert answer.code == 0, answer.err
+    page, text = Path("out/report.html"), Path("out/report.md").read_text(encoding="utf-8")
+    assert f"page    {page}\n" in answer.out
+    assert text.startswith(f"# Which method for `{world.task}`\n\n## Recommendation\n\nUse full fine-tuning: ")
+    assert "Use full fine-tuning" in page.read_text(encoding="utf-8")
+    assert re.search(
+        r"^To use it: afina predict out/adapters/full-seed0-\w+ \"Your text\.\"$", answer.out, re.MULTILINE
+    )
+    assert f"page    {page}\n" in afina("show", "out").out
 
 
 @pytest.mark.parametrize(

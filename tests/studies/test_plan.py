@@ -403,6 +403,27 @@ def test_mistakes_are_errors_that_say_what_to_do(afina: Command) -> None:
         forecast("./nowhere")
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--batch-size", "--batch-size 1,000,000,000,000,000,000,000: with 128 tokens a text that is more than "),
+        ("--epochs", "--epochs 1,000,000,000,000,000,000,000: 1,000,000,000,000,000,000,000 steps are more than the "),
+    ],
+)
+def test_amounts_beyond_all_reason_are_told_at_once(afina: Command, option: str, told: str) -> None:
+    assert afina("plan", "--backbone", "gpt2", "--method", "lora", option, 10**21).error.startswith(told)
+
+
+def test_what_is_measured_is_told_when_it_begins(afina: Command, gpt2: Backbone, toy: str) -> None:
+    answer = afina("plan", "--backbone", gpt2.address, "--task", toy, "--method", "lora", "--json")
+    assert answer.object()["methods"]["lora"]["train_seconds"] > 0
+    assert answer.err.splitlines() == [
+        f"plan: reading {toy} and the backbone's tokenizer",
+        "plan: lora: what it takes in memory",
+        "plan: lora: a few steps, for the time",
+    ]
+
+
 def test_the_table_says_what_was_assumed(gpt2: Backbone, toy: str) -> None:
     training = Training(batch_size=4, dtype="float32")
     found = forecast(gpt2.address, [make("baseline"), make("lora")], task=toy, calibrate=False, training=training)

@@ -224,6 +224,7 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         ("seeds = [0.5]", InvalidStudy, "seeds.0 = 0.5: input should be a valid integer"),
         ("seeds = 1", InvalidStudy, "seeds = 1: input should be a valid"),
         ("seeds = []", InvalidStudy, "no seeds. Give at least one, such as seeds = [0]."),
+        ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 stands there more than once, which is the same run. Give it once."),
         ("methods = 3", InvalidStudy, "not valid TOML"),
         ("train = ", InvalidStudy, "not valid TOML: "),
     ],

@@ -11,8 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import allocator
-from afina.cli.options import AllowLeakage, Json, LabelColumn, Labels, PairColumn, TaskOption, TextColumn, data_options
+from afina.cli.options import (
+    AllowLeakage,
+    Json,
+    LabelColumn,
+    Labels,
+    MethodOption,
+    PairColumn,
+    SeedOption,
+    TaskOption,
+    TextColumn,
+    data_options,
+)
 from afina.errors import InvalidData
+from afina.studies.adapters import find
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
@@ -28,11 +40,13 @@ DtypeOption = Annotated[
 
 
 def evaluate(
-    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft.")],
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft, or of a study.")],
     task: TaskOption,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
     ] = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
     check_probe: Annotated[
         bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
     ] = False,
@@ -49,7 +63,7 @@ def evaluate(
     from afina.inference.evaluation import evaluate
     from afina.models.adapter import Adapter
 
-    opened = Adapter.load(adapter)
+    opened = Adapter.load(find(adapter, method, seed))
     _print_notes(opened)
     read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
     found = evaluate(opened, read, backbone=backbone, check_probe=check_probe, dtype=dtype)
@@ -65,7 +79,7 @@ def evaluate(
 
 
 def predict(
-    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft.")],
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft, or of a study.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", metavar="TEXT...")] = None,
     file: Annotated[
         Path | None,
@@ -76,6 +90,8 @@ def predict(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
     ] = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
     check_probe: Annotated[
         bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
     ] = False,
@@ -92,7 +108,7 @@ def predict(
         from afina.inference import probes
         from afina.models.adapter import Adapter
 
-        opened = Adapter.load(adapter)
+        opened = Adapter.load(find(adapter, method, seed))
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
         with reading() as read:

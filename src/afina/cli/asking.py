@@ -23,7 +23,7 @@ from afina.cli.options import (
     template_option,
     words_option,
 )
-from afina.cli.output import print_tables
+from afina.cli.output import print_prose, print_tables
 
 
 def ask(
@@ -49,22 +49,22 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a model in words, before anything is trained: how often its answer is right, in seconds."""
+    from afina.cli.display import progress
     from afina.data.task import Task
     from afina.inference.asking import ask
     from afina.models.backbone import Backbone
     from afina.report.answer import sentence, tables
 
     read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
-    answer = ask(
-        Backbone.load(backbone), read, [*map(template_option, template or [])], words_option(words), offset=offset
-    )
+    templates = [*map(template_option, template or [])]
+    answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=progress("ask"))
     if as_json:
         compared = [asdict(one) for one in answer.compared]
         asked = {"template": answer.template, "words": answer.words, "offset": answer.offset}
         print(json.dumps({"task": task, **answer.metrics, "examples": answer.examples, **asked, "compared": compared}))
         return
     print_tables(*tables(answer))
-    print(sentence(answer))
+    print_prose(sentence(answer))
     typed = answer.template.replace("\n", "\\n")
     chosen = [part for item in words or [] for part in ("--words", item)]
     print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, '--template', typed, *chosen])}")

@@ -21,30 +21,24 @@ from afina.cli.options import (
     ask_options,
     data_options,
 )
-from afina.cli.output import print_tables
+from afina.cli.output import print_item, print_tables
 from afina.errors import UnknownName
 
 
 def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
-    """Count what each method trains, from the backbone's configuration alone: no weights, and no network for gpt2.
+    """Count what each method trains, from the backbone's configuration alone: no weights.
 
-    PreLayer is counted as the paper does, without the head.
+    Needs no network for well-known models. PreLayer is counted as a run trains it, and as the published study does.
     """
     from afina.methods.parameters import count
+    from afina.report.counts import as_json as counts_as_json
+    from afina.report.counts import counts_table
 
     counted = count(backbone)
     if as_json:
-        each = {
-            name: {"trainable": one.trainable, "body": one.body, "head": one.head}
-            for name, one in counted.methods.items()
-        }
-        print(json.dumps({"backbone": backbone, "total": counted.total, "methods": each}))
-        return
-    print(f"{backbone}: {counted.total:,} parameters with a head for two labels")
-    width = max(len(name) for name in counted.methods)
-    for name, one in counted.methods.items():
-        share = 100 * one.trainable / counted.total
-        print(f"  {name:<{width}} {one.trainable:>15,}  {share:8.4f} %  (body {one.body:,}, head {one.head:,})")
+        print(json.dumps(counts_as_json(backbone, counted)))
+    else:
+        print_tables(counts_table(backbone, counted))
 
 
 def plan(
@@ -79,8 +73,9 @@ def plan(
 ) -> None:
     """Foresee what each method costs in memory, disk and time, before anything is trained.
 
-    Memory comes from the backbone's configuration alone: no weights, and no network for gpt2.
+    Memory comes from the backbone's configuration alone: no weights, and for well-known models no network.
     """
+    from afina.cli.display import progress
     from afina.methods import make
     from afina.report.forecasts import forecast_table
     from afina.studies.cost import forecast
@@ -98,6 +93,7 @@ def plan(
         training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
         memory=read_size(memory) if memory else None,
         calibrate=calibrate,
+        says=progress("plan"),
     )
     if as_json:
         print(json.dumps({**asdict(found[0].terms), "methods": {one.method: one.summary for one in found}}))
@@ -112,12 +108,11 @@ def methods() -> None:
     from afina.methods import METHODS
 
     for name, method in METHODS.items():
-        print(f"{name:<16}{method.summary}")
         defaults = {field.name: getattr(method(), field.name) for field in fields(method)}
         settings = [f"{key}={'by family' if value == () else repr(value)}" for key, value in defaults.items()]
-        print(f"{'':<16}{', '.join([*settings, f'learning_rate={method.learning_rate:g}'])}")
+        print_item(name, method.summary, ", ".join([*settings, f"learning_rate={method.learning_rate:g}"]))
     print("\nlora's default targets are the attention input projections of each model family:")
     from afina.models.families import FAMILIES
 
     for family, entry in FAMILIES.items():
-        print(f"  {family:<14}{', '.join(entry.lora_targets)}")
+        print_item(f"  {family}", ", ".join(entry.lora_targets))

@@ -51,6 +51,11 @@ def bars(console: Console) -> RichProgress:
     )
 
 
+def progress(command: str) -> Callable[[str], None]:
+    """Say on standard error what `command` does now, a line each."""
+    return lambda words: print(f"{command}: {words}", file=sys.stderr, flush=True)
+
+
 @contextmanager
 def reading() -> Iterator[Callable[[Chunk], None]]:
     """Told of each chunk that was answered, show how far a file is; where the answers themselves do not show it."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 FLAGS = {
     "allow_leakage": "--allow-leakage",
     "backbone": "--backbone",
+    "batch_size": "batch_size",
+    "epochs": "epochs",
     "file": "--file",
     "head": "head",
     "label": "--label",
@@ -23,6 +25,7 @@ FLAGS = {
     "offset": "offset",
     "out": "--out",
     "overrides": "--set",
+    "seed": "--seed",
     "task": "--task",
     "template": "--template",
     "text": "--text",
@@ -34,8 +37,10 @@ FLAGS = {
 """By the library's word; what has no flag of its own is a key of a study."""
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
-    "plan": {"max_length": "--length"},
+    "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
     "study": {
+        "batch_size": "train.batch_size",
+        "epochs": "train.epochs",
         "label": "data.label",
         "labels": "data.labels",
         "max_length": "train.max_length",

@@ -18,6 +18,10 @@ TaskOption = Annotated[
         "--task", help="csv, tsv, jsonl or parquet file, directory, sst2, or snippets:NAME.", metavar="ADDRESS"
     ),
 ]
+MethodOption = Annotated[
+    str | None, typer.Option("--method", help="Of a study's directory: whose adapter, by its name there.")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of a study's directory: which seed's; the first.")]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.", metavar="NAME")]
 PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.", metavar="NAME")]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]

@@ -1,8 +1,12 @@
-"""Tables on standard output, as wide as the terminal is. Knows how, not what."""
+"""Tables and paragraphs on standard output, as wide as the terminal is: COLUMNS, its own width, or 80.
+
+Knows how, not what.
+"""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,8 +22,6 @@ def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = N
     from afina.report.writers.terminal import rendered
 
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
     for table in tables:
         console.print((show or rendered)(table, console.width))
         console.print()
@@ -32,3 +34,13 @@ def print_prose(text: str) -> None:
 
     if text:
         Console().print(Text(text), soft_wrap=not sys.stdout.isatty())
+
+
+def print_item(name: str, *paragraphs: str, indent: int = 16) -> None:
+    """Print what there is to say of a name, beside it, broken between words."""
+    from rich.console import Console
+
+    width, before = Console().width, f"{name:<{indent}}"
+    for paragraph in paragraphs:
+        print(textwrap.fill(paragraph, width, initial_indent=before, subsequent_indent=" " * indent))
+        before = " " * indent

@@ -32,6 +32,7 @@ from afina.errors import AfinaError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from afina.studies.record import Record
     from afina.studies.results import Results
     from afina.studies.study import Study
 
@@ -93,7 +94,7 @@ def train(
 
     settings: dict[str, Any] = {}
     for item in overrides or []:
-        override(settings, item)
+        override(settings, item.removeprefix("train."))  # here all are of the one method, there of the whole study
     content = {
         "name": "train",
         "backbone": backbone,
@@ -122,6 +123,7 @@ def choose(
     template: TemplateOption = None,
     words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
+    no_texts: NoTexts = False,
     as_json: Json = False,
 ) -> None:
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
@@ -143,6 +145,7 @@ def choose(
         command=["afina", *sys.argv[1:]],
         began=began,
     )
+    _write(results, texts=not no_texts)
     _show(results, as_json)
 
 
@@ -223,18 +226,35 @@ def _show(results: Results, as_json: bool) -> None:
         return
     if results.recommendation:
         print_tables(*made.evidence)
-        print_prose(" ".join(made.sentences))
-        if results.recommendation.adapter:
-            print(f"adapter {results.out / results.recommendation.adapter}")
-        return
-    print_tables(*made.tables)
-    print_tables(*made.findings, show=findings)
+    else:
+        print_tables(*made.tables)
+        print_tables(*made.findings, show=findings)
     print_prose(" ".join(made.sentences))
-    for record in results.records:
-        print(f"adapter {results.out / record.adapter}")
+    for adapter in _adapters(results):
+        print(f"adapter {adapter}")
     for path in (results.out / MARKDOWN, results.out / PAGE):
         if path.exists():
             print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
+    if made.of_use:
+        print(f"To use it: {_use(results, made.of_use)}")
+
+
+def _adapters(results: Results) -> list[Path]:
+    """Of a study all, of a recommendation the one."""
+    if results.recommendation:
+        return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []
+    return [results.out / record.adapter for record in results.records]
+
+
+def _use(results: Results, record: Record) -> str:
+    """What to type to label a text with that adapter."""
+    from afina.report.asking import takes_pairs
+
+    alone = results.recommendation or len({one.name for one in results.records if one.steps}) < 2
+    where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
+    pairs = results.data.text_pair or takes_pairs(record.ask)
+    what = "--file pairs.jsonl" if pairs else '"Your text."'
+    return f"{shlex.join(['afina', 'predict', *where])} {what}"
 
 
 def _write_text(results: Results) -> None:

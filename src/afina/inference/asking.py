@@ -14,6 +14,7 @@ from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import TEXT
 from afina.data.tokenize import Encoded, encode
+from afina.events import Says, silent
 from afina.inference.calibration import calibrated, shift_of
 from afina.inference.predictor import logits
 from afina.models.backbone import Backbone
@@ -72,20 +73,28 @@ def ask(
     words: Mapping[str, Sequence[str]] | None = None,
     *,
     offset: bool = False,
+    says: Says = silent,
 ) -> Answer:
     """Ask `backbone`, as it is, about a task's held-out texts, in the template that does best on training texts.
 
     templates  by default what suits the labels and some others; one is not compared
+    says       told what takes its time, when it begins
     Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
     """
     questions = _questions(backbone, task, templates, words)
+    says("opening the model")
     asking = _Asking.of(backbone, task, questions[0])
     sample = rows.first(task.train, COMPARED, "train_examples")
-    compared = tuple(asking.compare(one, sample) for one in questions) if len(questions) > 1 else ()
+    compared: tuple[Compared, ...] = ()
+    if len(questions) > 1:
+        for number, one in enumerate(questions, start=1):
+            says(f"template {number} of {len(questions)}, on {len(sample):,} training texts")
+            compared += (asking.compare(one, sample),)
     best = max(range(len(compared)), key=lambda place: compared[place].by(offset), default=0)
     if offset:
         asking.shift(questions[best], sample)
     held_out = rows.first(task.evaluation, EVALUATED, "evaluation_examples")
+    says(f"the best template, on {len(held_out):,} held-out texts" if compared else f"{len(held_out):,} held-out texts")
     outputs = asking.outputs(questions[best], held_out)
     return Answer(
         template=_source(questions[best]),

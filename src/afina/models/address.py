@@ -16,12 +16,9 @@ from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from afina import assets, atomic, digest, hub, tensorfile
-from afina.errors import NotFound
 from afina.models.pretrained import quiet, read_config, read_tokenizer
+from afina.models.source import EMBEDDED, RANDOM, directory
 from afina.seeds import derive
-
-EMBEDDED = "embedded"
-RANDOM = "random:"
 
 _CONVERSION = 1
 """Raised when the conversion of `embedded` changes, so that an older cache is not used."""
@@ -34,21 +31,10 @@ def locate(address: str, *, weights: bool = True) -> Path:
     """
     if address == EMBEDDED:
         return _embedded()
-    if address.startswith(RANDOM):
-        return _random(address) if weights else _directory(address.removeprefix(RANDOM), address)
-    if Path(address).is_dir():
-        return Path(address)
-    if address.startswith((".", "/", "~")) or address.count("/") > 1:
-        return _directory(address, address)
-    return hub.snapshot(address, weights=weights)
-
-
-def _directory(path: str, address: str) -> Path:
-    if not Path(path).is_dir():
-        raise NotFound(
-            f"backbone {address}: there is no directory {path}. Give a directory that save_pretrained wrote."
-        )
-    return Path(path)
+    named = directory(address)
+    if named is None:
+        return hub.snapshot(address, weights=weights)
+    return _random(named, address) if weights and address.startswith(RANDOM) else named
 
 
 def _embedded() -> Path:
@@ -75,8 +61,7 @@ def _convert(source: Path, fresh: Path) -> None:
         tokenizer.save_pretrained(fresh)
 
 
-def _random(address: str) -> Path:
-    source = _directory(address.removeprefix(RANDOM), address)
+def _random(source: Path, address: str) -> Path:
     config = read_config(source, address)
     with quiet():
         tokenizer = read_tokenizer(source, address)

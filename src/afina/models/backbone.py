@@ -23,10 +23,11 @@ from transformers import (
 from afina import digest
 from afina.errors import NotFound
 from afina.models import output_embedding
-from afina.models.address import RANDOM, locate
+from afina.models.address import locate
 from afina.models.families import HEAD
 from afina.models.kernels import attention
 from afina.models.pretrained import first_line, quiet, read_config, read_tokenizer
+from afina.models.source import RANDOM
 from afina.seeds import derive
 from afina.tensorfile import SafetensorError
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from afina.errors import InvalidStudy, NotFound
-from afina.models.families import FAMILIES
+from afina.models.source import check_config, check_family
 
 _UNSTEADY = ("dynamic", "longrope")
 """Kinds of rotary position encoding whose frequencies follow the longest text of a batch."""
@@ -22,17 +22,12 @@ _UNSTEADY = ("dynamic", "longrope")
 
 def read_config(path: Path, address: str) -> PreTrainedConfig:
     """Its configuration. Raises NotFound, InvalidStudy where afina does not support the model."""
-    if not (path / "config.json").is_file():
-        raise NotFound(f"backbone {address}: no config.json in {path}. Give a directory that save_pretrained wrote.")
+    check_config(path, address)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise NotFound(f"backbone {address}: config.json cannot be read ({first_line(error)}).") from None
-    if config.model_type not in FAMILIES:
-        raise InvalidStudy(
-            f"backbone {address}: models of type {config.model_type!r} are not supported. "
-            f"Supported: {', '.join(FAMILIES)}."
-        )
+    check_family(config.model_type, address)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in _UNSTEADY:
         raise InvalidStudy(

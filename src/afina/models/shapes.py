@@ -36,6 +36,14 @@ def _llama(layers: int, heads: int, width: int, inner: int) -> dict[str, Any]:
 
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "embedded": {
+        **_llama(30, 9, 576, 1536),
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
+        "num_key_value_heads": 3,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    },
     "gpt2": _gpt2(12, 12, 768),
     "gpt2-medium": _gpt2(24, 16, 1024),
     "gpt2-large": _gpt2(36, 20, 1280),

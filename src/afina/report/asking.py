@@ -19,6 +19,11 @@ def settings(ask: Asked) -> dict[str, object]:
     return found
 
 
+def takes_pairs(ask: Asked) -> bool:
+    """Whether the template, if there is one, is for pairs of texts."""
+    return "{text_pair}" in (ask.template or "")
+
+
 def in_words(ask: Asked) -> str:
     """What was asked and what may answer, as part of a sentence; empty where nothing was asked."""
     parts = []

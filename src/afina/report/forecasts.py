@@ -8,23 +8,18 @@ from afina.report.tables import Column, Table
 from afina.report.words import NOTHING, count, seconds, size
 from afina.studies.forecast import Forecast
 
-_HEADINGS = (
-    "Trainable",
-    "State",
-    "Activations",
-    "Peak on a CPU",
-    "Peak on a GPU",
-    "On disk",
-    "Training (s)",
-    "Fits",
-)
+_HEADINGS = ("Trainable", "State", "Activations", "Peak on a CPU", "Peak on a GPU", "On disk")
 
 
 def forecast_table(forecasts: Sequence[Forecast]) -> Table:
-    """A row for each method, and in the notes what was assumed and what fits. Expects at least one forecast."""
+    """A row for each method, and in the notes what was assumed and what fits. Expects at least one forecast.
+
+    The time of training is a column where it is foreseen.
+    """
     terms = forecasts[0].terms
     limit = size(terms.memory)
     source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
+    timed = any(one.train_seconds for one in forecasts)
     rows = tuple(
         (
             one.title,
@@ -34,14 +29,14 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
             size(one.peak),
             size(one.gpu_peak),
             size(one.disk_bytes),
-            seconds(one.train_seconds) if one.train_seconds else NOTHING,
+            *([seconds(one.train_seconds) if one.train_seconds else NOTHING] if timed else []),
             "yes" if one.fits else "no",
         )
         for one in forecasts
     )
     return Table(
         f"Plan for {terms.backbone}, training in {terms.dtype}",
-        (Column("Method", "left"), *map(Column, _HEADINGS)),
+        (Column("Method", "left"), *map(Column, (*_HEADINGS, *["Training (s)"] * timed, "Fits"))),
         rows,
         (
             _fitting(forecasts, limit),

@@ -34,19 +34,26 @@ def evidence(made: Recommendation) -> Table:
             *(NOTHING if figure is None else share(figure) for figure in (one.accuracy, one.f1)),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
-            _race(one) or one.setting or _asked(one),
+            _race(one) + _fallen_out(one) or one.setting or _asked(one),
         )
         for one in made.contenders
     ]
     notes = [
         f"On {made.examples:,} held-out texts that chose nothing. Of {made.train_examples:,} training texts, each "
         "model learnt from as many as its row says.",
+        *([_OF_THE_RACE] if any(map(_fallen_out, made.contenders)) else []),
         *asking.notes([one.ask for one in made.contenders if one.adapter]),
         *(_titled(one).words for one in made.comparisons),
         *(f"{_title(name)} was left out: {_why(one)}" for name, one in made.dropped.items()),
     ]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes))
+
+
+_OF_THE_RACE = (
+    "Accuracy on validation texts is the race's, of few steps and training texts that chose who goes on: it is not "
+    "comparable with that on held-out texts."
+)
 
 
 def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
@@ -63,6 +70,8 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
                 "accuracy": one.accuracy,
                 "f1": one.f1,
                 "race": _race(one),
+                "validation_accuracy": one.validation,
+                "validation_examples": one.validation_examples,
                 "examples": one.examples,
                 "steps": one.steps,
                 "seconds": one.seconds,
@@ -159,6 +168,13 @@ def _race(one: Contender) -> str:
         return ""
     rounds = f"{one.rounds} round{'s' * (one.rounds > 1)}"
     return f"raced {rounds}, learning rate {one.rate:.2g}" + ("" if one.finished else ", did not finish")
+
+
+def _fallen_out(one: Contender) -> str:
+    """How a method did in the race that was not evaluated after it."""
+    if one.validation is None or one.validation_examples is None or one.accuracy is not None:
+        return ""
+    return f"; accuracy {share(one.validation)} on {count(one.validation_examples)} validation texts"
 
 
 def _why(one: Dropped) -> str:

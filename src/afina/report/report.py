@@ -27,6 +27,7 @@ from afina.report.writers import data, markdown
 from afina.report.writers.summary import summary
 
 if TYPE_CHECKING:  # numpy is imported by what needs it
+    from afina.studies.record import Record
     from afina.studies.results import Results
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
@@ -92,15 +93,24 @@ class Report:
             return recommendation.sentences(self.results.recommendation)
         return tuple(conclusion.sentences(self.arms, self.verdicts, self.results.failed, self.results.waiting))
 
+    @cached_property
+    def of_use(self) -> Record | None:
+        """Whose adapter somebody would use: what is recommended, or of those trained the one with the best figure."""
+        made = self.results.recommendation
+        if made:
+            return next((one for one in self.results.records if one.adapter == made.adapter), None)
+        arms = [arm for arm in self.arms if arm.trained] or self.arms
+        return max(arms, key=lambda arm: arm.headline).record if arms else None
+
     def markdown(self) -> str:
         """The text of `report.md`."""
-        return markdown.report(self.results.name, self._sections({}))
+        return markdown.report(self._heading, self._sections({}))
 
     def page(self) -> str:
         """The text of `report.html`: everything in one file, plots included."""
         from afina.report.writers.html import page
 
-        return page(self.results.name, self._lead(), self._sections(self._plots()))
+        return page(self._heading, self._lead(), self._sections(self._plots()))
 
     def summary(self) -> dict[str, object]:
         """One JSON object, for scripts."""
@@ -126,7 +136,15 @@ class Report:
             atomic.write_text(self.results.out / name, text)
         return [self.results.out / name for name in names]
 
+    @property
+    def _heading(self) -> str:
+        made = self.results.recommendation
+        return f"Which method for `{made.task}`" if made else f"Study `{self.results.name}`"
+
     def _lead(self) -> list[str]:
+        made = self.results.recommendation
+        if made:
+            return [f"`{made.backbone}`, {made.train_examples:,} training and {made.examples:,} held-out texts."]
         if not self.arms:
             return ["No run has finished."]
         first = self.arms[0].record

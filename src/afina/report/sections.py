@@ -68,7 +68,7 @@ def of_table(table: Table, *plots: Plot) -> Section:
 
 def of_recommendation(sentences: Sequence[str], evidence: Table) -> Section:
     """What is recommended, and on what evidence."""
-    return Section("Recommendation", (Prose(" ".join(sentences)), evidence, Notes(evidence.notes)))
+    return Section("Recommendation", (*map(Prose, sentences), evidence, Notes(evidence.notes)))
 
 
 def of_conclusion(sentences: Sequence[str]) -> Section:

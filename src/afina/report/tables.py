@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from afina.report import metrics, untrained
@@ -25,10 +25,14 @@ STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserv
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and the side to which its cells are set."""
+    """A heading, and the side to which its cells are set.
+
+    minor  it is left out where that saves a table from being split: what it says follows from the others
+    """
 
     heading: str
     align: Literal["left", "right"] = "right"
+    minor: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Measure:
 
     heading: str
     cell: Callable[[Arm], str]
+    minor: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def _table(title: str, ours: Sequence[Measure], arms: Sequence[Arm], notes: Sequ
 
     return Table(
         title,
-        (*columns, *(Column(each.heading) for each in shown)),
+        (*columns, *(Column(each.heading, minor=each.minor) for each in shown)),
         tuple(map(row, arms)),
         (*notes, *([_MEAN_NOTE] if means else []), *beside.notes.get(title, ())),
         tuple(row(single) for arm in means for single in arm.each()),
@@ -120,7 +125,8 @@ def _performance(arms: Sequence[Arm]) -> list[Measure]:
     made = []
     for metric in arms[0].record.metrics:
         made += [measure(metrics.heading(metric), metrics.value(metric), share), _interval(metric)]
-    return [*made, measure("Evaluated texts", lambda record: record.examples, count)]
+    same = len({record.examples for arm in arms for record in arm.records}) == 1
+    return [*made, replace(measure("Evaluated texts", lambda record: record.examples, count), minor=same)]
 
 
 def _interval(metric: str) -> Measure:

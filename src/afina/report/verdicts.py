@@ -119,7 +119,7 @@ def verdict_table(found: Verdicts) -> Table | None:
         *(Column(name, "left") for name in ("Method", "compared with", "is")),
         Column("Difference (points)"),
         Column(f"{100 * level:g} % interval"),
-        Column("p, adjusted"),
+        Column("p, adjusted", minor=True),
     )
     return Table(VERDICTS, columns, tuple(rows), tuple(_notes(found, margin)))
 

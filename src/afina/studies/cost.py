@@ -22,6 +22,7 @@ from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
+from afina.events import Says, silent
 from afina.methods import METHODS, make
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
@@ -38,28 +39,46 @@ MADE_UP = "texts of one length"
 EVERYTHING, USUAL, PLAIN = Data(), Ask(), Training(dtype="float32")
 """What is foreseen where nothing is said."""
 
+MOST_MADE_UP = 2**20
+"""Tokens of a batch of made-up texts, which are laid out one by one."""
+
+MOST_STEPS = 5_000_000
+"""Whose batches are looked through for the largest, which takes minutes."""
+
 LENGTH = 128
 """Tokens of each made-up text where `max_length` does not say: what the paper padded its texts to."""
 
 
 def cost(
-    run: RunSpec, task: EncodedTask | None = None, *, memory: int | None = None, calibrate: bool = True
+    run: RunSpec,
+    task: EncodedTask | None = None,
+    *,
+    memory: int | None = None,
+    calibrate: bool = True,
+    says: Says = silent,
 ) -> Forecast:
     """What `run` costs on this machine.
 
     task       its task as `encoded` gives it, where that is known already
     memory     bytes to fit in; by default those of this machine
     calibrate  with a real task whose backbone's weights are here: take a few steps to foresee the time
+    says       told what takes its time, when it begins
 
     Raises NotFound for a backbone or task that is not there, InvalidStudy for settings that do not go together,
     OutOfMemory where a GPU cannot take those steps.
     """
+    says(f"{run.title}: what it takes in memory")
     available = meter.machine_memory()
     limit = memory or available
     task = task or encoded(run)
     method = make(run.method, run.hyperparameters).for_family(meta_model(run.backbone).config.model_type)
     objective, loader = objective_of(task.label_names), loader_of(run, task.train)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
+    if recipe.steps > MOST_STEPS:
+        raise InvalidStudy(
+            f"`epochs` {run.training.epochs:,}: {recipe.steps:,} steps are more than the {MOST_STEPS:,} of which the "
+            "cost is foreseen. Set less."
+        )
     heaviest = max((packed for _, packed in by_length(task.evaluation.encoded)), key=lambda one: len(one.tokens))
     seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype)
     terms = _terms(run, loader.largest(recipe.steps, recipe.at_once), str(dtype).removeprefix("torch."), limit)
@@ -81,6 +100,7 @@ def cost(
     )
     there = calibrate and run.task != MADE_UP and Backbone.load(run.backbone, weights=False).complete
     if there and one.trainable and one.peak <= available:
+        says(f"{run.title}: a few steps, for the time")
         pace = seconds_per_token(run, method, objective, loader)
         one = replace(one, train_seconds=pace * loader.tokens(recipe.steps))
     return one
@@ -96,12 +116,16 @@ def forecast(
     training: Training = PLAIN,
     memory: int | None = None,
     calibrate: bool = True,
+    says: Says = silent,
 ) -> list[Forecast]:
     """The `cost` of each method; without `task`, of texts that all have `training.max_length` tokens (LENGTH).
 
     methods  by default all that the backbone's family has, and that the task's labels allow
     ask      how a task's texts are asked about, which says in what template they are read
+    says     told what takes its time, when it begins
     """
+    if task:
+        says(f"reading {task} and the backbone's tokenizer")
     family = meta_model(backbone).config.model_type
     runs = [
         RunSpec(
@@ -123,7 +147,7 @@ def forecast(
             if methods is not None or METHODS[run.method].head is None:
                 raise
             continue  # its labels are no words
-        found.append(cost(run, texts, memory=memory, calibrate=calibrate))
+        found.append(cost(run, texts, memory=memory, calibrate=calibrate, says=says))
     return found
 
 
@@ -169,6 +193,11 @@ def _made_up(run: RunSpec) -> EncodedTask:
         return EncodedSplit(Encoded(tokens, offsets, 0), np.zeros(count, np.int64), "")
 
     batch = run.training.batch_size * run.training.accumulate
+    if batch * length > MOST_MADE_UP:
+        raise InvalidStudy(
+            f"`batch_size` {batch:,}: with {length:,} tokens a text that is more than the {MOST_MADE_UP:,} tokens of "
+            "which the cost is foreseen. Set less."
+        )
     return EncodedTask(run.task, ("0", "1"), split(batch), split(max(1, TOKEN_BUDGET // length)), 0)
 
 

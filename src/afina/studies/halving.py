@@ -64,7 +64,7 @@ class Speed:
 class Standing:
     """How a method's best learning rate did in the last round that it ran.
 
-    accuracy  on the validation cut, in training's precision; None where training diverged
+    accuracy  on the validation cut, in training's precision, of `examples` texts; None where training diverged
     speed     of its trial, where that came to an end
     """
 
@@ -75,6 +75,7 @@ class Standing:
     steps: int
     rounds: int
     speed: Speed | None = None
+    examples: int = 0
 
     @property
     def order(self) -> tuple[float, float, float]:
@@ -155,7 +156,8 @@ class Race:
         self.watcher.tried(run, number, trial, steps)
         if score.accuracy is None:
             return Standing(run.method, rate, None, None, score.step, turn)
-        return Standing(run.method, rate, score.accuracy, score.loss, score.step, turn, Speed.of(score, taken))
+        speed = Speed.of(score, taken)
+        return Standing(run.method, rate, score.accuracy, score.loss, score.step, turn, speed, score.examples)
 
 
 def _rate(run: Run) -> float:

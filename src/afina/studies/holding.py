@@ -34,8 +34,15 @@ class Held:
 
     def known(self, key: str) -> Result | None:
         """The run of that key, if it is recorded and its adapter and predictions are there. Raises InvalidData."""
-        found = next((one for one in self.records if one.key == key), None)
-        return self.result(found) if found is not None and self.directory.is_whole(found) else None
+        found = self._whole(key)
+        return None if found is None else self.result(found)
+
+    def has(self, key: str) -> bool:
+        """Whether that run is known; its predictions are not read."""
+        return self._whole(key) is not None
+
+    def _whole(self, key: str) -> Record | None:
+        return next((one for one in self.records if one.key == key and self.directory.is_whole(one)), None)
 
     def keep(self, made: Record, label: str) -> Result:
         """Record a finished run, in the place of one of the same key; its checkpoint goes.

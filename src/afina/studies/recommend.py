@@ -248,7 +248,14 @@ def _of_floor(floor: Floor, answers: np.ndarray, held_out: Split, task: Task, ad
 
 
 def _of_method(one: Standing, result: Result | None) -> Contender:
-    raced = Contender(name=one.method, rounds=one.rounds, rate=one.rate, finished=one.accuracy is not None)
+    raced = Contender(
+        name=one.method,
+        rounds=one.rounds,
+        rate=one.rate,
+        finished=one.accuracy is not None,
+        validation=one.accuracy,
+        validation_examples=None if one.accuracy is None else one.examples,
+    )
     return raced if result is None else _measured(raced, result)
 
 

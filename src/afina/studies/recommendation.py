@@ -28,6 +28,8 @@ class Contender(Frozen):
     setting   what a floor chose for itself
     rounds    that a method's trials went through; none for a floor
     rate      the learning rate that did best in the last of them; finished: whether it gave numbers there
+    validation, validation_examples  its accuracy there on the validation cut, and how many texts that is; chose it, or
+              left it out, and is not comparable with what follows
     examples  training texts that it learnt from
     seconds   its training;  memory  bytes, the peak of its process
     ask       how its texts were asked about
@@ -39,6 +41,8 @@ class Contender(Frozen):
     rounds: int = 0
     rate: float | None = None
     finished: bool = True
+    validation: float | None = None
+    validation_examples: int | None = None
     accuracy: float | None = None
     f1: float | None = None
     examples: int | None = None

@@ -92,8 +92,8 @@ class Results:
             )
         held = Held(directory, directory.read())
         if directory.recommendation.is_file():
-            return of_recommendation(held, _recommendation(directory.recommendation))
-        return cls._of_study(held, _request(directory.study))
+            return of_recommendation(held, read_recommendation(directory.recommendation))
+        return cls._of_study(held, read_request(directory.study))
 
     @classmethod
     def _of_study(cls, held: Held, request: Request) -> Results:
@@ -129,14 +129,16 @@ def _of_keys(held: Held, keys: tuple[str, ...] | list[str]) -> tuple[Result, ...
     return tuple(held.result(by_key[key]) for key in keys if key in by_key)
 
 
-def _request(path: Path) -> Request:
+def read_request(path: Path) -> Request:
+    """What the study of that `study.json` asked for. Raises InvalidData."""
     try:
         return Request.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise InvalidData(f"{path}: missing or damaged. Run the study again; it skips what is recorded.") from None
 
 
-def _recommendation(path: Path) -> Recommendation:
+def read_recommendation(path: Path) -> Recommendation:
+    """The one in that `recommendation.json`. Raises InvalidData."""
     try:
         return Recommendation.model_validate_json(path.read_bytes())
     except ValidationError:

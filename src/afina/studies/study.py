@@ -72,6 +72,11 @@ class Study(Frozen):
             raise InvalidStudy(f"{where}: no methods. Add a table such as [methods.lora]. Known: {', '.join(METHODS)}.")
         if not study.seeds:
             raise InvalidStudy(f"{where}: no seeds. Give at least one, such as seeds = [0].")
+        if len(set(study.seeds)) < len(study.seeds):
+            again = next(seed for seed in study.seeds if study.seeds.count(seed) > 1)
+            raise InvalidStudy(
+                f"{where}: seed {again} stands there more than once, which is the same run. Give it once."
+            )
         study.runs(where)
         if study.tune:
             study._check_budgets(where)
@@ -149,10 +154,13 @@ class Study(Frozen):
         """Carry out every run whose record, adapter and predictions `out` lacks; by default, a process a run here.
 
         A run that fails is in the results' `failed`; the others go on. `command` is what a reader may type to repeat
-        the study. Raises NotFound, Busy, InvalidData.
+        the study. Raises NotFound, Busy, InvalidData; and, where there is something to carry out, what would end every
+        run: a task or a backbone that cannot be had.
         """
         watcher, executor = watcher or Watcher(), executor or LocalExecutor()
         with Results.hold(Path(out)) as held:
+            if not self._is_done(held):
+                executor.check(self.runs()[0])
             tuned, failed = self._tune(held.out, executor, watcher)
             settled = self.settle(tuned) if self.tune else self
             request = settled._request(tuple(command))
@@ -161,6 +169,11 @@ class Study(Frozen):
                 *(request.name, held.out, (), failed, request.command, tuned), task=request.task, data=request.data
             )
             return _carry_out(settled.runs(), held, so_far, executor, watcher)
+
+    def _is_done(self, held: Held) -> bool:
+        """Whether all is recorded, so that neither the task nor the backbone is needed."""
+        settled = self.settle(trials.read(held.out)) if self.tune else self
+        return len(settled.methods) == len(self.methods) and all(held.has(run.key) for run in settled.runs())
 
     def _request(self, command: tuple[str, ...]) -> Request:
         keys = tuple(run.key for run in self.runs())

@@ -42,7 +42,7 @@ def override(content: dict[str, Any], item: str) -> None:
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
     if not found or not all(parts):
-        raise InvalidStudy(f"`overrides` {item}: expected key=value, such as train.epochs=1.")
+        raise InvalidStudy(f"`overrides` {item}: expected key=value, such as `epochs`=1.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -20,10 +20,15 @@ from afina.report.sections import Block, Section
 from afina.report.tables import EACH_SEED
 
 
-def page(study: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
+def page(heading: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """The whole page. `lead` are the lines under its heading."""
     return _template().render(
-        study=study, lead=lead, sections=sections, light=svg.LIGHT, dark=svg.DARK, each_seed=EACH_SEED
+        heading=heading.replace("`", ""),
+        lead=lead,
+        sections=sections,
+        light=svg.LIGHT,
+        dark=svg.DARK,
+        each_seed=EACH_SEED,
     )
 
 

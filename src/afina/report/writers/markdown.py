@@ -47,9 +47,9 @@ def bullets(notes: Iterable[str]) -> str:
     )
 
 
-def report(study: str, sections: Sequence[Section]) -> str:
-    """The whole report of a study. Plots are left out: `report.html` has them."""
-    parts = [f"# Study `{study}`"]
+def report(heading: str, sections: Sequence[Section]) -> str:
+    """The whole report. Plots are left out: `report.html` has them."""
+    parts = [f"# {heading}"]
     for section in sections:
         parts += [f"## {section.title}", *(text for block in section.blocks if (text := _written(block)))]
     return "\n\n".join(parts) + "\n"

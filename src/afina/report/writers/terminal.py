@@ -1,39 +1,48 @@
 """Table -> what rich can show. Prints nothing; rich is imported on use.
 
-A figure is never cut short to fit: a table wider than the terminal continues below itself, with its
-first columns repeated.
+A figure is never cut short or broken to fit. Where there is little room, names and texts are broken between their
+words; a table that is wider still continues below itself, with its first columns repeated; and where not even that
+fits, each row stands by itself, a line a column.
 """
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import TYPE_CHECKING
 
-from afina.report.tables import Column, Table
+from afina.report.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-GAP = 3
-"""Characters that rich puts around and between two columns of this kind of table."""
+GAP = 2
+"""Characters between two columns."""
+
+NARROW, UNBROKEN = 16, 24
+"""Names and texts are not made narrower than the first, nor words than the second, which alone breaks them."""
+
+Widths = dict[int, int]
+"""By a column's place, its characters."""
 
 
 def rendered(shown: Table, width: int, *, notes: bool = True) -> RenderableType:
     """The table in at most `width` characters, and its notes. Cells are plain text: markup in them has no effect."""
-    from rich import box
     from rich.console import Group
-    from rich.padding import Padding
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    grids = []
-    for part in fitting(shown, width):
-        grid = RichTable(title=Text(part.title), title_justify="left", box=box.SIMPLE_HEAD)
-        for column, needed in zip(part.columns, _widths(part), strict=True):
-            grid.add_column(Text(column.heading), justify=column.align, width=needed, overflow="fold")
-        for row in part.rows:
-            grid.add_row(*map(Text, row))
-        grids.append(grid)
-    return Group(*grids, *(Padding(Text(f"- {note}"), (0, 0, 0, 1)) for note in (shown.notes if notes else ())))
+    parts = layout(shown, width)
+    grids: list[RenderableType] = []
+    for number, widths in enumerate(parts):
+        title = Text(f"{shown.title}, continued" if number else shown.title, style="italic")
+        grids += [*([Text()] if number else []), title, _grid(shown, widths)]
+    if not parts:
+        grids = [
+            Text(shown.title, style="italic"),
+            *(Text(line) for row in shown.rows for line in _stacked(shown, row, width)),
+        ]
+    said = (textwrap.wrap(f"- {note}", width, initial_indent=" ", subsequent_indent="   ") for note in shown.notes)
+    return Group(*grids, *(Text(line) for lines in said for line in lines if notes))
 
 
 def findings(shown: Table, width: int) -> RenderableType:
@@ -43,36 +52,92 @@ def findings(shown: Table, width: int) -> RenderableType:
     missing = [
         f"{row[0]} is not tested: {row[headings.index('Remarks')]}." for row in shown.rows if row[1] == "not tested"
     ]
-    return rendered(_columns(shown, chosen, continued=False, notes=(*shown.notes, *missing)), width)
+    columns = tuple(shown.columns[index] for index in chosen)
+    rows = tuple(tuple(row[index] for index in chosen) for row in shown.rows)
+    return rendered(Table(shown.title, columns, rows, (*shown.notes, *missing)), width)
 
 
-def fitting(shown: Table, width: int) -> list[Table]:
-    """The table in parts that are no wider than `width`, or as narrow as can be; left-aligned columns in each."""
-    widths = _widths(shown)
-    names = [index for index, column in enumerate(shown.columns) if column.align == "left"]
-    figures = [index for index in range(len(shown.columns)) if index not in names]
-    room = width - GAP - sum(widths[index] + GAP for index in names)
-    parts: list[list[int]] = []
-    left = 0
-    for index in figures:
-        needed = widths[index] + GAP
-        if not parts or needed > left:
-            parts.append([])
-            left = room
-        parts[-1].append(index)
-        left -= needed
-    return [_columns(shown, [*names, *part], continued=number > 0) for number, part in enumerate(parts)] or [shown]
+def layout(shown: Table, width: int) -> list[Widths]:
+    """The parts in which the table is shown, with their columns; none where it does not fit even so.
+
+    The first columns, which name a row, are in each. One part where that suffices: without its minor columns, if need
+    be.
+    """
+    natural = {place: _natural(shown, place) for place in range(len(shown.columns))}
+    least = {place: _least(shown, place, natural[place]) for place in natural}
+    essential = {place: needed for place, needed in least.items() if not shown.columns[place].minor}
+    for candidate in (least, essential):
+        if _taken(candidate) <= width:
+            return [_widened(candidate, natural, width)]
+    whole = _parts(shown, natural, least, width)  # the names as they are, where that takes no more parts
+    broken = _parts(shown, least, least, width)
+    parts = whole if whole and len(whole) <= len(broken) else broken
+    return [_widened(part, natural, width) for part in parts]
 
 
-def _columns(shown: Table, chosen: list[int], *, continued: bool, notes: tuple[str, ...] = ()) -> Table:
-    title = f"{shown.title}, continued" if continued else shown.title
-    columns: tuple[Column, ...] = tuple(shown.columns[index] for index in chosen)
-    return Table(title, columns, tuple(tuple(row[index] for index in chosen) for row in shown.rows), notes)
+def _parts(shown: Table, names: Widths, least: Widths, width: int) -> list[Widths]:
+    """Parts with the first columns, which name a row, as wide as `names` has them; none where one cannot be had."""
+    naming = next((place for place, one in enumerate(shown.columns) if one.align == "right"), 1)
+    naming = min(naming, len(least))
+    repeated, parts = {place: names[place] for place in range(naming)}, list[Widths]()
+    for place in range(naming, len(least)):
+        if not parts or _taken({**parts[-1], place: least[place]}) > width:
+            parts.append(dict(repeated))
+        parts[-1][place] = least[place]
+    return [] if any(_taken(part) > width for part in parts) else parts
 
 
-def _widths(shown: Table) -> list[int]:
-    """What each column needs: its longest cell, or the longest word of its heading."""
-    return [
-        max(map(len, [*column.heading.split(), *(row[index] for row in shown.rows)]))
-        for index, column in enumerate(shown.columns)
-    ]
+def _taken(widths: Widths) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)
+
+
+def _natural(shown: Table, place: int) -> int:
+    """The longest cell, or the longest word of the heading."""
+    return max(map(len, [*shown.columns[place].heading.split(), *(row[place] for row in shown.rows)]), default=0)
+
+
+def _least(shown: Table, place: int, natural: int) -> int:
+    """What the column can do with: all of a figure, some words of a text."""
+    if shown.columns[place].align == "right":
+        return natural
+    words = [word for row in shown.rows for word in re.split(r"\s+|(?<=-)", row[place])]
+    longest = min(UNBROKEN, max(map(len, words), default=0))
+    return min(natural, max(NARROW, longest, *map(len, shown.columns[place].heading.split()), 0))
+
+
+def _widened(widths: Widths, natural: Widths, width: int) -> Widths:
+    """With the room that is left given to the columns that lack most."""
+    made = dict(widths)
+    for _ in range(width - _taken(made)):
+        place = max(made, key=lambda one: natural[one] - made[one])
+        if made[place] < natural[place]:
+            made[place] += 1
+    return made
+
+
+def _grid(shown: Table, widths: Widths) -> RenderableType:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for place, needed in widths.items():
+        column = shown.columns[place]
+        grid.add_column(Text(column.heading), justify=column.align, width=needed, overflow="fold")
+    for row in shown.rows:
+        grid.add_row(*(Text("\n".join(_broken(row[place], needed))) for place, needed in widths.items()))
+    return grid
+
+
+def _broken(cell: str, width: int) -> list[str]:
+    """In lines; those after the first stand in, so that a new row is seen to be one."""
+    return textwrap.wrap(cell, width, subsequent_indent=" ") if len(cell) > width else [cell]
+
+
+def _stacked(shown: Table, row: tuple[str, ...], width: int) -> list[str]:
+    """One row: its name, and a line for each other column."""
+    name, *cells = row
+    lines = textwrap.wrap(name, width)
+    for column, cell in zip(shown.columns[1:], cells, strict=True):
+        lines += textwrap.wrap(f"{column.heading}: {cell}", width, initial_indent="  ", subsequent_indent="    ")
+    return lines

@@ -19,11 +19,17 @@ class Overrun(Exception):
 
 
 class Executor(ABC):
-    """What is asked of any. Both methods block until there is an answer; several may be asked at once.
+    """What is asked of any. All methods block until there is an answer; several may be asked at once.
 
     listen  is told of the progress of this run alone
     until   when to end it, by `meter.now()`
     """
+
+    def check(self, run: Run) -> None:  # noqa: B027
+        """Look, before any run is begun, whether the task and the backbone of `run` and all its like can be had.
+
+        Raises what each of them would end with. Says nothing where this executor cannot know.
+        """
 
     @abstractmethod
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:

@@ -14,8 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from afina import allocator, meter
+from afina.data.task import Task
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, Score
+from afina.models import source
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.messages import (
     CarryOut,
@@ -35,6 +37,11 @@ from afina.studies.run import Run
 
 class LocalExecutor(Executor):
     """A process a run."""
+
+    def check(self, run: Run) -> None:
+        """Read the task, and look for the backbone."""
+        Task.load(run.task, **run.data.model_dump())
+        source.check(run.backbone)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """As the contract says."""

@@ -1,0 +1,56 @@
+"""What a backbone's address names, a directory or something to fetch, and whether it can be a backbone at all.
+
+Reads no weights. Starts without torch, so that a study can look before its first run is begun.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from afina import hub
+from afina.errors import InvalidStudy, NotFound
+from afina.models.families import FAMILIES
+
+EMBEDDED = "embedded"
+RANDOM = "random:"
+
+
+def check(address: str) -> None:
+    """Raise what every run on that backbone would end with: NotFound, InvalidStudy. Asks the Hub where need be."""
+    if address == EMBEDDED:
+        return
+    path = directory(address) or hub.snapshot(address, weights=False)
+    check_config(path, address)
+    try:
+        check_family(json.loads((path / "config.json").read_bytes()).get("model_type"), address)
+    except (ValueError, AttributeError):
+        return  # whoever opens it says what is wrong
+
+
+def directory(address: str) -> Path | None:
+    """The directory that the address names; None for the embedded model and those of the Hub. Raises NotFound."""
+    if address == EMBEDDED:
+        return None
+    path = address.removeprefix(RANDOM)
+    if Path(path).is_dir():
+        return Path(path)
+    if path != address or address.startswith((".", "/", "~")) or address.count("/") > 1:
+        raise NotFound(
+            f"backbone {address}: there is no directory {path}. Give a directory that save_pretrained wrote."
+        )
+    return None
+
+
+def check_config(path: Path, address: str) -> None:
+    """Raises NotFound where there is no configuration."""
+    if not (path / "config.json").is_file():
+        raise NotFound(f"backbone {address}: no config.json in {path}. Give a directory that save_pretrained wrote.")
+
+
+def check_family(model_type: str | None, address: str) -> None:
+    """Raises InvalidStudy where afina does not support such models."""
+    if model_type not in FAMILIES:
+        raise InvalidStudy(
+            f"backbone {address}: models of type {model_type!r} are not supported. Supported: {', '.join(FAMILIES)}."
+        )

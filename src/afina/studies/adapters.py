@@ -1,0 +1,75 @@
+"""Where an adapter is, by the directory of what made it and a method's name. Reads records; starts without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
+from afina.studies.directory import Directory
+from afina.studies.recommendation import Recommendation
+from afina.studies.record import Record
+from afina.studies.results import read_recommendation, read_request
+
+
+def find(place: Path, method: str | None = None, seed: int | None = None) -> Path:
+    """The adapter's directory: `place` itself, or within what a study or a recommendation left in `place`.
+
+    method  its name in the study; by default the recommended one, or the only one that was trained
+    seed    by default the first of the study
+    Raises NotFound, UnknownName, InvalidData, InvalidStudy; the message lists what there is.
+    """
+    directory = Directory(place)
+    if not directory.records.is_file() and not directory.recommendation.is_file():
+        if place.is_dir() and (method is not None or seed is not None):
+            option = "method" if method is not None else "seed"
+            raise InvalidData(f"{place}: no study's directory, so `{option}` cannot choose there. Leave it out.")
+        return place
+    records = directory.read()
+    if directory.recommendation.is_file():
+        made = read_recommendation(directory.recommendation)
+        records = _first(records, [one.key for one in made.contenders if one.key is not None])
+        name = method or _recommended(place, made, records)
+    else:
+        keys = read_request(directory.study).keys
+        records = _first(records, keys)
+        name = method or _only(place, [one for one in records if one.key in keys])
+    return place / _of(place, records, name, seed).adapter
+
+
+def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
+    """Those of the keys in their order, then what else was made there before."""
+    order = {key: place for place, key in enumerate(keys)}
+    return sorted(records, key=lambda one: order.get(one.key, len(order)))
+
+
+def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
+    if made.adapter is None:
+        raise NotFound(
+            f"{place}: {made.recommended} is recommended there, which has no adapter. "
+            f"Name another one with `method`; there is {_names(records)}."
+        )
+    return made.recommended
+
+
+def _only(place: Path, records: Sequence[Record]) -> str:
+    trained = [one for one in records if one.steps]
+    names = {one.name for one in trained or records}
+    if len(names) != 1:
+        raise InvalidStudy(f"{place}: name an adapter with `method`; there is {_names(records)}.")
+    return names.pop()
+
+
+def _of(place: Path, records: Sequence[Record], name: str, seed: int | None) -> Record:
+    named = [one for one in records if one.name == name]
+    if not named:
+        raise UnknownName("method", name, {one.name for one in records}, str(place))
+    found = next((one for one in named if seed is None or one.seed == seed), None)
+    if found is None:
+        seeds = ", ".join(map(str, sorted({one.seed for one in named})))
+        raise NotFound(f"{place}: no adapter of {name} with `seed` {seed}. There is {seeds}.")
+    return found
+
+
+def _names(records: Sequence[Record]) -> str:
+    return ", ".join(dict.fromkeys(one.name for one in records)) or "none"

@@ -1,0 +1,63 @@
+"""What the command line tells a user to type next, and that it works; adapters by the directory of what made them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from afina import Backbone
+from command import Command
+
+SHORT = ("--set", "max_steps=2", "--set", "dtype=float32")
+
+
+def told(out: str) -> list[str]:
+    """The words of the command that is named at the end."""
+    (line,) = [line for line in out.splitlines() if line.startswith("To use it: ")]
+    return shlex.split(line.removeprefix("To use it: "))
+
+
+def test_train_ends_with_a_command_that_labels_a_text(afina: Command, gpt2: Backbone, toy: str) -> None:
+    out = Path("my results")
+    answer = afina("train", "--task", toy, "--backbone", gpt2.address, "--out", out, *SHORT)
+    assert answer.code == 0, answer.err
+    program, *words = told(answer.out)
+    assert (program, words[0], words[-1]) == ("afina", "predict", "Your text.")
+    assert Path(words[1]).parent == out / "adapters"
+    (line,) = afina(*words).lines()
+    assert line["text"] == "Your text."
+    assert afina("predict", out, "Your text.").lines() == [line]
+    assert told(afina("show", out).out) == ["afina", *words]
+    shown = afina("evaluate", out, "--task", toy, "--method", "lora", "--json").object()
+    assert shown == afina("evaluate", words[1], "--task", toy, "--json").object()
+    assert "'lora'" in afina("predict", out, "a", "--method", "lorra").error
+
+
+@pytest.mark.parametrize("options", [[], ["--method", "full"]])
+def test_of_a_study_that_compares_the_method_is_named(
+    afina: Command, gpt2: Backbone, toy: str, options: list[str]
+) -> None:
+    content = f'name = "two"\nbackbone = "{gpt2.address}"\ntask = "{toy}"\n[train]\nmax_steps = 2\n[methods.full]\n'
+    Path("two.toml").write_text(f"{content}[methods.narrow]\nmethod = 'lora'\nr = 2\n", encoding="utf-8")
+    answer = afina("study", "two.toml")
+    assert answer.code == 0, answer.err
+    words = told(answer.out)
+    assert words[:4] == ["afina", "predict", str(Path("results/two")), "--method"]
+    assert words[4] in ("full", "narrow")
+    assert afina(*words[1:]).lines()
+    ambiguous = afina("predict", "results/two", "a", *options)
+    if options:
+        assert ambiguous.code == 0
+    else:
+        assert ambiguous.error == "results/two: name an adapter with --method; there is full, narrow."
+
+
+def test_for_pairs_of_texts_a_file_is_named(afina: Command, gpt2: Backbone) -> None:
+    rows = "".join(f"claim {n},answer {n},{'yes' if n % 2 else 'no'}\n" for n in range(40))
+    Path("pairs.csv").write_text(f"text,text_pair,label\n{rows}", encoding="utf-8")
+    answer = afina("train", "--task", "pairs.csv", "--text-pair", "text_pair", "--text", "text", *SHORT,
+                   "--backbone", gpt2.address)  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert told(answer.out)[-2:] == ["--file", "pairs.jsonl"]

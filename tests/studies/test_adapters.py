@@ -1,0 +1,96 @@
+"""An adapter is found by the directory of what made it and the name of its method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from afina.errors import AfinaError
+from afina.studies.adapters import find
+from afina.studies.directory import Directory
+from afina.studies.floors import TFIDF
+from afina.studies.recommendation import Contender, Recommendation
+from afina.studies.record import Record, write
+from afina.studies.results import Request
+from afina.studies.spec import Data
+from records import record
+
+
+def made(name: str, seed: int = 0, method: str = "lora", **changes: object) -> Record:
+    return record(
+        method, name=name, seed=seed, key=f"{name}-{seed}", adapter=f"adapters/{name}-seed{seed}-0123", **changes
+    )
+
+
+def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = None) -> Path:
+    out.mkdir()
+    write(Directory(out).records, records)
+    asked = tuple(one.key for one in records) if keys is None else tuple(keys)
+    request = Request(name="mine", task="t", data=Data(), keys=asked, study={})
+    Directory(out).study.write_text(request.model_dump_json(), encoding="utf-8")
+    return out
+
+
+def recommendation(out: Path, recommended: str) -> Path:
+    out.mkdir()
+    write(Directory(out).records, [made("full", method="full"), made("lora")])
+    contenders = tuple(
+        Contender(name=name, key=f"{name}-0", adapter=f"adapters/{name}-seed0-0123") for name in ("full", "lora")
+    )
+    adapter = next((one.adapter for one in contenders if one.name == recommended), None)
+    answer = Recommendation(
+        task="t", data=Data(), backbone="gpt2", recommended=recommended, adapter=adapter,
+        contenders=(Contender(name=TFIDF), *contenders), comparisons=(), dropped={}, train_examples=1, examples=1,
+        minutes=1.0, seconds=1.0,
+    )  # fmt: skip
+    Directory(out).recommendation.write_text(answer.model_dump_json(), encoding="utf-8")
+    return out
+
+
+def told(place: Path, method: str | None = None, seed: int | None = None) -> str:
+    with pytest.raises(AfinaError) as error:
+        find(place, method, seed)
+    return str(error.value)
+
+
+def test_in_a_study_it_is_that_of_the_named_method_and_of_the_first_seed_unless_another_is_named(
+    tmp_path: Path,
+) -> None:
+    out = study(tmp_path / "out", [made("wide", 5), made("wide", 2), made("full", 5, "full")], ["wide-2", "wide-5"])
+    assert find(out, "wide") == out / "adapters/wide-seed2-0123"
+    assert find(out, "wide", 5) == out / "adapters/wide-seed5-0123"
+    assert find(out) == find(out, "wide"), "the study that was last carried out there has no other"
+    assert find(out, "full") == out / "adapters/full-seed5-0123", "an earlier one's is there as well"
+
+
+def test_the_only_one_that_was_trained_needs_no_name(tmp_path: Path) -> None:
+    assert find(study(tmp_path / "a", [made("lora"), made("zero-shot", method="zero-shot")])).name == "lora-seed0-0123"
+    alone = study(tmp_path / "b", [made("zero-shot", method="zero-shot")])
+    assert find(alone) == alone / "adapters/zero-shot-seed0-0123"
+
+
+def test_what_is_ambiguous_or_not_there_is_told_with_what_there_is(tmp_path: Path) -> None:
+    out = study(tmp_path / "out", [made("lora"), made("lora", 3), made("full", method="full")])
+    assert told(out) == f"{out}: name an adapter with `method`; there is lora, full."
+    assert told(out, "lorra") == f"{out}: unknown method 'lorra'. Did you mean 'lora'? Known: full, lora."
+    assert told(out, "lora", 1) == f"{out}: no adapter of lora with `seed` 1. There is 0, 3."
+
+
+def test_of_a_recommendation_it_is_the_recommended_one_or_the_named(tmp_path: Path) -> None:
+    out = recommendation(tmp_path / "out", "lora")
+    assert find(out) == out / "adapters/lora-seed0-0123"
+    assert find(out, "full") == out / "adapters/full-seed0-0123"
+    simple = recommendation(tmp_path / "simple", TFIDF)
+    assert told(simple) == (
+        f"{simple}: {TFIDF} is recommended there, which has no adapter. Name another one with `method`; there is full, "
+        "lora."
+    )
+
+
+def test_an_adapter_is_itself_and_of_it_nothing_can_be_chosen(tmp_path: Path) -> None:
+    assert find(tmp_path) == tmp_path
+    assert find(tmp_path / "nowhere", "lora") == tmp_path / "nowhere"
+    assert "no study's directory, so `method` cannot choose there" in told(tmp_path, "lora")
+    assert "`seed`" in told(tmp_path, seed=1)
