@@ -24,7 +24,6 @@ from afina.cli.options import (
     data_options,
 )
 from afina.errors import InvalidData
-from afina.studies.adapters import find
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
@@ -62,6 +61,7 @@ def evaluate(
     from afina.data.task import Task
     from afina.inference.evaluation import evaluate
     from afina.models.adapter import Adapter
+    from afina.studies.adapters import find
 
     opened = Adapter.load(find(adapter, method, seed))
     _print_notes(opened)
@@ -107,6 +107,7 @@ def predict(
         from afina.cli.display import reading
         from afina.inference import probes
         from afina.models.adapter import Adapter
+        from afina.studies.adapters import find
 
         opened = Adapter.load(find(adapter, method, seed))
         _print_notes(opened)
