@@ -20,7 +20,7 @@ from command import InventedExecutor
 
 LAYERS = {
     "ground": (
-        "errors schema digest seeds events meter allocator",
+        "errors card front schema digest seeds events meter allocator",
         "atomic device plainfile",
         "hub assets",
         "environment tensorfile",
@@ -71,7 +71,7 @@ LAYERS = {
     ),
     "report": (
         "words evaluated asking paper plots plots.svg writers",
-        "arms",
+        "arms progress",
         "metrics",
         "untrained",
         "tables plots.drawing",
@@ -81,7 +81,8 @@ LAYERS = {
         "writers.html writers.markdown writers.terminal writers.data writers.summary",
         "report",
     ),
-    "cli": ("options hints output", "display", "costs studies adapters asking", "cli"),
+    "notebook": ("display",),
+    "cli": ("options hints output", "display costs", "studies adapters asking", "cli"),
 }
 """The house, and the floors inside each package: a package imports those before it, a module the lines before its own.
 
@@ -91,7 +92,7 @@ where that imports some of them.
 
 PACKAGES = list(LAYERS)
 
-STRANGERS = {"data": "stats", "stats": "data"}
+STRANGERS = {"data": "stats", "stats": "data", "notebook": "cli", "cli": "notebook"}
 """Packages that stand side by side."""
 
 DOORS = {"__init__", "__main__"}
@@ -114,6 +115,7 @@ OWNERS = {
     "typer": "cli.*",
     "rich": "cli.* report.writers.terminal",
     "optuna": "studies.tuning",
+    "IPython": "notebook.display",
 }
 """A foreign library, and the modules that may import it."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from afina import front
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -16,12 +18,15 @@ _HOMES = {
     "AfinaError": "afina.errors",
     "Backbone": "afina.models.backbone",
     "Classifier": "afina.models.classifier",
+    "Lines": "afina.report.progress",
     "METHODS": "afina.methods",
     "Predictor": "afina.inference.predictor",
     "Record": "afina.studies.record",
+    "Results": "afina.studies.results",
     "Run": "afina.studies.run",
     "Study": "afina.studies.study",
     "Task": "afina.data.task",
+    "recommend": "afina.studies.recommend",
 }
 
 __all__ = [*_HOMES, "__version__"]
@@ -34,7 +39,10 @@ if TYPE_CHECKING:
     from afina.models.adapter import Adapter as Adapter
     from afina.models.backbone import Backbone as Backbone
     from afina.models.classifier import Classifier as Classifier
+    from afina.report.progress import Lines as Lines
+    from afina.studies.recommend import recommend as recommend
     from afina.studies.record import Record as Record
+    from afina.studies.results import Results as Results
     from afina.studies.run import Run as Run
     from afina.studies.study import Study as Study
 
@@ -47,3 +55,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _as_html(results: Any) -> str:
+    from afina.report.report import Report
+
+    return Report.of(results).inline()
+
+
+def _make_watcher() -> Any:
+    from afina.notebook.display import watcher
+
+    return watcher()
+
+
+front.as_html, front.make_watcher = _as_html, _make_watcher

@@ -31,8 +31,9 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-FEW, SOME, MANY = 16, 256, 8192
-"""Kernels: for texts that never end; for a process that may do anything; for one that carries out a single run."""
+FEW, SOME, MANY = 16, 64, 8192
+"""Kernels: for texts that never end; for a process that may do anything, which are those of a few batches of training;
+for one that carries out a single run."""
 
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """oneDNN's own, and torch's before it."""

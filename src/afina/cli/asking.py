@@ -49,7 +49,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a model in words, before anything is trained: how often its answer is right, in seconds."""
-    from afina.cli.display import progress
+    from afina.cli.display import telling
     from afina.data.task import Task
     from afina.inference.asking import ask
     from afina.models.backbone import Backbone
@@ -57,7 +57,7 @@ def ask(
 
     read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
     templates = [*map(template_option, template or [])]
-    answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=progress("ask"))
+    answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=telling("ask"))
     if as_json:
         compared = [asdict(one) for one in answer.compared]
         asked = {"template": answer.template, "words": answer.words, "offset": answer.offset}

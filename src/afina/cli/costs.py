@@ -75,7 +75,7 @@ def plan(
 
     Memory comes from the backbone's configuration alone: no weights, and for well-known models no network.
     """
-    from afina.cli.display import progress
+    from afina.cli.display import telling
     from afina.methods import make
     from afina.report.forecasts import forecast_table
     from afina.studies.cost import forecast
@@ -93,7 +93,7 @@ def plan(
         training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
         memory=read_size(memory) if memory else None,
         calibrate=calibrate,
-        says=progress("plan"),
+        says=telling("plan"),
     )
     if as_json:
         print(json.dumps({**asdict(found[0].terms), "methods": {one.method: one.summary for one in found}}))

@@ -5,17 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from afina import meter
 from afina.cli.hints import with_flags
 from afina.events import Progress
-from afina.methods import make
-from afina.report.words import in_words
-from afina.studies.record import Record
+from afina.report import progress
+from afina.report.progress import figures
 from afina.studies.run import Run
-from afina.studies.trials import Trial
 from afina.studies.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -25,9 +22,6 @@ if TYPE_CHECKING:
 
     from afina.data.readers.texts import Chunk
     from afina.studies.results import Results
-
-_LINE_SECONDS = 15.0
-"""Between two plain lines of one phase."""
 
 
 def watcher(console: Console, write: Callable[[Results], object]) -> Watcher:
@@ -51,7 +45,7 @@ def bars(console: Console) -> RichProgress:
     )
 
 
-def progress(command: str) -> Callable[[str], None]:
+def telling(command: str) -> Callable[[str], None]:
     """Say on standard error what `command` does now, a line each."""
     return lambda words: print(f"{command}: {words}", file=sys.stderr, flush=True)
 
@@ -78,43 +72,6 @@ def reading() -> Iterator[Callable[[Chunk], None]]:
         yield read
 
 
-@dataclass
-class _Line:
-    """What was said of a run: its place among others, the phase, and when."""
-
-    place: str
-    phase: str = ""
-    last: float = 0.0
-
-
-def _figures(progress: Progress) -> str:
-    parts = []
-    if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.3f}")
-    if progress.tokens_per_second is not None:
-        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
-    if progress.seconds_left is not None:
-        parts.append(f"{_clock(progress.seconds_left)} left")
-    return ", ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-def _result(record: Record) -> str:
-    return f"accuracy {record.accuracy:.4f}, F1 {record.f1:.4f}, trained in {_clock(record.seconds.train)}"
-
-
-def _attempt(trial: Trial, length: int) -> str:
-    setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
-    if trial.accuracy is None:
-        return f"{in_words(setting)}: diverged at step {trial.steps} of {length}"
-    early = "" if trial.steps == length else f", stopped at step {trial.steps} of {length}"
-    return f"{in_words(setting)}: {trial.accuracy:.4f} on the validation cut{early}"
-
-
 class Minutes(Watcher):
     """What a recommendation does: a line with the minutes so far when something begins. `say` prints it."""
 
@@ -127,68 +84,27 @@ class Minutes(Watcher):
 
     def trying(self, run: Run, number: int, spent: float) -> None:
         """Name the candidate."""
-        self.says(f"race, candidate {number}: {run.method}")
+        self.says(progress.raced(run, number))
 
     def started(self, run: Run, number: int, total: int) -> None:
         """Name the finalist, or what is evaluated as it is."""
-        trains = not make(run.method).trains_nothing
-        self.says(f"training {run.method} on {run.data.train_examples:,} texts" if trains else f"asking: {run.method}")
+        self.says(progress.final(run))
 
 
-class Lines(Watcher):
-    """One line a phase, and one now and then while training; each begins with the run that it is about."""
+class Lines(progress.Lines):
+    """Plain lines, with flags in the place of fields."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
+        super().__init__(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
         self.console, self.write = console, write
-        self.lines: dict[str, _Line] = {}
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def changed(self, results: Results) -> None:
         """Have the report written."""
         self.write(results)
 
-    def _begin(self, run: Run, place: str) -> None:
-        self.lines[run.label] = _Line(place)
-
-    def _end(self, run: Run) -> None:
-        self.lines.pop(run.label, None)
-
-    def started(self, run: Run, number: int, total: int) -> None:
-        """Name the run."""
-        self._begin(run, f"[{number}/{total}] {run.title}, seed {run.seed}")
-
-    def trying(self, run: Run, number: int, spent: float) -> None:
-        """Name the candidate."""
-        self._begin(run, f"[tuning {run.title}, {spent:.0%}] candidate {number}")
-
-    def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
-        """Say what it came to."""
-        self._end(run)
-        self._say(f"tuning {run.title}, candidate {number}: {_attempt(trial, length)}")
-
-    def progress(self, run: Run, progress: Progress) -> None:
-        """Say the phase when it begins, and figures every so often."""
-        line = self.lines.setdefault(run.label, _Line(run.title))
-        due = meter.now() - line.last >= _LINE_SECONDS
-        if progress.phase == line.phase and not (due and progress.steps):
-            return
-        begins = progress.phase != line.phase
-        line.phase, line.last = progress.phase, meter.now()
-        counted = f" {progress.step}/{progress.steps}" if progress.steps and not begins else ""
-        figures = f": {_figures(progress)}" if not begins and _figures(progress) else ""
-        self._say(f"{line.place}: {progress.phase}{counted}{figures}")
-
-    def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Say the result."""
-        self._end(run)
-        self._say(f"{run.title}, seed {run.seed}: {_result(record)}{'' if now else ' (recorded before)'}")
-
     def failed(self, run: Run, message: str) -> None:
         """Say why."""
-        self._end(run)
-        self._say(f"Error: {run.title}, seed {run.seed}: {with_flags(message.removeprefix(f'run {run.title}: '))}")
+        super().failed(run, with_flags(message))
 
 
 class Bars(Lines):
@@ -199,15 +115,17 @@ class Bars(Lines):
         self.bars: RichProgress | None = None
         self.tasks: dict[str, TaskID] = {}
 
-    def _begin(self, run: Run, place: str) -> None:
-        super()._begin(run, place)
+    def begin(self, run: Run, place: str) -> None:
+        """A bar for it."""
+        super().begin(run, place)
         if self.bars is None:
             self.bars = bars(self.console)
             self.bars.start()
         self.tasks[run.label] = self.bars.add_task(place, total=None, figures="")
 
-    def _end(self, run: Run) -> None:
-        super()._end(run)
+    def end(self, run: Run) -> None:
+        """No bar any more."""
+        super().end(run)
         task = self.tasks.pop(run.label, None)
         if self.bars and task is not None:
             self.bars.remove_task(task)
@@ -222,7 +140,7 @@ class Bars(Lines):
                 description=f"{self.lines[run.label].place}: {progress.phase}",
                 completed=progress.step,
                 total=progress.steps or None,
-                figures=_figures(progress),
+                figures=figures(progress),
             )
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from afina import digest
+from afina.card import Shown
 from afina.errors import InvalidData
 
 # `\w` is str.isalnum() and the underscore.
@@ -26,8 +27,8 @@ class Example:
     text_pair: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(Shown):
     """Texts and their integer labels, in a fixed order.
 
     texts   N strings
@@ -43,6 +44,15 @@ class Split:
         sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
         if len(sizes) != 1:
             raise InvalidData(f"a split's texts, labels and pairs differ in number: {sorted(sizes)}")
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        found, counts = np.unique(self.labels, return_counts=True)
+        return {
+            "texts" if self.pairs is None else "pairs of texts": len(self),
+            "of each label": tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True)),
+            "first text": self.texts[0] if len(self) else None,
+        }
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from afina import assets
+from afina.card import Shown
 from afina.data.readers import files, rows, snippets, sst2
 from afina.data.readers.table import READERS
 from afina.data.split import Split, key
@@ -32,8 +33,8 @@ def is_at_hand(address: str) -> bool:
     return address not in TASKS or (address.startswith("snippets:") and assets.is_cached("snippets"))
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
+@dataclass(frozen=True, eq=False, repr=False)
+class Task(Shown):
     """A classification problem with a training and an evaluation split.
 
     address      how the user named it, such as `sst2`, `snippets:movies`, `my.csv`
@@ -46,6 +47,17 @@ class Task:
     train: Split
     evaluation: Split
     leaked: int = 0
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "address": self.address,
+            "labels": self.label_names,
+            "training texts": len(self.train),
+            "evaluation texts": len(self.evaluation),
+            "first text": self.train.texts[0] if len(self.train) else None,
+            "leaked": self.leaked or None,
+        }
 
     @classmethod
     def load(

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from afina import device as devices
+from afina.card import Shown
 from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import Task
@@ -43,8 +44,8 @@ class Compared:
         return self.with_offset if offset else self.accuracy
 
 
-@dataclass(frozen=True)
-class Answer:
+@dataclass(frozen=True, repr=False)
+class Answer(Shown):
     """What the untrained model answers.
 
     template   the one with the highest accuracy on the training texts;  words  by label
@@ -59,6 +60,16 @@ class Answer:
     metrics: dict[str, float]
     score: np.ndarray
     compared: tuple[Compared, ...]
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "template": self.template,
+            "words": tuple(f"{label}: {' '.join(given)}" for label, given in self.words.items()),
+            **self.metrics,
+            "held-out texts": self.examples,
+            "templates compared": len(self.compared) or None,
+        }
 
     @property
     def examples(self) -> int:

@@ -19,6 +19,7 @@ import torch
 from afina import device as devices
 from afina import methods
 from afina.allocator import keep_freed
+from afina.card import Shown
 from afina.data.loader import by_length
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode
@@ -51,8 +52,8 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
     return np.zeros((0, 0), np.float32) if result is None else result
 
 
-@dataclass(frozen=True, eq=False)
-class Predictor(ABC):
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictor(Shown, ABC):
     """What is asked of an opened adapter, whatever it is made of.
 
     manifest  the adapter's
@@ -61,6 +62,10 @@ class Predictor(ABC):
 
     manifest: Manifest
     where: str
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {"where": self.where, **self.manifest.told, "computes in": self.dtype}
 
     @staticmethod
     def load(adapter: str | Path, backbone: str | None = None, dtype: str = "float32") -> Predictor:
@@ -138,7 +143,7 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
     return Backbone.load(address)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WordsPredictor(Predictor):
     """An adapter that is a model of its own, of words; it reads every text whole."""
 
@@ -159,7 +164,7 @@ class WordsPredictor(Predictor):
         return self.model.outputs(joined(texts, pairs)), 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModelPredictor(Predictor):
     """An adapter on its backbone, on the device that `afina.device` chooses.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afina import atomic, digest, plainfile
+from afina.card import Shown
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.families import HEAD
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
@@ -31,8 +32,8 @@ FOREIGN = "peft"
 """The method of an adapter that peft saved and afina did not make."""
 
 
-@dataclass(frozen=True, eq=False)
-class Adapter:
+@dataclass(frozen=True, eq=False, repr=False)
+class Adapter(Shown):
     """A manifest and its tensors.
 
     where       the directory it was read from, for messages
@@ -43,6 +44,15 @@ class Adapter:
     tensors: Mapping[str, Tensor]
     where: str = "adapter"
     vocabulary: tuple[str, ...] | None = None
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "where": self.where,
+            **self.manifest.told,
+            "tensors": len(self.tensors),
+            "numbers in them": sum(tensor.numel() for tensor in self.tensors.values()),
+        }
 
     @property
     def digest(self) -> str:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from afina import digest
+from afina.card import Shown
 from afina.errors import NotFound
 from afina.models import output_embedding
 from afina.models.address import locate
@@ -32,8 +33,8 @@ from afina.seeds import derive
 from afina.tensorfile import SafetensorError
 
 
-@dataclass(frozen=True, eq=False)
-class Backbone:
+@dataclass(frozen=True, eq=False, repr=False)
+class Backbone(Shown):
     """A causal language model that can be opened as a classifier.
 
     address  as the user named it: a Hub id with optional `@revision`, a directory, `embedded`, `random:DIR`
@@ -44,6 +45,16 @@ class Backbone:
     path: Path
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "address": self.address,
+            "family": self.family,
+            "layers": int(self.config.num_hidden_layers),
+            "width": int(self.config.hidden_size),
+            "longest text, in tokens": self.longest,
+        }
 
     @classmethod
     def load(cls, address: str, *, weights: bool = True) -> Backbone:

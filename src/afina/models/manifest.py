@@ -87,6 +87,18 @@ class Manifest(Frozen):
         return self
 
     @property
+    def told(self) -> dict[str, object]:
+        """What is told of an adapter to whoever looks at it."""
+        return {
+            "method": self.method,
+            "labels": self.label_names,
+            "backbone": self.backbone,
+            "task": self.task,
+            "template": self.template,
+            **self.metrics,
+        }
+
+    @property
     def digest(self) -> str:
         """The adapter's identity: of what ALWAYS and WHERE_GIVEN name."""
         if self.format == 1:

@@ -19,7 +19,7 @@ from afina.report.evaluated import Evaluated
 from afina.report.paper import claims, published
 from afina.report.paper.claims import Claim
 from afina.report.plots.drawing import Plot
-from afina.report.sections import Section
+from afina.report.sections import Notes, Section
 from afina.report.tables import COST, PERFORMANCE, Beside, Table, all_tables
 from afina.report.tuning import tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts
@@ -112,6 +112,19 @@ class Report:
 
         return page(self._heading, self._lead(), self._sections(self._plots()))
 
+    def inline(self) -> str:
+        """A fragment of HTML for a notebook: what is best, what it costs, and where the adapters are."""
+        from afina.report.writers.html import fragment
+
+        found = self._first(self._plots((VERDICTS, PERFORMANCE, COST)))
+        if self.arms:
+            found.append(
+                Section(
+                    "Adapters", (Notes(tuple(f"`{self.results.out / one.adapter}`" for one in self.results.records)),)
+                )
+            )
+        return fragment(self._heading, self._lead(), found)
+
     def summary(self) -> dict[str, object]:
         """One JSON object, for scripts."""
         if self.results.recommendation:
@@ -155,33 +168,42 @@ class Report:
 
     def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
         """In the order of reading; plots stand in the section that they belong to."""
-        failed = self.results.failed
-        made = [sections.of_recommendation(self.sentences, table) for table in self.evidence]
-        made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
-        made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
+        made = self._first(plots)
         if self.arms:
-            found, claimed = verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims)
+            claimed = claims.claim_table(self.claims)
             differ = disagreement_table(self.arms, self.evaluated)
-            made += [sections.of_table(found, *plots.get(VERDICTS, ()))] if found else []
-            made += [sections.of_table(table, *plots.get(table.title, ())) for table in self.tables]
             made += [sections.of_table(claimed)] if claimed else []
             made += [Section(title, tuple(plots[title])) for title in (TRAINING, CONFUSION) if plots.get(title)]
             made += [sections.of_table(differ)] if differ else []
             made.append(sections.what_was_run(self.arms))
         return made + sections.provenance(self.arms, self.results.command)
 
-    def _plots(self) -> dict[str, list[Plot]]:
-        """By the title of the section where they stand."""
+    def _first(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
+        """What a reader wants first: what is recommended, what failed, verdicts, figures."""
+        failed = self.results.failed
+        made = [sections.of_recommendation(self.sentences, table) for table in self.evidence]
+        made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
+        made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
+        if self.arms:
+            found = verdicts.verdict_table(self.verdicts)
+            tables = [*([found] if found else []), *self.tables]
+            made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
+        return made
+
+    def _plots(
+        self, titles: Sequence[str] = (VERDICTS, PERFORMANCE, COST, TRAINING, CONFUSION)
+    ) -> dict[str, list[Plot]]:
+        """By the title of the section where they stand, of these sections."""
         if not self.arms:
             return {}
         from afina.report.plots import accuracy, confusion, costs, svg, training
 
         with svg.drawing():
-            made: dict[str, Sequence[Plot | None]] = {
-                VERDICTS: [accuracy.differences(self.arms, self.verdicts)],
-                PERFORMANCE: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],
-                COST: [costs.against_time(self.arms), costs.against_memory(self.arms)],
-                TRAINING: [training.losses(self.arms), training.phases(self.arms)],
-                CONFUSION: confusion.confusion(self.arms),
+            made: dict[str, Callable[[], Sequence[Plot | None]]] = {
+                VERDICTS: lambda: [accuracy.differences(self.arms, self.verdicts)],
+                PERFORMANCE: lambda: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],
+                COST: lambda: [costs.against_time(self.arms), costs.against_memory(self.arms)],
+                TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],
+                CONFUSION: lambda: confusion.confusion(self.arms),
             }
-        return {title: [plot for plot in found if plot is not None] for title, found in made.items()}
+            return {title: [plot for plot in made[title]() if plot is not None] for title in titles}

@@ -39,7 +39,7 @@ from afina.studies.results import Results, of_recommendation
 from afina.studies.run import Run
 from afina.studies.setting import BATCH, Setting, reason
 from afina.studies.spec import Ask, Data
-from afina.studies.watcher import Watcher
+from afina.studies.watcher import Watcher, watching
 
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""
@@ -81,8 +81,7 @@ def recommend(
         raise InvalidData(f"`minutes` {minutes:g}: expected more than 0; from 5 up the answer is of use.")
     clock = Clock(meter.now() if began is None else began, minutes)
     whole, asked = Task.load(task, **(data or {})), Data(**{**(data or {}), "allow_leakage": True})
-    watcher = watcher or Watcher()
-    with Results.hold(Path(out)) as held:
+    with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         setting = Setting(whole, asked, backbone, Ask(**(ask or {})), clock, watcher, executor or LocalExecutor())
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)})
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")

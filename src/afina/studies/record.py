@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from afina import atomic
+from afina.card import Shown
 from afina.errors import InvalidData
 from afina.schema import Frozen, Problem
 
@@ -64,7 +65,7 @@ class Asked(Frozen):
     offset: tuple[float, ...] | None = None
 
 
-class Record(Frozen):
+class Record(Shown, Frozen):
     """One finished run.
 
     key              digest of the intention; a study skips runs whose key is recorded
@@ -117,6 +118,20 @@ class Record(Frozen):
     adapter: str
     digest: str
     environment: Environment
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            **self.metrics,
+            "evaluation texts": self.examples,
+            "trained parameters": self.trainable,
+            "training, in seconds": round(self.seconds.train, 2) if self.steps else None,
+            "backbone": self.backbone,
+            "task": self.task,
+            "adapter, in its directory": self.adapter,
+        }
 
     @property
     def accuracy(self) -> float:

@@ -12,7 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from afina.errors import InvalidData, NotFound
+from afina import front
+from afina.card import Shown
+from afina.errors import InvalidData, NotFound, UnknownName
 from afina.schema import Frozen
 from afina.studies import holding, trials
 from afina.studies.directory import Directory
@@ -49,8 +51,8 @@ class Request(Frozen):
     command: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Results:
+@dataclass(frozen=True, repr=False)
+class Results(Shown):
     """The facts so far, in the order of the study's runs, and the runs that failed this time.
 
     task, data      what the runs were evaluated on, and how it was read
@@ -75,6 +77,40 @@ class Results:
     def records(self) -> tuple[Record, ...]:
         """Of the results."""
         return tuple(result.record for result in self.results)
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "name": self.name,
+            "directory": self.out,
+            "task": self.task,
+            "recommended": self.recommendation.recommended if self.recommendation else None,
+            "results": tuple(
+                f"{one.name}, seed {one.seed}: {one.metric} {one.metrics[one.metric]:.4f}" for one in self.records
+            ),
+            "failed": tuple(f"{one.name}, seed {one.seed}" for one in self.failed),
+        }
+
+    def _repr_html_(self) -> str:
+        return front.as_html(self) or super()._repr_html_()
+
+    def adapter(self, name: str | None = None, seed: int | None = None) -> Path:
+        """The directory of an adapter, as `Predictor.load` opens it.
+
+        name  of its run, such as `lora`; by default what is recommended, or where there is one run alone, its
+        seed  by default the first of that name
+        Raises UnknownName, NotFound.
+        """
+        records = self.records
+        if name is None:
+            name = self.recommendation.recommended if self.recommendation else None
+            name = name or (records[0].name if len({one.name for one in records}) == 1 else None)
+        if name is None or name not in {one.name for one in records}:
+            raise UnknownName("run", str(name), [one.name for one in records], str(self.out))
+        found = [one for one in records if one.name == name and seed in (None, one.seed)]
+        if not found:
+            raise NotFound(f"{self.out}: no run {name} with seed {seed} there.")
+        return self.out / found[0].adapter
 
     @staticmethod
     def hold(out: Path) -> AbstractContextManager[Held]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, Field
 
 from afina import digest
+from afina.card import Shown
 from afina.methods import METHODS, make
 from afina.schema import Frozen
 
@@ -101,7 +102,7 @@ _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": Tru
 """Fields that change no result; two runs that differ only here are the same run."""
 
 
-class RunSpec(Frozen):
+class RunSpec(Shown, Frozen):
     """One training and evaluation, as an intention.
 
     name  what tables call it; the method's key by default
@@ -116,6 +117,20 @@ class RunSpec(Frozen):
     ask: Ask = Ask()
     seed: int = 0
     name: str = ""
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "name": self.title,
+            "method": self.method if self.name else None,
+            "seed": self.seed,
+            "backbone": self.backbone,
+            "task": self.task,
+            "hyperparameters": tuple(f"{key} {value}" for key, value in self.hyperparameters.items()),
+            "training": tuple(
+                f"{key} {value}" for key, value in self.training.model_dump(exclude_defaults=True).items()
+            ),
+        }
 
     @cached_property
     def key(self) -> str:

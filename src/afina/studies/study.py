@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
+from afina.card import Shown
 from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, make
 from afina.methods.method import Method
@@ -29,12 +30,12 @@ from afina.studies.spec import Ask, Data, Training
 from afina.studies.study_file import explain, override, read
 from afina.studies.trials import Tuned
 from afina.studies.tuning import Tune
-from afina.studies.watcher import Watcher
+from afina.studies.watcher import Watcher, watching
 
 Part = TypeVar("Part", bound=Frozen)
 
 
-class Study(Frozen):
+class Study(Shown, Frozen):
     """What to compare.
 
     ask      how the model is asked about a text
@@ -52,6 +53,16 @@ class Study(Frozen):
     ask: Ask = Ask()
     tune: Tune | None = None
     methods: dict[str, dict[str, Any]]
+
+    def facts(self) -> dict[str, object]:
+        """See `Shown`."""
+        return {
+            "name": self.name,
+            "backbone": self.backbone,
+            "task": self.task,
+            "methods": tuple(self.methods),
+            "seeds": self.seeds,
+        }
 
     @classmethod
     def load(cls, source: str, overrides: Iterable[str] = ()) -> Self:
@@ -154,11 +165,12 @@ class Study(Frozen):
         """Carry out every run whose record, adapter and predictions `out` lacks; by default, a process a run here.
 
         A run that fails is in the results' `failed`; the others go on. `command` is what a reader may type to repeat
-        the study. Raises NotFound, Busy, InvalidData; and, where there is something to carry out, what would end every
-        run: a task or a backbone that cannot be had.
+        the study. Without a `watcher` a notebook shows how far it is, and all else is silent; `Lines(print)` is one.
+        Raises NotFound, Busy, InvalidData; and, where there is something to carry out, what would end every run: a task
+        or a backbone that cannot be had.
         """
-        watcher, executor = watcher or Watcher(), executor or LocalExecutor()
-        with Results.hold(Path(out)) as held:
+        executor = executor or LocalExecutor()
+        with Results.hold(Path(out)) as held, watching(watcher) as watcher:
             if not self._is_done(held):
                 executor.check(self.runs()[0])
             tuned, failed = self._tune(held.out, executor, watcher)

@@ -5,7 +5,11 @@ Knows no display; several runs may go on at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from afina import front
 
 if TYPE_CHECKING:
     from afina.events import Progress
@@ -44,3 +48,17 @@ class Watcher:
 
     def stop(self) -> None:
         """The work is interrupted."""
+
+
+@contextmanager
+def watching(given: Watcher | None) -> Iterator[Watcher]:
+    """The watcher for the block: `given`, or a notebook's display where this process is one's kernel.
+
+    Whatever ends the block early stops it.
+    """
+    watcher: Watcher = given or front.make_watcher() or Watcher()
+    try:
+        yield watcher
+    except BaseException:
+        watcher.stop()
+        raise

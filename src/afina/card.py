@@ -1,0 +1,71 @@
+"""Card: an object in a few facts, for whoever looks at it: one line of text, or a small table where HTML is shown.
+
+The HTML has no colour, script or address of its own, so a light and a dark page both suit it. Knows no object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+LONGEST, MOST = 60, 6
+"""Characters of a value, and items of a list, that are shown."""
+
+TABLE = "border-collapse: collapse; font-size: .9em; margin: .3em 0"
+CELL = "text-align: left; vertical-align: top; padding: .15em .8em .15em 0; border: 0; background: none"
+
+
+class Shown:
+    """An object that is shown by its facts. `facts` reads no file and loads no library.
+
+    Of a dataclass give `repr=False`, which would otherwise take the place of this one.
+    """
+
+    def facts(self) -> Mapping[str, object]:
+        """What it is, by name, the most telling first; what is None or empty is left out."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}: {value}" for name, value in _told(self.facts()).items())
+        return f"<{type(self).__name__} {told}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, self.facts())
+
+
+def table(title: str, facts: Mapping[str, object]) -> str:
+    """A title and a row for each fact, everything escaped."""
+    rows = "".join(
+        f'<tr style="background: none"><th scope="row" style="{CELL}; font-weight: 600">{escape(name)}</th>'
+        f'<td style="{CELL}">{escape(value)}</td></tr>'
+        for name, value in _told(facts).items()
+    )
+    return f'<div><strong>{escape(title)}</strong><table style="{TABLE}"><tbody>{rows}</tbody></table></div>'
+
+
+def listed(items: Sequence[object]) -> str:
+    """`a, b, c`, and how many more there are."""
+    more = len(items) - MOST
+    return ", ".join(_short(str(item)) for item in items[:MOST]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _told(facts: Mapping[str, object]) -> dict[str, str]:
+    told = {name: listed(value) if isinstance(value, tuple) else _short(_one(value)) for name, value in facts.items()}
+    return {name: text for name, text in told.items() if text}
+
+
+def _one(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= LONGEST else f"{flat[: LONGEST - 1]}…"

@@ -1,0 +1,153 @@
+"""What is told of runs that go on, in words: the lines of a log, and the parts of a bar or a table.
+
+Knows what a watcher is told; not where it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from afina import meter
+from afina.events import Progress
+from afina.methods import make
+from afina.report.words import in_words
+from afina.studies.record import Record
+from afina.studies.run import Run
+from afina.studies.trials import Trial
+from afina.studies.watcher import Watcher
+
+LINE_SECONDS = 15.0
+"""Between two lines of one phase."""
+
+
+def figures(progress: Progress) -> str:
+    """`loss 0.512, 1,019 tokens/s, 0:41 left`, as far as it is known."""
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.seconds_left is not None:
+        parts.append(f"{clock(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """`0:41`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def named(run: Run) -> str:
+    """The run, in whatever study."""
+    return f"{run.title}, seed {run.seed}"
+
+
+def begun(run: Run, number: int, total: int) -> str:
+    """The run, and how many there are."""
+    return f"[{number}/{total}] {named(run)}"
+
+
+def tuned(run: Run, number: int, spent: float) -> str:
+    """A candidate for a run's settings."""
+    return f"[tuning {run.title}, {spent:.0%}] candidate {number}"
+
+
+def raced(run: Run, number: int) -> str:
+    """A candidate in the race of a recommendation."""
+    return f"race, candidate {number}: {run.method}"
+
+
+def final(run: Run) -> str:
+    """A finalist of a recommendation, or what is evaluated as it is."""
+    trains = not make(run.method).trains_nothing
+    return f"training {run.method} on {run.data.train_examples:,} texts" if trains else f"asking: {run.method}"
+
+
+def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
+    """What a candidate came to."""
+    setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
+    start = f"tuning {run.title}, candidate {number}: {in_words(setting)}"
+    if trial.accuracy is None:
+        return f"{start}: diverged at step {trial.steps} of {length}"
+    early = "" if trial.steps == length else f", stopped at step {trial.steps} of {length}"
+    return f"{start}: {trial.accuracy:.4f} on the validation cut{early}"
+
+
+def result(run: Run, record: Record, *, now: bool) -> str:
+    """What a run came to."""
+    found = f"accuracy {record.accuracy:.4f}, F1 {record.f1:.4f}, trained in {clock(record.seconds.train)}"
+    return f"{named(run)}: {found}{'' if now else ' (recorded before)'}"
+
+
+def failure(run: Run, message: str) -> str:
+    """Why a run could not be carried out."""
+    return f"Error: {named(run)}: {message.removeprefix(f'run {run.title}: ')}"
+
+
+@dataclass
+class _Line:
+    """What was said of a run: its place among others, the phase, and when."""
+
+    place: str
+    phase: str = ""
+    last: float = 0.0
+
+
+class Lines(Watcher):
+    """One line a phase, and one now and then while training; each begins with the run that it is about.
+
+    say  is handed each line, as `print` would be
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self.say = say
+        self.lines: dict[str, _Line] = {}
+
+    def begin(self, run: Run, place: str) -> None:
+        """A run goes on from now, called so."""
+        self.lines[run.label] = _Line(place)
+
+    def end(self, run: Run) -> None:
+        """It goes on no more."""
+        self.lines.pop(run.label, None)
+
+    def says(self, words: str) -> None:
+        """Say it."""
+        self.say(words)
+
+    def started(self, run: Run, number: int, total: int) -> None:
+        """Name the run."""
+        self.begin(run, begun(run, number, total))
+
+    def trying(self, run: Run, number: int, spent: float) -> None:
+        """Name the candidate."""
+        self.begin(run, tuned(run, number, spent))
+
+    def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
+        """Say what it came to."""
+        self.end(run)
+        self.say(attempt(run, number, trial, length))
+
+    def progress(self, run: Run, progress: Progress) -> None:
+        """Say the phase when it begins, and figures every so often."""
+        line = self.lines.setdefault(run.label, _Line(run.title))
+        due = meter.now() - line.last >= LINE_SECONDS
+        if progress.phase == line.phase and not (due and progress.steps):
+            return
+        begins = progress.phase != line.phase
+        line.phase, line.last = progress.phase, meter.now()
+        counted = f" {progress.step}/{progress.steps}" if progress.steps and not begins else ""
+        said = f": {figures(progress)}" if not begins and figures(progress) else ""
+        self.say(f"{line.place}: {progress.phase}{counted}{said}")
+
+    def finished(self, run: Run, record: Record, *, now: bool) -> None:
+        """Say the result."""
+        self.end(run)
+        self.say(result(run, record, now=now))
+
+    def failed(self, run: Run, message: str) -> None:
+        """Say why."""
+        self.end(run)
+        self.say(failure(run, message))
