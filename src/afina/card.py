@@ -16,7 +16,8 @@ CELL = "text-align: left; vertical-align: top; padding: .15em .8em .15em 0; bord
 
 
 class Shown:
-    """An object that is shown by its facts. `facts` reads no file and loads no library.
+    """An object that is shown by its facts. `facts` reads no file, loads no library and quotes no text of a task, since
+    a notebook is passed on with what it shows.
 
     Of a dataclass give `repr=False`, which would otherwise take the place of this one.
     """

@@ -6,6 +6,7 @@ here where it is. Knows neither results nor a display.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,3 +15,6 @@ as_html: Callable[[Any], str | None] = lambda results: None  # noqa: E731 - repl
 
 make_watcher: Callable[[], Any] = lambda: None  # noqa: E731 - likewise
 """A watcher that suits where this process shows things; None where nobody has asked to be told."""
+
+# What transformers' progress bars say in a kernel without widgets; afina shows none of them.
+warnings.filterwarnings("ignore", message="IProgress not found")

@@ -64,20 +64,21 @@ def test_a_line_tells_what_it_is_about(things: dict[str, Any]) -> None:
     assert "method: lora, labels: bad, good" in repr(things["Predictor"])
 
 
-def test_names_and_texts_that_hold_markup_are_escaped() -> None:
-    split = Split([MARKUP, "b"], np.array([0, 1]))
-    shown = Task("a.csv", (MARKUP, "good"), split, split)._repr_html_() + split._repr_html_() + table(MARKUP, {})
+def test_names_that_hold_markup_are_escaped() -> None:
+    split = Split(["a", "b"], np.array([0, 1]))
+    shown = Task("a.csv", (MARKUP, "good"), split, split)._repr_html_() + table(MARKUP, {MARKUP: MARKUP})
     assert "<script" not in shown
     assert "<b>" not in shown
     assert "&lt;script&gt;" in shown
 
 
-def test_long_texts_and_many_labels_are_cut() -> None:
-    split = Split(["word " * 1000] * 200, np.arange(200))
+def test_many_labels_are_cut_and_no_text_is_quoted() -> None:
+    split = Split(["word " * 1000] * 200, np.arange(200))  # no text is shown, only how many there are
     task = Task("many.csv", tuple(f"label{number}" for number in range(200)), split, split)
     assert "label5 and 194 more" in repr(task)
     assert len(repr(task)) < SHORT
     assert len(repr(split)) < SHORT
+    assert "word" not in repr(task) + repr(split) + task._repr_html_() + split._repr_html_()
 
 
 def test_results_are_one_line_and_a_page_of_tables_and_plots(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_the_notebook_is_small_and_has_no_trace_of_a_machine() -> None:
     assert {"text/plain", "text/html"} >= set(re.findall(r'"(\w+/[\w+.-]+)":', outputs(content)))
     assert "Traceback" not in outputs(content)
     assert "Stopped" not in outputs(content)
+    assert "Warning" not in outputs(content)
 
 
 @pytest.mark.slow
@@ -43,6 +44,7 @@ def test_every_cell_of_the_notebook_runs_in_a_fresh_kernel(tmp_path: Path) -> No
     content = nbformat.read(NOTEBOOK, as_version=4)
     client.NotebookClient(content, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = outputs(content)
+    assert "Warning" not in shown
     assert "<svg" in shown, "the results are plotted"
     assert "lora, seed 0: accuracy" in shown, "the study told what it did"
     assert shown.count("'label':") == 2, "two texts are answered"

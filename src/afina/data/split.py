@@ -51,7 +51,6 @@ class Split(Shown):
         return {
             "texts" if self.pairs is None else "pairs of texts": len(self),
             "of each label": tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True)),
-            "first text": self.texts[0] if len(self) else None,
         }
 
     def __len__(self) -> int:

@@ -55,7 +55,6 @@ class Task(Shown):
             "labels": self.label_names,
             "training texts": len(self.train),
             "evaluation texts": len(self.evaluation),
-            "first text": self.train.texts[0] if len(self.train) else None,
             "leaked": self.leaked or None,
         }
 

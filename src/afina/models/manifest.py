@@ -95,7 +95,7 @@ class Manifest(Frozen):
             "backbone": self.backbone,
             "task": self.task,
             "template": self.template,
-            **self.metrics,
+            **{name: value for name, value in self.metrics.items() if name != "examples"},
         }
 
     @property

@@ -1,0 +1,50 @@
+"""Where an adapter lies is said as a path that opens, from wherever the results were read."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from afina import Adapter, Results, Study
+from afina.errors import NotFound, UnknownName
+from command import InventedExecutor
+from fakes import Runs
+
+
+def results(out: Path, *methods: str) -> Results:
+    study = Study(name="s", backbone="gpt2", task="sst2", seeds=(0, 1), methods={name: {} for name in methods})
+    return study.run(out, executor=InventedExecutor())
+
+
+def test_an_adapter_is_found_by_its_runs_name_and_seed_also_after_a_move(tmp_path: Path) -> None:
+    made = results(tmp_path / "here", "full", "prelayer")
+    assert made.adapter("full") == tmp_path / "here" / made.records[0].adapter
+    assert made.adapter("full", seed=1) != made.adapter("full", seed=0)
+    assert made.adapter("prelayer").is_dir()
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert Results.read(tmp_path / "there").adapter("full").parent == tmp_path / "there" / "adapters"
+    assert Results.read(tmp_path / "there").adapter("full").is_dir()
+
+
+def test_one_method_alone_needs_no_name(tmp_path: Path) -> None:
+    made = results(tmp_path, "full")
+    assert made.adapter() == made.adapter("full", seed=0)
+
+
+def test_a_name_or_seed_that_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
+    made = results(tmp_path, "full", "prelayer")
+    with pytest.raises(UnknownName, match="unknown run 'ful'. Did you mean 'full'"):
+        made.adapter("ful")
+    with pytest.raises(UnknownName, match="Known: full"):
+        made.adapter()
+    with pytest.raises(NotFound, match="no run full with seed 7"):
+        made.adapter("full", seed=7)
+
+
+def test_a_run_says_where_its_adapter_will_be(runs: Runs, tmp_path: Path) -> None:
+    run = runs.run("gpt2", "lora", max_steps=2)
+    record = run.execute(str(tmp_path))
+    assert run.adapter(str(tmp_path)) == tmp_path / record.adapter
+    assert Adapter.load(str(run.adapter(tmp_path))).digest == record.digest
