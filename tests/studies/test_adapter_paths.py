@@ -35,7 +35,7 @@ def test_one_method_alone_needs_no_name(tmp_path: Path) -> None:
 
 def test_a_name_or_seed_that_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
     made = results(tmp_path, "full", "prelayer")
-    with pytest.raises(UnknownName, match="unknown run 'ful'. Did you mean 'full'"):
+    with pytest.raises(UnknownName, match=r"unknown run 'ful'\. Did you mean 'full'\?"):
         made.adapter("ful")
     with pytest.raises(UnknownName, match="Known: full"):
         made.adapter()
