@@ -26,10 +26,10 @@ LAYERS = {
         "environment tensorfile",
     ),
     "data": (
-        "split batch template readers readers.table readers.texts",
-        "tokenize readers.rows",
+        "split batch template readers readers.source readers.tsv",
+        "tokenize readers.rows readers.table",
         "readers.columns readers.sst2 readers.snippets loader",
-        "readers.files",
+        "readers.files readers.texts",
         "task",
         "token_cache",
     ),

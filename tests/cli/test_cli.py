@@ -368,7 +368,11 @@ def test_a_long_file_is_answered_in_its_order_and_an_error_far_down_comes_after_
         assert lines[number]["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
     Path("long.txt").write_bytes(_txt([*texts[:200], "", *texts[200:]]))
     answer = afina("predict", trained, "--file", "long.txt")
-    assert answer.error == "text 201: '' gives no tokens. Remove empty texts, or give them some content."
+    assert [json.loads(line) for line in answer.out.splitlines()] == lines
+    assert answer.err == "long.txt, line 201: no text there; passed over.\n"
+    Path("long.txt").write_bytes(_txt(texts[:200]) + b"\xff\n" + _txt(texts[200:]))
+    answer = afina("predict", trained, "--file", "long.txt")
+    assert answer.error == "long.txt, line 201: not UTF-8 (byte 0xff). Save it as UTF-8."
     assert [json.loads(line)["text"] for line in answer.out.splitlines()] == texts[: 16 + 64]
 
 

@@ -190,8 +190,9 @@ def test_a_text_without_content(refused: Callable[..., str], blank: str) -> None
 def test_a_text_that_gives_no_tokens(
     refused: Callable[..., str], afina: Command, trained: Path, gpt2: Backbone, tmp_path: Path
 ) -> None:
-    told = afina("predict", trained, "a text", "").error
-    assert told == "text 2: '' gives no tokens. Remove empty texts, or give them some content."
+    for blank in ("", " \t"):
+        told = afina("predict", trained, "a text", blank).error
+        assert told == f"text 2: {blank!r} is blank. Give it some content, or leave it out."
 
     # A tokenizer may drop a text that has content: this one drops every digit.
     def drop_digits(path: Path) -> None:
@@ -443,18 +444,19 @@ def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Pat
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b'{"text": "a"}\n{"txt": "b"}\n', '--file new.jsonl, line 2: expected an object with "text".'),
-        (b'{"text": "a"}\nnothing\n', '--file new.jsonl, line 2: expected an object with "text".'),
+        (b'{"text": "a"}\n{"txt": "b"}\n', "new.jsonl, line 2: no text column. Found: txt. Expected text or "),
+        (b'{"text": "a"}\nnothing\n', "new.jsonl, line 2: not JSON (Expecting value). Expected one JSON object"),
         (
             b'{"text": "a"}\n{"text": "b", "text_pair": "c"}\n',
-            '--file new.jsonl, line 2: some lines have "text_pair" and some have not. '
-            "Give it in all of them or in none.",
+            "new.jsonl, line 2: its columns would be text and text_pair, and those before it text. "
+            "Give the same in all lines, or name them with --text.",
         ),
-        (b'{"text": "\xff"}\n', "--file new.jsonl: not UTF-8 text (byte 10). Save it as UTF-8."),
+        (b'{"text": "\xff"}\n', "new.jsonl, line 1: not UTF-8 (byte 0xff). Save it as UTF-8."),
     ],
     ids=["key", "not JSON", "pairs", "not UTF-8"],
 )
 def test_a_file_of_texts_that_cannot_be_read(afina: Command, trained: Path, content: bytes, told: str) -> None:
     Path("new.jsonl").write_bytes(content)
     answer = afina("predict", trained, "--file", "new.jsonl")
-    assert (answer.out, answer.error) == ("", told)
+    assert answer.out == ""
+    assert answer.error.startswith(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -9,16 +10,18 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from afina.data.readers import texts
 from afina.data.readers.texts import FIRST, MOST, Chunk, chunks
 from afina.errors import InvalidData, NotFound
 
 
-def read(file: Path) -> tuple[list[str], list[str] | None]:
+def read(file: Path, text: str | None = None, pair: str | None = None) -> tuple[list[str], list[str] | None]:
     """All of a file."""
-    with chunks(file) as parts:
+    with chunks(file, text, pair) as parts:
         every = list(parts)
     assert {chunk.pairs is None for chunk in every} in ({True}, {False})
     pairs = None if every[0].pairs is None else [pair for chunk in every for pair in chunk.pairs or ()]
@@ -27,28 +30,29 @@ def read(file: Path) -> tuple[list[str], list[str] | None]:
 
 def test_texts_are_read_one_a_line_and_jsonl_with_or_without_pairs(tmp_path: Path) -> None:
     plain, single, paired = tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.jsonl"
-    plain.write_bytes("\ufeffone\r\n two \n\nlast".encode())
-    assert read(plain) == (["one", " two ", "", "last"], None)
+    plain.write_bytes("\ufeffone\r\n two \nlast".encode())
+    assert read(plain) == (["one", " two ", "last"], None)
     single.write_text('{"text": "x", "label": 1}\n{"text": "y\\nz"}\n')
     assert read(single) == (["x", "y\nz"], None)
-    paired.write_text('{"text": "x", "text_pair": "p"}\n{"text": "y", "text_pair": ""}\n')
-    assert read(paired) == (["x", "y"], ["p", ""])
+    paired.write_text('{"text": "x", "text_pair": "p"}\n{"text": "y", "text_pair": "q"}\n')
+    assert read(paired) == (["x", "y"], ["p", "q"])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"text": "x"}\nnot json\n', r"texts\.jsonl, line 2: expected an object with \"text\""),
-        (b'{"words": "x"}\n', r"texts\.jsonl, line 1: expected an object with \"text\""),
-        (b'["x"]\n', r"texts\.jsonl, line 1: expected an object with \"text\""),
+        (b'{"text": "x"}\nnot json\n', r"texts\.jsonl, line 2: not JSON \("),
+        (b'{"words": "x"}\n', r"texts\.jsonl, line 1: no text column\. Found: words\. Expected text or"),
+        (b'["x"]\n', r"texts\.jsonl, line 1: found a list, expected one JSON object a line"),
         (
             b'{"text": "x"}\n{"text": "y", "text_pair": "p"}\n',
-            r'jsonl, line 2: some lines have "text_pair" and some have not',
+            r"jsonl, line 2: its columns would be text and text_pair, and those before it text\. Give the same",
         ),
-        (b'{"text": "x", "text_pair": "p"}\n{"text": "y"}\n', r'jsonl, line 2: some lines have "text_pair" and some'),
-        (b"\xff\xfe\n", r"not UTF-8 text \(byte 0\)"),
-        (b'\xef\xbb\xbf{"text": "\xff"}\n', r"not UTF-8 text \(byte 13\)"),
-        (b'{"text": "x"}\n{"text": "\xff"}\n', r"not UTF-8 text \(byte 24\)"),
+        (b'{"text": "x", "text_pair": "p"}\n{"text": "y"}\n', r"jsonl, line 2: its columns would be text, and those"),
+        (b'{"text": 5}\n', r"jsonl, line 1: column 'text' holds a int, expected a text"),
+        (b"\xff\xff\n", r"jsonl, line 1: not UTF-8 \(byte 0xff\)"),
+        (b'\xef\xbb\xbf{"text": "\xff"}\n', r"jsonl, line 1: not UTF-8 \(byte 0xff\)"),
+        (b'{"text": "x"}\n{"text": "\xfe"}\n', r"jsonl, line 2: not UTF-8 \(byte 0xfe\)"),
     ],
 )
 def test_a_file_of_texts_that_cannot_be_read_is_an_error_that_says_where(
@@ -84,14 +88,14 @@ def test_chunks_begin_small_grow_and_say_where_they_stand(tmp_path: Path) -> Non
 
 def test_a_file_that_ends_with_a_chunk_has_no_empty_one_and_an_empty_file_has_none(tmp_path: Path) -> None:
     file = tmp_path / "few.txt"
-    for content, expected in (("a\n" * FIRST, [FIRST]), ("", []), ("\n", [1])):
+    for content, expected in (("a\n" * FIRST, [FIRST]), ("", []), ("\n", [])):
         file.write_text(content, encoding="utf-8")
         with chunks(file) as parts:
             assert [len(chunk.texts) for chunk in parts] == expected
 
 
-def test_a_chunk_of_long_texts_ends_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "MOST_BYTES", 20)
+def test_a_chunk_of_long_texts_ends_by_its_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "MOST_CHARACTERS", 20)
     (tmp_path / "long.txt").write_text("0123456789\n" * 5, encoding="utf-8")
     with chunks(tmp_path / "long.txt") as parts:
         assert [len(chunk.texts) for chunk in parts] == [2, 2, 1]
@@ -102,7 +106,7 @@ def test_an_error_further_down_comes_after_the_chunks_before_it(tmp_path: Path) 
     good = json.dumps({"text": "x"})
     file.write_text("\n".join([*[good] * 100, "{}"]), encoding="utf-8")
     seen: list[Chunk] = []
-    with chunks(file) as parts, pytest.raises(InvalidData, match=r"long\.jsonl, line 101: expected an object"):
+    with chunks(file) as parts, pytest.raises(InvalidData, match=r"long\.jsonl, line 101: no text column"):
         seen.extend(parts)
     assert [len(chunk.texts) for chunk in seen] == [16, 64]
 
@@ -134,3 +138,73 @@ def test_standard_input_is_read_as_utf_8_whatever_the_locale_and_its_size_is_not
         env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
     )
     assert (done.stdout.decode().strip(), done.stderr) == ("True", b"")
+
+
+# By columns, as a task is read
+
+SAID = ["warm", 'a "quoted" one, with a comma', "two\nlines", "tab\there", "naïve ☕"]
+
+
+def _rows() -> list[dict[str, object]]:
+    return [{"id": number, "review": text, "label": "good"} for number, text in enumerate(SAID)]
+
+
+def _write(file: Path, rows: list[dict[str, object]]) -> Path:
+    """As pandas would: quotation marks where they are needed."""
+    if file.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    elif file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, list(rows[0]), delimiter="\t" if file.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return file
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_a_table_is_read_by_its_columns_and_its_labels_are_no_text(tmp_path: Path, name: str) -> None:
+    file = _write(tmp_path / name, _rows())
+    assert read(file) == (SAID, None)
+    assert read(file, "label") == (["good"] * len(SAID), None)
+    assert read(file, "review", "label") == (SAID, ["good"] * len(SAID))
+    with pytest.raises(InvalidData, match="no column 'body'"):
+        read(file, "body")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_a_row_without_a_text_is_passed_over_and_counted(tmp_path: Path, name: str) -> None:
+    file = _write(tmp_path / name, [{"text": text, "n": 1} for text in ("one", "  ", "two", "", "three")])
+    with chunks(file) as found:
+        assert [text for chunk in found for text in chunk.texts] == ["one", "two", "three"]
+    place = "row 2" if name.endswith("parquet") else f"line {2 if name.endswith('jsonl') else 3}"
+    assert found.note == f"{file}, {place}: no text there, as in 1 more; passed over."
+
+
+def test_a_blank_line_is_passed_over_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\n \t\ntwo", encoding="utf-8")
+    with chunks(tmp_path / "a.txt") as found:
+        assert [text for chunk in found for text in chunk.texts] == ["one", "two"]
+    assert found.note == f"{tmp_path / 'a.txt'}, line 2: no text there, as in 1 more; passed over."
+
+
+def test_lines_of_no_table_have_no_columns_to_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n", encoding="utf-8")
+    with pytest.raises(InvalidData, match=r"`file` .*a\.txt: one text a line, so it has no columns\. Leave out `text`"):
+        read(tmp_path / "a.txt", "body")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path, suffix: str) -> None:
+    def peak(rows: int) -> int:
+        file = _write(tmp_path / f"{rows}{suffix}", [{"text": f"a text of some length, {n}"} for n in range(rows)])
+        tracemalloc.start()
+        with chunks(file) as parts:
+            assert sum(len(chunk.texts) for chunk in parts) == rows
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(100)  # what is imported on the way
+    assert peak(12 * MOST) < 1.3 * peak(4 * MOST)

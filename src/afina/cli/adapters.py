@@ -83,9 +83,7 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", metavar="TEXT...")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file", help="One text a line, or .jsonl with 'text' and perhaps 'text_pair'; - for standard input."
-        ),
+        typer.Option("--file", help="csv, tsv, jsonl or parquet, or one text a line; - for lines of standard input."),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
@@ -96,13 +94,16 @@ def predict(
         bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
     ] = False,
     dtype: DtypeOption = "float32",
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
 ) -> None:
     """Label texts: one JSON object a line, with the label and the probability of each."""
-    from afina.data.readers.texts import Chunk, chunks
+    from afina.data.readers.texts import Chunk, Texts, chunks, refuse_blank
 
     if bool(texts) == bool(file):
         raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")
-    with chunks(file) if file else nullcontext(iter([Chunk(list(texts or []))])) as parts:
+    refuse_blank(texts or [])
+    with chunks(file, text, text_pair) if file else nullcontext([Chunk(list(texts or []))]) as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.cli.display import reading
         from afina.inference import probes
@@ -116,6 +117,8 @@ def predict(
             for chunk in parts:
                 _print_answers(chunk, predictor(chunk.texts, chunk.pairs, before=chunk.before))
                 read(chunk)
+        if isinstance(parts, Texts) and parts.note:
+            print(parts.note, file=sys.stderr)
 
 
 def _print_notes(adapter: Adapter) -> None:

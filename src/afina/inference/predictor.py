@@ -21,6 +21,7 @@ from afina import methods
 from afina.allocator import keep_freed
 from afina.card import Shown
 from afina.data.loader import by_length
+from afina.data.readers.texts import refuse_blank
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, WrongBackbone
@@ -161,6 +162,7 @@ class WordsPredictor(Predictor):
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[np.ndarray, int]:
         """As `Predictor.predict`, float64."""
+        refuse_blank(texts, pairs, where=where, before=before)
         return self.model.outputs(joined(texts, pairs)), 0
 
 
@@ -217,6 +219,7 @@ class ModelPredictor(Predictor):
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> Encoded:
         """The texts as the adapter was trained to read them; raises as `predict` does."""
+        refuse_blank(texts, pairs, where=where, before=before)
         tokenizer, length = self.backbone.tokenizer, self.max_length
         return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from afina.data.readers import columns, table
+from afina.data.readers import columns, source, table
 from afina.data.readers.rows import divide, splits
 from afina.data.readers.sst2 import SST2
 from afina.data.split import Split
@@ -45,7 +45,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
     found = sorted(
         path
         for path in directory.iterdir()
-        if path.stem in stems and path.suffix.lower() in table.READERS and path.is_file()
+        if source.stem(path) in stems and source.kind(path) in table.READERS and path.is_file()
     )
     if not found:
         there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
@@ -64,7 +64,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
 def _is_sst2(file: table.Table) -> bool:
     """Whether a file is GLUE SST-2's, whose label names its tsv does not tell."""
     return (
-        file.path.suffix.lower() == ".tsv"
+        source.kind(file.path) == ".tsv"
         and list(file.columns) == ["sentence", "label"]
         and set(file.columns["label"]) <= {"0", "1"}
     )

@@ -1,4 +1,4 @@
-"""Table: the columns of one file, with the line of each row. csv, tsv, jsonl and parquet.
+"""The rows of one file, as they come, or all of them as a Table: csv, tsv, jsonl and parquet.
 
 Knows how values are written down; does not know which column is the text.
 """
@@ -6,14 +6,41 @@ Knows how values are written down; does not know which column is the text.
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afina.errors import InvalidData, NotFound
+from afina.data.readers import source, tsv
+from afina.data.readers.source import Source
+from afina.errors import InvalidData
+
+AT_ONCE = 1024
+"""Rows of a parquet file that are decoded together."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The rows of a file, one after another.
+
+    name   what messages call the file
+    names  its columns in order; None where each row names its own
+    rows   (line or row number, from 1; values by column)
+    share  tells how much of the file has been read; None where that is not known
+    """
+
+    name: str
+    names: Sequence[str] | None
+    rows: Iterator[tuple[int, Mapping[str, Any]]]
+    share: Callable[[], float | None]
+    unit: str = "line"
+
+    def where(self, place: int) -> str:
+        """The place of a row, for messages."""
+        return f"{self.name}, {self.unit} {place}"
 
 
 @dataclass(frozen=True)
@@ -30,55 +57,70 @@ class Table:
         return f"{self.path}, {self.unit} {self.places[row]}"
 
 
-def read(path: Path) -> Table:
-    """The file as a table. Raises NotFound, or InvalidData with the line."""
-    reader = READERS.get(path.suffix.lower())
+@contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """The rows of a file of READERS. Raises NotFound at once; reading on raises InvalidData with the line."""
+    reader = READERS.get(source.kind(path))
     if reader is None:
         raise InvalidData(
             f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Expected {', '.join(READERS)}."
         )
-    try:
-        return reader(path)
-    except OSError as error:
-        raise NotFound(f"{path}: cannot be read ({error.strerror or error}).") from error
+    with source.opened(path) as found:
+        yield reader(found, path)
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidData(
-            f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x}). Save it as UTF-8."
-        ) from None
+def read(path: Path) -> Table:
+    """The file as a table. Raises NotFound, or InvalidData with the line."""
+    with opened(path) as found:
+        columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
+        places: list[int] = []
+        for place, row in found.rows:
+            for name in row:
+                if name not in columns:
+                    columns[name] = [None] * len(places)
+            for name, values in columns.items():
+                values.append(row.get(name))
+            places.append(place)
+        return Table(path, columns, places, found.unit)
 
 
-def _from_lines(path: Path, lines: Iterator[tuple[int, list[str]]], hint: str = "") -> Table:
-    """A table from (line number, fields); the first line names the columns. Empty lines are skipped."""
-    filled = (numbered for numbered in lines if numbered[1])
-    _, header = next(filled, (0, []))
-    if not header:
-        raise InvalidData(f"{path}: the file is empty. Expected a first line that names the columns.")
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
-    if repeated:
-        raise InvalidData(f"{path}, line 1: column {repeated[0]!r} occurs more than once. Rename one of them.")
-    places, rows = [], []
-    for line, fields in filled:
-        if len(fields) != len(header):
-            raise InvalidData(
-                f"{path}, line {line}: found {len(fields)} fields, expected {len(header)} ({', '.join(header)}).{hint}"
-            )
-        places.append(line)
-        rows.append(fields)
-    columns = zip(*rows, strict=True) if rows else ([] for _ in header)
-    return Table(path, {name: list(values) for name, values in zip(header, columns, strict=True)}, places)
+def _csv(file: Source, path: Path) -> Opened:
+    lines = _with_returns(file.lines())
+    first = next(lines, "")
+    return _delimited(file, path, _chain(first, lines), _separator(first), "Quote a field that contains a comma.")
 
 
-def _csv(path: Path) -> Table:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+_ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 
-    def lines() -> Iterator[tuple[int, list[str]]]:
+
+def _with_returns(lines: Iterator[str]) -> Iterator[str]:
+    r"""Cut at a lone `\r` too, as old Macs end a line."""
+    for line in lines:
+        yield from _ENDS.findall(line) if "\r" in line else (line,)
+
+
+def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+    yield from lines
+
+
+def _separator(header: str) -> str:
+    """A spreadsheet writes semicolons where a comma is the decimal mark; and a tsv is sometimes called csv."""
+    outside = re.sub(r'"[^"]*"', "", header)
+    return next((mark for mark in ",;\t" if mark in outside), ",")
+
+
+_LONGEST = tsv.LONGEST
+
+
+def _delimited(file: Source, path: Path, lines: Iterator[str], separator: str, hint: str) -> Opened:
+    """Rows by the csv module. Its limit of 131,072 characters a field is the process's, so it is only ever raised."""
+    if csv.field_size_limit() < _LONGEST:
+        csv.field_size_limit(_LONGEST)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
         start = 1
         try:
             for fields in reader:
@@ -86,52 +128,97 @@ def _csv(path: Path) -> Table:
                 # A quoted newline makes a row span lines; it is named by the first.
                 start = reader.line_num + 1
         except csv.Error as error:
+            found = "a quotation mark that is never closed" if "field larger" in str(error) else error
+            kind = {",": "comma", ";": "semicolon", "\t": "tab"}[separator]
             raise InvalidData(
-                f"{path}, line {start}: {error}. Expected comma-separated values, quotes doubled."
+                f"{path}, line {start}: {found}. Expected {kind}-separated values, quotes doubled."
             ) from None
 
-    return _from_lines(path, lines(), " Quote a field that contains a comma.")
+    return _of_fields(file, path, rows(), f" {hint}")
 
 
-def _tsv(path: Path) -> Table:
-    # GLUE's tsv knows no quoting: a quotation mark is part of the text. So not the csv module.
-    lines = (line.removesuffix("\r") for line in _text(path).split("\n"))
-    split = ((number, line.split("\t") if line else []) for number, line in enumerate(lines, start=1))
-    return _from_lines(path, split, " A tsv file has no quoting, as in GLUE; use csv for texts with tabs or newlines.")
+def _tsv(file: Source, path: Path) -> Opened:
+    if not file.can_be_read_again:
+        raise InvalidData(f"{path}: an empty file, or a pipe, which a tsv cannot be read from. Give a file.")
+    with source.opened(path) as again:
+        quoted = tsv.is_quoted(again.lines(), str(path))
+    hint = f"A tab or a line end in a text takes quotation marks around it, in the whole file alike. {tsv.ADVICE}"
+    if quoted:
+        return _delimited(file, path, file.lines(), "\t", hint)
+    # Not the csv module: a quotation mark is part of the text, as in GLUE.
+    bare = (line.removesuffix("\n").removesuffix("\r") for line in file.lines())
+    split = ((number, line.split("\t") if line else []) for number, line in enumerate(bare, start=1))
+    return _of_fields(file, path, split, f" {hint}")
 
 
-def _jsonl(path: Path) -> Table:
-    places, rows = [], []
-    # Not splitlines: U+2028 and others may stand unescaped inside a JSON string.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InvalidData(
-                f"{path}, line {number}: not JSON ({error.msg}). Expected one JSON object a line."
-            ) from None
-        if not isinstance(row, dict):
-            raise InvalidData(f"{path}, line {number}: found a {type(row).__name__}, expected one JSON object a line.")
-        places.append(number)
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return Table(path, {name: [row.get(name) for row in rows] for name in names}, places)
+def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]], hint: str) -> Opened:
+    """Rows from (line number, fields); the first line names the columns. Empty lines are skipped."""
+    filled = (numbered for numbered in lines if numbered[1])
+    _, header = next(filled, (0, []))
+    if not header:
+        raise InvalidData(f"{path}: the file is empty. Expected a first line that names the columns.")
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise InvalidData(f"{path}, line 1: column {repeated[0]!r} occurs more than once. Rename one of them.")
+
+    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        for line, fields in filled:
+            if len(fields) != len(header):
+                raise InvalidData(
+                    f"{path}, line {line}: found {len(fields)} fields, expected {len(header)} "
+                    f"({', '.join(header)}).{hint}"
+                )
+            yield line, dict(zip(header, fields, strict=True))
+
+    return Opened(str(path), header, rows(), lambda: file.share)
 
 
-def _parquet(path: Path) -> Table:
+def _jsonl(file: Source, path: Path) -> Opened:
+    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        # Not cut as str.splitlines does: U+2028 and others may stand unescaped inside a JSON string.
+        for number, line in enumerate(file.lines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InvalidData(
+                    f"{path}, line {number}: not JSON ({error.msg}). Expected one JSON object a line."
+                ) from None
+            if not isinstance(row, dict):
+                raise InvalidData(
+                    f"{path}, line {number}: found a {type(row).__name__}, expected one JSON object a line."
+                )
+            yield number, row
+
+    return Opened(str(path), None, rows(), lambda: file.share)
+
+
+def _parquet(file: Source, path: Path) -> Opened:
     import pyarrow
     from pyarrow import parquet
 
+    done = 0
     try:
-        table = parquet.read_table(path, partitioning=None)
-    except pyarrow.ArrowInvalid as error:
+        found = parquet.ParquetFile(file.stream)
+    except (pyarrow.ArrowException, OSError) as error:
         raise InvalidData(f"{path}: not a parquet file ({str(error).splitlines()[0]}).") from None
-    return Table(path, table.to_pydict(), range(1, table.num_rows + 1), "row")
+    count = found.metadata.num_rows
+
+    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        nonlocal done
+        try:
+            for batch in found.iter_batches(AT_ONCE):
+                for row in batch.to_pylist():
+                    done += 1
+                    yield done, row
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InvalidData(f"{path}, row {done + 1}: damaged ({str(error).splitlines()[0]}).") from None
+
+    return Opened(str(path), found.schema_arrow.names, rows(), lambda: done / count if count else None, "row")
 
 
-READERS: dict[str, Callable[[Path], Table]] = {
+READERS: dict[str, Callable[[Source, Path], Opened]] = {
     ".csv": _csv,
     ".tsv": _tsv,
     ".jsonl": _jsonl,

@@ -1,30 +1,27 @@
 """Texts without labels, of a file or of standard input, some at a time: however many there are, few are in memory.
 
-Knows lines and JSON lines; knows no task and no model.
+Knows lines, and rows by their columns; knows no task and no model.
 """
 
 from __future__ import annotations
 
-import codecs
-import json
-import os
-import stat
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
+from afina.data.readers import columns, source, table
+from afina.data.readers.columns import Columns
+from afina.data.readers.source import STANDARD_INPUT, Source
+from afina.data.readers.table import READERS, Opened
 from afina.errors import InvalidData, NotFound
-
-STANDARD_INPUT = "-"
 
 FIRST, GROWTH, MOST = 16, 4, 4096
 """Texts of the first chunk, how many times more each further one has, and the most: the first answers come at once, the
 later ones of texts that were sorted by length among many."""
 
-MOST_BYTES = 1 << 24
+MOST_CHARACTERS = 1 << 24
 """A chunk ends here too, so that long texts do not fill the memory."""
 
 
@@ -43,75 +40,127 @@ class Chunk:
     share: float | None = None
 
 
-@contextmanager
-def chunks(file: Path) -> Iterator[Iterator[Chunk]]:
-    """The texts of a file: one a line, or of a .jsonl file `text` and, in all lines or none, `text_pair`.
+class Texts:
+    """The texts of a file, chunk by chunk.
 
-    Raises NotFound at once; reading on raises InvalidData that names the line.
+    blank   how many rows without a text were passed over so far, of which the first stands at `first_blank`
     """
-    try:
-        opened = nullcontext(sys.stdin.buffer) if str(file) == STANDARD_INPUT else file.open("rb")
-    except OSError as error:
-        raise NotFound(f"`file` {file}: cannot be read ({error.strerror}).") from None
-    with opened as stream:
-        yield _chunks(stream, file)
+
+    def __init__(self, rows: Iterator[tuple[str, str | None, str | None]], opened: Source | Opened) -> None:
+        self._rows, self._opened = rows, opened
+        self.blank, self.first_blank = 0, ""
+
+    def __iter__(self) -> Iterator[Chunk]:
+        before, most, ends = 0, FIRST, False
+        while not ends:
+            texts: list[str] = []
+            pairs: list[str] = []
+            size = 0
+            for text, pair in self._filled():
+                texts.append(text)
+                size += len(text)
+                if pair is not None:
+                    pairs.append(pair)
+                    size += len(pair)
+                if len(texts) == most or size >= MOST_CHARACTERS:
+                    break
+            else:
+                ends = True
+            if texts:
+                yield Chunk(texts, pairs or None, before, self._share())
+            before, most = before + len(texts), min(most * GROWTH, MOST)
+
+    def _share(self) -> float | None:
+        return self._opened.share if isinstance(self._opened, Source) else self._opened.share()
+
+    def _filled(self) -> Iterator[tuple[str, str | None]]:
+        for where, text, pair in self._rows:
+            if text is None:
+                self.first_blank = self.first_blank or where
+                self.blank += 1
+            else:
+                yield text, pair
+
+    @property
+    def note(self) -> str | None:
+        """What was passed over, in words."""
+        if not self.blank:
+            return None
+        if self.blank == 1:
+            return f"{self.first_blank}: no text there; passed over."
+        return f"{self.first_blank}: no text there, as in {self.blank - 1:,} more; passed over."
 
 
-def _chunks(stream: BinaryIO, file: Path) -> Iterator[Chunk]:
-    status = os.fstat(stream.fileno())
-    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-    rows = _rows(stream, file)
-    before, most, done = 0, FIRST, 0
-    ends = False
-    while not ends:
-        texts, pairs, read = [], [], 0
-        for text, pair, length in rows:
-            texts.append(text)
-            pairs.append(pair)
-            read += length
-            if len(texts) == most or read >= MOST_BYTES:
-                break
-        else:
-            ends = True
-        if texts:
-            done += read
-            paired = [pair for pair in pairs if pair is not None]
-            yield Chunk(texts, paired or None, before, done / size if size else None)
-        before, most = before + len(texts), min(most * GROWTH, MOST)
+@contextmanager
+def chunks(file: Path, text: str | None = None, text_pair: str | None = None) -> Iterator[Texts]:
+    """The texts of a file: of its columns, for one of `table.READERS`; one a line of any other, and of standard input.
+
+    text, text_pair  columns; the usual names are found without
+    Raises NotFound at once, InvalidData where no column is one of texts; reading on raises InvalidData with the line.
+    """
+    plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
+    if plain and (named := [field for field, value in (("text", text), ("text_pair", text_pair)) if value is not None]):
+        raise InvalidData(f"`file` {file}: one text a line, so it has no columns. Leave out `{named[0]}`.")
+    with ExitStack() as stack:
+        try:
+            if plain:
+                lines = stack.enter_context(source.opened(file))
+                found = Texts(_of_lines(lines), lines)
+            else:
+                rows = stack.enter_context(table.opened(file))
+                found = Texts(_of_columns(rows, text, text_pair), rows)
+        except NotFound as error:
+            raise NotFound(f"`file` {error}") from None
+        yield found
 
 
-def _rows(stream: BinaryIO, file: Path) -> Iterator[tuple[str, str | None, int]]:
-    """Text, second text, and bytes of each line."""
-    objects = file.suffix in {".jsonl", ".ndjson"}
-    paired: bool | None = None
-    start = 0
-    for number, line in enumerate(stream, start=1):
-        text, pair = _decoded(line, file, start), None
-        if objects:
-            text, pair = _object(text, f"`file` {file}, line {number}")
-            if paired not in (None, pair is not None):
+def refuse_blank(
+    texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+) -> None:
+    """Raise InvalidData for a text with nothing but white space in it; `before` is how many came earlier."""
+    for given, which in ((texts, ""), (pairs or (), "second part of ")):
+        for number, text in enumerate(given, start=before + 1):
+            if not text.strip():
+                raise InvalidData(f"{which}{where} {number}: {text!r} is blank. Give it some content, or leave it out.")
+
+
+def _of_lines(file: Source) -> Iterator[tuple[str, str | None, str | None]]:
+    for number, line in enumerate(file.lines(), start=1):
+        text = line.removesuffix("\n").removesuffix("\r")
+        yield f"{file.name}, line {number}", text if text.strip() else None, None
+
+
+def _of_columns(file: Opened, text: str | None, text_pair: str | None) -> Iterator[tuple[str, str | None, str | None]]:
+    chosen = None if file.names is None else columns.of_texts(file.name, file.names, text, text_pair)
+    return _read(file, chosen, text, text_pair)
+
+
+def _read(
+    file: Opened, chosen: Columns | None, text: str | None, text_pair: str | None
+) -> Iterator[tuple[str, str | None, str | None]]:
+    last: Iterable[str] | None = None
+    for place, row in file.rows:
+        where = file.where(place)
+        if file.names is None and row.keys() != last:
+            last = row.keys()
+            found = columns.of_texts(where, row, text, text_pair)
+            if chosen is not None and found != chosen:
                 raise InvalidData(
-                    f'`file` {file}, line {number}: some lines have "text_pair" and some have not. '
-                    "Give it in all of them or in none."
+                    f"{where}: its columns would be {_names(found)}, and those before it {_names(chosen)}. "
+                    "Give the same in all lines, or name them with `text`."
                 )
-            paired = pair is not None
-        yield text, pair, len(line)
-        start += len(line)
+            chosen = found
+        assert chosen is not None
+        values = [
+            columns.text_of(row.get(name), name, partial(file.where, place))
+            for name in (chosen.text, chosen.text_pair)
+            if name is not None
+        ]
+        if None in values:
+            yield where, None, None
+        else:
+            yield where, values[0], values[1] if len(values) > 1 else None
 
 
-def _decoded(line: bytes, file: Path, start: int) -> str:
-    if start == 0 and line.startswith(codecs.BOM_UTF8):
-        line, start = line.removeprefix(codecs.BOM_UTF8), len(codecs.BOM_UTF8)
-    try:
-        return line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise InvalidData(f"`file` {file}: not UTF-8 text (byte {start + error.start}). Save it as UTF-8.") from None
-
-
-def _object(line: str, where: str) -> tuple[str, str | None]:
-    try:
-        row = json.loads(line)
-        text, pair = str(row["text"]), row.get("text_pair")
-    except (ValueError, KeyError, TypeError):
-        raise InvalidData(f'{where}: expected an object with "text".') from None
-    return text, None if pair is None else str(pair)
+def _names(found: Columns) -> str:
+    return found.text if found.text_pair is None else f"{found.text} and {found.text_pair}"

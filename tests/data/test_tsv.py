@@ -1,0 +1,76 @@
+"""Quotation marks of a tsv: taken off where they are a way of writing, kept where they are text, never half."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from afina.data.readers import table
+from afina.errors import InvalidData
+
+SAID = ["plain", 'say "hi"', "tab\there", "two\nlines", 'both\t"x"\n', "a, b"]
+
+
+def texts(tmp_path: Path, content: str) -> list[str]:
+    (tmp_path / "a.tsv").write_bytes(content.encode())
+    return table.read(tmp_path / "a.tsv").columns["text"]
+
+
+def written(quoting: int, end: str = "\n") -> str:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, delimiter="\t", quoting=quoting, lineterminator=end)  # type: ignore[arg-type]
+    writer.writerow(("text", "label"))
+    writer.writerows((text, index % 2) for index, text in enumerate(SAID))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_pandas_and_csv_quoted_is_read_without_the_quotes(tmp_path: Path, quoting: int, end: str) -> None:
+    assert texts(tmp_path, written(quoting, end)) == SAID
+
+
+def test_a_spreadsheet_quotes_whatever_has_a_comma(tmp_path: Path) -> None:
+    content = 'text\tlabel\n"warm, and good"\t1\ndull\t0\n"good, too"\t1\n'
+    assert texts(tmp_path, content) == ["warm, and good", "dull", "good, too"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'text\tlabel\n"half a quote \t1\nit\'s "x" \t0\n',
+        'text\tlabel\n"a whole one"\t1\nand a "stray" one\t0\n',
+        'text\tlabel\n"opens\t1\ncloses"\t0\nplain\t0\n',
+        'text\tlabel\n"" doubled ""\t1\nplain\t0\n',
+    ],
+)
+def test_quotation_marks_inside_unquoted_fields_are_text(tmp_path: Path, content: str) -> None:
+    assert texts(tmp_path, content) == [line.split("\t")[0] for line in content.splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('text\tlabel\n"Great!"\t1\nplain\t0\n', "line 2: whether its quotation marks are part of the text cannot be"),
+        ('text\tlabel\n"a"\t1\n"b"\t0\n"c"\t0\nd "e"\t1\n', "line 5: a quotation mark inside a field that is not"),
+        ('text\tlabel\n"a\tb"\t1\nc "d"\t0\n', "line 2: found 3 fields, expected 2 (text, label). A tab or a line"),
+        ('text\tlabel\n"a\tb\t1\nplain\t0\n', "line 2: found 3 fields, expected 2"),
+    ],
+    ids=["both ways", "half", "half, with tabs", "never closed"],
+)
+def test_what_can_be_read_both_ways_or_half_is_refused(tmp_path: Path, content: str, told: str) -> None:
+    with pytest.raises(InvalidData) as caught:
+        texts(tmp_path, content)
+    assert told in str(caught.value)
+    assert "Save it as csv, or as jsonl" in str(caught.value)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["train.tsv", "dev.tsv"])
+def test_glue_is_unquoted(shared: Path, name: str) -> None:
+    found = table.read(shared / "sst2" / name)
+    lines = (shared / "sst2" / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")[1:]
+    assert found.columns["sentence"] == [line.split("\t")[0] for line in lines]
