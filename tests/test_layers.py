@@ -31,7 +31,7 @@ LAYERS = {
         "readers.columns readers.sst2 readers.snippets loader",
         "readers.files readers.texts",
         "task",
-        "token_cache",
+        "token_cache labelled",
     ),
     "stats": ("metrics intervals random_effects", "estimates comparison"),
     "models": (
@@ -73,7 +73,7 @@ LAYERS = {
         "words evaluated asking paper plots plots.svg writers",
         "arms progress",
         "metrics",
-        "untrained",
+        "untrained amounts",
         "tables plots.drawing",
         "verdicts",
         "conclusion counts recommendation answer forecasts tuning disagreements sections paper.published",

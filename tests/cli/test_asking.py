@@ -35,13 +35,14 @@ def test_ask_compares_templates_on_training_texts_and_says_what_the_model_answer
     for template in TEMPLATES:
         assert json.dumps(template) in answer.out
     assert '(bad: " bad"; good: " good"): accuracy 0.' in answer.out
-    assert "on 22 held-out texts (95 % of accuracy: 0." in answer.out
-    assert "On 98 training texts; the first is used below." in answer.out
+    assert "on 24 held-out texts (95 % of accuracy: 0." in answer.out
+    assert "too few to say anything: below 30." in answer.out
+    assert "On 96 training texts; the first is used below." in answer.out
     said = answer.err.splitlines()
-    assert said[0] == "ask: opening the model"
+    assert said[:2] == [f"{Path(toy).name}: 96 texts to train on, 24 held out", "ask: opening the model"]
     count = len(TEMPLATES)
-    assert said[1:-1] == [f"ask: template {n} of {count}, on 98 training texts" for n in range(1, count + 1)]
-    assert said[-1] == "ask: the best template, on 22 held-out texts"
+    assert said[2:-1] == [f"ask: template {n} of {count}, on 96 training texts" for n in range(1, count + 1)]
+    assert said[-1] == "ask: the best template, on 24 held-out texts"
 
 
 def test_its_figures_are_those_of_the_untrained_adapter(afina: Command, gpt2: Backbone, toy: str) -> None:

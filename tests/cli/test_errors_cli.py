@@ -160,7 +160,7 @@ def test_a_split_that_is_empty(refused: Callable[..., str]) -> None:
         "task/dev.csv: no rows below the names of the columns. Expected at least one example."
     )
     write_csv(Path("one.csv"), rows(1))
-    assert "one.csv: splitting its 1 examples 80/20 left one side empty. Give more" in refused(task="one.csv")
+    assert "one.csv: its 1 examples hold no two different texts of a label, so none" in refused(task="one.csv")
 
 
 def test_a_task_with_one_label(refused: Callable[..., str]) -> None:
@@ -436,9 +436,32 @@ def test_an_adapter_for_other_weights_or_another_tokenizer(
 def test_a_task_with_other_labels_than_the_adapters(afina: Command, trained: Path) -> None:
     write_csv(Path("other.csv"), [(text, {"bad": "no", "good": "yes"}[label]) for text, label in rows()])
     assert afina("evaluate", trained, "--task", "other.csv").error == (
-        "task other.csv: its labels are no, yes; the adapter's are bad, good. "
-        "Give the labels in the adapter's order with --labels."
+        "other.csv, line 2: its labels are no, yes; the adapter's are bad, good. "
+        "Give texts with those labels, or rename these."
     )
+    write_csv(Path("numbers.csv"), [(f"{text}, again", {"bad": 0, "good": 1}[label]) for text, label in rows()])
+    assert afina("evaluate", trained, "--task", "numbers.csv").error == (
+        "numbers.csv, line 2: its labels are 0, 1; the adapter's are bad, good. "
+        "Say what 0 to 1 stand for with --labels, such as bad,good."
+    )
+    assert afina("evaluate", trained, "--task", "numbers.csv", "--labels", "bad,good").code == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plan", "ask", "choose"])
+def test_a_file_that_is_missing_is_told_before_anything_is_loaded(
+    afina: Command, trained: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    from afina import Backbone
+    from afina.models import backbone
+
+    def load(*_: object, **__: object) -> None:
+        pytest.fail("a model was opened")
+
+    monkeypatch.setattr(Backbone, "load", load)
+    monkeypatch.setattr(Adapter, "load", load)
+    monkeypatch.setattr(backbone, "AutoConfig", None, raising=False)
+    arguments = [trained] if command == "evaluate" else ["--backbone", "./nowhere"]
+    assert afina(command, *arguments, "--task", "gone.csv").error.startswith("task gone.csv: no such file or directory")
 
 
 @pytest.mark.parametrize(

@@ -451,12 +451,59 @@ def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_p
     )
 
 
+@pytest.mark.parametrize(("count", "held"), [(2, 2), (3, 1), (9, 2), (60, 12), (300, 60), (1000, 200)])
+def test_of_one_file_a_fifth_of_each_label_is_held_out(tmp_path: Path, count: int, held: int) -> None:
+    labels = ("y", "n") if count > 3 else ("y",)
+    rows = [(f"text {i}", labels[i % len(labels)]) for i in range(count)]
+    rows += [] if count > 3 else [("other", "n"), ("another", "n")][: 2 if count == 2 else 1]
+    task = Task.load(str(write_csv(tmp_path / "one.csv", rows)))
+    assert len(task.evaluation) == held
+    assert len(task.train) + len(task.evaluation) == len(rows)
+    if count > 9:
+        assert task.evaluation.labels.tolist().count(0) == held // 2
+
+
+def test_all_of_a_file_trains_where_another_is_evaluated(tmp_path: Path, directory: Path) -> None:
+    mine = write_csv(tmp_path / "mine.csv", ROWS)
+    other = write_csv(tmp_path / "other.csv", [("new", "good"), ("newer", "good")])
+    task = Task.load(str(mine), evaluation=str(other))
+    assert labelled(task, task.train) == ROWS
+    assert labelled(task, task.evaluation) == [("new", "good"), ("newer", "good")]
+    assert list(Task.load(str(directory), evaluation=str(other)).evaluation.texts) == ["new", "newer"]
+    many = write_csv(tmp_path / "many.csv", [(f"text {i}", "yn"[i % 2]) for i in range(40)])
+    cut = Task.load(str(many), evaluation=str(write_csv(tmp_path / "y.csv", [("new", "y")])), validation=0.5)
+    assert len(cut.train) + len(cut.evaluation) == 40
+    assert "4 of 4 evaluation texts also occur" in message(mine, Leakage, evaluation=str(mine))
+    assert "`evaluation` gone.csv: no such file." in message(mine, NotFound, evaluation="gone.csv")
+    write_csv(other, [("new", "ugly")])
+    assert "line 2: label 'ugly' does not occur in the training split" in message(mine, evaluation=str(other))
+
+
+@pytest.mark.parametrize("label", ["NaN", "nan", "<NA>"])
+def test_a_label_that_is_missing_in_words_is_refused(tmp_path: Path, label: str) -> None:
+    told = message(write_csv(tmp_path / "one.csv", [*ROWS, ("a text", label)]))
+    assert f"line 6: column 'label' is '{label}', as a missing label is written. Fill it in or remove the row" in told
+    names = Task.load(str(write_csv(tmp_path / "one.csv", [(f"{i}", ("NA", "None")[i % 2]) for i in range(20)])))
+    assert names.label_names == ("NA", "None")
+
+
+def test_one_column_is_not_two_things(tmp_path: Path) -> None:
+    mine = write_csv(tmp_path / "mine.csv", ROWS)
+    assert "`text_pair` text is the column of the text too." in message(mine, text_pair="text")
+    assert "`label` text is the column of a text too." in message(mine, label="text")
+
+
+@pytest.mark.parametrize("labels", [[""], ["good", " "]])
+def test_an_empty_name_of_a_label_is_refused(tmp_path: Path, labels: list[str]) -> None:
+    told = message(write_csv(tmp_path / "mine.csv", ROWS), labels=labels)
+    assert "an empty name. Give the labels in their order, with commas." in told
+
+
 def test_one_file_is_divided_by_a_hash_of_the_text_and_not_by_its_order(tmp_path: Path) -> None:
     rows = [(f"text {i}", "yn"[i % 2]) for i in range(200)]
     task = Task.load(str(write_csv(tmp_path / "one.csv", rows)))
     again = Task.load(str(write_csv(tmp_path / "two.csv", rows[::-1])))
-    assert 140 < len(task.train) < 180
-    assert len(task.train) + len(task.evaluation) == 200
+    assert (len(task.train), len(task.evaluation)) == (160, 40)
     assert set(task.evaluation.texts) == set(again.evaluation.texts)
     assert dict(labelled(task, task.train)) | dict(labelled(task, task.evaluation)) == dict(rows)
 
@@ -470,7 +517,9 @@ def test_duplicates_in_one_file_never_leak(tmp_path: Path) -> None:
 
 def test_one_file_too_small_to_divide_is_refused(tmp_path: Path) -> None:
     told = message(write_csv(tmp_path / "one.csv", [("same", "a"), ("same!", "b")]))
-    assert "one.csv: splitting its 2 examples 80/20 left one side empty. Give more examples, or a directory" in told
+    assert (
+        "one.csv: its 2 examples hold no two different texts of a label, so none can be kept aside. Give more" in told
+    )
 
 
 def test_leakage_between_two_files_is_refused_and_can_be_allowed(directory: Path) -> None:

@@ -6,17 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from afina import Adapter, Backbone, Predictor, Run, Task, digest
+from afina.data.labelled import Labelled
 from afina.data.loader import by_length
 from afina.data.tokenize import encode
-from afina.errors import InvalidData, NotFound
+from afina.errors import NotFound
 from afina.events import Progress
-from afina.inference.evaluation import evaluate
+from afina.inference.evaluation import Evaluation, evaluate, trained
 from afina.inference.predictor import logits
 from afina.inference.probes import PROBE, probe
 from afina.models.classifier import Classifier
@@ -121,24 +123,24 @@ def test_probabilities_are_the_softmax_and_bear_large_logits() -> None:
     assert np.allclose(probabilities(some), torch.tensor(some).softmax(-1).numpy(), atol=1e-6)
 
 
+def evaluated(path: Path, task: str, **options: Any) -> Evaluation:
+    adapter = Adapter.load(path)
+    return evaluate(adapter, Labelled.read(task, trained(adapter.manifest)), **options)
+
+
 def test_an_adapter_evaluates_to_the_figures_of_its_record(runs: Runs, toy: str) -> None:
     for method in ("lora", "full", "baseline"):
         record, path = runs.record("gpt2", method), runs.adapter("gpt2", method)
-        found = evaluate(Adapter.load(path), Task.load(toy), check_probe=True)
+        found = evaluated(path, toy, check_probe=True)
         assert found.metrics == record.metrics
         assert (found.adapter, found.task) == (str(path), toy)
         assert (found.examples, found.digest, found.truncated) == (record.examples, record.digest, 0)
 
 
-def test_labels_in_another_order_than_the_adapters_are_an_error(runs: Runs, toy: str) -> None:
-    with pytest.raises(InvalidData, match=r"its labels are good, bad; the adapter's are bad, good.*`labels`"):
-        evaluate(Adapter.load(runs.adapter("gpt2", "lora")), Task.load(toy, labels=("good", "bad")))
-
-
 def test_a_backbone_that_is_gone_is_an_error_that_names_it(runs: Runs, toy: str, tmp_path: Path) -> None:
     adapter = runs.adapter("gpt2", "lora")
     with pytest.raises(NotFound, match=rf"backbone {tmp_path}/gone"):
-        evaluate(Adapter.load(adapter), Task.load(toy), backbone=str(tmp_path / "gone"))
+        evaluated(adapter, toy, backbone=str(tmp_path / "gone"))
     with pytest.raises(NotFound, match=rf"backbone {tmp_path}/gone"):
         Predictor.load(adapter, str(tmp_path / "gone"))
 
@@ -177,7 +179,7 @@ def test_a_task_of_pairs_and_three_labels_trains_evaluates_and_predicts(
     assert record.head == 3 * 32
     path = tmp_path / record.adapter
     task, predictor = Task.load(run.task), Predictor.load(path)
-    assert evaluate(Adapter.load(path), task).metrics == record.metrics
+    assert evaluated(path, run.task).metrics == record.metrics
     answers = predictor(task.evaluation.texts, task.evaluation.pairs)
     assert [answer["label"] for answer in answers] == answered(tmp_path, record)
     assert predictor(task.evaluation.texts) != answers

@@ -15,9 +15,10 @@ from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTun
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from afina import Backbone, Predictor, Task
+from afina import Backbone, Predictor
+from afina.data.labelled import Labelled
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
-from afina.inference.evaluation import evaluate
+from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import Adapter
 from afina.models.families import FAMILIES
 from afina.stats.metrics import probabilities
@@ -156,14 +157,16 @@ def test_an_adapter_made_by_peft_for_another_family_gives_pefts_logits(llama: Ba
 
 def test_an_adapter_made_by_peft_evaluates_with_the_tasks_labels(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     made_by_peft(gpt2, lora(), tmp_path)
-    task = Task.load(toy)
+    adapter = Adapter.load(tmp_path)
+    texts = Labelled.read(toy, trained(adapter.manifest))
+    assert len(texts.split) == 120, "nothing tells that any of them was trained on"
     model = PeftModel.from_pretrained(base(gpt2.path), tmp_path)
-    logits = theirs(model, AutoTokenizer.from_pretrained(gpt2.path), task.evaluation.texts).numpy()
-    result = evaluate(Adapter.load(tmp_path), task, backbone=str(gpt2.path))
-    assert result.metrics["accuracy"] == np.mean(logits.argmax(1) == task.evaluation.labels)
+    logits = theirs(model, AutoTokenizer.from_pretrained(gpt2.path), texts.split.texts).numpy()
+    result = evaluate(adapter, texts, backbone=str(gpt2.path))
+    assert result.metrics["accuracy"] == np.mean(logits.argmax(1) == texts.split.labels)
     assert 0 < result.metrics["accuracy"] < 1
-    assert result.examples == len(task.evaluation)
-    lines = Predictor.load(tmp_path)(task.evaluation.texts)
+    assert (result.examples, result.leaked) == (120, None)
+    lines = Predictor.load(tmp_path)(texts.split.texts)
     found = np.array([list(line["probabilities"].values()) for line in lines])
     assert np.abs(found - probabilities(logits)).max() <= TOLERANCE
     assert [line["label"] for line in lines] == [f"LABEL_{index}" for index in logits.argmax(1)]
@@ -173,8 +176,8 @@ def test_an_adapter_made_by_peft_with_other_labels_than_the_task_is_an_error(
     gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
     made_by_peft(gpt2, lora(), tmp_path, labels=3)
-    with pytest.raises(AfinaError, match=r"its labels are bad, good; the adapter's are LABEL_0, LABEL_1, LABEL_2"):
-        evaluate(Adapter.load(tmp_path), Task.load(toy), backbone=str(gpt2.path))
+    with pytest.raises(AfinaError, match=r"its labels are bad, good; the adapter has 3, and does not name them"):
+        Labelled.read(toy, trained(Adapter.load(tmp_path).manifest))
 
 
 def test_an_adapter_made_by_peft_without_a_head_is_an_error_that_says_how_to_keep_it(

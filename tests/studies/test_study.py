@@ -321,6 +321,13 @@ def test_the_runs_of_the_presets_are_those_that_they_were_before_models_were_ask
     assert new <= found.keys()
 
 
+def test_a_file_to_evaluate_on_makes_another_run_and_none_makes_none() -> None:
+    plain, held = (Run(backbone="b", task="t.csv", method="lora", data=data) for data in ({}, {"evaluation": "e"}))
+    assert plain.key != held.key
+    assert plain.key == Run(backbone="b", task="t.csv", method="lora", data={"evaluation": None}).key
+    assert "evaluation" not in plain.data.model_dump(exclude_defaults=True)
+
+
 def test_how_a_model_is_asked_tells_runs_apart() -> None:
     def key(method: str = "lora", **ask: Any) -> str:
         return Run(backbone="gpt2", task="sst2", method=method, ask=Ask(**ask)).key

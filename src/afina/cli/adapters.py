@@ -57,25 +57,39 @@ def evaluate(
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
-    """Measure an adapter on a task's evaluation split."""
-    from afina.data.task import Task
-    from afina.inference.evaluation import evaluate
-    from afina.models.adapter import Adapter
+    """Measure an adapter on labelled texts: all of a file, or of its own file what training left out."""
+    from afina.data.task import check_address
     from afina.studies.adapters import find
 
-    opened = Adapter.load(find(adapter, method, seed))
+    place = find(adapter, method, seed)
+    check_address(task)  # before anything that takes time
+    from afina.data.labelled import Labelled
+    from afina.inference.evaluation import evaluate, trained
+    from afina.models.adapter import Adapter
+
+    opened = Adapter.load(place)
     _print_notes(opened)
-    read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
-    found = evaluate(opened, read, backbone=backbone, check_probe=check_probe, dtype=dtype)
+    how = data_options(text, text_pair, label, labels, allow_leakage)
+    texts = Labelled.read(task, trained(opened.manifest), **how)
+    found = evaluate(opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype)
     if as_json:
         made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
-        how = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
-        print(json.dumps({**made, **found.metrics, **how}))
-    else:
-        from afina.report.metrics import WORDS
+        counts = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
+        seen = {"file": found.where, "held_out": found.held_out, "leaked": found.leaked}
+        print(json.dumps({**made, **found.metrics, **counts, **seen}))
+        return
+    from afina.report.metrics import WORDS
+    from afina.report.words import number_of_texts, too_few
 
-        figures = ", ".join(f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
-        print(f"{figures} on {found.examples:,} texts of {task}")
+    if found.leaked is None and opened.manifest.task is not None:
+        print(
+            f"Whether training saw any of these texts is not known: {opened.manifest.task} is not at hand as it was.",
+            file=sys.stderr,
+        )
+    figures = ", ".join(f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
+    number = number_of_texts(found.examples)
+    on = f"the {number} that training left out of {found.where}" if found.held_out else f"{number} of {found.where}"
+    print(f"{figures} on {on}{too_few(found.examples)}")
 
 
 def predict(

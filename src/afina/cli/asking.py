@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
+    EvaluationOption,
     Json,
     LabelColumn,
     Labels,
@@ -41,6 +43,7 @@ def ask(
         bool, typer.Option("--offset", help="Shift each label's output so that training texts are spread evenly.")
     ] = False,
     backbone: BackboneOption = "embedded",
+    evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
@@ -51,11 +54,14 @@ def ask(
     """Ask a model in words, before anything is trained: how often its answer is right, in seconds."""
     from afina.cli.display import telling
     from afina.data.task import Task
-    from afina.inference.asking import ask
+
+    read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage, evaluation))
+    from afina.inference.asking import ask  # these take seconds, and a mistake is told before
     from afina.models.backbone import Backbone
+    from afina.report.amounts import split_of
     from afina.report.answer import sentence, tables
 
-    read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage))
+    print(split_of(task, len(read.train), len(read.evaluation)), file=sys.stderr)
     templates = [*map(template_option, template or [])]
     answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=telling("ask"))
     if as_json:
@@ -67,4 +73,6 @@ def ask(
     print_prose(sentence(answer))
     typed = answer.template.replace("\n", "\\n")
     chosen = [part for item in words or [] for part in ("--words", item)]
+    named = {"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels}
+    chosen += [part for flag, value in named.items() if value is not None for part in (flag, value)]
     print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, '--template', typed, *chosen])}")

@@ -11,6 +11,7 @@ import typer
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
+    EvaluationOption,
     Json,
     LabelColumn,
     Labels,
@@ -62,6 +63,7 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
     ] = True,
+    evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
@@ -75,6 +77,7 @@ def plan(
 
     Memory comes from the backbone's configuration alone: no weights, and for well-known models no network.
     """
+    _check_there(task, evaluation)
     from afina.cli.display import telling
     from afina.methods import make
     from afina.report.forecasts import forecast_table
@@ -88,10 +91,10 @@ def plan(
         backbone,
         [make(name) for name in method] if method else None,
         task=task,
-        data=Data(**data_options(text, text_pair, label, labels, allow_leakage)),
+        data=Data(**data_options(text, text_pair, label, labels, allow_leakage, evaluation)),
         ask=Ask(**ask_options(template, words)),
         training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
-        memory=read_size(memory) if memory else None,
+        memory=read_size(memory) if memory is not None else None,
         calibrate=calibrate,
         says=telling("plan"),
     )
@@ -99,6 +102,14 @@ def plan(
         print(json.dumps({**asdict(found[0].terms), "methods": {one.method: one.summary for one in found}}))
     else:
         print_tables(forecast_table(found))
+
+
+def _check_there(task: str | None, evaluation: str | None) -> None:
+    """Before anything that takes time."""
+    from afina.data.task import check_address
+
+    if task is not None:
+        check_address(task, evaluation)
 
 
 def methods() -> None:

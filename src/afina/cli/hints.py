@@ -14,6 +14,7 @@ FLAGS = {
     "backbone": "--backbone",
     "batch_size": "batch_size",
     "epochs": "epochs",
+    "evaluation": "--eval",
     "file": "--file",
     "head": "head",
     "label": "--label",

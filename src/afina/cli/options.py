@@ -18,6 +18,10 @@ TaskOption = Annotated[
         "--task", help="csv, tsv, jsonl or parquet file, directory, sst2, or snippets:NAME.", metavar="ADDRESS"
     ),
 ]
+EvaluationOption = Annotated[
+    str | None,
+    typer.Option("--eval", help="A file to evaluate on; then all of --task's file trains.", metavar="FILE"),
+]
 MethodOption = Annotated[
     str | None, typer.Option("--method", help="Of a study's directory: whose adapter, by its name there.")
 ]
@@ -57,11 +61,17 @@ Overrides = Annotated[
 
 
 def data_options(
-    text: str | None, text_pair: str | None, label: str | None, labels: str | None, allow_leakage: bool
+    text: str | None,
+    text_pair: str | None,
+    label: str | None,
+    labels: str | None,
+    allow_leakage: bool,
+    evaluation: str | None = None,
 ) -> dict[str, Any]:
-    """How a task is to be read, in the words of `Task.load` and of a study's [data]."""
-    order = [name.strip() for name in labels.split(",")] if labels else None
-    return {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
+    """How a task is to be read, in the words of `Task.load` and of a study's [data]; `evaluation` where it is given."""
+    order = [name.strip() for name in labels.split(",")] if labels is not None else None
+    given = {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
+    return given if evaluation is None else given | {"evaluation": evaluation}
 
 
 def template_option(template: str) -> str:

@@ -13,6 +13,7 @@ import typer
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
+    EvaluationOption,
     Json,
     LabelColumn,
     Labels,
@@ -45,6 +46,7 @@ def study(
     overrides: Overrides = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
+    evaluation: EvaluationOption = None,
     template: TemplateOption = None,
     words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
@@ -58,7 +60,8 @@ def study(
     from afina.studies.study import Study
 
     given = list(overrides or [])
-    given += [f"{key}={json.dumps(value)}" for key, value in (("backbone", backbone), ("task", task)) if value]
+    named = {"backbone": backbone, "task": task, "data.evaluation": evaluation}
+    given += [f"{key}={_toml(value)}" for key, value in named.items() if value is not None]
     given += ["data.allow_leakage=true"] if allow_leakage else []
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
     _carry_out(Study.load(source, given), out, as_json, texts=not no_texts)
@@ -79,6 +82,7 @@ def train(
             metavar="KEY=VALUE",
         ),
     ] = None,
+    evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
@@ -100,7 +104,7 @@ def train(
         "backbone": backbone,
         "task": task,
         "seeds": [seed],
-        "data": data_options(text, text_pair, label, labels, allow_leakage),
+        "data": data_options(text, text_pair, label, labels, allow_leakage, evaluation),
         "ask": ask_options(template, words),
         "methods": {method: settings},
     }
@@ -116,6 +120,7 @@ def choose(
     ] = None,
     backbone: BackboneOption = "embedded",
     out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/choose"),
+    evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
@@ -136,10 +141,10 @@ def choose(
     results = recommend(
         task,
         minutes,
-        memory=read_size(memory) if memory else None,
+        memory=read_size(memory) if memory is not None else None,
         backbone=backbone,
         out=out,
-        data=data_options(text, text_pair, label, labels, allow_leakage),
+        data=data_options(text, text_pair, label, labels, allow_leakage, evaluation),
         ask=ask_options(template, words),
         watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
         command=["afina", *sys.argv[1:]],

@@ -14,6 +14,7 @@ from pathlib import Path
 from afina import assets
 from afina.card import Shown
 from afina.data.readers import files, rows, snippets, sst2
+from afina.data.readers.files import Asked
 from afina.data.readers.table import READERS
 from afina.data.split import Split, key
 from afina.errors import InvalidData, Leakage, NotFound, UnknownName
@@ -70,6 +71,7 @@ class Task(Shown):
         train_examples: int | None = None,
         evaluation_examples: int | None = None,
         validation: float | None = None,
+        evaluation: str | None = None,
         allow_leakage: bool = False,
     ) -> Task:
         """The task at `address`: a name in TASKS, a directory, or a file.
@@ -81,32 +83,35 @@ class Task(Shown):
         validation              share of the training split, as used, that is cut from it and stands in for the
                                 evaluation split, which is then in no part of the task: what chooses a setting cannot
                                 see it
+        evaluation              a file, all of which stands in for the evaluation split; all of a file at `address` is
+                                then the training split
         allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
+        asked = Asked(text, text_pair, label)
         if address in TASKS:
-            given = {"text": text, "text_pair": text_pair, "label": label}
-            named = [field for field, value in given.items() if value]
-            if named:
+            named = [field for field, value in vars(asked).items() if value]
+            if named and evaluation is None:
                 raise InvalidData(
                     f"task {address}: its columns are known, so `{named[0]}` cannot be chosen. Leave it out."
                 )
-            label_names, train, evaluation = TASKS[address](labels)
+            label_names, train, held_out = TASKS[address](labels)
+            if evaluation is not None:
+                held_out = _of_file(evaluation, asked, address, label_names, pairs=train.pairs is not None)
         else:
-            label_names, train, evaluation = files.load(_path(address), text, text_pair, label, labels)
+            file = None if evaluation is None else evaluation_file(evaluation)
+            label_names, train, held_out = files.load(find(address), asked, labels, file)
         train = rows.first(train, train_examples, "train_examples")
-        evaluation = rows.first(evaluation, evaluation_examples, "evaluation_examples")
+        held_out = rows.first(held_out, evaluation_examples, "evaluation_examples")
         if validation is not None:
-            train, evaluation = rows.cut(train, validation)
+            train, held_out = rows.cut(train, validation)
         if len(set(train.labels.tolist())) < 2:
             raise InvalidData(
                 f"task {address}: all {len(train)} training examples are labelled {label_names[train.labels[0]]!r}. "
                 "Expected at least two different labels; give more examples."
             )
-        return cls(
-            address, label_names, train, evaluation, check_leakage(address, train, evaluation, allow=allow_leakage)
-        )
+        return cls(address, label_names, train, held_out, check_leakage(address, train, held_out, allow=allow_leakage))
 
 
 def count_leaked(train: Split, evaluation: Split) -> int:
@@ -126,7 +131,32 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
     return leaked
 
 
-def _path(address: str) -> Path:
+def _of_file(evaluation: str, asked: Asked, address: str, label_names: Sequence[str], *, pairs: bool) -> Split:
+    """All of a file, to evaluate on what learns from the named task at `address`."""
+    found, names, path = files.to_measure(evaluation_file(evaluation), asked)
+    if (found.pairs is not None) != pairs:
+        raise InvalidData(f"{path}: {'single texts' if pairs else 'pairs of texts'}, and {address} has none of these.")
+    return rows.matched(found, label_names, None, names, whose=f"those of {address}")
+
+
+def evaluation_file(evaluation: str) -> Path:
+    """The file whose texts stand in for an evaluation split. Raises NotFound."""
+    path = Path(evaluation).expanduser()
+    if not os.path.isfile(path):
+        raise NotFound(f"`evaluation` {evaluation}: no such file. Expected one ending in {', '.join(READERS)}.")
+    return path
+
+
+def check_address(address: str, evaluation: str | None = None) -> None:
+    """Raise NotFound or UnknownName where nothing is at a task's address. Reads nothing, so that it takes no time."""
+    if address not in TASKS:
+        find(address)
+    if evaluation is not None:
+        evaluation_file(evaluation)
+
+
+def find(address: str) -> Path:
+    """The file or directory at an address that is no name in TASKS. Raises NotFound, UnknownName."""
     path = Path(address).expanduser()
     if os.path.exists(path):  # Path.exists raises on names that are too long.
         return path

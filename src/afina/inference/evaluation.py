@@ -1,13 +1,13 @@
-"""An adapter on the evaluation split of a task, to figures. Knows no file of texts."""
+"""An adapter on labelled texts, to figures. Knows no file of texts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from afina.data.task import Task
-from afina.errors import InvalidData
+from afina.data.labelled import Labelled, Trained
 from afina.inference import probes
 from afina.models.adapter import FOREIGN, Adapter
+from afina.models.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,10 @@ class Evaluation:
 
     adapter    its directory; `digest` is its identity
     dtype      what it computed in
-    task       the task's address
+    task       the address of the texts
     metrics    the figures of its objective, the headline first
-    examples   evaluation texts, of which `truncated` were cut to the adapter's maximum length
+    examples   texts, of which `truncated` were cut to the adapter's maximum length
+    where, held_out, leaked  as in `Labelled`
     """
 
     adapter: str
@@ -28,34 +29,41 @@ class Evaluation:
     examples: int
     truncated: int
     dtype: str
+    where: str
+    held_out: bool
+    leaked: int | None
+
+
+def trained(manifest: Manifest) -> Trained:
+    """What an adapter tells of the texts that it learnt from."""
+    names = None if manifest.method == FOREIGN else manifest.label_names
+    return Trained(len(manifest.label_names), names, manifest.task, manifest.data, manifest.train_digest)
 
 
 def evaluate(
-    adapter: Adapter, task: Task, *, backbone: str | None = None, check_probe: bool = False, dtype: str = "float32"
+    adapter: Adapter, texts: Labelled, *, backbone: str | None = None, check_probe: bool = False, dtype: str = "float32"
 ) -> Evaluation:
-    """Measure `adapter` on a task's evaluation split; `backbone` is an address, by default the adapter's.
+    """Measure `adapter` on `texts`, read for what it is `trained` on; `dtype` as in `Predictor.of`.
 
-    The task's labels must be the adapter's; an adapter made by peft names none and takes the task's. Raises InvalidData
-    where they are not, and what `probes.opened` raises, where `dtype` is explained too.
+    backbone  an address, by default the adapter's
+    Raises what `probes.opened` raises.
     """
     manifest = adapter.manifest
-    if manifest.method == FOREIGN and len(task.label_names) == len(manifest.label_names):
-        manifest = manifest.model_copy(update={"label_names": task.label_names})
+    if manifest.method == FOREIGN:  # made by peft, which names no labels
+        manifest = manifest.model_copy(update={"label_names": texts.label_names})
         adapter = replace(adapter, manifest=manifest)
-    if task.label_names != manifest.label_names:
-        raise InvalidData(
-            f"task {task.address}: its labels are {', '.join(task.label_names)}; the adapter's are "
-            f"{', '.join(manifest.label_names)}. Give the labels in the adapter's order with `labels`."
-        )
     predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
-    split = task.evaluation
-    outputs, truncated = predictor.predict(split.texts, split.pairs, where=f"task {task.address}, evaluation text")
+    split = texts.split
+    outputs, truncated = predictor.predict(split.texts, split.pairs, where=f"{texts.where}, text")
     return Evaluation(
         adapter=adapter.where,
         digest=adapter.digest,
-        task=task.address,
+        task=texts.address,
         metrics=predictor.objective.metrics(outputs, split.labels),
         examples=len(split),
         truncated=truncated,
         dtype=predictor.dtype,
+        where=texts.where,
+        held_out=texts.held_out,
+        leaked=texts.leaked,
     )

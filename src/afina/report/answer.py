@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from afina.report import asking, metrics
 from afina.report.tables import Column, Table
-from afina.report.words import count, share, span
+from afina.report.words import count, share, span, too_few
 
 if TYPE_CHECKING:  # it loads torch
     from afina.inference.asking import Answer
@@ -34,5 +34,6 @@ def sentence(answer: Answer) -> str:
     words = "; ".join(f"{name}: {', '.join(map(asking.quoted, given))}" for name, given in answer.words.items())
     return (
         f"Untrained, asked in {asking.quoted(answer.template)} ({words}): {figures} on {count(answer.examples)} "
-        f"held-out texts (95 % of accuracy: {span((found.low, found.high))})."
+        f"held-out text{'s' * (answer.examples != 1)} (95 % of accuracy: {span((found.low, found.high))})"
+        f"{too_few(answer.examples)}."
     )

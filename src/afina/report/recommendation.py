@@ -11,7 +11,7 @@ from afina.methods import METHODS
 from afina.report import asking
 from afina.report.tables import Column, Table
 from afina.report.verdicts import in_one
-from afina.report.words import NOTHING, count, share, size
+from afina.report.words import NOTHING, count, number_of_texts, share, size, too_few
 from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.recommendation import Contender, Dropped, Recommendation
@@ -41,6 +41,7 @@ def evidence(made: Recommendation) -> Table:
     notes = [
         f"On {made.examples:,} held-out texts that chose nothing. Of {made.train_examples:,} training texts, each "
         "model learnt from as many as its row says.",
+        *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
         *([_OF_THE_RACE] if any(map(_fallen_out, made.contenders)) else []),
         *asking.notes([one.ask for one in made.contenders if one.adapter]),
         *(_titled(one).words for one in made.comparisons),

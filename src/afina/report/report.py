@@ -58,7 +58,8 @@ class Report:
         A study named `paper` has the paper's figures and footnotes beside them.
         """
         from_paper = bool(self.arms) and all(arm.record.study == published.STUDY for arm in self.arms)
-        tables = all_tables(self.arms, published.beside(self.arms) if from_paper else Beside())
+        beside = published.beside(self.arms) if from_paper else Beside()
+        tables = all_tables(self.arms, beside, self.results.data)
         return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
 
     @cached_property

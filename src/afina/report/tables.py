@@ -11,16 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from afina.report import metrics, untrained
+from afina.report import amounts, metrics, untrained
 from afina.report.arms import Arm, Value
 from afina.report.words import NOTHING, count, percent, seconds, share, size, span
 from afina.studies.record import Record
+from afina.studies.spec import Data
 
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
 EACH_SEED = "Each seed by itself"
 """What opens the rows of single seeds."""
 
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
+
+_USUAL = Data()
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,17 @@ class Beside:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def all_tables(arms: Sequence[Arm], beside: Beside) -> list[Table]:
-    """Three tables, and one of GPU memory where that was measured; none where nothing is recorded."""
+def all_tables(arms: Sequence[Arm], beside: Beside, data: Data = _USUAL) -> list[Table]:
+    """Three tables, and one of GPU memory where that was measured; none where nothing is recorded.
+
+    data  how the runs were asked to read their task
+    """
     if not arms:
         return []
+    said = [*metrics.notes(arms), *amounts.notes(arms, data), *untrained.notes(arms)]
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
-        _table(PERFORMANCE, _performance(arms), arms, [*metrics.notes(arms), *untrained.notes(arms)], beside),
+        _table(PERFORMANCE, _performance(arms), arms, said, beside),
         _table(COST, _cost(), arms, _cost_notes(arms), beside),
         _table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside),
         *([_table(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE], beside)] if on_gpu else []),

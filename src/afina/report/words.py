@@ -8,6 +8,20 @@ NOTHING = "–"
 """Stands where there is no value."""
 
 
+FEW = 30
+"""Evaluated texts, below which a figure says little."""
+
+
+def number_of_texts(count: int) -> str:
+    """`1 text`, `1,000 texts`."""
+    return f"{count:,} text{'s' * (count != 1)}"
+
+
+def too_few(count: int) -> str:
+    """What is to be said of a figure on `count` texts, where they are few."""
+    return f"; too few to say anything: below {FEW}" if count < FEW else ""
+
+
 def in_words(values: Mapping[str, object]) -> str:
     """`r 4, alpha 16, targets c_attn`; unset values are left out."""
     return ", ".join(f"{key} {value_in_words(value)}" for key, value in values.items() if value is not None)

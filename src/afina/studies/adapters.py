@@ -29,7 +29,9 @@ def find(place: Path, method: str | None = None, seed: int | None = None) -> Pat
     if directory.recommendation.is_file():
         made = read_recommendation(directory.recommendation)
         records = _first(records, [one.key for one in made.contenders if one.key is not None])
-        name = method or _recommended(place, made, records)
+        if method is None and seed is None:
+            return place / _recommended(place, made, records)
+        name = method or made.recommended
     else:
         keys = read_request(directory.study).keys
         records = _first(records, keys)
@@ -49,7 +51,7 @@ def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -
             f"{place}: {made.recommended} is recommended there, which has no adapter. "
             f"Name another one with `method`; there is {_names(records)}."
         )
-    return made.recommended
+    return made.adapter
 
 
 def _only(place: Path, records: Sequence[Record]) -> str:

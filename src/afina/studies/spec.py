@@ -30,6 +30,7 @@ class Data(Frozen):
     labels  label names, in the order of their indices
     train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
     validation  share of the training split that stands in for the evaluation split, which is then not used at all
+    evaluation  a file, all of which stands in for the evaluation split
     """
 
     text: str | None = None
@@ -39,6 +40,7 @@ class Data(Frozen):
     train_examples: int | None = Field(default=None, ge=1, le=MOST)
     evaluation_examples: int | None = Field(default=None, ge=1, le=MOST)
     validation: float | None = Field(default=None, gt=0, lt=1)
+    evaluation: str | None = None
     allow_leakage: bool = False
 
 
@@ -138,6 +140,8 @@ class RunSpec(Shown, Frozen):
         intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
         if self.data.validation is None:
             del intention["data"]["validation"]  # so that runs recorded before there was such a cut keep their keys
+        if self.data.evaluation is None:
+            del intention["data"]["evaluation"]  # likewise
         if self.asked == UNASKED:
             del intention["ask"]  # likewise
         else:

@@ -6,37 +6,73 @@ Knows which files make a task; the formats are in `table`, the columns in `colum
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from afina.data.readers import columns, source, table
-from afina.data.readers.rows import divide, splits
+from afina.data.readers.rows import Rows, hold_out, splits
 from afina.data.readers.sst2 import SST2
 from afina.data.split import Split
 from afina.errors import InvalidData, NotFound
 
 EVALUATION = ("dev", "validation", "valid", "val")
+TEST = "test"
+"""Read only where texts to measure an adapter on are asked for, and nothing of EVALUATION is there."""
+
+Read = tuple[tuple[str, ...], Split, Split]
+"""Label names, training split and evaluation split."""
 
 
-def load(
-    path: Path, text: str | None, text_pair: str | None, label: str | None, labels: Sequence[str] | None
-) -> tuple[tuple[str, ...], Split, Split]:
-    """Label names, training split and evaluation split of the files at `path`, which exists."""
+@dataclass(frozen=True)
+class Asked:
+    """Columns that the user named; None: the usual names."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+
+
+def load(path: Path, asked: Asked, labels: Sequence[str] | None, evaluation: Path | None = None) -> Read:
+    """The files at `path`, which exists; with `evaluation`, all of that file is evaluated, and all of a file trains."""
+    if evaluation is None and not path.is_dir():
+        rows, _ = _rows(table.read(path), asked)
+        train_rows, evaluation_rows = hold_out(rows)
+        if not len(evaluation_rows):
+            raise InvalidData(
+                f"{path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept aside. "
+                "Give more examples, or a file of its own to evaluate on with `evaluation`."
+            )
+        return splits(train_rows, evaluation_rows, labels)
+    train = table.read(_find(path, ("train",)) if path.is_dir() else path)
+    rows, chosen = _rows(train, asked)
+    held_out = table.read(evaluation or _find(path, EVALUATION))
+    # The training file decides, so that both are read alike; what is missing in the other is an error there.
+    held_out_rows, _ = _rows(held_out, chosen)
+    names = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
+    return splits(rows, held_out_rows, labels, names)
+
+
+def to_measure(path: Path, asked: Asked, usual: Asked | None = None) -> tuple[Rows, tuple[str, ...], Path]:
+    """All labelled rows of a file, or of a directory's evaluation file; what 0, 1, ... are called there; that file.
+
+    usual  columns to take where the file has them and none is asked for
+    """
     if path.is_dir():
-        train, evaluation = table.read(_find(path, ("train",))), table.read(_find(path, EVALUATION))
-        chosen = columns.choose(train, text, text_pair, label)
-        # The training file decides, so that both are read alike; what is missing in the other is an error there.
-        found = columns.choose(evaluation, chosen.text, chosen.text_pair, chosen.label)
-        names = SST2 if _is_sst2(train) and _is_sst2(evaluation) else ()
-        return splits(columns.rows(train, chosen), columns.rows(evaluation, found), labels, names)
-    whole = table.read(path)
-    rows = columns.rows(whole, columns.choose(whole, text, text_pair, label))
-    train_rows, evaluation_rows = divide(rows)
-    if not len(train_rows) or not len(evaluation_rows):
-        raise InvalidData(
-            f"{path}: splitting its {len(rows)} examples 80/20 left one side empty. "
-            "Give more examples, or a directory with a train and a dev file."
-        )
-    return splits(train_rows, evaluation_rows, labels)
+        try:
+            path = _find(path, EVALUATION)
+        except NotFound:
+            if not any(source.stem(file) == TEST for file in path.iterdir()):
+                raise
+            path = _find(path, (TEST,))
+    found = table.read(path)
+    there = {key: name for key, name in vars(usual or Asked()).items() if name in found.columns}
+    rows, _ = _rows(found, Asked(**(there | {key: name for key, name in vars(asked).items() if name is not None})))
+    return rows, SST2 if _is_sst2(found) else (), path
+
+
+def _rows(found: table.Table, asked: Asked) -> tuple[Rows, Asked]:
+    chosen = columns.choose(found, asked.text, asked.text_pair, asked.label)
+    return columns.rows(found, chosen), Asked(chosen.text, chosen.text_pair, chosen.label)
 
 
 def _find(directory: Path, stems: Sequence[str]) -> Path:

@@ -16,7 +16,10 @@ from afina.data.split import Example, Split, key
 from afina.errors import InvalidData
 
 TRAIN_SHARE = 0.8
-"""Share of the hash range that becomes the training split where afina makes the split."""
+"""Share of the hash range that becomes the training split of snippets."""
+
+HELD_OUT = 5
+"""Of so many texts of a label, one is held out where a file is cut."""
 
 # Leading zeros make a code, not a number: such labels stay strings.
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
@@ -54,17 +57,50 @@ def rank(example: Example, purpose: str = "") -> int:
 
     Ranks for different purposes have nothing to do with each other.
     """
-    # Texts such as ":)" have no letter or digit; they count as the same only when they are.
-    same = key(example) or f"{example.text}\x1f{example.text_pair or ''}"
+    same = _identity(example)
     hashed = digest.of_strings([same, purpose] if purpose else [same])
     return int(hashed.removeprefix(digest.PREFIX)[:16], 16)
 
 
+def _identity(example: Example) -> str:
+    # Texts such as ":)" have no letter or digit; they count as the same only when they are.
+    return key(example) or f"{example.text}\x1f{example.text_pair or ''}"
+
+
+def hold_out(rows: Rows) -> tuple[Rows, Rows]:
+    """Training and evaluation rows of one file: of each label the fifth of its texts of lowest `rank` is held out.
+
+    Texts that are the same stay on one side, as texts of the first one's label; of two of a label or more, at least one
+    is on each side. Which are held out does not depend on the order of the file, unless the same text has two labels.
+    """
+    labels: dict[str, str] = {}  # of each text that is not the same as another
+    ranks: dict[str, int] = {}
+    identities = []
+    for example, label in zip(_examples(rows), rows.labels, strict=True):
+        same = _identity(example)
+        identities.append(same)
+        if same not in labels:
+            labels[same], ranks[same] = _spelled(label, True), rank(example)
+    by_label: dict[str, list[str]] = {}
+    for same, label in labels.items():
+        by_label.setdefault(label, []).append(same)
+    held: set[str] = set()
+    for texts in by_label.values():
+        count = max(len(texts) > 1, (2 * len(texts) + HELD_OUT) // (2 * HELD_OUT))  # to the nearest
+        held.update(sorted(texts, key=lambda same: ranks[same])[: min(count, len(texts) - 1)])
+    train = [i for i, same in enumerate(identities) if same not in held]
+    return rows.take(train), rows.take([i for i, same in enumerate(identities) if same in held])
+
+
+def _examples(rows: Rows) -> list[Example]:
+    pairs = rows.pairs if rows.pairs is not None else [None] * len(rows)
+    return [Example(text, 0, pair) for text, pair in zip(rows.texts, pairs, strict=True)]
+
+
 def divide(rows: Rows) -> tuple[Rows, Rows]:
     """Training and evaluation rows, 80/20 by `rank`, so that duplicates stay on one side; order kept."""
-    pairs = rows.pairs if rows.pairs is not None else [None] * len(rows)
     limit = int(TRAIN_SHARE * 2**64)
-    inside = [rank(Example(text, 0, pair)) < limit for text, pair in zip(rows.texts, pairs, strict=True)]
+    inside = [rank(example) < limit for example in _examples(rows)]
     train = [i for i, chosen in enumerate(inside) if chosen]
     return rows.take(train), rows.take([i for i, chosen in enumerate(inside) if not chosen])
 
@@ -114,6 +150,51 @@ def splits(
     return label_names, _split(train, index, whole), _split(evaluation, index, whole)
 
 
+def matched(
+    rows: Rows,
+    label_names: Sequence[str],
+    labels: Sequence[str] | None = None,
+    names: Sequence[str] = (),
+    whose: str = "the adapter's",
+) -> Split:
+    """A split of rows whose labels are among `label_names`, by name; not all of them need to occur.
+
+    labels  what the integers 0..n-1 of the data are called in `label_names`;  names  likewise, where nothing is said
+    Raises InvalidData that lists both where a label is none of them.
+    """
+    spelled = {str(label) for label in rows.labels}
+    whole = all(_WHOLE.fullmatch(label) for label in spelled)
+    index = {name: i for i, name in enumerate(label_names)}
+    called = labels if labels is not None else names
+    if labels is not None and sorted(labels) != sorted(label_names):
+        raise InvalidData(
+            f"`labels` {','.join(labels)}: {whose} labels are {_list(label_names)}. Give each of them once, in the "
+            "order of the integers from 0 that stand for them in the data."
+        )
+    found = {str(int(label.split(".")[0])) for label in spelled} if whole else spelled
+    if called and whole and not found <= index.keys():
+        index |= {str(i): index[name] for i, name in enumerate(called) if name in index}
+    foreign = sorted(found - index.keys())
+    if foreign:
+        where = next(i for i, label in enumerate(rows.labels) if _spelled(label, whole) in foreign)
+        counted = whole and found <= {str(i) for i in range(len(label_names))}
+        raise InvalidData(
+            f"{rows.where(where)}: its labels are {_list(sorted(found))}; {whose} are {_list(label_names)}. "
+            + (
+                f"Say what 0 to {len(label_names) - 1} stand for with `labels`, such as {','.join(label_names)}."
+                if counted
+                else "Give texts with those labels, or rename these."
+            )
+        )
+    return _split(rows, index, whole)
+
+
+def _spelled(label: str | int, whole: bool) -> str:
+    """As it is told; `1.0` is `1` where labels are whole numbers."""
+    match = _WHOLE.fullmatch(str(label)) if whole else None
+    return str(int(match[1])) if match else str(label)
+
+
 def _known(train: Rows) -> tuple[list[str], bool]:
     """The training labels in their natural order, and whether they are integers."""
     spelled = {str(label) for label in train.labels}
@@ -131,6 +212,8 @@ def _known(train: Rows) -> tuple[list[str], bool]:
 
 def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
     """The data's labels in the order of `labels`."""
+    if not all(label.strip() for label in labels):
+        raise InvalidData(f"`labels` {','.join(labels)!r}: an empty name. Give the labels in their order, with commas.")
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
     if repeated:
         raise InvalidData(f"`labels`: {', '.join(repeated)} is given twice.")
@@ -148,8 +231,7 @@ def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
 def _split(rows: Rows, index: dict[str, int], whole: bool) -> Split:
     found = np.empty(len(rows), dtype=np.int64)
     for i, label in enumerate(rows.labels):
-        match = _WHOLE.fullmatch(str(label)) if whole else None
-        spelled = str(int(match[1])) if match else str(label)
+        spelled = _spelled(label, whole)
         if spelled not in index:
             raise InvalidData(
                 f"{rows.where(i)}: label {spelled!r} does not occur in the training split, "

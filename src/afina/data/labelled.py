@@ -1,0 +1,128 @@
+"""Labelled: texts to measure an adapter on, and what its training saw of them. Knows no adapter, but what one tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from afina.data.readers import files
+from afina.data.readers.files import Asked
+from afina.data.readers.rows import Rows, matched, splits
+from afina.data.split import Split
+from afina.data.task import LEAKAGE_LIMIT, TASKS, Task, count_leaked, find, is_at_hand
+from afina.errors import AfinaError, InvalidData, Leakage
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an adapter tells of the texts that it learnt from; None, or nothing, where it does not.
+
+    label_names   its labels, or None where their number alone is known
+    width         how many there are
+    data          the arguments of `Task.load` with which its task was read
+    train_digest  of the training split
+    """
+
+    width: int
+    label_names: Sequence[str] | None = None
+    task: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    train_digest: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Texts with labels that are indices into `label_names`.
+
+    where     the file or task that they come from
+    held_out  whether they are what training left out of that file, and not all of it
+    leaked    how many of them training saw; None where the texts that it saw are not at hand as they were
+    """
+
+    address: str
+    where: str
+    label_names: tuple[str, ...]
+    split: Split
+    held_out: bool = False
+    leaked: int | None = None
+
+    @classmethod
+    def read(
+        cls,
+        address: str,
+        trained: Trained,
+        *,
+        text: str | None = None,
+        text_pair: str | None = None,
+        label: str | None = None,
+        labels: Sequence[str] | None = None,
+        allow_leakage: bool = False,
+    ) -> Labelled:
+        """All of a file, the evaluation file of a directory, or the evaluation split of a named task.
+
+        Of the file that the adapter learnt from, what its training left out. labels: what the integers 0..n-1 of the
+        data stand for; what else is not said is as the adapter's own task was read, where the file has these columns.
+        Raises what `Task.load` does; Leakage too where over 1 % of the texts were trained on, unless that is allowed.
+        """
+        asked = Asked(text, text_pair, label)
+        if address not in TASKS and find(address).is_file():
+            again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
+            if again and "evaluation" not in trained.data:
+                return cls(address, address, again.label_names, again.evaluation, held_out=True, leaked=again.leaked)
+        rows, names, where = _rows(address, asked, trained, labels, allow_leakage=allow_leakage)
+        given = labels if labels is not None else trained.data.get("labels")
+        if trained.label_names is None:
+            label_names, split, _ = splits(rows, rows, labels, names)
+            if len(label_names) != trained.width:
+                raise InvalidData(
+                    f"{where}: its labels are {', '.join(label_names[:20])}; the adapter has {trained.width}, and does "
+                    "not name them. Name them in their order with `labels`."
+                )
+        else:
+            label_names = tuple(trained.label_names)
+            split = matched(rows, label_names, given, names)
+        before = _training(trained)
+        leaked = None if before is None else count_leaked(before, split)
+        if leaked is not None and leaked > LEAKAGE_LIMIT * len(split) and not allow_leakage:
+            raise Leakage(
+                f"task {where}: {leaked} of {len(split)} texts are among those that the adapter was trained on, at "
+                f"most {LEAKAGE_LIMIT:.0%} may. Remove them, or pass `allow_leakage` to go on."
+            )
+        return cls(address, where, label_names, split, leaked=leaked)
+
+
+def _rows(
+    address: str, asked: Asked, trained: Trained, labels: Sequence[str] | None, *, allow_leakage: bool
+) -> tuple[Rows, Sequence[str], str]:
+    """The rows, what 0, 1, ... are called in them, and where they come from."""
+    if address in TASKS:
+        task = Task.load(address, **vars(asked), labels=None, allow_leakage=allow_leakage)
+        split = task.evaluation
+        named = [task.label_names[index] for index in split.labels]
+        return Rows(split.texts, split.pairs, named, lambda i: f"{address}, evaluation text {i + 1}"), (), address
+    usual = {key: trained.data.get(key) for key in vars(asked)}
+    found, names, path = files.to_measure(find(address), asked, Asked(**usual))
+    return found, names, address if path == Path(address).expanduser() else str(path)
+
+
+def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | None:
+    """The task at `address`, where it is the one that the adapter learnt from: its training split is the same."""
+    if trained.train_digest is None:
+        return None
+    try:
+        found = Task.load(address, **{**trained.data, **changed, "allow_leakage": True})
+    except (AfinaError, TypeError):  # or how it was read is of another version
+        return None
+    return found if found.train.digest == trained.train_digest else None
+
+
+def _training(trained: Trained) -> Split | None:
+    """The texts that the adapter learnt from, where they are at hand as they were."""
+    if trained.task is None or not is_at_hand(trained.task):
+        return None
+    # The texts that it was evaluated on may be gone; which are trained on does not depend on what is in their place.
+    own = {"evaluation": trained.task} if "evaluation" in trained.data and Path(trained.task).is_file() else {}
+    found = _read(trained.task, trained, own)
+    return found.train if found else None

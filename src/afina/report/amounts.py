@@ -1,0 +1,36 @@
+"""How many texts there were to learn from and to evaluate, and whether that says anything. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from afina.report.arms import Arm
+from afina.report.words import count, number_of_texts, too_few
+from afina.studies.spec import Data
+
+
+def split_of(task: str, train: int, held_out: int) -> str:
+    """`reviews.csv: 240 texts to train on, 60 held out`."""
+    return f"{Path(task).name}: {number_of_texts(train)} to train on, {count(held_out)} held out"
+
+
+def notes(arms: Sequence[Arm], data: Data) -> list[str]:
+    """How a file was cut; figures on few texts; and where more texts were asked for than there are."""
+    from afina.data.task import TASKS  # it loads numpy
+
+    records = [record for arm in arms for record in arm.records]
+    files = {(one.task, one.train_examples, one.examples) for one in records if one.task not in TASKS}
+    made = [f"{split_of(*one)}." for one in sorted(files)]
+    made += [
+        f"Figures on {number_of_texts(examples)}{too_few(examples)}."
+        for examples in sorted({one.examples for one in records})
+        if too_few(examples)
+    ]
+    for field, asked, there in (
+        ("train_examples", data.train_examples, max(one.train_examples for one in records)),
+        ("evaluation_examples", data.evaluation_examples, max(one.examples for one in records)),
+    ):
+        if asked is not None and there < asked:
+            made.append(f"data.{field} asks for {count(asked)} texts; there are {count(there)}, and all were used.")
+    return made

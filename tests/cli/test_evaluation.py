@@ -1,0 +1,95 @@
+"""What a figure was measured on: a file of its own, all of a file, or what training left out; and how much that is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from afina import Adapter, Backbone
+from afina.studies.results import Results
+from command import Command
+from fakes import sentences, write_csv
+
+SHORT = ("--set", "max_steps=2", "--set", "dtype=float32", "--method", "baseline")
+
+
+@pytest.fixture
+def files() -> tuple[str, str, str]:
+    """A file of 100 texts, one of 40 others, and the first again with one text more."""
+    rows = [(text, ("bad", "good")[label]) for text, label in sentences(141)]
+    for name, part in (("mine.csv", rows[:100]), ("more.csv", rows[100:140]), ("longer.csv", [*rows[:100], rows[140]])):
+        write_csv(Path(name), part)
+    return "mine.csv", "more.csv", "longer.csv"
+
+
+def train(afina: Command, gpt2: Backbone, *arguments: object) -> tuple[Path, str]:
+    """The adapter, and what was shown."""
+    answer = afina("train", "--backbone", gpt2.address, *SHORT, *arguments)
+    assert answer.code == 0, answer.err
+    return Path("results/train") / Results.read(Path("results/train")).records[0].adapter, answer.out
+
+
+def test_evaluate_uses_every_row_of_another_file_and_no_text_of_training(
+    afina: Command, gpt2: Backbone, files: tuple[str, str, str]
+) -> None:
+    mine, more, longer = files
+    adapter, shown = train(afina, gpt2, "--task", mine)
+    assert "mine.csv: 80 texts to train on, 20 held out." in shown
+    assert "Figures on 20 texts; too few to say anything: below 30." in " ".join(shown.split())
+    assert afina("evaluate", adapter, "--task", more).out.endswith(" on 40 texts of more.csv\n")
+    own = afina("evaluate", adapter, "--task", mine)
+    assert own.out.endswith(" on the 20 texts that training left out of mine.csv; too few to say anything: below 30\n")
+    assert afina("evaluate", adapter, "--task", longer).error == (
+        "task longer.csv: 80 of 101 texts are among those that the adapter was trained on, at most 1% may. "
+        "Remove them, or pass --allow-leakage to go on."
+    )
+    shown_json = afina("evaluate", adapter, "--task", longer, "--allow-leakage", "--json").object()
+    assert (shown_json["examples"], shown_json["held_out"], shown_json["leaked"]) == (101, False, 80)
+    Path(mine).unlink()
+    answer = afina("evaluate", adapter, "--task", more)
+    assert answer.err == "Whether training saw any of these texts is not known: mine.csv is not at hand as it was.\n"
+
+
+def test_a_file_of_its_own_to_evaluate_on_lets_all_of_the_task_train(
+    afina: Command, gpt2: Backbone, files: tuple[str, str, str]
+) -> None:
+    mine, more, longer = files
+    adapter, shown = train(afina, gpt2, "--task", mine, "--eval", more)
+    manifest = Adapter.load(adapter).manifest
+    assert manifest.data["evaluation"] == more
+    assert "mine.csv: 100 texts to train on, 40 held out." in shown
+    assert "too few" not in shown
+    assert "occur in the training split" in afina("ask", "--task", mine, "--eval", longer, "--backbone", "./x").error
+    asked = afina("ask", "--task", mine, "--eval", more, "--backbone", gpt2.address)
+    assert asked.out.splitlines()[-1].endswith("--eval more.csv")
+    assert "on 40 held-out texts" in asked.out
+    assert afina("ask", "--task", mine, "--eval", "gone.csv").error.startswith("--eval gone.csv: no such file.")
+
+
+def test_a_study_takes_a_file_to_evaluate_on_and_says_where_there_are_fewer_texts_than_asked(
+    afina: Command, gpt2: Backbone, files: tuple[str, str, str]
+) -> None:
+    content = f'name = "s"\nbackbone = {json.dumps(gpt2.address)}\ntask = "mine.csv"\nmethods = {{baseline = {{}}}}\n'
+    Path("s.toml").write_text(f"{content}data = {{train_examples = 500, evaluation_examples = 30}}\n", encoding="utf-8")
+    shown = afina("study", "s.toml", "--eval", "more.csv", "--json").object()
+    assert shown["records"][0]["examples"] == 30
+    text = " ".join(afina("show", "results/s").out.split())
+    assert "data.train_examples asks for 500 texts; there are 100, and all were used." in text
+    assert "data.evaluation_examples" not in text
+
+
+@pytest.mark.parametrize("flag", ["--labels", "--text", "--label"])
+def test_an_empty_option_is_not_taken_for_none(
+    afina: Command, gpt2: Backbone, files: tuple[str, str, str], flag: str
+) -> None:
+    assert afina("ask", "--task", files[0], flag, "").code == 2
+    assert afina("plan", "--task", files[0], "--backbone", gpt2.address, flag, "").code == 2
+
+
+def test_an_empty_size_of_memory_is_refused(afina: Command, gpt2: Backbone, files: tuple[str, str, str]) -> None:
+    told = "memory '': expected a size with its unit"
+    assert told in afina("plan", "--backbone", gpt2.address, "--memory", "").error
+    assert told in afina("choose", "--task", files[0], "--backbone", gpt2.address, "--memory", "").error
+    assert afina("study", "quickstart", "--task", "", "--backbone", gpt2.address).code == 2

@@ -1,0 +1,131 @@
+"""Texts to measure an adapter on: all of a file, and never silently one that training saw."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from afina.data.labelled import Labelled, Trained
+from afina.data.task import Task
+from afina.errors import InvalidData, Leakage, NotFound
+
+NAMES = ("bad", "good")
+
+
+def write(path: Path, count: int, word: str = "text", labels: Sequence[object] = NAMES, header: str = "text") -> Path:
+    rows = [f"{word} {number},{labels[number % len(labels)]}\n" for number in range(count)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"{header},label\n" + "".join(rows), encoding="utf-8")
+    return path
+
+
+def trained(address: Path, **data: object) -> Trained:
+    """On a task that was read so."""
+    task = Task.load(str(address), **data)  # type: ignore[arg-type]
+    return Trained(len(task.label_names), task.label_names, str(address), data, task.train.digest)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    return write(tmp_path / "mine.csv", 100)
+
+
+def test_all_of_another_file_is_read(tmp_path: Path, mine: Path) -> None:
+    found = Labelled.read(str(write(tmp_path / "more.csv", 50, "other")), trained(mine))
+    assert (len(found.split), found.held_out, found.leaked) == (50, False, 0)
+    assert found.where == str(tmp_path / "more.csv")
+    assert found.split.labels.tolist() == [0, 1] * 25
+
+
+@pytest.mark.parametrize("data", [{}, {"labels": ["good", "bad"]}, {"train_examples": 30, "evaluation_examples": 9}])
+def test_of_its_own_file_it_is_what_training_left_out(mine: Path, data: dict[str, object]) -> None:
+    found, task = Labelled.read(str(mine), trained(mine, **data)), Task.load(str(mine), **data)  # type: ignore[arg-type]
+    assert found.held_out
+    assert (found.split.digest, found.label_names) == (task.evaluation.digest, task.label_names)
+    assert not set(found.split.texts) & set(task.train.texts)
+
+
+def test_its_own_file_is_known_by_its_content_wherever_it_lies(tmp_path: Path, mine: Path) -> None:
+    about = trained(mine)
+    mine.rename(tmp_path / "moved.csv")
+    assert Labelled.read(str(tmp_path / "moved.csv"), about).held_out
+
+
+def test_texts_that_were_trained_on_are_refused_in_another_file(tmp_path: Path, mine: Path) -> None:
+    both = write(tmp_path / "both.csv", 100)
+    both.write_text(both.read_text(encoding="utf-8") + "new,good\n", encoding="utf-8")
+    with pytest.raises(Leakage, match=re.escape("80 of 101 texts are among those that the adapter was trained on")):
+        Labelled.read(str(both), trained(mine))
+    assert Labelled.read(str(both), trained(mine), allow_leakage=True).leaked == 80
+
+
+def test_where_the_texts_of_training_are_not_as_they_were_nothing_is_claimed(tmp_path: Path, mine: Path) -> None:
+    about, more = trained(mine), write(tmp_path / "more.csv", 50, "other")
+    write(mine, 90)
+    assert Labelled.read(str(more), about).leaked is None
+    mine.unlink()
+    assert Labelled.read(str(more), about).leaked is None
+
+
+def test_a_file_all_of_which_was_trained_on_is_refused(tmp_path: Path, mine: Path) -> None:
+    held = write(tmp_path / "held.csv", 30, "other")
+    about = trained(mine, evaluation=str(held))
+    assert (len(Labelled.read(str(held), about).split), Labelled.read(str(held), about).leaked) == (30, 0)
+    held.unlink()
+    with pytest.raises(Leakage, match="100 of 100 texts"):
+        Labelled.read(str(mine), about)
+
+
+@pytest.mark.parametrize(
+    ("stems", "taken"), [(("dev", "test"), "dev"), (("test",), "test"), (("validation", "train"), "validation")]
+)
+def test_of_a_directory_it_is_the_evaluation_file_and_else_the_test_file(
+    tmp_path: Path, mine: Path, stems: tuple[str, ...], taken: str
+) -> None:
+    for number, stem in enumerate(stems):
+        write(tmp_path / "task" / f"{stem}.csv", 10 + number, stem)
+    found = Labelled.read(str(tmp_path / "task"), trained(mine))
+    assert found.where == str(tmp_path / "task" / f"{taken}.csv")
+    assert len(found.split) == 10 + stems.index(taken)
+
+
+def test_a_directory_without_one_of_them_is_refused(tmp_path: Path, mine: Path) -> None:
+    write(tmp_path / "task" / "train.csv", 10)
+    with pytest.raises(NotFound, match=r"no dev file\. Found: train\.csv"):
+        Labelled.read(str(tmp_path / "task"), trained(mine))
+
+
+def test_labels_are_matched_by_name_and_some_are_enough(tmp_path: Path, mine: Path) -> None:
+    only_good = write(tmp_path / "more.csv", 5, "other", ["good"])
+    assert Labelled.read(str(only_good), trained(mine)).split.labels.tolist() == [1] * 5
+    numbered = write(tmp_path / "numbered.csv", 100, "text", ["1", "0"])
+    about = trained(numbered, labels=["no", "yes"])
+    ones = write(tmp_path / "ones.csv", 4, "other", ["1.0", "0"])
+    assert Labelled.read(str(ones), about).split.labels.tolist() == [1, 0, 1, 0], "as its own file was read"
+    named = write(tmp_path / "named.csv", 4, "other", ["yes", "no"])
+    assert Labelled.read(str(named), about).split.labels.tolist() == [1, 0, 1, 0]
+    assert Labelled.read(str(ones), trained(mine), labels=["good", "bad"]).split.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("no", "yes"), "its labels are no, yes; the adapter's are bad, good. Give texts with those labels, or"),
+        (("bad", "ugly"), "line 3: its labels are bad, ugly; the adapter's are bad, good. Give texts with those"),
+        ((0, 1), "its labels are 0, 1; the adapter's are bad, good. Say what 0 to 1 stand for with `labels`, such as"),
+        ((3, 4), "its labels are 3, 4; the adapter's are bad, good. Give texts with those labels, or rename"),
+    ],
+)
+def test_foreign_labels_are_refused(tmp_path: Path, mine: Path, labels: tuple[object, ...], told: str) -> None:
+    with pytest.raises(InvalidData) as caught:
+        Labelled.read(str(write(tmp_path / "more.csv", 6, "other", labels)), trained(mine))
+    assert told in str(caught.value)
+
+
+def test_columns_are_those_of_its_own_task_where_the_file_has_them(tmp_path: Path) -> None:
+    about = trained(write(tmp_path / "mine.csv", 100, header="words"), text="words")
+    assert len(Labelled.read(str(write(tmp_path / "more.csv", 5, "other", header="words")), about).split) == 5
+    assert len(Labelled.read(str(write(tmp_path / "more.csv", 5, "other", header="review")), about).split) == 5
