@@ -82,7 +82,7 @@ LAYERS = {
         "report",
     ),
     "notebook": ("display",),
-    "cli": ("options hints output", "display costs", "studies adapters asking", "cli"),
+    "cli": ("options hints output text", "display", "costs studies adapters asking", "cli"),
 }
 """The house, and the floors inside each package: a package imports those before it, a module the lines before its own.
 

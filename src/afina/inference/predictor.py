@@ -24,7 +24,7 @@ from afina.data.loader import by_length
 from afina.data.readers.texts import refuse_blank
 from afina.data.template import Template
 from afina.data.tokenize import Encoded, encode
-from afina.errors import CorruptAdapter, InvalidStudy, NotFound, WrongBackbone
+from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, WrongBackbone
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
 from afina.models.adapter import Adapter
@@ -114,9 +114,30 @@ class Predictor(Shown, ABC):
     ) -> tuple[np.ndarray, int]:
         """Outputs of raw texts, floats [N, width], and how many of the texts were cut.
 
-        Raises InvalidData for a text that cannot be read; `where` names the texts in that message, and `before` is how
+        Raises InvalidData for a text that cannot be read or is blank, or where the adapter is known to read pairs and
+        there are none, or the other way round; `where` names the texts in that message, and `before` is how
         many came earlier. Raises CorruptAdapter where an output is not a number.
         """
+
+    @property
+    def takes_pairs(self) -> bool | None:
+        """Whether it was trained on pairs of texts; None where its manifest does not tell."""
+        if self.manifest.template is not None:
+            return Template(self.manifest.template).takes_pairs
+        return True if self.manifest.data.get("text_pair") else None
+
+    def _check(self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int) -> None:
+        if self.takes_pairs not in (None, pairs is not None):
+            if pairs is not None:
+                raise InvalidData(
+                    f"{self.where}: trained on single texts, and these are pairs. Name the one column to read with "
+                    "`text`."
+                )
+            raise InvalidData(
+                f"{self.where}: trained on pairs of texts, and these are single texts. Give pairs: a `file` with a "
+                "column of second texts, which `text_pair` names."
+            )
+        refuse_blank(texts, pairs, where=where, before=before)
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0) -> np.ndarray:
         """Outputs of raw texts, [N, width]; `before` as in `predict`."""
@@ -162,7 +183,7 @@ class WordsPredictor(Predictor):
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[np.ndarray, int]:
         """As `Predictor.predict`, float64."""
-        refuse_blank(texts, pairs, where=where, before=before)
+        self._check(texts, pairs, where, before)
         return self.model.outputs(joined(texts, pairs)), 0
 
 
@@ -219,7 +240,7 @@ class ModelPredictor(Predictor):
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> Encoded:
         """The texts as the adapter was trained to read them; raises as `predict` does."""
-        refuse_blank(texts, pairs, where=where, before=before)
+        self._check(texts, pairs, where, before)
         tokenizer, length = self.backbone.tokenizer, self.max_length
         return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
 
