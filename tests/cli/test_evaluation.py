@@ -89,7 +89,7 @@ def test_an_empty_option_is_not_taken_for_none(
 
 
 def test_an_empty_size_of_memory_is_refused(afina: Command, gpt2: Backbone, files: tuple[str, str, str]) -> None:
-    told = "memory '': expected a size with its unit"
+    told = "--memory: is empty"
     assert told in afina("plan", "--backbone", gpt2.address, "--memory", "").error
     assert told in afina("choose", "--task", files[0], "--backbone", gpt2.address, "--memory", "").error
     assert afina("study", "quickstart", "--task", "", "--backbone", gpt2.address).code == 2

@@ -55,7 +55,7 @@ def test_the_plain_locale_is_no_reason_to_fail(afina: Command) -> None:
         (("plan", "--memory", ""), "--memory"),
         (("choose", "--task", "x.csv", "--labels", ""), "--labels"),
         (("show", ""), "argument 2"),
-        (("predict", "adapter", ""), "argument 3"),
+        (("evaluate", "", "--task", "x.csv"), "argument 2"),
     ],
 )
 def test_an_empty_argument_is_refused(afina: Command, arguments: tuple[str, ...], place: str) -> None:

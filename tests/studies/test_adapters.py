@@ -37,13 +37,14 @@ def recommendation(out: Path, recommended: str) -> Path:
     out.mkdir()
     write(Directory(out).records, [made("full", method="full"), made("lora")])
     contenders = tuple(
-        Contender(name=name, key=f"{name}-0", adapter=f"adapters/{name}-seed0-0123") for name in ("full", "lora")
+        Contender(name=name, accuracy=0.5, key=f"{name}-0", adapter=f"adapters/{name}-seed0-0123")
+        for name in ("full", "lora")
     )
     adapter = next((one.adapter for one in contenders if one.name == recommended), None)
     answer = Recommendation(
         task="t", data=Data(), backbone="gpt2", recommended=recommended, adapter=adapter,
-        contenders=(Contender(name=TFIDF), *contenders), comparisons=(), dropped={}, train_examples=1, examples=1,
-        minutes=1.0, seconds=1.0,
+        contenders=(Contender(name=TFIDF, accuracy=0.5), *contenders), comparisons=(), dropped={}, train_examples=1,
+        examples=1, minutes=1.0, seconds=1.0,
     )  # fmt: skip
     Directory(out).recommendation.write_text(answer.model_dump_json(), encoding="utf-8")
     return out
@@ -90,7 +91,12 @@ def test_of_a_recommendation_it_is_the_recommended_one_or_the_named(tmp_path: Pa
 
 
 def test_an_adapter_is_itself_and_of_it_nothing_can_be_chosen(tmp_path: Path) -> None:
+    assert told(tmp_path) == (
+        f"{tmp_path}: no adapter there, neither manifest.json (afina's) nor adapter_config.json (peft's). "
+        "Give a directory such as results/adapters/lora-seed0-...."
+    )
+    assert told(tmp_path / "nowhere", "lora").startswith(f"{tmp_path / 'nowhere'}: no adapter there")
+    (tmp_path / "manifest.json").touch()
     assert find(tmp_path) == tmp_path
-    assert find(tmp_path / "nowhere", "lora") == tmp_path / "nowhere"
     assert "no study's directory, so `method` cannot choose there" in told(tmp_path, "lora")
     assert "`seed`" in told(tmp_path, seed=1)

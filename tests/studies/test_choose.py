@@ -16,13 +16,15 @@ import pytest
 
 import fakes
 from afina import Adapter, Backbone, Task, meter
+from afina.data.labelled import Labelled
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidStudy, RunFailed
 from afina.events import Progress, Score
-from afina.inference.evaluation import evaluate
+from afina.inference.evaluation import evaluate, trained
 from afina.report.recommendation import as_json, evidence, sentences
 from afina.stats.comparison import compare
 from afina.studies import cost, floors, halving
+from afina.studies.adapters import find
 from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.local import LocalExecutor
@@ -390,7 +392,10 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     contender = made.contender(floors.TFIDF)
     assert made.adapter == contender.adapter
     assert "is an adapter that needs no backbone" in sentences(made)[1]
-    found = evaluate(Adapter.load(tmp_path / "out" / (made.adapter or "nowhere")), Task.load(world.task))
+    adapter = Adapter.load(find(tmp_path / "out"))
+    texts = Labelled.read(world.task, trained(adapter.manifest))
+    assert texts.held_out
+    found = evaluate(adapter, texts)
     assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.accuracy, contender.f1)
     assert sentences(made)[0].startswith(
         "Use TF-IDF + logistic regression, and no language model: no adapted model beats it"

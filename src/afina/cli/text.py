@@ -19,13 +19,14 @@ _JSON_ESCAPES = "afina.json"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise InvalidData for an argument that is empty, or whose bytes are no text in the terminal's encoding.
+    """Raise InvalidData for an option or a place that is empty, or bytes that are no text in the terminal's encoding.
 
     An empty one is what a variable leaves that was never set. No record could hold the other, and nobody type it again.
     """
     for number, argument in enumerate(arguments, start=1):
-        if not argument or _EMPTY.fullmatch(argument):
-            option = argument.removesuffix("=") or arguments[max(number - 2, 0)]
+        before = arguments[number - 2] if number > 1 else ""
+        if _EMPTY.fullmatch(argument) or (not argument and (number <= 2 or before.startswith("--"))):
+            option = argument.removesuffix("=") or before
             place = option if option.startswith("--") and "=" not in option else f"argument {number}"
             raise InvalidData(f"{place}: is empty. Give a value, or leave it out.")
         try:

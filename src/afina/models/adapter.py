@@ -94,11 +94,7 @@ class Adapter(Shown):
     def _load_peft(cls, path: Path) -> Adapter:
         from afina import tensorfile
 
-        if not _lies(path / PEFT_SETTINGS):
-            raise NotFound(
-                f"{path}: no adapter there, neither {MANIFEST} (afina's) nor {PEFT_SETTINGS} (peft's). "
-                "Give a directory such as results/adapters/lora-seed0-...."
-            )
+        check_there(path)
         settings = plainfile.read_object(path / PEFT_SETTINGS)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)
         heads = [tensor for name, tensor in tensors.items() if f".{HEAD}." in name and name.endswith("weight")]
@@ -120,6 +116,15 @@ class Adapter(Shown):
             max_length=0,
         )
         return cls(manifest, tensors, str(path))
+
+
+def check_there(path: Path) -> None:
+    """Raise NotFound where no adapter is; opens nothing."""
+    if not _lies(path / MANIFEST) and not _lies(path / PEFT_SETTINGS):
+        raise NotFound(
+            f"{path}: no adapter there, neither {MANIFEST} (afina's) nor {PEFT_SETTINGS} (peft's). "
+            "Give a directory such as results/adapters/lora-seed0-...."
+        )
 
 
 def _lies(path: Path) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
+from afina.models.adapter import check_there
 from afina.studies.directory import Directory
 from afina.studies.recommendation import Recommendation
 from afina.studies.record import Record
@@ -24,6 +25,7 @@ def find(place: Path, method: str | None = None, seed: int | None = None) -> Pat
         if place.is_dir() and (method is not None or seed is not None):
             option = "method" if method is not None else "seed"
             raise InvalidData(f"{place}: no study's directory, so `{option}` cannot choose there. Leave it out.")
+        check_there(place)
         return place
     records = directory.read()
     if directory.recommendation.is_file():
