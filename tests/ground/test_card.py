@@ -37,7 +37,7 @@ def things(runs: Runs, gpt2: Backbone, toy: str, trained: Path) -> dict[str, Any
         "Run": run,
         "Record": record,
         "Adapter": Adapter.load(trained),
-        "Predictor": Predictor.load(trained),
+        "ModelPredictor": Predictor.load(trained),
         "Answer": answer,
         "Study": study,
     }
@@ -57,11 +57,11 @@ def test_each_is_one_short_line_of_text_and_one_small_table_of_html(things: dict
 
 
 def test_a_line_tells_what_it_is_about(things: dict[str, Any]) -> None:
-    assert "labels: bad, good, training texts: 98, evaluation texts: 22" in repr(things["Task"])
-    assert "texts: 98, of each label: 0: 43, 1: 55" in repr(things["Split"])
+    assert "labels: bad, good, training texts: 96, evaluation texts: 24" in repr(things["Task"])
+    assert "texts: 96, of each label: 0: 42, 1: 54" in repr(things["Split"])
     assert "family: gpt2, layers: 2, width: 32" in repr(things["Backbone"])
     assert f"accuracy: {things['Record'].accuracy:.4f}" in repr(things["Record"])
-    assert "method: lora, labels: bad, good" in repr(things["Predictor"])
+    assert "method: lora, labels: bad, good" in repr(things["ModelPredictor"])
 
 
 def test_names_that_hold_markup_are_escaped() -> None:
