@@ -25,6 +25,9 @@ from afina.cli.options import (
 from afina.cli.output import print_item, print_tables
 from afina.errors import UnknownName
 
+_MOST = 2**31 - 1
+"""What `Training` takes; spelled here too, so that `--help` need not load it."""
+
 
 def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
     """Count what each method trains, from the backbone's configuration alone: no weights.
@@ -54,12 +57,16 @@ def plan(
     memory: Annotated[
         str | None, typer.Option("--memory", help="What must suffice, as 8GiB; by default all of this machine's.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts of a training batch.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts of a training batch.", min=1, max=_MOST)] = 16,
     length: Annotated[
         int | None,
-        typer.Option("--length", help="Tokens of each text (128); with a task, where texts are truncated.", min=1),
+        typer.Option(
+            "--length", help="Tokens of each text (128); with a task, where texts are truncated.", min=1, max=_MOST
+        ),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of the training whose time is foreseen.", min=1)] = 2,
+    epochs: Annotated[
+        int, typer.Option("--epochs", help="Of the training whose time is foreseen.", min=1, max=_MOST)
+    ] = 2,
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
     ] = True,

@@ -90,14 +90,14 @@ def hold(out: Path) -> Iterator[Held]:
     lock = FileLock(directory.lock, timeout=0)
     try:
         lock.acquire()
-    except OSError as error:
-        if fresh:
-            shutil.rmtree(out)
-        raise CannotWrite(f"`out` {out}", atomic.reason(error)) from None
     except Timeout:
         raise Busy(
             f"`out` {out}: another study or recommendation is writing there. Wait for it, or name another `out`."
         ) from None
+    except OSError as error:
+        if fresh:
+            shutil.rmtree(out)
+        raise CannotWrite(f"`out` {out}", atomic.reason(error)) from None
     try:
         directory.sweep()
         yield Held(directory, directory.read())
