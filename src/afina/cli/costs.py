@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +27,10 @@ from afina.errors import UnknownName
 
 _MOST = 2**31 - 1
 """What `Training` takes; spelled here too, so that `--help` need not load it."""
+
+
+def _amount(flag: str, says: str) -> Any:
+    return typer.Option(flag, help=says, min=1, max=_MOST)
 
 
 def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
@@ -57,16 +61,11 @@ def plan(
     memory: Annotated[
         str | None, typer.Option("--memory", help="What must suffice, as 8GiB; by default all of this machine's.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Texts of a training batch.", min=1, max=_MOST)] = 16,
+    batch_size: Annotated[int, _amount("--batch-size", "Texts of a training batch.")] = 16,
     length: Annotated[
-        int | None,
-        typer.Option(
-            "--length", help="Tokens of each text (128); with a task, where texts are truncated.", min=1, max=_MOST
-        ),
+        int | None, _amount("--length", "Tokens of each text (128); with a task, where texts are truncated.")
     ] = None,
-    epochs: Annotated[
-        int, typer.Option("--epochs", help="Of the training whose time is foreseen.", min=1, max=_MOST)
-    ] = 2,
+    epochs: Annotated[int, _amount("--epochs", "Of the training whose time is foreseen.")] = 2,
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
     ] = True,
