@@ -45,7 +45,7 @@ LAYERS = {
     "methods": (
         "method",
         "attachment selective peft",
-        "baseline zero_shot full lora prelayer foreign",
+        "baseline zero_shot full lora prelayer foreign sum",
         "methods",
         "parameters",
     ),

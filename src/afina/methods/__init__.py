@@ -7,7 +7,6 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +18,7 @@ from afina.methods.full import Full
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.prelayer import PreLayer, PreLayer46080
+from afina.methods.sum import MULTIPLIER, PLUS, Sum
 from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
@@ -27,22 +27,64 @@ METHODS: dict[str, type[Method]] = {
 }
 """In the order of the paper's tables, what it has not beside what is like it."""
 
+MOST_MULTIPLIER = 1e6
+"""Far more than any use of it."""
+
 
 def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str = "") -> Method:
-    """The method of that key with these hyperparameters. Raises UnknownName, InvalidStudy."""
+    """The method of that key with these hyperparameters; of `a+b`, those of each part in a table of its own.
+
+    Raises UnknownName, InvalidStudy.
+    """
+    given = dict(hyperparameters or {})
     if name == Foreign.name:
-        return Foreign(dict(hyperparameters or {}))
-    if name not in METHODS:
-        raise UnknownName("method", name, METHODS, where)
-    known = {field.name for field in fields(METHODS[name])}
-    for key in hyperparameters or {}:
+        return Foreign(given)
+    known = accepted(name, where)
+    for key in given:
         if key not in known:
             raise UnknownName(f"hyperparameter of {name}", key, known, where)
+    if PLUS in name:
+        return _sum(name, given, where)
     place = f"{where}: " if where else ""
     try:
-        return TypeAdapter(METHODS[name]).validate_python(dict(hyperparameters or {}))
+        return TypeAdapter(METHODS[name]).validate_python(given)
     except InvalidStudy as error:
         raise InvalidStudy(f"{place}{error}") from None
     except ValidationError as error:
         problem = Problem.of(error)
         raise InvalidStudy(f"{place}{name}.{problem.field} = {problem.found!r}: {problem.message}.") from None
+
+
+def accepted(name: str, where: str = "") -> set[str]:
+    """Names of the hyperparameters of the method of that key; of `a+b`, its parts. Raises UnknownName."""
+    parts = name.split(PLUS)
+    for part in parts:
+        if part not in METHODS:
+            raise UnknownName("method", part, METHODS, where)
+    return METHODS[name].accepts() if len(parts) == 1 else set(parts)
+
+
+def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
+    place, parts, multipliers = f"{where}: " if where else "", {}, {}
+    for part in name.split(PLUS):
+        table = tables.get(part, {})
+        if not isinstance(table, Mapping):
+            raise InvalidStudy(f"{place}{name}.{part} = {table!r}: expected a table of its hyperparameters.")
+        if part in parts:
+            raise InvalidStudy(f"{place}method {name}: {part} twice. Leave one out.")
+        own = dict(table)
+        if MULTIPLIER in own:
+            multipliers[part] = _multiplier(own.pop(MULTIPLIER), f"{place}{name}.{part}")
+        parts[part] = make(part, own, where)
+    try:
+        return Sum(parts, multipliers)
+    except InvalidStudy as error:
+        raise InvalidStudy(f"{place}{error}") from None
+
+
+def _multiplier(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST_MULTIPLIER:
+        raise InvalidStudy(
+            f"{where}.{MULTIPLIER} = {value!r}: expected a number above 0 and below {MOST_MULTIPLIER:g}."
+        )
+    return float(value)

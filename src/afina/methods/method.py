@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from afina.models.backbone import Backbone
+
+
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """A hyperparameter that came after adapters without it: at its default, which changes nothing, it is not told.
+
+    So runs and adapters from before keep their keys and digests.
+    """
+    return field(default=default, metadata={_LATER: True})
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Method(ABC):
     trains_body    whether anything but the head is meant to train
     head           what the head starts from, where that is what the method is about, see `afina.models.question`; None:
                    whatever a run asks for
+    starts_apart   whether attaching it changes the logits, since what it adds has no value without effect
+    said_by_peft   whether peft's settings can say what it trains, beside a wrap: see `in_peft`
     packs          whether its frozen weights may be packed while bfloat16 trains; false where what it adds reads them,
                    rather than calling their layer
     tensor_file    file that `state` is saved to; named by whoever else reads it
@@ -50,6 +63,8 @@ class Method(ABC):
     practical: ClassVar[bool] = True
     trains_body: ClassVar[bool] = True
     head: ClassVar[Literal["random", "words"] | None] = None
+    starts_apart: ClassVar[bool] = False
+    said_by_peft: ClassVar[bool] = False
     packs: ClassVar[bool] = True
     tensor_file: ClassVar[str] = "delta.safetensors"
 
@@ -63,13 +78,28 @@ class Method(ABC):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The fields as JSON values, without those `later` ones that are at their defaults."""
+        given = {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if not each.metadata.get(_LATER) or getattr(self, each.name) != each.default
+        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+    @classmethod
+    def accepts(cls) -> set[str]:
+        """Names of its hyperparameters."""
+        return {each.name for each in fields(cls)}
 
     @property
     def trains_head(self) -> bool:
         """Whether the head is meant to train."""
         return True
+
+    @property
+    def takes_positions(self) -> int:
+        """By how much what it adds shortens what a text may have, in tokens."""
+        return 0
 
     @property
     def trains_nothing(self) -> bool:
@@ -82,6 +112,14 @@ class Method(ABC):
 
         Only the parameters to train require gradients afterwards. Raises InvalidStudy where the model lacks a part.
         """
+
+    def owns(self, name: str) -> bool:
+        """Whether the parameter of that `plain_name` trains because of this method, where others train beside it."""
+        return False
+
+    def in_peft(self, model: Any) -> Mapping[str, Any]:
+        """What peft's settings say of it: `bias`, or a list of `modules_to_save`. Asked where `said_by_peft`."""
+        return {}
 
     def trainable(self, model: Any) -> dict[str, Parameter]:
         """What the optimiser gets and the counts read, by name: whatever requires gradients."""
@@ -130,6 +168,12 @@ class Method(ABC):
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:  # noqa: B027 - nothing to write is a valid answer
         """Write the small files with which other libraries read the saved state."""
+
+
+def plain_name(name: str) -> str:
+    """What a parameter is called where peft wraps nothing."""
+    inner = name.removeprefix("base_model.model.")
+    return inner.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

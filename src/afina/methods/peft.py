@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
@@ -56,7 +57,17 @@ class PeftMethod(Method):
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
         """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base."""
+        self.write_settings(model, backbone, directory)
+
+    def write_settings(
+        self, model: Any, backbone: Backbone, directory: Path, beside: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Write peft's settings; `beside`, what they say of other methods, see `Method.in_peft`."""
         settings = model.peft_config[model.active_adapter].to_dict()
+        saved = [*(settings.get("modules_to_save") or ()), *beside.get("modules_to_save", ())]
+        settings.update(beside)
+        if saved:
+            settings["modules_to_save"] = saved
         settings.update(base_model_name_or_path=backbone.address, inference_mode=True)
         settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
         (directory / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")

@@ -17,6 +17,10 @@ class Selective(Method):
     def trains(self, name: str) -> bool:
         """Whether the parameter of that name in the model trains."""
 
+    def owns(self, name: str) -> bool:
+        """What it chooses."""
+        return self.trains(name)
+
     def attach(self, model: Any) -> Any:
         """Freeze all others."""
         for name, parameter in model.named_parameters():

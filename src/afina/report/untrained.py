@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afina.methods import METHODS
+from afina.methods import make
 from afina.report.arms import Arm
 from afina.report.words import share
 
 
 def notes(arms: Sequence[Arm]) -> list[str]:
     """What each row of it means; of a row that is not there, what it would be, or how to have it."""
-    drawn = [arm for arm in arms if METHODS[arm.record.method].head == "random"]
-    answering = [arm for arm in arms if METHODS[arm.record.method].head == "words"]
+    drawn = [arm for arm in arms if make(arm.record.method).head == "random"]
+    answering = [arm for arm in arms if make(arm.record.method).head == "words"]
     made = [
         f"{arm.label} is the published study's row: the pretrained model under a random head, which has been told "
         "nothing of the labels. It says what a coin says, whatever the model knows."

@@ -144,7 +144,7 @@ def forecast(
         try:
             texts = encodings.of(run)
         except InvalidStudy:
-            if methods is not None or METHODS[run.method].head is None:
+            if methods is not None or make(run.method).head is None:
                 raise
             continue  # its labels are no words
         found.append(cost(run, texts, memory=memory, calibrate=calibrate, says=says))

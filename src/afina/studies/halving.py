@@ -15,7 +15,7 @@ from functools import partial
 from afina import meter
 from afina.errors import RunFailed
 from afina.events import Listener, Score
-from afina.methods import METHODS
+from afina.methods import make
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.run import Run
 from afina.studies.trials import Trial
@@ -161,4 +161,4 @@ class Race:
 
 
 def _rate(run: Run) -> float:
-    return run.training.learning_rate or METHODS[run.method].learning_rate
+    return run.training.learning_rate or make(run.method).learning_rate

@@ -21,7 +21,7 @@ from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import AfinaError, InvalidData, InvalidStudy
-from afina.methods import METHODS
+from afina.methods import METHODS, make
 from afina.stats import metrics
 from afina.stats.comparison import compare
 from afina.studies import floors
@@ -152,7 +152,7 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
         try:
             texts = encodings.of(run)
         except InvalidStudy as error:
-            if METHODS[run.method].head is None:
+            if make(run.method).head is None:
                 raise
             dropped[run.method] = Dropped(why="error", message=str(error))  # its labels are no words
             continue

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from afina.errors import InvalidStudy, UnknownName
-from afina.methods import METHODS, make
+from afina.methods import accepted, make
 from afina.studies.run import Run
 
 RATE = "learning_rate"
@@ -38,12 +38,12 @@ class Space:
 
         Raises UnknownName, InvalidStudy.
         """
-        method = METHODS[run.method]
+        method = make(run.method)
         if method.search is None:
             if search:
                 raise InvalidStudy(f"{where}: {run.method} has nothing to tune. Remove search.")
             return None
-        own = [field.name for field in fields(method)]
+        own = sorted(accepted(run.method))
         for key in search:
             if key not in (RATE, *own):
                 raise UnknownName("key", key, [RATE, *own], f"{where}.search")

@@ -7,7 +7,7 @@ chosen first (`tuning.py`). Knows no report.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from afina.card import Shown
 from afina.errors import AfinaError, InvalidStudy, UnknownName
-from afina.methods import METHODS, make
+from afina.methods import METHODS, accepted, make
 from afina.methods.method import Method
 from afina.schema import Frozen
 from afina.studies import trials, tuning
@@ -131,10 +131,8 @@ class Study(Shown, Frozen):
     def _run(self, name: str, seed: int, where: str) -> Run:
         entry = {key: value for key, value in self.methods[name].items() if key != "search"}
         method = entry.pop("method", name)
-        if method not in METHODS:
-            raise UnknownName("method", str(method), METHODS, where)
-        own = {field.name for field in fields(METHODS[method])}
-        _check_asked(METHODS[method], entry, where)
+        own = accepted(str(method), where)
+        _check_asked(make(str(method)), entry, where)
         hyperparameters = {key: entry.pop(key) for key in list(entry) if key in own}
         for key in entry:
             if key not in (*Training.model_fields, *Ask.model_fields):
@@ -223,7 +221,7 @@ def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
         raise explain(error, kind, where) from None
 
 
-def _check_asked(method: type[Method], entry: Mapping[str, Any], where: str) -> None:
+def _check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
     """Refuse a table that asks otherwise than its method is defined to."""
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
     if method.head == "random" and given:

@@ -1,0 +1,201 @@
+"""Sum: methods that train together on one model, such as `lora+bitfit`, under one manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from afina.errors import InvalidStudy
+from afina.methods.method import Method, check_names, plain_name
+from afina.methods.peft import PeftMethod
+from afina.models.families import HEAD
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from afina.models.backbone import Backbone
+
+PLUS = "+"
+MULTIPLIER = "multiplier"
+"""In a part's table: what its learning rate is of the sum's."""
+
+
+@dataclass(frozen=True)
+class Sum(Method):
+    """Trains what each part trains; the head once.
+
+    parts        by their keys in METHODS, in the order in which they are named
+    multipliers_ of a part's learning rate, by its key; where none is given, such that at the sum's default rate, which
+                 is the first part's, each has its own
+    """
+
+    name: ClassVar[str] = "sum"
+    title: ClassVar[str] = "sum"
+    summary: ClassVar[str] = "several methods that train together"
+
+    parts: Mapping[str, Method]
+    given: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        keys, methods = list(self.parts), list(self.parts.values())
+        name = PLUS.join(keys)
+        idle = next((key for key, part in self.parts.items() if part.trains_nothing or not part.trains_body), None)
+        if idle is not None:
+            does = (
+                "trains nothing" if self.parts[idle].trains_nothing else "trains the head alone, as every method does"
+            )
+            raise InvalidStudy(f"method {name}: {idle} {does}. Leave it out.")
+        wraps = [key for key, part in self.parts.items() if isinstance(part, PeftMethod)]
+        if len(wraps) > 1:
+            raise InvalidStudy(
+                f"method {name}: {' and '.join(wraps)} are peft's, which wraps a model once. Leave one out."
+            )
+        first = methods[0]
+        told = {
+            "name": name,
+            "title": f" {PLUS} ".join(part.title for part in methods),
+            "summary": f"{'; '.join(part.summary for part in methods)}",
+            "learning_rate": first.learning_rate,
+            "search": {},
+            "practical": False,
+            "starts_apart": any(part.starts_apart for part in methods),
+            "packs": all(part.packs for part in methods),
+            "tensor_file": self._wrap.tensor_file if self._wrap and self._peft_opens else Method.tensor_file,
+        }
+        for key, value in told.items():  # of an instance, since they are its parts'
+            object.__setattr__(self, key, value)
+
+    def for_family(self, family: str) -> Self:
+        """Each part for it."""
+        parts = {key: part.for_family(family) for key, part in self.parts.items()}
+        return type(self)(parts, self.given)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """By part: its own, and its multiplier where one is given."""
+        return {
+            key: part.hyperparameters | ({MULTIPLIER: self.given[key]} if key in self.given else {})
+            for key, part in self.parts.items()
+        }
+
+    @property
+    def trains_head(self) -> bool:
+        """Where any part does."""
+        return any(part.trains_head for part in self.parts.values())
+
+    @property
+    def takes_positions(self) -> int:
+        """Of all parts."""
+        return sum(part.takes_positions for part in self.parts.values())
+
+    @cached_property
+    def _wrap(self) -> PeftMethod | None:
+        return next((part for part in self.parts.values() if isinstance(part, PeftMethod)), None)
+
+    @cached_property
+    def _own(self) -> dict[str, Method]:
+        return {key: part for key, part in self.parts.items() if part is not self._wrap}
+
+    @property
+    def _peft_opens(self) -> bool:
+        return all(part.said_by_peft for part in self._own.values())
+
+    def attach(self, model: Any) -> Any:
+        """peft wraps first, so that it finds the modules that it knows. Raises InvalidStudy where parts overlap."""
+        if self._wrap is not None:
+            model = self._wrap.attach(model)
+        wrapped = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+        inner = model.get_base_model() if self._wrap is not None else model
+        for part in self._own.values():
+            part.attach(inner)
+        for name, parameter in model.named_parameters():
+            owners = [key for key, part in self._own.items() if part.owns(plain_name(name))]
+            train = id(parameter) in wrapped or (bool(owners) and "original_module" not in name)
+            if not _is_head(name):
+                self._refuse_overlap(name, owners)
+            parameter.requires_grad_(train)
+        return model
+
+    def _refuse_overlap(self, name: str, owners: list[str]) -> None:
+        what = plain_name(name)
+        if len(owners) > 1:
+            raise InvalidStudy(f"method {self.name}: {' and '.join(owners)} both train {what}. Leave one out.")
+        if owners and name.endswith(".base_layer.weight"):
+            raise InvalidStudy(
+                f"method {self.name}: {owners[0]} trains {what}, to which another part adds. Leave one out, or name "
+                "other targets."
+            )
+
+    def owns(self, name: str) -> bool:
+        """Whether a part does."""
+        return any(part.owns(name) for part in self.parts.values())
+
+    def decays(self, model: Any) -> set[str]:
+        """What no part spares."""
+        return set.intersection(*(part.decays(model) for part in self.parts.values()))
+
+    def multipliers(self, model: Any) -> Mapping[str, float]:
+        """Each part's, times its own; the head has the first part's."""
+        found = {}
+        by_part = {key: part.multipliers(model) for key, part in self.parts.items()}
+        keys = list(self.parts)
+        for name in self.trainable(model):
+            wrap = next((key for key in keys if self.parts[key] is self._wrap), keys[0])
+            owner = keys[0] if _is_head(name) else self._owner(name, wrap)
+            factor = self.factor(owner) * by_part[owner].get(name, 1.0)
+            if factor != 1:
+                found[name] = factor
+        return found
+
+    def factor(self, key: str) -> float:
+        """What the learning rate of a part is of the sum's."""
+        return self.given.get(key, self.parts[key].learning_rate / self.learning_rate)
+
+    def _owner(self, name: str, otherwise: str) -> str:
+        return next((key for key, part in self._own.items() if part.owns(plain_name(name))), otherwise)
+
+    def state(self, model: Any) -> dict[str, Tensor]:
+        """peft's under peft's names, the others' under those that they have in the model, which peft uses as well."""
+        if self._wrap is None:
+            return super().state(model)
+        return self._wrap.state(model) | self._beside(model)
+
+    def _beside(self, model: Any) -> dict[str, Parameter]:
+        return {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if not _is_head(name) and any(part.owns(plain_name(name)) for part in self._own.values())
+        }
+
+    def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """Each part's own. Raises CorruptAdapter where names or shapes differ."""
+        if self._wrap is None:
+            super().restore(model, state)
+            return
+        import torch
+
+        check_names(self.state(model), state)
+        beside = self._beside(model)
+        with torch.no_grad():
+            for name, parameter in beside.items():
+                parameter.copy_(state[name])
+        self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
+
+    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
+        """peft's settings, where peft can express every part."""
+        if self._wrap is None or not self._peft_opens:
+            return
+        inner = model.get_base_model()
+        extra: dict[str, Any] = {}
+        for part in self._own.values():
+            for key, value in part.in_peft(inner).items():
+                extra[key] = extra.get(key, []) + value if isinstance(value, list) else value
+        self._wrap.write_settings(model, backbone, directory, extra)
+
+
+def _is_head(name: str) -> bool:
+    return HEAD in name.split(".")
