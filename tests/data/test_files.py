@@ -395,6 +395,8 @@ def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:
             '{"text": "a", "label": 1}\n{"text": "b"',
             "line 2: not JSON (Expecting ',' delimiter). Expected one JSON object",
         ),
+        ("[" * 100_000, "line 1: not JSON (too long a number, or too deep). Expected one JSON object"),
+        ('{"text": "a", "label": %s}' % ("1" * 5_000), "line 1: not JSON (too long a number, or too deep)."),
         ('[{"text": "a", "label": 1}]', "line 1: found a list, expected one JSON object a line."),
         ('{"text": "a", "label": 1}\n\n{"label": 0}', "line 3: column 'text' is empty."),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": null}', "line 2: column 'label' is empty."),
@@ -416,6 +418,14 @@ def test_a_mistake_in_a_parquet_file_is_told_with_its_row(directory: Path) -> No
     parquet.write_table(pyarrow.table({"text": ["a", None], "label": [0, 1]}), directory / "train.parquet")
     assert "train.parquet, row 2: column 'text' is empty." in message(directory)
     (directory / "train.parquet").write_bytes(b"not parquet at all")
+    assert "train.parquet: not a parquet file (" in message(directory)
+
+
+def test_a_parquet_file_whose_columns_have_no_readable_names_is_refused(directory: Path) -> None:
+    (directory / "train.csv").unlink()
+    path = directory / "train.parquet"
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [0, 1]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"text", b"te\x80t"))
     assert "train.parquet: not a parquet file (" in message(directory)
 
 

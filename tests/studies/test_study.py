@@ -597,6 +597,18 @@ def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: Inve
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("changed", [{"kind": ""}, {"metric": "f1"}, {"metrics": {}}])
+def test_a_record_of_an_unknown_kind_of_task_is_told_with_its_line(
+    invented: InventedExecutor, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    three().run(tmp_path, executor=invented)
+    path = tmp_path / "records.jsonl"
+    first, *others = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | changed), *others]), encoding="utf-8")
+    with pytest.raises(InvalidData, match=r"records\.jsonl, line 1: .*of kind '.*', measured in '.*', is not known"):
+        Results.read(tmp_path)
+
+
 def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(
         NotFound, match=r"no records\.jsonl there, so no finished run to show. Give the `out` of a study"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from afina import atomic
 from afina.card import Shown
@@ -118,6 +118,18 @@ class Record(Shown, Frozen):
     adapter: str
     digest: str
     environment: Environment
+
+    @model_validator(mode="after")
+    def _of_a_known_kind(self) -> Self:
+        from afina.models.objective import OBJECTIVES  # it loads numpy
+
+        if (
+            self.kind not in OBJECTIVES
+            or self.metric != OBJECTIVES[self.kind].metric
+            or self.metric not in self.metrics
+        ):
+            raise ValueError(f"a task of kind {self.kind!r}, measured in {self.metric!r}, is not known")
+        return self
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""

@@ -181,9 +181,10 @@ def _jsonl(file: Source, path: Path) -> Opened:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting as deep
+                why = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number, or too deep"
                 raise InvalidData(
-                    f"{path}, line {number}: not JSON ({error.msg}). Expected one JSON object a line."
+                    f"{path}, line {number}: not JSON ({why}). Expected one JSON object a line."
                 ) from None
             if not isinstance(row, dict):
                 raise InvalidData(
@@ -199,9 +200,11 @@ def _parquet(file: Source, path: Path) -> Opened:
     from pyarrow import parquet
 
     done = 0
+    damaged = (pyarrow.ArrowException, OSError, UnicodeDecodeError)
     try:
         found = parquet.ParquetFile(file.stream)
-    except (pyarrow.ArrowException, OSError) as error:
+        names = found.schema_arrow.names
+    except damaged as error:
         raise InvalidData(f"{path}: not a parquet file ({str(error).splitlines()[0]}).") from None
     count = found.metadata.num_rows
 
@@ -212,10 +215,10 @@ def _parquet(file: Source, path: Path) -> Opened:
                 for row in batch.to_pylist():
                     done += 1
                     yield done, row
-        except (pyarrow.ArrowException, OSError) as error:
+        except damaged as error:
             raise InvalidData(f"{path}, row {done + 1}: damaged ({str(error).splitlines()[0]}).") from None
 
-    return Opened(str(path), found.schema_arrow.names, rows(), lambda: done / count if count else None, "row")
+    return Opened(str(path), names, rows(), lambda: done / count if count else None, "row")
 
 
 READERS: dict[str, Callable[[Source, Path], Opened]] = {
