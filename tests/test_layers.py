@@ -50,7 +50,12 @@ LAYERS = {
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
-    "training": ("recipe checkpoint activation_checkpointing mixed_precision", "optimizer", "fit", "dry_run"),
+    "training": (
+        "recipe regularization checkpoint activation_checkpointing mixed_precision",
+        "optimizer",
+        "fit",
+        "dry_run",
+    ),
     "studies": (
         # intentions and facts
         "spec record forecast floors study_file presets clock executors",

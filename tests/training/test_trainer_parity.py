@@ -179,12 +179,12 @@ def ours(backbone: Backbone, method: Method, **changes: Any) -> Outcome:
     return outcome
 
 
-def theirs(backbone: Backbone, method: Method, path: Path) -> Outcome:
+def theirs(backbone: Backbone, method: Method, path: Path, **changes: Any) -> Outcome:
     tokens, labels = data(backbone)
     model = by_transformers(backbone, method)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     batches = Batches(Loader(tokens, labels, BATCH, SEED), tokens, labels, backbone.tokenizer.pad_token_id)
-    trainer = Recorded(model=model, args=arguments(path), train_dataset=batches)
+    trainer = Recorded(model=model, args=arguments(path, **changes), train_dataset=batches)
     trainer.outcome = Outcome(before=snapshot(trained))
     trainer.train()
     trainer.outcome.after = snapshot(trained)
@@ -245,6 +245,15 @@ def test_losses_rates_and_weights_of_fifty_steps_are_those_of_trainer(
     beyond, largest = compare_weights(found, expected, family)
     assert beyond <= 1e-3
     assert largest < RATE / 2
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_label_smoothing_is_trainers(backbones: Backbones, name: str, tmp_path: Path) -> None:
+    backbone, method = load(backbones, "gpt2"), make(name, "gpt2")
+    found = ours(backbone, method, label_smoothing=0.2)
+    expected = theirs(backbone, method, tmp_path, label_smoothing_factor=0.2)
+    assert loss_difference(found, expected) <= TOLERANCE
+    assert loss_difference(ours(backbone, method), expected) > 100 * TOLERANCE
 
 
 ACCUMULATE, LOOSER = 2, 2.0

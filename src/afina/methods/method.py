@@ -142,6 +142,10 @@ class Method(ABC):
         """By parameter, what its learning rate is multiplied by; 1 for those not named."""
         return {}
 
+    def pretrained(self, model: Any) -> set[str]:
+        """Names of the parameters to train that the backbone brought: those that have a start to be pulled to."""
+        return set()
+
     def state(self, model: Any) -> dict[str, Tensor]:
         """All that may differ from the backbone, always with the head, trained or not."""
         return {

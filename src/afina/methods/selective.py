@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from afina.methods.method import Method
+from afina.models.families import HEAD
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Selective(Method):
     def owns(self, name: str) -> bool:
         """What it chooses."""
         return self.trains(name)
+
+    def pretrained(self, model: Any) -> set[str]:
+        """All that trains but the head, which is drawn, or made of words."""
+        return {name for name in self.trainable(model) if HEAD not in name.split(".")}
 
     def attach(self, model: Any) -> Any:
         """Freeze all others."""

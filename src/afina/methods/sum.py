@@ -151,6 +151,14 @@ class Sum(Method):
                 found[name] = factor
         return found
 
+    def pretrained(self, model: Any) -> set[str]:
+        """What is so of a part's own."""
+        found = set()
+        for key, part in self._own.items():
+            mine = {name for name in self._beside(model) if self._owner(name, "") == key}
+            found |= mine & part.pretrained(model)
+        return found
+
     def factor(self, key: str) -> float:
         """What the learning rate of a part is of the sum's."""
         return self.given.get(key, self.parts[key].learning_rate / self.learning_rate)

@@ -39,8 +39,11 @@ class Objective(ABC):
         """Outputs of the head."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean over a batch, a float32 scalar; outputs [B, width], targets [B]."""
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean over a batch, a float32 scalar; outputs [B, width], targets [B].
+
+        smoothing  share of each target that is spread over all of them, where the kind has such
+        """
 
     @abstractmethod
     def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
@@ -75,11 +78,11 @@ class Classes(Objective):
         """One a label."""
         return len(self.label_names)
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy."""
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy, perhaps with label smoothing (Szegedy et al. 2016)."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(outputs, targets)
+        return cross_entropy(outputs, targets, label_smoothing=smoothing)
 
     def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Cross-entropy in nats."""

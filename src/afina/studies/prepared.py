@@ -162,4 +162,7 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         checkpoint_seconds=setting.checkpoint_seconds,
         at_once=Limits(setting.batch_size, setting.token_budget),
         checkpointing=setting.checkpointing,
+        label_smoothing=setting.label_smoothing,
+        average=setting.average,
+        pull=setting.pull,
     )

@@ -5,8 +5,9 @@ Knows no way to carry it out. Starts without torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field
 
@@ -58,6 +59,11 @@ class Training(Frozen):
                     batch of 16 texts of 128 tokens
     checkpointing   keep only each block's input for the backward pass, and compute the block again there: less memory,
                     more time, the same result
+    label_smoothing share of each target that is spread evenly over all labels (Szegedy et al. 2016)
+    average         the trained weights are the mean of those after each step of this last share of the steps (Polyak
+                    and Juditsky 1992; Izmailov et al. 2018)
+    pull            strength of a decay of the backbone's own trained weights toward what they were (L2-SP, Li et al.
+                    2018), in the place of their weight decay; of methods that train such weights
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -73,6 +79,9 @@ class Training(Frozen):
     accumulate: int = Field(default=1, ge=1, le=MOST)
     token_budget: int = Field(default=2048, ge=1, le=MOST)
     checkpointing: bool = False
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    average: float = Field(default=0.0, ge=0, le=1)
+    pull: float = Field(default=0.0, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 
 
@@ -99,6 +108,9 @@ UNASKED = Ask(head="random")
 
 NO_EFFECT = frozenset({"checkpoint_seconds"})
 """Settings of training that change no result."""
+
+LATER = ("label_smoothing", "average", "pull")
+"""Settings of training that came after runs without them; at their defaults they do nothing."""
 
 _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True}
 """Fields that change no result; two runs that differ only here are the same run."""
@@ -142,12 +154,21 @@ class RunSpec(Shown, Frozen):
             del intention["data"]["validation"]  # so that runs recorded before there was such a cut keep their keys
         if self.data.evaluation is None:
             del intention["data"]["evaluation"]  # likewise
+        for name in LATER:
+            if getattr(self.training, name) == Training.model_fields[name].default:
+                del intention["training"][name]  # likewise
         if self.asked == UNASKED:
             del intention["ask"]  # likewise
         else:
             intention["ask"] = self.asked.model_dump(mode="json")
         intention["hyperparameters"] = make(self.method, self.hyperparameters).hyperparameters
         return digest.of_json(intention)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Another one, with the key that it has then: pydantic's copy would keep the first one's."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("key", None)
+        return copied
 
     @property
     def asked(self) -> Ask:

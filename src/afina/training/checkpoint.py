@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from afina import atomic, tensorfile
 from afina.errors import CorruptAdapter
+
+_AVERAGE = "average/"
 
 
 @dataclass
@@ -29,19 +32,31 @@ class Account:
 
 
 def save(
-    path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, account: Account
+    path: Path,
+    key: str,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    account: Account,
+    average: Mapping[str, Tensor],
 ) -> None:
-    """Write parameters, their optimiser state and the account; replaces the previous checkpoint whole."""
+    """Write parameters, their optimiser state and mean, and the account; replaces the previous checkpoint whole."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter
         for item, value in optimizer.state[parameter].items():
             tensors[f"{item}/{name}"] = value
+    tensors |= {f"{_AVERAGE}{name}": mean for name, mean in average.items()}
     with atomic.replacing(path) as fresh:
         tensorfile.write(fresh, tensors, {"key": key, "account": json.dumps(asdict(account))})
 
 
-def load(path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> Account:
+def load(
+    path: Path,
+    key: str,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor],
+) -> Account:
     """Restore a checkpoint of the run with that key in place, and return its account.
 
     A checkpoint that is absent, damaged or another run's is as none: an empty account, nothing changed.
@@ -61,6 +76,8 @@ def load(path: Path, key: str, parameters: Mapping[str, Parameter], optimizer: t
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter/{name}"))
+        for name, mean in average.items():
+            mean.copy_(tensors.pop(f"{_AVERAGE}{name}"))
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for label, tensor in tensors.items():
         item, _, name = label.partition("/")

@@ -20,7 +20,7 @@ from afina.allocator import keep_freed
 from afina.data.batch import Packed
 from afina.data.loader import Loader
 from afina.data.token_cache import EncodedSplit
-from afina.errors import Diverged
+from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, Score, ignore
 from afina.inference import predictor
 from afina.methods.method import Method
@@ -34,6 +34,7 @@ from afina.training.checkpoint import Account
 from afina.training.mixed_precision import WorkingWeights
 from afina.training.optimizer import clip, make_optimizer, set_rate
 from afina.training.recipe import Recipe
+from afina.training.regularization import Average, Pull
 
 CHECKPOINT_SHARE = 0.05
 """Writing checkpoints may take this share of the time between them; slower disks get fewer."""
@@ -73,6 +74,15 @@ class Fit:
         precision = dtype if self.parameters else torch.float32
         self.weights = WorkingWeights.of(method, classifier.model, precision)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
+        model, trained = classifier.model, self.weights.trained
+        brought = {name: trained[name] for name in sorted(method.pretrained(model))}
+        if recipe.pull and self.parameters and not brought:
+            raise InvalidStudy(
+                f"method {method.name}: it trains no weight that the model brought, so `pull` has nowhere to pull. "
+                "Set it for methods such as full alone."
+            )
+        self.pull = Pull(recipe.pull, brought, method.multipliers(model))
+        self.average = Average(recipe.average, recipe.steps, trained)
 
     @property
     def device(self) -> torch.device:
@@ -146,6 +156,8 @@ class Fit:
         loss = self._backward(parts, layouts)
         clip(self.optimizer, self.weights.norm(), self.recipe.clip)
         self.optimizer.step()
+        self.pull.apply(self.recipe.rate(self.account.step))
+        self.average.take(self.account.step + 1)
         self.weights.refresh()
         return loss
 
@@ -161,7 +173,7 @@ class Fit:
         return total
 
     def _loss(self, packed: Packed, layout: Layout | None = None) -> torch.Tensor:
-        return self.objective.loss(self.classifier(packed, layout), packed.targets)
+        return self.objective.loss(self.classifier(packed, layout), packed.targets, self.recipe.label_smoothing)
 
     def score(self, split: EncodedSplit, listen: Listener = ignore) -> Score:
         """How well it does on `split` so far, in training's own precision, which is good enough to choose by.
@@ -185,16 +197,17 @@ class Fit:
 
     def checkpoint(self, path: Path, key: str) -> None:
         """Write all that `resume` needs, in place of what was there."""
-        checkpoint.save(path, key, self.weights.trained, self.optimizer, self.account)
+        checkpoint.save(path, key, self.weights.trained, self.optimizer, self.account, self.average.weights)
 
     def resume(self, path: Path, key: str) -> None:
         """Go on from the checkpoint with that key; where there is none that is whole, nothing changes."""
-        self.account = checkpoint.load(path, key, self.weights.trained, self.optimizer)
+        self.account = checkpoint.load(path, key, self.weights.trained, self.optimizer, self.average.weights)
 
     @property
     def state_bytes(self) -> int:
-        """Parameters, gradients and the optimiser's state."""
+        """Parameters, gradients and the optimiser's state; and their start and their mean, where these are kept."""
         weights = [*self.classifier.parameters(), *self.weights.trained.values(), *self.weights.packed]
+        weights += [*self.pull.held, *self.average.weights.values()]
         return meter.state_bytes(weights, self.optimizer)
 
     def activation_bytes(self, packed: Packed, layout: Layout | None = None) -> int:
@@ -215,9 +228,10 @@ class Fit:
         reopen  gives a fresh one, prepared by the method: the frozen weights are read again rather than kept beside
                 their lowered copies while training
         """
+        self.average.settle()
         self.weights.settle()
         lowered = self.weights.lowered
-        del self.weights, self.optimizer
+        del self.weights, self.optimizer, self.pull, self.average
         if lowered:
             trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
             self.classifier = reopen()

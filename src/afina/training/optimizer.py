@@ -20,6 +20,8 @@ def make_optimizer(
     parameters  float32, by their names in the model; there may be none
     """
     decaying, multipliers = method.decays(model), method.multipliers(model)
+    if recipe.pull:
+        decaying -= method.pretrained(model)
     by_multiplier: dict[float, tuple[list[Parameter], list[Parameter]]] = {1.0: ([], [])}
     for name, parameter in parameters.items():
         decayed, others = by_multiplier.setdefault(multipliers.get(name, 1.0), ([], []))

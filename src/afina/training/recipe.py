@@ -19,6 +19,9 @@ class Recipe:
     checkpoint_seconds  shortest time between checkpoints
     at_once             the most of a batch that is computed at once; the gradients of its parts are added up
     checkpointing       keep only each block's input for the backward pass
+    label_smoothing     share of a target that is spread over all labels
+    average             share of the steps, the last ones, whose weights are averaged in the end
+    pull                decay of the backbone's own weights toward where they began, in the place of weight decay
     """
 
     steps: int
@@ -29,6 +32,9 @@ class Recipe:
     checkpoint_seconds: float = 60.0
     at_once: Limits = field(default_factory=Limits)
     checkpointing: bool = False
+    label_smoothing: float = 0.0
+    average: float = 0.0
+    pull: float = 0.0
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
