@@ -44,7 +44,7 @@ LAYERS = {
     ),
     "methods": (
         "method",
-        "attachment selective peft",
+        "attachment selective peft outside",
         "baseline zero_shot full lora prelayer foreign sum",
         "methods",
         "parameters",

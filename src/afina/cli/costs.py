@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Annotated, Any
+import sys
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +25,9 @@ from afina.cli.options import (
 )
 from afina.cli.output import print_item, print_tables
 from afina.errors import UnknownName
+
+if TYPE_CHECKING:
+    from afina.methods.method import Method
 
 _MOST = 2**31 - 1
 """What `Training` takes; spelled here too, so that `--help` need not load it."""
@@ -118,18 +122,36 @@ def _check_there(task: str | None, evaluation: str | None) -> None:
         check_address(task, evaluation)
 
 
-def methods() -> None:
-    """List the ways of adapting, with their hyperparameters and defaults."""
-    from dataclasses import fields
+def methods(as_json: Json = False) -> None:
+    """List the ways of adapting, with their hyperparameters and defaults. `a+b` trains two of them together."""
+    from afina.methods import METHODS, REFUSED
 
-    from afina.methods import METHODS
-
+    if as_json:
+        print(json.dumps({name: _told(method()) for name, method in METHODS.items()}))
+        return
     for name, method in METHODS.items():
-        defaults = {field.name: getattr(method(), field.name) for field in fields(method)}
-        settings = [f"{key}={'by family' if value == () else repr(value)}" for key, value in defaults.items()]
-        print_item(name, method.summary, ", ".join([*settings, f"learning_rate={method.learning_rate:g}"]))
+        told = _told(method())
+        settings = [f"{key}={'by family' if value == [] else repr(value)}" for key, value in told["defaults"].items()]
+        rate = [f"learning_rate={told['learning_rate']:g}"] if told["trains"] else []
+        print_item(name, method.summary, ", ".join([*settings, *rate]))
+    for name, why in REFUSED.items():
+        print(f"Not of use: {name}, of another package: {why}.", file=sys.stderr)
     print("\nlora's default targets are the attention input projections of each model family:")
     from afina.models.families import FAMILIES
 
     for family, entry in FAMILIES.items():
         print_item(f"  {family}", ", ".join(entry.lora_targets))
+
+
+def _told(method: Method) -> dict[str, Any]:
+    """What scripts are told of a method."""
+    defaults = {each.name: getattr(method, each.name) for each in fields(method)}
+    return {
+        "title": method.title,
+        "summary": method.summary,
+        "trains": not method.trains_nothing,
+        "learning_rate": None if method.trains_nothing else method.learning_rate,
+        "defaults": {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()},
+        "search": None if method.search is None else {key: list(value) for key, value in method.search.items()},
+        "practical": method.practical,
+    }

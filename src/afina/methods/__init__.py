@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from afina.errors import InvalidStudy, UnknownName
+from afina.methods import outside
 from afina.methods.baseline import Baseline
 from afina.methods.foreign import Foreign
 from afina.methods.full import Full
@@ -25,7 +26,12 @@ from afina.schema import Problem
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (Baseline, ZeroShot, Full, Lora, PreLayer, PreLayer46080)
 }
-"""In the order of the paper's tables, what it has not beside what is like it."""
+"""In the order of the paper's tables, what it has not beside what is like it; then what other packages bring."""
+
+_OUTSIDE, REFUSED = outside.found(METHODS)
+"""REFUSED: by the name of another package's entry point, why its method is not among METHODS."""
+
+METHODS |= _OUTSIDE
 
 MOST_MULTIPLIER = 1e6
 """Far more than any use of it."""
@@ -59,6 +65,8 @@ def accepted(name: str, where: str = "") -> set[str]:
     """Names of the hyperparameters of the method of that key; of `a+b`, its parts. Raises UnknownName."""
     parts = name.split(PLUS)
     for part in parts:
+        if part in REFUSED:
+            raise InvalidStudy(f"{where}: method {part}, of another package, cannot be used: {REFUSED[part]}.")
         if part not in METHODS:
             raise UnknownName("method", part, METHODS, where)
     return METHODS[name].accepts() if len(parts) == 1 else set(parts)

@@ -1,0 +1,108 @@
+"""Methods of other packages: the one that the documentation shows works as any does; what is wrong is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import METHODS, Backbone
+from afina.methods import outside
+from afina.methods.lora import Lora
+from afina.methods.method import Method
+from command import Command
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
+
+
+def shown(language: str) -> str:
+    (block,) = re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    return str(block)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that the documentation's package is installed in."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+    (source / "afina_mlp_out.py").write_text(shown("python"), encoding="utf-8")
+    (source / "pyproject.toml").write_text(shown("toml"), encoding="utf-8")
+    offline = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", target, source], check=True)
+    return target
+
+
+def run(installed: Path, *arguments: str) -> str:
+    paths = os.pathsep.join([str(installed), *sys.path])
+    command = [sys.executable, "-m", "afina", *arguments]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_the_package_of_the_documentation_brings_a_method_to_every_command(
+    installed: Path, gpt2: Backbone, toy: str, tmp_path: Path
+) -> None:
+    assert json.loads(run(installed, "methods", "--json"))["mlp-out"]["defaults"] == {"output": ""}
+    assert json.loads(run(installed, "params", "--backbone", "gpt2", "--json"))["methods"]["mlp-out"]["trainable"] == (
+        12 * (4 * 768 * 768 + 768) + 2 * 768
+    )
+    few = ["--task", toy, "--backbone", gpt2.address, "--set", "max_steps=2", "--set", "head=random"]
+    run(installed, "train", *few, "--method", "mlp-out", "--out", str(tmp_path / "out"))
+    (label,) = run(installed, "predict", str(tmp_path / "out"), "a warm soup").splitlines()
+    assert json.loads(label)["label"] in ("0", "1", "bad", "good")
+
+
+class Entry:
+    """An entry point that loads what it is given."""
+
+    def __init__(self, name: str, loaded: Any) -> None:
+        self.name, self.value, self.loaded = name, f"somewhere:{name}", loaded
+
+    def load(self) -> Any:
+        if isinstance(self.loaded, Exception):
+            raise self.loaded
+        return self.loaded
+
+
+class Nameless(Lora):
+    name = "Not a key"
+
+
+class Unfinished(Method):
+    name = "unfinished"
+
+
+@pytest.mark.parametrize(
+    ("loaded", "why"),
+    [
+        (ImportError("no module named nonsense"), "cannot be imported (ImportError: no module named nonsense)"),
+        (SyntaxError("invalid syntax"), "cannot be imported (SyntaxError: invalid syntax)"),
+        (dict, "no subclass of afina.methods.method.Method"),
+        (Lora(), "no subclass of afina.methods.method.Method"),
+        (Unfinished, "lacks attach"),
+        (Nameless, "its name 'Not a key' is no key: lower-case letters, digits and hyphens"),
+        (Lora, "there is a method lora already"),
+    ],
+)
+def test_what_is_no_method_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, loaded: Any, why: str) -> None:
+    monkeypatch.setattr(outside, "entry_points", lambda group: [Entry("theirs", loaded)])
+    assert outside.found(METHODS) == ({}, {"theirs": f"somewhere:theirs: {why}"})
+
+
+def test_a_refused_method_is_told_where_methods_are_listed_and_where_it_is_named(
+    afina: Command, monkeypatch: pytest.MonkeyPatch, toy: str
+) -> None:
+    monkeypatch.setattr("afina.methods.REFUSED", {"theirs": "somewhere:theirs: lacks attach"})
+    assert "Not of use: theirs, of another package: somewhere:theirs: lacks attach." in afina("methods").err
+    answer = afina("train", "--task", toy, "--method", "theirs")
+    assert "method theirs, of another package, cannot be used: somewhere:theirs: lacks attach." in answer.error
+
+
+def test_entry_points_are_those_of_the_installed_packages() -> None:
+    assert all(isinstance(entry, EntryPoint) for entry in outside.entry_points(group=outside.GROUP))
