@@ -45,6 +45,7 @@ def run(installed: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_package_of_the_documentation_brings_a_method_to_every_command(
     installed: Path, gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
