@@ -227,6 +227,9 @@ def test_of_two_settings_of_one_field_the_later_holds(tmp_path: Path) -> None:
         ("seeds = [0, 1, 0]", InvalidStudy, "seed 0 stands there more than once, which is the same run. Give it once."),
         ("methods = 3", InvalidStudy, "not valid TOML"),
         ("train = ", InvalidStudy, "not valid TOML: "),
+        pytest.param(
+            "seeds = " + "[" * 5_000, InvalidStudy, "not valid TOML: arrays or tables lie too deep", id="deep"
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

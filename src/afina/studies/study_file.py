@@ -22,6 +22,9 @@ def presets() -> list[str]:
     )
 
 
+_TOO_DEEP = "arrays or tables lie too deep in one another"
+
+
 def read(source: str) -> tuple[dict[str, Any], str]:
     """What a preset or a TOML file says, and how messages call it. Raises NotFound, InvalidStudy, UnknownName."""
     if source in presets():
@@ -32,6 +35,8 @@ def read(source: str) -> tuple[dict[str, Any], str]:
             return tomllib.loads(path.read_text(encoding="utf-8")), source
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidStudy(f"{source}: not valid TOML: {error}.") from None
+        except RecursionError:
+            raise InvalidStudy(f"{source}: not valid TOML: {_TOO_DEEP}.") from None
     if path.suffix == ".toml" or len(path.parts) > 1:
         raise NotFound(f"study file {source} is not there. Presets: {', '.join(presets())}.")
     raise UnknownName("preset", source, presets())
@@ -47,6 +52,8 @@ def override(content: dict[str, Any], item: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError:
+        raise InvalidStudy(f"`overrides` {item[:40]}...: {_TOO_DEEP}.") from None
     table = content
     for part in parts[:-1]:
         table = table.setdefault(part, {})
