@@ -38,19 +38,25 @@ LAYERS = {
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
         "source",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
-        "adapter address output_embedding kernels.patches",
+        "adapter address output_embedding bottleneck kernels.patches",
         "backbone meta bag_of_words",
         "classifier",
     ),
     "methods": (
         "method",
         "attachment selective peft",
-        "baseline zero_shot full lora prelayer foreign sum",
+        "baseline zero_shot full lora prelayer foreign sum head last bitfit layernorm bottleneck",
         "methods",
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
-    "training": ("recipe checkpoint activation_checkpointing mixed_precision", "optimizer", "fit", "dry_run"),
+    "training": (
+        "recipe checkpoint activation_checkpointing mixed_precision",
+        "optimizer inputs",
+        "features",
+        "fit",
+        "dry_run",
+    ),
     "studies": (
         # intentions and facts
         "spec record forecast floors study_file presets clock executors",
