@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ LONGEST = 256
 BATCH = 8
 WINDOW = 12
 """Mistral's; far shorter than LONG, so that it cuts."""
+
+WITHOUT_BIAS = {"llama", "mistral", "qwen3"}
 
 GOOD = ("bright", "warm", "honest", "clever", "lovely")
 BAD = ("dull", "cold", "clumsy", "tired", "sour")
@@ -148,6 +151,11 @@ def save(config: Any, words: PreTrainedTokenizerFast, path: Path, seed: int = 0)
     return path
 
 
+def serves(family: str, name: str) -> bool:
+    """Whether the method of that key has a meaning for that tiny model."""
+    return (name != "prelayer-46080" or family == "gpt2") and (name != "bitfit" or family not in WITHOUT_BIAS)
+
+
 def reference(path: Path, classifier: Any, labels: int, pad: int | None) -> Any:
     """transformers' own classifier with its own attention, and the weights of an afina classifier before `attach`."""
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -231,6 +239,13 @@ def fit_of(
     recipe = Recipe(**(settings | changes))
     objective = Classes(("bad", "good"))
     return Fit(classifier, method, objective, Loader(*data, BATCH, recipe.seed), recipe, dtype)
+
+
+def changed(fit: Fit, loader: Loader | None = None, **changes: Any) -> Fit:
+    """A session before its first step, with other batches or another recipe."""
+    fit.loader, fit.recipe = loader or fit.loader, replace(fit.recipe, **changes)
+    fit.inputs = type(fit.inputs)(fit.classifier, fit.loader, fit.recipe)
+    return fit
 
 
 @torch.inference_mode()

@@ -16,19 +16,24 @@ from afina.methods.parameters import count
 from afina.methods.selective import Selective
 from afina.models.classifier import Classifier, is_head
 from afina.models.families import FAMILIES
-from fakes import Backbones, encoded, fit_of, logits_of, opened, sentences
+from fakes import Backbones, encoded, fit_of, logits_of, opened, sentences, serves
 
 COUNTS = {
     "baseline": (0, 0),
     "zero-shot": (0, 0),
+    "head": (0, 1_536),
     "full": (124_439_808, 1_536),
+    "last": (2 * 7_087_872 + 1_536, 1_536),
+    "bitfit": (102_144, 1_536),
+    "layernorm": (38_400, 1_536),
     "lora": (147_456, 1_536),
+    "adapter": (12 * (2 * 768 * 48 + 48 + 768), 1_536),
     "prelayer": (39_383_808, 0),
     "prelayer-46080": (46_080, 0),
 }
 """GPT-2's, body and head, as published and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4."""
 
-CASES = [(family, name) for family in FAMILIES for name in METHODS if family == "gpt2" or name != "prelayer-46080"]
+CASES = [(family, name) for family in FAMILIES for name in METHODS if serves(family, name)]
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -75,7 +80,10 @@ def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, 
     model = opened(backbone, method).model
     names = {name for name, _ in model.named_parameters()}
     if isinstance(method, Selective):
-        expected = {name for name in names if method.trains(name)}
+        expected = method.chosen(model)
+    elif method.name == "adapter":
+        expected = {name for name in names if ".bottleneck." in name or is_head(name)}
+        assert len(expected) == 2 * 4 + 1
     else:
         expected = {name for name in names if ".lora_" in name or ".score.modules_to_save." in name}
         assert len(expected) > 1
@@ -166,7 +174,7 @@ def test_counts_of_a_directory_are_those_of_its_opened_model_and_leave_out_what_
     llama: Backbone,
 ) -> None:
     counted = count(llama.address)
-    assert set(counted.methods) == set(METHODS) - {"prelayer-46080"}
+    assert set(counted.methods) == {name for name in METHODS if serves("llama", name)} != set(METHODS)
     for name, found in counted.methods.items():
         method = make(name).as_published().for_family("llama")
         classifier = opened(llama, method)
@@ -230,3 +238,88 @@ def test_an_unknown_or_impossible_setting_is_an_error_that_says_where_and_what_i
 def test_hyperparameters_make_the_same_method_again(name: str) -> None:
     method = make(name).for_family("gpt2")
     assert make(name, method.hyperparameters) == method
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_are_known_by_name_in_every_family(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method = make("layernorm").for_family(family)
+    model = opened(backbone, method).model
+    norms = {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    assert set(method.trainable(model)) == norms | {"score.weight"}
+    assert len(norms) >= 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bitfit_trains_every_bias_and_says_where_there_is_none(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method = make("bitfit").for_family(family)
+    biases = {name for name, _ in opened(backbone, make("full")).model.named_parameters() if name.endswith("bias")}
+    assert bool(biases) == serves(family, "bitfit")
+    if biases:
+        assert set(method.trainable(opened(backbone, method).model)) == biases | {"score.weight"}
+        return
+    with pytest.raises(InvalidStudy, match=f"method bitfit: {family} has no biases; layernorm trains"):
+        opened(backbone, method)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_blocks_train_and_nothing_below_is_kept_for_gradients(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    names = FAMILIES[family].block
+    fits = {}
+    for blocks in (1, 2):
+        method = make("last", {"blocks": blocks}).for_family(family)
+        fits[blocks] = fit_of(opened(backbone, method), method, encoded(backbone, sentences(16)))
+    found = set(fits[1].parameters)
+    assert {names.index(name) for name in found} == {None, 1}
+    above = {name for name in found if names.index(name) is None}
+    assert {name.split(".")[-2] for name in above} == {names.final_norm, "score"}
+    added = set(fits[2].parameters) - found
+    assert {names.index(name) for name in added} == {0}
+    reached: list[bool] = []
+    first = getattr(fits[1].classifier.body, names.layers)[0]
+    first.register_forward_hook(lambda _, inputs, output: reached.append(output.requires_grad))
+    (part,) = fits[1].inputs.parts(next(fits[1].loader.batches(0, 1)))
+    fits[1].begin()
+    fits[2].begin()
+    one, both = (fit.activation_bytes(part) for fit in fits.values())
+    assert reached == [False]
+    assert one < 0.7 * both
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [(0, "method last: blocks=0; expected 1 or more"), (3, "method last: blocks is 3, and this model has 2. `full`")],
+)
+def test_blocks_that_the_model_has_not_are_an_error(gpt2: Backbone, blocks: int, message: str) -> None:
+    with pytest.raises(InvalidStudy, match=message):
+        opened(gpt2, make("last", {"blocks": blocks}))
+
+
+@pytest.mark.parametrize(("family", "embeddings"), [("gpt2", ("wte", "wpe")), ("llama", ("embed_tokens",))])
+def test_a_rate_falls_with_depth_from_the_head_to_the_embeddings(
+    backbones: Backbones, family: str, embeddings: tuple[str, ...]
+) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method = make("full", {"layer_decay": 0.5}).for_family(family)
+    found = method.multipliers(opened(backbone, method).model)
+    names = FAMILIES[family].block
+    expected = {0: 0.25, 1: 0.5}
+    for name, _ in opened(backbone, method).model.named_parameters():
+        index = names.index(name)
+        if index is not None:
+            assert found[name] == expected[index], name
+        elif name.split(".")[-2] in embeddings:
+            assert found[name] == 0.125, name
+        else:
+            assert name not in found, name
+    assert make("full", {"layer_decay": 1.0}).hyperparameters == {} != method.hyperparameters
+    for wrong in (0, 1.5, float("nan")):
+        with pytest.raises(InvalidStudy, match="expected 0 < layer_decay <= 1"):
+            make("full", {"layer_decay": wrong})

@@ -32,8 +32,9 @@ from afina.studies.prepared import loader_of, recipe_of
 from afina.studies.spec import RunSpec, Training
 from afina.training.dry_run import Alive, dry_run
 from afina.training.fit import Fit
+from afina.training.inputs import Laid
 from command import PROGRAM, Command
-from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences
+from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences, serves
 
 GIB = 2**30
 PAPER = {"full": (1.89, 0.05), "lora": (0.49, 0.06)}
@@ -223,7 +224,7 @@ def test_activations_of_texts_longer_than_the_short_attention_are_exact_too(
     fit = fit_of(opened(backbone, method), method, encoded(backbone, sentences(2)), dtype=getattr(torch, dtype))
     fit.begin()
     packed = pack([torch.zeros(400, dtype=torch.long).numpy()] * 2, [0, 1])
-    assert one.activation_bytes == fit.activation_bytes(packed)
+    assert one.activation_bytes == fit.activation_bytes(Laid(packed))
 
 
 @pytest.mark.slow
@@ -268,8 +269,9 @@ def test_time_is_the_measured_pace_times_the_tokens_of_all_epochs(
     monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: 0.5)
     template = Template(GENERAL)  # its labels are words
     tokens = sum(len(gpt2.tokenizer(template.render(text))["input_ids"]) for text in Task.load(toy).train.texts)
-    one = only(forecast(gpt2.address, [make("lora")], task=toy, training=Training(epochs=3, dtype="float32")))
-    assert one.train_seconds == 0.5 * 3 * tokens
+    for name, epochs in (("lora", 3), ("head", 1)):  # what trains the head alone reads each text once
+        one = only(forecast(gpt2.address, [make(name)], task=toy, training=Training(epochs=3, dtype="float32")))
+        assert one.train_seconds == 0.5 * epochs * tokens
 
 
 def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, toy: str) -> None:
@@ -381,13 +383,9 @@ def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
 
 
 def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Backbone) -> None:
-    assert [one.method for one in forecast(llama.address, training=texts(8))] == [
-        "baseline",
-        "zero-shot",
-        "full",
-        "lora",
-        "prelayer",
-    ]
+    found = [one.method for one in forecast(llama.address, training=texts(8))]
+    assert found == [name for name in METHODS if serves("llama", name)]
+    assert {"baseline", "zero-shot", "full", "lora", "prelayer"} < set(found) < {*METHODS} - {"bitfit"}
     with pytest.raises(InvalidStudy, match="defined for gpt2 only"):
         forecast(llama.address, [make("prelayer-46080")])
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from afina.studies.execute import execute
 from afina.studies.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
-from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
+from fakes import Backbones, Runs, changed, encoded, fit_of, opened, sentences
 
 STEPS = 9
 
@@ -76,8 +75,7 @@ def test_dropout_is_on_in_these_tests(fit: Callable[..., Fit]) -> None:
     """Otherwise nothing below would show a dropout stream that was not restored."""
     outcomes = []
     for seed in (0, 1):
-        one = fit("lora")
-        one.recipe = replace(one.recipe, seed=seed)  # the order stays: the loader has its own
+        one = changed(fit("lora"), seed=seed)  # the order stays: the loader has its own
         one.advance()
         outcomes.append(one.account.losses)
     assert outcomes[0] != outcomes[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from afina.studies.spec import UNASKED, Training
 from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
-from fakes import LONG, Backbones, encoded, fit_of, opened, sentences
+from fakes import LONG, Backbones, changed, encoded, fit_of, opened, sentences
 
 TOLERANCE = 1e-5
 ROWS = [*sentences(30), (LONG, 1), (f"{LONG}, {LONG}", 0)]
@@ -40,9 +39,8 @@ def fitted(
 
 
 def limited(fit: Fit, *, batch_size: int = 8, **limits: int) -> Fit:
-    fit.loader = Loader(fit.loader.encoded, fit.loader.labels, batch_size, fit.loader.seed)
-    fit.recipe = replace(fit.recipe, at_once=Limits(**limits))
-    return fit
+    loader = Loader(fit.loader.encoded, fit.loader.labels, batch_size, fit.loader.seed)
+    return changed(fit, loader, at_once=Limits(**limits))
 
 
 def trained(fit: Fit) -> Account:
@@ -52,8 +50,7 @@ def trained(fit: Fit) -> Account:
 
 def first_gradients(fit: Fit) -> dict[str, torch.Tensor]:
     """Of everything that trains, after a first step at a rate that moves nothing."""
-    fit.recipe = replace(fit.recipe, steps=1, learning_rate=0.0)
-    fit.advance()
+    changed(fit, steps=1, learning_rate=0.0).advance()
     return {n: p.grad.clone() for n, p in fit.weights.trained.items() if p.grad is not None}
 
 

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
-from afina import METHODS, Backbone, Run
+from afina import METHODS, Backbone, Run, methods
 from afina.data.batch import pack
 from afina.data.loader import Limits, Loader
 from afina.data.tokenize import Encoded
@@ -27,7 +27,7 @@ from afina.studies.spec import Training
 from afina.training.fit import Fit
 from afina.training.optimizer import make_optimizer
 from afina.training.recipe import Recipe
-from fakes import BATCH, Backbones, encoded, fit_of, opened, reference, sentences
+from fakes import BATCH, Backbones, changed, encoded, fit_of, opened, reference, sentences
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -40,7 +40,11 @@ TARGETS = {
     **dict.fromkeys(("gptj", "llama", "mistral", "qwen2", "qwen3"), ("q_proj", "k_proj", "v_proj")),
 }
 TRAINED = {
+    "head": (".score.",),
     "full": ("",),
+    "last": (".h.1.", ".layers.1.", ".ln_f.", ".final_layer_norm.", ".model.norm.", ".score."),
+    "bitfit": (".bias", ".score."),
+    "layernorm": (".ln_", "norm.", ".score."),
     "prelayer": (".wte.", ".wpe.", ".embed_tokens.", ".embed_in.", ".score."),
     "prelayer-46080": (".ln_1.", ".c_attn.bias", ".score."),
 }
@@ -137,12 +141,13 @@ def by_transformers(backbone: Backbone, method: Method) -> Any:
     """The same adapted model without afina: transformers' classifier, and peft for LoRA."""
     plain = Classifier.open(backbone, ("bad", "good"), SEED)
     model = reference(backbone.path, plain, 2, backbone.tokenizer.pad_token_id)
-    if method.name == "lora":
+    if method.name.startswith("lora"):
         settings = LoraConfig(
             task_type="SEQ_CLS",
             r=4,
             lora_alpha=16,
             lora_dropout=0.0,
+            bias="all" if method.name == "lora+bitfit" else "none",
             target_modules=list(TARGETS[backbone.family]),
             fan_in_fan_out=backbone.family == "gpt2",
         )
@@ -154,8 +159,15 @@ def by_transformers(backbone: Backbone, method: Method) -> Any:
     return model
 
 
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "lora": {"dropout": 0.0},
+    "lora+bitfit": {"lora": {"dropout": 0.0}},
+    "last": {"blocks": 1},
+}
+
+
 def make(name: str, family: str) -> Method:
-    return (METHODS[name](dropout=0.0) if name == "lora" else METHODS[name]()).for_family(family)
+    return methods.make(name, HYPERPARAMETERS.get(name)).for_family(family)
 
 
 def load(backbones: Backbones, family: str) -> Backbone:
@@ -202,7 +214,7 @@ def idle(name: str, family: str) -> torch.Tensor:
     trainings agree everywhere but there. Rotary position embeddings (a quarter of NeoX's dimensions) undo this.
     """
     bias = torch.zeros(96, dtype=torch.bool)
-    if family == "gpt2" and name.endswith("c_attn.bias"):
+    if family == "gpt2" and name.endswith(("c_attn.bias", "c_attn.base_layer.bias")):
         bias[32:64] = True
     if family == "gpt_neox" and name.endswith("query_key_value.bias"):
         bias.view(4, 3, 8)[:, 1, 2:] = True
@@ -228,6 +240,11 @@ CASES = [
     *((family, method) for family in FAMILIES for method in ("full", "lora")),
     *((family, "prelayer") for family in ("gpt2", "llama", "gpt_neox")),
     ("gpt2", "prelayer-46080"),
+    *((family, "head") for family in ("gpt2", "qwen2")),
+    *((family, "last") for family in ("gpt2", "gpt_neox", "llama")),
+    *((family, "bitfit") for family in ("gpt2", "gptj", "gpt_neox", "qwen2")),
+    *((family, "layernorm") for family in ("gpt2", "qwen3")),
+    *((family, "lora+bitfit") for family in ("gpt2", "qwen2")),
 ]
 
 
@@ -254,6 +271,31 @@ def test_label_smoothing_is_trainers(backbones: Backbones, name: str, tmp_path: 
     expected = theirs(backbone, method, tmp_path, label_smoothing_factor=0.2)
     assert loss_difference(found, expected) <= TOLERANCE
     assert loss_difference(ours(backbone, method), expected) > 100 * TOLERANCE
+
+
+def test_a_rate_that_falls_with_depth_is_trainers_with_such_groups(backbones: Backbones, tmp_path: Path) -> None:
+    backbone, decay = load(backbones, "gpt2"), 0.5
+    method = methods.make("full", {"layer_decay": decay})
+    found = ours(backbone, method)
+    tokens, labels = data(backbone)
+    model = by_transformers(backbone, method)
+    of_depth = {"wte": 3, "wpe": 3, "0": 2, "1": 1}  # two blocks, counted from the top
+    groups = []
+    for name, parameter in model.named_parameters():
+        depth = max((of_depth.get(part, 0) for part in name.split(".")), default=0)
+        spared = "bias" in name or "ln_" in name
+        groups.append({"params": [parameter], "lr": RATE * decay**depth, "weight_decay": 0.0 if spared else DECAY})
+    batches = Batches(Loader(tokens, labels, BATCH, SEED), tokens, labels, backbone.tokenizer.pad_token_id)
+    adamw = torch.optim.AdamW(groups, lr=RATE)
+    trainer = Recorded(model=model, args=arguments(tmp_path), train_dataset=batches, optimizers=(adamw, None))
+    trainer.outcome = Outcome()
+    trainer.train()
+    trainer.outcome.after = snapshot(dict(model.named_parameters()))
+    assert loss_difference(found, trainer.outcome) <= TOLERANCE
+    beyond, largest = compare_weights(found, trainer.outcome, "gpt2")
+    assert beyond <= 1e-3
+    assert largest < RATE / 2
+    assert loss_difference(ours(backbone, make("full", "gpt2")), found) > 10 * TOLERANCE
 
 
 ACCUMULATE, LOOSER = 2, 2.0
@@ -297,7 +339,7 @@ def test_accumulated_steps_are_trainers_also_at_an_epochs_end(backbones: Backbon
         seed=SEED,
         at_once=Limits(examples=BATCH),
     )
-    fit.loader = Loader(*data(backbone), BATCH * ACCUMULATE, SEED)
+    changed(fit, Loader(*data(backbone), BATCH * ACCUMULATE, SEED))
     assert steps == 2 * fit.loader.steps_per_epoch == 10
     fit.advance()
     found = Outcome(fit.account.losses, after=snapshot(fit.parameters))

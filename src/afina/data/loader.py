@@ -74,21 +74,22 @@ class Loader:
         """The examples of the step-th batch since the start of training, counted over epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
-        return self._order(epoch)[start : start + self.batch_size]
+        return self.order(epoch)[start : start + self.batch_size]
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> np.ndarray:
+        """Every example once, as an epoch takes them: int64 [N]."""
         return np.random.Generator(np.random.PCG64(derive(self.seed, "order", epoch))).permutation(len(self.encoded))
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
         """The batches of steps start, ..., stop - 1."""
-        for chosen in self._chosen(start, stop):
+        for chosen in self.chosen(start, stop):
             yield self._packed(chosen)
 
     def largest(self, stop: int, limits: Limits = Limits()) -> Packed:
         """Of all that steps 0, ..., stop - 1 compute at once, what has the most tokens."""
         lengths = self.encoded.lengths
         largest, most = np.zeros(0, np.int64), 0
-        for chosen in self._chosen(0, stop):
+        for chosen in self.chosen(0, stop):
             for part in limits.cut(lengths[chosen]):
                 size = int(lengths[chosen[part]].sum())
                 if size > most:
@@ -98,33 +99,38 @@ class Loader:
     def tokens(self, stop: int) -> int:
         """Of all that steps 0, ..., stop - 1 train on."""
         lengths = self.encoded.lengths
-        return sum(int(lengths[chosen].sum()) for chosen in self._chosen(0, stop))
+        return sum(int(lengths[chosen].sum()) for chosen in self.chosen(0, stop))
 
     def most_parts(self, stop: int, limits: Limits) -> int:
         """The most parts that a batch of steps 0, ..., stop - 1 is cut into."""
         lengths = self.encoded.lengths
-        return max(len(limits.cut(lengths[chosen])) for chosen in self._chosen(0, stop))
+        return max(len(limits.cut(lengths[chosen])) for chosen in self.chosen(0, stop))
 
-    def _chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
+    def chosen(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """The examples of the batches of steps start, ..., stop - 1."""
         epoch, order = -1, np.zeros(0, np.int64)
         for step in range(start, stop):
             current, position = divmod(step, self.steps_per_epoch)
             if current != epoch:
-                epoch, order = current, self._order(current)
+                epoch, order = current, self.order(current)
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _packed(self, chosen: np.ndarray) -> Packed:
         return pack([self.encoded[index] for index in chosen], self.labels[chosen])
 
 
-def by_length(encoded: Encoded, budget: int = TOKEN_BUDGET) -> Iterator[tuple[np.ndarray, Packed]]:
+def by_length(
+    encoded: Encoded, budget: int = TOKEN_BUDGET, among: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, Packed]]:
     """Every sequence once, shortest first, in batches of at most `budget` tokens (or one longer sequence).
+
+    among  only these, int64 [M]
 
     Yields (indices int64 [B], batch). Sequences of like length share a batch, so that attention's grid has few
     unused cells.
     """
     lengths = encoded.lengths
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]
     for first, last in _runs(lengths[order], budget):
         chosen = order[first:last]
         yield chosen, pack([encoded[index] for index in chosen])

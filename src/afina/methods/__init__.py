@@ -14,8 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import outside
 from afina.methods.baseline import Baseline
+from afina.methods.bitfit import BitFit
+from afina.methods.bottleneck import Adapter
 from afina.methods.foreign import Foreign
 from afina.methods.full import Full
+from afina.methods.head import Head
+from afina.methods.last import Last
+from afina.methods.layernorm import LayerNorm
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.prelayer import PreLayer, PreLayer46080
@@ -24,7 +29,8 @@ from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Baseline, ZeroShot, Full, Lora, PreLayer, PreLayer46080)
+    method.name: method
+    for method in (Baseline, ZeroShot, Head, Full, Last, BitFit, LayerNorm, Lora, Adapter, PreLayer, PreLayer46080)
 }
 """In the order of the paper's tables, what it has not beside what is like it; then what other packages bring."""
 

@@ -117,6 +117,11 @@ class Method(ABC):
         """Whether the parameter of that `plain_name` trains because of this method, where others train beside it."""
         return False
 
+    def owned(self, model: Any) -> set[str]:
+        """The `plain_name` of every parameter of a model that it `owns`, where `model` is attached and unwrapped."""
+        names = (plain_name(name) for name, _ in model.named_parameters())
+        return {name for name in names if self.owns(name)}
+
     def in_peft(self, model: Any) -> Mapping[str, Any]:
         """What peft's settings say of it: `bias`, or a list of `modules_to_save`. Asked where `said_by_peft`."""
         return {}

@@ -1,7 +1,8 @@
-"""How many parameters each method trains, from a configuration alone."""
+"""Which methods a backbone has a use for, and how many parameters each trains: from a configuration alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from afina.errors import InvalidStudy
@@ -31,13 +32,27 @@ def count(address: str) -> Counted:
     """
     total = sum(parameter.numel() for parameter in meta_model(address).parameters())
     published, run = {}, {}
-    for name, method in METHODS.items():
+    for name in served(address):
+        method = METHODS[name]()
+        published[name] = _counts(address, method.as_published())
+        run[name] = published[name] if method.as_published() == method else _counts(address, method)
+    return Counted(total, published, run)
+
+
+def served(address: str, names: Iterable[str] = tuple(METHODS)) -> list[str]:
+    """Those of `names` that have a meaning for the backbone whose configuration is at that address.
+
+    Raises NotFound, InvalidStudy for an address.
+    """
+    meta_model(address)
+    found = []
+    for name in names:
         try:
-            published[name] = _counts(address, method().as_published())
+            _counts(address, METHODS[name]())
         except InvalidStudy:
             continue
-        run[name] = published[name] if method().as_published() == method() else _counts(address, method())
-    return Counted(total, published, run)
+        found.append(name)
+    return found
 
 
 def _counts(address: str, method: Method) -> Counts:

@@ -7,8 +7,9 @@ exactly the table's count.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from afina.errors import InvalidStudy
 from afina.methods.selective import Selective
@@ -28,6 +29,7 @@ class PreLayer(Selective):
     title: ClassVar[str] = "PreLayer"
     summary: ClassVar[str] = "the token and position embeddings train, the blocks stay frozen"
     learning_rate: ClassVar[float] = 2e-3
+    said_by_peft: ClassVar[bool] = True
 
     train_head: bool = True
 
@@ -45,6 +47,11 @@ class PreLayer(Selective):
         parts = name.split(".")
         return bool(_EMBEDDINGS.intersection(parts)) or (self.train_head and HEAD in parts)
 
+    def in_peft(self, model: Any) -> Mapping[str, Any]:
+        """The embeddings' modules, by the ends of their names."""
+        names = {name.split(".")[-1] for name, _ in model.named_modules()}
+        return {"modules_to_save": sorted(names & _EMBEDDINGS)}
+
 
 @dataclass(frozen=True)
 class PreLayer46080(PreLayer):
@@ -54,6 +61,7 @@ class PreLayer46080(PreLayer):
     title: ClassVar[str] = "PreLayer (46,080)"
     summary: ClassVar[str] = "GPT-2 only: ln_1 and c_attn.bias of every block train, the count in the paper's table"
     practical: ClassVar[bool] = False
+    said_by_peft: ClassVar[bool] = False
 
     def for_family(self, family: str) -> Self:
         """Only GPT-2 has these parameters."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from afina.errors import InvalidStudy
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import PeftMethod
+from afina.methods.selective import Selective
 from afina.models.families import HEAD
 
 if TYPE_CHECKING:
@@ -105,20 +106,37 @@ class Sum(Method):
         return all(part.said_by_peft for part in self._own.values())
 
     def attach(self, model: Any) -> Any:
-        """peft wraps first, so that it finds the modules that it knows. Raises InvalidStudy where parts overlap."""
+        """peft wraps first, so that it finds the modules that it knows; then what chooses among the model's own
+        parameters, and at last what adds some. Raises InvalidStudy where parts overlap.
+        """
+        model.requires_grad_(False)
         if self._wrap is not None:
             model = self._wrap.attach(model)
         wrapped = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-        inner = model.get_base_model() if self._wrap is not None else model
-        for part in self._own.values():
+        inner = self._inner(model)
+        for part in sorted(self._own.values(), key=lambda part: not isinstance(part, Selective)):
             part.attach(inner)
+        owners = self._owners(model)
         for name, parameter in model.named_parameters():
-            owners = [key for key, part in self._own.items() if part.owns(plain_name(name))]
-            train = id(parameter) in wrapped or (bool(owners) and "original_module" not in name)
+            train = id(parameter) in wrapped or (bool(owners[name]) and "original_module" not in name)
             if not _is_head(name):
-                self._refuse_overlap(name, owners)
+                self._refuse_overlap(name, owners[name])
             parameter.requires_grad_(train)
         return model
+
+    def _inner(self, model: Any) -> Any:
+        return model if self._wrap is None else model.get_base_model()
+
+    def _owners(self, model: Any) -> dict[str, list[str]]:
+        """By parameter of a model, the parts beside peft's that train it. What a part has added is its own, though
+        another chooses by name, as all biases.
+        """
+        owned = {key: part.owned(self._inner(model)) for key, part in self._own.items()}
+        found = {}
+        for name, _ in model.named_parameters():
+            keys = [key for key, names in owned.items() if plain_name(name) in names]
+            found[name] = [key for key in keys if not isinstance(self.parts[key], Selective)] or keys
+        return found
 
     def _refuse_overlap(self, name: str, owners: list[str]) -> None:
         what = plain_name(name)
@@ -130,10 +148,6 @@ class Sum(Method):
                 "other targets."
             )
 
-    def owns(self, name: str) -> bool:
-        """Whether a part does."""
-        return any(part.owns(name) for part in self.parts.values())
-
     def decays(self, model: Any) -> set[str]:
         """What no part spares."""
         return set.intersection(*(part.decays(model) for part in self.parts.values()))
@@ -142,10 +156,10 @@ class Sum(Method):
         """Each part's, times its own; the head has the first part's."""
         found = {}
         by_part = {key: part.multipliers(model) for key, part in self.parts.items()}
-        keys = list(self.parts)
+        owners, first = self._owners(model), next(iter(self.parts))
+        wrap = next((key for key, part in self.parts.items() if part is self._wrap), first)
         for name in self.trainable(model):
-            wrap = next((key for key in keys if self.parts[key] is self._wrap), keys[0])
-            owner = keys[0] if _is_head(name) else self._owner(name, wrap)
+            owner = first if _is_head(name) else (owners[name] or [wrap])[0]
             factor = self.factor(owner) * by_part[owner].get(name, 1.0)
             if factor != 1:
                 found[name] = factor
@@ -153,18 +167,13 @@ class Sum(Method):
 
     def pretrained(self, model: Any) -> set[str]:
         """What is so of a part's own."""
-        found = set()
-        for key, part in self._own.items():
-            mine = {name for name in self._beside(model) if self._owner(name, "") == key}
-            found |= mine & part.pretrained(model)
-        return found
+        owners = self._owners(model)
+        by_part = {key: part.pretrained(model) for key, part in self._own.items()}
+        return {name for name in self._beside(model) if name in by_part[owners[name][0]]}
 
     def factor(self, key: str) -> float:
         """What the learning rate of a part is of the sum's."""
         return self.given.get(key, self.parts[key].learning_rate / self.learning_rate)
-
-    def _owner(self, name: str, otherwise: str) -> str:
-        return next((key for key, part in self._own.items() if part.owns(plain_name(name))), otherwise)
 
     def state(self, model: Any) -> dict[str, Tensor]:
         """peft's under peft's names, the others' under those that they have in the model, which peft uses as well."""
@@ -173,11 +182,8 @@ class Sum(Method):
         return self._wrap.state(model) | self._beside(model)
 
     def _beside(self, model: Any) -> dict[str, Parameter]:
-        return {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if not _is_head(name) and any(part.owns(plain_name(name)) for part in self._own.values())
-        }
+        owners = self._owners(model)
+        return {name: parameter for name, parameter in model.named_parameters() if owners[name] and not _is_head(name)}
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Each part's own. Raises CorruptAdapter where names or shapes differ."""

@@ -114,13 +114,21 @@ class Classifier(nn.Module):
 
         layout  that of the batch's bounds, for who has made it already
         """
+        return self.answer(self.features(packed, layout))
+
+    def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
+        """What the head is given: the body's output at each sequence's last token, float32 [B, width]."""
         hidden = self.body(
             input_ids=packed.tokens[None],
             position_ids=packed.positions[None],
             use_cache=False,
             layout=layout or Layout(packed.bounds),
         ).last_hidden_state.squeeze(0)
-        last = hidden.index_select(0, packed.bounds[1:].long() - 1)
-        with torch.autocast(last.device.type, enabled=False):
-            logits: Tensor = getattr(self._inner(), HEAD)(last.float())
+        last: Tensor = hidden.index_select(0, packed.bounds[1:].long() - 1)
+        return last.float()
+
+    def answer(self, features: Tensor) -> Tensor:
+        """The head's logits for features, float32 [B, width] -> float32 [B, number of labels]."""
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = getattr(self._inner(), HEAD)(features)
         return logits if self.offset is None else logits + self.offset

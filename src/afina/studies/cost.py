@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -23,8 +23,9 @@ from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
-from afina.methods import METHODS, make
+from afina.methods import make
 from afina.methods.method import Method
+from afina.methods.parameters import served
 from afina.models.backbone import Backbone
 from afina.models.meta import meta_model
 from afina.studies.forecast import Forecast, Terms
@@ -32,6 +33,7 @@ from afina.studies.prepared import loader_of, longest_text, objective_of, questi
 from afina.studies.spec import Ask, Data, RunSpec, Training
 from afina.studies.throughput import seconds_per_token
 from afina.training.dry_run import dry_run
+from afina.training.features import inputs_of
 
 MADE_UP = "texts of one length"
 """Stands for the task of a run that is foreseen from the backbone's configuration alone."""
@@ -81,7 +83,8 @@ def cost(
         )
     heaviest = max((packed for _, packed in by_length(task.evaluation.encoded)), key=lambda one: len(one.tokens))
     seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype)
-    terms = _terms(run, loader.largest(recipe.steps, recipe.at_once), str(dtype).removeprefix("torch."), limit)
+    inputs = inputs_of(method)
+    terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit)
     one = Forecast(
         method=method.name,
         title=method.title,
@@ -102,7 +105,7 @@ def cost(
     if there and one.trainable and one.peak <= available:
         says(f"{run.title}: a few steps, for the time")
         pace = seconds_per_token(run, method, objective, loader)
-        one = replace(one, train_seconds=pace * loader.tokens(recipe.steps))
+        one = replace(one, train_seconds=pace * inputs.computed(loader, recipe.steps))
     return one
 
 
@@ -126,7 +129,6 @@ def forecast(
     """
     if task:
         says(f"reading {task} and the backbone's tokenizer")
-    family = meta_model(backbone).config.model_type
     runs = [
         RunSpec(
             backbone=backbone,
@@ -137,7 +139,7 @@ def forecast(
             ask=ask,
             training=training,
         )
-        for method in (_of_family(family) if methods is None else methods)
+        for method in (_of(backbone) if methods is None else methods)
     ]
     encodings, found = Encodings(), []
     for run in runs:
@@ -201,12 +203,9 @@ def _made_up(run: RunSpec) -> EncodedTask:
     return EncodedTask(run.task, ("0", "1"), split(batch), split(max(1, TOKEN_BUDGET // length)), 0)
 
 
-def _of_family(family: str) -> Iterator[Method]:
-    for kind in METHODS.values():
-        try:
-            yield kind().for_family(family)
-        except InvalidStudy:  # it has no meaning for this family
-            continue
+def _of(backbone: str) -> list[Method]:
+    family = meta_model(backbone).config.model_type
+    return [make(name).for_family(family) for name in served(backbone)]
 
 
 def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int) -> Terms:

@@ -58,7 +58,8 @@ class Space:
             for value in values:
                 make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
             choices[key] = tuple(values)
-        given = {key: run.hyperparameters[key] for key in choices}
+        untold = make(run.method, run.hyperparameters)  # a `later` one at its default is not among what is told
+        given = {key: run.hyperparameters.get(key, getattr(untold, key, None)) for key in choices}
         start = {key: value if value in choices[key] else choices[key][0] for key, value in given.items()}
         return cls((low, high), choices, {RATE: min(max(rate, low), high), **start})
 

@@ -22,7 +22,8 @@ WARM_UP, MEASURED = 1, 3
 
 
 def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:
-    """Of training `run`, whose method trains something, on its first batches; then thrown away.
+    """Of training `run`, whose method trains something, on its first batches, of which it has read none before; then
+    thrown away.
 
     Raises NotFound where the backbone's weights cannot be opened, Diverged, OutOfMemory.
     """

@@ -27,6 +27,7 @@ from afina.models.classifier import Classifier, Counts, count_parameters
 from afina.models.kernels.layout import Layout
 from afina.models.meta import meta_model
 from afina.models.objective import Objective
+from afina.training.features import inputs_of
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 
@@ -66,23 +67,22 @@ def dry_run(
 
     Follows a run: train in `dtype`, measure, go back to float32, evaluate. Only the batches' sizes count.
     """
-    training = loader.largest(recipe.steps, recipe.at_once)
-    parts = min(2, loader.most_parts(recipe.steps, recipe.at_once))  # from the second on, there are gradients
     # Made here, for they read values.
-    training_layout, evaluation_layout = (Layout(packed.bounds).made() for packed in (training, evaluation))
+    made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe), Layout(evaluation.bounds).made()
     shapes = [_shape(address, objective.width, method) for _ in range(2)]  # peft cannot wrap fake tensors
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
         fit = Fit(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
         if fit.parameters:
             fit.begin()
             for _ in range(_STEPS):
-                fit.update([training] * parts, [training_layout] * parts)
+                parts = fit.inputs.rehearse(made)
+                fit.update(parts)
         kept, activations, beyond = fit.state_bytes, None, 0
         if fit.parameters:
             beyond = alive.peak - kept
             if not recipe.checkpointing:
-                beyond = activations = fit.activation_bytes(training, training_layout)
-        copies = sum(each.nbytes for each in fit.weights.packed) // 2
+                beyond = activations = fit.activation_bytes(parts[0])
+        copies = fit.weights.copies
         counts = count_parameters(fit.parameters)
         classifier = fit.finish(lambda: _fake(shapes.pop()))
         disk_bytes = tensorfile.size(method.state(classifier.model))

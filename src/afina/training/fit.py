@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from afina import meter
 from afina.allocator import keep_freed
-from afina.data.batch import Packed
 from afina.data.loader import Loader
 from afina.data.token_cache import EncodedSplit
 from afina.errors import Diverged, InvalidStudy
@@ -25,12 +24,12 @@ from afina.events import Listener, Progress, Score, ignore
 from afina.inference import predictor
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.kernels.layout import Layout
 from afina.models.objective import Objective
-from afina.seeds import derive
 from afina.training import checkpoint
 from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
+from afina.training.features import inputs_of
+from afina.training.inputs import Part
 from afina.training.mixed_precision import WorkingWeights
 from afina.training.optimizer import clip, make_optimizer, set_rate
 from afina.training.recipe import Recipe
@@ -54,6 +53,7 @@ class Fit:
 
     parameters  those that train, by name; where there are none, nothing is lowered and `advance` does nothing
     weights     what the model computes in, and the float32 weights that are trained
+    inputs      what its steps compute their outputs from
     account     what has been done so far
     """
 
@@ -74,6 +74,7 @@ class Fit:
         precision = dtype if self.parameters else torch.float32
         self.weights = WorkingWeights.of(method, classifier.model, precision)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
+        self.inputs = inputs_of(method)(classifier, loader, recipe)
         model, trained = classifier.model, self.weights.trained
         brought = {name: trained[name] for name in sorted(method.pretrained(model))}
         if recipe.pull and self.parameters and not brought:
@@ -105,8 +106,8 @@ class Fit:
         first, tokens, seconds = account.step, account.tokens, account.seconds.get("train", 0.0)
         began = last_kept = meter.now()
         pause = self.recipe.checkpoint_seconds
-        for packed in self.loader.batches(first, stop or steps):
-            loss = self.step(packed)
+        for batch in self.inputs.batches(first, stop or steps):
+            loss = self.step(batch)
             done = account.step
             pace = (account.tokens - tokens) / (account.seconds["train"] - seconds)
             left = (meter.now() - began) / (done - first) * (steps - done)
@@ -121,18 +122,18 @@ class Fit:
     def begin(self) -> None:
         """Ready the model for steps, whatever it did before."""
         keep_freed()
-        self.classifier.train()
+        self.inputs.begin()
         self.weights.refresh()
 
-    def step(self, packed: Packed) -> float:
-        """Take the next step, on a batch, and account for it; its loss. Its seconds begin with the batch in place.
+    def step(self, batch: Any) -> float:
+        """Take the next step, on a batch as `inputs` has them, and account for it; its loss.
 
-        Raises Diverged.
+        Its seconds begin with the batch in place. Raises Diverged.
         """
         account, recipe = self.account, self.recipe
-        parts = [part.to(self.device) for part in recipe.at_once.parts(packed)]
+        parts = self.inputs.parts(batch)
         ready = meter.now()
-        seed_dropout(recipe.seed, account.step)
+        self.inputs.prepare(account.step)
         set_rate(self.optimizer, recipe.rate(account.step))
         loss = self.update(parts).item()
         spent = meter.now() - ready
@@ -142,18 +143,15 @@ class Fit:
                 f"Lower the learning rate (it was {recipe.learning_rate:g})."
             )
         account.step += 1
-        account.tokens += len(packed.tokens)
+        account.tokens += self.inputs.tokens(batch)
         account.losses.append(loss)
         account.seconds["train"] = account.seconds.get("train", 0.0) + spent
         return loss
 
-    def update(self, parts: Sequence[Packed], layouts: Sequence[Layout | None] = ()) -> torch.Tensor:
-        """Move the weights by the gradients of the parts of a batch; its mean loss, float32, detached.
-
-        layouts: of the parts, where they are made already
-        """
+    def update(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Move the weights by the gradients of the parts of a batch; its mean loss, float32, detached."""
         self.weights.clear()
-        loss = self._backward(parts, layouts)
+        loss = self._backward(parts)
         clip(self.optimizer, self.weights.norm(), self.recipe.clip)
         self.optimizer.step()
         self.pull.apply(self.recipe.rate(self.account.step))
@@ -161,19 +159,19 @@ class Fit:
         self.weights.refresh()
         return loss
 
-    def _backward(self, parts: Sequence[Packed], layouts: Sequence[Layout | None]) -> torch.Tensor:
+    def _backward(self, parts: Sequence[Part]) -> torch.Tensor:
         examples = sum(map(len, parts))
-        total = torch.zeros((), device=parts[0].tokens.device)
-        for part, layout in zip_longest(parts, layouts):
-            loss = self._loss(part, layout)
+        total = torch.zeros((), device=parts[0].targets.device)
+        for part in parts:
+            loss = self._loss(part)
             if len(parts) > 1:
                 loss = loss * (len(part) / examples)
             loss.backward()
             total += loss.detach()
         return total
 
-    def _loss(self, packed: Packed, layout: Layout | None = None) -> torch.Tensor:
-        return self.objective.loss(self.classifier(packed, layout), packed.targets, self.recipe.label_smoothing)
+    def _loss(self, part: Part) -> torch.Tensor:
+        return self.objective.loss(self.inputs.outputs(part), part.targets, self.recipe.label_smoothing)
 
     def score(self, split: EncodedSplit, listen: Listener = ignore) -> Score:
         """How well it does on `split` so far, in training's own precision, which is good enough to choose by.
@@ -205,22 +203,21 @@ class Fit:
 
     @property
     def state_bytes(self) -> int:
-        """Parameters, gradients and the optimiser's state; and their start and their mean, where these are kept."""
+        """Parameters, gradients, the optimiser's state, and what the inputs, a pull and a mean keep."""
         weights = [*self.classifier.parameters(), *self.weights.trained.values(), *self.weights.packed]
-        weights += [*self.pull.held, *self.average.weights.values()]
-        return meter.state_bytes(weights, self.optimizer)
+        held = [*self.inputs.held, *self.pull.held, *self.average.weights.values()]
+        return meter.state_bytes([*weights, *held], self.optimizer)
 
-    def activation_bytes(self, packed: Packed, layout: Layout | None = None) -> int:
-        """What a forward pass over `packed` keeps for the backward pass."""
-        return meter.activation_bytes(self.classifier, lambda: self._loss(packed, layout))
+    def activation_bytes(self, part: Part) -> int:
+        """What a forward pass over `part` keeps for the backward pass."""
+        return meter.activation_bytes(self.classifier, lambda: self._loss(part))
 
     def measure(self) -> Measured:
         """What it holds after its last step, and what the largest part of a batch keeps besides."""
         if not self.parameters or self.recipe.checkpointing:
             return Measured(self.state_bytes)  # what a block computes again is not saved, and cannot be counted
-        largest = self.loader.largest(self.recipe.steps, self.recipe.at_once).to(self.device)
-        seed_dropout(self.recipe.seed, self.recipe.steps)
-        return Measured(self.state_bytes, self.activation_bytes(largest), len(largest.tokens))
+        largest = self.inputs.largest(self.loader, self.recipe)
+        return Measured(self.state_bytes, self.activation_bytes(self.inputs.stand_in(largest)), len(largest.tokens))
 
     def finish(self, reopen: Callable[[], Classifier]) -> Classifier:
         """End the session: the trained classifier in float32, to evaluate, probe and save.
@@ -231,14 +228,9 @@ class Fit:
         self.average.settle()
         self.weights.settle()
         lowered = self.weights.lowered
-        del self.weights, self.optimizer, self.pull, self.average
+        del self.weights, self.optimizer, self.inputs, self.pull, self.average
         if lowered:
             trained = {name: each.detach().clone() for name, each in self.method.state(self.classifier.model).items()}
             self.classifier = reopen()
             self.method.restore(self.classifier.model, trained)
         return self.classifier
-
-
-def seed_dropout(seed: int, step: int) -> None:
-    """Start the dropout stream of one step, whatever was drawn before."""
-    torch.manual_seed(derive(seed, "dropout", step))

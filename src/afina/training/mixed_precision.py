@@ -7,7 +7,8 @@ after every step. The head stays float32. Knows parameters and what a method say
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.methods.method import Method
-from afina.models.families import HEAD
+from afina.models.families import FAMILIES, HEAD, Block
 from afina.models.kernels.linear import can_pack
 from afina.models.kernels.patches import Patch, pack, patch
 
@@ -26,30 +27,35 @@ class WorkingWeights:
     parameters  those that train, by name
     packs       whether frozen weights may be packed
     trained     float32, by the same names: what the optimiser gets, and what is saved in the end
-    packed      frozen weights in an order of their own, in place of the parameters
+    packed      frozen weights in an order of their own, in place of the parameters, once for each direction
+    copies      bytes of those for the backward pass, which a GPU needs no copy for
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Mapping[str, Parameter], dtype: torch.dtype, *, packs: bool = True
+        self, model: Any, parameters: Mapping[str, Parameter], dtype: torch.dtype, *, packs: bool = True
     ) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
         self.lowered = dtype != torch.float32
         self.packed: list[Tensor] = []
+        self.copies = 0
         self._rows: list[_Rows] = []
         self._masters: list[_Master] = []
         names = {id(parameter): name for name, parameter in parameters.items()}
+        blocks = FAMILIES[model.config.model_type].block
+        first = first_with_gradient(blocks, parameters)
         for path, module in model.named_modules():
             if HEAD in path.split("."):
                 continue
-            own = list(module.parameters(recurse=False))
-            for parameter in own:
+            for parameter in module.parameters(recurse=False):
                 if self.lowered:
                     self._lower(parameter, names.get(id(parameter)), dtype)
-            frozen = not any(id(parameter) in names for parameter in own)
-            if self.lowered and packs and frozen and can_pack(module, dtype):
-                self.packed.extend(pack(module))
             weight = names.get(id(getattr(module, "weight", None)))
+            if self.lowered and packs and weight is None and can_pack(module, dtype):
+                index = blocks.index(path)
+                forward, backward = pack(module, backward=index is None or index >= first)
+                self.packed += [forward, backward]
+                self.copies += backward.nbytes
             if type(module) is nn.Embedding and weight is not None:
                 self._rows.append(_Rows(self.trained[weight]))
                 patch(module, Patch.LOOK_UP, _look_up, self._rows[-1])
@@ -99,6 +105,18 @@ class WorkingWeights:
         if self.lowered:
             for name, parameter in self.parameters.items():
                 parameter.data = self.trained[name].data
+
+
+def first_with_gradient(blocks: Block, trained: Iterable[str]) -> float:
+    """The first block, counted from 0, that a gradient passes through where these parameters train; infinity: none."""
+    first = math.inf
+    for name in trained:
+        index = blocks.index(name)
+        if index is not None:
+            first = min(first, index)
+        elif not {HEAD, blocks.final_norm}.intersection(name.split(".")):
+            return 0
+    return first
 
 
 class _Master:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,29 @@ def test_a_packed_layer_gives_the_same_bits_and_holds_its_weight_once_for_each_d
     for one, other in zip(expected[:2], found[:2], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-2)
     assert found[2:] == [None] * len(list(fast.parameters()))
+
+
+@pytest.mark.parametrize("layer", [layer for layer in LAYERS if layer.bias is not None], ids=str)
+def test_a_packed_layers_bias_trains_and_is_read_anew_at_every_call(
+    layer: nn.Module, made: tuple[Tensor, Tensor]
+) -> None:
+    inputs, upstream = (each.bfloat16() for each in made)
+    plain: Any = copy.deepcopy(layer).bfloat16()
+    plain.weight.requires_grad_(False)
+    fast = copy.deepcopy(plain)
+    upstream = upstream[..., : plain(inputs).shape[-1]]
+    if not can_pack(fast, torch.bfloat16):
+        pytest.skip("this torch has no oneDNN")
+    pack(fast)
+    for _ in range(2):
+        expected, found = run(plain, inputs, upstream), run(fast, inputs, upstream)
+        assert fast.weight.grad is None
+        for one, other in zip([*expected[:2], plain.bias.grad], [*found[:2], fast.bias.grad], strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-2)
+        with torch.no_grad():
+            plain.bias += 1
+            fast.bias += 1
+    assert (found[0] - run(fast, inputs, upstream)[0]).abs().mean() > 0.9  # type: ignore[operator, union-attr]
 
 
 def test_only_bfloat16_layers_on_a_cpu_are_packed() -> None:

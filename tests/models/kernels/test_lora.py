@@ -24,15 +24,18 @@ def test_the_lora_layer_is_pefts_own(plain: nn.Module) -> None:
     torch.testing.assert_close(lora_layer(layer, "default", inputs), expected)
 
 
+@pytest.mark.parametrize("trains", [None, "bias", "weight"])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize("plain", [nn.Linear(6, 10), Conv1D(10, 6)])
-def test_the_lora_layers_gradients_are_those_of_its_formula(plain: nn.Module, rate: float) -> None:
+def test_the_lora_layers_gradients_are_those_of_its_formula(plain: nn.Module, rate: float, trains: str | None) -> None:
     settings = LoraConfig(
         r=2, lora_alpha=5, lora_dropout=rate, target_modules=["0"], fan_in_fan_out=isinstance(plain, Conv1D)
     )
     layer = inject_adapter_in_model(settings, nn.Sequential(plain))[0]
     if rate:
         layer.lora_dropout["default"] = Dropout(rate)
+    for name, parameter in layer.base_layer.named_parameters():
+        parameter.requires_grad_(name == trains)
     torch.manual_seed(4)
     nn.init.normal_(layer.lora_B["default"].weight)
     inputs, upstream = torch.randn(1, 7, 6), torch.randn(1, 7, 10)
@@ -48,7 +51,7 @@ def test_the_lora_layers_gradients_are_those_of_its_formula(plain: nn.Module, ra
             mask = scaled_mask(given.shape, rate, given.dtype, given.device) if rate else 1.0
             result = layer.base_layer(given) + layer.scaling["default"] * ((given * mask) @ down.t()) @ up.t()
         result.backward(upstream)
-        return [result.detach(), given.grad, down.grad, up.grad]
+        return [result.detach(), given.grad, down.grad, up.grad, *(each.grad for each in layer.base_layer.parameters())]
 
     expected = [None if each is None else each.clone() for each in gradients(False)]
     for one, other in zip(expected, gradients(True), strict=True):

@@ -43,21 +43,20 @@ def _by_onednn(weight: Tensor) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Operands:
-    """A weight for both directions: weight [M, K] and its transpose [K, M], packed or not; bias [M]."""
+    """A weight for both directions: weight [M, K] and its transpose [K, M], packed or not."""
 
     weight: Tensor
     transposed: Tensor
-    bias: Tensor | None
 
     @classmethod
     def of(cls, layer: Any) -> Operands:
-        """Those of an `nn.Linear` or `Conv1D`: what `packed` has made, or else views of its parameters."""
+        """Those of an `nn.Linear` or `Conv1D`: what `packed` has made, or else views of its parameter."""
         kept: Operands | None = layer.__dict__.get("packed")
         if kept is not None:
             return kept
         weight = layer.weight.detach()
         weight = weight.t() if isinstance(layer, Conv1D) else weight
-        return cls(weight, weight.t(), None if layer.bias is None else layer.bias.detach())
+        return cls(weight, weight.t())
 
 
 def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
@@ -68,11 +67,11 @@ def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
 
 
 def packed(layer: Any, *, backward: bool = True) -> Operands:
-    """A frozen layer's operands with both weights in oneDNN's order; the transpose is empty without `backward`."""
+    """A frozen weight's operands, both in oneDNN's order; the transpose is empty without `backward`."""
     plain = Operands.of(layer)
     weight = _reorder(plain.weight.contiguous())
     transposed = _reorder(plain.transposed.contiguous()) if backward else plain.transposed.new_empty(0)
-    return Operands(weight, transposed, plain.bias)
+    return Operands(weight, transposed)
 
 
 def _reorder(weight: Tensor) -> Tensor:
@@ -91,26 +90,26 @@ def linear(layer: Any, plain: Callable[[Tensor], Tensor], inputs: Tensor) -> Ten
     """A layer, whose own forward is `plain`. Any leading shape, width K -> the same leading shape, width M."""
     if not (_by_onednn(layer.weight) and inputs.dtype == torch.float32):
         return plain(inputs)
-    return _apply(layer, layer.weight, layer.bias, inputs)
+    return _apply(layer, layer.weight, inputs)
 
 
 def packed_linear(layer: Any, inputs: Tensor) -> Tensor:
-    """A layer that keeps its weight packed. Shapes as in `linear`."""
-    return _apply(layer, None, None, inputs)
+    """A layer that keeps its weight packed; its bias may train. Shapes as in `linear`."""
+    return _apply(layer, None, inputs)
 
 
-def _apply(layer: Any, weight: Tensor | None, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    """weight, bias: what may get a gradient."""
+def _apply(layer: Any, weight: Tensor | None, inputs: Tensor) -> Tensor:
+    """weight: what may get a gradient."""
     operands = Operands.of(layer)
     if not torch.is_grad_enabled():
         flat = inputs.reshape(-1, inputs.shape[-1])
-        return multiply(flat, operands.weight, operands.bias).view(*inputs.shape[:-1], -1)
-    result: Tensor = _Linear.apply(inputs, weight, bias, operands, isinstance(layer, Conv1D))  # type: ignore[no-untyped-call]
+        return multiply(flat, operands.weight, layer.bias).view(*inputs.shape[:-1], -1)
+    result: Tensor = _Linear.apply(inputs, weight, layer.bias, operands, isinstance(layer, Conv1D))  # type: ignore[no-untyped-call]
     return result
 
 
 class _Linear(torch.autograd.Function):
-    """weight, bias: what may get a gradient, None where packed; inward: stored [K, M], as Conv1D does."""
+    """weight: what may get a gradient, None where packed; inward: stored [K, M], as Conv1D does."""
 
     @staticmethod
     def forward(
@@ -119,7 +118,7 @@ class _Linear(torch.autograd.Function):
         flat = inputs.reshape(-1, inputs.shape[-1])
         ctx.save_for_backward(flat if weight is not None and weight.requires_grad else None)
         ctx.operands, ctx.shape, ctx.inward = operands, inputs.shape, inward
-        return multiply(flat, operands.weight, operands.bias).view(*inputs.shape[:-1], -1)
+        return multiply(flat, operands.weight, bias).view(*inputs.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -48,12 +48,12 @@ def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     """peft's LoRA layer: W x + b + scaling B A dropout(x). Any leading shape."""
     base, dropout = layer.base_layer, layer.lora_dropout[name]
     down, up, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+    if base.weight.requires_grad:
         result: Tensor = base(inputs) + (dropout(inputs) @ down.t()) @ up.t() * scaling
         return result
     rate = dropout.p if isinstance(dropout, Dropout) and dropout.training else 0.0
     mask = scaled_mask(inputs.shape, rate, inputs.dtype, inputs.device) if rate else None
-    result = _LoRA.apply(inputs, mask, down, up, scaling, Operands.of(base))  # type: ignore[no-untyped-call]
+    result = _LoRA.apply(inputs, mask, down, up, base.bias, scaling, Operands.of(base))  # type: ignore[no-untyped-call]
     return result
 
 
@@ -62,13 +62,20 @@ class _LoRA(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, mask: Tensor | None, down: Tensor, up: Tensor, scaling: float, frozen: Operands
+        ctx: Any,
+        inputs: Tensor,
+        mask: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        bias: Tensor | None,
+        scaling: float,
+        frozen: Operands,
     ) -> Tensor:
-        """inputs [..., K], mask of that shape, down [r, K], up [M, r]; returns [..., M]."""
+        """inputs [..., K], mask of that shape, down [r, K], up [M, r], bias [M]; returns [..., M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         low = dropped @ down.t()
-        result = multiply(flat, frozen.weight, frozen.bias).addmm_(low, up.t(), alpha=scaling)
+        result = multiply(flat, frozen.weight, bias).addmm_(low, up.t(), alpha=scaling)
         ctx.save_for_backward(dropped, low, mask, down, up)
         ctx.scaling, ctx.frozen, ctx.shape = scaling, frozen, inputs.shape
         return result.view(*inputs.shape[:-1], -1)
@@ -80,6 +87,7 @@ class _LoRA(torch.autograd.Function):
         grad_up = (low.t() @ grad).mul_(ctx.scaling).t()
         grad_low = (grad @ up).mul_(ctx.scaling)
         grad_down = grad_low.t() @ dropped
+        grad_bias = grad.sum(0) if ctx.needs_input_grad[4] else None
         into = None
         if ctx.needs_input_grad[0]:
             into = multiply(grad, ctx.frozen.transposed)
@@ -88,4 +96,4 @@ class _LoRA(torch.autograd.Function):
             else:
                 into.addcmul_(grad_low @ down, mask.view(into.shape))
             into = into.view(ctx.shape)
-        return into, None, grad_down, grad_up, None, None
+        return into, None, grad_down, grad_up, grad_bias, None, None

@@ -25,6 +25,11 @@ from afina.models.kernels.lora import lora_layer, only_adapter
 class Patch(IntEnum):
     """Every patch, in the order in which a model and each module in it get them."""
 
+    # By a method's `attach`:
+    BOTTLENECK = auto()
+    """Forward of an attention or MLP module, around its own. First: no kernel replaces that, all go to what is inside
+    or around, also to what a method has added there."""
+
     # By `apply_kernels`, when a model is opened, and again for what a method adds to it:
     DROPOUT = auto()
     """Child exchanged. Before LORA, which reads the rate of our dropout and would take peft's for none."""
@@ -123,7 +128,8 @@ def pack(layer: Any, *, backward: bool = True) -> tuple[Tensor, Tensor]:
     """Keep a linear layer's frozen weight in oneDNN's order only, for both directions; its parameter is emptied.
 
     backward  False: for the forward pass alone, in half the memory
-    Returns the packed weights. `linear.can_pack` says of which layers.
+    Returns the packed weights, the second of them empty without `backward`. `linear.can_pack` says of which layers. A
+    bias stays as it is, and may train.
     """
     operands = packed(layer, backward=backward)
     layer.packed = operands

@@ -1,0 +1,69 @@
+"""Adapters: small bottleneck modules in every block train, all else of the body stays frozen.
+
+`houlsby` behind attention and MLP (Houlsby et al. 2019), `pfeiffer` behind the MLP alone (Pfeiffer et al. 2021),
+`parallel` beside the MLP, scaled (He et al. 2022). Houlsby et al. train the norms as well: `adapter+layernorm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from afina.errors import InvalidStudy
+from afina.methods.method import Method
+from afina.models.families import FAMILIES, HEAD
+
+_LARGEST = 1e6
+"""Scale; far more than any use of it."""
+
+
+@dataclass(frozen=True)
+class Adapter(Method):
+    """Trains the modules that it adds, and the head.
+
+    kind       where they are, and with it their nonlinearity: GELU for `houlsby`, ReLU for the others
+    reduction  the hidden states' width is divided by this inside a module
+    scale      what the output of a `parallel` one is multiplied by; the others add theirs as it is
+    """
+
+    name: ClassVar[str] = "adapter"
+    title: ClassVar[str] = "adapters"
+    summary: ClassVar[str] = "small bottleneck modules in every block train, the body stays frozen"
+    learning_rate: ClassVar[float] = 1e-3
+    search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"reduction": (4, 16, 64)}
+    practical: ClassVar[bool] = False
+
+    kind: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
+    reduction: int = 16
+    scale: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # nor a number that is none
+            raise InvalidStudy(
+                f"method adapter: reduction={self.reduction}, scale={self.scale}; "
+                f"expected reduction >= 1 and 0 < scale <= {_LARGEST:,.0f}."
+            )
+
+    def attach(self, model: Any) -> Any:
+        """Add the modules, whose output is 0 at first; no parameter that was there is renamed."""
+        from afina.models.bottleneck import NAME, Bottleneck, behind, beside
+        from afina.models.kernels.patches import Patch, call_of, patch
+
+        model.requires_grad_(False)
+        getattr(model, HEAD).requires_grad_(True)
+        width, names = int(model.config.hidden_size), FAMILIES[model.config.model_type].block
+        activation, scale = "gelu" if self.kind == "houlsby" else "relu", self.scale if self.kind == "parallel" else 1.0
+        for block in getattr(getattr(model, model.base_model_prefix), names.layers):
+            for module in [getattr(block, names.attention), block.mlp] if self.kind == "houlsby" else [block.mlp]:
+                device = next(module.parameters()).device
+                narrow = max(1, width // self.reduction)
+                module.add_module(NAME, Bottleneck(width, narrow, activation, scale, device))
+                patch(module, Patch.BOTTLENECK, beside if self.kind == "parallel" else behind, call_of(module))
+        return model
+
+    def owns(self, name: str) -> bool:
+        """What it adds, and the head."""
+        from afina.models.bottleneck import NAME
+
+        return not {NAME, HEAD}.isdisjoint(name.split("."))
