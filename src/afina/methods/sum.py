@@ -106,9 +106,10 @@ class Sum(Method):
 
     def attach(self, model: Any) -> Any:
         """peft wraps first, so that it finds the modules that it knows. Raises InvalidStudy where parts overlap."""
+        wrapped: set[int] = set()
         if self._wrap is not None:
             model = self._wrap.attach(model)
-        wrapped = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+            wrapped = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
         inner = model.get_base_model() if self._wrap is not None else model
         for part in self._own.values():
             part.attach(inner)
@@ -170,6 +171,11 @@ class Sum(Method):
             for name, parameter in model.named_parameters()
             if not _is_head(name) and any(part.owns(plain_name(name)) for part in self._own.values())
         }
+
+    def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """What each part has to say of it."""
+        for part in self.parts.values():
+            part.check(model, state)
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Each part's own. Raises CorruptAdapter where names or shapes differ."""
