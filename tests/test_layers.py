@@ -36,7 +36,7 @@ LAYERS = {
     "stats": ("metrics intervals random_effects", "estimates comparison"),
     "models": (
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
-        "source",
+        "source virtual_tokens kernels.insertion",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding kernels.patches",
         "backbone meta bag_of_words",
@@ -44,8 +44,8 @@ LAYERS = {
     ),
     "methods": (
         "method",
-        "attachment selective peft",
-        "baseline zero_shot full lora prelayer foreign sum",
+        "attachment selective peft virtual",
+        "baseline zero_shot full lora prelayer prompt prefix foreign sum",
         "methods",
         "parameters",
     ),

@@ -17,13 +17,15 @@ from afina.methods.foreign import Foreign
 from afina.methods.full import Full
 from afina.methods.lora import Lora
 from afina.methods.method import Method
+from afina.methods.prefix import Prefix
 from afina.methods.prelayer import PreLayer, PreLayer46080
+from afina.methods.prompt import Prompt
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
 from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Baseline, ZeroShot, Full, Lora, PreLayer, PreLayer46080)
+    method.name: method for method in (Baseline, ZeroShot, Full, Lora, PreLayer, PreLayer46080, Prompt, Prefix)
 }
 """In the order of the paper's tables, what it has not beside what is like it."""
 

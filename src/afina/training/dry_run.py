@@ -24,7 +24,6 @@ from afina.data.loader import Loader
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.classifier import Classifier, Counts, count_parameters
-from afina.models.kernels.layout import Layout
 from afina.models.meta import meta_model
 from afina.models.objective import Objective
 from afina.training.fit import Fit
@@ -68,9 +67,9 @@ def dry_run(
     """
     training = loader.largest(recipe.steps, recipe.at_once)
     parts = min(2, loader.most_parts(recipe.steps, recipe.at_once))  # from the second on, there are gradients
-    # Made here, for they read values.
-    training_layout, evaluation_layout = (Layout(packed.bounds).made() for packed in (training, evaluation))
     shapes = [_shape(address, objective.width, method) for _ in range(2)]  # peft cannot wrap fake tensors
+    # Made here, for they read values.
+    training_layout, evaluation_layout = (shapes[0].layout(packed).made() for packed in (training, evaluation))
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
         fit = Fit(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
         if fit.parameters:
