@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +16,17 @@ from transformers import DynamicCache, LlamaModel
 
 from afina import Backbone
 from afina.data.batch import pack
-from afina.data.loader import Loader
+from afina.data.loader import Limits, Loader, by_length
+from afina.data.tokenize import Encoded
 from afina.errors import CorruptAdapter, InvalidStudy
+from afina.inference.predictor import ModelPredictor, Predictor
+from afina.inference.probes import check
 from afina.methods import make
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from afina.models.virtual_tokens import attentions, prefix_of, prompt_of
-from fakes import TEXTS, WINDOW, Backbones, encoded, fit_of, opened, reference, sentences
+from afina.studies.prepared import longest_text
+from fakes import LONGEST, TEXTS, WINDOW, Backbones, Runs, encoded, fit_of, opened, reference, sentences
 
 TOLERANCE = 1e-5
 TOKENS = 5
@@ -111,3 +118,236 @@ def test_packed_logits_are_those_of_transformers_one_text_at_a_time(
     assert difference(found, expected) <= TOLERANCE
     without = together(Classifier.open(backbone, ("bad", "good"), 0), sequences)
     assert difference(without, expected) > 1000 * TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_neighbours_and_order_never_change_a_row(backbones: Backbones, family: str, name: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    classifier, sequences = disturbed(backbone, name), texts(backbone)
+    expected = torch.cat([together(classifier, [sequence]) for sequence in sequences])
+    order = np.random.default_rng(1).permutation(len(sequences))
+    for size in (3, len(order)):
+        groups = [order[at : at + size] for at in range(0, len(order), size)]
+        found = torch.cat([together(classifier, [sequences[index] for index in group]) for group in groups])
+        assert difference(found, expected[order]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_the_kernel_for_longer_texts_gives_the_same_logits(
+    backbones: Backbones, family: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    classifier, sequences = disturbed(backbone, name), texts(backbone)
+    expected = together(classifier, sequences)
+    monkeypatch.setattr("afina.models.kernels.attention.SHORT", 0)
+    found = together(classifier, sequences)
+    assert difference(found, expected) <= TOLERANCE
+    assert not torch.equal(found, expected)  # another kernel rounds otherwise
+
+
+def test_a_prefix_within_mistrals_window_is_transformers_own_and_is_seen_beyond_it_too(backbones: Backbones) -> None:
+    backbone = Backbone.load(str(backbones.path("mistral")))
+    classifier, sequences = disturbed(backbone, "prefix"), texts(backbone)
+    plain = Alone(backbone)
+    plain.window = None  # transformers makes its own mask
+    plain.model.score.weight.data.copy_(classifier.model.score.weight)
+    short = [sequence for sequence in sequences if len(sequence) + TOKENS <= WINDOW]
+    with torch.no_grad():
+        expected = torch.cat([plain.logits(sequence, *virtual(classifier)) for sequence in short])
+    assert len(short) > 1
+    assert difference(together(classifier, short), expected) <= TOLERANCE
+    long = max(sequences, key=len)
+    before = together(classifier, [long])
+    for attention in attentions(classifier.body):
+        prefix_of(attention).value.data.add_(1.0)
+    assert difference(together(classifier, [long]), before) > 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_start_as_the_same_words_before_every_text(backbones: Backbones, family: str) -> None:
+    """A causal model's keys and values of words are what a text sees of them, wherever the words are kept."""
+    backbone = Backbone.load(str(backbones.path(family)))
+    sequences = [sequence for sequence in texts(backbone) if len(sequence) + TOKENS <= WINDOW or family != "mistral"]
+    prompt, prefix = (opened(backbone, make(name, {"tokens": TOKENS}).for_family(family)) for name in BOTH)
+    table, _ = virtual(prompt)
+    assert table is not None
+    vocabulary = prompt.body.get_input_embeddings().weight
+    assert (table[:, None] == vocabulary).all(-1).any(-1).all()
+    assert difference(together(prefix, sequences), together(prompt, sequences)) <= TOLERANCE
+
+
+# Training
+
+
+STEPS, SEED, RATE, SIZE = 50, 3, 5e-3, 2
+
+
+def by_itself(backbone: Backbone, classifier: Classifier, data: Any) -> tuple[list[float], list[Tensor]]:
+    """Losses, and what was trained, of a plain loop over transformers' own model, one text at a time."""
+    tokens, labels = data
+    model = Alone(backbone, SEED)
+    head = model.model.score.weight.requires_grad_(True)
+    table, columns = virtual(classifier)
+    table = None if table is None else table.detach().clone().requires_grad_(True)
+    columns = [tuple(each.detach().clone().requires_grad_(True) for each in layer) for layer in columns]  # type: ignore[misc]
+    trained = [*([] if table is None else [table]), *(each for layer in columns for each in layer), head]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.1)
+    loader, losses = Loader(tokens, labels, SIZE, SEED), []
+    for step in range(STEPS):
+        chosen = loader.indices(step)
+        logits = torch.cat([model.logits(tokens[index], table, columns) for index in chosen])
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[chosen]))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.param_groups[0]["lr"] = RATE * (STEPS - step) / STEPS
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, trained
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_fifty_steps_are_those_of_a_plain_loop_over_transformers_own_model(
+    backbones: Backbones, family: str, name: str
+) -> None:
+    backbone = Backbone.load(str(backbones.path(family, dropout=0.0)))
+    method, data = make(name, {"tokens": TOKENS}).for_family(family), encoded(backbone, sentences(30))
+    classifier = opened(backbone, method, SEED)
+    losses, trained = by_itself(backbone, classifier, data)
+    fit = fit_of(classifier, method, data, steps=STEPS, learning_rate=RATE, seed=SEED)
+    fit.loader = Loader(*data, SIZE, SEED)
+    before = [parameter.detach().clone() for parameter in fit.parameters.values()]
+    fit.advance()
+    assert fit.account.losses == pytest.approx(losses, rel=TOLERANCE)
+    assert len(trained) == len(before)
+    for start, found, expected in zip(before, fit.parameters.values(), trained, strict=True):
+        moved = (expected - start).abs().mean()
+        assert moved > 1e-3
+        assert (found - expected).abs().mean() < 1e-3 * moved
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_bfloat16_computes_in_lowered_virtual_tokens_and_trains_their_float32_masters(
+    gpt2: Backbone, name: str
+) -> None:
+    method = make(name).for_family("gpt2")
+    fit = fit_of(opened(gpt2, method), method, encoded(gpt2, sentences(30)), dtype=torch.bfloat16)
+    names = [each for each in fit.parameters if name in each.split(".")]
+    assert names
+    before = {each: fit.weights.trained[each].detach().clone() for each in names}
+    fit.advance()
+    for each in names:
+        master, lowered = fit.weights.trained[each], fit.parameters[each]
+        assert (master.dtype, lowered.dtype) == (torch.float32, torch.bfloat16)
+        assert not torch.equal(master, before[each])
+        assert torch.equal(lowered, master.bfloat16())
+    packed = next(fit.loader.batches(0, 1))
+    with torch.no_grad():
+        expected = fit.classifier.eval()(packed)
+        for each in names:
+            fit.parameters[each].add_(1.0)
+        assert not torch.equal(fit.classifier(packed), expected)
+
+
+# Beside other methods
+
+
+SUMS = ("lora+prompt", "prefix+lora", "prompt+prefix", "prelayer+prompt")
+
+
+@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_beside_another_method_each_trains_its_own_and_a_state_is_all_of_both(
+    backbones: Backbones, family: str, name: str
+) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    method, data = make(name).for_family(family), encoded(backbone, sentences(24))
+    classifier, sequences = opened(backbone, method), texts(backbone)
+    before = {key: tensor.detach().clone() for key, tensor in classifier.named_parameters()}
+    fit_of(classifier, method, data, steps=3).advance()
+    changed = {key for key, tensor in classifier.named_parameters() if not torch.equal(tensor, before[key])}
+    added = {
+        "lora": ".lora_",
+        "prompt": ".prompt.",
+        "prefix": ".prefix.",
+        "prelayer": "emb" if family == "llama" else ".wte.",
+    }
+    for part in name.split("+"):
+        assert any(added[part] in key for key in changed), part
+    assert changed == {f"model.{key}" for key in method.trainable(classifier.model)}
+    assert all(any(one in key for one in (*added.values(), ".wpe.", ".score.")) for key in changed)
+    state = {key: tensor.detach().clone() for key, tensor in method.state(classifier.model).items()}
+    fresh = opened(backbone, method, seed=1)
+    method.check(fresh.model, state)
+    method.restore(fresh.model, state)
+    assert torch.equal(together(fresh, sequences), together(classifier, sequences))
+    taken = sum(part.takes_positions for part in method.parts.values())  # type: ignore[attr-defined]
+    assert fresh.before == method.takes_positions == taken
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_so_many_that_no_text_has_room_or_none_at_all_is_an_error_that_says_what_is_usual(
+    gpt2: Backbone, name: str
+) -> None:
+    with pytest.raises(InvalidStudy, match=f"method {name}: tokens=0; expected at least 1"):
+        make(name, {"tokens": 0})
+    for tokens in (LONGEST, 10**12):
+        with pytest.raises(InvalidStudy, match=f"tokens is {tokens:,}, and this model takes {LONGEST} at once"):
+            opened(gpt2, make(name, {"tokens": tokens}))
+    assert opened(gpt2, make(name, {"tokens": LONGEST - 1})).before == LONGEST - 1
+
+
+@pytest.mark.parametrize("name", [*BOTH, "lora+prefix"])
+def test_saved_virtual_tokens_of_another_number_are_refused_before_there_are_any(gpt2: Backbone, name: str) -> None:
+    method = make(name).for_family("gpt2")
+    plain = Classifier.open(gpt2, ("bad", "good"), 0).model
+    state = dict(method.state(opened(gpt2, method).model))
+    method.check(plain, state)
+    part = name.rpartition("+")[2]
+    added = [key for key in state if part in key.split(".")]
+    with pytest.raises(CorruptAdapter, match=f"has no tensor of method {part}"):
+        method.check(plain, {key: tensor for key, tensor in state.items() if key not in added})
+    for tensor in (torch.zeros(3, 4, 8), torch.zeros(16)):
+        with pytest.raises(CorruptAdapter, match=f"has shape .*, and method {part} has 16 virtual tokens"):
+            method.check(plain, state | {added[0]: tensor})
+
+
+# What is left to a text
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_text_may_have_as_many_fewer_tokens_as_there_are_virtual_ones(runs: Runs, tmp_path: Path, name: str) -> None:
+    run = runs.run("gpt2", name)
+    assert longest_text(run, 1024) == 512
+    assert longest_text(run, LONGEST) == LONGEST - 16
+    assert longest_text(runs.run("gpt2", name, max_length=LONGEST - 16), LONGEST) == LONGEST - 16
+    with pytest.raises(InvalidStudy, match=f"and 16 of them are those of method {name}: at most 240 are left"):
+        longest_text(runs.run("gpt2", name, max_length=LONGEST - 15), LONGEST)
+    with pytest.raises(InvalidStudy, match=f"method {name}: its 16 virtual tokens leave a text none of the 16"):
+        longest_text(run, 16)
+    place = shutil.copytree(runs.adapter("gpt2", name), tmp_path / "copy")
+    predictor = Predictor.load(place)
+    assert isinstance(predictor, ModelPredictor)
+    assert predictor.manifest.max_length == predictor.max_length == LONGEST - 16
+    long = "so it was, " * LONGEST
+    assert predictor.predict([long])[1] == 1
+    check(predictor)
+    manifest = json.loads((place / "manifest.json").read_text())
+    (place / "manifest.json").write_text(json.dumps(manifest | {"max_length": LONGEST}))
+    with pytest.raises(CorruptAdapter):  # its digest tells that it was changed
+        Predictor.load(place)
+
+
+def test_virtual_tokens_count_where_the_tokens_that_are_computed_at_once_are_limited() -> None:
+    lengths = [2, 2, 2, 2, 9]
+    tokens, labels = Encoded(np.zeros(17, np.int32), np.cumsum([0, *lengths]), 0), np.zeros(5, np.int64)
+    assert [len(part) for part in Limits(tokens=10, before=3).cut(np.array(lengths))] == [2, 2, 1]
+    assert [len(part) for part in Limits(tokens=10).cut(np.array(lengths))] == [4, 1]
+    assert [len(packed) for _, packed in by_length(tokens, 10, before=3)] == [2, 2, 1]
+    many = Loader(tokens, labels, 5, 0)
+    assert len(many.largest(1, Limits(tokens=9))) == 1
+    assert len(many.largest(1, Limits(tokens=20, before=3))) == 4  # 20 cells, of which the longest text has 12
