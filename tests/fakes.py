@@ -221,8 +221,9 @@ def opened(backbone: Backbone, method: Method, seed: int = 0, labels: Sequence[s
     return classifier
 
 
-def encoded(backbone: Backbone, rows: Sequence[tuple[str, int]]) -> tuple[Encoded, np.ndarray]:
-    tokens = encode(backbone.tokenizer, [text for text, _ in rows], max_length=backbone.longest)
+def encoded(backbone: Backbone, rows: Sequence[tuple[str, int]], taken: int = 0) -> tuple[Encoded, np.ndarray]:
+    """Tokens and labels; `taken`, of a method, are not left to a text."""
+    tokens = encode(backbone.tokenizer, [text for text, _ in rows], max_length=backbone.longest - taken)
     return tokens, np.array([label for _, label in rows])
 
 

@@ -36,7 +36,7 @@ LAYERS = {
     "stats": ("metrics intervals random_effects", "estimates comparison"),
     "models": (
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
-        "source",
+        "source virtual_tokens kernels.insertion",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding bottleneck kernels.patches",
         "backbone meta bag_of_words",
@@ -44,8 +44,8 @@ LAYERS = {
     ),
     "methods": (
         "method",
-        "attachment selective peft outside",
-        "baseline zero_shot full lora prelayer foreign sum head last bitfit layernorm bottleneck",
+        "attachment selective peft outside virtual",
+        "baseline zero_shot full lora prelayer foreign sum head last bitfit layernorm bottleneck prompt prefix",
         "methods",
         "parameters",
     ),

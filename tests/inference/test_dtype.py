@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import weakref
 from collections.abc import Callable
@@ -25,8 +26,14 @@ EIGHTH = 2.0**-8
 """What a bfloat16 can be off by, relative; outputs of the tiny models, which add up a hundred of them, by some more."""
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
-@pytest.mark.parametrize("method", ["lora", "full", "prelayer", "baseline"])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [
+        *itertools.product(("gpt2", "llama", "gpt_neox"), ("lora", "full", "prelayer", "baseline")),
+        ("gpt2", "prompt"),
+        ("llama", "prefix"),
+    ],
+)
 def test_bfloat16_gives_nearly_the_outputs_of_float32(runs: Runs, family: str, method: str) -> None:
     path = runs.adapter(family, method)
     exact, lowered = Predictor.load(path), Predictor.load(path, dtype="bfloat16")

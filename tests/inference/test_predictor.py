@@ -42,7 +42,9 @@ def test_logits_are_in_the_order_of_the_texts_whatever_the_batches(
 ) -> None:
     expected = torch.cat([logits_of(classifier, gpt2, [text]) for text in TEXTS]).numpy()
     encoded = encode(gpt2.tokenizer, TEXTS, max_length=gpt2.longest)
-    monkeypatch.setattr("afina.inference.predictor.by_length", lambda encoded: by_length(encoded, budget))
+    monkeypatch.setattr(
+        "afina.inference.predictor.by_length", lambda encoded, **named: by_length(encoded, budget, **named)
+    )
     found = logits(classifier, encoded)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()

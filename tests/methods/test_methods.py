@@ -30,8 +30,14 @@ COUNTS = {
     "adapter": (12 * (2 * 768 * 48 + 48 + 768), 1_536),
     "prelayer": (39_383_808, 0),
     "prelayer-46080": (46_080, 0),
+    "prompt": (16 * 768, 1_536),
+    "prefix": (12 * 2 * 16 * 768, 1_536),
 }
-"""GPT-2's, body and head, as published and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4."""
+"""GPT-2's, body and head, as published and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4; 16
+virtual tokens."""
+
+ADDED = {"lora": (".lora_", ".score.modules_to_save."), "prompt": (".prompt.",), "prefix": (".prefix.",)}
+"""What is in the names of the parameters that a method adds, and of the head where it trains another."""
 
 CASES = [(family, name) for family in FAMILIES for name in METHODS if serves(family, name)]
 
@@ -55,12 +61,14 @@ def trained(backbone: Backbone, method: Method, seed: int = 0, rows: int = 40) -
     return classifier
 
 
-def test_attaching_a_method_leaves_the_logits_as_they_were(case: tuple[Backbone, Method]) -> None:
+def test_attaching_a_method_leaves_the_logits_as_they_were_unless_it_starts_apart(
+    case: tuple[Backbone, Method],
+) -> None:
     backbone, method = case
     classifier = Classifier.open(backbone, ("bad", "good"), seed=0)
     before = logits_of(classifier, backbone)
     classifier.wrap(method.attach)
-    assert torch.equal(logits_of(classifier, backbone), before)
+    assert torch.equal(logits_of(classifier, backbone), before) != method.starts_apart
 
 
 def test_only_declared_parameters_get_gradients_and_all_others_keep_every_bit(case: tuple[Backbone, Method]) -> None:
@@ -85,8 +93,10 @@ def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, 
         expected = {name for name in names if ".bottleneck." in name or is_head(name)}
         assert len(expected) == 2 * 4 + 1
     else:
-        expected = {name for name in names if ".lora_" in name or ".score.modules_to_save." in name}
-        assert len(expected) > 1
+        head = set() if method.name == "lora" else {name for name in names if is_head(name)}
+        added = {name for name in names if any(part in name for part in ADDED[method.name])}
+        assert added
+        expected = added | head
     declared = set(method.trainable(model))
     assert declared == expected
     assert any(is_head(name) for name in declared) == method.trains_head

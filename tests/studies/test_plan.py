@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
@@ -137,6 +138,9 @@ CASES = [
     *((family, "lora", "float32") for family in ("gptj", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")),
     ("llama", "full", "bfloat16"),
     ("gpt_neox", "full", "float32"),
+    *((family, name, "float32") for family in ("llama", "mistral", "qwen3") for name in ("prompt", "prefix")),
+    ("llama", "lora+prefix", "bfloat16"),
+    ("gpt2", "prompt+prefix", "bfloat16"),
 ]
 
 
@@ -167,9 +171,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("case", SETTINGS)
+HEEDED = [
+    *itertools.product(SETTINGS, ("full", "lora"), ("float32", "bfloat16")),
+    ("in parts", "prompt", "float32"),
+    ("in parts", "prefix", "bfloat16"),
+    ("checkpointed", "prefix", "float32"),
+]
+
+
+@pytest.mark.parametrize(("case", "method", "dtype"), HEEDED)
 def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: str, method: str, dtype: str) -> None:
     settings = {"max_steps": None, "epochs": 1, "dtype": dtype} | SETTINGS[case]
     run = runs.run("gpt2", method, **settings)
@@ -388,6 +398,14 @@ def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Back
     assert {"baseline", "zero-shot", "full", "lora", "prelayer"} < set(found) < {*METHODS} - {"bitfit"}
     with pytest.raises(InvalidStudy, match="defined for gpt2 only"):
         forecast(llama.address, [make("prelayer-46080")])
+
+
+def test_methods_that_leave_no_room_for_texts_as_long_are_left_out_unless_asked_for(gpt2: Backbone) -> None:
+    most = gpt2.longest
+    found = [one.method for one in forecast(gpt2.address, training=texts(most, batch_size=1))]
+    assert found == [name for name in METHODS if not make(name).takes_positions]
+    with pytest.raises(InvalidStudy, match=f"16 of them are those of method prompt: at most {most - 16} are left"):
+        forecast(gpt2.address, [make("prompt")], training=texts(most))
 
 
 def test_mistakes_are_errors_that_say_what_to_do(afina: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -124,7 +125,7 @@ def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callabl
     assert after_others == alone
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer"])
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])
 def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_losses(
     fit: Callable[..., Fit], tmp_path: Path, name: str
 ) -> None:
@@ -151,8 +152,14 @@ def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_los
             assert torch.equal(parameter, whole.parameters[key]), f"{key} from step {step}"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        *itertools.product(("full", "lora"), ("float32", "bfloat16")),
+        ("prompt", "bfloat16"),
+        ("prefix", "float32"),
+    ],
+)
 def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
     run: Callable[..., Run], tmp_path: Path, method: str, dtype: str
 ) -> None:

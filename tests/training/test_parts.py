@@ -35,7 +35,8 @@ def fitted(
     backbone = Backbone.load(str(backbones.path(family, dropout=dropout)))
     method: Method = METHODS[name](dropout=dropout) if name == "lora" else METHODS[name]()
     method = method.for_family(family)
-    return fit_of(opened(backbone, method), method, encoded(backbone, ROWS), dtype=dtype, steps=6, learning_rate=1e-3)
+    data = encoded(backbone, ROWS, method.takes_positions)
+    return fit_of(opened(backbone, method), method, data, dtype=dtype, steps=6, learning_rate=1e-3)
 
 
 def limited(fit: Fit, *, batch_size: int = 8, **limits: int) -> Fit:
@@ -62,7 +63,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert (found[name] - one).abs().max() <= TOLERANCE * max(float(one.abs().max()), 1e-2 * scale), name
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer"])
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])
 @pytest.mark.parametrize("limits", [{"tokens": BUDGET}, {"examples": 4}, {"examples": 12, "tokens": BUDGET}], ids=str)
 def test_the_gradients_of_the_parts_add_up_to_the_batchs(
     backbones: Backbones, name: str, limits: dict[str, int]
@@ -76,7 +77,7 @@ def test_the_gradients_of_the_parts_add_up_to_the_batchs(
     assert_close(first_gradients(fit(**limits)), first_gradients(fit()))
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer"])
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])
 def test_in_bfloat16_the_parts_gradients_meet_in_the_float32_masters(backbones: Backbones, name: str) -> None:
     """As near to float32's gradients as those of a batch computed at once are; a lost part would be far off."""
 
@@ -152,7 +153,7 @@ def test_a_run_computes_no_more_tokens_at_once_than_its_budget_and_measures_the_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer"])
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
     backbones: Backbones, family: str, name: str, dtype: torch.dtype
@@ -169,7 +170,7 @@ def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
     assert trained(limited(other, tokens=BUDGET)).losses != expected.losses  # dropout is on
 
 
-@pytest.mark.parametrize("name", ["full", "lora"])
+@pytest.mark.parametrize("name", ["full", "lora", "prefix"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_block_of_every_family_keeps_its_input_only(backbones: Backbones, family: str, name: str) -> None:
     """Every block's forward is entered again by the backward pass, and only in training."""

@@ -23,10 +23,12 @@ class Limits:
 
     examples  sequences
     tokens    all their tokens; a longer sequence is computed alone
+    before    virtual tokens that stand before each sequence, which count as its own
     """
 
     examples: int = sys.maxsize
     tokens: int = sys.maxsize
+    before: int = 0
 
     def cut(self, lengths: np.ndarray) -> list[np.ndarray]:
         """The parts of a batch, as indices into `lengths` (int64 [B], its sequences').
@@ -35,6 +37,7 @@ class Limits:
         so that attention's grid has few unused cells. What need not be cut keeps its order.
         """
         parts = []
+        lengths = lengths + self.before
         for start in range(0, len(lengths), self.examples):
             chosen = np.arange(start, min(start + self.examples, len(lengths)))
             if lengths[chosen].sum() > self.tokens:
@@ -91,7 +94,7 @@ class Loader:
         largest, most = np.zeros(0, np.int64), 0
         for chosen in self.chosen(0, stop):
             for part in limits.cut(lengths[chosen]):
-                size = int(lengths[chosen[part]].sum())
+                size = int(lengths[chosen[part]].sum()) + limits.before * len(part)
                 if size > most:
                     largest, most = chosen[part], size
         return self._packed(largest)
@@ -120,18 +123,19 @@ class Loader:
 
 
 def by_length(
-    encoded: Encoded, budget: int = TOKEN_BUDGET, among: np.ndarray | None = None
+    encoded: Encoded, budget: int = TOKEN_BUDGET, *, before: int = 0, among: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, Packed]]:
     """Every sequence once, shortest first, in batches of at most `budget` tokens (or one longer sequence).
 
-    among  only these, int64 [M]
+    before  virtual tokens that stand before each sequence, which count as its own
+    among   only these, int64 [M]
 
     Yields (indices int64 [B], batch). Sequences of like length share a batch, so that attention's grid has few
     unused cells.
     """
     lengths = encoded.lengths
     order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]
-    for first, last in _runs(lengths[order], budget):
+    for first, last in _runs(lengths[order] + before, budget):
         chosen = order[first:last]
         yield chosen, pack([encoded[index] for index in chosen])
 

@@ -43,7 +43,7 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
     result: np.ndarray | None = None
     done = 0
     with torch.inference_mode():
-        for indices, packed in by_length(encoded):
+        for indices, packed in by_length(encoded, before=classifier.before):
             part = classifier(packed.to(device)).cpu().numpy()
             if result is None:
                 result = np.empty((len(encoded), part.shape[1]), dtype=np.float32)
@@ -203,11 +203,12 @@ class ModelPredictor(Predictor):
         """In float32. Raises as `Predictor.of` does."""
         manifest = adapter.manifest
         gc.collect()  # a model and its patches refer to each other: one that was let go of stays until this
-        _check_sizes(adapter, backbone)
+        method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
+        _check_sizes(adapter, backbone, method.takes_positions)
         classifier = Classifier.open(backbone, manifest.label_names, seed=0)
         if manifest.backbone_digest is not None:
             _check(adapter, backbone, classifier)
-        method = methods.make(manifest.method, manifest.hyperparameters, adapter.where).for_family(backbone.family)
+        method = method.for_family(backbone.family)
         method.check(classifier.model, adapter.tensors)
         classifier.wrap(method.attach)
         method.restore(classifier.model, adapter.tensors)
@@ -234,7 +235,7 @@ class ModelPredictor(Predictor):
     @property
     def max_length(self) -> int:
         """Tokens that a text is cut to."""
-        return self.manifest.max_length or self.backbone.longest
+        return self.manifest.max_length or self.backbone.longest - self.method.takes_positions
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
@@ -257,13 +258,17 @@ class ModelPredictor(Predictor):
         return outputs, encoded.truncated
 
 
-def _check_sizes(adapter: Adapter, backbone: Backbone) -> None:
-    """Raise CorruptAdapter where a size that the manifest states cannot be, before anything is as large as that."""
+def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
+    """Raise CorruptAdapter where a size that the manifest states cannot be, before anything is as large as that.
+
+    taken: tokens that its method takes from what a text may have
+    """
     manifest = adapter.manifest
-    if manifest.max_length > backbone.longest:
+    if manifest.max_length + taken > backbone.longest:
+        beside = f" beside the {taken} of its method" if taken else ""
         raise CorruptAdapter(
             f"{adapter.where}: its maximum length is {manifest.max_length} tokens, backbone {backbone.address} takes "
-            f"{backbone.longest} at most. Copy the adapter again, or train it again."
+            f"{backbone.longest - taken} at most{beside}. Copy the adapter again, or train it again."
         )
     for name, tensor in adapter.tensors.items():
         rows = tensor.shape[0] if tensor.dim() == 2 else 0

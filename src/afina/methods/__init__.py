@@ -23,14 +23,19 @@ from afina.methods.last import Last
 from afina.methods.layernorm import LayerNorm
 from afina.methods.lora import Lora
 from afina.methods.method import Method
+from afina.methods.prefix import Prefix
 from afina.methods.prelayer import PreLayer, PreLayer46080
+from afina.methods.prompt import Prompt
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
 from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (Baseline, ZeroShot, Head, Full, Last, BitFit, LayerNorm, Lora, Adapter, PreLayer, PreLayer46080)
+    for method in (
+        *(Baseline, ZeroShot, Head, Full, Last, BitFit, LayerNorm, Lora, Adapter, Prompt, Prefix),
+        *(PreLayer, PreLayer46080),
+    )
 }
 """In the order of the paper's tables, what it has not beside what is like it; then what other packages bring."""
 

@@ -185,6 +185,11 @@ class Sum(Method):
         owners = self._owners(model)
         return {name: parameter for name, parameter in model.named_parameters() if owners[name] and not _is_head(name)}
 
+    def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        """What each part has to say of it."""
+        for part in self.parts.values():
+            part.check(model, state)
+
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Each part's own. Raises CorruptAdapter where names or shapes differ."""
         if self._wrap is None:

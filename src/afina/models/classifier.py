@@ -17,10 +17,12 @@ from torch.nn import Parameter
 from afina.data.batch import Packed
 from afina.models.backbone import Backbone
 from afina.models.families import HEAD
+from afina.models.kernels.insertion import insert
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, pack
+from afina.models.virtual_tokens import layout_of, prompt_of
 
 
 def is_head(name: str) -> bool:
@@ -109,22 +111,29 @@ class Classifier(nn.Module):
         unwrap = getattr(self.model, "get_base_model", None)
         return unwrap() if unwrap else self.model
 
+    def layout(self, packed: Packed) -> Layout:
+        """That of the row which the body is given for a batch: its tokens, and the virtual ones that a method adds."""
+        return layout_of(self.body, packed.bounds)
+
+    @property
+    def before(self) -> int:
+        """How many virtual tokens stand before each text."""
+        empty = layout_of(self.body, torch.zeros(1, dtype=torch.int32))
+        return empty.before + empty.prefix
+
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """Logits, float32 [B, number of labels]: the head applied to each sequence's last token.
 
-        layout  that of the batch's bounds, for who has made it already
+        layout  the batch's, for who has made it already
         """
         return self.answer(self.features(packed, layout))
 
     def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """What the head is given: the body's output at each sequence's last token, float32 [B, width]."""
-        hidden = self.body(
-            input_ids=packed.tokens[None],
-            position_ids=packed.positions[None],
-            use_cache=False,
-            layout=layout or Layout(packed.bounds),
-        ).last_hidden_state.squeeze(0)
-        last: Tensor = hidden.index_select(0, packed.bounds[1:].long() - 1)
+        layout = layout or self.layout(packed)
+        output = self.body(**self._row(packed, layout), use_cache=False, layout=layout)
+        hidden = output.last_hidden_state.squeeze(0)
+        last: Tensor = hidden.index_select(0, layout.bounds[1:].long() - 1)
         return last.float()
 
     def answer(self, features: Tensor) -> Tensor:
@@ -132,3 +141,11 @@ class Classifier(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = getattr(self._inner(), HEAD)(features)
         return logits if self.offset is None else logits + self.offset
+
+    def _row(self, packed: Packed, layout: Layout) -> dict[str, Tensor]:
+        prompt = prompt_of(self.body)
+        if prompt is None:
+            positions = packed.positions + layout.prefix if layout.prefix else packed.positions
+            return {"input_ids": packed.tokens[None], "position_ids": positions[None]}
+        rows = insert(self.body.get_input_embeddings()(packed.tokens), prompt.weight, layout)
+        return {"inputs_embeds": rows[None], "position_ids": layout.positions[None]}

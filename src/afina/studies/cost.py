@@ -81,7 +81,9 @@ def cost(
             f"`epochs` {run.training.epochs:,}: {recipe.steps:,} steps are more than the {MOST_STEPS:,} of which the "
             "cost is foreseen. Set less."
         )
-    heaviest = max((packed for _, packed in by_length(task.evaluation.encoded)), key=lambda one: len(one.tokens))
+    before = method.takes_positions
+    batches = (packed for _, packed in by_length(task.evaluation.encoded, before=before))
+    heaviest = max(batches, key=lambda one: len(one.tokens) + before * len(one))
     seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype)
     inputs = inputs_of(method)
     terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit)
@@ -146,26 +148,27 @@ def forecast(
         try:
             texts = encodings.of(run)
         except InvalidStudy:
-            if methods is not None or make(run.method).head is None:
+            if methods is not None or not (make(run.method).head or make(run.method).takes_positions):
                 raise
-            continue  # its labels are no words
+            continue  # its labels are no words, or what the method puts before texts of this length is too much
         found.append(cost(run, texts, memory=memory, calibrate=calibrate, says=says))
     return found
 
 
 class Encodings:
-    """The `encoded` tasks of runs that differ in their methods: one for each way of asking, which most of them share.
+    """The `encoded` tasks of runs that differ in their methods: one for each way of asking and each length that their
+    methods leave to a text, which most of them share.
 
     texts  the task where it is read already
     """
 
     def __init__(self, texts: Task | None = None) -> None:
         self.texts = texts
-        self._made: dict[str, EncodedTask] = {}
+        self._made: dict[tuple[str, int], EncodedTask] = {}
 
     def of(self, run: RunSpec) -> EncodedTask:
         """That of `run`. Raises what `encoded` does."""
-        asked = run.asked.model_dump_json()
+        asked = run.asked.model_dump_json(), make(run.method, run.hyperparameters).takes_positions
         if asked not in self._made:
             if self.texts is None and run.task != MADE_UP:
                 self.texts = Task.load(run.task, **run.data.model_dump())
@@ -186,9 +189,8 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
 
 def _made_up(run: RunSpec) -> EncodedTask:
     """One training batch and one to evaluate, with two labels."""
-    most = int(meta_model(run.backbone).config.max_position_embeddings)
-    longest_text(run, most)  # refuses what is too long
-    length = run.training.max_length or min(LENGTH, most)
+    longest = longest_text(run, int(meta_model(run.backbone).config.max_position_embeddings))
+    length = run.training.max_length or min(LENGTH, longest)
 
     def split(count: int) -> EncodedSplit:
         tokens, offsets = np.zeros(count * length, np.int32), np.arange(count + 1, dtype=np.int64) * length

@@ -138,11 +138,24 @@ def attached(classifier: Classifier, method: Method, seed: int, device: torch.de
 
 
 def longest_text(run: RunSpec, most: int) -> int:
-    """Where texts are cut, for a backbone that takes `most` tokens. Raises InvalidStudy."""
-    wanted = run.training.max_length
+    """Where texts are cut, for a backbone that takes `most` tokens, of which the method may need some.
+
+    Raises InvalidStudy.
+    """
+    taken, wanted = make(run.method, run.hyperparameters).takes_positions, run.training.max_length
+    if taken >= most:
+        raise InvalidStudy(
+            f"method {run.method}: its {taken:,} virtual tokens leave a text none of the {most:,} that backbone "
+            f"{run.backbone} takes. Set fewer."
+        )
     if wanted is not None and wanted > most:
         raise InvalidStudy(f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens.")
-    return wanted or min(DEFAULT_LENGTH, most)
+    if wanted is not None and wanted > most - taken:
+        raise InvalidStudy(
+            f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens, and {taken} of them are "
+            f"those of method {run.method}: at most {most - taken} are left."
+        )
+    return wanted or min(DEFAULT_LENGTH, most - taken)
 
 
 def loader_of(run: RunSpec, split: EncodedSplit) -> Loader:
@@ -160,7 +173,7 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         clip=setting.clip,
         seed=run.seed,
         checkpoint_seconds=setting.checkpoint_seconds,
-        at_once=Limits(setting.batch_size, setting.token_budget),
+        at_once=Limits(setting.batch_size, setting.token_budget, method.takes_positions),
         checkpointing=setting.checkpointing,
         label_smoothing=setting.label_smoothing,
         average=setting.average,

@@ -24,7 +24,6 @@ from afina.data.loader import Loader
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.classifier import Classifier, Counts, count_parameters
-from afina.models.kernels.layout import Layout
 from afina.models.meta import meta_model
 from afina.models.objective import Objective
 from afina.training.features import inputs_of
@@ -67,9 +66,10 @@ def dry_run(
 
     Follows a run: train in `dtype`, measure, go back to float32, evaluate. Only the batches' sizes count.
     """
-    # Made here, for they read values.
-    made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe), Layout(evaluation.bounds).made()
     shapes = [_shape(address, objective.width, method) for _ in range(2)]  # peft cannot wrap fake tensors
+    # Made here, for they read values.
+    layout = shapes[0].layout
+    made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
         fit = Fit(_fake(shapes.pop()), method, objective, loader, recipe, dtype)
         if fit.parameters:

@@ -6,7 +6,7 @@ costs. Knows no method, but for whether it trains the body.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -129,13 +129,13 @@ class Features(Inputs):
         return int(loader.encoded.lengths[_examples(loader, steps)].sum())
 
     @classmethod
-    def rehearsal(cls, loader: Loader, recipe: Recipe) -> list[Laid]:
+    def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[Laid]:
         """The largest batch of texts that is read, and the largest of a step."""
         examples = _examples(loader, recipe.steps)
         stretches = _stretches(min(recipe.steps, loader.steps_per_epoch))
         read = chain.from_iterable(_batches(loader, examples, start, stop) for start, stop in stretches)
         heaviest = max((packed for _, packed in read), key=lambda packed: len(packed.tokens))
-        return [Laid(heaviest, Layout(heaviest.bounds).made()), Laid(cls.largest(loader, recipe))]
+        return [Laid(heaviest, layout(heaviest).made()), Laid(cls.largest(loader, recipe))]
 
 
 def _examples(loader: Loader, steps: int) -> np.ndarray:

@@ -6,7 +6,7 @@ The other kind is in `features.py`. Knows a classifier, batches and how to train
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -111,8 +111,8 @@ class Inputs(ABC):
 
     @classmethod
     @abstractmethod
-    def rehearsal(cls, loader: Loader, recipe: Recipe) -> list[Laid]:
-        """What `rehearse` takes; made where there are values, for it reads some."""
+    def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[Laid]:
+        """What `rehearse` takes; made where there are values, for it reads some. layout: the classifier's."""
 
 
 class Texts(Inputs):
@@ -163,7 +163,7 @@ class Texts(Inputs):
         return loader.tokens(steps)
 
     @classmethod
-    def rehearsal(cls, loader: Loader, recipe: Recipe) -> list[Laid]:
+    def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[Laid]:
         """The largest part, twice where a batch has several: from the second on, there are gradients."""
         largest = cls.largest(loader, recipe)
-        return [Laid(largest, Layout(largest.bounds).made())] * min(2, loader.most_parts(recipe.steps, recipe.at_once))
+        return [Laid(largest, layout(largest).made())] * min(2, loader.most_parts(recipe.steps, recipe.at_once))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from afina.models.kernels import attention
 from afina.models.kernels.attention import packed_attention
 from afina.models.kernels.layout import Grid, Layout
+from afina.models.virtual_tokens import PREFIX, Prefix
 
 LENGTHS = ([5], [1, 1, 1], [7, 2, 3, 1, 6, 2], [2, 9], [4, 4, 4, 4])
 
@@ -65,6 +66,48 @@ def test_attention_on_the_grid_is_plain_attention(
     )
     expected = gradients(lambda q, k, v: one_by_one(q, k, v, lengths, window))
     for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["own backward", "torch's kernel"])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_a_prefix_is_seen_by_every_token_and_gets_the_gradient_of_all(
+    lengths: list[int], groups: int, window: int | None, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against one sequence at a time, with keys and values of its own put before."""
+    monkeypatch.setattr(attention, "SHORT", 256 if short else 0)
+    upstream = torch.randn(1, sum(lengths), 4, 8, generator=torch.Generator().manual_seed(8))
+
+    def gradients(attend: Callable[..., Tensor]) -> list[Tensor | None]:
+        inputs = states(lengths, 4, groups)
+        prefix = Prefix(torch.randn(5, groups, 8), torch.randn(5, groups, 8))
+        result = attend(*inputs, prefix)
+        result.backward(upstream)
+        return [result, *(each.grad for each in (*inputs, prefix.key, prefix.value))]
+
+    def packed(query: Tensor, key: Tensor, value: Tensor, prefix: Prefix) -> Tensor:
+        module, layout = nn.Identity(), Layout(bounds(lengths), prefix=5)
+        module.add_module(PREFIX, prefix)
+        return packed_attention(module, query, key, value, None, layout=layout, sliding_window=window)[0]
+
+    def written_out(query: Tensor, key: Tensor, value: Tensor, prefix: Prefix) -> Tensor:
+        pieces, start = [], 0
+        for length in lengths:
+            q, k, v = (states[0, :, start : start + length] for states in (query, key, value))
+            own = [torch.cat(pair, 1) for pair in zip(prefix.columns(), (k, v), strict=True)]
+            k, v = (each.repeat_interleave(4 // groups, 0) for each in own)
+            apart = torch.arange(length)[:, None] - torch.arange(length)
+            hidden = (apart < 0) | (apart >= (window or length))
+            hidden = torch.cat([torch.zeros(length, 5, dtype=torch.bool), hidden], 1)
+            scores = (q @ k.transpose(1, 2) * 8**-0.5).masked_fill(hidden, float("-inf"))
+            pieces.append((scores.softmax(-1) @ v).transpose(0, 1))
+            start += length
+        return torch.cat(pieces)[None]
+
+    for one, other in zip(gradients(written_out), gradients(packed), strict=True):
+        assert one is not None
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
 
 

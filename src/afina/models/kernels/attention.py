@@ -16,7 +16,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from afina.models.kernels.dropout import scaled_mask
+from afina.models.kernels.insertion import insert, take_out
 from afina.models.kernels.layout import Layout
+from afina.models.virtual_tokens import prefix_of
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -34,7 +36,8 @@ class _ShortAttention(torch.autograd.Function):
 
     Batches are ordered by head first, so that the products need no copy but the gathering. Scores are normalised in
     float32: softmax of bfloat16 is several times slower on a CPU, and worse. Empty cells see each other alone and are
-    never read, so what they hold and their gradients are of no matter.
+    never read, so what they hold and their gradients are of no matter. A prefix stands before every line's keys, once
+    for all sequences in it.
     """
 
     @staticmethod
@@ -43,24 +46,28 @@ class _ShortAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        first_key: Tensor | None,
+        first_value: Tensor | None,
         layout: Layout,
         window: int | None,
         scale: float,
         rate: float,
     ) -> Tensor:
-        """query [H, T, D]; key, value [G, T, D]; returns [T, H, D]."""
+        """query [H, T, D]; key, value [G, T, D]; first_key, first_value [G, P, D], the prefix; returns [T, H, D]."""
         grid = layout.shared
         heads, length, width = query.shape[0], grid.length, query.shape[2]
 
-        def lines(rows: Tensor) -> Tensor:  # [G or H, T, D] -> [H * N, L, D]
+        def lines(rows: Tensor, first: Tensor | None = None) -> Tensor:  # [G or H, T, D] -> [H * N, P + L, D]
             filled = grid.fill(rows)
+            if first is not None:
+                filled = torch.cat([first[:, None].expand(-1, grid.lines, -1, -1), filled], 2)
             if rows.shape[0] != heads:
                 filled = filled.repeat_interleave(heads // rows.shape[0], 0)
-            return filled.view(-1, length, width)
+            return filled.view(-1, filled.shape[2], width)
 
-        q, k, v = lines(query), lines(key), lines(value)
+        q, k, v = lines(query), lines(key, first_key), lines(value, first_value)
         scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale)
-        scores.view(heads, grid.lines, length, length).masked_fill_(layout.hidden(window), float("-inf"))
+        scores.view(heads, grid.lines, length, -1).masked_fill_(layout.hidden(window), float("-inf"))
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
         mask = scaled_mask(weights.shape, rate, q.dtype, q.device) if rate else None
         mixed = torch.bmm(weights if mask is None else weights * mask, v)
@@ -84,14 +91,17 @@ class _ShortAttention(torch.autograd.Function):
         grad_q = torch.bmm(grad_scores, k)
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
 
-        def rows(lines: Tensor, count: int) -> Tensor:  # [H * N, L, D] -> [G or H, T, D]
-            filled = lines.view(heads, grid.lines, length, width)
+        def rows(lines: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
+            """[H * N, P + L, D] -> [G or H, T, D], [G or H, P, D]."""
+            filled = lines.view(heads, grid.lines, -1, width)
             if count != heads:
                 filled = filled.view(count, heads // count, *filled.shape[1:]).sum(1)
-            row: Tensor = grid.read(filled)
-            return row.transpose(0, 1)
+            prefix = filled.shape[2] - length
+            row: Tensor = grid.read(filled[:, :, prefix:])
+            return row.transpose(0, 1), filled[:, :, :prefix].sum(1) if prefix else None
 
-        return rows(grad_q, heads), rows(grad_k, groups), rows(grad_v, groups), None, None, None, None
+        (key, first_key), (value, first_value) = rows(grad_k, groups), rows(grad_v, groups)
+        return rows(grad_q, heads)[0], key, value, first_key, first_value, None, None, None, None
 
 
 def packed_attention(
@@ -105,36 +115,62 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    keep: dict[nn.Module, tuple[Tensor, Tensor]] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each sequence of a packed row.
+    """Causal attention within each sequence of a packed row, and to the prefix of `module`, if it has one.
 
     query [1, H, T, D]; key, value [1, G, T, D] with G dividing H; returns [1, T, H, D].
+    sliding_window  how many tokens of the row a token sees, itself among them; it always sees the prefix besides
+    keep            is given key and value
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
+    if keep is not None:
+        keep[module] = key, value
     if sliding_window is not None and layout.longest <= sliding_window:
         sliding_window = None
     row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
-    if query.device.type == "cuda":
-        if serves_varlen(query, dropout):
-            return _varlen(*row, layout, scale, sliding_window)[None], None
-    elif layout.longest <= SHORT or dropout:
-        mixed = _ShortAttention.apply(*row, layout, sliding_window, scale, dropout)  # type: ignore[no-untyped-call]
+    prefix = prefix_of(module)
+    columns = prefix.columns() if prefix else None
+    if query.device.type != "cuda" and (layout.longest <= SHORT or dropout):
+        first = columns or (None, None)
+        mixed = _ShortAttention.apply(*row, *first, layout, sliding_window, scale, dropout)  # type: ignore[no-untyped-call]
         return mixed[None], None
+    if columns is None:
+        return _by_torch(*row, layout, scale, dropout, sliding_window)[None], None
+    longer, count = layout.extended, layout.prefix
+    unread = query.new_zeros(query.shape[1], count, query.shape[3])
+    q, k, v = (insert(rows, first, longer) for rows, first in zip(row, (unread, *columns), strict=True))
+    return take_out(_by_torch(q, k, v, longer, scale, dropout, sliding_window, count), longer)[None], None
+
+
+def _by_torch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scale: float,
+    dropout: float,
+    window: int | None,
+    always: int = 0,
+) -> Tensor:
+    """By torch's kernels. query [H, T, D]; key, value [G, T, D]; returns [T, H, D]. `always`: as in `Grid.visible`."""
+    if query.device.type == "cuda" and serves_varlen(query, dropout) and not (always and window):
+        return _varlen(query, key, value, layout, scale, window)
     grid = layout.single
-    q, k, v = (grid.fill(states).transpose(0, 1) for states in row)
+    q, k, v = (grid.fill(states).transpose(0, 1) for states in (query, key, value))
     mixed = scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if sliding_window is None else grid.visible(sliding_window)[:, None],
+        attn_mask=None if window is None else grid.visible(window, always)[:, None],
         dropout_p=dropout,
-        is_causal=sliding_window is None,
+        is_causal=window is None,
         scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=query.shape[0] != key.shape[0],
     )
-    return grid.read(mixed.transpose(0, 1).contiguous())[None], None
+    return grid.read(mixed.transpose(0, 1).contiguous())
 
 
 def serves_varlen(query: Tensor, dropout: float) -> bool:

@@ -61,16 +61,17 @@ class Grid:
 
     def read(self, grid: Tensor) -> Tensor:
         """[H, N, L, D] -> [T, H, D], contiguous."""
-        return grid.view(grid.shape[0], -1, grid.shape[-1]).transpose(0, 1).index_select(0, self.cells)
+        return grid.reshape(grid.shape[0], -1, grid.shape[-1]).transpose(0, 1).index_select(0, self.cells)
 
-    def visible(self, window: int | None) -> Tensor:
+    def visible(self, window: int | None, always: int = 0) -> Tensor:
         """Whether a query (line) sees a key (column), bool [N, L, L]: its own sequence's, not later than itself.
 
         window: how many tokens it sees, itself among them. Empty cells see each other, so that no softmax is empty.
+        always: how many at a line's start it sees however far they are; for lines of one sequence
         """
         steps = torch.arange(self.length, device=self.tokens.device)
         distance = steps[:, None] - steps
-        near = (distance >= 0) & (distance < (window or self.length))
+        near = (distance >= 0) & ((distance < (window or self.length)) | (steps < always))
         return near & (self.sequences[:, :, None] == self.sequences[:, None, :])
 
 
@@ -96,9 +97,23 @@ class Layout:
     """Where the B sequences of a packed row are, in the forms that attention may want; each made once, when asked for.
 
     bounds  int32 [B + 1], on the row's device
+    before  cells at the start of each sequence that no token of a text has, but a virtual one
+    prefix  keys and values, beside the row's own, that stand before those of each sequence
     """
 
     bounds: Tensor
+    before: int = 0
+    prefix: int = 0
+
+    def grown(self, before: int, prefix: int = 0) -> Layout:
+        """That of a row with so many cells more before each sequence."""
+        more = torch.arange(len(self.bounds), dtype=self.bounds.dtype, device=self.bounds.device) * before
+        return Layout(self.bounds + more, before, prefix)
+
+    @cached_property
+    def extended(self) -> Layout:
+        """That of a row with cells for the prefix."""
+        return self.grown(self.prefix)
 
     @cached_property
     def _bounds(self) -> list[int]:
@@ -115,6 +130,19 @@ class Layout:
         return max(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
 
     @cached_property
+    def positions(self) -> Tensor:
+        """Of each cell in its sequence, int64 [T], counted from the first of the prefix."""
+        bounds = np.array(self._bounds)
+        steps = np.arange(bounds[-1]) - np.repeat(bounds[:-1], np.diff(bounds))
+        return torch.from_numpy(steps + self.prefix).to(self.bounds.device)
+
+    @cached_property
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """Those of the texts' tokens, int64 [T - B K], and the virtual ones, [B K]."""
+        virtual = self.positions < self.before + self.prefix
+        return (~virtual).nonzero()[:, 0], virtual.nonzero()[:, 0]
+
+    @cached_property
     def single(self) -> Grid:
         """One sequence a line."""
         return Grid.of(self._bounds, self.bounds.device, shared=False)
@@ -126,7 +154,9 @@ class Layout:
 
     def made(self) -> Layout:
         """This layout, with every form made now."""
-        _ = self.last, self.longest, self.single, self.shared
+        _ = self.last, self.longest, self.single, self.shared, self.positions, self.cells
+        if self.prefix:
+            self.extended.made()
         return self
 
     @cached_property
@@ -134,7 +164,14 @@ class Layout:
         return {}
 
     def hidden(self, window: int | None) -> Tensor:
-        """The opposite of `shared.visible`, made once for all layers of a batch: bool [N, L, L]."""
+        """The opposite of `shared.visible`, made once for all layers of a batch: bool [N, L, L].
+
+        With a prefix [N, L, P + L]: only empty cells do not see it, whose gradients would reach it.
+        """
         if window not in self._hidden:
-            self._hidden[window] = ~self.shared.visible(window)
+            hidden = ~self.shared.visible(window)
+            if self.prefix:
+                empty = (self.shared.sequences < 0)[:, :, None].expand(-1, -1, self.prefix)
+                hidden = torch.cat([empty, hidden], 2)
+            self._hidden[window] = hidden
         return self._hidden[window]

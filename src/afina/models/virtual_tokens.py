@@ -1,0 +1,120 @@
+"""Virtual tokens: what stands before every text and is trained, not read. Knows where they are in a model, no method.
+
+A prompt is rows of the model's input; a prefix is keys and values of every attention. Each is a module of a fixed name
+in transformers' own, so that its parameters have names like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from afina.models.families import FAMILIES
+from afina.models.kernels.layout import Layout
+
+PROMPT = "prompt"
+"""Name of a `Prompt` in a body."""
+
+PREFIX = "prefix"
+"""Name of a `Prefix` in an attention."""
+
+
+class Prompt(nn.Module):
+    """Rows that stand before the embeddings of every text.
+
+    weight  [K, width]
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.weight = Parameter(rows)
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+
+class Prefix(nn.Module):
+    """Keys and values that stand before those of every text, in one attention. Keys are as after any rotation.
+
+    key, value  [K, G, D] for G heads of keys, each of width D
+    """
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        super().__init__()
+        self.key, self.value = Parameter(key), Parameter(value)
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def columns(self) -> tuple[Tensor, Tensor]:
+        """key, value as attention has them: [G, K, D]."""
+        return self.key.transpose(0, 1), self.value.transpose(0, 1)
+
+
+def prompt_of(body: nn.Module) -> Prompt | None:
+    """That of a transformer without head, if it has one."""
+    found = body._modules.get(PROMPT)
+    return found if isinstance(found, Prompt) else None
+
+
+def prefix_of(attention: nn.Module) -> Prefix | None:
+    """That of an attention, if it has one."""
+    found = attention._modules.get(PREFIX)
+    return found if isinstance(found, Prefix) else None
+
+
+def attentions(body: Any) -> Iterator[Any]:
+    """Every attention of a transformer, from the first block to the last."""
+    names = FAMILIES[body.config.model_type].block
+    for block in getattr(body, names.layers):
+        yield getattr(block, names.attention)
+
+
+def layout_of(body: Any, bounds: Tensor) -> Layout:
+    """That of the row which `body` is given for texts with these bounds."""
+    prompt, prefix = prompt_of(body), prefix_of(next(attentions(body)))
+    before = 0 if prefix is None else len(prefix)
+    return Layout(bounds, 0, before) if prompt is None else Layout(bounds).grown(len(prompt), before)
+
+
+@torch.no_grad()
+def words(body: Any, count: int) -> Tensor:
+    """Embeddings of so many tokens, drawn from the vocabulary by torch's generator: [count, width]."""
+    table: Tensor = body.get_input_embeddings().weight
+    return table.index_select(0, torch.randint(0, len(table), (count,)).to(table.device))
+
+
+@torch.no_grad()
+def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What each attention, from the first to the last, makes of a text of these embeddings [N, width] without dropout.
+
+    Returns keys and values, each [N, G, D]; on the `meta` device without a computation.
+    """
+    if rows.device.type == "meta":
+        shape = (len(rows), *_heads(body.config))
+        return [(rows.new_empty(shape), rows.new_empty(shape)) for _ in attentions(body)]
+    kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    bounds = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
+    layout, training = Layout(bounds), body.training
+    body.eval()(
+        inputs_embeds=rows[None], position_ids=layout.positions[None], use_cache=False, layout=layout, keep=kept
+    )
+    body.train(training)
+    made = (kept[attention] for attention in attentions(body))
+    return [(_by_token(key), _by_token(value)) for key, value in made]
+
+
+def _by_token(states: Tensor) -> Tensor:
+    """[1, G, N, D] -> [N, G, D]."""
+    return states[0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
+
+
+def _heads(config: Any) -> tuple[int, int]:
+    """How many heads of keys there are, and how wide each is."""
+    heads = int(config.num_attention_heads)
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    return int(groups), int(getattr(config, "head_dim", None) or config.hidden_size // heads)
