@@ -38,14 +38,15 @@ LAYERS = {
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
         "source",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
-        "adapter address output_embedding kernels.patches",
+        "adapter address output_embedding kernels.dora kernels.vera",
+        "kernels.patches",
         "backbone meta bag_of_words",
         "classifier",
     ),
     "methods": (
         "method",
         "attachment selective peft",
-        "baseline zero_shot full lora prelayer foreign sum",
+        "baseline zero_shot full lora ia3 vera prelayer foreign sum",
         "methods",
         "parameters",
     ),
@@ -101,7 +102,7 @@ DOORS = {"__init__", "__main__"}
 OWNERS = {
     "transformers": "data.template data.tokenize data.token_cache models.backbone models.address models.pretrained "
     "models.meta models.output_embedding "
-    "models.kernels.attention models.kernels.linear",
+    "models.kernels.attention models.kernels.linear models.kernels.dora models.kernels.vera",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",

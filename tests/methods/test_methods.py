@@ -25,6 +25,8 @@ COUNTS = {
     "lora": (147_456, 1_536),
     "prelayer": (39_383_808, 0),
     "prelayer-46080": (46_080, 0),
+    "ia3": (64_512, 1_536),
+    "vera": (30_720, 1_536),
 }
 """GPT-2's, body and head, as published and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4."""
 
@@ -77,7 +79,8 @@ def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, 
     if isinstance(method, Selective):
         expected = {name for name in names if method.trains(name)}
     else:
-        expected = {name for name in names if ".lora_" in name or ".score.modules_to_save." in name}
+        added = (".lora_", ".ia3_l.", ".vera_lambda_", ".score.modules_to_save.")
+        expected = {name for name in names if any(part in name for part in added)}
         assert len(expected) > 1
     declared = set(method.trainable(model))
     assert declared == expected
@@ -96,7 +99,7 @@ def test_a_method_asks_for_one_learning_rate_and_spares_biases_and_norms_unless_
     assert {name for name in decayed if is_head(name)} == {name for name in names if is_head(name)}
     spared = names - decayed
     assert spared
-    assert all("bias" in name or "ln_" in name or "norm" in name for name in spared)
+    assert all("bias" in name or "ln_" in name or "norm" in name or "ia3_l" in name for name in spared)
 
 
 def test_restoring_a_state_into_a_fresh_model_gives_identical_logits(case: tuple[Backbone, Method]) -> None:

@@ -15,15 +15,17 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.methods.baseline import Baseline
 from afina.methods.foreign import Foreign
 from afina.methods.full import Full
+from afina.methods.ia3 import Ia3
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.prelayer import PreLayer, PreLayer46080
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
+from afina.methods.vera import Vera
 from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Baseline, ZeroShot, Full, Lora, PreLayer, PreLayer46080)
+    method.name: method for method in (Baseline, ZeroShot, Full, Lora, PreLayer, PreLayer46080, Ia3, Vera)
 }
 """In the order of the paper's tables, what it has not beside what is like it."""
 

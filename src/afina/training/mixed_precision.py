@@ -7,7 +7,7 @@ after every step. The head stays float32. Knows parameters and what a method say
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 import torch
@@ -25,12 +25,19 @@ class WorkingWeights:
 
     parameters  those that train, by name
     packs       whether frozen weights may be packed
+    unlowered   names of parameters that stay float32
     trained     float32, by the same names: what the optimiser gets, and what is saved in the end
     packed      frozen weights in an order of their own, in place of the parameters
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Mapping[str, Parameter], dtype: torch.dtype, *, packs: bool = True
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, Parameter],
+        dtype: torch.dtype,
+        *,
+        packs: bool = True,
+        unlowered: Collection[str] = (),
     ) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
@@ -43,8 +50,8 @@ class WorkingWeights:
             if HEAD in path.split("."):
                 continue
             own = list(module.parameters(recurse=False))
-            for parameter in own:
-                if self.lowered:
+            for name, parameter in module.named_parameters(prefix=path, recurse=False):
+                if self.lowered and name not in unlowered:
                     self._lower(parameter, names.get(id(parameter)), dtype)
             frozen = not any(id(parameter) in names for parameter in own)
             if self.lowered and packs and frozen and can_pack(module, dtype):
@@ -57,7 +64,7 @@ class WorkingWeights:
     @classmethod
     def of(cls, method: Method, model: Any, dtype: torch.dtype) -> Self:
         """Those of a model that `method` has prepared."""
-        return cls(model, method.trainable(model), dtype, packs=method.packs)
+        return cls(model, method.trainable(model), dtype, packs=method.packs, unlowered=method.unlowered(model))
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
         if name is not None and self.trained[name] is parameter:
