@@ -47,6 +47,7 @@ LAYERS = {
         "method",
         "attachment selective peft",
         "baseline zero_shot full lora ia3 vera prelayer foreign sum",
+        "peft_type",
         "methods",
         "parameters",
     ),
