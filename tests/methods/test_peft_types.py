@@ -60,7 +60,15 @@ FAILS = {
 }
 """Of the types that are not refused outright, those that do not attach to a family, and what the error says."""
 
-WORKS = [(kind, family) for kind in SERVED for family in ("gpt2", "llama") if (kind, family) not in FAILS]
+FAST = ("HIRA", "LN_TUNING", "MISS", "RANDLORA")
+"""Those that are tried in every run of the tests."""
+
+WORKS = [
+    pytest.param(kind, family, marks=() if kind in FAST else pytest.mark.slow)
+    for kind in SERVED
+    for family in ("gpt2", "llama")
+    if (kind, family) not in FAILS
+]
 
 
 def method_of(kind: str) -> Method:

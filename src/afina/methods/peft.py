@@ -78,6 +78,8 @@ _SAID = (
     (".*is_gradient_checkpointing.*", FutureWarning),
     # That frozen random matrices are drawn again rather than saved is what is asked for.
     ("Specified to not (save|load).*", UserWarning),
+    # A norm, which peft's own type for norms stands around.
+    ("Unsupported layer type.*", UserWarning),
 )
 
 
