@@ -38,14 +38,16 @@ LAYERS = {
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
         "source virtual_tokens kernels.insertion",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
-        "adapter address output_embedding bottleneck kernels.patches",
+        "adapter address output_embedding bottleneck kernels.dora kernels.vera",
+        "kernels.patches",
         "backbone meta bag_of_words",
         "classifier",
     ),
     "methods": (
         "method",
         "attachment selective peft outside virtual",
-        "baseline zero_shot full lora prelayer foreign sum head last bitfit layernorm bottleneck prompt prefix",
+        "baseline zero_shot full lora ia3 vera prelayer foreign sum head last bitfit layernorm",
+        "bottleneck prompt prefix peft_type",
         "methods",
         "parameters",
     ),
@@ -107,7 +109,7 @@ DOORS = {"__init__", "__main__"}
 OWNERS = {
     "transformers": "data.template data.tokenize data.token_cache models.backbone models.address models.pretrained "
     "models.meta models.output_embedding "
-    "models.kernels.attention models.kernels.linear",
+    "models.kernels.attention models.kernels.linear models.kernels.dora models.kernels.vera",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",

@@ -135,7 +135,9 @@ def test_the_state_of_a_run_is_its_tensors_counted_by_hand(runs: Runs, gpt2: Bac
     tensors = len(make(method).trainable(model))
     features = 6 * 8 * 32 if method == "head" else 0  # of the texts of six steps
     assert record.memory.state_bytes == FLOAT * (everything + 3 * record.trainable + tensors + features)
-    added = {"lora": record.trainable, "adapter": record.body}  # peft has a copy of the head
+    added = dict.fromkeys(("adapter", "prompt", "prefix"), record.body) | dict.fromkeys(
+        ("lora", "ia3", "vera"), record.trainable
+    )  # and peft copies the head
     assert everything == record.total + added.get(method, 0)
 
 

@@ -13,6 +13,7 @@ from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.method import Method
 from afina.methods.parameters import count
+from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
 from afina.models.classifier import Classifier, is_head
 from afina.models.families import FAMILIES
@@ -32,12 +33,20 @@ COUNTS = {
     "prelayer-46080": (46_080, 0),
     "prompt": (16 * 768, 1_536),
     "prefix": (12 * 2 * 16 * 768, 1_536),
+    "ia3": (64_512, 1_536),
+    "vera": (30_720, 1_536),
 }
 """GPT-2's, body and head, as published and by hand: 12 blocks of width 768, 50,257 tokens, 1,024 positions, rank 4; 16
 virtual tokens."""
 
-ADDED = {"lora": (".lora_", ".score.modules_to_save."), "prompt": (".prompt.",), "prefix": (".prefix.",)}
-"""What is in the names of the parameters that a method adds, and of the head where it trains another."""
+ADDED = {
+    "lora": (".lora_",),
+    "ia3": (".ia3_l.",),
+    "vera": (".vera_lambda_",),
+    "prompt": (".prompt.",),
+    "prefix": (".prefix.",),
+}
+"""What is in the names of the parameters that a method adds."""
 
 CASES = [(family, name) for family in FAMILIES for name in METHODS if serves(family, name)]
 
@@ -93,7 +102,8 @@ def test_what_a_method_declares_is_what_it_says_it_trains(case: tuple[Backbone, 
         expected = {name for name in names if ".bottleneck." in name or is_head(name)}
         assert len(expected) == 2 * 4 + 1
     else:
-        head = set() if method.name == "lora" else {name for name in names if is_head(name)}
+        wraps = isinstance(method, PeftMethod)  # which copies the head
+        head = {name for name in names if is_head(name) and (not wraps or ".modules_to_save." in name)}
         added = {name for name in names if any(part in name for part in ADDED[method.name])}
         assert added
         expected = added | head
@@ -114,7 +124,7 @@ def test_a_method_asks_for_one_learning_rate_and_spares_biases_and_norms_unless_
     assert {name for name in decayed if is_head(name)} == {name for name in names if is_head(name)}
     spared = names - decayed
     assert spared
-    assert all("bias" in name or "ln_" in name or "norm" in name for name in spared)
+    assert all("bias" in name or "ln_" in name or "norm" in name or "ia3_l" in name for name in spared)
 
 
 def test_restoring_a_state_into_a_fresh_model_gives_identical_logits(case: tuple[Backbone, Method]) -> None:

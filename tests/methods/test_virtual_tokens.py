@@ -25,7 +25,7 @@ from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from afina.models.virtual_tokens import attentions, prefix_of, prompt_of
 from afina.studies.prepared import longest_text
-from fakes import LONGEST, TEXTS, WINDOW, Backbones, Runs, encoded, fit_of, opened, reference, sentences
+from fakes import LONGEST, TEXTS, WINDOW, Backbones, Runs, changed, encoded, fit_of, opened, reference, sentences
 
 TOLERANCE = 1e-5
 TOKENS = 5
@@ -216,7 +216,7 @@ def test_fifty_steps_are_those_of_a_plain_loop_over_transformers_own_model(
     classifier = opened(backbone, method, SEED)
     losses, trained = by_itself(backbone, classifier, data)
     fit = fit_of(classifier, method, data, steps=STEPS, learning_rate=RATE, seed=SEED)
-    fit.loader = Loader(*data, SIZE, SEED)
+    changed(fit, Loader(*data, SIZE, SEED))
     before = [parameter.detach().clone() for parameter in fit.parameters.values()]
     fit.advance()
     assert fit.account.losses == pytest.approx(losses, rel=TOLERANCE)

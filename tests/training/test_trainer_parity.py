@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import HiraConfig, IA3Config, LNTuningConfig, LoraConfig, MissConfig, VeraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
@@ -20,6 +22,7 @@ from afina.data.batch import pack
 from afina.data.loader import Limits, Loader
 from afina.data.tokenize import Encoded
 from afina.events import Progress
+from afina.methods import make as make_by_name
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
@@ -192,11 +195,21 @@ def ours(backbone: Backbone, method: Method, **changes: Any) -> Outcome:
 
 
 def theirs(backbone: Backbone, method: Method, path: Path, **changes: Any) -> Outcome:
+    return by_trainer(backbone, by_transformers(backbone, method), path, Recorded, **changes)
+
+
+def by_trainer(
+    backbone: Backbone,
+    model: Any,
+    path: Path,
+    kind: type[Recorded],
+    optimizers: tuple[Any, Any] = (None, None),
+    **changes: Any,
+) -> Outcome:
     tokens, labels = data(backbone)
-    model = by_transformers(backbone, method)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     batches = Batches(Loader(tokens, labels, BATCH, SEED), tokens, labels, backbone.tokenizer.pad_token_id)
-    trainer = Recorded(model=model, args=arguments(path, **changes), train_dataset=batches)
+    trainer = kind(model=model, args=arguments(path, **changes), train_dataset=batches, optimizers=optimizers)
     trainer.outcome = Outcome(before=snapshot(trained))
     trainer.train()
     trainer.outcome.after = snapshot(trained)
@@ -440,3 +453,93 @@ def test_max_steps_is_the_horizon_of_the_decay_and_epochs_are_without_it(
     assert horizons[0][0] == 3
     assert horizons[1][0] == 2 * horizons[1][1]
     assert horizons[1][0] != 3
+
+
+# What peft implements, beside LoRA as it is by default
+
+
+class Undecayed(Recorded):
+    """Spares (IA)^3's vectors, which Trainer cannot know of."""
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if "ia3_l" not in name]
+
+
+@dataclass
+class ByPeft:
+    """A method of afina, and the same in peft's words; `own` holds what depends on the family."""
+
+    method: str
+    given: dict[str, Any]
+    settings: Any
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trainer: type[Recorded] = Recorded
+
+
+CONV = {"gpt2": {"fan_in_fan_out": True}}
+NAMED = {
+    "gpt2": {"target_modules": ["c_attn"], "fan_in_fan_out": True},
+    "llama": {"target_modules": ["q_proj", "k_proj", "v_proj"]},
+}
+LOW = {"r": 4, "lora_alpha": 16}
+BY_PEFT = {
+    "rslora": ByPeft("lora", {"rslora": True, "dropout": 0}, partial(LoraConfig, use_rslora=True, **LOW), NAMED),
+    "dora": ByPeft("lora", {"dora": True, "dropout": 0}, partial(LoraConfig, use_dora=True, **LOW), NAMED),
+    "gaussian": ByPeft(
+        "lora", {"init": "gaussian", "dropout": 0}, partial(LoraConfig, init_lora_weights="gaussian", **LOW), NAMED
+    ),
+    "orthogonal": ByPeft(
+        "lora", {"init": "orthogonal", "dropout": 0}, partial(LoraConfig, init_lora_weights="orthogonal", **LOW), NAMED
+    ),
+    "all-linear": ByPeft(
+        "lora", {"targets": "all-linear", "dropout": 0}, partial(LoraConfig, target_modules="all-linear", **LOW), CONV
+    ),
+    "ia3": ByPeft("ia3", {}, IA3Config, CONV, Undecayed),
+    "vera": ByPeft("vera", {"r": 16}, partial(VeraConfig, r=16, save_projection=False), CONV),
+    "miss": ByPeft("peft", {"type": "MISS", "settings": {"r": 4}}, partial(MissConfig, r=4)),
+    "hira": ByPeft("peft", {"type": "HIRA", "settings": {"r": 4}}, partial(HiraConfig, r=4), CONV),
+    "ln_tuning": ByPeft("peft", {"type": "LN_TUNING"}, LNTuningConfig),
+}
+SOON = {("gpt2", "dora"), ("llama", "dora"), ("gpt2", "ia3"), ("llama", "vera"), ("llama", "miss")}
+PEFT_CASES = [
+    pytest.param(family, name, marks=() if (family, name) in SOON else pytest.mark.slow)
+    for name in BY_PEFT
+    for family in ("gpt2", "llama")
+    if (family, name) != ("gpt2", "miss")
+]
+
+
+@pytest.mark.parametrize(("family", "name"), PEFT_CASES)
+@pytest.mark.filterwarnings("ignore:Specified to not save:UserWarning", "ignore:Unsupported layer type:UserWarning")
+def test_what_peft_implements_trains_as_under_trainer(
+    backbones: Backbones, family: str, name: str, tmp_path: Path
+) -> None:
+    backbone, case = load(backbones, family), BY_PEFT[name]
+    method = make_by_name(case.method, case.given).for_family(family)
+    found = ours(backbone, method)
+    model = reference(
+        backbone.path, Classifier.open(backbone, ("bad", "good"), SEED), 2, backbone.tokenizer.pad_token_id
+    )
+    torch.manual_seed(SEED)
+    model = get_peft_model(model, case.settings(task_type="SEQ_CLS", **case.own.get(family, {})))
+    expected = by_trainer(backbone, model, tmp_path, case.trainer)
+    assert found.before.keys() == expected.before.keys()
+    assert all(torch.equal(found.before[key], expected.before[key]) for key in found.before)
+    assert loss_difference(found, expected) <= TOLERANCE
+    beyond, largest = compare_weights(found, expected, family)
+    assert beyond <= 3e-3  # three entries of so few
+    assert largest < RATE / 50
+
+
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+def test_lora_plus_is_pefts(backbones: Backbones, family: str, tmp_path: Path) -> None:
+    backbone = load(backbones, family)
+    method = make_by_name("lora", {"plus": 8.0, "dropout": 0}).for_family(family)
+    found = ours(backbone, method)
+    model = by_transformers(backbone, method)
+    optimizer = create_loraplus_optimizer(
+        model, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=8.0, weight_decay=DECAY, loraplus_weight_decay=DECAY
+    )
+    expected = by_trainer(backbone, model, tmp_path, Recorded, optimizers=(optimizer, None))
+    assert loss_difference(found, expected) <= TOLERANCE
+    assert loss_difference(ours(backbone, make("lora", family)), expected) > 10 * TOLERANCE

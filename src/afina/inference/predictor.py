@@ -225,7 +225,8 @@ class ModelPredictor(Predictor):
         """Hold the body's weights in it, packed where that is faster."""
         wanted = devices.precision(dtype, next(self.classifier.parameters()).device)
         if wanted != torch.float32 and self.dtype == "float32":
-            self.classifier.lower(wanted, packs=self.method.packs)
+            unlowered = self.method.unlowered(self.classifier.model)
+            self.classifier.lower(wanted, packs=self.method.packs, unlowered=unlowered)
 
     @cached_property
     def template(self) -> Template | None:

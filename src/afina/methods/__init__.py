@@ -19,27 +19,34 @@ from afina.methods.bottleneck import Adapter
 from afina.methods.foreign import Foreign
 from afina.methods.full import Full
 from afina.methods.head import Head
+from afina.methods.ia3 import Ia3
 from afina.methods.last import Last
 from afina.methods.layernorm import LayerNorm
 from afina.methods.lora import Lora
 from afina.methods.method import Method
+from afina.methods.peft_type import PeftType
 from afina.methods.prefix import Prefix
 from afina.methods.prelayer import PreLayer, PreLayer46080
 from afina.methods.prompt import Prompt
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
+from afina.methods.vera import Vera
 from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        *(Baseline, ZeroShot, Head, Full, Last, BitFit, LayerNorm, Lora, Adapter, Prompt, Prefix),
+        *(Baseline, ZeroShot, Head, Full, Last, BitFit, LayerNorm, Lora, Ia3, Vera, Adapter, Prompt, Prefix),
         *(PreLayer, PreLayer46080),
     )
 }
-"""In the order of the paper's tables, what it has not beside what is like it; then what other packages bring."""
+"""In the order of the paper's tables, what it has not beside what is like it; then what other packages bring. Each can
+be made without being told anything, so that all may be listed, counted and foreseen."""
 
-_OUTSIDE, REFUSED = outside.found(METHODS)
+TOLD: dict[str, type[Method]] = {PeftType.name: PeftType}
+"""Methods that have to be told something, and so are not in METHODS."""
+
+_OUTSIDE, REFUSED = outside.found(METHODS | TOLD)
 """REFUSED: by the name of another package's entry point, why its method is not among METHODS."""
 
 METHODS |= _OUTSIDE
@@ -54,7 +61,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     Raises UnknownName, InvalidStudy.
     """
     given = dict(hyperparameters or {})
-    if name == Foreign.name:
+    if name == Foreign.name and given and "type" not in given:
         return Foreign(given)
     known = accepted(name, where)
     for key in given:
@@ -64,7 +71,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
         return _sum(name, given, where)
     place = f"{where}: " if where else ""
     try:
-        return TypeAdapter(METHODS[name]).validate_python(given)
+        return TypeAdapter(_kind(name)).validate_python(given)
     except InvalidStudy as error:
         raise InvalidStudy(f"{place}{error}") from None
     except ValidationError as error:
@@ -75,12 +82,17 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
 def accepted(name: str, where: str = "") -> set[str]:
     """Names of the hyperparameters of the method of that key; of `a+b`, its parts. Raises UnknownName."""
     parts = name.split(PLUS)
-    for part in parts:
-        if part in REFUSED:
-            raise InvalidStudy(f"{where}: method {part}, of another package, cannot be used: {REFUSED[part]}.")
-        if part not in METHODS:
-            raise UnknownName("method", part, METHODS, where)
-    return METHODS[name].accepts() if len(parts) == 1 else set(parts)
+    kinds = [_kind(part, where) for part in parts]
+    return kinds[0].accepts() if len(parts) == 1 else set(parts)
+
+
+def _kind(name: str, where: str = "") -> type[Method]:
+    kinds = METHODS | TOLD
+    if name in REFUSED:
+        raise InvalidStudy(f"{where}: method {name}, of another package, cannot be used: {REFUSED[name]}.")
+    if name not in kinds:
+        raise UnknownName("method", name, kinds, where)
+    return kinds[name]
 
 
 def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:

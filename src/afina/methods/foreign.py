@@ -14,7 +14,7 @@ from afina.methods.peft import PeftMethod
 if TYPE_CHECKING:
     from torch import Tensor
 
-_OF_PEFT = (
+OF_PEFT = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError),
     *(TypeError, ValueError, re.error),
 )
@@ -54,8 +54,8 @@ class Foreign(PeftMethod):
             given = {key: value for key, value in self.saved.items() if key != "base_model_name_or_path"}
             settings = PeftConfig.from_peft_type(**given)
             kind = str(settings.peft_type.value)
-        except _OF_PEFT as error:
-            raise InvalidStudy(f"the adapter's peft settings cannot be read ({_brief(error)}).") from None
+        except OF_PEFT as error:
+            raise InvalidStudy(f"the adapter's peft settings cannot be read ({brief(error)}).") from None
         if settings.is_prompt_learning or kind in _ELSEWHERE:
             raise InvalidStudy(
                 f"the adapter's peft type is {kind}; afina opens those that change the model's "
@@ -71,8 +71,8 @@ class Foreign(PeftMethod):
         """As `PeftMethod.attach`, for settings that anybody may have written."""
         try:
             return super().attach(model)
-        except _OF_PEFT as error:
-            raise InvalidStudy(f"the adapter's peft settings cannot be used ({_brief(error)}).") from None
+        except OF_PEFT as error:
+            raise InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).") from None
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Attached to a model without values, it must have the state's names and shapes."""
@@ -85,9 +85,9 @@ class Foreign(PeftMethod):
             except RuntimeError as error:
                 if "meta tensor" in str(error):
                     return  # peft computes with the values of what this type adds; `attach` and `restore` have to do
-                raise InvalidStudy(f"the adapter's peft settings cannot be used ({_brief(error)}).") from None
-            except _OF_PEFT as error:
-                raise InvalidStudy(f"the adapter's peft settings cannot be used ({_brief(error)}).") from None
+                raise InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).") from None
+            except OF_PEFT as error:
+                raise InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).") from None
             check_names(self.state(wrapped), state)
 
 
@@ -99,6 +99,6 @@ def _floats(value: Any) -> Iterator[float]:
             yield from _floats(each)
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """The beginning of what peft says; it may quote whatever it was given."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

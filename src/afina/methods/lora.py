@@ -1,20 +1,38 @@
-"""LoRA: W + (alpha / r) B A beside frozen weights W (Hu et al. 2021), by peft."""
+"""LoRA: W + (alpha / r) B A beside frozen weights W (Hu et al. 2021), by peft; and what is one setting apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import BeforeValidator
 
 from afina.errors import InvalidStudy
-from afina.methods.peft import PeftMethod
-from afina.models.families import FAMILIES
+from afina.methods.method import later
+from afina.methods.peft import PeftMethod, check_targets
+from afina.models.families import FAMILIES, HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_ALPHA = 1e6
 """Far more than any use of it, and little enough to compute with."""
+
+MOST_PLUS = 1e4
+"""Likewise; 16 is usual."""
+
+ALL_LINEAR = "all-linear"
+"""As targets: peft's own word for every linear layer but the head."""
+
+INITS = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
+"""What `init` may be, and peft's word for it."""
+
+_REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def _as_targets(given: Any) -> Any:
+    return (given,) if given == ALL_LINEAR else given
 
 
 @dataclass(frozen=True)
@@ -24,7 +42,12 @@ class Lora(PeftMethod):
     r        rank
     alpha    scale; the update is multiplied by alpha / r
     dropout  probability that an input of A is dropped while training
-    targets  names of the adapted modules; by default the family's attention input projections
+    targets  names of the adapted modules; by default the family's attention input projections. "all-linear": every
+             linear layer but the head
+    rslora   multiply by alpha / sqrt(r) instead (Kalajdzievski 2023)
+    dora     train each row's length apart from its direction: DoRA (Liu 2024)
+    init     of A and B. "zero": B at zero; "gaussian": so, and A normal; "orthogonal": both random, with product zero
+    plus     the learning rate of B, as a multiple of A's: LoRA+ (Hayou 2024)
     """
 
     name: ClassVar[str] = "lora"
@@ -36,13 +59,36 @@ class Lora(PeftMethod):
     r: int = 4
     alpha: float = 16
     dropout: float = 0.05
-    targets: tuple[str, ...] = ()
+    targets: Annotated[tuple[str, ...], BeforeValidator(_as_targets)] = ()
+    rslora: bool = later(False)
+    dora: bool = later(False)
+    init: str = later("zero")
+    plus: float = later(1.0)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", _as_targets(self.targets))
         if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # nor a number that is none
             raise InvalidStudy(
                 f"method lora: r={self.r}, alpha={self.alpha}, dropout={self.dropout}; "
                 f"expected r >= 1, 0 < alpha <= {MOST_ALPHA:,.0f} and 0 <= dropout < 1."
+            )
+        if not 0 < self.plus <= MOST_PLUS:
+            raise InvalidStudy(f"method lora: plus={self.plus}; expected 0 < plus <= {MOST_PLUS:,.0f}. 16 is usual.")
+        self._check_init()
+
+    def _check_init(self) -> None:
+        if self.init.startswith(_REWRITING):
+            raise InvalidStudy(
+                f"method lora: init={self.init!r} subtracts its start from the weights of the backbone, so that the "
+                "adapter would be of another model than the one that all methods share. "
+                f"Choose one of {', '.join(INITS)}."
+            )
+        if self.init not in INITS:
+            raise InvalidStudy(f"method lora: init={self.init!r}; expected one of {', '.join(INITS)}.")
+        if self.init == "orthogonal" and self.r % 2:
+            raise InvalidStudy(
+                f"method lora: init='orthogonal' with r={self.r}: A and B get each one half of the rows of an "
+                "orthogonal matrix, so that their product is zero. Choose an even r."
             )
 
     def for_family(self, family: str) -> Self:
@@ -50,22 +96,17 @@ class Lora(PeftMethod):
         return self if self.targets else replace(self, targets=FAMILIES[family].lora_targets)
 
     def settings(self, model: Any) -> Any:
-        """B starts at zero, so nothing changes at first.
+        """The product of A and B starts at zero, so nothing changes at first.
 
         Raises InvalidStudy for a target that the model lacks, and for a rank that no layer of it is as wide as.
         """
         from peft import LoraConfig
 
         family = FAMILIES[model.config.model_type]
-        # peft takes what it finds, and says nothing of a target that matches no module beside one that does.
-        names = [f".{name}" for name, _ in model.named_modules()]
-        for target in self.targets:
-            if not any(name.endswith(f".{target}") for name in names):
-                raise InvalidStudy(
-                    f"method {self.name}: targets: this model has no module named {target!r}. "
-                    f"The default for {model.config.model_type} is {', '.join(family.lora_targets)}."
-                )
-        widest = max(max(weight.shape) for weight in self._adapted(model))
+        everything = self.targets == (ALL_LINEAR,)
+        if not everything:
+            check_targets(self.name, model, self.targets, family.lora_targets)
+        widest = max(max(weight.shape) for weight in self._adapted(model, everything=everything))
         if self.r > widest:
             raise InvalidStudy(
                 f"method {self.name}: r is {self.r:,}, and the widest layer that it would adapt has {widest:,} inputs "
@@ -76,12 +117,29 @@ class Lora(PeftMethod):
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only divides it by r
             lora_dropout=self.dropout,
-            target_modules=sorted(self.targets),
+            target_modules=ALL_LINEAR if everything else sorted(self.targets),
             fan_in_fan_out=family.fan_in_fan_out,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            init_lora_weights=INITS[self.init],  # type: ignore[arg-type]  # a word of peft's
         )
 
-    def _adapted(self, model: Any) -> Iterator[Tensor]:
+    def _adapted(self, model: Any, *, everything: bool) -> Iterator[Tensor]:
         """Weights of the targets; of one that is no layer but holds some, theirs."""
         for name, module in model.named_modules():
-            if any(f".{name}".endswith(f".{target}") for target in self.targets):
+            if everything:
+                chosen = type(module).__name__ in ("Linear", "Conv1D") and HEAD not in name.split(".")
+            else:
+                chosen = any(f".{name}".endswith(f".{target}") for target in self.targets)
+            if chosen:
                 yield from (weight for weight in module.parameters() if weight.dim() == 2)
+
+    def multipliers(self, model: Any) -> Mapping[str, float]:
+        """Those of every B, where they are not 1."""
+        if self.plus == 1:
+            return {}
+        return {name: self.plus for name in self.trainable(model) if "lora_B" in name.split(".")}
+
+    def unlowered(self, model: Any) -> set[str]:
+        """DoRA's lengths: a step is small beside them, and bfloat16 has three digits."""
+        return {name for name, _ in model.named_parameters() if "lora_magnitude_vector" in name.split(".")}

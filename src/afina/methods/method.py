@@ -143,6 +143,10 @@ class Method(ABC):
         }
         return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
 
+    def unlowered(self, model: Any) -> set[str]:
+        """Names of the parameters that stay float32 while the body computes in bfloat16."""
+        return set()
+
     def multipliers(self, model: Any) -> Mapping[str, float]:
         """By parameter, what its learning rate is multiplied by; 1 for those not named."""
         return {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,9 +35,7 @@ class PeftMethod(Method):
         """Wrap by peft, which says what trains; its own initialisation changes no logit."""
         from peft import get_peft_model
 
-        with warnings.catch_warnings():
-            # peft asks transformers for a property that transformers has renamed.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        with quiet():
             try:
                 return get_peft_model(model, self.settings(model))
             except ValueError as error:
@@ -53,7 +52,8 @@ class PeftMethod(Method):
         from peft import set_peft_model_state_dict
 
         check_names(self.state(model), state)
-        set_peft_model_state_dict(model, dict(state))
+        with quiet():
+            set_peft_model_state_dict(model, dict(state))
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
         """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base."""
@@ -71,3 +71,36 @@ class PeftMethod(Method):
         settings.update(base_model_name_or_path=backbone.address, inference_mode=True)
         settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
         (directory / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+_SAID = (
+    # peft asks transformers for a property that transformers has renamed.
+    (".*is_gradient_checkpointing.*", FutureWarning),
+    # That frozen random matrices are drawn again rather than saved is what is asked for.
+    ("Specified to not (save|load).*", UserWarning),
+    # A norm, which peft's own type for norms stands around.
+    ("Unsupported layer type.*", UserWarning),
+)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of peft that tell nobody anything."""
+    with warnings.catch_warnings():
+        for message, category in _SAID:
+            warnings.filterwarnings("ignore", message=message, category=category)
+        yield
+
+
+def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence[str]) -> None:
+    """Raise InvalidStudy for a target that the model lacks.
+
+    peft takes what it finds, and says nothing of a target that matches no module beside one that does.
+    """
+    modules = [f".{path}" for path, _ in model.named_modules()]
+    for target in targets:
+        if not any(path.endswith(f".{target}") for path in modules):
+            raise InvalidStudy(
+                f"method {name}: targets: this model has no module named {target!r}. "
+                f"The default for {model.config.model_type} is {', '.join(usual)}."
+            )

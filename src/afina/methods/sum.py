@@ -152,6 +152,10 @@ class Sum(Method):
         """What no part spares."""
         return set.intersection(*(part.decays(model) for part in self.parts.values()))
 
+    def unlowered(self, model: Any) -> set[str]:
+        """Each part's."""
+        return set.union(*(part.unlowered(model) for part in self.parts.values()))
+
     def multipliers(self, model: Any) -> Mapping[str, float]:
         """Each part's, times its own; the head has the first part's."""
         found = {}

@@ -6,7 +6,7 @@ method says so, so every parameter name and every saved file is theirs. Knows no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,17 +87,19 @@ class Classifier(nn.Module):
         self.model = attach(self.model)
         apply_kernels(self.model, self.body)
 
-    def lower(self, dtype: torch.dtype, *, packs: bool = True) -> None:
+    def lower(self, dtype: torch.dtype, *, packs: bool = True, unlowered: Collection[str] = ()) -> None:
         """Hold all weights but the head's in `dtype`, from now on; for prediction, which needs no gradient of them.
 
-        packs  whether the weights of linear layers may be kept in oneDNN's order alone
+        packs      whether the weights of linear layers may be kept in oneDNN's order alone
+        unlowered  names of parameters that stay float32
         """
         read = read_layers(self.model)
         for path, module in self.model.named_modules():
             if is_head(path):
                 continue
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.to(dtype)
+            for name, parameter in module.named_parameters(prefix=path, recurse=False):
+                if name not in unlowered:
+                    parameter.data = parameter.data.to(dtype)
             if packs and module not in read and can_pack(module, dtype):
                 pack(module, backward=False)
 

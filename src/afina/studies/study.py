@@ -132,8 +132,9 @@ class Study(Shown, Frozen):
         entry = {key: value for key, value in self.methods[name].items() if key != "search"}
         method = entry.pop("method", name)
         own = accepted(str(method), where)
-        _check_asked(make(str(method)), entry, where)
         hyperparameters = {key: entry.pop(key) for key in list(entry) if key in own}
+        made = make(str(method), hyperparameters, where)
+        _check_asked(made, entry, where)
         for key in entry:
             if key not in (*Training.model_fields, *Ask.model_fields):
                 known = [*own, *Training.model_fields, *Ask.model_fields, "method", "search"]
@@ -145,7 +146,7 @@ class Study(Shown, Frozen):
             backbone=self.backbone,
             task=self.task,
             method=method,
-            hyperparameters=make(method, hyperparameters, where).hyperparameters,
+            hyperparameters=made.hyperparameters,
             data=self.data,
             training=training,
             ask=ask,

@@ -8,7 +8,7 @@ after every step. The head stays float32. Knows parameters and what a method say
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -26,13 +26,20 @@ class WorkingWeights:
 
     parameters  those that train, by name
     packs       whether frozen weights may be packed
+    unlowered   names of parameters that stay float32
     trained     float32, by the same names: what the optimiser gets, and what is saved in the end
     packed      frozen weights in an order of their own, in place of the parameters, once for each direction
     copies      bytes of those for the backward pass, which a GPU needs no copy for
     """
 
     def __init__(
-        self, model: Any, parameters: Mapping[str, Parameter], dtype: torch.dtype, *, packs: bool = True
+        self,
+        model: Any,
+        parameters: Mapping[str, Parameter],
+        dtype: torch.dtype,
+        *,
+        packs: bool = True,
+        unlowered: Collection[str] = (),
     ) -> None:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
@@ -47,8 +54,8 @@ class WorkingWeights:
         for path, module in model.named_modules():
             if HEAD in path.split("."):
                 continue
-            for parameter in module.parameters(recurse=False):
-                if self.lowered:
+            for name, parameter in module.named_parameters(prefix=path, recurse=False):
+                if self.lowered and name not in unlowered:
                     self._lower(parameter, names.get(id(parameter)), dtype)
             weight = names.get(id(getattr(module, "weight", None)))
             if self.lowered and packs and weight is None and can_pack(module, dtype):
@@ -63,7 +70,7 @@ class WorkingWeights:
     @classmethod
     def of(cls, method: Method, model: Any, dtype: torch.dtype) -> Self:
         """Those of a model that `method` has prepared."""
-        return cls(model, method.trainable(model), dtype, packs=method.packs)
+        return cls(model, method.trainable(model), dtype, packs=method.packs, unlowered=method.unlowered(model))
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
         if name is not None and self.trained[name] is parameter:

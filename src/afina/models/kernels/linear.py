@@ -105,7 +105,8 @@ def _apply(layer: Any, weight: Tensor | None, inputs: Tensor) -> Tensor:
         flat = inputs.reshape(-1, inputs.shape[-1])
         return multiply(flat, operands.weight, layer.bias).view(*inputs.shape[:-1], -1)
     result: Tensor = _Linear.apply(inputs, weight, layer.bias, operands, isinstance(layer, Conv1D))  # type: ignore[no-untyped-call]
-    return result
+    # Not in there: what a Function returns as a view may not be added to in place, as some of peft's layers do.
+    return result.view(*inputs.shape[:-1], -1)
 
 
 class _Linear(torch.autograd.Function):
@@ -118,12 +119,12 @@ class _Linear(torch.autograd.Function):
         flat = inputs.reshape(-1, inputs.shape[-1])
         ctx.save_for_backward(flat if weight is not None and weight.requires_grad else None)
         ctx.operands, ctx.shape, ctx.inward = operands, inputs.shape, inward
-        return multiply(flat, operands.weight, bias).view(*inputs.shape[:-1], -1)
+        return multiply(flat, operands.weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (inputs,) = ctx.saved_tensors
-        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        grad = grads[0]
         into = weight = bias = None
         if ctx.needs_input_grad[0]:
             into = multiply(grad, ctx.operands.transposed).view(ctx.shape)

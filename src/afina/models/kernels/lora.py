@@ -13,20 +13,27 @@ from torch import Tensor, nn
 from afina.models.kernels.dropout import Dropout, scaled_mask
 from afina.models.kernels.linear import Operands, multiply
 
+DORA = "DoraLinearVariant"
+"""peft's name for what DoRA adds to a layer of LoRA's."""
 
-def only_adapter(layer: nn.Module) -> str | None:
-    """The adapter of a peft layer that has one and computes LoRA's formula alone, by name; None of any other layer."""
+
+def only_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
+    """The adapter of a peft layer that has one and computes LoRA's formula alone, by name; None of any other layer.
+
+    variant  that of the formula, such as DORA
+    """
     if not hasattr(layer, "lora_A") or not isinstance(getattr(layer, "base_layer", None), nn.Module):
         return None
     peft_layer: Any = layer
     names = list(peft_layer.lora_A)
+    variants = [type(one).__name__ for one in getattr(peft_layer, "lora_variant", {}).values()]
     plain = (
         len(names) == 1
         and names == list(peft_layer.active_adapters)
         and not peft_layer.disable_adapters
         and not peft_layer.merged
-        and not any(peft_layer.use_dora.values())
-        and not getattr(peft_layer, "lora_variant", {})
+        and any(peft_layer.use_dora.values()) == (variant == DORA)
+        and variants == ([] if variant is None else [variant])
         and not any(peft_layer.lora_bias.values())
         and isinstance(peft_layer.lora_A[names[0]], nn.Linear)
     )
@@ -34,14 +41,20 @@ def only_adapter(layer: nn.Module) -> str | None:
 
 
 def read_layers(model: nn.Module) -> set[nn.Module]:
-    """The small layers in a model whose weights `lora_layer` reads, in place of calling them."""
+    """The small layers in a model whose weights are read, in place of calling them: by `lora_layer`, and for DoRA."""
     found: set[nn.Module] = set()
     for layer in model.modules():
-        name = only_adapter(layer)
+        name = only_adapter(layer) or only_adapter(layer, DORA)
         if name is not None:
             peft_layer: Any = layer
             found |= {peft_layer.lora_A[name], peft_layer.lora_B[name]}
     return found
+
+
+def mask_of(dropout: nn.Module, inputs: Tensor) -> Tensor | None:
+    """A draw of what a layer's dropout multiplies its input by; None where nothing is dropped."""
+    rate = dropout.p if isinstance(dropout, Dropout) and dropout.training else 0.0
+    return scaled_mask(inputs.shape, rate, inputs.dtype, inputs.device) if rate else None
 
 
 def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
@@ -51,9 +64,8 @@ def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     if base.weight.requires_grad:
         result: Tensor = base(inputs) + (dropout(inputs) @ down.t()) @ up.t() * scaling
         return result
-    rate = dropout.p if isinstance(dropout, Dropout) and dropout.training else 0.0
-    mask = scaled_mask(inputs.shape, rate, inputs.dtype, inputs.device) if rate else None
-    result = _LoRA.apply(inputs, mask, down, up, base.bias, scaling, Operands.of(base))  # type: ignore[no-untyped-call]
+    mask, operands = mask_of(dropout, inputs), Operands.of(base)
+    result = _LoRA.apply(inputs, mask, down, up, base.bias, scaling, operands)  # type: ignore[no-untyped-call]
     return result
 
 

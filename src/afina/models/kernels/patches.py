@@ -15,11 +15,13 @@ from weakref import ref
 from torch import Tensor, nn
 
 from afina.models.families import FAMILIES
+from afina.models.kernels import dora
 from afina.models.kernels.dropout import Dropout
 from afina.models.kernels.gelu import TanhGELU
 from afina.models.kernels.last_block import last_block
 from afina.models.kernels.linear import linear, packed, packed_linear, serves
 from afina.models.kernels.lora import lora_layer, only_adapter
+from afina.models.kernels.vera import vera_adapter, vera_layer
 
 
 class Patch(IntEnum):
@@ -39,6 +41,10 @@ class Patch(IntEnum):
     """Forward of every linear layer of the body, also of those inside a layer of peft's."""
     LORA = auto()
     """Forward of peft's layer. Calls the linear layer in it only where that trains; reads its weights where not."""
+    DORA = auto()
+    """Likewise, for a layer of DoRA's."""
+    VERA = auto()
+    """Likewise, for a layer of VeRA's."""
     LAST_BLOCK = auto()
     """Forward of the last block."""
 
@@ -114,6 +120,11 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
         adapter = only_adapter(layer)
         if adapter is not None:
             patch(layer, Patch.LORA, lora_layer, adapter)
+        elif (adapter := dora.dora_adapter(layer)) is not None:
+            dora.prepare(layer)
+            patch(layer, Patch.DORA, dora.dora_layer, adapter)
+        elif (adapter := vera_adapter(layer)) is not None:
+            patch(layer, Patch.VERA, vera_layer, adapter)
     names = FAMILIES[body.config.model_type].block
     patch(getattr(body, names.layers)[-1], Patch.LAST_BLOCK, last_block, names)
 

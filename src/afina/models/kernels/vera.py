@@ -1,0 +1,86 @@
+"""peft's VeRA layer over a frozen weight, with a backward pass of its own. Equal to peft's but for rounding.
+
+W x + b + l_b * B (l_d * A x), where all layers share random A and B that nothing trains, and cut from them what they
+need. They stay float32 and are cast where they are used, which costs little beside the product and keeps no copy.
+Knows the layout of peft's layer, not the model that it stands in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from afina.models.kernels.linear import Operands, multiply
+from afina.models.kernels.lora import mask_of
+
+
+def vera_adapter(layer: nn.Module) -> str | None:
+    """The adapter of a peft layer that has one and computes VeRA's formula, by name; None of any other layer."""
+    if not hasattr(layer, "vera_lambda_d") or type(getattr(layer, "base_layer", None)) not in (nn.Linear, Conv1D):
+        return None
+    peft_layer: Any = layer
+    names = list(peft_layer.vera_lambda_d)
+    plain = (
+        len(names) == 1
+        and names == list(peft_layer.active_adapters)
+        and not peft_layer.disable_adapters
+        and not peft_layer.merged
+    )
+    return names[0] if plain else None
+
+
+def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
+    """peft's VeRA layer. Any leading shape."""
+    base = layer.base_layer
+    down, up = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
+    inner, outer = layer.vera_lambda_d[name], layer.vera_lambda_b[name]
+    mask = mask_of(layer.vera_dropout[name], inputs)
+    if base.weight.requires_grad:
+        dropped = inputs if mask is None else inputs * mask
+        result: Tensor = base(inputs) + ((dropped @ down.t().to(inputs)) * inner) @ up.t().to(inputs) * outer
+        return result
+    result = _VeRA.apply(inputs, mask, inner, outer, down, up, base.bias, Operands.of(base))  # type: ignore[no-untyped-call]
+    return result.view(*inputs.shape[:-1], -1)
+
+
+class _VeRA(torch.autograd.Function):
+    """The layer over a frozen W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        mask: Tensor | None,
+        inner: Tensor,
+        outer: Tensor,
+        down: Tensor,
+        up: Tensor,
+        bias: Tensor | None,
+        frozen: Operands,
+    ) -> Tensor:
+        """inputs [..., K], mask of that shape, inner [r], outer, bias [M], down [r, K], up [M, r]; returns [N, M]."""
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        dropped = flat if mask is None else flat * mask.view(flat.shape)
+        low = multiply(dropped, down.to(flat.dtype))
+        high = multiply(low * inner, up.to(flat.dtype))
+        ctx.save_for_backward(low, high, mask, inner, outer, down, up)
+        ctx.frozen, ctx.shape = frozen, inputs.shape
+        return multiply(flat, frozen.weight, bias).addcmul_(high, outer)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        low, high, mask, inner, outer, down, up = ctx.saved_tensors
+        grad = grads[0]
+        grad_outer = (high * grad).sum(0)
+        grad_within = multiply(grad * outer, up.t().to(grad.dtype))
+        grad_inner = (low * grad_within).sum(0)
+        grad_bias = grad.sum(0) if ctx.needs_input_grad[6] else None
+        into = None
+        if ctx.needs_input_grad[0]:
+            into = multiply(grad, ctx.frozen.transposed)
+            back = multiply(grad_within.mul_(inner), down.t().to(grad.dtype))
+            into = (into.add_(back) if mask is None else into.addcmul_(back, mask.view(into.shape))).view(ctx.shape)
+        return into, None, grad_inner, grad_outer, None, None, grad_bias, None

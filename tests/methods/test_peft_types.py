@@ -1,0 +1,259 @@
+"""Every type of peft that is installed: trained, with each text's logits its own, or refused for a reason.
+
+docs/peft-types.md is the table below.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.utils.peft_types import PeftType as Known
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from afina import Backbone
+from afina.errors import InvalidStudy, UnknownName
+from afina.methods import make
+from afina.methods.method import Method
+from afina.methods.peft_type import REFUSED, SERVED, PeftType
+from afina.models.classifier import Classifier, is_head
+from afina.training.mixed_precision import WorkingWeights
+from fakes import TEXTS, encoded, fit_of, logits_of, opened, sentences
+
+# peft warns of settings that it corrects itself, and of what it draws again.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+TOLERANCE = 1e-5
+
+SMALL: dict[str, dict[str, Any]] = {
+    "C3A": {"block_size": 16, "init_weights": True},
+    "FOURIERFT": {"n_frequency": 20, "init_weights": True},
+    "HRA": {"r": 4},
+    "MISS": {"r": 4},
+    "PSOFT": {"r": 4},
+    "ROAD": {"group_size": 8},
+    "SHIRA": {"r": 4},
+    "VBLORA": {"num_vectors": 20, "vector_length": 8, "topk": 2},
+    "WAVEFT": {"n_frequency": 20},
+}
+"""What layers 32 wide need otherwise, and what makes two types start without effect."""
+
+CONV = "is not supported|not supported, currently|does not support"
+CHANGES = "attached, it changes the logits by"
+NOTHING = "nothing but the head of this model would train"
+
+FAILS = {
+    **{
+        (kind, "gpt2"): CONV
+        for kind in (
+            *("ADAMSS", "BEFT", "BOFT", "C3A", "DELORA", "GLORA", "HRA", "LOHA", "LOKR", "MISS", "OFT", "PEANUT"),
+            *("PSOFT", "ROAD", "SHIRA", "SUPERTUNING"),
+        )
+    },
+    **{(kind, family): CHANGES for kind in ("UNILORA", "VBLORA") for family in ("gpt2", "llama")},
+    ("OSF", "gpt2"): NOTHING,
+}
+"""Of the types that are not refused outright, those that do not attach to a family, and what the error says."""
+
+FAST = ("HIRA", "LN_TUNING", "MISS", "RANDLORA")
+"""Those that are tried in every run of the tests."""
+
+WORKS = [
+    pytest.param(kind, family, marks=() if kind in FAST else pytest.mark.slow)
+    for kind in SERVED
+    for family in ("gpt2", "llama")
+    if (kind, family) not in FAILS
+]
+
+
+def method_of(kind: str) -> Method:
+    return make("peft", {"type": kind, "settings": SMALL.get(kind, {})})
+
+
+@pytest.fixture
+def backbone(request: pytest.FixtureRequest, gpt2: Backbone, llama: Backbone) -> Backbone:
+    return {"gpt2": gpt2, "llama": llama}[request.param]
+
+
+def perturbed(classifier: Classifier) -> Classifier:
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in classifier.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return classifier
+
+
+@torch.inference_mode()
+def by_peft(backbone: Backbone, path: Path) -> torch.Tensor:
+    """Each text alone, by peft and transformers, of an adapter's files."""
+    plain = AutoModelForSequenceClassification.from_pretrained(backbone.path, num_labels=2, attn_implementation="sdpa")
+    model = PeftModel.from_pretrained(plain, str(path)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(backbone.path)
+    return torch.cat([model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).logits for text in TEXTS])
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize(("kind", "backbone"), WORKS, indirect=["backbone"], ids=str)
+def test_what_it_trains_gives_each_text_the_logits_that_peft_gives_it_alone_and_is_all_saved(
+    kind: str, backbone: Backbone, tmp_path: Path
+) -> None:
+    method = method_of(kind)
+    classifier = opened(backbone, method)
+    before = logits_of(classifier, backbone)
+    found = logits_of(perturbed(classifier), backbone)
+    assert apart(found, before) > 1e-3
+    alone = torch.cat([logits_of(classifier, backbone, [text]) for text in TEXTS[:3]])
+    assert apart(found[:3], alone) <= TOLERANCE
+    assert apart(logits_of(classifier, backbone, TEXTS[::-1]).flip(0), found) <= TOLERANCE
+
+    state = {name: tensor.detach().clone() for name, tensor in method.state(classifier.model).items()}
+    fresh = opened(backbone, method, seed=9)
+    method.restore(fresh.model, state)
+    assert apart(logits_of(fresh, backbone), found) <= TOLERANCE / 10
+
+    classifier.model.save_pretrained(tmp_path)
+    assert apart(by_peft(backbone, tmp_path), found) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "backbone"), WORKS, indirect=["backbone"], ids=str)
+def test_it_trains_in_bfloat16_as_well(kind: str, backbone: Backbone) -> None:
+    method = method_of(kind)
+    classifier = opened(backbone, method)
+    fit = fit_of(classifier, method, encoded(backbone, sentences(16)), steps=2, dtype=torch.bfloat16)
+    start = {name: weight.detach().clone() for name, weight in fit.weights.trained.items()}
+    fit.advance()
+    moved = {name for name, weight in fit.weights.trained.items() if not torch.equal(weight, start[name])}
+    assert any(not is_head(name) for name in moved)
+
+
+@pytest.mark.parametrize(("kind", "backbone"), FAILS, indirect=["backbone"], ids=str)
+def test_what_does_not_attach_is_refused_with_what_is_wrong(kind: str, backbone: Backbone) -> None:
+    with pytest.raises(InvalidStudy, match=rf"method peft: .*({FAILS[kind, backbone.family]})"):
+        opened(backbone, method_of(kind))
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_has_no_meaning_here_is_refused_with_the_reason(kind: str) -> None:
+    with pytest.raises(InvalidStudy, match=re.escape(f"type {kind} is not one that afina trains: {REFUSED[kind]}.")):
+        method_of(kind)
+
+
+def test_every_type_of_the_installed_peft_is_trained_or_refused() -> None:
+    assert {each.value for each in Known} == {*SERVED, *REFUSED}
+    assert not set(SERVED) & set(REFUSED)
+
+
+def test_lily_is_refused_since_a_texts_logits_depend_on_its_company(llama: Backbone) -> None:
+    classifier = Classifier.open(llama, ("bad", "good"), 0)
+    classifier.wrap(lambda model: get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[Known.LILY](task_type="SEQ_CLS")))
+    perturbed(classifier)
+    assert apart(logits_of(classifier, llama)[:1], logits_of(classifier, llama, TEXTS[:1])) > 1e-3
+
+
+def test_shadow_is_refused_since_nothing_of_it_is_reached(llama: Backbone) -> None:
+    classifier = Classifier.open(llama, ("bad", "good"), 0)
+    classifier.wrap(lambda model: get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[Known.SHADOW](task_type="SEQ_CLS")))
+    before = logits_of(classifier, llama)
+    with torch.no_grad():
+        for name, parameter in classifier.model.named_parameters():
+            if parameter.requires_grad and not is_head(name):
+                parameter.add_(torch.randn_like(parameter))
+    assert torch.equal(logits_of(classifier, llama), before)
+
+
+def test_a_start_that_changes_the_backbone_is_refused(llama: Backbone) -> None:
+    class Rewriting(PeftType):
+        def settings(self, model: Any) -> Any:
+            from peft import LoraConfig
+
+            return LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights="pissa")
+
+    classifier = Classifier.open(llama, ("bad", "good"), 0)
+    with pytest.raises(InvalidStudy, match="method peft: MISS with these settings changes weights of the backbone"):
+        classifier.wrap(Rewriting("MISS").attach)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({}, InvalidStudy, r"study\.toml: peft\.type = .*field required"),
+        ({"type": "MIS"}, UnknownName, "unknown peft type 'MIS'. Did you mean 'MISS'"),
+        ({"type": "MISS", "r": 4}, UnknownName, r"unknown hyperparameter of peft 'r'\. .*settings, type"),
+        ({"type": "MISS", "settings": 4}, InvalidStudy, r"peft\.settings = 4: .*valid dictionary"),
+        ({"type": "PVERA", "settings": {"sample_at_inference": True}}, InvalidStudy, "other logits each time"),
+    ],
+)
+def test_a_table_that_cannot_be_is_an_error_before_anything_is_loaded(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make("peft", given, "study.toml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"rank": 4}, UnknownName, r"unknown setting of MISS 'rank'\. .*Known: .*init_weights.* r,"),
+        ({"task_type": "CAUSAL_LM"}, UnknownName, "unknown setting of MISS 'task_type'"),
+        ({"r": "x"}, InvalidStudy, "method peft: .*MISS cannot be"),
+        ({"r": 64}, InvalidStudy, "must be less than or equal to in_features"),
+        ({"target_modules": ["nothing"]}, InvalidStudy, "No modules were targeted"),
+    ],
+)
+def test_a_setting_that_peft_does_not_take_is_an_error(
+    llama: Backbone, settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        opened(llama, make("peft", {"type": "MISS", "settings": settings}))
+
+
+def test_hyperparameters_make_the_same_method_again_and_those_of_peft_its_own() -> None:
+    method = method_of("MISS")
+    assert make("peft", method.hyperparameters) == method
+    assert (method.title, method.hyperparameters) == ("MISS (peft)", {"type": "MISS", "settings": {"r": 4}})
+    assert make("peft", {"peft_type": "LORA", "r": 3}).hyperparameters == {"peft_type": "LORA", "r": 3}
+
+
+def test_what_a_type_adds_stays_float32_where_the_body_does_not(llama: Backbone) -> None:
+    method = method_of("PVERA")
+    model = opened(llama, method).model
+    weights = WorkingWeights.of(method, model, torch.bfloat16)
+    assert {p.dtype for p in weights.parameters.values()} == {torch.float32}
+    assert not weights.packed
+    assert {p.dtype for name, p in model.named_parameters() if "base_layer" in name} == {torch.bfloat16}
+
+
+def rows() -> list[str]:
+    """Of docs/peft-types.md."""
+    told = {CONV: "does not attach to its Conv1D", CHANGES: "changes the logits at attach", NOTHING: "adds nothing"}
+    found = []
+    for kind in sorted({*SERVED, *REFUSED}):
+        if kind in REFUSED:
+            cells = ["refused", "refused", REFUSED[kind]]
+        else:
+            why = {family: FAILS.get((kind, family)) for family in ("gpt2", "llama")}
+            cells = [told[why[family]] if why[family] else "trains" for family in why]
+            cells.append(
+                ", ".join(
+                    f"`{key} = {str(value).lower()}`"
+                    for key, value in SMALL.get(kind, {}).items()
+                    if key == "init_weights"
+                )
+            )
+        found.append(f"| {kind} | {' | '.join(cells)} |".replace("  ", " "))
+    return found
+
+
+def test_the_document_says_of_each_type_what_happens() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "peft-types.md").read_text()
+    said = [line for line in text.splitlines() if re.match(r"\| [A-Z0-9_]+ \|", line)]
+    assert said == rows()
