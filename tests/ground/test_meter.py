@@ -134,7 +134,8 @@ def test_the_state_of_a_run_is_its_tensors_counted_by_hand(runs: Runs, gpt2: Bac
     everything = sum(parameter.numel() for parameter in model.parameters())
     tensors = len(make(method).trainable(model))
     assert record.memory.state_bytes == FLOAT * (everything + 3 * record.trainable + tensors)
-    assert everything == record.total + (record.trainable if method == "lora" else 0)
+    added = {"lora": record.trainable, "prompt": record.body, "prefix": record.body}.get(method, 0)
+    assert everything == record.total + added
 
 
 @pytest.mark.parametrize("method", METHODS)
