@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 import afina as package
 from afina import METHODS, Adapter, Backbone, assets
+from afina.methods import TOLD
 from afina.models.meta import meta_model
 from afina.models.shapes import CONFIGURATIONS
 from afina.studies.record import Record, write
@@ -78,12 +80,17 @@ def study_file(gpt2: Backbone, toy: str, tmp_path: Path) -> Path:
     return path
 
 
+def studied(path: Path) -> list[str]:
+    """The methods of a study's file, in its order."""
+    return list(tomllib.loads(path.read_text(encoding="utf-8"))["methods"])
+
+
 def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_file: Path) -> None:
     answer = afina("study", study_file)
     assert answer.code == 0
     for title in ("Performance", "Parameters and training time", "Memory"):
         assert title in answer.out
-    for method in METHODS.values():
+    for method in (METHODS[name] for name in studied(study_file)):
         title = re.escape(method.title.removesuffix(")"))
         rows = re.findall(rf"^{title}(?:  | \(head|,)", answer.out.split("Verdicts")[0], re.MULTILINE)
         assert len(rows) == 3, f"{method.title} has a row in each table"
@@ -140,7 +147,7 @@ def test_the_json_of_a_study_is_one_object_with_the_stable_keys(afina: Command, 
     shown = afina("study", study_file, "--out", "here", "--json").object()
     assert list(shown) == ["study", "out", "report", "conclusion", "records", "verdicts", "not_comparable", "claims"]
     assert (shown["study"], shown["out"], shown["report"]) == ("compare", "here", "here/report.md")
-    assert [one["method"] for one in shown["records"]] == list(METHODS)
+    assert [one["method"] for one in shown["records"]] == studied(study_file)
     for one in shown["records"]:
         assert list(one)[: len(RECORD_KEYS)] == RECORD_KEYS
         assert one["status"] == "done"
@@ -517,10 +524,12 @@ def test_params_of_other_well_known_models_need_no_network_either(
 def test_methods_names_every_method_with_its_settings(afina: Command) -> None:
     answer = afina("methods")
     assert answer.code == 0
-    for name, method in METHODS.items():
+    for name, method in (METHODS | TOLD).items():
         assert f"\n{name:<16}" in f"\n{answer.out}"
         assert method.summary in " ".join(answer.out.split())
-    assert "r=4, alpha=16, dropout=0.05, targets=by family, learning_rate=0.001" in " ".join(answer.out.split())
+    told = "targets=by family, rslora=False, dora=False, init='zero', plus=1.0, learning_rate=0.001"
+    assert f"r=4, alpha=16, dropout=0.05, {told}" in " ".join(answer.out.split())
+    assert "type, settings, learning_rate=0.001" in answer.out
     assert "  gpt2          c_attn\n" in answer.out
 
 

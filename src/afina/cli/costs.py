@@ -122,12 +122,15 @@ def methods() -> None:
     """List the ways of adapting, with their hyperparameters and defaults."""
     from dataclasses import fields
 
-    from afina.methods import METHODS
+    from afina.methods import METHODS, TOLD
 
     for name, method in METHODS.items():
         defaults = {field.name: getattr(method(), field.name) for field in fields(method)}
         settings = [f"{key}={'by family' if value == () else repr(value)}" for key, value in defaults.items()]
         print_item(name, method.summary, ", ".join([*settings, f"learning_rate={method.learning_rate:g}"]))
+    for name, method in TOLD.items():
+        told = [*sorted(method.accepts(), reverse=True), f"learning_rate={method.learning_rate:g}"]
+        print_item(name, method.summary, ", ".join(told))
     print("\nlora's default targets are the attention input projections of each model family:")
     from afina.models.families import FAMILIES
 
