@@ -14,6 +14,7 @@ import pytest
 
 import afina as package
 from afina import METHODS, Adapter, Backbone, assets
+from afina.methods import TOLD
 from afina.models.meta import meta_model
 from afina.models.shapes import CONFIGURATIONS
 from afina.studies.record import Record, write
@@ -516,10 +517,12 @@ def test_params_of_other_well_known_models_need_no_network_either(
 def test_methods_names_every_method_with_its_settings(afina: Command) -> None:
     answer = afina("methods")
     assert answer.code == 0
-    for name, method in METHODS.items():
+    for name, method in (METHODS | TOLD).items():
         assert f"\n{name:<16}" in f"\n{answer.out}"
         assert method.summary in " ".join(answer.out.split())
-    assert "r=4, alpha=16, dropout=0.05, targets=by family, learning_rate=0.001" in " ".join(answer.out.split())
+    told = "targets=by family, rslora=False, dora=False, init='zero', plus=1.0, learning_rate=0.001"
+    assert f"r=4, alpha=16, dropout=0.05, {told}" in " ".join(answer.out.split())
+    assert "type, settings, learning_rate=0.001" in answer.out
     assert "  gpt2          c_attn\n" in answer.out
 
 

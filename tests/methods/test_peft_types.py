@@ -16,14 +16,14 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.peft_types import PeftType as Known
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from afina import Backbone
+from afina import Adapter, Backbone, Predictor, Study
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.method import Method
 from afina.methods.peft_type import REFUSED, SERVED, PeftType
 from afina.models.classifier import Classifier, is_head
 from afina.training.mixed_precision import WorkingWeights
-from fakes import TEXTS, encoded, fit_of, logits_of, opened, sentences
+from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
 
 # peft warns of settings that it corrects itself, and of what it draws again.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -122,6 +122,33 @@ def test_what_it_trains_gives_each_text_the_logits_that_peft_gives_it_alone_and_
 
     classifier.model.save_pretrained(tmp_path)
     assert apart(by_peft(backbone, tmp_path), found) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("peft", {"type": "MISS", "settings": {"r": 4}}), ("ia3", {}), ("vera", {"r": 8})]
+)
+def test_a_run_saves_what_afina_and_peft_open(
+    runs: Runs, llama: Backbone, tmp_path: Path, name: str, given: dict[str, Any]
+) -> None:
+    run = runs.run("llama", name).model_copy(update={"hyperparameters": given})
+    adapter = Adapter.load(tmp_path / run.execute(tmp_path).adapter)
+    assert adapter.manifest.method == name
+    found = torch.tensor(Predictor.of(adapter, llama).outputs(TEXTS))
+    assert apart(by_peft(llama, Path(adapter.where)), found) <= TOLERANCE
+    again = tmp_path / "again"
+    model = AutoModelForSequenceClassification.from_pretrained(llama.path, num_labels=2)
+    PeftModel.from_pretrained(model, adapter.where).save_pretrained(again)
+    assert apart(torch.tensor(Predictor.of(Adapter.load(again), llama).outputs(TEXTS)), found) <= TOLERANCE
+
+
+def test_a_study_names_the_type_in_a_table_of_its_own(llama: Backbone, toy: str) -> None:
+    content = {"name": "a", "backbone": llama.address, "task": toy}
+    table = {"method": "peft", "type": "MISS", "settings": {"r": 4}, "learning_rate": 1e-2}
+    (run,) = Study.parse(content | {"methods": {"miss": table}}, "study.toml").runs()
+    assert (run.title, run.method, run.training.learning_rate) == ("miss", "peft", 1e-2)
+    assert run.hyperparameters == {"type": "MISS", "settings": {"r": 4}}
+    with pytest.raises(InvalidStudy, match=r"study\.toml, methods\.peft: peft\.type = .*field required"):
+        Study.parse(content | {"methods": {"peft": {}}}, "study.toml")
 
 
 @pytest.mark.parametrize(("kind", "backbone"), WORKS, indirect=["backbone"], ids=str)

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    HiraConfig,
+    IA3Config,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -138,8 +147,10 @@ def test_a_full_fine_tuning_can_be_padded_as_it_is(runs: Runs) -> None:
         lora(bias="lora_only", target_modules=["c_attn"]),
         lora(rank_pattern={"h.0.attn.c_attn": 5}, target_modules=["c_attn"]),
         IA3Config(task_type="SEQ_CLS", target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"]),
+        VeraConfig(task_type="SEQ_CLS", r=8, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True),
+        HiraConfig(task_type="SEQ_CLS", r=4, target_modules=["c_attn"], fan_in_fan_out=True),
     ],
-    ids=["lora", "rslora", "dora", "bias", "ranks", "ia3"],
+    ids=["lora", "rslora", "dora", "bias", "ranks", "ia3", "vera", "hira"],
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_an_adapter_made_by_peft_gives_pefts_logits(gpt2: Backbone, tmp_path: Path, settings: Any) -> None:

@@ -125,7 +125,7 @@ def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callabl
     assert after_others == alone
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])
+@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix", "ia3", "vera"])
 def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_losses(
     fit: Callable[..., Fit], tmp_path: Path, name: str
 ) -> None:

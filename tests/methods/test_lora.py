@@ -1,0 +1,217 @@
+"""What LoRA may be set to beside its rank: that it is peft's, that it keeps the laws, and that old runs keep keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from afina import Backbone, Run, digest
+from afina.errors import InvalidStudy
+from afina.methods import make
+from afina.methods.selective import Selective
+from afina.methods.sum import Sum
+from afina.models.adapter import Adapter
+from afina.models.classifier import Classifier, is_head
+from afina.models.kernels.patches import Patch, patches_of
+from afina.models.manifest import read_manifest
+from afina.studies.cost import cost
+from afina.training.mixed_precision import WorkingWeights
+from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
+
+# peft asks transformers for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+VARIANTS: list[dict[str, Any]] = [
+    {"rslora": True},
+    {"dora": True},
+    {"init": "gaussian"},
+    {"init": "orthogonal"},
+    {"targets": "all-linear"},
+    {"plus": 16.0},
+    {"dora": True, "rslora": True, "targets": ["all-linear"], "init": "orthogonal", "plus": 4.0},
+]
+
+
+def test_a_run_of_lora_has_the_key_and_the_hyperparameters_that_it_had_before_there_was_more() -> None:
+    method = make("lora", {"targets": ["c_attn"]})
+    assert method.hyperparameters == {"r": 4, "alpha": 16.0, "dropout": 0.05, "targets": ["c_attn"]}
+    run = Run(backbone="gpt2", task="sst2", method="lora")
+    assert run.key == QUICKSTART
+    assert run.key == Run(backbone="gpt2", task="sst2", method="lora", hyperparameters={"dora": False}).key
+    assert run.key != Run(backbone="gpt2", task="sst2", method="lora", hyperparameters={"dora": True}).key
+
+
+QUICKSTART = "sha256:f722987b33f8b23bfba3cb0e9ac256ecce4659ed6389f10dfcc30c3b8fee2209"
+"""As it was before."""
+
+
+@pytest.mark.parametrize("given", VARIANTS, ids=str)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_each_starts_without_effect_packs_and_is_restored(
+    gpt2: Backbone, llama: Backbone, family: str, given: dict[str, Any]
+) -> None:
+    backbone = {"gpt2": gpt2, "llama": llama}[family]
+    method = make("lora", given).for_family(family)
+    assert make("lora", method.hyperparameters) == method
+    classifier = opened(backbone, method)  # which measures that no logit changes
+    fit_of(classifier, method, encoded(backbone, sentences(24)), steps=3).advance()
+    found = logits_of(classifier, backbone)
+    alone = torch.cat([logits_of(classifier, backbone, [text]) for text in TEXTS])
+    assert (found - alone).abs().max() <= 1e-5 * found.abs().max()
+    state = {name: tensor.detach().clone() for name, tensor in method.state(classifier.model).items()}
+    fresh = opened(backbone, method, seed=1)
+    method.restore(fresh.model, state)
+    assert torch.equal(logits_of(fresh, backbone), found)
+
+
+@pytest.mark.parametrize(("family", "layers"), [("gpt2", 8), ("llama", 14)])
+def test_all_linear_adapts_every_linear_layer_but_the_head(
+    gpt2: Backbone, llama: Backbone, family: str, layers: int
+) -> None:
+    backbone = {"gpt2": gpt2, "llama": llama}[family]
+    method = make("lora", {"targets": "all-linear"}).for_family(family)
+    assert method.hyperparameters["targets"] == ["all-linear"]
+    trained = method.trainable(opened(backbone, method).model)
+    adapted = {name.split(".lora_")[0] for name in trained if ".lora_" in name}
+    assert len(adapted) == layers
+    assert not any(is_head(name) for name in adapted)
+
+
+def test_plus_is_the_rate_of_b_and_of_nothing_else(gpt2: Backbone) -> None:
+    method = make("lora", {"plus": 16, "dora": True}).for_family("gpt2")
+    multipliers = method.multipliers(opened(gpt2, method).model)
+    assert len(multipliers) == 2
+    assert all(".lora_B." in name and value == 16 for name, value in multipliers.items())
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "corda", "loftq"])
+def test_a_start_that_rewrites_the_backbone_is_refused_with_that_reason(init: str) -> None:
+    with pytest.raises(InvalidStudy, match=r"study\.toml: method lora: .*subtracts its start from the weights"):
+        make("lora", {"init": init}, "study.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"init": "random"}, "init='random'; expected one of zero, gaussian, orthogonal"),
+        ({"init": "orthogonal", "r": 3}, "with r=3: .* Choose an even r"),
+        ({"plus": 0}, "plus=0.*0 < plus"),
+        ({"plus": float("nan")}, "plus=nan"),
+        ({"dora": "perhaps"}, "dora = 'perhaps': .*valid boolean"),
+        ({"r": 1000, "targets": "all-linear"}, "the widest layer that it would adapt has 128 "),
+    ],
+)
+def test_what_cannot_be_is_an_error(gpt2: Backbone, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidStudy, match=message):
+        opened(gpt2, make("lora", given).for_family("gpt2"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_doras_memory_is_foreseen_and_peft_opens_its_adapter(runs: Runs, tmp_path: Path, dtype: str) -> None:
+    run = runs.run("gpt2", "lora", dtype=dtype).model_copy(update={"hyperparameters": {"dora": True, "plus": 2.0}})
+    one, record = cost(run, calibrate=False), run.execute(tmp_path)
+    assert one.state_bytes == record.memory.state_bytes
+    assert one.activation_bytes == record.memory.activation_bytes
+    adapter = tmp_path / record.adapter
+    assert one.disk_bytes == (adapter / read_manifest(adapter).tensor_file).stat().st_size
+    assert Adapter.load(adapter).manifest.hyperparameters["dora"] is True
+    backbone = Backbone.load(run.backbone)
+    plain = AutoModelForSequenceClassification.from_pretrained(backbone.path, num_labels=2)
+    expected = PeftModel.from_pretrained(plain, adapter).eval()
+    ours = opened(backbone, make("lora", {"dora": True}).for_family("gpt2"))
+    make("lora", {"dora": True}).restore(ours.model, Adapter.load(adapter).tensors)
+    tokens = torch.tensor([backbone.tokenizer(TEXTS[2])["input_ids"]])
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            logits_of(ours, backbone, [TEXTS[2]]), expected(input_ids=tokens).logits, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_doras_lengths_stay_float32_and_its_frozen_weights_are_packed(gpt2: Backbone) -> None:
+    method = make("lora", {"dora": True}).for_family("gpt2")
+    classifier = opened(gpt2, method)
+    weights = WorkingWeights.of(method, classifier.model, torch.bfloat16)
+    kinds = {name.rsplit(".", 3)[-3]: parameter.dtype for name, parameter in weights.parameters.items()}
+    assert kinds["lora_magnitude_vector"] == torch.float32
+    assert kinds["lora_A"] == torch.bfloat16
+    layers = [module for module in classifier.model.modules() if Patch.DORA in patches_of(module)]
+    assert len(layers) == 2
+    if weights.packed:
+        assert all(layer.base_layer.weight.numel() == 0 for layer in layers)
+    assert all(layer.squares.dtype == torch.float32 for layer in layers)
+
+
+@dataclass(frozen=True)
+class Biases(Selective):
+    """Trains what DoRA's kernel adds in the end."""
+
+    name: ClassVar[str] = "biases"
+    title: ClassVar[str] = "biases"
+    summary: ClassVar[str] = "every bias"
+
+    def trains(self, name: str) -> bool:
+        return name.endswith(".bias") or "score" in name
+
+
+@pytest.mark.parametrize("given", [{"dora": True}, {}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_beside_a_method_that_trains_biases_both_train(
+    gpt2: Backbone, given: dict[str, Any], dtype: torch.dtype
+) -> None:
+    both = Sum({"lora": make("lora", given), "biases": Biases()}, {}).for_family("gpt2")
+    classifier = opened(gpt2, both)
+    before = {name: p.detach().clone() for name, p in both.trainable(classifier.model).items()}
+    fit = fit_of(classifier, both, encoded(gpt2, sentences(24)), steps=3, dtype=dtype)
+    fit.advance()
+    same = [name for name, p in fit.weights.trained.items() if torch.equal(p, before[name])]
+    assert not same
+    assert any("base_layer.bias" in name for name in before)
+    assert bool(given) == any("magnitude" in name for name in before)
+
+
+def test_vera_draws_its_matrices_from_the_key_alone_and_saves_none(llama: Backbone) -> None:
+    def matrices(key: int, seed: int) -> tuple[str, set[str]]:
+        method = make("vera", {"r": 8, "key": key}).for_family("llama")
+        model = opened(llama, method, seed).model
+        drawn = {name: buffer for name, buffer in model.named_buffers() if "vera_" in name}
+        assert drawn
+        return digest.of_tensors(drawn), set(method.state(model))
+
+    (first, state), (again, _), (other, _) = matrices(0, 0), matrices(0, 1), matrices(1, 0)
+    assert first == again != other
+    assert not any("vera_A" in name or "vera_B" in name for name in state)
+
+
+@pytest.mark.parametrize("name", ["ia3", "vera"])
+def test_ia3_and_vera_keep_their_frozen_weights_packed_in_bfloat16(llama: Backbone, name: str) -> None:
+    method = make(name).for_family("llama")
+    classifier = opened(llama, method)
+    fit = fit_of(classifier, method, encoded(llama, sentences(24)), steps=2, dtype=torch.bfloat16)
+    fit.advance()
+    if fit.weights.packed:
+        kept = [module for module in classifier.model.modules() if hasattr(module, "base_layer")]
+        assert kept
+        assert all(module.base_layer.weight.numel() == 0 for module in kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("ia3", {"targets": ["c_attn"], "feedforward": ["c_fc"]}, "feedforward 'c_fc' is none of the targets"),
+        ("ia3", {"targets": ["q_proj"]}, "no module named 'q_proj'. The default for gpt2 is c_attn, mlp.c_proj"),
+        ("vera", {"targets": ["q_proj"]}, "no module named 'q_proj'. The default for gpt2 is c_attn"),
+        ("vera", {"r": 10**9}, "expected 1 <= r <= 16,384"),
+        ("vera", {"key": -1}, "expected a seed"),
+    ],
+)
+def test_settings_of_ia3_and_vera_that_cannot_be_are_errors(
+    gpt2: Backbone, name: str, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidStudy, match=message):
+        Classifier.open(gpt2, ("bad", "good"), 0).wrap(make(name, given).for_family("gpt2").attach)
