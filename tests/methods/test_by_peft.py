@@ -1,4 +1,4 @@
-"""What LoRA may be set to beside its rank: that it is peft's, that it keeps the laws, and that old runs keep keys."""
+"""What peft implements beside plain LoRA: the laws that it keeps, and that runs from before keep their keys."""
 
 from __future__ import annotations
 
