@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fakes
-from afina import Adapter, Backbone, Task, meter
+from afina import METHODS, Adapter, Backbone, Task, meter
 from afina.data.labelled import Labelled
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidStudy, RunFailed
@@ -48,7 +48,7 @@ class World(Executor):
     def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.task, self.time = task, 1_000.0
         self.step = {"full": 1.2, "lora": 0.8, "prelayer": 0.6}
-        self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "zero-shot": 0.2}
+        self.right = {"full": 1.0, "lora": 0.98, "prelayer": 0.9, "head": 0.3, "zero-shot": 0.2}
         self.opening, self.text = 10.0, 0.01
         self.slower = 1.0
         self.tried: list[Run] = []
@@ -59,9 +59,11 @@ class World(Executor):
             "full": int(4.4 * GIB),
             "lora": int(2.6 * GIB),
             "prelayer": int(2.4 * GIB),
+            "head": int(1.2 * GIB),
             "zero-shot": int(1.2 * GIB),
         }
         self.gpu: int | None = None
+        monkeypatch.setattr(METHODS["head"], "practical", False)  # it has tests of its own
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
         monkeypatch.setattr(cost, "cost", self.cost)
@@ -109,7 +111,7 @@ class World(Executor):
         predicted = gold.copy()
         wrong = round(len(gold) * (1 - self.right[run.method]))
         predicted[:wrong] = 1 - predicted[:wrong]
-        steps = run.training.max_steps or 0
+        steps = run.training.max_steps or (30 if run.method == "head" else 0)
         train, evaluate = steps * self.step.get(run.method, 0) * self.slower, len(gold) * self.text * 3 * self.slower
         self.passes(2 * self.opening * 0.9 * self.slower + train + evaluate, listen, until)
         changes = {
@@ -155,6 +157,48 @@ def hard(count: int) -> list[tuple[str, str]]:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """On a task where TF-IDF is of no use."""
     return World(str(write_csv(tmp_path / "hard.csv", hard(1_500))), monkeypatch)
+
+
+# What trains the head alone
+
+
+@pytest.fixture
+def probing(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(METHODS["head"], "practical", True)
+    return world
+
+
+def test_a_head_alone_is_trained_and_reported_whatever_wins_and_is_not_in_the_race(
+    probing: World, tmp_path: Path
+) -> None:
+    made = probing.choose(tmp_path / "out")
+    assert made.recommended == "full"
+    assert not [run for run in probing.tried if run.method == "head"]
+    (run,) = (run for run in probing.asked if run.method == "head")
+    assert (run.data.train_examples, run.training.max_steps, run.training.epochs) == (2_000, None, halving.EPOCHS)
+    last = made.contenders[-1]
+    assert (last.name, last.rounds, last.steps) == ("head", 0, 30)
+    assert last.accuracy == pytest.approx(0.3, abs=0.01)
+    assert {"head"} < {name for one in made.comparisons for name in (one.first, one.second)}
+    assert "head only" in "".join(sentences(made))
+
+
+def test_a_head_alone_is_recommended_where_it_is_surely_better_than_what_won_the_race(
+    probing: World, tmp_path: Path
+) -> None:
+    probing.right |= {"full": 0.5, "lora": 0.45, "prelayer": 0.4, "head": 1.0, "zero-shot": 0.45}
+    made = probing.choose(tmp_path / "out")
+    assert made.recommended == "head"
+    assert sentences(made)[0].startswith("Use head only: it is better than full fine-tuning, which did best in the ra")
+
+
+def test_where_the_others_do_not_fit_a_head_alone_is_what_could_be_trained(probing: World, tmp_path: Path) -> None:
+    probing.right["head"] = 0.9
+    made = probing.choose(tmp_path / "out", memory=2 * GIB)
+    assert made.recommended == "head"
+    assert sentences(made)[0].startswith(
+        "Use head only: it is what could be trained in the time and memory given, and has accuracy 0.9"
+    )
 
 
 # The floors

@@ -19,6 +19,7 @@ class BitFit(Selective):
     title: ClassVar[str] = "BitFit"
     summary: ClassVar[str] = "the biases train, the weights that they are added to stay frozen"
     learning_rate: ClassVar[float] = 1e-3
+    practical: ClassVar[bool] = False
     said_by_peft: ClassVar[bool] = True
 
     def trains(self, name: str) -> bool:

@@ -93,10 +93,12 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
 
 def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
-    first = trained[0].name
+    first = next((one.name for one in trained if one.rounds), None)
     others = [one for one in trained if one.name != chosen.name] + _simple(made)
     beside = "".join(f", {_title(one.name)} {one.accuracy:.4f}" for one in others if one.accuracy is not None)
-    if chosen.name == first:
+    if first is None:
+        why = "it is what could be trained in the time and memory given"
+    elif chosen.name == first:
         why = "it did best in the race"
     elif any(_is_better(one, chosen.name, first) for one in made.comparisons):
         why = f"it is better than {_title(first)}, which did best in the race"

@@ -69,13 +69,15 @@ class Finals:
                 continue
             self._carry_out(one, steps, number + 1, len(finalists))
 
-    def evaluate(self, untrained: Sequence[str], read: int) -> None:
-        """Evaluate methods that train nothing, where there is still time; at most `read` training texts are read."""
-        for number, method in enumerate(untrained, start=1):
+    def evaluate(self, quick: Sequence[str], read: int) -> None:
+        """Evaluate methods that train nothing, or the head alone, where there is still time; at most `read` training
+        texts are read.
+        """
+        for number, method in enumerate(quick, start=1):
             left = self.setting.clock.left / (1 + len(self.paces))  # as much as a finalist, and never theirs
             if left > 0:
                 run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
-                self._execute(run, number, len(untrained), meter.now() + left)
+                self._execute(run, number, len(quick), meter.now() + left)
             else:
                 self.dropped[method] = Dropped(why="start")
 

@@ -98,7 +98,9 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     names, lowered, dropped = _that_fit(setting, memory)
     cut = min(VALIDATION, MOST_VALIDATION / min(len(task.train), AT_FIRST))
     untrained = [name for name in names if METHODS[name].head == "words"]
-    runs = {name: setting.run(name, train_examples=AT_FIRST, validation=cut) for name in names if name not in untrained}
+    probes = [name for name in names if name not in untrained and not METHODS[name].trains_body]
+    raced = [name for name in names if name not in (*untrained, *probes)]
+    runs = {name: setting.run(name, train_examples=AT_FIRST, validation=cut) for name in raced}
     speeds = _speeds(setting, runs, dropped)
     standings: list[Standing] = []
     paces: dict[str, Speed] = {}
@@ -110,7 +112,7 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
         paces = {one.method: expected(one, speeds[one.method], lowered=lowered) for one in finalists}
         texts = texts_to_score(texts, paces, clock.left)
     finals = Finals(setting, held, texts, paces)
-    finals.evaluate(untrained, AT_FIRST)
+    finals.evaluate([*untrained, *probes], AT_FIRST)
     finals.carry_out(finalists)
     held_out = rows.first(task.evaluation, texts, "evaluation_examples")
     return _answer(setting, fitted, handed, held_out, standings, finals.results, dropped | finals.dropped)
@@ -211,7 +213,9 @@ def _answer(
     task, gold = setting.task, held_out.labels
     answers = {floor.name: floor.predict(held_out) for floor in fitted}
     untrained = {name: one for name, one in results.items() if not one.record.steps}
-    right = {name: result.scores[None] for name, result in results.items() if name not in untrained}
+    finalists = [one.method for one in standings if one.method in results]
+    others = [name for name in results if name not in (*finalists, *untrained)]
+    right = {name: results[name].scores[None] for name in (*finalists, *others)}
     simple = {name: (answer == gold)[None] for name, answer in answers.items()}
     simple |= {name: result.scores[None] for name, result in untrained.items()}
     everything = {name: one for name, one in (right | simple).items() if name != floors.MAJORITY}
@@ -220,13 +224,15 @@ def _answer(
     of_floors = [_of_floor(floor, answers[floor.name], held_out, task, handed.get(floor.name)) for floor in fitted]
     as_they_are = [_measured(Contender(name=name), one) for name, one in untrained.items()]
     chosen = results.get(recommended)
+    raced = [_of_method(one, results.get(one.method)) for one in standings]
+    probes = [_measured(Contender(name=name), results[name]) for name in right if name not in finalists]
     return Recommendation(
         task=task.address,
         data=setting.data.model_copy(update={"evaluation_examples": len(held_out)}),
         backbone=setting.backbone,
         recommended=recommended,
         adapter=chosen.record.adapter if chosen else handed.get(recommended),
-        contenders=(*of_floors, *as_they_are, *(_of_method(one, results.get(one.method)) for one in standings)),
+        contenders=(*of_floors, *as_they_are, *raced, *probes),
         comparisons=tuple(compared),
         dropped=dict(dropped),
         train_examples=len(task.train),
