@@ -157,6 +157,17 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(str(write_csv(tmp_path / "hard.csv", hard(1_500))), monkeypatch)
 
 
+def test_a_slow_machine_measures_for_two_fifths_of_the_minutes_at_most_and_asks_the_model(
+    world: World, tmp_path: Path
+) -> None:
+    world.opening = 50.0
+    made = world.choose(tmp_path / "out", minutes=10)
+    assert world.asked
+    there = {one.name for one in made.contenders}
+    assert "zero-shot" in there
+    assert {"full", "lora", "prelayer"} <= there | made.dropped.keys()
+
+
 # The floors
 
 

@@ -127,6 +127,12 @@ class Predictor(Shown, ABC):
         return True if self.manifest.data.get("text_pair") else None
 
     def _check(self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int) -> None:
+        for given in (texts, pairs):
+            if isinstance(given, str):
+                raise InvalidData(f"one string, {given[:40]!r}: expected a list of texts, such as [{given[:40]!r}].")
+        for number, text in enumerate([*texts, *(pairs or ())], start=before + 1):
+            if not isinstance(text, str):
+                raise InvalidData(f"{where} {number}: found a {type(text).__name__}, expected a text.")
         if self.takes_pairs not in (None, pairs is not None):
             if pairs is not None:
                 raise InvalidData(
@@ -147,7 +153,7 @@ class Predictor(Shown, ABC):
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
         """What a user is told of each text, as JSON values: `Objective.answers`; `before` as in `predict`."""
-        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if texts else []
+        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if len(texts) else []
 
 
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
