@@ -108,6 +108,7 @@ def test_files_that_the_documentation_names_are_there() -> None:
     assert [(page, path) for page, path in sorted(named) if not any((root / path).is_file() for root in roots)] == []
 
 
+@pytest.mark.slow
 def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt2: Backbone) -> None:
     """The commands of the README in their order, on the tiny model."""
     invented = [(text, ("bad", "good")[label]) for text, label in sentences(180)]

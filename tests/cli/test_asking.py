@@ -78,6 +78,7 @@ def test_with_an_offset_the_template_is_the_one_that_does_best_with_it(gpt2: Bac
     assert any(one.accuracy != one.with_offset for one in answer.compared)
 
 
+@pytest.mark.slow
 def test_what_it_says_to_type_next_trains_from_there(afina: Command, gpt2: Backbone, toy: str) -> None:
     told = afina("ask", "--task", toy, "--backbone", gpt2.address, "--words", "bad=dull", "--words", "good=warm")
     line = next(line for line in told.out.splitlines() if line.startswith("To train from there: "))

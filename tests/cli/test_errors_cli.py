@@ -264,7 +264,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("study", "quickstart", "--set", "methods.loar.r=1"),
-            "preset quickstart, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: baseline, full, ",
+            "preset quickstart, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: adapter, ",
         ),
         (
             ("study", "quickstart", "--set", "methods.lora.rank=1"),
@@ -277,7 +277,7 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         (("study", "quickstart", "--set", "epochs"), "--set epochs: expected key=value, such as train.epochs=1."),
         (
             ("train", "--task", "mine.csv", "--method", "loar"),
-            "afina train, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: baseline, full, lora, ",
+            "afina train, methods.loar: unknown method 'loar'. Did you mean 'lora'? Known: adapter, ",
         ),
         (
             ("train", "--task", "mine.csv", "--set", "epoch=1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -15,8 +16,8 @@ SHORT = ("--set", "max_steps=2", "--set", "dtype=float32")
 
 def told(out: str) -> list[str]:
     """The words of the command that is named at the end."""
-    (line,) = [line for line in out.splitlines() if line.startswith("To use it: ")]
-    return shlex.split(line.removeprefix("To use it: "))
+    (line,) = [line for line in out.splitlines() if line.startswith("To use ")]
+    return shlex.split(line.partition(": ")[2])
 
 
 def test_train_ends_with_a_command_that_labels_a_text(afina: Command, gpt2: Backbone, toy: str) -> None:
@@ -44,6 +45,7 @@ def test_of_a_study_that_compares_the_method_is_named(
     answer = afina("study", "two.toml")
     assert answer.code == 0, answer.err
     words = told(answer.out)
+    assert re.search(r"^To use (full fine-tuning|LoRA): ", answer.out, re.MULTILINE)
     assert words[:4] == ["afina", "predict", str(Path("results/two")), "--method"]
     assert words[4] in ("full", "narrow")
     assert afina(*words[1:]).lines()
@@ -61,3 +63,42 @@ def test_for_pairs_of_texts_a_file_is_named(afina: Command, gpt2: Backbone) -> N
                    "--backbone", gpt2.address)  # fmt: skip
     assert answer.code == 0, answer.err
     assert told(answer.out)[-2:] == ["--file", "pairs.jsonl"]
+
+
+def test_a_mistake_in_the_template_is_told_before_anything_is_touched(afina: Command, gpt2: Backbone, toy: str) -> None:
+    assert afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT).code == 0
+    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    for wrong, told_of in (
+        (["--template", "{txt} Sentiment:"], "--template '{txt} Sentiment:': expected {text} in it once"),
+        (["--words", "fine=great", "--words", "bad=awful"], "fine"),
+    ):
+        answer = afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT, *wrong)
+        assert told_of in answer.error
+        assert {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_in_which_nothing_finished_says_so(afina: Command, gpt2: Backbone, toy: str) -> None:
+    failing = ("--set", "learning_rate=1e30", "--set", "clip=1e30", "--set", "max_steps=4")
+    assert afina("train", "--task", toy, "--backbone", gpt2.address, *failing).code == 2
+    assert "no finished run to show" in afina("show", "results/train").error
+    assert afina("train", "--task", toy, "--backbone", gpt2.address, *SHORT).code == 0
+    assert afina("train", "--task", toy, "--backbone", gpt2.address, *failing).code == 2
+    assert "No run of this study has finished." in afina("show", "results/train").out
+    assert afina("predict", "results/train", "a text").lines()
+
+
+@pytest.mark.parametrize("option", ["--text", "--text-pair"])
+def test_a_column_without_a_file_is_refused(afina: Command, option: str) -> None:
+    error = afina("predict", "results/train", "a text", option, "review").error
+    assert error == f"{option} review: names a column of a --file, and there is none. Leave it out."
+
+
+def test_a_key_of_a_section_is_looked_for_in_the_sections(afina: Command) -> None:
+    error = afina("study", "quickstart", "--set", "max_steps=2").error
+    assert error == "preset quickstart: unknown key 'max_steps'. Did you mean 'train.max_steps'?"
+
+
+def test_a_seed_below_zero_is_refused(afina: Command, toy: str) -> None:
+    assert "'--seed'" in afina("train", "--task", toy, "--seed", "-1").error
+    told_of = afina("study", "quickstart", "--set", "seeds=[-1]").error
+    assert told_of == "preset quickstart: seed -1. Expected 0 or more."

@@ -1,5 +1,6 @@
 """Tasks from files: what is read, what the labels mean, and what every mistake in a file is told as."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -419,6 +420,18 @@ def test_a_mistake_in_a_parquet_file_is_told_with_its_row(directory: Path) -> No
     assert "train.parquet, row 2: column 'text' is empty." in message(directory)
     (directory / "train.parquet").write_bytes(b"not parquet at all")
     assert "train.parquet: not a parquet file (" in message(directory)
+
+
+def test_a_json_file_may_hold_one_list(directory: Path) -> None:
+    expected = Task.load(str(directory)).train.digest
+    rows = [{"text": row[0], "label": row[1]} for row in ROWS]
+    (directory / "train.csv").unlink()
+    (directory / "train.json").write_text("\n" + json.dumps(rows, indent=1), encoding="utf-8")
+    assert Task.load(str(directory)).train.digest == expected
+    (directory / "train.json").write_text(json.dumps([*rows, 3]), encoding="utf-8")
+    assert f"train.json, item {len(rows) + 1}: found a int, expected a list of JSON objects." in message(directory)
+    (directory / "train.json").write_text("[{]", encoding="utf-8")
+    assert "train.json: not JSON (" in message(directory)
 
 
 def test_a_parquet_file_whose_columns_have_no_readable_names_is_refused(directory: Path) -> None:

@@ -208,3 +208,10 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path, suffix: st
 
     peak(100)  # what is imported on the way
     assert peak(12 * MOST) < 1.3 * peak(4 * MOST)
+
+
+@pytest.mark.parametrize("name", ["new.xlsx", "new.pdf", "new.parquet.zip"])
+def test_what_is_no_text_is_not_read_line_by_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04junk\n")
+    with pytest.raises(InvalidData, match=r"cannot read \.\w+\. Expected \.csv, "), chunks(tmp_path / name):
+        pass

@@ -16,7 +16,7 @@ from afina import Adapter, Backbone, Predictor, Run, Task, digest
 from afina.data.labelled import Labelled
 from afina.data.loader import by_length
 from afina.data.tokenize import encode
-from afina.errors import NotFound
+from afina.errors import InvalidData, NotFound
 from afina.events import Progress
 from afina.inference.evaluation import Evaluation, evaluate, trained
 from afina.inference.predictor import logits
@@ -185,3 +185,11 @@ def test_a_task_of_pairs_and_three_labels_trains_evaluates_and_predicts(
     answers = predictor(task.evaluation.texts, task.evaluation.pairs)
     assert [answer["label"] for answer in answers] == answered(tmp_path, record)
     assert predictor(task.evaluation.texts) != answers
+
+
+def test_one_string_in_the_place_of_a_list_is_refused_and_not_labelled_letter_by_letter(runs: Runs) -> None:
+    predictor = Predictor.load(runs.adapter("gpt2", "lora"))
+    with pytest.raises(InvalidData, match=r"one string, 'good': expected a list of texts, such as \['good'\]\."):
+        predictor("good")
+    with pytest.raises(InvalidData, match=r"text 2: found a NoneType, expected a text\."):
+        predictor(["good", None])  # type: ignore[list-item]

@@ -315,7 +315,10 @@ def test_the_last_blocks_train_and_nothing_below_is_kept_for_gradients(backbones
 
 @pytest.mark.parametrize(
     ("blocks", "message"),
-    [(0, "method last: blocks=0; expected 1 or more"), (3, "method last: blocks is 3, and this model has 2. `full`")],
+    [
+        (0, "method last: blocks=0; expected 1 or more"),
+        (3, "method last: blocks is 3, and this model has 2. Full fine-tuning"),
+    ],
 )
 def test_blocks_that_the_model_has_not_are_an_error(gpt2: Backbone, blocks: int, message: str) -> None:
     with pytest.raises(InvalidStudy, match=message):

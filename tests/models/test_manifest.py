@@ -78,12 +78,17 @@ def test_the_command_line_prints_the_note_beside_the_answers(afina: Command, cop
         assert len(answer.lines()) == 1
 
 
-@pytest.mark.parametrize("found", [3, 0, -1, "x", "2", 2.0, True, None, [2]])
+@pytest.mark.parametrize("found", [3, 0, -1, "x", "2", 2.0, True, [2]])
 def test_a_format_that_is_not_known_is_of_a_later_version(copy: Path, found: Any) -> None:
     with pytest.raises(
         CorruptAdapter, match=rf"{MANIFEST}: its format is .*, this afina reads 1 to 2: made by a later"
     ):
         Adapter.load(rewritten(copy, lambda content: content.update(format=found)))
+
+
+def test_a_manifest_without_a_format_is_damaged_and_of_no_later_version(copy: Path) -> None:
+    with pytest.raises(CorruptAdapter, match=rf"{MANIFEST}: it states no format. Copy the adapter again"):
+        Adapter.load(rewritten(copy, lambda content: content.pop("format")))
 
 
 def test_a_field_that_is_not_given_is_not_in_the_digest(copy: Path) -> None:

@@ -100,3 +100,8 @@ def test_an_adapter_is_itself_and_of_it_nothing_can_be_chosen(tmp_path: Path) ->
     assert find(tmp_path) == tmp_path
     assert "no study's directory, so `method` cannot choose there" in told(tmp_path, "lora")
     assert "`seed`" in told(tmp_path, seed=1)
+
+
+def test_what_was_trained_before_is_found_where_what_was_asked_for_last_has_not_finished(tmp_path: Path) -> None:
+    place = study(tmp_path / "out", [made("lora")], keys=["another"])
+    assert find(place) == place / made("lora").adapter

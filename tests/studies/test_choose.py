@@ -201,6 +201,20 @@ def test_where_the_others_do_not_fit_a_head_alone_is_what_could_be_trained(probi
     )
 
 
+# Where there is little time
+
+
+def test_a_slow_machine_measures_for_two_fifths_of_the_minutes_at_most_and_asks_the_model(
+    world: World, tmp_path: Path
+) -> None:
+    world.opening = 50.0
+    made = world.choose(tmp_path / "out", minutes=10)
+    assert world.asked
+    there = {one.name for one in made.contenders}
+    assert "zero-shot" in there
+    assert {"full", "lora", "prelayer"} <= there | made.dropped.keys()
+
+
 # The floors
 
 

@@ -81,6 +81,7 @@ def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 # Against the paper
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_network")
 def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(afina: Command) -> None:
     found = afina("plan", "--backbone", "gpt2", "--json").object()

@@ -116,6 +116,9 @@ def predict(
 
     if bool(texts) == bool(file):
         raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")
+    for name, column in (("text", text), ("text_pair", text_pair)):
+        if texts and column is not None:
+            raise InvalidData(f"`{name}` {column}: names a column of a `file`, and there is none. Leave it out.")
     refuse_blank(texts or [])
     with chunks(file, text, text_pair) if file else nullcontext([Chunk(list(texts or []))]) as parts:
         allocator.keep_kernels(allocator.FEW)

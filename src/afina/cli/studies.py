@@ -72,7 +72,7 @@ def train(
     backbone: BackboneOption = "embedded",
     method: Annotated[str, typer.Option("--method", help="See 'afina methods'.")] = "lora",
     out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/train"),
-    seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.", min=0)] = 0,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -234,6 +234,8 @@ def _show(results: Results, as_json: bool) -> None:
     else:
         print_tables(*made.tables)
         print_tables(*made.findings, show=findings)
+        if not results.records:
+            print("No run of this study has finished.")
     print_prose(" ".join(made.sentences))
     for adapter in _adapters(results):
         print(f"adapter {adapter}")
@@ -241,7 +243,9 @@ def _show(results: Results, as_json: bool) -> None:
         if path.exists():
             print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
     if made.of_use:
-        print(f"To use it: {_use(results, made.of_use)}")
+        several = not results.recommendation and len(_trained(results)) > 1
+        what = made.of_use.title if several else "it"
+        print(f"To use {what}: {_use(results, made.of_use)}")
 
 
 def _adapters(results: Results) -> list[Path]:
@@ -251,11 +255,15 @@ def _adapters(results: Results) -> list[Path]:
     return [results.out / record.adapter for record in results.records]
 
 
+def _trained(results: Results) -> set[str]:
+    return {one.name for one in results.records if one.steps}
+
+
 def _use(results: Results, record: Record) -> str:
     """What to type to label a text with that adapter."""
     from afina.report.asking import takes_pairs
 
-    alone = results.recommendation or len({one.name for one in results.records if one.steps}) < 2
+    alone = results.recommendation or len(_trained(results)) < 2
     where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
     pairs = results.data.text_pair or takes_pairs(record.ask)
     what = "--file pairs.jsonl" if pairs else '"Your text."'

@@ -147,7 +147,7 @@ class Predictor(Shown, ABC):
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
         """What a user is told of each text, as JSON values: `Objective.answers`; `before` as in `predict`."""
-        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if texts else []
+        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if len(texts) else []
 
 
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:

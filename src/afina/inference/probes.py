@@ -55,13 +55,13 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
 
 
 def check(predictor: Predictor) -> None:
-    """Raise CorruptAdapter where the built-in sentences give other outputs than the manifest records, if any.
+    """Raise CorruptAdapter where the built-in sentences give other outputs than the manifest records.
 
-    Raises InvalidStudy for a predictor that computes in fewer digits than those were computed in.
+    Raises InvalidStudy where it records none, and for a predictor that computes in fewer digits than those were.
     """
     manifest = predictor.manifest
     if manifest.probe is None:
-        return
+        raise InvalidStudy(f"{predictor.where}: no probe is recorded, so there is nothing to check. Leave it out.")
     if predictor.dtype == "bfloat16":
         raise InvalidStudy("the probe is compared in float32, and this predictor computes in bfloat16. Check it first.")
     expected = np.array(manifest.probe)

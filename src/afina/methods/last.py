@@ -37,8 +37,8 @@ class Last(Selective):
         names, there = FAMILIES[model.config.model_type].block, model.config.num_hidden_layers
         if self.blocks > there:
             raise InvalidStudy(
-                f"method {self.name}: blocks is {self.blocks:,}, and this model has {there}. `full` trains all of them "
-                "and the embeddings."
+                f"method {self.name}: blocks is {self.blocks:,}, and this model has {there}. Full fine-tuning "
+                "trains all of them and the embeddings."
             )
         found = set()
         for name in (plain_name(name) for name, _ in model.named_parameters()):

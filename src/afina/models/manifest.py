@@ -137,6 +137,8 @@ def read_manifest(path: Path) -> Manifest:
     content = plainfile.read_object(file)
     stated = content.pop("digest", None)
     made_as = content.get("format")
+    if made_as is None:
+        raise CorruptAdapter(f"{file}: it states no format. {plainfile.AGAIN}")
     if type(made_as) is not int or not 1 <= made_as <= FORMAT:
         raise CorruptAdapter(
             f"{file}: its format is {str(made_as)[:40]!r}, this afina reads 1 to {FORMAT}: made by a later version of "

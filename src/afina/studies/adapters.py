@@ -37,7 +37,8 @@ def find(place: Path, method: str | None = None, seed: int | None = None) -> Pat
     else:
         keys = read_request(directory.study).keys
         records = _first(records, keys)
-        name = method or _only(place, [one for one in records if one.key in keys])
+        asked = [one for one in records if one.key in keys]
+        name = method or _only(place, asked or records)  # what was asked for last may have failed, or not be done
     return place / _of(place, records, name, seed).adapter
 
 

@@ -9,6 +9,11 @@ from afina.studies.prepared import question_of
 from afina.studies.spec import RunSpec
 
 
+def check_words(run: RunSpec, task: Task) -> None:
+    """Raise what the run would end with where its words do not go with the task's labels, or with one another."""
+    question_of(run, task, Backbone.load(run.backbone, weights=False).tokenizer)
+
+
 def can_be_asked(run: RunSpec) -> bool:
     """Whether the task's labels have words that the backbone tells apart; False also where either cannot be read."""
     try:

@@ -30,17 +30,16 @@ EVALUATION_SHARE, FEWEST = 0.3, 100
 """Share of a finalist's time that scoring may take, and how many texts are scored whatever it takes."""
 
 
-def expected(standing: Standing, first: Speed, *, lowered: bool) -> Speed:
-    """What a finalist will cost; `first` was measured before the race, `lowered` says that it trains in bfloat16."""
-    seen = standing.speed or first
+def expected(seen: Speed, *, lowered: bool) -> Speed:
+    """What a finalist will cost that cost so much before; `lowered` says that it trains in bfloat16."""
     if not lowered:
         return seen
     return Speed(seen.opening * (1 + REOPENING), seen.step, seen.text * FLOAT32)
 
 
-def texts_to_score(there: int, paces: Mapping[str, Speed], seconds: float) -> int:
-    """How many held-out texts each finalist can score in its share of `seconds`, the slowest included."""
-    each = seconds / len(paces) * EVALUATION_SHARE
+def texts_to_score(there: int, paces: Mapping[str, Speed], finalists: int, seconds: float) -> int:
+    """How many held-out texts each of so many finalists can score in its share of `seconds`, the slowest included."""
+    each = seconds / finalists * EVALUATION_SHARE
     return min(there, max(FEWEST, int(each / max(*(pace.text for pace in paces.values()), 1e-9))))
 
 
@@ -55,7 +54,7 @@ class Finals:
     setting: Setting
     held: Held
     texts: int
-    paces: dict[str, Speed]
+    paces: dict[str, Speed] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     dropped: dict[str, Dropped] = field(default_factory=dict)
 
@@ -69,15 +68,14 @@ class Finals:
                 continue
             self._carry_out(one, steps, number + 1, len(finalists))
 
-    def evaluate(self, quick: Sequence[str], read: int) -> None:
-        """Evaluate methods that train nothing, or the head alone, where there is still time; at most `read` training
-        texts are read.
+    def evaluate(self, quick: Sequence[str], read: int, seconds: float) -> None:
+        """Evaluate methods that train nothing, or the head alone, each in so many seconds at most; at most `read`
+        training texts are read.
         """
         for number, method in enumerate(quick, start=1):
-            left = self.setting.clock.left / (1 + len(self.paces))  # as much as a finalist, and never theirs
-            if left > 0:
+            if seconds > 0:
                 run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
-                self._execute(run, number, len(quick), meter.now() + left)
+                self._execute(run, number, len(quick), meter.now() + seconds)
             else:
                 self.dropped[method] = Dropped(why="start")
 

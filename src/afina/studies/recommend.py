@@ -41,6 +41,9 @@ from afina.studies.setting import BATCH, Setting, reason
 from afina.studies.spec import Ask, Data
 from afina.studies.watcher import Watcher, watching
 
+MEASURING_SHARE = 0.4
+"""Of the minutes, by when all that is measured beforehand has to be, so that a slow machine answers too."""
+
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""
 
@@ -103,16 +106,19 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     runs = {name: setting.run(name, train_examples=AT_FIRST, validation=cut) for name in raced}
     speeds = _speeds(setting, runs, dropped)
     standings: list[Standing] = []
-    paces: dict[str, Speed] = {}
     texts = len(task.evaluation)
     if speeds and clock.left > 0:
+        guess = {name: expected(speed, lowered=lowered) for name, speed in speeds.items()}
+        texts = texts_to_score(texts, guess, min(len(guess), FINALISTS), (1 - RACE_SHARE) * clock.left)
+    finals = Finals(setting, held, texts)
+    finals.evaluate(untrained, AT_FIRST, clock.left / (1 + FINALISTS))
+    if speeds and clock.left > 0:
         standings = _race(setting, {name: runs[name] for name in speeds}, speeds, cut)
+    for name in speeds.keys() - {one.method for one in standings}:
+        dropped[name] = Dropped(why="train")
     finalists = [one for one in standings if one.accuracy is not None][:FINALISTS]
-    if finalists:
-        paces = {one.method: expected(one, speeds[one.method], lowered=lowered) for one in finalists}
-        texts = texts_to_score(texts, paces, clock.left)
-    finals = Finals(setting, held, texts, paces)
-    finals.evaluate([*untrained, *probes], AT_FIRST)
+    finals.paces = {one.method: expected(one.speed or speeds[one.method], lowered=lowered) for one in finalists}
+    finals.evaluate(probes, AT_FIRST, clock.left / (1 + FINALISTS))
     finals.carry_out(finalists)
     held_out = rows.first(task.evaluation, texts, "evaluation_examples")
     return _answer(setting, fitted, handed, held_out, standings, finals.results, dropped | finals.dropped)
@@ -173,11 +179,15 @@ def _speeds(setting: Setting, runs: Mapping[str, Run], dropped: dict[str, Droppe
     """What each run costs; those that cannot be carried out are put into `dropped`."""
     speeds: dict[str, Speed] = {}
     problem: AfinaError | None = None
+    until = setting.clock.began + MEASURING_SHARE * 60 * setting.clock.minutes
     for name, run in runs.items():
+        if meter.now() >= until:
+            dropped[name] = Dropped(why="start")
+            continue
         setting.watcher.says(f"measuring what a step of {name} takes")
         listen = partial(setting.watcher.progress, run)
         try:
-            speeds[name] = measure(run, setting.executor, listen, setting.clock.end)
+            speeds[name] = measure(run, setting.executor, listen, until)
         except Overrun:
             dropped[name] = Dropped(why="start")
         except AfinaError as error:

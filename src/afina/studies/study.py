@@ -81,6 +81,8 @@ class Study(Shown, Frozen):
             raise explain(error, cls, where) from None
         if not study.methods:
             raise InvalidStudy(f"{where}: no methods. Add a table such as [methods.lora]. Known: {', '.join(METHODS)}.")
+        if below := next((seed for seed in study.seeds if seed < 0), None):
+            raise InvalidStudy(f"{where}: seed {below}. Expected 0 or more.")
         if not study.seeds:
             raise InvalidStudy(f"{where}: no seeds. Give at least one, such as seeds = [0].")
         if len(set(study.seeds)) < len(study.seeds):
@@ -142,6 +144,10 @@ class Study(Shown, Frozen):
         # a head that is drawn has no use for the words that the other methods answer in
         shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
+        if ask.template is not None:
+            from afina.data.template import Template  # loads transformers
+
+            Template(ask.template)  # refuses what is none
         return Run(
             backbone=self.backbone,
             task=self.task,

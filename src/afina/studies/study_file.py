@@ -71,6 +71,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Afina
         for part in outer:
             annotation = level.model_fields[part].annotation
             level = next((one for one in get_args(annotation) if one is not type(None)), annotation)
+        for field, each in level.model_fields.items():
+            if problem.place[-1] in getattr(each.annotation, "model_fields", {}):
+                meant = ".".join([*outer, field, problem.place[-1]])
+                return InvalidStudy(f"{where}: unknown key {problem.field!r}. Did you mean {meant!r}?")
         known = [".".join([*outer, field]) for field in level.model_fields]
         return UnknownName("key", problem.field, known, where)
     if problem.kind == "missing":

@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -174,25 +175,47 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
 
 
 def _jsonl(file: Source, path: Path) -> Opened:
-    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
-        # Not cut as str.splitlines does: U+2028 and others may stand unescaped inside a JSON string.
-        for number, line in enumerate(file.lines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting as deep
-                why = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number, or too deep"
-                raise InvalidData(
-                    f"{path}, line {number}: not JSON ({why}). Expected one JSON object a line."
-                ) from None
-            if not isinstance(row, dict):
-                raise InvalidData(
-                    f"{path}, line {number}: found a {type(row).__name__}, expected one JSON object a line."
-                )
-            yield number, row
+    return Opened(str(path), None, _objects(path, file.lines()), lambda: file.share)
 
-    return Opened(str(path), None, rows(), lambda: file.share)
+
+def _json(file: Source, path: Path) -> Opened:
+    """One list of objects, as most programs write JSON, or an object a line."""
+    lines, before = file.lines(), []
+    for line in lines:
+        before.append(line)
+        if line.strip():
+            break
+    whole = chain(before, lines)
+    if not "".join(before).lstrip().startswith("["):
+        return Opened(str(path), None, _objects(path, whole), lambda: file.share)
+    return Opened(str(path), None, _items(path, "".join(whole)), lambda: file.share, "item")
+
+
+def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # Not cut as str.splitlines does: U+2028 and others may stand unescaped inside a JSON string.
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield number, _object(where, _parsed(where, line, "one JSON object a line"), "one JSON object a line")
+
+
+def _items(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, item in enumerate(_parsed(str(path), text, "a list of JSON objects"), start=1):
+        yield number, _object(f"{path}, item {number}", item, "a list of JSON objects")
+
+
+def _parsed(where: str, text: str, expected: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting as deep
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number, or too deep"
+        raise InvalidData(f"{where}: not JSON ({why}). Expected {expected}.") from None
+
+
+def _object(where: str, value: Any, expected: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidData(f"{where}: found a {type(value).__name__}, expected {expected}.")
+    return value
 
 
 def _parquet(file: Source, path: Path) -> Opened:
@@ -226,6 +249,6 @@ READERS: dict[str, Callable[[Source, Path], Opened]] = {
     ".tsv": _tsv,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
-    ".json": _jsonl,
+    ".json": _json,
     ".parquet": _parquet,
 }

@@ -91,6 +91,12 @@ class Texts:
         return f"{self.first_blank}: no text there, as in {self.blank - 1:,} more; passed over."
 
 
+NO_TEXT = frozenset(
+    (".xlsx", ".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".zip", ".7z", ".tar", ".tgz", ".bz2", ".xz", ".zst")
+) | {".npy", ".npz", ".pkl", ".pickle", ".pt", ".feather", ".arrow", ".db", ".sqlite", ".safetensors"}
+"""Suffixes of what is not text, and would be labelled line by line as if it were."""
+
+
 @contextmanager
 def chunks(file: Path, text: str | None = None, text_pair: str | None = None) -> Iterator[Texts]:
     """The texts of a file: of its columns, for one of `table.READERS`; one a line of any other, and of standard input.
@@ -99,6 +105,11 @@ def chunks(file: Path, text: str | None = None, text_pair: str | None = None) ->
     Raises NotFound at once, InvalidData where no column is one of texts; reading on raises InvalidData with the line.
     """
     plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
+    if plain and source.kind(file) in NO_TEXT:
+        raise InvalidData(
+            f"`file` {file}: cannot read {source.kind(file)}. Expected {', '.join(READERS)}, or a text file with one "
+            "text a line."
+        )
     if plain and (named := [field for field, value in (("text", text), ("text_pair", text_pair)) if value is not None]):
         raise InvalidData(f"`file` {file}: one text a line, so it has no columns. Leave out `{named[0]}`.")
     with ExitStack() as stack:
@@ -117,9 +128,16 @@ def chunks(file: Path, text: str | None = None, text_pair: str | None = None) ->
 def refuse_blank(
     texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
 ) -> None:
-    """Raise InvalidData for a text with nothing but white space in it; `before` is how many came earlier."""
+    """Raise InvalidData for what is no list of texts, and for a text with nothing but white space in it.
+
+    before  how many came earlier
+    """
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
+        if isinstance(given, str):
+            raise InvalidData(f"one string, {given[:40]!r}: expected a list of texts, such as [{given[:40]!r}].")
         for number, text in enumerate(given, start=before + 1):
+            if not isinstance(text, str):
+                raise InvalidData(f"{which}{where} {number}: found a {type(text).__name__}, expected a text.")
             if not text.strip():
                 raise InvalidData(f"{which}{where} {number}: {text!r} is blank. Give it some content, or leave it out.")
 

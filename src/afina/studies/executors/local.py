@@ -39,9 +39,13 @@ class LocalExecutor(Executor):
     """A process a run."""
 
     def check(self, run: Run) -> None:
-        """Read the task, and look for the backbone."""
-        Task.load(run.task, **run.data.model_dump())
+        """Read the task, and look for the backbone; where words are given, whether these can be asked in."""
+        task = Task.load(run.task, **run.data.model_dump())
         source.check(run.backbone)
+        if run.ask.words:
+            from afina.studies.asking import check_words  # loads torch
+
+            check_words(run, task)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """As the contract says."""
