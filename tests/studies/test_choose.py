@@ -175,7 +175,7 @@ def test_a_head_alone_is_trained_and_reported_whatever_wins_and_is_not_in_the_ra
     assert made.recommended == "full"
     assert not [run for run in probing.tried if run.method == "head"]
     (run,) = (run for run in probing.asked if run.method == "head")
-    assert (run.data.train_examples, run.training.max_steps, run.training.epochs) == (2_000, None, halving.EPOCHS)
+    assert (run.data.train_examples, run.training.max_steps, run.training.epochs) == (1_200, None, halving.EPOCHS)
     last = made.contenders[-1]
     assert (last.name, last.rounds, last.steps) == ("head", 0, 30)
     assert last.accuracy == pytest.approx(0.3, abs=0.01)

@@ -72,6 +72,7 @@ class Finals:
         """Evaluate methods that train nothing, or the head alone, each in so many seconds at most; at most `read`
         training texts are read.
         """
+        read = min(read, len(self.setting.task.train))
         for number, method in enumerate(quick, start=1):
             if seconds > 0:
                 run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
