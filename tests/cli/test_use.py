@@ -10,6 +10,7 @@ import pytest
 
 from afina import Backbone
 from command import Command
+from fakes import Runs
 
 SHORT = ("--set", "max_steps=2", "--set", "dtype=float32")
 
@@ -102,3 +103,12 @@ def test_a_seed_below_zero_is_refused(afina: Command, toy: str) -> None:
     assert "'--seed'" in afina("train", "--task", toy, "--seed", "-1").error
     told_of = afina("study", "quickstart", "--set", "seeds=[-1]").error
     assert told_of == "preset quickstart: seed -1. Expected 0 or more."
+
+
+def test_a_file_without_a_text_is_told(afina: Command, runs: Runs) -> None:
+    Path("empty.txt").write_text("\n", encoding="utf-8")
+    Path("nothing.txt").write_text("", encoding="utf-8")
+    for name, told_of in (("nothing.txt", "nothing.txt: no text in it"), ("empty.txt", "1")):
+        answer = afina("predict", runs.adapter("gpt2", "lora"), "--file", name)
+        assert (answer.code, answer.out) == (0, "")
+        assert told_of in answer.err

@@ -130,12 +130,16 @@ def predict(
         opened = Adapter.load(find(adapter, method, seed))
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
+        answered = 0
         with reading() as read:
             for chunk in parts:
+                answered += len(chunk.texts)
                 _print_answers(chunk, predictor(chunk.texts, chunk.pairs, before=chunk.before))
                 read(chunk)
         if isinstance(parts, Texts) and parts.note:
             print(parts.note, file=sys.stderr)
+        elif not answered:
+            print(f"{file}: no text in it, so no answer.", file=sys.stderr)
 
 
 def _print_notes(adapter: Adapter) -> None:
