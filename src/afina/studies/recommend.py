@@ -1,9 +1,9 @@
 """Recommend: which way of adapting to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`floors.py`), what fits in memory (`cost.py`), what a step costs here, the model as it is, the race
-on a validation cut (`halving.py`), then a head alone and the two best on as much of the training split as there is time
-for (`finals.py`), and one evaluation of all on the same held-out texts. What the race saw chooses who is trained; the held-out texts only say how
-good that is.
+In order: the floors (`floors.py`), what fits in memory (`cost.py`), what a step costs here, the model as it is, the
+race on a validation cut (`halving.py`), then a head alone and the two best on as much of the training split as there
+is time for (`finals.py`), and one evaluation of all on the same held-out texts. What the race saw chooses who is
+trained; the held-out texts only say how good that is.
 """
 
 from __future__ import annotations
