@@ -22,8 +22,10 @@ from command import Command
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 
 
-def shown(language: str) -> str:
-    (block,) = re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+def shown(language: str, part: str) -> str:
+    """The block of that language with that part in it."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = (each for each in blocks if part in each)
     return str(block)
 
 
@@ -31,8 +33,8 @@ def shown(language: str) -> str:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that the documentation's package is installed in."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
-    (source / "afina_mlp_out.py").write_text(shown("python"), encoding="utf-8")
-    (source / "pyproject.toml").write_text(shown("toml"), encoding="utf-8")
+    (source / "afina_mlp_out.py").write_text(shown("python", "class MlpOut"), encoding="utf-8")
+    (source / "pyproject.toml").write_text(shown("toml", "[build-system]"), encoding="utf-8")
     offline = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", target, source], check=True)
     return target
