@@ -90,7 +90,9 @@ def path(toy: str, tmp_path: Path) -> Path:
 
 def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: Path, toy: str) -> None:
     task = Task.load(toy)
-    shown = afina("evaluate", path, "--task", toy, "--json", "--check-probe").object()
+    shown = afina("evaluate", path, "--task", toy, "--json").object()
+    refused = afina("evaluate", path, "--task", toy, "--check-probe").error
+    assert refused.endswith("no probe is recorded, so there is nothing to check. Leave it out.")
     right = floors.tfidf(task.train).predict(task.evaluation)
     adapter = Adapter.load(path)
     found = evaluate(adapter, Labelled.read(toy, trained(adapter.manifest)))
