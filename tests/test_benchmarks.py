@@ -265,3 +265,18 @@ def test_the_words_benchmark_measures_a_cell_of_every_kind() -> None:
             assert words.unpacked(found["right"]).mean() == pytest.approx(found["accuracy"])
     finally:
         words.SIZES = sizes
+
+
+@pytest.mark.slow
+def test_every_method_is_measured_beside_trainer_and_lora(path: str, toy: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    few = ["--steps", "2", "--repeats", "1", "--methods", "head;bitfit;prompt;lora+bitfit", "--markdown", str(report)]
+    done = run("methods.py", *few, "--backbone", path, "--task", toy)
+    result = last_line(done.stdout)["methods"]
+    assert list(result) == ["head", "bitfit", "prompt", "lora+bitfit"]
+    for key, found in result.items():
+        assert found["D/lora"] > 0
+        assert min(found["state_bytes"], found["activation_bytes"]) > 0
+        assert (found["D/B2"] is None) == (key == "prompt")
+        assert ("over_a_pass" in found) == (key == "head")
+    assert report.read_text() == done.stdout.rpartition("\n{")[0]
