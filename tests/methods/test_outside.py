@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,3 @@ def test_a_refused_method_is_told_where_methods_are_listed_and_where_it_is_named
     assert "Not of use: theirs, of another package: somewhere:theirs: lacks attach." in afina("methods").err
     answer = afina("train", "--task", toy, "--method", "theirs")
     assert "method theirs, of another package, cannot be used: somewhere:theirs: lacks attach." in answer.error
-
-
-def test_entry_points_are_those_of_the_installed_packages() -> None:
-    assert all(isinstance(entry, EntryPoint) for entry in outside.entry_points(group=outside.GROUP))

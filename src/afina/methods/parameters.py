@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from afina.errors import InvalidStudy
@@ -32,10 +32,10 @@ def count(address: str) -> Counted:
     """
     total = sum(parameter.numel() for parameter in meta_model(address).parameters())
     published, run = {}, {}
-    for name in served(address):
-        method = METHODS[name]()
-        published[name] = _counts(address, method.as_published())
-        run[name] = published[name] if method.as_published() == method else _counts(address, method)
+    for name, counts in _served(address, METHODS):
+        method, run[name] = METHODS[name](), counts
+        differs = method.as_published() != method
+        published[name] = _counts(address, method.as_published()) if differs else counts
     return Counted(total, published, run)
 
 
@@ -45,14 +45,16 @@ def served(address: str, names: Iterable[str] = tuple(METHODS)) -> list[str]:
     Raises NotFound, InvalidStudy for an address.
     """
     meta_model(address)
-    found = []
+    return [name for name, _ in _served(address, names)]
+
+
+def _served(address: str, names: Iterable[str]) -> Iterator[tuple[str, Counts]]:
     for name in names:
         try:
-            _counts(address, METHODS[name]())
+            counts = _counts(address, METHODS[name]())
         except InvalidStudy:
             continue
-        found.append(name)
-    return found
+        yield name, counts
 
 
 def _counts(address: str, method: Method) -> Counts:

@@ -29,9 +29,9 @@ MULTIPLIER = "multiplier"
 class Sum(Method):
     """Trains what each part trains; the head once.
 
-    parts        by their keys in METHODS, in the order in which they are named
-    multipliers_ of a part's learning rate, by its key; where none is given, such that at the sum's default rate, which
-                 is the first part's, each has its own
+    parts  by their keys in METHODS, in the order in which they are named
+    given  multipliers of parts' learning rates, by key; a part without one has its own rate where the sum has its
+           default, which is the first part's
     """
 
     name: ClassVar[str] = "sum"

@@ -114,8 +114,8 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     finals.evaluate(untrained, AT_FIRST, clock.left / (1 + FINALISTS))
     if speeds and clock.left > 0:
         standings = _race(setting, {name: runs[name] for name in speeds}, speeds, cut)
-    for name in speeds.keys() - {one.method for one in standings}:
-        dropped[name] = Dropped(why="train")
+    standing = {one.method for one in standings}
+    dropped |= {name: Dropped(why="train") for name in speeds if name not in standing}
     finalists = [one for one in standings if one.accuracy is not None][:FINALISTS]
     finals.paces = {one.method: expected(one.speed or speeds[one.method], lowered=lowered) for one in finalists}
     finals.evaluate(probes, AT_FIRST, clock.left / (1 + FINALISTS))
