@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from afina import Backbone
+from afina import device as devices
 from afina.data.loader import Loader
 from afina.data.readers import rows, snippets
 from afina.data.split import Example, Split
@@ -162,6 +163,7 @@ def measure(cell: Cell) -> Figures:
         right = tfidf(part(cell.task, "training", cell)).predict(held_out) == held_out.labels
         return {"accuracy": float(right.mean()), "right": packed(right)}
     asked = question(cell.task, cell.head)
+    dtype = devices.precision("auto", torch.device("cpu"))
 
     def encoded(split: Split) -> Encoded:
         return encode(backbone().tokenizer, split.texts, max_length=LENGTH, template=asked.template)
@@ -174,13 +176,13 @@ def measure(cell: Cell) -> Figures:
         size, training = SIZES[cell.labels], part(cell.task, "training", cell)
         loader = Loader(encoded(training), training.labels, size.batch, cell.seed)
         recipe = Recipe(size.epochs * loader.steps_per_epoch, cell.rate, 0.01, 1.0, cell.seed)
-        Fit(classifier, method, Classes(names), loader, recipe, torch.bfloat16).advance()
+        Fit(classifier, method, Classes(names), loader, recipe, dtype).advance()
     made = {}
     for what, key in (("choosing", "choosing"), ("held out", "accuracy")):
         if key == "choosing" and (cell.seed or cell.labels not in (0, CHOSEN_AT)):
             continue
         split = part(cell.task, what)
-        with torch.autocast("cpu", torch.bfloat16):  # as it trains
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):  # as it trains
             outputs = logits(classifier, encoded(split))
         finite = np.isfinite(outputs).all()
         right = (outputs.argmax(axis=1) == split.labels) & finite

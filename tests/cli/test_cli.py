@@ -17,6 +17,7 @@ from afina import METHODS, Adapter, Backbone, assets
 from afina.methods import TOLD
 from afina.models.meta import meta_model
 from afina.models.shapes import CONFIGURATIONS
+from afina.stats.intervals import wilson
 from afina.studies.record import Record, write
 from afina.studies.result import Predictions, Result
 from afina.studies.results import Results
@@ -312,12 +313,15 @@ def test_evaluate_gives_the_figures_of_the_record(afina: Command, trained: Path,
     metrics = Adapter.load(trained).manifest.metrics
     answer = afina("evaluate", trained, "--task", toy)
     assert answer.code == 0
+    examples = int(metrics["examples"])
+    where = wilson(round(metrics["accuracy"] * examples), examples)
     assert answer.out == (
-        f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f} on the {metrics['examples']:.0f} texts that "
-        f"training left out of {toy}; too few to say anything: below 30\n"
+        f"accuracy {metrics['accuracy']:.4f} ({where.low:.4f} to {where.high:.4f}), F1 {metrics['f1']:.4f} on the "
+        f"{examples} texts that training left out of {toy}; too few to say anything: below 30\n"
     )
     shown = afina("evaluate", trained, "--task", toy, "--json", "--check-probe").object()
-    assert list(shown)[:8] == ["adapter", "digest", "task", "accuracy", "f1", "examples", "truncated", "dtype"]
+    assert list(shown)[:8] == ["adapter", "digest", "task", "accuracy", "f1", "interval", "examples", "truncated"]
+    assert shown["interval"] == [where.low, where.high]
     assert (shown["file"], shown["held_out"], shown["leaked"], shown["dtype"]) == (toy, True, 0, "float32")
     assert {key: shown[key] for key in ("accuracy", "f1", "examples")} == metrics
     assert shown["digest"] == Adapter.load(trained).digest

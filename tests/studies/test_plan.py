@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from afina import METHODS, Backbone, Task, meter
+from afina import METHODS, Backbone, Run, Task, meter
 from afina.data.batch import pack
 from afina.data.template import Template
 from afina.errors import InvalidStudy, NotFound, OutOfMemory
@@ -147,11 +147,37 @@ CASES = [
 
 @pytest.mark.parametrize(("family", "method", "dtype"), CASES)
 def test_a_forecast_is_what_the_run_then_measures(
-    runs: Runs, toy: str, tmp_path: Path, family: str, method: str, dtype: str
+    runs: Runs, tmp_path: Path, family: str, method: str, dtype: str
+) -> None:
+    check(runs.run(family, method, max_steps=None, epochs=1, dtype=dtype), tmp_path)
+
+
+TOLD: list[tuple[str, str, dict[str, Any], str]] = [
+    ("gpt2", "lora", {"dora": True}, "bfloat16"),
+    ("llama", "lora", {"dora": True, "targets": "all-linear"}, "float32"),
+    ("llama", "lora", {"rslora": True, "init": "orthogonal"}, "bfloat16"),
+    ("gpt2", "adapter", {"kind": "houlsby"}, "float32"),
+    ("gpt2", "adapter", {"kind": "parallel"}, "bfloat16"),
+    ("gpt2", "lora+adapter", {"adapter": {"reduction": 4}}, "float32"),
+    ("llama", "peft", {"type": "MISS", "settings": {"r": 4}}, "float32"),
+    ("llama", "peft", {"type": "HRA", "settings": {"r": 4}}, "float32"),
+    ("gpt2", "peft", {"type": "LN_TUNING"}, "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("family", "method", "given", "dtype"), TOLD)
+def test_a_forecast_heeds_what_a_method_is_told(
+    runs: Runs, tmp_path: Path, family: str, method: str, given: dict[str, Any], dtype: str
 ) -> None:
     run = runs.run(family, method, max_steps=None, epochs=1, dtype=dtype)
-    one, record = cost(run, calibrate=False), run.execute(tmp_path)
-    adapter = tmp_path / record.adapter
+    check(run.model_copy(update={"hyperparameters": given}), tmp_path)
+
+
+def check(run: Run, out: Path) -> None:
+    """What is foreseen of a run, and what it then measures, are the same."""
+    dtype = run.training.dtype
+    one, record = cost(run, calibrate=False), run.execute(out)
+    adapter = out / record.adapter
     assert one.terms.dtype == record.environment.dtype == dtype
     assert (one.trainable, one.body, one.head) == (record.trainable, record.body, record.head)
     assert one.state_bytes == record.memory.state_bytes

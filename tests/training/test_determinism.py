@@ -125,7 +125,7 @@ def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callabl
     assert after_others == alone
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix", "ia3", "vera"])
+@pytest.mark.parametrize("name", [*(key for key, kind in METHODS.items() if not kind().trains_nothing), "lora+prefix"])
 def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_losses(
     fit: Callable[..., Fit], tmp_path: Path, name: str
 ) -> None:
@@ -158,6 +158,10 @@ def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_los
         *itertools.product(("full", "lora"), ("float32", "bfloat16")),
         ("prompt", "bfloat16"),
         ("prefix", "float32"),
+        ("head", "float32"),
+        ("bitfit", "bfloat16"),
+        ("adapter", "bfloat16"),
+        ("lora+prefix", "bfloat16"),
     ],
 )
 def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(

@@ -76,7 +76,8 @@ def evaluate(
         made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
         counts = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
         seen = {"file": found.where, "held_out": found.held_out, "leaked": found.leaked}
-        print(json.dumps({**made, **found.metrics, **counts, **seen}))
+        where = {"interval": [found.interval.low, found.interval.high]}
+        print(json.dumps({**made, **found.metrics, **where, **counts, **seen}))
         return
     from afina.report.metrics import WORDS
     from afina.report.words import number_of_texts, too_few
@@ -86,7 +87,8 @@ def evaluate(
             f"Whether training saw any of these texts is not known: {opened.manifest.task} is not at hand as it was.",
             file=sys.stderr,
         )
-    figures = ", ".join(f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
+    headline, *others = (f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
+    figures = ", ".join([f"{headline} ({found.interval.low:.4f} to {found.interval.high:.4f})", *others])
     number = number_of_texts(found.examples)
     on = f"the {number} that training left out of {found.where}" if found.held_out else f"{number} of {found.where}"
     print(f"{figures} on {on}{too_few(found.examples)}")

@@ -8,6 +8,8 @@ from afina.data.labelled import Labelled, Trained
 from afina.inference import probes
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
+from afina.stats import estimates
+from afina.stats.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Evaluation:
     dtype      what it computed in
     task       the address of the texts
     metrics    the figures of its objective, the headline first
+    interval   where the headline may lie on other texts of this kind: 95 %
     examples   texts, of which `truncated` were cut to the adapter's maximum length
     where, held_out, leaked  as in `Labelled`
     """
@@ -26,6 +29,7 @@ class Evaluation:
     digest: str
     task: str
     metrics: dict[str, float]
+    interval: Interval
     examples: int
     truncated: int
     dtype: str
@@ -60,6 +64,7 @@ def evaluate(
         digest=adapter.digest,
         task=texts.address,
         metrics=predictor.objective.metrics(outputs, split.labels),
+        interval=estimates.accuracy(predictor.objective.score(outputs, split.labels)).interval,
         examples=len(split),
         truncated=truncated,
         dtype=predictor.dtype,
