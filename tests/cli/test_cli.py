@@ -316,8 +316,8 @@ def test_evaluate_gives_the_figures_of_the_record(afina: Command, trained: Path,
     examples = int(metrics["examples"])
     where = wilson(round(metrics["accuracy"] * examples), examples)
     assert answer.out == (
-        f"accuracy {metrics['accuracy']:.4f} ({where.low:.4f} to {where.high:.4f}), F1 {metrics['f1']:.4f} on the "
-        f"{examples} texts that training left out of {toy}; too few to say anything: below 30\n"
+        f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f} on the {examples} texts that training left out of "
+        f"{toy} (95 % of accuracy: {where.low:.4f} to {where.high:.4f}); too few to say anything: below 30\n"
     )
     shown = afina("evaluate", trained, "--task", toy, "--json", "--check-probe").object()
     assert list(shown)[:8] == ["adapter", "digest", "task", "accuracy", "f1", "interval", "examples", "truncated"]

@@ -38,9 +38,10 @@ def test_evaluate_uses_every_row_of_another_file_and_no_text_of_training(
     adapter, shown = train(afina, gpt2, "--task", mine)
     assert "mine.csv: 80 texts to train on, 20 held out." in shown
     assert "Figures on 20 texts; too few to say anything: below 30." in " ".join(shown.split())
-    assert afina("evaluate", adapter, "--task", more).out.endswith(" on 40 texts of more.csv\n")
-    own = afina("evaluate", adapter, "--task", mine)
-    assert own.out.endswith(" on the 20 texts that training left out of mine.csv; too few to say anything: below 30\n")
+    assert " on 40 texts of more.csv (95 % of accuracy: 0." in afina("evaluate", adapter, "--task", more).out
+    own = afina("evaluate", adapter, "--task", mine).out
+    assert " on the 20 texts that training left out of mine.csv (95 % of accuracy: 0." in own
+    assert own.endswith("); too few to say anything: below 30\n")
     assert afina("evaluate", adapter, "--task", longer).error == (
         "task longer.csv: 80 of 101 texts are among those that the adapter was trained on, at most 1% may. "
         "Remove them, or pass --allow-leakage to go on."

@@ -79,19 +79,19 @@ def evaluate(
         where = {"interval": [found.interval.low, found.interval.high]}
         print(json.dumps({**made, **found.metrics, **where, **counts, **seen}))
         return
-    from afina.report.metrics import WORDS
-    from afina.report.words import number_of_texts, too_few
+    from afina.report.metrics import WORDS, interval_heading
+    from afina.report.words import number_of_texts, span, too_few
 
     if found.leaked is None and opened.manifest.task is not None:
         print(
             f"Whether training saw any of these texts is not known: {opened.manifest.task} is not at hand as it was.",
             file=sys.stderr,
         )
-    headline, *others = (f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
-    figures = ", ".join([f"{headline} ({found.interval.low:.4f} to {found.interval.high:.4f})", *others])
+    figures = ", ".join(f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
     number = number_of_texts(found.examples)
     on = f"the {number} that training left out of {found.where}" if found.held_out else f"{number} of {found.where}"
-    print(f"{figures} on {on}{too_few(found.examples)}")
+    where = f"{interval_heading(next(iter(found.metrics)))}: {span((found.interval.low, found.interval.high))}"
+    print(f"{figures} on {on} ({where}){too_few(found.examples)}")
 
 
 def predict(
