@@ -252,6 +252,62 @@ def test_the_page_of_words_has_a_figure_for_what_is_measured_and_a_star_where_a_
     assert "1,024" in (tmp_path / "words.svg").read_text()
 
 
+def test_the_first_look_puts_the_most_accurate_first_and_goes_on_from_what_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import first_look
+    from words import packed
+
+    def answers(right: int) -> Any:
+        return np.arange(400) < right
+
+    def one(method: str, rights: list[int], rate: float) -> str:
+        choosing = {"0.0001": [0.5, 0.7], f"{rate:g}": [0.9, 0.3]}
+        digits = [packed(answers(right)) for right in rights]
+        return (
+            json.dumps({"method": method, "trained": 1234, "choosing": choosing, "rate": rate, "right": digits}) + "\n"
+        )
+
+    (tmp_path / "results").mkdir()
+    (tmp_path / "kept.jsonl").write_text(one("lora", [300, 320], 1e-3))
+    (tmp_path / "results" / "first-look-1.jsonl").write_text(one("head", [240, 260], 1e-2))
+    (tmp_path / "page.md").write_text("Before.\n<!-- begin: benchmarks/first_look.py -->\n<!-- end -->\nAfter.\n")
+    monkeypatch.setattr(first_look, "KEPT", tmp_path / "kept.jsonl")
+    monkeypatch.setattr(first_look, "RECORDS", tmp_path / "results" / "first-look.jsonl")
+    monkeypatch.setattr(first_look, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(first_look, "floors", lambda: {"zero-shot": [answers(280)]})
+    measured: list[str] = []
+    monkeypatch.setattr(first_look, "METHODS", {"head": ("head", {}), "lora": ("lora", {})})
+    monkeypatch.setattr(first_look, "measure", measured.append)
+    first_look.measure_all(0, 1)
+    assert not measured
+    for _ in range(2):  # written again, it is the same
+        first_look.write()
+        page = (tmp_path / "page.md").read_text()
+        assert page.count("| `lora` | 1,234 | 0.001 (0.0001, 0.001) | 0.775 | 0.750, 0.800 |") == 1
+        assert page.index("`lora`") < page.index("zero-shot") < page.index("`head`")
+        assert page.startswith("Before.\n")
+        assert page.endswith("After.\n")
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_the_first_look_measures_a_method_at_its_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    import first_look
+    import words
+
+    monkeypatch.setattr(first_look, "LABELS", 8)
+    monkeypatch.setattr(words, "CHOOSING", 8)
+    monkeypatch.setattr(words, "HELD_OUT", 16)
+    found = first_look.measure("head")
+    tried = {float(rate): tuple(figures) for rate, figures in found["choosing"].items()}
+    assert sorted(tried) == first_look.rates(first_look.made("head"))
+    assert found["rate"] == max(tried, key=lambda rate: (tried[rate][0], -tried[rate][1]))
+    assert len(found["right"]) == 2
+    assert found["trained"] == 2 * 576
+
+
 @pytest.mark.slow
 @pytest.mark.assets
 def test_the_words_benchmark_measures_a_cell_of_every_kind() -> None:

@@ -1,9 +1,10 @@
-"""Matrix products with a layer's weight, by oneDNN where torch has it. Knows layers, not what they belong to.
+"""Matrix products with a layer's weight, by oneDNN where that is the faster. Knows layers, not what they belong to.
 
-torch gives float32 products on a CPU to MKL, which on processors of other makes than Intel's takes more than twice as
-long as oneDNN (docs/LOG.md). And oneDNN brings a weight into its own order before it multiplies: a frozen weight is
-packed in that order once, for each direction, which saves a sixth of a bfloat16 product. Results are the same but for
-rounding; `tests/models/kernels/test_linear.py` holds them to torch's.
+torch gives float32 products on a CPU to MKL, which on processors with AVX-512 of other makes than Intel's takes more
+than twice as long as oneDNN; without AVX-512 it is oneDNN that takes up to twice as long (docs/LOG.md). In bfloat16,
+oneDNN brings a weight into its own order before it multiplies: a frozen weight is packed in that order once, for each
+direction, which saves a sixth of a product. Results are the same but for rounding;
+`tests/models/kernels/test_linear.py` holds them to torch's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from afina import allocator
 allocator.keep_kernels(allocator.SOME, anew=False)
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+_ONEDNN_FLOAT32 = _ONEDNN and (
+    not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
 _ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 _TYPICAL_ROWS = 256
@@ -38,7 +42,7 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def _by_onednn(weight: Tensor) -> bool:
-    return _ONEDNN and weight.device.type == "cpu" and weight.dtype == torch.float32
+    return _ONEDNN_FLOAT32 and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 @dataclass(frozen=True, eq=False)
