@@ -53,7 +53,6 @@ METHODS: dict[str, Given] = {
     "head": ("head", {}),
     "last": ("last", {}),
     "layernorm": ("layernorm", {}),
-    "lora, all-linear": ("lora", {"targets": "all-linear"}),
     "lora, dora": ("lora", {"dora": True}),
     "ia3": ("ia3", {}),
     "vera": ("vera", {}),
@@ -61,7 +60,6 @@ METHODS: dict[str, Given] = {
     "prompt": ("prompt", {}),
     "prefix": ("prefix", {}),
     "prelayer": ("prelayer", {}),
-    "lora+layernorm": ("lora+layernorm", {}),
 }
 """Not bitfit: the embedded model has no biases."""
 

@@ -63,7 +63,8 @@ class World(Executor):
             "zero-shot": int(1.2 * GIB),
         }
         self.gpu: int | None = None
-        monkeypatch.setattr(METHODS["head"], "practical", False)  # it has tests of its own
+        for name in ("head", "last", "adapter"):  # these have tests of their own
+            monkeypatch.setattr(METHODS[name], "practical", False)
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
         monkeypatch.setattr(cost, "cost", self.cost)
@@ -202,6 +203,23 @@ def test_where_the_others_do_not_fit_a_head_alone_is_what_could_be_trained(probi
 
 
 # Where there is little time
+
+
+@pytest.mark.parametrize(
+    ("minutes", "raced"), [(4, {"full", "last", "lora"}), (60, {"full", "last", "lora", "adapter", "prelayer"})]
+)
+def test_as_many_methods_are_raced_as_there_is_time_to_learn_something_of(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, raced: set[str]
+) -> None:
+    for name in ("last", "adapter"):
+        monkeypatch.setattr(METHODS[name], "practical", True)
+    world.step |= {"last": 0.3, "adapter": 0.8}
+    world.right |= {"last": 0.7, "adapter": 0.8}
+    world.needs |= {"last": GIB, "adapter": GIB}
+    made = world.choose(tmp_path, minutes)
+    assert {run.method for run in world.tried} == raced
+    others = {"adapter", "prelayer"} - raced
+    assert {name: made.dropped[name].why for name in others} == dict.fromkeys(others, "start")
 
 
 def test_a_slow_machine_measures_for_two_fifths_of_the_minutes_at_most_and_asks_the_model(

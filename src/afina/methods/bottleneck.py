@@ -32,7 +32,6 @@ class Adapter(Method):
     summary: ClassVar[str] = "small bottleneck modules in every block train, the body stays frozen"
     learning_rate: ClassVar[float] = 1e-3
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"reduction": (4, 16, 64)}
-    practical: ClassVar[bool] = False
 
     kind: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
     reduction: int = 16

@@ -31,7 +31,7 @@ from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.finals import Finals, expected, texts_to_score
 from afina.studies.floors import Floor
-from afina.studies.halving import EPOCHS, Race, Speed, Standing, measure
+from afina.studies.halving import EPOCHS, WORTH, Race, Speed, Standing, measure
 from afina.studies.holding import Held
 from afina.studies.recommendation import Contender, Dropped, Recommendation, decide
 from afina.studies.result import Result
@@ -46,6 +46,10 @@ MEASURING_SHARE = 0.4
 
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""
+
+LEAST_RACED = 3
+"""So many methods are raced however short the time is, others where each then has time for a trial that says something:
+in the order of METHODS."""
 
 FINALISTS = 2
 VALIDATION, MOST_VALIDATION = 0.2, 300
@@ -104,7 +108,8 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     probes = [name for name in names if name not in untrained and not METHODS[name].trains_body]
     raced = [name for name in names if name not in (*untrained, *probes)]
     runs = {name: setting.run(name, train_examples=AT_FIRST, validation=cut) for name in raced}
-    speeds = _speeds(setting, runs, dropped)
+    validation = math.ceil(cut * min(len(task.train), AT_FIRST))
+    speeds = _speeds(setting, runs, dropped, validation)
     standings: list[Standing] = []
     texts = len(task.evaluation)
     if speeds and clock.left > 0:
@@ -113,7 +118,7 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     finals = Finals(setting, held, texts)
     finals.evaluate(untrained, AT_FIRST, clock.left / (1 + FINALISTS))
     if speeds and clock.left > 0:
-        standings = _race(setting, {name: runs[name] for name in speeds}, speeds, cut)
+        standings = _race(setting, {name: runs[name] for name in speeds}, speeds, validation)
     standing = {one.method for one in standings}
     dropped |= {name: Dropped(why="train") for name in speeds if name not in standing}
     finalists = [one for one in standings if one.accuracy is not None][:FINALISTS]
@@ -175,13 +180,13 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
     return fitting, lowered, dropped
 
 
-def _speeds(setting: Setting, runs: Mapping[str, Run], dropped: dict[str, Dropped]) -> dict[str, Speed]:
-    """What each run costs; those that cannot be carried out are put into `dropped`."""
+def _speeds(setting: Setting, runs: Mapping[str, Run], dropped: dict[str, Dropped], texts: int) -> dict[str, Speed]:
+    """What each run costs that can be raced, where a trial is scored on `texts`; the others are put into `dropped`."""
     speeds: dict[str, Speed] = {}
     problem: AfinaError | None = None
     until = setting.clock.began + MEASURING_SHARE * 60 * setting.clock.minutes
     for name, run in runs.items():
-        if meter.now() >= until:
+        if meter.now() >= until or not _affords_another(setting, speeds, texts):
             dropped[name] = Dropped(why="start")
             continue
         setting.watcher.says(f"measuring what a step of {name} takes")
@@ -198,10 +203,15 @@ def _speeds(setting: Setting, runs: Mapping[str, Run], dropped: dict[str, Droppe
     return speeds
 
 
-def _race(setting: Setting, runs: Mapping[str, Run], speeds: Mapping[str, Speed], cut: float) -> list[Standing]:
+def _affords_another(setting: Setting, speeds: Mapping[str, Speed], texts: int) -> bool:
+    each = RACE_SHARE * setting.clock.left / (len(speeds) + 1)
+    return len(speeds) < LEAST_RACED or all(each >= WORTH * speed.seconds(0, texts) for speed in speeds.values())
+
+
+def _race(setting: Setting, runs: Mapping[str, Run], speeds: Mapping[str, Speed], texts: int) -> list[Standing]:
     examples = min(len(setting.task.train), AT_FIRST)
     race = Race(
-        texts=math.ceil(cut * examples),
+        texts=texts,
         longest=EPOCHS * math.ceil(examples * (1 - VALIDATION) / BATCH),
         seconds=RACE_SHARE * setting.clock.left,
         until=setting.clock.end,
