@@ -22,7 +22,7 @@ class Last(Selective):
     name: ClassVar[str] = "last"
     title: ClassVar[str] = "last blocks"
     summary: ClassVar[str] = "the last transformer blocks and the final norm train, the blocks below stay frozen"
-    learning_rate: ClassVar[float] = 2e-4
+    learning_rate: ClassVar[float] = 5e-4
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"blocks": (1, 2, 4)}
 
     blocks: int = 2

@@ -19,7 +19,7 @@ class Prompt(Virtual):
     name: ClassVar[str] = "prompt"
     title: ClassVar[str] = "prompt tuning"
     summary: ClassVar[str] = "virtual tokens before each text train, the body stays frozen"
-    learning_rate: ClassVar[float] = 2e-2
+    learning_rate: ClassVar[float] = 7e-3
 
     @property
     def adds(self) -> str:
