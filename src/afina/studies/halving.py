@@ -33,6 +33,9 @@ RATES = {1: (1.0,), 2: (1.0, 3.0), 3: (1 / 3, 1.0, 3.0)}
 WORTH = 3.0
 """A trial's seconds are at least this many times what it costs before the first step and for its score."""
 
+LEAST_RACED = 3
+"""So many methods are raced however short the time is, and more where each has time for a trial that is worth it."""
+
 EPOCHS = 3
 """No run goes more often through the training split."""
 
@@ -92,6 +95,12 @@ def measure(run: Run, executor: Executor, listen: Listener, until: float) -> Spe
     if score.accuracy is None:
         raise RunFailed(f"run {run.title}: the loss is not a number from the first steps on.")
     return Speed.of(score, meter.now() - began)
+
+
+def affords_another(speeds: Mapping[str, Speed], seconds: float, texts: int) -> bool:
+    """Whether a race of so many seconds, each trial scored on `texts`, has room for one more than those of `speeds`."""
+    each = seconds / (len(speeds) + 1)
+    return len(speeds) < LEAST_RACED or all(each >= WORTH * speed.seconds(0, texts) for speed in speeds.values())
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.finals import Finals, expected, texts_to_score
 from afina.studies.floors import Floor
-from afina.studies.halving import EPOCHS, WORTH, Race, Speed, Standing, measure
+from afina.studies.halving import EPOCHS, Race, Speed, Standing, affords_another, measure
 from afina.studies.holding import Held
 from afina.studies.recommendation import Contender, Dropped, Recommendation, decide
 from afina.studies.result import Result
@@ -46,10 +46,6 @@ MEASURING_SHARE = 0.4
 
 RACE_SHARE = 0.4
 """Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""
-
-LEAST_RACED = 3
-"""So many methods are raced however short the time is, others where each then has time for a trial that says something:
-in the order of METHODS."""
 
 FINALISTS = 2
 VALIDATION, MOST_VALIDATION = 0.2, 300
@@ -186,7 +182,7 @@ def _speeds(setting: Setting, runs: Mapping[str, Run], dropped: dict[str, Droppe
     problem: AfinaError | None = None
     until = setting.clock.began + MEASURING_SHARE * 60 * setting.clock.minutes
     for name, run in runs.items():
-        if meter.now() >= until or not _affords_another(setting, speeds, texts):
+        if meter.now() >= until or not affords_another(speeds, RACE_SHARE * setting.clock.left, texts):
             dropped[name] = Dropped(why="start")
             continue
         setting.watcher.says(f"measuring what a step of {name} takes")
@@ -201,11 +197,6 @@ def _speeds(setting: Setting, runs: Mapping[str, Run], dropped: dict[str, Droppe
     if problem and not speeds:
         raise problem  # nothing can be trained here at all: its reason is what the user needs
     return speeds
-
-
-def _affords_another(setting: Setting, speeds: Mapping[str, Speed], texts: int) -> bool:
-    each = RACE_SHARE * setting.clock.left / (len(speeds) + 1)
-    return len(speeds) < LEAST_RACED or all(each >= WORTH * speed.seconds(0, texts) for speed in speeds.values())
 
 
 def _race(setting: Setting, runs: Mapping[str, Run], speeds: Mapping[str, Speed], texts: int) -> list[Standing]:
