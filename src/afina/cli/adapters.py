@@ -76,8 +76,8 @@ def evaluate(
         made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
         counts = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
         seen = {"file": found.where, "held_out": found.held_out, "leaked": found.leaked}
-        where = {"interval": [found.interval.low, found.interval.high]}
-        print(json.dumps({**made, **found.metrics, **where, **counts, **seen}))
+        likely = {"interval": [found.interval.low, found.interval.high]}
+        print(json.dumps({**made, **found.metrics, **likely, **counts, **seen}))
         return
     from afina.report.metrics import WORDS, interval_heading
     from afina.report.words import number_of_texts, span, too_few
