@@ -181,6 +181,13 @@ class Disagreeing(InventedExecutor):
         return carried_out(out, ANSWERS[run.method], GOLD, run.method, run.label, key=run.key, study=study)
 
 
+def timed(code: str, *arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Seconds that a process of Python's takes."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    return time.perf_counter() - start, done
+
+
 def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> None:
     content = {"name": "shown", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     Study.parse(content, "test").run(tmp_path, command=["afina"], executor=Disagreeing())
@@ -189,12 +196,13 @@ def test_a_report_takes_less_than_three_seconds_and_no_torch(tmp_path: Path) -> 
         "try:\n    main()\nfinally:\n    heavy = {'torch', 'transformers', 'peft', 'matplotlib.pyplot'}\n"
         "    assert not heavy & set(sys.modules)"
     )
-    taken = []
-    while len(taken) < 6 and min(taken, default=3) >= 3:  # the first may have fonts to look for, the machine be busy
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-        taken.append(time.perf_counter() - start)
+    libraries = [timed("import matplotlib.figure, pydantic, scipy.optimize, scipy.stats")[0] for _ in range(3)]
+    allowed = max(3.0, 2.5 * min(libraries))  # on slow processors, by what importing what it needs takes there
+    taken: list[float] = []
+    while len(taken) < 6 and min(taken, default=allowed) >= allowed:  # the first may have fonts to look for
+        seconds, done = timed(code, str(tmp_path))
+        taken.append(seconds)
         assert (done.returncode, done.stderr) == (0, "")
-    assert min(taken) < 3
+    assert min(taken) < allowed
     assert done.stdout.split() == [str(tmp_path / name) for name in study().files()]
     assert "a report uses no network" in (tmp_path / "report.md").read_text(encoding="utf-8")
