@@ -31,6 +31,7 @@ class Adapter(Method):
     title: ClassVar[str] = "adapters"
     summary: ClassVar[str] = "small bottleneck modules in every block train, the body stays frozen"
     learning_rate: ClassVar[float] = 1e-3
+    practical: ClassVar[bool] = False
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"reduction": (4, 16, 64)}
 
     kind: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"

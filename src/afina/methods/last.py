@@ -23,6 +23,7 @@ class Last(Selective):
     title: ClassVar[str] = "last blocks"
     summary: ClassVar[str] = "the last transformer blocks and the final norm train, the blocks below stay frozen"
     learning_rate: ClassVar[float] = 5e-4
+    practical: ClassVar[bool] = False
     search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"blocks": (1, 2, 4)}
 
     blocks: int = 2
