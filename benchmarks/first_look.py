@@ -134,10 +134,10 @@ def floors() -> dict[str, list[np.ndarray]]:
     split = part(TASK, "held out")
     names = task(TASK)[0]
     asked = Classifier.open(backbone(), names, 0, question(TASK, "words").tokens, exact=True)
-    words = [tfidf(part(TASK, "training", Cell(TASK, LABELS, "tfidf", "", 0.0, seed))) for seed in SEEDS]
+    fitted = [tfidf(part(TASK, "training", Cell(TASK, LABELS, "tfidf", "", 0.0, seed))) for seed in SEEDS]
     return {
         "zero-shot": [judge(asked, "held out")[0]],
-        "TF-IDF": [one.predict(split) == split.labels for one in words],
+        "TF-IDF": [one.predict(split) == split.labels for one in fitted],
     }
 
 

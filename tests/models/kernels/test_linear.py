@@ -53,7 +53,7 @@ def test_a_packed_layer_gives_the_same_bits_and_holds_its_weight_once_for_each_d
     upstream = upstream[..., : plain(inputs).shape[-1]]
     accelerate(fast)
     if not can_pack(fast, torch.bfloat16):
-        pytest.skip("this torch has no oneDNN")
+        pytest.skip("no oneDNN for bfloat16 here")
     size = plain.weight.nbytes  # type: ignore[operator, union-attr]
     packed = pack(fast)
     assert [each.nbytes for each in packed] == [size, size]
@@ -74,7 +74,7 @@ def test_a_packed_layers_bias_trains_and_is_read_anew_at_every_call(
     fast = copy.deepcopy(plain)
     upstream = upstream[..., : plain(inputs).shape[-1]]
     if not can_pack(fast, torch.bfloat16):
-        pytest.skip("this torch has no oneDNN")
+        pytest.skip("no oneDNN for bfloat16 here")
     pack(fast)
     for _ in range(2):
         expected, found = run(plain, inputs, upstream), run(fast, inputs, upstream)
