@@ -192,9 +192,9 @@ def test_a_missing_text_column_is_told_with_what_was_found_and_which_field_to_gi
 
 
 def test_a_missing_label_column_is_told_with_what_was_found_and_which_field_to_give(directory: Path) -> None:
-    write_csv(directory / "train.csv", ROWS, "text,stars")
+    write_csv(directory / "train.csv", ROWS, "text,verdict")
     told = message(directory)
-    assert "train.csv: no label column. Found: text, stars. Expected label or labels or target" in told
+    assert "train.csv: no label column. Found: text, verdict. Expected label or labels or target" in told
     assert told.endswith("name another one with `label`.")
 
 
@@ -306,11 +306,11 @@ def test_json_labels_may_be_truth_values_numbers_or_strings(
     assert sorted(task.train.labels.tolist()) == [0, 1]
 
 
-def test_a_label_that_is_a_measurement_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InvalidData, match=r"train\.csv, line 3: label 0\.5 is not a whole number\. Expected names or int"
-    ):
-        load_labels(tmp_path, ["1", "0.5", "2"])
+def test_labels_that_are_measurements_are_numbers_unless_it_is_said_that_they_are_classes(tmp_path: Path) -> None:
+    assert load_labels(tmp_path, ["1", "0.5", "2"]).kind == "number"
+    rows = [(f"text {i}", ["1", "0.5", "2"][i % 3]) for i in range(9)]
+    task = Task.load(str(write_csv(tmp_path / "classes.csv", rows)), kind="classes")
+    assert (task.kind, task.label_names) == ("classes", ("0.5", "1", "2"))
 
 
 def test_an_evaluation_label_that_was_never_trained_is_told_with_its_row(directory: Path) -> None:
@@ -402,10 +402,14 @@ def test_a_mistake_in_a_tsv_file_is_told_with_its_line(directory: Path) -> None:
         ('{"text": "a", "label": 1}\n\n{"label": 0}', "line 3: column 'text' is empty."),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": null}', "line 2: column 'label' is empty."),
         ('{"text": "a", "label": 1}\n{"text": "b", "label": NaN}', "line 2: column 'label' is empty."),
-        ('{"text": "a", "label": [1]}', "line 1: column 'label' holds a list, expected a name or an integer."),
+        ('{"text": "a", "label": {}}', "line 1: column 'label' holds a dict, expected a name or an integer."),
+        ('{"text": "a", "label": [0.5]}', "line 1: column 'label' holds [0.5], expected names of labels."),
         ('{"text": 5, "label": 1}', "line 1: column 'text' holds a int, expected a text."),
         ('{"text": "\\ud83d", "label": 1}', "line 1: column 'text' holds half a surrogate pair."),
-        ('{"text": "a", "label": 1}\n{"text": "b", "label": 0.25}', "line 2: label 0.25 is not a whole number."),
+        (
+            '{"text": "a", "label": 1.5}\n{"text": "b", "label": "x"}\n{"text": "c", "label": 2}',
+            "line 2: column 'label' holds 'x' among numbers.",
+        ),
     ],
 )
 def test_a_mistake_in_a_jsonl_file_is_told_with_its_line(directory: Path, lines: str, told: str) -> None:
@@ -474,16 +478,25 @@ def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_p
     )
 
 
-@pytest.mark.parametrize(("count", "held"), [(2, 2), (3, 1), (9, 2), (60, 12), (300, 60), (1000, 200)])
+@pytest.mark.parametrize(("count", "held"), [(2, 2), (9, 2), (60, 12), (300, 60), (1000, 200)])
 def test_of_one_file_a_fifth_of_each_label_is_held_out(tmp_path: Path, count: int, held: int) -> None:
     labels = ("y", "n") if count > 3 else ("y",)
     rows = [(f"text {i}", labels[i % len(labels)]) for i in range(count)]
-    rows += [] if count > 3 else [("other", "n"), ("another", "n")][: 2 if count == 2 else 1]
+    rows += [] if count > 3 else [("other", "n"), ("another", "n")]
     task = Task.load(str(write_csv(tmp_path / "one.csv", rows)))
     assert len(task.evaluation) == held
     assert len(task.train) + len(task.evaluation) == len(rows)
     if count > 9:
         assert task.evaluation.labels.tolist().count(0) == held // 2
+
+
+def test_a_class_of_one_text_cannot_be_held_out_and_is_told_with_its_row(tmp_path: Path) -> None:
+    rows = [*((f"text {i}", "yn"[i % 2]) for i in range(8)), ("alone", "x"), ("Alone!", "x")]
+    told = message(write_csv(tmp_path / "one.csv", rows))
+    assert "one.csv, line 10: the only text of label 'x', so none of it can be kept aside" in told
+    assert (
+        len(Task.load(str(tmp_path / "one.csv"), evaluation=str(tmp_path / "one.csv"), allow_leakage=True).train) == 10
+    )
 
 
 def test_all_of_a_file_trains_where_another_is_evaluated(tmp_path: Path, directory: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from afina import assets
 from afina.data.readers import snippets
-from afina.data.readers.rows import splits
+from afina.data.readers.targets import splits
 from afina.data.split import normalised
 from afina.data.task import Task, count_leaked
 from afina.errors import NotFound, UnknownName
@@ -82,8 +82,8 @@ def test_a_random_split_of_the_tweets_would_leak() -> None:
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
     cut = len(order) // 5
-    _, train, evaluation = splits(rows.take(order[cut:]), rows.take(order[:cut]))
-    assert 0.03 < count_leaked(train, evaluation) / len(evaluation) < 0.08
+    found = splits(rows.take(order[cut:]), rows.take(order[:cut]))
+    assert 0.03 < count_leaked(found.train, found.evaluation) / len(found.evaluation) < 0.08
 
 
 @pytest.mark.assets

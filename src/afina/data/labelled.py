@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from afina.data.kinds import CLASSES, LABELS, Kind
 from afina.data.readers import files
 from afina.data.readers.files import Asked
-from afina.data.readers.rows import Rows, matched, splits
+from afina.data.readers.labels import Form, Label
+from afina.data.readers.rows import Rows
+from afina.data.readers.targets import matched, splits
 from afina.data.split import Split
 from afina.data.task import LEAKAGE_LIMIT, TASKS, Task, count_leaked, find, is_at_hand
 from afina.errors import AfinaError, InvalidData, Leakage
@@ -23,6 +28,7 @@ class Trained:
     width         how many there are
     data          the arguments of `Task.load` with which its task was read
     train_digest  of the training split
+    kind          what was learnt
     """
 
     width: int
@@ -30,11 +36,12 @@ class Trained:
     task: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     train_digest: str | None = None
+    kind: Kind = CLASSES
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Texts with labels that are indices into `label_names`.
+    """Texts with labels as the adapter's kind has them, of which classes are indices into `label_names`.
 
     where     the file or task that they come from
     held_out  whether they are what training left out of that file, and not all of it
@@ -74,7 +81,8 @@ class Labelled:
         rows, names, where = _rows(address, asked, trained, labels, allow_leakage=allow_leakage)
         given = labels if labels is not None else trained.data.get("labels")
         if trained.label_names is None:
-            label_names, split, _ = splits(rows, rows, labels, names)
+            found = splits(rows, rows, labels, names)
+            label_names, split = found.label_names, found.train
             if len(label_names) != trained.width:
                 raise InvalidData(
                     f"{where}: its labels are {', '.join(label_names[:20])}; the adapter has {trained.width}, and does "
@@ -100,11 +108,25 @@ def _rows(
     if address in TASKS:
         task = Task.load(address, **vars(asked), labels=None, allow_leakage=allow_leakage)
         split = task.evaluation
-        named = [task.label_names[index] for index in split.labels]
-        return Rows(split.texts, split.pairs, named, lambda i: f"{address}, evaluation text {i + 1}"), (), address
-    usual = {key: trained.data.get(key) for key in vars(asked)}
-    found, names, path = files.to_measure(find(address), asked, Asked(**usual))
+        if task.kind != trained.kind:
+            raise InvalidData(f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.")
+        return Rows(split.texts, split.pairs, _spelled(task), _place(address), task.kind), (), address
+    usual = {key: trained.data.get(key) for key in ("text", "text_pair", "label")}
+    form = Form(trained.kind, asked.separator or trained.data.get("separator"))
+    found, names, path = files.to_measure(find(address), asked, Asked(**usual), form)
     return found, names, address if path == Path(address).expanduser() else str(path)
+
+
+def _place(address: str) -> Callable[[int], str]:
+    return lambda i: f"{address}, evaluation text {i + 1}"
+
+
+def _spelled(task: Task) -> list[Label]:
+    """The evaluation split's labels by name."""
+    if task.kind == LABELS:
+        return [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in task.evaluation.labels]
+    told = task.evaluation.labels.tolist()
+    return [task.label_names[index] for index in told] if task.kind == CLASSES else told
 
 
 def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | None:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +24,16 @@ class Example:
     """One labelled text, or pair of texts."""
 
     text: str
-    label: int
+    label: Any
     text_pair: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(Shown):
-    """Texts and their integer labels, in a fixed order.
+    """Texts and their labels, in a fixed order.
 
     texts   N strings
-    labels  int64 [N], indices into the task's label names
+    labels  int64 [N], indices into the task's label names; a number: float64 [N]; several labels: int64 [N, L], 0 or 1
     pairs   N strings, or None where an example is a single text
     """
 
@@ -47,18 +48,22 @@ class Split(Shown):
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
-        found, counts = np.unique(self.labels, return_counts=True)
-        return {
-            "texts" if self.pairs is None else "pairs of texts": len(self),
-            "of each label": tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True)),
-        }
+        texts = "texts" if self.pairs is None else "pairs of texts"
+        if self.labels.dtype.kind == "f":
+            return {texts: len(self), "numbers": f"{self.labels.min():g} to {self.labels.max():g}"}
+        if self.labels.ndim == 2:
+            found, counts = np.arange(self.labels.shape[1]), self.labels.sum(axis=0)
+        else:
+            found, counts = np.unique(self.labels, return_counts=True)
+        told = tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True))
+        return {texts: len(self), "of each label": told}
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> Example:
         pair = None if self.pairs is None else self.pairs[index]
-        return Example(self.texts[index], int(self.labels[index]), pair)
+        return Example(self.texts[index], self.labels[index].tolist(), pair)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -76,7 +81,7 @@ class Split(Shown):
             [
                 digest.of_strings(self.texts),
                 digest.of_strings(pairs),
-                digest.of_bytes(self.labels.astype("<i8").tobytes()),
+                digest.of_bytes(self.labels.astype("<f8" if self.labels.dtype.kind == "f" else "<i8").tobytes()),
             ]
         )
 

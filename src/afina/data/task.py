@@ -6,27 +6,33 @@ Knows texts and labels; not tokens or models.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from afina import assets
 from afina.card import Shown
+from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.readers import files, rows, snippets, sst2
 from afina.data.readers.files import Asked
+from afina.data.readers.labels import Form
 from afina.data.readers.table import READERS
+from afina.data.readers.targets import Read, matched
 from afina.data.split import Split, key
 from afina.errors import InvalidData, Leakage, NotFound, UnknownName
 
 LEAKAGE_LIMIT = 0.01
 """Share of evaluation texts that may occur in the training split."""
 
-TASKS: dict[str, Callable[[Sequence[str] | None], tuple[tuple[str, ...], Split, Split]]] = {
+TASKS: dict[str, Callable[[Sequence[str] | None], Read]] = {
     "sst2": sst2.load,
     **{f"snippets:{domain}": partial(snippets.load, domain) for domain in snippets.DOMAINS},
 }
-"""The named tasks: from the order of labels, or None, to label names, training and evaluation split."""
+"""The named tasks: from the order of labels, or None, to what reading them gives."""
 
 
 def is_at_hand(address: str) -> bool:
@@ -36,11 +42,12 @@ def is_at_hand(address: str) -> bool:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Task(Shown):
-    """A classification problem with a training and an evaluation split.
+    """A problem with a training and an evaluation split.
 
     address      how the user named it, such as `sst2`, `snippets:movies`, `my.csv`
-    label_names  name of each integer label; index 1 is the positive class in binary F1
+    label_names  name of each integer label; index 1 is the positive class in binary F1; of a number, its own
     leaked       evaluation texts that also occur in the training split (normalised)
+    metric, ceiling, separator  as in `Read`
     """
 
     address: str
@@ -48,11 +55,16 @@ class Task(Shown):
     train: Split
     evaluation: Split
     leaked: int = 0
+    kind: Kind = CLASSES
+    metric: str | None = None
+    ceiling: Mapping[str, float] = field(default_factory=dict)
+    separator: str | None = None
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
         return {
             "address": self.address,
+            "kind": None if self.kind == CLASSES else self.kind,
             "labels": self.label_names,
             "training texts": len(self.train),
             "evaluation texts": len(self.evaluation),
@@ -68,6 +80,8 @@ class Task(Shown):
         text_pair: str | None = None,
         label: str | None = None,
         labels: Sequence[str] | None = None,
+        kind: str | None = None,
+        separator: str | None = None,
         train_examples: int | None = None,
         evaluation_examples: int | None = None,
         validation: float | None = None,
@@ -76,8 +90,11 @@ class Task(Shown):
     ) -> Task:
         """The task at `address`: a name in TASKS, a directory, or a file.
 
-        text, text_pair, label  columns of a file; the usual names are found without (`columns.TEXT`, ...)
+        text, text_pair, label  columns of a file; the usual names are found without (`columns.TEXT`, ...). A label
+                                `a,b,c` names several columns, which say 1 or 0 of one label each
         labels                  the labels in their order, as they stand in the data, or a name for each of 0..n-1
+        kind                    of KINDS: classes, number or labels; None: what the labels look like
+        separator               between the labels of a text
         train_examples, evaluation_examples
                                 at most so many, chosen by a hash of the normalised text, in original order
         validation              share of the training split, as used, that is cut from it and stands in for the
@@ -89,29 +106,43 @@ class Task(Shown):
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
-        asked = Asked(text, text_pair, label)
+        asked = Asked(text, text_pair, label, kind, separator)
         if address in TASKS:
             named = [field for field, value in vars(asked).items() if value]
             if named and evaluation is None:
                 raise InvalidData(
                     f"task {address}: its columns are known, so `{named[0]}` cannot be chosen. Leave it out."
                 )
-            label_names, train, held_out = TASKS[address](labels)
-            if evaluation is not None:
-                held_out = _of_file(evaluation, asked, address, label_names, pairs=train.pairs is not None)
+            found = TASKS[address](labels)
+            held_out = found.evaluation if evaluation is None else _of_file(evaluation, asked, address, found)
         else:
             file = None if evaluation is None else evaluation_file(evaluation)
-            label_names, train, held_out = files.load(find(address), asked, labels, file)
-        train = rows.first(train, train_examples, "train_examples")
+            found = files.load(find(address), asked, labels, file)
+            held_out = found.evaluation
+        train = rows.first(found.train, train_examples, "train_examples")
         held_out = rows.first(held_out, evaluation_examples, "evaluation_examples")
         if validation is not None:
             train, held_out = rows.cut(train, validation)
-        if len(set(train.labels.tolist())) < 2:
-            raise InvalidData(
-                f"task {address}: all {len(train)} training examples are labelled {label_names[train.labels[0]]!r}. "
-                "Expected at least two different labels; give more examples."
-            )
-        return cls(address, label_names, train, held_out, check_leakage(address, train, held_out, allow=allow_leakage))
+        _check_varied(address, found, train)
+        leaked = check_leakage(address, train, held_out, allow=allow_leakage)
+        return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found))
+
+    def set_aside(self, share: float) -> tuple[Task, Split]:
+        """The task without, and, about `share` of its training texts: of those that tuning chooses by, the first."""
+        train, kept = rows.cut(self.train, share)
+        return replace(self, train=train), kept
+
+    @property
+    def told(self) -> str:
+        """What was found beside the texts, in a line: `label: 3,412 rows, numbers from -4 to 4: kind number`."""
+        both = np.concatenate([self.train.labels, self.evaluation.labels])
+        if self.kind == NUMBER:
+            what = f"numbers from {both.min():g} to {both.max():g}"
+        else:
+            names = ", ".join(self.label_names[:8]) + ", ..." * (len(self.label_names) > 8)
+            several = "any of " if self.kind == LABELS else ""
+            what = f"{several}{len(self.label_names)} {'classes' if self.kind == CLASSES else 'labels'} ({names})"
+        return f"label: {len(both):,} rows, {what}: kind {self.kind}"
 
 
 def count_leaked(train: Split, evaluation: Split) -> int:
@@ -131,12 +162,37 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
     return leaked
 
 
-def _of_file(evaluation: str, asked: Asked, address: str, label_names: Sequence[str], *, pairs: bool) -> Split:
+def _told(found: Read) -> dict[str, Any]:
+    """What a task has of what reading it gave, beside the splits."""
+    return {name: getattr(found, name) for name in ("label_names", "kind", "metric", "ceiling", "separator")}
+
+
+def _check_varied(address: str, found: Read, train: Split) -> None:
+    """Raise InvalidData where there is but one thing to say of all training texts."""
+    if found.kind == LABELS:
+        if not train.labels.any():
+            raise InvalidData(f"task {address}: none of {len(train)} training texts has a label. Give more examples.")
+        return
+    if len(np.unique(train.labels)) > 1:
+        return
+    if found.kind == NUMBER:
+        raise InvalidData(
+            f"task {address}: all {len(train)} training examples have the number {train.labels[0]:g}, so there is "
+            "nothing to learn. Give examples with different ones."
+        )
+    raise InvalidData(
+        f"task {address}: all {len(train)} training examples are labelled {found.label_names[train.labels[0]]!r}. "
+        "Expected at least two different labels; give more examples."
+    )
+
+
+def _of_file(evaluation: str, asked: Asked, address: str, named: Read) -> Split:
     """All of a file, to evaluate on what learns from the named task at `address`."""
-    found, names, path = files.to_measure(evaluation_file(evaluation), asked)
+    pairs, form = named.train.pairs is not None, Form(named.kind, asked.separator)
+    found, names, path = files.to_measure(evaluation_file(evaluation), asked, form=form)
     if (found.pairs is not None) != pairs:
         raise InvalidData(f"{path}: {'single texts' if pairs else 'pairs of texts'}, and {address} has none of these.")
-    return rows.matched(found, label_names, None, names, whose=f"those of {address}")
+    return matched(found, named.label_names, None, names, whose=f"those of {address}")
 
 
 def evaluation_file(evaluation: str) -> Path:

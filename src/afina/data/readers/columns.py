@@ -5,18 +5,19 @@ Knows column names; knows neither file formats nor the order of labels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from afina.data.readers import labels
+from afina.data.readers.labels import Form
 from afina.data.readers.rows import Rows
 from afina.data.readers.table import Table
 from afina.errors import InvalidData
 
 TEXT = ("text", "sentence", "sentence1", "review", "content", "comment", "tweet", "message", "body", "question")
-LABEL = ("label", "labels", "target", "sentiment", "class", "category")
+LABEL = ("label", "labels", "target", "sentiment", "class", "category", "rating", "score", "stars", "tags")
 PAIRS = (
     ("text", "text_pair"),
     ("sentence1", "sentence2"),
@@ -26,17 +27,14 @@ PAIRS = (
 )
 """Taken together where a file has both and no column is named; the names of the Hub and of GLUE."""
 
-MISSING = frozenset({"nan", "<na>"})
-"""What pandas makes of a missing value when it is written as a string; in any case of letters."""
-
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; `label` is None where none is asked for."""
+    """Names of columns; `labels` are empty where none is asked for, and several where each tells of one label."""
 
     text: str
     text_pair: str | None = None
-    label: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 def of_texts(where: str, names: Iterable[str], text: str | None, text_pair: str | None) -> Columns:
@@ -60,12 +58,14 @@ def of_texts(where: str, names: Iterable[str], text: str | None, text_pair: str 
 
 
 def choose(table: Table, text: str | None, text_pair: str | None, label: str | None) -> Columns:
-    """`of_texts`, and the column of the label, found alike."""
+    """`of_texts`, and the column of the label, found alike; `a,b,c` names several, where there is none of that name."""
     where, names = str(table.path), list(table.columns)
     texts = of_texts(where, names, text, text_pair)
-    found = _column(where, names, label, LABEL, "label")
-    if found in (texts.text, texts.text_pair):
-        raise InvalidData(f"{where}: `label` {found} is the column of a text too. Name another one.")
+    asked = [label] if label is None or label in names else [name.strip() for name in label.split(",")]
+    found = tuple(dict.fromkeys(_column(where, names, name, LABEL, "label") for name in asked))
+    for name in found:
+        if name in (texts.text, texts.text_pair):
+            raise InvalidData(f"{where}: `label` {name} is the column of a text too. Name another one.")
     return Columns(texts.text, texts.text_pair, found)
 
 
@@ -90,16 +90,17 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
     )
 
 
-def rows(table: Table, columns: Columns) -> Rows:
+def rows(table: Table, columns: Columns, form: Form) -> Rows:
     """The labelled texts of a table. Raises InvalidData that names the row."""
     if not table.places:
         raise InvalidData(f"{table.path}: no rows below the names of the columns. Expected at least one example.")
-    assert columns.label is not None
     return Rows(
         _texts(table, columns.text),
         None if columns.text_pair is None else _texts(table, columns.text_pair),
-        [_label(table, columns.label, i) for i in range(len(table.places))],
+        labels.parse(table, columns.labels, form),
         table.where,
+        form.kind,
+        ",".join(columns.labels),
     )
 
 
@@ -115,38 +116,10 @@ def _texts(table: Table, name: str) -> list[str]:
 
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
     """The text that stands in column `name`; None where there is none. Raises InvalidData, where it is no text."""
-    if _missing(value) or (isinstance(value, str) and not value.strip()):
+    if labels.missing(value) or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, str):
         raise InvalidData(f"{where()}: column {name!r} holds a {type(value).__name__}, expected a text.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidData(f"{where()}: column {name!r} holds half a surrogate pair. Repair the text.")
     return value
-
-
-def _label(table: Table, name: str, row: int) -> str | int:
-    value = table.columns[name][row]
-    if isinstance(value, str):
-        value = value.strip()
-    if _missing(value) or value == "":
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} is empty. Expected a label; fill it in or remove the row."
-        )
-    if isinstance(value, str) and value.casefold() in MISSING:
-        raise InvalidData(
-            f"{table.where(row)}: column {name!r} is {value!r}, as a missing label is written. Fill it in or remove "
-            "the row; if it is a label, give it another name."
-        )
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | int):
-        return value
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else str(value)
-    raise InvalidData(
-        f"{table.where(row)}: column {name!r} holds a {type(value).__name__}, expected a name or an integer."
-    )
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

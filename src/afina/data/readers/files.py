@@ -6,56 +6,62 @@ Knows which files make a task; the formats are in `table`, the columns in `colum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from afina.data.readers import columns, source, table
-from afina.data.readers.rows import Rows, hold_out, splits
+from afina.data.readers import columns, labels, source, table
+from afina.data.readers.labels import Form
+from afina.data.readers.rows import Rows, hold_out
 from afina.data.readers.sst2 import SST2
-from afina.data.split import Split
+from afina.data.readers.targets import Read, splits
 from afina.errors import InvalidData, NotFound
 
 EVALUATION = ("dev", "validation", "valid", "val")
 TEST = "test"
 """Read only where texts to measure an adapter on are asked for, and nothing of EVALUATION is there."""
 
-Read = tuple[tuple[str, ...], Split, Split]
-"""Label names, training split and evaluation split."""
-
 
 @dataclass(frozen=True)
 class Asked:
-    """Columns that the user named; None: the usual names."""
+    """Columns that the user named, and how the label's is read; None: the usual names, and what is found."""
 
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
+    kind: str | None = None
+    separator: str | None = None
 
 
-def load(path: Path, asked: Asked, labels: Sequence[str] | None, evaluation: Path | None = None) -> Read:
-    """The files at `path`, which exists; with `evaluation`, all of that file is evaluated, and all of a file trains."""
+def load(path: Path, asked: Asked, names: Sequence[str] | None, evaluation: Path | None = None) -> Read:
+    """The files at `path`, which exists; with `evaluation`, all of that file is evaluated, and all of a file trains.
+
+    names  the labels in their order, as in `splits`
+    """
     if evaluation is None and not path.is_dir():
-        rows, _ = _rows(table.read(path), asked)
+        rows, chosen = _rows(table.read(path), asked)
         train_rows, evaluation_rows = hold_out(rows)
         if not len(evaluation_rows):
             raise InvalidData(
                 f"{path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept aside. "
                 "Give more examples, or a file of its own to evaluate on with `evaluation`."
             )
-        return splits(train_rows, evaluation_rows, labels)
+        return replace(splits(train_rows, evaluation_rows, names), separator=chosen.separator)
     train = table.read(_find(path, ("train",)) if path.is_dir() else path)
     rows, chosen = _rows(train, asked)
     held_out = table.read(evaluation or _find(path, EVALUATION))
     # The training file decides, so that both are read alike; what is missing in the other is an error there.
-    held_out_rows, _ = _rows(held_out, chosen)
-    names = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
-    return splits(rows, held_out_rows, labels, names)
+    held_out_rows, _ = _rows(held_out, chosen, Form(rows.kind, chosen.separator))
+    own = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
+    return replace(splits(rows, held_out_rows, names, own), separator=chosen.separator)
 
 
-def to_measure(path: Path, asked: Asked, usual: Asked | None = None) -> tuple[Rows, tuple[str, ...], Path]:
+def to_measure(
+    path: Path, asked: Asked, usual: Asked | None = None, form: Form | None = None
+) -> tuple[Rows, tuple[str, ...], Path]:
     """All labelled rows of a file, or of a directory's evaluation file; what 0, 1, ... are called there; that file.
 
     usual  columns to take where the file has them and none is asked for
+    form   how labels are read; None: what is found
     """
     if path.is_dir():
         try:
@@ -65,14 +71,24 @@ def to_measure(path: Path, asked: Asked, usual: Asked | None = None) -> tuple[Ro
                 raise
             path = _find(path, (TEST,))
     found = table.read(path)
-    there = {key: name for key, name in vars(usual or Asked()).items() if name in found.columns}
-    rows, _ = _rows(found, Asked(**(there | {key: name for key, name in vars(asked).items() if name is not None})))
+    there = {key: name for key, name in vars(usual or Asked()).items() if name and _has(found, name)}
+    rows, _ = _rows(
+        found, Asked(**(there | {key: name for key, name in vars(asked).items() if name is not None})), form
+    )
     return rows, SST2 if _is_sst2(found) else (), path
 
 
-def _rows(found: table.Table, asked: Asked) -> tuple[Rows, Asked]:
+def _has(found: table.Table, name: str) -> bool:
+    """Whether it has that column, or each of those that `a,b` names."""
+    return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
+
+
+def _rows(found: table.Table, asked: Asked, form: Form | None = None) -> tuple[Rows, Asked]:
+    """The rows, and what was chosen; form: how labels are read, where that is known."""
     chosen = columns.choose(found, asked.text, asked.text_pair, asked.label)
-    return columns.rows(found, chosen), Asked(chosen.text, chosen.text_pair, chosen.label)
+    form = form or labels.form_of(found, chosen.labels, asked.kind, asked.separator)
+    rows = columns.rows(found, chosen, form)
+    return rows, Asked(chosen.text, chosen.text_pair, rows.column, form.kind, form.separator)
 
 
 def _find(directory: Path, stems: Sequence[str]) -> Path:

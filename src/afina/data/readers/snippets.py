@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from afina import assets
-from afina.data.readers.rows import Rows, divide, splits
-from afina.data.split import Split
+from afina.data.readers.rows import Rows, divide
+from afina.data.readers.targets import Read, splits
 
 NEUTRAL = 0.5
 """Texts rated closer to zero than this are left out: people did not agree on a sign."""
@@ -37,7 +37,7 @@ def rows(domain: str) -> Rows:
     return Rows(texts, None, labels, lambda i: f"{path.name}, line {places[i]}")
 
 
-def load(domain: str, labels: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split, Split]:
+def load(domain: str, labels: Sequence[str] | None = None) -> Read:
     """Label names, training split and evaluation split of a domain; 80/20 by a hash of the normalised text."""
     train, evaluation = divide(rows(domain))
     return splits(train, evaluation, labels)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afina.data.readers import table
-from afina.data.readers.rows import Rows, splits
-from afina.data.split import Split
+from afina.data.readers.rows import Rows
+from afina.data.readers.targets import Read, splits
 from afina.errors import NotFound
 
 REPOSITORY = "nyu-mll/glue"
@@ -15,7 +15,7 @@ FILES = {"train": "sst2/train-*.parquet", "validation": "sst2/validation-*.parqu
 SST2 = ("negative", "positive")
 
 
-def load(labels: Sequence[str] | None = None) -> tuple[tuple[str, ...], Split, Split]:
+def load(labels: Sequence[str] | None = None) -> Read:
     """SST-2's standard training (67,349) and validation (872) splits, labels `negative` and `positive`.
 
     R. Socher et al., Recursive Deep Models for Semantic Compositionality, EMNLP 2013. Raises NotFound
