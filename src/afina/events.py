@@ -22,17 +22,24 @@ class Progress:
 class Score:
     """How well a candidate does on a validation split after `step` of `steps`.
 
-    accuracy, loss  of `examples` texts; None where training had diverged
+    value, loss  the headline metric and the loss, of `examples` texts; None where training had diverged
+    lower        whether less of the metric is better
     train_seconds, evaluate_seconds  of all steps so far, and of scoring this time
     """
 
     step: int
     steps: int
     examples: int
-    accuracy: float | None
+    value: float | None
     loss: float | None
     train_seconds: float = field(default=0.0, compare=False)
     evaluate_seconds: float = field(default=0.0, compare=False)
+    lower: bool = False
+
+    @property
+    def gain(self) -> float | None:
+        """The value, or where less is better its negative."""
+        return -self.value if self.lower and self.value is not None else self.value
 
 
 Listener = Callable[[Progress], None]

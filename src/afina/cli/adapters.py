@@ -17,8 +17,10 @@ from afina.cli.options import (
     LabelColumn,
     Labels,
     MethodOption,
+    MetricOption,
     PairColumn,
     SeedOption,
+    SeparatorOption,
     TaskOption,
     TextColumn,
     data_options,
@@ -54,6 +56,8 @@ def evaluate(
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
+    separator: SeparatorOption = None,
+    metric: MetricOption = None,
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
@@ -69,17 +73,17 @@ def evaluate(
 
     opened = Adapter.load(place)
     _print_notes(opened)
-    how = data_options(text, text_pair, label, labels, allow_leakage)
+    how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
     texts = Labelled.read(task, trained(opened.manifest), **how)
-    found = evaluate(opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype)
+    found = evaluate(opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric)
     if as_json:
-        made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
+        made = {"adapter": found.adapter, "digest": found.digest, "task": found.task, "metric": found.metric}
         counts = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
         seen = {"file": found.where, "held_out": found.held_out, "leaked": found.leaked}
         likely = {"interval": [found.interval.low, found.interval.high]}
         print(json.dumps({**made, **found.metrics, **likely, **counts, **seen}))
         return
-    from afina.report.metrics import WORDS, interval_heading
+    from afina.report.metrics import interval_heading, words
     from afina.report.words import number_of_texts, span, too_few
 
     if found.leaked is None and opened.manifest.task is not None:
@@ -87,10 +91,11 @@ def evaluate(
             f"Whether training saw any of these texts is not known: {opened.manifest.task} is not at hand as it was.",
             file=sys.stderr,
         )
-    figures = ", ".join(f"{WORDS[name]} {value:.4f}" for name, value in found.metrics.items())
+    shown = [found.metric, *(name for name in found.metrics if name != found.metric)]
+    figures = ", ".join(f"{words(name)} {found.metrics[name]:.4f}" for name in shown)
     number = number_of_texts(found.examples)
     on = f"the {number} that training left out of {found.where}" if found.held_out else f"{number} of {found.where}"
-    where = f"{interval_heading(next(iter(found.metrics)))}: {span((found.interval.low, found.interval.high))}"
+    where = f"{interval_heading(found.metric)}: {span((found.interval.low, found.interval.high))}"
     print(f"{figures} on {on} ({where}){too_few(found.examples)}")
 
 
@@ -113,7 +118,7 @@ def predict(
     text: TextColumn = None,
     text_pair: PairColumn = None,
 ) -> None:
-    """Label texts: one JSON object a line, with the label and the probability of each."""
+    """Answer for texts: one JSON object a line, with the label and the probability of each, or the number."""
     from afina.data.readers.texts import Chunk, Texts, chunks, refuse_blank
 
     if bool(texts) == bool(file):

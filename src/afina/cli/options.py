@@ -32,6 +32,17 @@ LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the 
 Labels = Annotated[
     str | None, typer.Option("--labels", help="Labels in their order, comma separated; the second is 'positive'.")
 ]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--kind", help="classes, number or labels; by default what the labels look like.", metavar="KIND"),
+]
+SeparatorOption = Annotated[
+    str | None, typer.Option("--separator", help="Between several labels of one text, as ';'.", metavar="MARK")
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option("--metric", help="What heads the figures, as f1, mcc, rmse; by default the task's.", metavar="NAME"),
+]
 TemplateOption = Annotated[
     str | None,
     typer.Option(
@@ -67,11 +78,14 @@ def data_options(
     labels: str | None,
     allow_leakage: bool,
     evaluation: str | None = None,
+    kind: str | None = None,
+    separator: str | None = None,
 ) -> dict[str, Any]:
-    """How a task is to be read, in the words of `Task.load` and of a study's [data]; `evaluation` where it is given."""
+    """How a task is to be read, in the words of `Task.load` and of a study's [data]; the last three where given."""
     order = [name.strip() for name in labels.split(",")] if labels is not None else None
     given = {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
-    return given if evaluation is None else given | {"evaluation": evaluation}
+    later = {"evaluation": evaluation, "kind": kind, "separator": separator}
+    return given | {name: value for name, value in later.items() if value is not None}
 
 
 def template_option(template: str) -> str:

@@ -18,7 +18,7 @@ class Packed:
     tokens     int64 [T]      all sequences, end to end
     positions  int64 [T]      restart at 0 in every sequence
     bounds     int32 [B + 1]  sequence i is tokens[bounds[i]:bounds[i + 1]]
-    targets    [B]            what is to be learnt, as the objective has it; int64 labels, -1 where unknown
+    targets    [B, ...]       what is to be learnt, as the objective has it; int64 labels, -1 where unknown
     """
 
     tokens: Tensor
@@ -47,7 +47,7 @@ def pack(sequences: Sequence[np.ndarray], targets: Sequence[int] | np.ndarray | 
         tokens=torch.from_numpy(np.concatenate(sequences).astype(np.int64)),
         positions=torch.from_numpy(positions.astype(np.int64)),
         bounds=torch.from_numpy(bounds.astype(np.int32)),
-        targets=torch.from_numpy(known.astype(np.int64)),
+        targets=torch.from_numpy(known.astype(np.float32 if known.dtype.kind == "f" else np.int64)),
     )
 
 

@@ -29,6 +29,7 @@ class Trained:
     data          the arguments of `Task.load` with which its task was read
     train_digest  of the training split
     kind          what was learnt
+    calibrated    whether some of the training texts were set aside, to fit a temperature on
     """
 
     width: int
@@ -37,6 +38,7 @@ class Trained:
     data: Mapping[str, Any] = field(default_factory=dict)
     train_digest: str | None = None
     kind: Kind = CLASSES
+    calibrated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,7 @@ class Labelled:
     where     the file or task that they come from
     held_out  whether they are what training left out of that file, and not all of it
     leaked    how many of them training saw; None where the texts that it saw are not at hand as they were
+    metric    the standard one of a benchmark's task
     """
 
     address: str
@@ -54,6 +57,7 @@ class Labelled:
     split: Split
     held_out: bool = False
     leaked: int | None = None
+    metric: str | None = None
 
     @classmethod
     def read(
@@ -65,6 +69,7 @@ class Labelled:
         text_pair: str | None = None,
         label: str | None = None,
         labels: Sequence[str] | None = None,
+        separator: str | None = None,
         allow_leakage: bool = False,
     ) -> Labelled:
         """All of a file, the evaluation file of a directory, or the evaluation split of a named task.
@@ -73,12 +78,20 @@ class Labelled:
         data stand for; what else is not said is as the adapter's own task was read, where the file has these columns.
         Raises what `Task.load` does; Leakage too where over 1 % of the texts were trained on, unless that is allowed.
         """
-        asked = Asked(text, text_pair, label)
+        asked = Asked(text, text_pair, label, separator=separator)
         if address not in TASKS and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
-                return cls(address, address, again.label_names, again.evaluation, held_out=True, leaked=again.leaked)
-        rows, names, where = _rows(address, asked, trained, labels, allow_leakage=allow_leakage)
+                return cls(
+                    address,
+                    address,
+                    again.label_names,
+                    again.evaluation,
+                    held_out=True,
+                    leaked=again.leaked,
+                    metric=again.metric,
+                )
+        rows, names, where, metric = _rows(address, asked, trained, allow_leakage=allow_leakage)
         given = labels if labels is not None else trained.data.get("labels")
         if trained.label_names is None:
             found = splits(rows, rows, labels, names)
@@ -98,23 +111,23 @@ class Labelled:
                 f"task {where}: {leaked} of {len(split)} texts are among those that the adapter was trained on, at "
                 f"most {LEAKAGE_LIMIT:.0%} may. Remove them, or pass `allow_leakage` to go on."
             )
-        return cls(address, where, label_names, split, leaked=leaked)
+        return cls(address, where, label_names, split, leaked=leaked, metric=metric)
 
 
 def _rows(
-    address: str, asked: Asked, trained: Trained, labels: Sequence[str] | None, *, allow_leakage: bool
-) -> tuple[Rows, Sequence[str], str]:
-    """The rows, what 0, 1, ... are called in them, and where they come from."""
+    address: str, asked: Asked, trained: Trained, *, allow_leakage: bool
+) -> tuple[Rows, Sequence[str], str, str | None]:
+    """The rows, what 0, 1, ... are called in them, where they come from, and a benchmark's metric."""
     if address in TASKS:
         task = Task.load(address, **vars(asked), labels=None, allow_leakage=allow_leakage)
         split = task.evaluation
         if task.kind != trained.kind:
             raise InvalidData(f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.")
-        return Rows(split.texts, split.pairs, _spelled(task), _place(address), task.kind), (), address
+        return Rows(split.texts, split.pairs, _spelled(task), _place(address), task.kind), (), address, task.metric
     usual = {key: trained.data.get(key) for key in ("text", "text_pair", "label")}
     form = Form(trained.kind, asked.separator or trained.data.get("separator"))
     found, names, path = files.to_measure(find(address), asked, Asked(**usual), form)
-    return found, names, address if path == Path(address).expanduser() else str(path)
+    return found, names, address if path == Path(address).expanduser() else str(path), None
 
 
 def _place(address: str) -> Callable[[int], str]:
@@ -137,7 +150,8 @@ def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | 
         found = Task.load(address, **{**trained.data, **changed, "allow_leakage": True})
     except (AfinaError, TypeError):  # or how it was read is of another version
         return None
-    return found if found.train.digest == trained.train_digest else None
+    learnt = found.set_aside() if trained.calibrated else found
+    return found if learnt.train.digest == trained.train_digest else None
 
 
 def _training(trained: Trained) -> Split | None:

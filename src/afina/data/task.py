@@ -25,6 +25,9 @@ from afina.data.readers.targets import Read, matched
 from afina.data.split import Split, key
 from afina.errors import InvalidData, Leakage, NotFound, UnknownName
 
+CALIBRATION = 0.1
+"""Share of the training texts that a temperature is fitted on, which then train nothing."""
+
 LEAKAGE_LIMIT = 0.01
 """Share of evaluation texts that may occur in the training split."""
 
@@ -48,6 +51,7 @@ class Task(Shown):
     label_names  name of each integer label; index 1 is the positive class in binary F1; of a number, its own
     leaked       evaluation texts that also occur in the training split (normalised)
     metric, ceiling, separator  as in `Read`
+    calibration  texts that were set aside from the training split
     """
 
     address: str
@@ -59,6 +63,7 @@ class Task(Shown):
     metric: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
+    calibration: Split | None = None
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
@@ -127,10 +132,10 @@ class Task(Shown):
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)
         return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found))
 
-    def set_aside(self, share: float) -> tuple[Task, Split]:
-        """The task without, and, about `share` of its training texts: of those that tuning chooses by, the first."""
-        train, kept = rows.cut(self.train, share)
-        return replace(self, train=train), kept
+    def set_aside(self) -> Task:
+        """The same with about CALIBRATION of its training texts apart: of those that tuning chooses by, some."""
+        train, kept = rows.cut(self.train, CALIBRATION)
+        return replace(self, train=train, calibration=kept)
 
     @property
     def told(self) -> str:

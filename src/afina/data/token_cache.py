@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import numpy as np
 
 from afina import assets, atomic, digest
+from afina.data.kinds import CLASSES, Kind
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import Template
@@ -38,7 +39,7 @@ _TOKENS, _OFFSETS, _ABOUT = "tokens.npy", "offsets.npy", "about.json"
 class EncodedSplit:
     """All that a run keeps of a split: no text.
 
-    labels  int64 [N];  digest  the split's
+    labels  as in `Split`;  digest  the split's
     """
 
     encoded: Encoded
@@ -58,6 +59,17 @@ class EncodedTask:
     train: EncodedSplit
     evaluation: EncodedSplit
     leaked: int
+    kind: Kind = CLASSES
+    metric: str | None = None
+    ceiling: Mapping[str, float] = field(default_factory=dict)
+    separator: str | None = None
+    calibration: EncodedSplit | None = None
+
+    @property
+    def found(self) -> dict[str, str]:
+        """What was found of how its labels are written, as arguments of `Task.load`; nothing of classes."""
+        found = {"kind": self.kind} if self.kind != CLASSES else {}
+        return found | ({"separator": self.separator} if self.separator else {})
 
     @classmethod
     def of(
@@ -68,21 +80,25 @@ class EncodedTask:
         max_length: int,
         template: Template | None = None,
     ) -> Self:
-        """Encode both splits, or find them in the cache. Raises what `encode` does."""
-        train, evaluation = (
-            EncodedSplit(
-                encode_split(
-                    *(tokenizer, tokenizer_digest, split),
-                    max_length=max_length,
-                    template=template,
-                    where=f"{name} text",
-                ),
-                split.labels,
-                split.digest,
-            )
-            for name, split in (("training", task.train), ("evaluation", task.evaluation))
+        """Encode its splits, or find them in the cache. Raises what `encode` does."""
+
+        def encoded(split: Split, where: str) -> EncodedSplit:
+            how = {"max_length": max_length, "template": template, "where": where}
+            return EncodedSplit(encode_split(tokenizer, tokenizer_digest, split, **how), split.labels, split.digest)  # type: ignore[arg-type]
+
+        kept = task.calibration
+        return cls(
+            task.address,
+            task.label_names,
+            encoded(task.train, "training text"),
+            encoded(task.evaluation, "evaluation text"),
+            task.leaked,
+            task.kind,
+            task.metric,
+            task.ceiling,
+            task.separator,
+            None if kept is None else encoded(kept, "training text"),
         )
-        return cls(task.address, task.label_names, train, evaluation, task.leaked)
 
 
 def encode_split(

@@ -10,21 +10,27 @@ import numpy as np
 
 from afina import device as devices
 from afina.card import Shown
+from afina.data.kinds import CLASSES
 from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import TEXT
 from afina.data.tokenize import Encoded, encode
+from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.inference.calibration import calibrated, shift_of
 from afina.inference.predictor import logits
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.models.objective import Classes, Objective
+from afina.models.objective import Objective
+from afina.models.objectives import Classes
 from afina.models.question import TEMPLATES, Question
 
 COMPARED, EVALUATED = 200, 500
 """Training texts that a template is compared on, and held-out texts that the best is evaluated on, at most."""
+
+BY = "accuracy"
+"""What templates are compared by."""
 
 LENGTH = 512
 """Tokens, with the template, where the backbone takes as many."""
@@ -92,6 +98,8 @@ def ask(
     says       told what takes its time, when it begins
     Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
     """
+    if task.kind != CLASSES:
+        raise InvalidStudy(f"task {task.address}: its kind is {task.kind}, and words can answer for classes alone.")
     questions = _questions(backbone, task, templates, words)
     says("opening the model")
     asking = _Asking.of(backbone, task, questions[0])
@@ -112,7 +120,7 @@ def ask(
         words=questions[best].words or {},
         offset=offset,
         metrics=asking.objective.metrics(outputs, held_out.labels),
-        score=asking.objective.score(outputs, held_out.labels),
+        score=asking.objective.values(BY, outputs, held_out.labels),
         compared=compared,
     )
 
@@ -160,7 +168,7 @@ class _Asking:
     def compare(self, question: Question, split: Split) -> Compared:
         outputs = self.outputs(question, split)
         plain, shifted = (
-            float(self.objective.score(each, split.labels).mean()) for each in (outputs, outputs + shift_of(outputs))
+            self.objective.value(BY, each, split.labels) for each in (outputs, outputs + shift_of(outputs))
         )
         return Compared(_source(question), plain, shifted, len(split))
 

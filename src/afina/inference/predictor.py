@@ -27,12 +27,13 @@ from afina.data.tokenize import Encoded, encode
 from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, WrongBackbone
 from afina.events import Listener, Progress, ignore
 from afina.methods.method import Method
+from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier, is_head
 from afina.models.manifest import Manifest
-from afina.models.objective import Classes, Objective
+from afina.models.objective import Objective
 
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
@@ -97,7 +98,7 @@ class Predictor(Shown, ABC):
     @cached_property
     def objective(self) -> Objective:
         """What the adapter was asked of a text."""
-        return Classes(self.manifest.label_names)
+        return objectives.make(self.manifest.label_names, self.manifest.objective)
 
     @property
     @abstractmethod
@@ -205,7 +206,8 @@ class ModelPredictor(Predictor):
         gc.collect()  # a model and its patches refer to each other: one that was let go of stays until this
         method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
         _check_sizes(adapter, backbone, method.takes_positions)
-        classifier = Classifier.open(backbone, manifest.label_names, seed=0)
+        asked = objectives.make(manifest.label_names, manifest.objective)
+        classifier = Classifier.open(backbone, asked.label_names, seed=0, problem_type=asked.problem_type)
         if manifest.backbone_digest is not None:
             _check(adapter, backbone, classifier)
         method = method.for_family(backbone.family)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina import atomic, digest, plainfile
 from afina.card import Shown
+from afina.data.kinds import NUMBER
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.families import HEAD
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
@@ -103,10 +104,12 @@ class Adapter(Shown):
                 f"{path}: the adapter has no classification head ({HEAD}). "
                 'Save it with task_type="SEQ_CLS", which keeps the head.'
             )
+        width = heads[0].shape[0]
         manifest = Manifest(
             method=FOREIGN,
             hyperparameters=settings,
-            label_names=tuple(f"LABEL_{index}" for index in range(heads[0].shape[0])),
+            label_names=tuple(f"LABEL_{index}" for index in range(width)),
+            objective=None if width > 1 else {"kind": NUMBER},  # so transformers takes a head of one row
             backbone=_base(settings, path),
             backbone_digest=None,
             tokenizer_digest=None,

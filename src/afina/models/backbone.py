@@ -32,6 +32,9 @@ from afina.models.source import RANDOM
 from afina.seeds import derive
 from afina.tensorfile import SafetensorError
 
+ONE_LABEL = "single_label_classification"
+"""What transformers calls one label of several."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Backbone(Shown):
@@ -98,6 +101,7 @@ class Backbone(Shown):
         tokens: Sequence[Sequence[int]] | None = None,
         *,
         exact: bool = False,
+        problem_type: str = ONE_LABEL,
     ) -> tuple[PreTrainedModel, Tensor | None]:
         """transformers' classifier: the weights (float32) under a new head, and an offset of its outputs, if any.
 
@@ -106,14 +110,14 @@ class Backbone(Shown):
         exact   outputs are the language model's logits: with an offset, the mean of the tokens' biases, where the model
                 has any. Else the rows are less their mean over the labels, which changes no probability, and as large
                 as drawn ones, so that training can overrule what the words say; what that gains: docs/words.md
+        problem_type  what transformers calls the kind of task: a saved model has there the loss that it has here
         Raises NotFound where the weights cannot be opened.
         """
-        names = dict(enumerate(label_names))
         with quiet():
             try:
                 model = AutoModelForSequenceClassification.from_pretrained(
                     self.path,
-                    config=self._labelled(names),
+                    config=self._labelled(dict(enumerate(label_names)), problem_type),
                     dtype=torch.float32,
                     attn_implementation=attention.NAME,
                 )
@@ -144,8 +148,9 @@ class Backbone(Shown):
             torch.stack([part.mean() for part in biases.split(sizes)]),
         )
 
-    def _labelled(self, names: dict[int, str]) -> PreTrainedConfig:
+    def _labelled(self, names: dict[int, str], problem_type: str) -> PreTrainedConfig:
         config = AutoConfig.for_model(**self.config.to_dict())
+        config.problem_type = cast(Any, problem_type)
         config.id2label, config.label2id = names, {name: index for index, name in names.items()}
         return config
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.data.batch import Packed
-from afina.models.backbone import Backbone
+from afina.models.backbone import ONE_LABEL, Backbone
 from afina.models.families import HEAD
 from afina.models.kernels.insertion import insert
 from afina.models.kernels.layout import Layout
@@ -75,12 +75,13 @@ class Classifier(nn.Module):
         tokens: Sequence[Sequence[int]] | None = None,
         *,
         exact: bool = False,
+        problem_type: str = ONE_LABEL,
     ) -> Classifier:
         """The backbone's weights under a head that the seed draws, or of the output embeddings of `tokens`.
 
         See `Backbone.open`.
         """
-        return cls(*backbone.open(label_names, seed, tokens, exact=exact))
+        return cls(*backbone.open(label_names, seed, tokens, exact=exact, problem_type=problem_type))
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
         """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from afina import digest, plainfile
 from afina.errors import CorruptAdapter
+from afina.models import objectives
 from afina.schema import Frozen, Problem
 
 MANIFEST = "manifest.json"
@@ -20,7 +21,7 @@ ALWAYS = (
     *("format", "method", "hyperparameters", "label_names", "backbone_digest", "family"),
     *("tensor_file", "tensors_digest", "max_length"),
 )
-WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest")
+WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective")
 OUTSIDE = (
     *("backbone", "tokenizer_digest", "task", "data", "train_digest", "evaluation_digest", "seed", "training"),
     *("metrics", "probe", "versions", "environment"),
@@ -42,6 +43,7 @@ class Manifest(Frozen):
     template          what a text stands in, if anything: see `afina.data.template`
     words             by label, the words whose output embeddings the head began as; None where it began as a draw
     offset            what is added to each label's output; None for nothing
+    objective         what was asked beside the labels' names (`Objective.told`); None: one of them
     data              how the run read its task, where it was not as usual: arguments of `Task.load` by name
     probe             logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
     environment       where it was made: platform, device, dtype, threads, source revision
@@ -62,6 +64,7 @@ class Manifest(Frozen):
     template: str | None = None
     words: dict[str, tuple[str, ...]] | None = None
     offset: tuple[float, ...] | None = None
+    objective: dict[str, Any] | None = None
     task: str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
     train_digest: str | None = None
@@ -82,6 +85,10 @@ class Manifest(Frozen):
 
     @model_validator(mode="after")
     def _as_many_as_labels(self) -> Manifest:
+        try:
+            objectives.make(self.label_names, self.objective)
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"its objective {str(self.objective)[:80]} is not one that this afina knows") from None
         if self.offset is not None and len(self.offset) != len(self.label_names):
             raise ValueError(f"the offset has {len(self.offset)} numbers, there are {len(self.label_names)} labels")
         return self
@@ -91,6 +98,7 @@ class Manifest(Frozen):
         """What is told of an adapter to whoever looks at it."""
         return {
             "method": self.method,
+            "kind": self.objective["kind"] if self.objective else None,
             "labels": self.label_names,
             "backbone": self.backbone,
             "task": self.task,

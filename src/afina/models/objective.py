@@ -1,19 +1,22 @@
 """Objective: what is asked of a text. Its loss, the width of its head, what outputs mean, how good they are.
 
 Training, studies and the report ask it instead of assuming labels. Hands arrays to `afina.stats`, which knows no
-objective; imports torch in `loss` alone.
+objective; imports torch in `loss` alone. The kinds are in `objectives.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from afina.data.kinds import Kind
+from afina.errors import InvalidStudy, UnknownName
 from afina.stats import metrics
+from afina.stats.metrics import METRICS, Answered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,102 +26,112 @@ if TYPE_CHECKING:
 class Objective(ABC):
     """One kind of task. Outputs are float32 [N, width]; what targets are is the kind's business.
 
-    kind         key in OBJECTIVES
-    metric       the headline: the key of `metrics` that comes first; the mean over examples of `score`
-    label_names  name of each label
+    problem_type  what transformers calls it
+    label_names   name of each label; of a number, its own
     """
 
-    kind: ClassVar[str]
-    metric: ClassVar[str]
+    kind: ClassVar[Kind]
+    problem_type: ClassVar[str]
 
     label_names: tuple[str, ...]
 
     @property
-    @abstractmethod
     def width(self) -> int:
         """Outputs of the head."""
+        return len(self.label_names)
+
+    @property
+    def metric(self) -> str:
+        """The headline where nothing else is said."""
+        return metrics.of_kind(self.kind)[0]
+
+    @property
+    @abstractmethod
+    def told(self) -> dict[str, Any] | None:
+        """All beside the names, as JSON values: what `objectives.make` takes. None for classes and nothing else."""
+
+    def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
+        """That of a training split with these targets. Raises InvalidStudy for weights that the kind has not."""
+        if class_weights:
+            raise InvalidStudy(f"`class_weights` {class_weights}: a task of kind {self.kind} has none. Leave it out.")
+        return self
+
+    def check(self, *, smoothing: float, temperature: bool) -> None:  # noqa: B027
+        """Raise InvalidStudy for settings of training that the kind has not."""
+
+    @abstractmethod
+    def learnt(self, targets: np.ndarray) -> np.ndarray:
+        """Targets in the form in which `loss` takes them."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean over a batch, a float32 scalar; outputs [B, width], targets [B].
+        """Mean over a batch, a float32 scalar; outputs [B, width], targets as `learnt` makes them.
 
         smoothing  share of each target that is spread over all of them, where the kind has such
         """
 
     @abstractmethod
     def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """The same of arrays, to choose by."""
+        """The same of arrays and of targets as they are, without weights and smoothing, to choose by."""
 
     @abstractmethod
     def decode(self, outputs: np.ndarray) -> np.ndarray:
-        """What outputs say of each example, in the form of targets; [N]."""
+        """What outputs say of each example, in the form of targets."""
 
-    @abstractmethod
-    def score(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """How good each output is, [N]; the mean is the headline metric."""
+    def chances(self, outputs: np.ndarray) -> np.ndarray | None:
+        """Probabilities, [N, width], where the kind has such."""
+        return None
 
-    @abstractmethod
+    def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+        """With what makes probabilities right on texts that were not trained on, where the kind has such."""
+        return self
+
+    def answered(self, outputs: np.ndarray, targets: np.ndarray) -> Answered:
+        """What metrics are computed from."""
+        return Answered(targets, self.decode(outputs), self.chances(outputs))
+
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Every figure of docs/figures.md that this kind has, the headline first."""
+        """Every figure of docs/figures.md that this kind has, the usual headline first."""
+        answered = self.answered(outputs, targets)
+        return {name: METRICS[name].value(answered) for name in self.measures}
+
+    def values(self, metric: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """What each example adds to a metric, [N]: the mean is the metric. bool where each is right or wrong."""
+        made = METRICS[metric].values
+        assert made is not None
+        return made(self.answered(outputs, targets))
+
+    def value(self, metric: str, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """One metric."""
+        return METRICS[metric].value(self.answered(outputs, targets))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The metrics of this kind that there are for so many labels."""
+        return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
 
     @abstractmethod
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """For each example what a user is told, as JSON values."""
 
 
-@dataclass(frozen=True)
-class Classes(Objective):
-    """One label of several. Targets are int64 [N], indices into the label names."""
+def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:
+    """The headline: what is asked for, else the standard one of the task, else the kind's.
 
-    kind: ClassVar[str] = "classes"
-    metric: ClassVar[str] = "accuracy"
-
-    @property
-    def width(self) -> int:
-        """One a label."""
-        return len(self.label_names)
-
-    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy, perhaps with label smoothing (Szegedy et al. 2016)."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(outputs, targets, label_smoothing=smoothing)
-
-    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """Cross-entropy in nats."""
-        return metrics.log_loss(targets, outputs)
-
-    def decode(self, outputs: np.ndarray) -> np.ndarray:
-        """The label of the largest output."""
-        decoded: np.ndarray = outputs.argmax(axis=1)
-        return decoded
-
-    def score(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Whether the answer is right, bool [N]."""
-        right: np.ndarray = self.decode(outputs) == targets
-        return right
-
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Accuracy and F1."""
-        answered = self.decode(outputs)
-        return {
-            "accuracy": metrics.accuracy(targets, answered),
-            "f1": metrics.f1(targets, answered, len(self.label_names)),
-        }
-
-    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
-        """The label, and the probability of every label."""
-        chances = metrics.probabilities(outputs)
-        for answer, row in zip(self.decode(outputs).tolist(), chances.tolist(), strict=True):
-            yield {
-                "label": self.label_names[answer],
-                "probabilities": dict(zip(self.label_names, row, strict=True)),
-            }
-
-
-OBJECTIVES: dict[str, type[Objective]] = {kind.kind: kind for kind in (Classes,)}
-
-
-def make(kind: str, label_names: Sequence[str]) -> Objective:
-    """The objective of that kind. Raises KeyError for one that is not in OBJECTIVES."""
-    return OBJECTIVES[kind](tuple(label_names))
+    Raises UnknownName, and InvalidStudy for one that the kind has not, or by which methods cannot be compared.
+    """
+    name = asked or standard or objective.metric
+    if name not in METRICS:
+        raise UnknownName("metric", name, objective.measures)
+    if name not in objective.measures:
+        few = f" with {objective.width} labels" if METRICS[name].kind == objective.kind else ""
+        raise InvalidStudy(
+            f"`metric` {name}: the task's kind is {objective.kind}{few}, which has {', '.join(objective.measures)}. "
+            "Give one of these."
+        )
+    if METRICS[name].values is None:
+        raise InvalidStudy(
+            f"`metric` {name}: {METRICS[name].words} is no mean over texts, so methods cannot be compared by it. It is "
+            "reported in any case; give another one."
+        )
+    return name

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from afina.report import asking
+from afina.report import asking, metrics
 from afina.report.words import in_words
 from afina.studies.record import Record
 from afina.studies.spec import NO_EFFECT
@@ -84,16 +84,25 @@ class Arm:
         values = [record.metrics[record.metric] for record in self.records]
         return sum(values) / len(values)
 
+    @property
+    def gain(self) -> float:
+        """The same, or its negative where less is better."""
+        return -self.headline if metrics.metric_of(self.record.metric).lower else self.headline
+
     @cached_property
     def scores(self) -> np.ndarray:
-        """How good each answer is, [S, N]; of labels, whether it is right."""
+        """What each answer adds to the headline metric, [S, N]; to accuracy, whether it is right."""
+        return self.values(self.record.metric)
+
+    def values(self, metric: str) -> np.ndarray:
+        """What each answer adds to a metric, [S, N]."""
         import numpy as np
 
-        return np.stack([result.scores for result in self.results])
+        return np.stack([result.values(metric) for result in self.results])
 
     @cached_property
     def answers(self) -> np.ndarray:
-        """What was predicted, in the form of targets, [S, N]."""
+        """What was predicted, in the form of targets, [S, N, ...]."""
         import numpy as np
 
         return np.stack([result.answers for result in self.results])

@@ -29,7 +29,7 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     if not arms:
         return []
     ground = max(alike(arms), key=lambda group: (sum(arm.trained for arm in group), len(group)))
-    leader = max(ground, key=lambda arm: (arm.headline, -arm.record.trainable))
+    leader = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
     field = _Field(leader, tuple(arm for arm in ground if arm is not leader), found)
     settle = field.settle()
     said = [field.best(), field.cheaper(), settle, _absent(arms, ground, failed, waiting)]
@@ -38,7 +38,7 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
 
 @dataclass(frozen=True, eq=False)
 class _Field:
-    """The arm with the highest headline metric, and those that may be compared with it."""
+    """The arm with the best headline metric, and those that may be compared with it."""
 
     leader: Arm
     others: tuple[Arm, ...]
@@ -47,15 +47,17 @@ class _Field:
     def best(self) -> str:
         """Which is best, if that can be said."""
         arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")
-        metric = metrics.WORDS[arm.record.metric]
+        metric = metrics.words(arm.record.metric)
+        best = "lowest" if metrics.metric_of(arm.record.metric).lower else "highest"
         seeds = f" (mean of {len(arm.seeds)} seeds)" if len(arm.seeds) > 1 else ""
         figure = f"{share(arm.headline)} on {count(arm.record.examples)} evaluation texts{seeds}"
         if not self.others:
-            interval = span(metrics.interval(arm.record.metric, arm))
+            found = metrics.interval(arm.record.metric, arm)
+            interval = span(found) if found else ""
             return f"{arm.label} has {metric} {figure} (95 % interval {interval}); there is nothing to compare it with."
         if len(better) == len(self.others):
             return f"{arm.label} is best: {metric} {figure}, better than {_named(better)}."
-        leads = f"{arm.label} has the highest {metric}, {figure}{f', better than {_named(better)}' if better else ''}"
+        leads = f"{arm.label} has the {best} {metric}, {figure}{f', better than {_named(better)}' if better else ''}"
         if level:
             leads += f"; {_named(level)} {'is' if len(level) == 1 else 'are'} as good, equivalent within {self.margin}"
         if not open_:
@@ -72,7 +74,7 @@ class _Field:
         ):
             saving = [arm for arm in those if _costs_less(arm, self.leader)]
             if saving:
-                arm = min(saving, key=lambda one: (one.record.trainable, -one.headline))
+                arm = min(saving, key=lambda one: (one.record.trainable, -one.gain))
                 return f"{arm.label} {good}, and costs less: {_costs(arm, self.leader)}."
         dearer = [arm for arm in better if arm.trained and _costs_less(arm, self.leader)]
         return "Nothing that costs less is as good." if dearer else ""
@@ -89,7 +91,7 @@ class _Field:
     def of(self, verdict: str) -> list[Arm]:
         """Those against which the leader is that, the best first."""
         there = [arm for arm in self.others if self._against[arm.label].seen_from(self.leader.label) == verdict]
-        return sorted(there, key=lambda arm: -arm.headline)
+        return sorted(there, key=lambda arm: -arm.gain)
 
     @property
     def margin(self) -> str:

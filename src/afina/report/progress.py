@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from afina import meter
 from afina.events import Progress
 from afina.methods import make
+from afina.report import metrics
 from afina.report.words import in_words
 from afina.studies.record import Record
 from afina.studies.run import Run
@@ -69,15 +70,16 @@ def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
     """What a candidate came to."""
     setting = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in trial.setting.items()}
     start = f"tuning {run.title}, candidate {number}: {in_words(setting)}"
-    if trial.accuracy is None:
+    if trial.value is None:
         return f"{start}: diverged at step {trial.steps} of {length}"
     early = "" if trial.steps == length else f", stopped at step {trial.steps} of {length}"
-    return f"{start}: {trial.accuracy:.4f} on the validation cut{early}"
+    return f"{start}: {trial.value:.4f} on the validation cut{early}"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:
     """What a run came to."""
-    found = f"accuracy {record.accuracy:.4f}, F1 {record.f1:.4f}, trained in {clock(record.seconds.train)}"
+    figures = [f"{metrics.words(name)} {record.metrics[name]:.4f}" for name in metrics.of_record(record)[:2]]
+    found = f"{', '.join(figures)}, trained in {clock(record.seconds.train)}"
     return f"{named(run)}: {found}{'' if now else ' (recorded before)'}"
 
 

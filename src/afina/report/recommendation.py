@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.methods import METHODS
-from afina.report import asking
+from afina.report import asking, metrics
 from afina.report.tables import Column, Table
 from afina.report.verdicts import in_one
 from afina.report.words import NOTHING, count, number_of_texts, share, size, too_few
@@ -27,14 +27,15 @@ def sentences(made: Recommendation) -> tuple[str, str, str]:
 
 def evidence(made: Recommendation) -> Table:
     """What was tried, and how it did."""
-    headings = ("Accuracy", "F1", "Trained on", "Steps", "Training (s)", "Process, peak")
+    names = _metrics(made)
+    headings = (*map(metrics.heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
         (
             _title(one.name),
-            *(NOTHING if figure is None else share(figure) for figure in (one.accuracy, one.f1)),
+            *(NOTHING if figure is None else share(figure) for figure in map(one.metrics.get, names)),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
-            _race(one) + _fallen_out(one) or one.setting or _asked(one),
+            _race(one) + _fallen_out(one, made.metric) or one.setting or _asked(one),
         )
         for one in made.contenders
     ]
@@ -42,7 +43,7 @@ def evidence(made: Recommendation) -> Table:
         f"On {made.examples:,} held-out texts that chose nothing. Of {made.train_examples:,} training texts, each "
         "model learnt from as many as its row says.",
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
-        *([_OF_THE_RACE] if any(map(_fallen_out, made.contenders)) else []),
+        *([_OF_THE_RACE] if any(_fallen_out(one, made.metric) for one in made.contenders) else []),
         *asking.notes([one.ask for one in made.contenders if one.adapter]),
         *(_titled(one).words for one in made.comparisons),
         *(f"{_title(name)} was left out: {_why(one)}" for name, one in made.dropped.items()),
@@ -52,7 +53,7 @@ def evidence(made: Recommendation) -> Table:
 
 
 _OF_THE_RACE = (
-    "Accuracy on validation texts is the race's, of few steps and training texts that chose who goes on: it is not "
+    "What is said of validation texts is the race's, of few steps and training texts that chose who goes on: it is not "
     "comparable with that on held-out texts."
 )
 
@@ -62,16 +63,20 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
     return {
         "task": made.task,
         "backbone": made.backbone,
+        "kind": made.kind,
+        "metric": made.metric,
         "recommended": made.recommended,
         "recommendation": list(sentences(made)),
         "adapter": None if made.adapter is None else str(out / made.adapter),
         "rows": [
             {
                 "name": one.name,
-                "accuracy": one.accuracy,
-                "f1": one.f1,
+                "accuracy": one.metrics.get(metrics.ACCURACY),
+                "f1": one.metrics.get(metrics.F1),
+                "metrics": one.metrics,
                 "race": _race(one),
-                "validation_accuracy": one.validation,
+                "validation": one.validation,
+                "validation_accuracy": one.validation if made.metric == metrics.ACCURACY else None,
                 "validation_examples": one.validation_examples,
                 "examples": one.examples,
                 "steps": one.steps,
@@ -95,7 +100,8 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
     first = next((one.name for one in trained if one.rounds), None)
     others = [one for one in trained if one.name != chosen.name] + _simple(made)
-    beside = "".join(f", {_title(one.name)} {one.accuracy:.4f}" for one in others if one.accuracy is not None)
+    figures = {one.name: one.metrics[made.metric] for one in others if made.metric in one.metrics}
+    beside = "".join(f", {_title(name)} {figure:.4f}" for name, figure in figures.items())
     if first is None:
         why = "it is what could be trained in the time and memory given"
     elif chosen.name == first:
@@ -109,7 +115,7 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
-        f"Use {_title(chosen.name)}: {why}, and has accuracy {chosen.accuracy:.4f} on {made.examples:,} held-out texts"
+        f"Use {_title(chosen.name)}: {why}, and has {_figure(made, chosen)} on {made.examples:,} held-out texts"
         f"{beside}.",
         f"It trains {chosen.trainable:,} parameters, {100 * chosen.trainable / chosen.total:.3g} % of the model, and "
         f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}.",
@@ -121,18 +127,19 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     """A floor, or the model as it is."""
     trained = [one for one in made.contenders if one.trained]
     if trained:
-        best = max(trained, key=lambda one: one.accuracy or 0)
+        sign = -1 if metrics.metric_of(made.metric).lower else 1
+        best = max(trained, key=lambda one: sign * one.metrics[made.metric])
         why = (
-            f"no adapted model beats it: it has accuracy {chosen.accuracy:.4f} on {made.examples:,} held-out texts, "
-            f"the best of them, {_title(best.name)}, {best.accuracy:.4f}"
+            f"no adapted model beats it: it has {_figure(made, chosen)} on {made.examples:,} held-out texts, "
+            f"the best of them, {_title(best.name)}, {best.metrics[made.metric]:.4f}"
         )
-        name = floors.TFIDF if chosen.name == floors.MAJORITY else chosen.name
+        name = floors.LINEAR[made.kind] if chosen.name == floors.CONSTANT[made.kind] else chosen.name
         compared = [one for one in made.comparisons if name in (one.first, one.second)]
         settle = f"{_sure(compared)}; with more minutes or more texts an adapted model may do better"
     else:
         why = (
-            f"no adapted model could be trained and evaluated in the time and memory given, and it has accuracy "
-            f"{chosen.accuracy:.4f} on {made.examples:,} held-out texts"
+            f"no adapted model could be trained and evaluated in the time and memory given, and it has "
+            f"{_figure(made, chosen)} on {made.examples:,} held-out texts"
         )
         settle = "Whether an adapted model would be better is open; give more minutes, or more memory, to know"
     if chosen.key:
@@ -143,7 +150,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         costs = "It costs next to nothing: it was fitted in seconds" + (
             " and is an adapter that needs no backbone."
             if chosen.adapter
-            else ", and there is nothing to open: it always gives the most frequent label."
+            else ", and there is nothing to open: it always gives the same answer."
         )
     return use, costs, f"{settle}."
 
@@ -154,7 +161,19 @@ def _is_better(one: Comparison, name: str, than: str) -> bool:
 
 def _simple(made: Recommendation) -> list[Contender]:
     """The model as it is, and the best floor, where they were evaluated."""
-    return [one for one in made.contenders if not one.trained and one.name != floors.MAJORITY and one.accuracy]
+    same = floors.CONSTANT.values()
+    return [one for one in made.contenders if not one.trained and one.name not in same and one.metrics]
+
+
+def _figure(made: Recommendation, one: Contender) -> str:
+    """`accuracy 0.8571`."""
+    return f"{metrics.words(made.metric)} {one.metrics[made.metric]:.4f}"
+
+
+def _metrics(made: Recommendation) -> list[str]:
+    """The headline, and another."""
+    there = next((one.metrics for one in made.contenders if one.metrics), {})
+    return list(dict.fromkeys([made.metric, *there]))[:2]
 
 
 def _asked(one: Contender) -> str:
@@ -173,11 +192,11 @@ def _race(one: Contender) -> str:
     return f"raced {rounds}, learning rate {one.rate:.2g}" + ("" if one.finished else ", did not finish")
 
 
-def _fallen_out(one: Contender) -> str:
+def _fallen_out(one: Contender, metric: str) -> str:
     """How a method did in the race that was not evaluated after it."""
-    if one.validation is None or one.validation_examples is None or one.accuracy is not None:
+    if one.validation is None or one.validation_examples is None or one.metrics:
         return ""
-    return f"; accuracy {share(one.validation)} on {count(one.validation_examples)} validation texts"
+    return f"; {metrics.words(metric)} {share(one.validation)} on {count(one.validation_examples)} validation texts"
 
 
 def _why(one: Dropped) -> str:

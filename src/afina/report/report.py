@@ -101,7 +101,7 @@ class Report:
         if made:
             return next((one for one in self.results.records if one.adapter == made.adapter), None)
         arms = [arm for arm in self.arms if arm.trained] or self.arms
-        return max(arms, key=lambda arm: arm.headline).record if arms else None
+        return max(arms, key=lambda arm: arm.gain).record if arms else None
 
     def markdown(self) -> str:
         """The text of `report.md`."""
@@ -164,7 +164,7 @@ class Report:
         first = self.arms[0].record
         return [
             f"`{first.backbone}` on `{first.task}`: {first.train_examples:,} training and {first.examples:,} "
-            f"evaluation texts, {len(first.label_names)} labels."
+            f"evaluation texts, {_asked(first)}."
         ]
 
     def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
@@ -208,3 +208,9 @@ class Report:
                 CONFUSION: lambda: confusion.confusion(self.arms),
             }
             return {title: [plot for plot in made[title]() if plot is not None] for title in titles}
+
+
+def _asked(record: Record) -> str:
+    if record.kind == "number":
+        return f"a number ({record.label_names[0]})"
+    return f"{len(record.label_names)} labels{', any of them at once' * (record.kind == 'labels')}"

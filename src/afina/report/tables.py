@@ -18,6 +18,7 @@ from afina.studies.record import Record
 from afina.studies.spec import Data
 
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
+FURTHER = "Further figures"
 EACH_SEED = "Each seed by itself"
 """What opens the rows of single seeds."""
 
@@ -80,6 +81,7 @@ def all_tables(arms: Sequence[Arm], beside: Beside, data: Data = _USUAL) -> list
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
         _table(PERFORMANCE, _performance(arms), arms, said, beside),
+        *([_table(FURTHER, further, arms, [_FURTHER_NOTE], Beside())] if (further := _further(arms)) else []),
         _table(COST, _cost(), arms, _cost_notes(arms), beside),
         _table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside),
         *([_table(GPU_MEMORY, _gpu_memory(), on_gpu, [_GPU_NOTE], beside)] if on_gpu else []),
@@ -128,16 +130,32 @@ _MEAN_NOTE = "With several seeds: mean ± standard deviation over them; each by 
 
 
 def _performance(arms: Sequence[Arm]) -> list[Measure]:
-    """Every metric of the task's kind with its interval, the headline first."""
+    """The headline and another metric of the task's kind, each with its interval."""
     made = []
-    for metric in arms[0].record.metrics:
+    for metric in metrics.of_record(arms[0].record)[:2]:
         made += [measure(metrics.heading(metric), metrics.value(metric), share), _interval(metric)]
     same = len({record.examples for arm in arms for record in arm.records}) == 1
     return [*made, replace(measure("Evaluated texts", lambda record: record.examples, count), minor=same)]
 
 
+_FURTHER_NOTE = (
+    "Of the same answers; their intervals are in tables.csv. Verdicts are about the first figure of the table above, "
+    "in whose place any of these but the calibration error can stand: `metric`."
+)
+
+
 def _interval(metric: str) -> Measure:
-    return Measure(metrics.interval_heading(metric), lambda arm: span(metrics.interval(metric, arm)))
+    def cell(arm: Arm) -> str:
+        found = metrics.interval(metric, arm)
+        return NOTHING if found is None else span(found)
+
+    return Measure(metrics.interval_heading(metric), cell)
+
+
+def _further(arms: Sequence[Arm]) -> list[Measure]:
+    """The other metrics; what lies beyond the headline is told without intervals, which tables.csv has."""
+    names = metrics.of_record(arms[0].record)[2:]
+    return [measure(metrics.heading(name), metrics.value(name), share) for name in names]
 
 
 def _cost() -> list[Measure]:

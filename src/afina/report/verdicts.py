@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from afina.report import metrics
 from afina.report.arms import Arm, measured_on
 from afina.report.tables import Column, Table
-from afina.report.words import NOTHING, chance, points
+from afina.report.words import NOTHING, chance
 
 if TYPE_CHECKING:
     from afina.stats.comparison import Comparison
@@ -94,8 +95,9 @@ def _why_apart(first: Arm, second: Arm) -> str:
 def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     from afina.stats.comparison import compare
 
-    references = [arm.label for arm in alike if not arm.trained]
-    return compare({arm.label: arm.scores for arm in alike}, references=references)
+    references, metric = [arm.label for arm in alike if not arm.trained], metrics.metric_of(alike[0].record.metric)
+    margin = metric.margin(alike[0].targets)
+    return compare({arm.label: arm.scores for arm in alike}, metric=metric, margin=margin, references=references)
 
 
 def verdict_table(found: Verdicts) -> Table | None:
@@ -107,38 +109,36 @@ def verdict_table(found: Verdicts) -> Table | None:
             one.first,
             one.second,
             one.verdict,
-            points(one.difference),
-            f"{points(one.interval.low)} to {points(one.interval.high)}",
+            metrics.difference(one.difference, one.metric),
+            " to ".join(metrics.difference(end, one.metric) for end in (one.interval.low, one.interval.high)),
             chance(one.adjusted),
         )
         for one in found.compared
     ]
     rows += [(one.first, one.second, "not comparable", NOTHING, NOTHING, NOTHING) for one in found.apart]
-    level, margin = (found.compared[0].level, found.compared[0].margin) if found.compared else (0.95, 0.0)
+    level, metric = (found.compared[0].level, found.compared[0].metric) if found.compared else (0.95, metrics.ACCURACY)
     columns = (
         *(Column(name, "left") for name in ("Method", "compared with", "is")),
-        Column("Difference (points)"),
+        Column(f"Difference{metrics.unit(metric)}"),
         Column(f"{100 * level:g} % interval"),
         Column("p, adjusted", minor=True),
     )
-    return Table(VERDICTS, columns, tuple(rows), tuple(_notes(found, margin)))
+    return Table(VERDICTS, columns, tuple(rows), tuple(_notes(found)))
 
 
-def _notes(found: Verdicts, margin: float) -> list[str]:
+def _notes(found: Verdicts) -> list[str]:
     notes = [one.words for one in found.compared if one.verdict == "undecided"]
     notes += [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.apart]
     if found.compared:
+        one = found.compared[0]
+        metric = metrics.metric_of(one.metric)
         notes.append(
-            "Differences in accuracy, on the same texts and seeds, in percentage points. Better, worse: more than "
-            "chance explains, after Holm's correction for the number of pairs, those with an untrained model counted "
-            "apart. Equivalent: surely within "
-            f"{_counted(margin)} of each other. Undecided: none of these can be said yet."
+            f"Differences in {metric.words}, on the same texts and seeds{', in percentage points' * metric.points}. "
+            f"{'Less is better. ' * metric.lower}Better, worse: more than chance explains, after Holm's correction for "
+            "the number of pairs, those with an untrained model counted apart. Equivalent: surely within "
+            f"{one.margin_in_words} of each other. Undecided: none of these can be said yet."
         )
     return notes
-
-
-def _counted(margin: float) -> str:
-    return f"{100 * margin:g} point{'' if margin == 0.01 else 's'}"
 
 
 def as_json(found: Verdicts) -> dict[str, object]:

@@ -29,7 +29,7 @@ from afina.methods.parameters import served
 from afina.models.backbone import Backbone
 from afina.models.meta import meta_model
 from afina.studies.forecast import Forecast, Terms
-from afina.studies.prepared import loader_of, longest_text, objective_of, question_of, recipe_of
+from afina.studies.prepared import loader_of, longest_text, objective_of, question_of, read, recipe_of
 from afina.studies.spec import Ask, Data, RunSpec, Training
 from afina.studies.throughput import seconds_per_token
 from afina.training.dry_run import dry_run
@@ -74,7 +74,8 @@ def cost(
     limit = memory or available
     task = task or encoded(run)
     method = make(run.method, run.hyperparameters).for_family(meta_model(run.backbone).config.model_type)
-    objective, loader = objective_of(task.label_names), loader_of(run, task.train)
+    objective = objective_of(run, task)
+    loader = loader_of(run, task.train, objective)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
     if recipe.steps > MOST_STEPS:
         raise InvalidStudy(
@@ -171,7 +172,7 @@ class Encodings:
         asked = run.asked.model_dump_json(), make(run.method, run.hyperparameters).takes_positions
         if asked not in self._made:
             if self.texts is None and run.task != MADE_UP:
-                self.texts = Task.load(run.task, **run.data.model_dump())
+                self.texts = read(run)
             self._made[asked] = encoded(run, self.texts)
         return self._made[asked]
 
@@ -182,7 +183,7 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
         return _made_up(run)
     backbone = Backbone.load(run.backbone, weights=False)
     length = longest_text(run, backbone.longest)
-    texts = texts or Task.load(run.task, **run.data.model_dump())
+    texts = texts or read(run)
     template = question_of(run, texts, backbone.tokenizer).template
     return EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, template)
 
@@ -228,7 +229,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int) -> Terms:
 def _process() -> int:
     """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
     script = (
-        "import numpy; from afina import meter; from afina.stats import metrics; import afina.studies.execute; "
-        "metrics.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
+        "import numpy; from afina import meter; from afina.stats import classification; import afina.studies.execute; "
+        "classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
     )
     return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)

@@ -18,6 +18,7 @@ from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
+from afina.models.objective import Objective
 from afina.studies.directory import Directory
 from afina.studies.prepared import Prepared, prepare
 from afina.studies.record import Asked, Environment, Memory, Record, Seconds
@@ -70,17 +71,18 @@ class _Execution:
             self._train(fit, prepared)
         measured = fit.measure()
         classifier = fit.finish(prepared.reopen)
+        objective = self._calibrated(classifier, fit, prepared.task.calibration)
         predictions = self._evaluate(classifier, fit, prepared.task.evaluation)
-        scores = fit.objective.metrics(predictions.outputs, predictions.targets)
+        scores = objective.metrics(predictions.outputs, predictions.targets)
         training = self.run.training.model_dump(mode="json") | {
             "learning_rate": fit.recipe.learning_rate if fit.parameters else None,
             "max_length": prepared.max_length,
         }
         self.listen(Progress("save"))
         with self.meter.phase("save"):
-            adapter = self._adapter(classifier, prepared, training, scores)
+            adapter = self._adapter(classifier, prepared, objective, training, scores)
             saved = self._save(adapter, classifier, prepared, predictions)
-        return self._record(prepared, fit, measured, training, scores, saved)
+        return self._record(prepared, objective, fit, measured, training, scores, saved)
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = Directory(self.out).checkpoint(self.run.label)
@@ -99,6 +101,13 @@ class _Execution:
             self.allocated_end = self.meter.allocated()
         self.meter.seconds["train"] = fit.account.seconds["train"]
 
+    def _calibrated(self, classifier: Classifier, fit: Fit, split: EncodedSplit | None) -> Objective:
+        """What was asked, with probabilities that are right on what was set aside for that."""
+        if split is None:
+            return fit.objective
+        outputs = self._evaluate(classifier, fit, split).outputs
+        return fit.objective.calibrated(outputs, split.labels)
+
     def _evaluate(self, classifier: Classifier, fit: Fit, split: EncodedSplit) -> Predictions:
         self.listen(Progress("evaluate", 0, len(split)))
         with self.meter.phase("evaluate"):
@@ -114,6 +123,7 @@ class _Execution:
         self,
         classifier: Classifier,
         prepared: Prepared,
+        objective: Objective,
         training: dict[str, object],
         scores: dict[str, float],
     ) -> Adapter:
@@ -132,8 +142,9 @@ class _Execution:
             tensors_digest=digest.of_tensors(tensors),
             max_length=prepared.max_length,
             **prepared.asked,
+            objective=objective.told,
             task=task.address,
-            data=self.run.data.model_dump(mode="json", exclude_defaults=True),
+            data=self.run.data.model_dump(mode="json", exclude_defaults=True) | task.found,
             train_digest=task.train.digest,
             evaluation_digest=task.evaluation.digest,
             seed=self.run.seed,
@@ -162,6 +173,7 @@ class _Execution:
     def _record(
         self,
         prepared: Prepared,
+        objective: Objective,
         fit: Fit,
         measured: Measured,
         training: dict[str, object],
@@ -183,9 +195,11 @@ class _Execution:
             hyperparameters=prepared.method.hyperparameters,
             training=training,
             ask=Asked(**prepared.asked),
-            kind=fit.objective.kind,
-            metric=fit.objective.metric,
+            kind=objective.kind,
+            objective=objective.told,
+            metric=prepared.metric,
             metrics=scores,
+            ceiling=dict(task.ceiling),
             train_examples=len(task.train),
             examples=len(task.evaluation),
             trainable=counts.trainable,

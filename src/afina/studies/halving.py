@@ -67,32 +67,34 @@ class Speed:
 class Standing:
     """How a method's best learning rate did in the last round that it ran.
 
-    accuracy  on the validation cut, in training's precision, of `examples` texts; None where training diverged
+    value     of the headline metric on the validation cut, in training's precision, of `examples` texts; None where
+              training diverged;  gain  the same, or its negative where less is better
     speed     of its trial, where that came to an end
     """
 
     method: str
     rate: float
-    accuracy: float | None
+    value: float | None
     loss: float | None
     steps: int
     rounds: int
     speed: Speed | None = None
     examples: int = 0
+    gain: float | None = None
 
     @property
     def order(self) -> tuple[float, float, float]:
-        """Smaller is better: the later round, the higher accuracy, the lower loss."""
-        if self.accuracy is None or self.loss is None:
+        """Smaller is better: the later round, the greater gain, the lower loss."""
+        if self.gain is None or self.loss is None:
             return (-self.rounds, math.inf, math.inf)
-        return (-self.rounds, -self.accuracy, self.loss)
+        return (-self.rounds, -self.gain, self.loss)
 
 
 def measure(run: Run, executor: Executor, listen: Listener, until: float) -> Speed:
     """Take a few steps and score once. Raises RunFailed, Overrun."""
     began = meter.now()
     score = executor.try_out(run, (1.0,), PACE, lambda score: False, listen, until)
-    if score.accuracy is None:
+    if score.value is None:
         raise RunFailed(f"run {run.title}: the loss is not a number from the first steps on.")
     return Speed.of(score, meter.now() - began)
 
@@ -138,7 +140,7 @@ class Race:
                     seconds = each / len(raced)
                     placed[name].append(self._try(runs[name], rate, speeds[name], seconds, number, turn))
                 placed[name].sort(key=lambda one: one.order)
-                if placed[name][0].accuracy is not None or name not in found:  # a lost second round undoes no first
+                if placed[name][0].value is not None or name not in found:  # a lost second round undoes no first
                     found[name] = placed[name][0]
             best = sorted(placed, key=lambda name: placed[name][0].order)[: max(2, math.ceil(len(placed) / 2))]
             rates = {name: [one.rate for one in placed[name][: math.ceil(len(placed[name]) / 2)]] for name in best}
@@ -161,12 +163,13 @@ class Race:
         except (Overrun, RunFailed):
             return Standing(run.method, rate, None, None, 0, turn)
         taken = meter.now() - began
-        trial = Trial(setting={"learning_rate": rate}, steps=score.step, accuracy=score.accuracy, seconds=taken)
+        trial = Trial(setting={"learning_rate": rate}, steps=score.step, value=score.value, seconds=taken)
         self.watcher.tried(run, number, trial, steps)
-        if score.accuracy is None:
+        if score.value is None:
             return Standing(run.method, rate, None, None, score.step, turn)
         speed = Speed.of(score, taken)
-        return Standing(run.method, rate, score.accuracy, score.loss, score.step, turn, speed, score.examples)
+        counted = score.value, score.loss, score.step, turn, speed, score.examples, score.gain
+        return Standing(run.method, rate, *counted)
 
 
 def _rate(run: Run) -> float:

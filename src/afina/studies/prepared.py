@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from afina import device as devices
+from afina.data.kinds import CLASSES
 from afina.data.loader import Limits, Loader
 from afina.data.task import Task
 from afina.data.template import Tokenizer
@@ -19,9 +20,10 @@ from afina.meter import Meter
 from afina.methods import make
 from afina.methods.attachment import attach
 from afina.methods.method import Method
+from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.models.objective import Classes, Objective
+from afina.models.objective import Objective, metric_for
 from afina.models.question import Question
 from afina.seeds import derive
 from afina.studies.spec import RunSpec
@@ -35,6 +37,7 @@ DEFAULT_LENGTH = 512
 class Prepared:
     """A run's parts, its classifier apart, which training changes.
 
+    metric                  the headline
     question                how texts are asked about;  offset  of its outputs, [labels], if there is one
     backbone_digest, total  of the unadapted classifier's body; its parameters, head included
     max_length              tokens; longer texts are truncated
@@ -43,6 +46,7 @@ class Prepared:
     run: RunSpec
     task: EncodedTask
     objective: Objective
+    metric: str
     question: Question
     offset: torch.Tensor | None
     backbone: Backbone
@@ -80,8 +84,8 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit
     """
     listen(Progress("load"))
     with meter.phase("load"):
-        texts = Task.load(run.task, **run.data.model_dump())
-        objective = objective_of(texts.label_names)
+        texts = read(run)
+        objective, metric = objective_of(run, texts), metric_of(run, texts)
         backbone = Backbone.load(run.backbone)
         question = question_of(run, texts, backbone.tokenizer)
         length = longest_text(run, backbone.longest)
@@ -100,6 +104,7 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit
         run=run,
         task=task,
         objective=objective,
+        metric=metric,
         question=question,
         offset=classifier.offset,
         backbone=backbone,
@@ -109,25 +114,42 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit
         max_length=length,
         device=meter.device,
     )
-    loader = loader_of(run, task.train)
+    loader = loader_of(run, task.train, objective)
     return prepared, Fit(classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype)
 
 
-def objective_of(label_names: tuple[str, ...]) -> Objective:
-    """What a task with these labels asks of a text."""
-    return Classes(label_names)
+def read(run: RunSpec) -> Task:
+    """The task of `run`; what a temperature is fitted on, where it asks for one, is set aside."""
+    task = Task.load(run.task, **run.data.model_dump())
+    return task.set_aside() if run.training.temperature else task
+
+
+def objective_of(run: RunSpec, task: Task | EncodedTask) -> Objective:
+    """What `run` asks of a text of its task. Raises InvalidStudy for training settings that its kind has not."""
+    made = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels, run.training.class_weights)
+    made.check(smoothing=run.training.label_smoothing, temperature=run.training.temperature)
+    return made
+
+
+def metric_of(run: RunSpec, task: Task | EncodedTask) -> str:
+    """The headline: what `run` asks for, else the task's own, else the kind's. Raises InvalidStudy."""
+    return metric_for(objectives.make(task.label_names, {"kind": task.kind}), run.metric, task.metric)
 
 
 def question_of(run: RunSpec, task: Task, tokenizer: Tokenizer) -> Question:
-    """How `run` asks about the texts of its task. Raises InvalidStudy, UnknownName."""
-    pairs = task.train.pairs is not None
-    return Question.of(task.label_names, tokenizer, pairs=pairs, **run.asked.model_dump())
+    """How `run` asks about the texts of its task. Raises InvalidStudy."""
+    pairs, asked = task.train.pairs is not None, run.asked
+    if task.kind != CLASSES:
+        if asked.head == "words" or asked.words or asked.offset:
+            raise InvalidStudy(f"a task of kind {task.kind} has no label that a word could answer for. Ask in none.")
+        asked = asked.model_copy(update={"head": "random"})
+    return Question.of(task.label_names, tokenizer, pairs=pairs, **asked.model_dump())
 
 
 def opened(backbone: Backbone, objective: Objective, question: Question, method: Method, seed: int) -> Classifier:
     """A classifier that answers as the question has it, before `method` is attached."""
-    names, exact = objective.label_names, method.trains_nothing
-    return Classifier.open(backbone, names, seed, question.tokens, exact=exact)
+    names, exact, problem = objective.label_names, method.trains_nothing, objective.problem_type
+    return Classifier.open(backbone, names, seed, question.tokens, exact=exact, problem_type=problem)
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
@@ -158,9 +180,10 @@ def longest_text(run: RunSpec, most: int) -> int:
     return wanted or min(DEFAULT_LENGTH, most - taken)
 
 
-def loader_of(run: RunSpec, split: EncodedSplit) -> Loader:
+def loader_of(run: RunSpec, split: EncodedSplit, objective: Objective) -> Loader:
     """The batches of `run`'s steps."""
-    return Loader(split.encoded, split.labels, run.training.batch_size * run.training.accumulate, run.seed)
+    targets, size = objective.learnt(split.labels), run.training.batch_size * run.training.accumulate
+    return Loader(split.encoded, targets, size, run.seed)
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:

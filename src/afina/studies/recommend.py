@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from afina import digest, meter
 from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.methods import METHODS, make
-from afina.stats import metrics
+from afina.models import objectives
+from afina.models.objective import metric_for
 from afina.stats.comparison import compare
+from afina.stats.metrics import METRICS
 from afina.studies import floors
 from afina.studies.clock import Clock
 from afina.studies.directory import Directory
@@ -64,6 +64,7 @@ def recommend(
     out: str | Path = "results/choose",
     data: Mapping[str, Any] | None = None,
     ask: Mapping[str, Any] | None = None,
+    metric: str | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
     command: Sequence[str] = (),
@@ -74,6 +75,7 @@ def recommend(
     memory    bytes that a run may have, a GPU's where it trains on one; None: what is available here
     ask       how texts are asked about, as in `Ask`
     data      columns, labels and `allow_leakage`, as in `Data`
+    metric    what methods are chosen by; None: the task's own, or its kind's
     executor  by default, a process a run here
     command   what a reader may type to repeat it
     began     `meter.now()` of the start, where that was earlier
@@ -84,8 +86,10 @@ def recommend(
         raise InvalidData(f"`minutes` {minutes:g}: expected more than 0; from 5 up the answer is of use.")
     clock = Clock(meter.now() if began is None else began, minutes)
     whole, asked = Task.load(task, **(data or {})), Data(**{**(data or {}), "allow_leakage": True})
+    metric = metric_for(objectives.make(whole.label_names, {"kind": whole.kind}), metric, whole.metric)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
-        setting = Setting(whole, asked, backbone, Ask(**(ask or {})), clock, watcher, executor or LocalExecutor())
+        chosen = executor or LocalExecutor()
+        setting = Setting(whole, asked, backbone, Ask(**(ask or {})), clock, watcher, chosen, metric)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)})
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         results = of_recommendation(held, made)
@@ -95,8 +99,9 @@ def recommend(
 
 def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendation:
     task, clock = setting.task, setting.clock
+    setting.watcher.says(task.told)
     setting.watcher.says("fitting what needs no language model")
-    fitted = [floors.majority(task.train), floors.tfidf(task.train, len(task.label_names))]
+    fitted = [floors.constant(task.train, setting.objective), floors.tfidf(task.train, setting.objective)]
     handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
     names, lowered, dropped = _that_fit(setting, memory)
     cut = min(VALIDATION, MOST_VALIDATION / min(len(task.train), AT_FIRST))
@@ -117,7 +122,7 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
         standings = _race(setting, {name: runs[name] for name in speeds}, speeds, validation)
     standing = {one.method for one in standings}
     dropped |= {name: Dropped(why="train") for name in speeds if name not in standing}
-    finalists = [one for one in standings if one.accuracy is not None][:FINALISTS]
+    finalists = [one for one in standings if one.value is not None][:FINALISTS]
     finals.paces = {one.method: expected(one.speed or speeds[one.method], lowered=lowered) for one in finalists}
     finals.evaluate(probes, AT_FIRST, clock.left / (1 + FINALISTS))
     finals.carry_out(finalists)
@@ -134,6 +139,7 @@ def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
     adapter = floor.model.adapter(
         task.label_names,
         floor.hyperparameters,
+        objective=setting.objective.told,
         task=task.address,
         data=setting.data.model_dump(mode="json", exclude_defaults=True),
         train_digest=task.train.digest,
@@ -221,26 +227,31 @@ def _answer(
     results: Mapping[str, Result],
     dropped: Mapping[str, Dropped],
 ) -> Recommendation:
-    task, gold = setting.task, held_out.labels
-    answers = {floor.name: floor.predict(held_out) for floor in fitted}
+    task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
+    outputs = {floor.name: floor.outputs(held_out) for floor in fitted}
     untrained = {name: one for name, one in results.items() if not one.record.steps}
     finalists = [one.method for one in standings if one.method in results]
     others = [name for name in results if name not in (*finalists, *untrained)]
-    right = {name: results[name].scores[None] for name in (*finalists, *others)}
-    simple = {name: (answer == gold)[None] for name, answer in answers.items()}
+    scores = {name: results[name].scores[None] for name in (*finalists, *others)}
+    simple = {name: objective.values(metric.name, one, held_out.labels)[None] for name, one in outputs.items()}
     simple |= {name: result.scores[None] for name, result in untrained.items()}
-    everything = {name: one for name, one in (right | simple).items() if name != floors.MAJORITY}
-    compared = compare(everything, references=simple)
-    recommended = decide(list(right), right, simple, compared)
-    of_floors = [_of_floor(floor, answers[floor.name], held_out, task, handed.get(floor.name)) for floor in fitted]
+    everything = {name: one for name, one in (scores | simple).items() if name not in floors.CONSTANT.values()}
+    compared = compare(everything, metric=metric, margin=metric.margin(held_out.labels), references=simple)
+    recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
+    of_floors = [
+        _of_floor(floor, objective.metrics(outputs[floor.name], held_out.labels), task, handed.get(floor.name))
+        for floor in fitted
+    ]
     as_they_are = [_measured(Contender(name=name), one) for name, one in untrained.items()]
     chosen = results.get(recommended)
     raced = [_of_method(one, results.get(one.method)) for one in standings]
-    probes = [_measured(Contender(name=name), results[name]) for name in right if name not in finalists]
+    probes = [_measured(Contender(name=name), results[name]) for name in scores if name not in finalists]
     return Recommendation(
         task=task.address,
         data=setting.data.model_copy(update={"evaluation_examples": len(held_out)}),
         backbone=setting.backbone,
+        kind=task.kind,
+        metric=metric.name,
         recommended=recommended,
         adapter=chosen.record.adapter if chosen else handed.get(recommended),
         contenders=(*of_floors, *as_they_are, *raced, *probes),
@@ -253,12 +264,11 @@ def _answer(
     )
 
 
-def _of_floor(floor: Floor, answers: np.ndarray, held_out: Split, task: Task, adapter: str | None) -> Contender:
+def _of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: str | None) -> Contender:
     return Contender(
         name=floor.name,
         setting=floor.setting,
-        accuracy=metrics.accuracy(held_out.labels, answers),
-        f1=metrics.f1(held_out.labels, answers, len(task.label_names)),
+        metrics=dict(figures),
         examples=min(len(task.train), floors.MOST),
         adapter=adapter,
     )
@@ -269,9 +279,9 @@ def _of_method(one: Standing, result: Result | None) -> Contender:
         name=one.method,
         rounds=one.rounds,
         rate=one.rate,
-        finished=one.accuracy is not None,
-        validation=one.accuracy,
-        validation_examples=None if one.accuracy is None else one.examples,
+        finished=one.value is not None,
+        validation=one.value,
+        validation_examples=None if one.value is None else one.examples,
     )
     return raced if result is None else _measured(raced, result)
 
@@ -279,8 +289,7 @@ def _of_method(one: Standing, result: Result | None) -> Contender:
 def _measured(contender: Contender, result: Result) -> Contender:
     made = result.record
     figures = {
-        "accuracy": made.accuracy,
-        "f1": made.f1,
+        "metrics": made.metrics,
         "examples": made.train_examples if made.steps else None,
         "steps": made.steps or None,
         "seconds": made.seconds.train if made.steps else None,

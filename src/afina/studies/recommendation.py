@@ -6,11 +6,12 @@ Knows which it is; not how it is put in words (`afina.report.recommendation`). S
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from afina.data.kinds import CLASSES, Kind
 from afina.schema import Frozen
 from afina.stats.comparison import Comparison
 from afina.studies import floors
@@ -28,8 +29,9 @@ class Contender(Frozen):
     setting   what a floor chose for itself
     rounds    that a method's trials went through; none for a floor
     rate      the learning rate that did best in the last of them; finished: whether it gave numbers there
-    validation, validation_examples  its accuracy there on the validation cut, and how many texts that is; chose it, or
-              left it out, and is not comparable with what follows
+    validation, validation_examples  its headline metric there on the validation cut, and how many texts that is; chose
+              it, or left it out, and is not comparable with what follows
+    metrics   on the held-out texts, the kind's usual headline first; empty where it did not come so far
     examples  training texts that it learnt from
     seconds   its training;  memory  bytes, the peak of its process
     ask       how its texts were asked about
@@ -43,8 +45,7 @@ class Contender(Frozen):
     finished: bool = True
     validation: float | None = None
     validation_examples: int | None = None
-    accuracy: float | None = None
-    f1: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
     examples: int | None = None
     steps: int | None = None
     seconds: float | None = None
@@ -60,10 +61,19 @@ class Contender(Frozen):
         """Whether it is an adapted model that came as far as the held-out texts."""
         return self.adapter is not None and self.steps is not None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_files(cls, given: Any) -> Any:
+        """They have accuracy and F1 by themselves."""
+        if not isinstance(given, dict) or not {"accuracy", "f1"} & given.keys():
+            return given
+        there = {name: given[name] for name in ("accuracy", "f1") if given.get(name) is not None}
+        return {key: value for key, value in given.items() if key not in ("accuracy", "f1")} | {"metrics": there}
+
     @model_validator(mode="after")
     def _has_its_figures(self) -> Self:
-        figures = (self.accuracy, self.f1, self.examples, self.seconds, self.trainable, self.total)
-        if self.trained and (None in figures or not self.total):
+        figures = (self.examples, self.seconds, self.trainable, self.total)
+        if self.trained and (None in figures or not self.total or not self.metrics):
             raise ValueError(f"{self.name} was trained and evaluated, and lacks a figure of it")
         return self
 
@@ -91,6 +101,7 @@ class Dropped(Frozen):
 class Recommendation(Frozen):
     """The answer and its evidence.
 
+    kind, metric    of the task, and what the methods were chosen by
     recommended     a method's key, or the name of a floor
     adapter         of what is recommended, relative to the output directory; None for the majority class
     contenders      floors first, then the model that nothing trained, then methods, the best of the race first
@@ -105,6 +116,8 @@ class Recommendation(Frozen):
     task: str
     data: Data
     backbone: str
+    kind: Kind = CLASSES
+    metric: str = "accuracy"
     recommended: str
     adapter: str | None
     contenders: tuple[Contender, ...]
@@ -118,7 +131,7 @@ class Recommendation(Frozen):
 
     @model_validator(mode="after")
     def _has_what_it_recommends(self) -> Self:
-        if not any(one.name == self.recommended and one.accuracy is not None for one in self.contenders):
+        if not any(one.name == self.recommended and self.metric in one.metrics for one in self.contenders):
             raise ValueError(f"{self.recommended} is recommended, and was not evaluated")
         return self
 
@@ -129,19 +142,24 @@ class Recommendation(Frozen):
 
 def decide(
     order: Sequence[str],
-    right: Mapping[str, np.ndarray],
-    right_of_simple: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    scores_of_simple: Mapping[str, np.ndarray],
     compared: Sequence[Comparison],
+    *,
+    lower: bool = False,
 ) -> str:
     """Of the finalists that beat all that trains nothing, the best in the race, or another that is surely better.
 
     Where none does, the best of what trains nothing.
 
-    order            the finalists, the best in the race first;  right  whether each answer is right, bool [1, N]
-    right_of_simple  the same of the floors, and of the model as it is
+    order             the finalists, the best in the race first;  scores  what each answer adds to the metric, [1, N]
+    scores_of_simple  the same of the floors, and of the model as it is
+    lower             whether less of the metric is better
     """
-    simple = max(right_of_simple, key=lambda name: (right_of_simple[name].mean(), name != floors.MAJORITY))
-    better = [name for name in order if right[name].mean() > right_of_simple[simple].mean()]
+    sign = -1 if lower else 1
+    of_simple = {name: sign * one.mean() for name, one in scores_of_simple.items()}
+    simple = max(of_simple, key=lambda name: (of_simple[name], name not in floors.CONSTANT.values()))
+    better = [name for name in order if sign * scores[name].mean() > of_simple[simple]]
     if not better:
         return simple
     chosen = better[0]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from afina import atomic
 from afina.card import Shown
@@ -76,8 +76,10 @@ class Record(Shown, Frozen):
     truncated        training and evaluation texts longer than the maximum length
     losses           (step, mean loss since the previous entry), at most some hundreds of entries
     title            what tables call the method
-    kind, metric     of the task's objective, and its headline metric
-    metrics          by name, the headline first; what each is: docs/figures.md
+    kind, metric     of the task's objective, and the headline metric
+    objective        what was asked beside the labels' names, as an adapter's manifest has it
+    metrics          by name, the kind's usual headline first; what each is: docs/figures.md
+    ceiling          likewise, how well one human tells what others say of the evaluation texts, where that is known
     predictions      path of the file of what was predicted, relative to the study's output directory, and its digest
     adapter          path of the adapter, relative to the study's output directory
     digest           the adapter's digest
@@ -97,8 +99,10 @@ class Record(Shown, Frozen):
     training: dict[str, Any]
     ask: Asked = Asked()
     kind: str
+    objective: dict[str, Any] | None = None
     metric: str
     metrics: dict[str, float]
+    ceiling: dict[str, float] = Field(default_factory=dict)
     train_examples: int
     examples: int
     trainable: int
@@ -121,13 +125,9 @@ class Record(Shown, Frozen):
 
     @model_validator(mode="after")
     def _of_a_known_kind(self) -> Self:
-        from afina.models.objective import OBJECTIVES  # it loads numpy
+        from afina.stats import metrics  # it loads numpy
 
-        if (
-            self.kind not in OBJECTIVES
-            or self.metric != OBJECTIVES[self.kind].metric
-            or self.metric not in self.metrics
-        ):
+        if self.metric not in metrics.of_kind(self.kind) or self.metric not in self.metrics:
             raise ValueError(f"a task of kind {self.kind!r}, measured in {self.metric!r}, is not known")
         return self
 
@@ -144,16 +144,6 @@ class Record(Shown, Frozen):
             "task": self.task,
             "adapter, in its directory": self.adapter,
         }
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers."""
-        return self.metrics["accuracy"]
-
-    @property
-    def f1(self) -> float:
-        """As docs/figures.md defines it."""
-        return self.metrics["f1"]
 
 
 def read(path: Path) -> list[Record]:

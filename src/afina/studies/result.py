@@ -10,7 +10,7 @@ import numpy as np
 
 from afina import atomic, digest, tensorfile
 from afina.errors import CorruptAdapter, InvalidData
-from afina.models import objective
+from afina.models import objectives
 from afina.models.objective import Objective
 from afina.studies.record import Record
 
@@ -56,7 +56,7 @@ class Result:
     @cached_property
     def objective(self) -> Objective:
         """What was asked of each text."""
-        return objective.make(self.record.kind, self.record.label_names)
+        return objectives.make(self.record.label_names, self.record.objective)
 
     @property
     def targets(self) -> np.ndarray:
@@ -70,5 +70,14 @@ class Result:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """How good each answer is, [N]; for labels whether it is right."""
-        return self.objective.score(self.predictions.outputs, self.predictions.targets)
+        """What each answer adds to the headline metric, [N]; for accuracy whether it is right."""
+        return self.values(self.record.metric)
+
+    def values(self, metric: str) -> np.ndarray:
+        """What each answer adds to a metric, [N]."""
+        return self.objective.values(metric, self.predictions.outputs, self.predictions.targets)
+
+    @cached_property
+    def chances(self) -> np.ndarray | None:
+        """Probabilities, [N, width], where the kind has such."""
+        return self.objective.chances(self.predictions.outputs)

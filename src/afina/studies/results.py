@@ -6,7 +6,7 @@ Knows facts; no words, tables or pages, which are `afina.report`'s.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ class Results(Shown):
 
     @classmethod
     def _of_study(cls, held: Held, request: Request) -> Results:
-        finished = _of_keys(held, request.keys)
+        finished = _of_keys(held, request.keys, request.study.get("metric"))
         return cls(
             name=request.name,
             out=held.out,
@@ -160,9 +160,17 @@ def of_recommendation(held: Held, made: Recommendation) -> Results:
     )
 
 
-def _of_keys(held: Held, keys: tuple[str, ...] | list[str]) -> tuple[Result, ...]:
+def _of_keys(held: Held, keys: tuple[str, ...] | list[str], metric: str | None = None) -> tuple[Result, ...]:
+    """metric: the headline that is asked for now, whatever it was when the runs were made."""
     by_key = {one.key: one for one in held.records}
-    return tuple(held.result(by_key[key]) for key in keys if key in by_key)
+    return tuple(measured_in(held.result(by_key[key]), metric) for key in keys if key in by_key)
+
+
+def measured_in(result: Result, metric: str | None) -> Result:
+    """The result with that headline, where it has such a figure."""
+    if metric is None or metric == result.record.metric:
+        return result
+    return replace(result, record=result.record.model_copy(update={"metric": metric}))
 
 
 def read_request(path: Path) -> Request:

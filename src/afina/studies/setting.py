@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from afina.data.task import Task
 from afina.errors import AfinaError
+from afina.models import objectives
+from afina.models.objective import Objective
 from afina.studies.clock import Clock
 from afina.studies.executors.executor import Executor
 from afina.studies.halving import EPOCHS
@@ -24,6 +27,7 @@ class Setting:
     task  all of it, read once
     ask   how the runs ask about its texts
     data  how the runs read it: they need not check leakage, which was checked in the whole and may be more in a part
+    metric  what methods are chosen by
     """
 
     task: Task
@@ -33,6 +37,12 @@ class Setting:
     clock: Clock
     watcher: Watcher
     executor: Executor
+    metric: str = "accuracy"
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is asked of a text."""
+        return objectives.make(self.task.label_names, {"kind": self.task.kind}).of(self.task.train.labels)
 
     def run(self, method: str, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
         """A run on the task; `data` is what it has of it."""
@@ -43,6 +53,7 @@ class Setting:
             data=self.data.model_copy(update=data),
             ask=self.ask,
             training=Training(epochs=EPOCHS, learning_rate=rate, max_steps=steps),
+            metric=self.metric,
         )
 
 

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from afina import digest
 from afina.card import Shown
+from afina.data.kinds import Kind
 from afina.methods import METHODS, make
 from afina.schema import Frozen
 
@@ -29,6 +30,7 @@ class Data(Frozen):
     """How to read the task: column names, order of the labels, and how much of it.
 
     labels  label names, in the order of their indices
+    kind, separator  what stands in the label's column, and between several labels; None: what it looks like
     train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
     validation  share of the training split that stands in for the evaluation split, which is then not used at all
     evaluation  a file, all of which stands in for the evaluation split
@@ -38,6 +40,8 @@ class Data(Frozen):
     text_pair: str | None = None
     label: str | None = None
     labels: tuple[str, ...] | None = None
+    kind: Kind | None = None
+    separator: str | None = Field(default=None, min_length=1)
     train_examples: int | None = Field(default=None, ge=1, le=MOST)
     evaluation_examples: int | None = Field(default=None, ge=1, le=MOST)
     validation: float | None = Field(default=None, gt=0, lt=1)
@@ -60,6 +64,9 @@ class Training(Frozen):
     checkpointing   keep only each block's input for the backward pass, and compute the block again there: less memory,
                     more time, the same result
     label_smoothing share of each target that is spread evenly over all labels (Szegedy et al. 2016)
+    class_weights   "balanced": each text's loss counts as much as its class is rare, N / (C count) as in scikit-learn
+    temperature     fit one by which outputs are divided before they are probabilities, and thresholds where there are
+                    several labels, on a tenth of the training split that is cut from it (Guo et al. 2017)
     average         the trained weights are the mean of those after each step of this last share of the steps (Polyak
                     and Juditsky 1992; Izmailov et al. 2018)
     pull            strength of a decay of the backbone's own trained weights toward what they were (L2-SP, Li et al.
@@ -80,6 +87,8 @@ class Training(Frozen):
     token_budget: int = Field(default=2048, ge=1, le=MOST)
     checkpointing: bool = False
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["balanced"] | None = None
+    temperature: bool = False
     average: float = Field(default=0.0, ge=0, le=1)
     pull: float = Field(default=0.0, ge=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
@@ -109,17 +118,21 @@ UNASKED = Ask(head="random")
 NO_EFFECT = frozenset({"checkpoint_seconds"})
 """Settings of training that change no result."""
 
-LATER = ("label_smoothing", "average", "pull")
-"""Settings of training that came after runs without them; at their defaults they do nothing."""
+LATER = {
+    "data": ("validation", "evaluation", "kind", "separator"),
+    "training": ("label_smoothing", "average", "pull", "class_weights", "temperature"),
+}
+"""Settings that came after runs without them; at their defaults they do nothing, and the runs keep their keys."""
 
-_NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True}
+_NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": True, "metric": True}
 """Fields that change no result; two runs that differ only here are the same run."""
 
 
 class RunSpec(Shown, Frozen):
     """One training and evaluation, as an intention.
 
-    name  what tables call it; the method's key by default
+    name    what tables call it; the method's key by default
+    metric  by which trials are scored, and which heads what is told of it; None: the task's
     """
 
     backbone: str
@@ -131,6 +144,7 @@ class RunSpec(Shown, Frozen):
     ask: Ask = Ask()
     seed: int = 0
     name: str = ""
+    metric: str | None = None
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
@@ -150,13 +164,11 @@ class RunSpec(Shown, Frozen):
     def key(self) -> str:
         """Digest of the intention, with the method's defaults written out."""
         intention = self.model_dump(mode="json", exclude=_NO_EFFECT)  # type: ignore[arg-type]
-        if self.data.validation is None:
-            del intention["data"]["validation"]  # so that runs recorded before there was such a cut keep their keys
-        if self.data.evaluation is None:
-            del intention["data"]["evaluation"]  # likewise
-        for name in LATER:
-            if getattr(self.training, name) == Training.model_fields[name].default:
-                del intention["training"][name]  # likewise
+        for part, names in LATER.items():
+            asked = getattr(self, part)
+            for name in names:
+                if getattr(asked, name) == type(asked).model_fields[name].default:
+                    del intention[part][name]
         if self.asked == UNASKED:
             del intention["ask"]  # likewise
         else:

@@ -6,6 +6,7 @@ chosen first (`tuning.py`). Knows no report.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from afina.studies import trials, tuning
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.holding import Held
-from afina.studies.results import Failure, Request, Results
+from afina.studies.results import Failure, Request, Results, measured_in
 from afina.studies.run import Run
 from afina.studies.space import Space
 from afina.studies.spec import Ask, Data, Training
@@ -39,6 +40,10 @@ class Study(Shown, Frozen):
     """What to compare.
 
     ask      how the model is asked about a text
+    metric   heads the tables, is what tuning chooses by, and what verdicts are about; None: the task's own, or its
+             kind's
+    sizes    so many training texts each, of which the smaller are among the greater: every run is made of each, with as
+             many steps as of the greatest
     tune     choose each method's settings first, by a validation split cut from the training split
     methods  a table per run: `method` (by default its own name), the method's hyperparameters, and any field of
              [train] and [ask] that this run has otherwise; `search`, a table of what tuning may choose
@@ -48,6 +53,8 @@ class Study(Shown, Frozen):
     backbone: str
     task: str
     seeds: tuple[int, ...] = (0,)
+    metric: str | None = None
+    sizes: tuple[int, ...] = ()
     data: Data = Data()
     train: Training = Training()
     ask: Ask = Ask()
@@ -90,6 +97,7 @@ class Study(Shown, Frozen):
             raise InvalidStudy(
                 f"{where}: seed {again} stands there more than once, which is the same run. Give it once."
             )
+        study._check_sizes(where)
         study.runs(where)
         if study.tune:
             study._check_budgets(where)
@@ -97,6 +105,14 @@ class Study(Shown, Frozen):
         elif searching := next((name for name, entry in study.methods.items() if "search" in entry), None):
             raise InvalidStudy(f"{where}: methods.{searching}.search without a [tune] section. Add one, or remove it.")
         return study
+
+    def _check_sizes(self, where: str) -> None:
+        if not self.sizes:
+            return
+        if min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
+            raise InvalidStudy(f"{where}: sizes = {list(self.sizes)}. Expected different numbers of texts, from 1 up.")
+        if self.data.train_examples is not None:
+            raise InvalidStudy(f"{where}: data.train_examples with sizes, which say how many. Remove one of them.")
 
     def _check_budgets(self, where: str) -> None:
         for name, entry in self.methods.items():
@@ -114,7 +130,7 @@ class Study(Shown, Frozen):
         found = {}
         for name, entry in self.methods.items():
             place = f"{where}, methods.{name}"
-            run, search = self._run(name, self.seeds[0], place), entry.get("search", {})
+            run, search = self._run(name, self.seeds[0], place, max(self.sizes, default=None)), entry.get("search", {})
             if not isinstance(search, Mapping):
                 raise InvalidStudy(f"{place}.search = {search!r}: expected a table.")
             found[name] = (run, Space.of(run, search, place))
@@ -127,10 +143,15 @@ class Study(Shown, Frozen):
         return self.model_copy(update={"methods": methods})
 
     def runs(self, where: str = "study") -> list[Run]:
-        """Every run, seed by seed, in the order of the methods; with the settings that stand in `methods`."""
-        return [self._run(name, seed, f"{where}, methods.{name}") for seed in self.seeds for name in self.methods]
+        """Every run, seed by seed and size by size, in the order of the methods; with the settings in `methods`."""
+        return [
+            self._run(name, seed, f"{where}, methods.{name}", size)
+            for seed in self.seeds
+            for size in self.sizes or (None,)
+            for name in self.methods
+        ]
 
-    def _run(self, name: str, seed: int, where: str) -> Run:
+    def _run(self, name: str, seed: int, where: str, size: int | None = None) -> Run:
         entry = {key: value for key, value in self.methods[name].items() if key != "search"}
         method = entry.pop("method", name)
         own = accepted(str(method), where)
@@ -153,11 +174,12 @@ class Study(Shown, Frozen):
             task=self.task,
             method=method,
             hyperparameters=made.hyperparameters,
-            data=self.data,
-            training=training,
+            data=self.data if size is None else self.data.model_copy(update={"train_examples": size}),
+            training=training if size is None else _as_long(training, max(self.sizes)),
             ask=ask,
             seed=seed,
             name="" if name == method else name,
+            metric=self.metric,
         )
 
     def run(
@@ -176,8 +198,8 @@ class Study(Shown, Frozen):
         """
         executor = executor or LocalExecutor()
         with Results.hold(Path(out)) as held, watching(watcher) as watcher:
-            if not self._is_done(held):
-                executor.check(self.runs()[0])
+            if not self._is_done(held) and (told := executor.check(self.runs()[0])):
+                watcher.says(told)
             tuned, failed = self._tune(held.out, executor, watcher)
             settled = self.settle(tuned) if self.tune else self
             request = settled._request(tuple(command))
@@ -218,6 +240,12 @@ class Study(Shown, Frozen):
         return tuple(found.values()), tuple(failed)
 
 
+def _as_long(training: Training, size: int) -> Training:
+    """With as many steps as so many texts take, so that fewer texts are not trained less."""
+    steps = training.epochs * math.ceil(size / (training.batch_size * training.accumulate))
+    return training.model_copy(update={"max_steps": training.max_steps or steps})
+
+
 def _changed(part: Part, entry: Mapping[str, Any], where: str) -> Part:
     """A part of the study with those fields that a method's table has otherwise."""
     kind = type(part)
@@ -252,7 +280,7 @@ def _carry_out(runs: Sequence[Run], held: Held, so_far: Results, executor: Execu
                 failure = Failure(run.title, run.method, run.seed, str(error))
                 so_far = replace(so_far, failed=(*so_far.failed, failure), waiting=len(runs) - number)
                 continue
-        result = known or held.keep(made, run.label)
+        result = measured_in(known or held.keep(made, run.label), run.metric)
         watcher.finished(run, result.record, now=known is None)
         so_far = replace(so_far, results=(*so_far.results, result), waiting=len(runs) - number)
         watcher.changed(so_far)

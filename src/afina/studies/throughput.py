@@ -29,7 +29,8 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     """
     device = devices.choose()
     try:
-        classifier = Classifier.open(Backbone.load(run.backbone), objective.label_names, run.seed)
+        names, problem = objective.label_names, objective.problem_type
+        classifier = Classifier.open(Backbone.load(run.backbone), names, run.seed, problem_type=problem)
         attached(classifier, method, run.seed, device)
         recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
         dtype = devices.precision(run.training.dtype, device)

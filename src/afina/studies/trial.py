@@ -33,9 +33,9 @@ def try_out(
             except Diverged:
                 yield Score(fit.account.step + 1, steps, len(split), None, None)
                 return
-            score = fit.score(split, listen)
+            score = fit.score(split, prepared.metric, listen)
             yield score
-            if score.accuracy is None:
+            if score.value is None:
                 return
     except torch.OutOfMemoryError:
         raise OutOfMemory(run.title) from None

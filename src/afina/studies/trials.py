@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 
 from afina import atomic
 from afina.errors import InvalidData
@@ -22,13 +22,16 @@ class Trial(Frozen):
     """A candidate for a run's settings that was tried out.
 
     steps     optimiser steps taken; fewer than `Tuned.length` where it was stopped early
-    accuracy  on the validation cut, in training's precision, after the last of them; None where training diverged
+    value     of the headline metric on the validation cut, in training's precision, after the last of them; None where
+              training diverged
     seconds   wall-clock, its process's start and loading included
     """
 
+    model_config = ConfigDict(populate_by_name=True)  # earlier files say `accuracy`
+
     setting: dict[str, Any]
     steps: int
-    accuracy: float | None
+    value: float | None = Field(validation_alias=AliasChoices("value", "accuracy"))
     seconds: float
 
 

@@ -125,7 +125,7 @@ def _try_next(
 
     def goes_on(score: Score) -> bool:
         quarter = next((rung for rung in RUNGS if _quarter(rung, score.steps) == score.step), None)
-        if score.accuracy is None or quarter is None:
+        if score.value is None or quarter is None:
             return False
         trial.report(_value(score), quarter)
         return score.step < score.steps and not trial.should_prune()
@@ -137,11 +137,11 @@ def _try_next(
         "steps": score.step,
         "length": score.steps,
         "examples": score.examples,
-        "accuracy": score.accuracy,
+        "value": score.value,
         "seconds": meter.now() - began,
     }
     trial.set_user_attr("facts", facts)
-    complete = score.step == score.steps and score.accuracy is not None
+    complete = score.step == score.steps and score.value is not None
     if complete:
         study.tell(trial, _value(score))
     else:
@@ -172,16 +172,21 @@ def _quarter(rung: int, steps: int) -> int:
 
 
 def _value(score: Score) -> float:
-    """The accuracy; among equal ones a lower loss is better, by less than half a text."""
-    assert score.accuracy is not None
+    """What is won by the metric; among equal ones a lower loss is better, by less than half a text."""
+    assert score.gain is not None
     assert score.loss is not None
-    return score.accuracy - score.loss / (1 + score.loss) / (2 * score.examples)
+    return score.gain - score.loss / (1 + score.loss) / (2 * score.examples)
 
 
 def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
     facts = trial.user_attrs["facts"]
     setting = _decoded(trial.params)
-    return Trial(setting=setting, steps=facts["steps"], accuracy=facts["accuracy"], seconds=facts["seconds"])
+    return Trial(
+        setting=setting,
+        steps=facts["steps"],
+        value=facts["value"] if "value" in facts else facts["accuracy"],
+        seconds=facts["seconds"],
+    )
 
 
 def _told(study: optuna.Study, run: Run, space: Space, how: Tune) -> Tuned:

@@ -25,6 +25,7 @@ from afina.inference import predictor
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective
+from afina.stats.metrics import METRICS
 from afina.training import checkpoint
 from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
@@ -173,8 +174,9 @@ class Fit:
     def _loss(self, part: Part) -> torch.Tensor:
         return self.objective.loss(self.inputs.outputs(part), part.targets, self.recipe.label_smoothing)
 
-    def score(self, split: EncodedSplit, listen: Listener = ignore) -> Score:
-        """How well it does on `split` so far, in training's own precision, which is good enough to choose by.
+    def score(self, split: EncodedSplit, metric: str, listen: Listener = ignore) -> Score:
+        """How well it does on `split` so far, by `metric`, in training's own precision, which is good enough to choose
+        by.
 
         Without figures where the last step has spoilt the weights.
         """
@@ -187,10 +189,11 @@ class Fit:
             account.step,
             steps,
             len(split),
-            float(self.objective.score(outputs, split.labels).mean()),
+            self.objective.value(metric, outputs, split.labels),
             self.objective.mean_loss(outputs, split.labels),
             account.seconds.get("train", 0.0),
             clock.seconds["evaluate"],
+            METRICS[metric].lower,
         )
 
     def checkpoint(self, path: Path, key: str) -> None:

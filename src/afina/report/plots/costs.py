@@ -81,7 +81,7 @@ def _front(
     if not known:
         return None
     shown, costs = [arm for arm, _ in known], [cost for _, cost in known]
-    best = front(costs, [arm.headline for arm in shown])
+    best = front(costs, [arm.gain for arm in shown])
     figure, axes = canvas(3.0 + 0.17 * (len(shown) + 1))
     axes.plot(
         [costs[place] for place in best],

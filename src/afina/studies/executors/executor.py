@@ -25,11 +25,13 @@ class Executor(ABC):
     until   when to end it, by `meter.now()`
     """
 
-    def check(self, run: Run) -> None:  # noqa: B027
+    def check(self, run: Run) -> str:
         """Look, before any run is begun, whether the task and the backbone of `run` and all its like can be had.
 
-        Raises what each of them would end with. Says nothing where this executor cannot know.
+        What was found in the task, in a line; empty where this executor cannot know. Raises what each of the runs would
+        end with.
         """
+        return ""
 
     @abstractmethod
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:

@@ -17,7 +17,8 @@ from afina import allocator, meter
 from afina.data.task import Task
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, Score
-from afina.models import source
+from afina.models import objectives, source
+from afina.models.objective import metric_for
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.messages import (
     CarryOut,
@@ -38,14 +39,19 @@ from afina.studies.run import Run
 class LocalExecutor(Executor):
     """A process a run."""
 
-    def check(self, run: Run) -> None:
+    def check(self, run: Run) -> str:
         """Read the task, and look for the backbone; where words are given, whether these can be asked in."""
         task = Task.load(run.task, **run.data.model_dump())
         source.check(run.backbone)
+        objective = objectives.make(task.label_names, {"kind": task.kind})
+        metric_for(objective, run.metric, task.metric)
+        objective.of(task.train.labels, run.training.class_weights)
+        objective.check(smoothing=run.training.label_smoothing, temperature=run.training.temperature)
         if run.ask.words:
             from afina.studies.asking import check_words  # loads torch
 
             check_words(run, task)
+        return task.told
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """As the contract says."""

@@ -70,7 +70,7 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[by
 
     last = request.limit or math.inf
     for score in try_out(request.run, request.shares, limit=request.limit, listen=reporter.progress):
-        ends = score.step >= min(last, score.steps) or score.accuracy is None
+        ends = score.step >= min(last, score.steps) or score.value is None
         reporter.send(Scored(score=score, last=ends))
         if not ends:
             replies.get()  # at rest: a candidate that is stopped has taken no step more than it was scored for

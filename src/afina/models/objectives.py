@@ -1,0 +1,239 @@
+"""The kinds of objective: one label of several, a number, any number of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
+from afina.errors import InvalidStudy
+from afina.models.objective import Objective
+from afina.stats import classification
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HALF = 0.5
+"""From this probability on a text has a label, where no threshold was chosen."""
+
+
+@dataclass(frozen=True)
+class Classes(Objective):
+    """One label of several. Targets are int64 [N], indices into the label names.
+
+    temperature  outputs are divided by it before they are probabilities (Guo et al. 2017)
+    weights      of each class in the loss, where these are balanced
+    """
+
+    kind: ClassVar[Kind] = CLASSES
+    problem_type: ClassVar[str] = "single_label_classification"
+
+    temperature: float = 1.0
+    weights: tuple[float, ...] | None = field(default=None, compare=False)
+
+    @property
+    def told(self) -> dict[str, Any] | None:
+        """The temperature, where it is not 1."""
+        return None if self.temperature == 1.0 else {"kind": self.kind, "temperature": self.temperature}
+
+    def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
+        """Balanced: N / (C count), as scikit-learn's; a class that does not occur has weight 0."""
+        if class_weights is None:
+            return self
+        counts = np.bincount(targets, minlength=self.width)
+        weights = np.divide(len(targets), self.width * counts, out=np.zeros(self.width), where=counts > 0)
+        return replace(self, weights=tuple(weights.tolist()))
+
+    def learnt(self, targets: np.ndarray) -> np.ndarray:
+        """As they are."""
+        return targets
+
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy, perhaps with label smoothing (Szegedy et al. 2016).
+
+        With weights, the mean over the batch of each text's weight times its own: balanced weights have the mean 1
+        over the training split, and so a batch that is computed in parts has the gradient of the whole.
+        """
+        from torch.nn.functional import cross_entropy
+
+        if self.weights is None:
+            return cross_entropy(outputs, targets, label_smoothing=smoothing)
+        weights = outputs.new_tensor(self.weights)
+        return cross_entropy(outputs, targets, weights, label_smoothing=smoothing, reduction="none").mean()
+
+    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Cross-entropy in nats."""
+        return classification.log_loss(targets, outputs)
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """The label of the largest output."""
+        decoded: np.ndarray = outputs.argmax(axis=1)
+        return decoded
+
+    def chances(self, outputs: np.ndarray) -> np.ndarray:
+        """Softmax."""
+        return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
+
+    def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+        """With the temperature of the least cross-entropy."""
+        return replace(self, temperature=_least(lambda t: classification.log_loss(targets, outputs / t)))
+
+    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
+        """The label, and the probability of every label."""
+        for answer, row in zip(self.decode(outputs).tolist(), self.chances(outputs).tolist(), strict=True):
+            yield {
+                "label": self.label_names[answer],
+                "probabilities": dict(zip(self.label_names, row, strict=True)),
+            }
+
+
+@dataclass(frozen=True)
+class Number(Objective):
+    """A number. Targets are float64 [N], in the user's unit; outputs are (number - mean) / scale."""
+
+    kind: ClassVar[Kind] = NUMBER
+    problem_type: ClassVar[str] = "regression"
+
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What gives the unit back."""
+        return {"kind": self.kind, "mean": self.mean, "scale": self.scale}
+
+    def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
+        """With their mean and standard deviation."""
+        made = super().of(targets, class_weights)
+        return replace(made, mean=float(targets.mean()), scale=float(targets.std()) or 1.0)
+
+    def check(self, *, smoothing: float, temperature: bool) -> None:
+        """A number has neither labels nor probabilities."""
+        if smoothing:
+            raise InvalidStudy("`label_smoothing`: a number has no labels to spread it over. Leave it out.")
+        if temperature:
+            raise InvalidStudy("`temperature`: a number has no probabilities. Leave it out.")
+
+    def learnt(self, targets: np.ndarray) -> np.ndarray:
+        """Standardised, float32 [N]."""
+        standardised: np.ndarray = ((targets - self.mean) / self.scale).astype(np.float32)
+        return standardised
+
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Squared error of the standardised number."""
+        from torch.nn.functional import mse_loss
+
+        return mse_loss(outputs.squeeze(-1), targets)
+
+    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """The same."""
+        return float(np.mean((outputs[:, 0].astype(np.float64) - self.learnt(targets)) ** 2))
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """In the user's unit, float64 [N]."""
+        told: np.ndarray = outputs[:, 0].astype(np.float64) * self.scale + self.mean
+        return told
+
+    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
+        """The number."""
+        yield from ({"value": value} for value in self.decode(outputs).tolist())
+
+
+@dataclass(frozen=True)
+class Labels(Objective):
+    """Any number of labels. Targets are int64 [N, L], 0 or 1.
+
+    temperature  as in `Classes`
+    thresholds   of each label: the probability from which on a text has it; None: HALF for all
+    """
+
+    kind: ClassVar[Kind] = LABELS
+    problem_type: ClassVar[str] = "multi_label_classification"
+
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Temperature and thresholds, where there are any."""
+        made = {"temperature": self.temperature} if self.temperature != 1.0 else {}
+        return {"kind": self.kind, **made, **({"thresholds": list(self.thresholds)} if self.thresholds else {})}
+
+    def learnt(self, targets: np.ndarray) -> np.ndarray:
+        """The same, float32."""
+        return targets.astype(np.float32)
+
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Binary cross-entropy, the mean over texts and labels; smoothed towards a half."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        if smoothing:
+            targets = targets * (1 - smoothing) + smoothing / 2
+        return binary_cross_entropy_with_logits(outputs, targets)
+
+    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Binary cross-entropy in nats."""
+        return float(np.mean(np.logaddexp(0.0, outputs.astype(np.float64)) - outputs * targets))
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """1 where a label's probability reaches its threshold, int64 [N, L]."""
+        thresholds = HALF if self.thresholds is None else np.array(self.thresholds)
+        return np.asarray(self.chances(outputs) >= thresholds, dtype=np.int64)
+
+    def chances(self, outputs: np.ndarray) -> np.ndarray:
+        """The logistic function of each output."""
+        from scipy.special import expit
+
+        chances: np.ndarray = expit(outputs.astype(np.float64) / self.temperature)
+        return chances
+
+    def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+        """With the temperature of the least cross-entropy, and of each label the threshold of the highest F1."""
+        made = replace(self, temperature=_least(lambda t: self.mean_loss(outputs / t, targets)))
+        chances = made.chances(outputs)
+        thresholds = [_threshold(targets[:, label], chances[:, label]) for label in range(self.width)]
+        return replace(made, thresholds=tuple(thresholds))
+
+    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
+        """The labels that it has, and the probability of every label."""
+        for answer, row in zip(self.decode(outputs).tolist(), self.chances(outputs).tolist(), strict=True):
+            yield {
+                "labels": [name for name, has in zip(self.label_names, answer, strict=True) if has],
+                "probabilities": dict(zip(self.label_names, row, strict=True)),
+            }
+
+
+OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels)}
+
+
+def make(label_names: Sequence[str], told: Mapping[str, Any] | None = None) -> Objective:
+    """The objective that told that of itself (`Objective.told`). Raises KeyError, TypeError for what none tells."""
+    given = dict(told or {"kind": CLASSES})
+    kind = OBJECTIVES[given.pop("kind")]
+    if "thresholds" in given:
+        given["thresholds"] = tuple(map(float, given["thresholds"]))
+    return kind(tuple(label_names), **given)
+
+
+def _least(loss: Any) -> float:
+    """The temperature, from a twentieth to twenty, at which `loss` is least."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(lambda exponent: loss(np.exp(exponent)), bounds=(-3.0, 3.0), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _threshold(targets: np.ndarray, chances: np.ndarray) -> float:
+    """Between two of the probabilities, where F1 is highest, the nearest to HALF; HALF where the label never occurs."""
+    order = np.argsort(-chances, kind="stable")
+    ranked, hits = chances[order], np.cumsum(targets[order])
+    if not len(hits) or not hits[-1]:
+        return HALF
+    scores = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+    scores[:-1][ranked[:-1] == ranked[1:]] = -1.0  # no threshold parts equal ones
+    between = (ranked + np.append(ranked[1:], 0.0)) / 2
+    best = np.flatnonzero(scores == scores.max())
+    return float(between[best[np.argmin(np.abs(between[best] - HALF))]])
