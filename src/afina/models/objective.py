@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from afina.stats import metrics
+from afina.stats import classification
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class Classes(Objective):
 
     def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
         """Cross-entropy in nats."""
-        return metrics.log_loss(targets, outputs)
+        return classification.log_loss(targets, outputs)
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """The label of the largest output."""
@@ -102,13 +102,13 @@ class Classes(Objective):
         """Accuracy and F1."""
         answered = self.decode(outputs)
         return {
-            "accuracy": metrics.accuracy(targets, answered),
-            "f1": metrics.f1(targets, answered, len(self.label_names)),
+            "accuracy": classification.accuracy(targets, answered),
+            "f1": classification.f1(targets, answered, len(self.label_names)),
         }
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The label, and the probability of every label."""
-        chances = metrics.probabilities(outputs)
+        chances = classification.probabilities(outputs)
         for answer, row in zip(self.decode(outputs).tolist(), chances.tolist(), strict=True):
             yield {
                 "label": self.label_names[answer],

@@ -228,7 +228,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int) -> Terms:
 def _process() -> int:
     """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
     script = (
-        "import numpy; from afina import meter; from afina.stats import metrics; import afina.studies.execute; "
-        "metrics.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
+        "import numpy; from afina import meter; from afina.stats import classification; import afina.studies.execute; "
+        "classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
     )
     return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)

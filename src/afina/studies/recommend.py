@@ -22,7 +22,7 @@ from afina.data.split import Split
 from afina.data.task import Task
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.methods import METHODS, make
-from afina.stats import metrics
+from afina.stats import classification
 from afina.stats.comparison import compare
 from afina.studies import floors
 from afina.studies.clock import Clock
@@ -257,8 +257,8 @@ def _of_floor(floor: Floor, answers: np.ndarray, held_out: Split, task: Task, ad
     return Contender(
         name=floor.name,
         setting=floor.setting,
-        accuracy=metrics.accuracy(held_out.labels, answers),
-        f1=metrics.f1(held_out.labels, answers, len(task.label_names)),
+        accuracy=classification.accuracy(held_out.labels, answers),
+        f1=classification.f1(held_out.labels, answers, len(task.label_names)),
         examples=min(len(task.train), floors.MOST),
         adapter=adapter,
     )
