@@ -28,7 +28,7 @@ from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objective import Classes
-from afina.stats import metrics
+from afina.stats import classification
 from afina.studies.floors import tfidf
 from afina.studies.prepared import attached
 from afina.training.fit import Fit
@@ -102,7 +102,9 @@ def judge(classifier: Classifier, what: str) -> tuple[np.ndarray, float]:
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):  # as it trains
         outputs = logits(classifier, texts)
     finite = bool(np.isfinite(outputs).all())
-    return (outputs.argmax(axis=1) == labels) & finite, metrics.log_loss(labels, outputs) if finite else float("inf")
+    return (outputs.argmax(axis=1) == labels) & finite, classification.log_loss(labels, outputs) if finite else float(
+        "inf"
+    )
 
 
 def measure(key: str) -> dict[str, Any]:

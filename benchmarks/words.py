@@ -36,7 +36,7 @@ from afina.models.classifier import Classifier
 from afina.models.objective import Classes
 from afina.models.question import Question
 from afina.seeds import derive
-from afina.stats import metrics
+from afina.stats import classification
 from afina.studies.floors import tfidf
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
@@ -187,7 +187,7 @@ def measure(cell: Cell) -> Figures:
         finite = np.isfinite(outputs).all()
         right = (outputs.argmax(axis=1) == split.labels) & finite
         made[key] = float(right.mean())
-        made[key + "_loss"] = metrics.log_loss(split.labels, outputs) if finite else float("inf")
+        made[key + "_loss"] = classification.log_loss(split.labels, outputs) if finite else float("inf")
         if key == "accuracy":
             made["right"] = packed(right)
     return made

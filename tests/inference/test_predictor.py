@@ -22,7 +22,7 @@ from afina.inference.evaluation import Evaluation, evaluate, trained
 from afina.inference.predictor import logits
 from afina.inference.probes import PROBE, probe
 from afina.models.classifier import Classifier
-from afina.stats.metrics import probabilities
+from afina.stats.classification import probabilities
 from afina.studies.record import Record
 from afina.studies.result import Predictions
 from afina.studies.spec import Training

@@ -26,7 +26,7 @@ from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES, HEAD
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.models.question import GENERAL, Question
-from afina.stats.metrics import probabilities
+from afina.stats.classification import probabilities
 from afina.studies.spec import Ask
 from fakes import TEXTS, Backbones, Runs, configuration, save
 

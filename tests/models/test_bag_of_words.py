@@ -19,7 +19,7 @@ from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import VOCABULARY
 from afina.models.bag_of_words import joined
 from afina.models.manifest import MANIFEST, Manifest
-from afina.stats.metrics import accuracy, probabilities
+from afina.stats.classification import accuracy, probabilities
 from afina.studies import floors
 from command import Command
 from fakes import TEXTS, sentences

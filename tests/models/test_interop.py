@@ -30,7 +30,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import Adapter
 from afina.models.families import FAMILIES
-from afina.stats.metrics import probabilities
+from afina.stats.classification import probabilities
 from fakes import TEXTS, Backbones, Runs, logits_of
 
 # peft asks transformers for a property that transformers has renamed.

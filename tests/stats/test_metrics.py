@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from afina.stats.metrics import accuracy, f1
+from afina.stats.classification import accuracy, f1
 
 GOLD = np.array([1, 1, 1, 0, 0, 0, 0, 1])
 FOUND = np.array([1, 0, 1, 0, 1, 1, 0, 1])

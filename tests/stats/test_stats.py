@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from afina.stats import metrics
-from afina.stats.comparison import CHANCE, Comparison, Evidence, compare
+from afina.stats import classification
+from afina.stats.comparison import Comparison, compare
 from afina.stats.estimates import accuracy, f1
+from afina.stats.evidence import CHANCE, Evidence
 from afina.stats.intervals import bounded, holm, mcnemar, score, tango, wilson
 from afina.stats.random_effects import Crossed
 
@@ -217,7 +218,7 @@ def test_f1_is_that_of_metrics(classes: int, seeds: int) -> None:
     generator = np.random.default_rng(classes)
     gold = generator.integers(0, classes, 60)
     predicted = np.where(generator.random((seeds, 60)) < 0.7, gold, generator.integers(0, classes, (seeds, 60)))
-    by_seed = [metrics.f1(gold, each, classes) for each in predicted]
+    by_seed = [classification.f1(gold, each, classes) for each in predicted]
     found = f1(gold, predicted, classes)
     assert found.mean == pytest.approx(np.mean(by_seed))
     assert found.spread == (None if seeds == 1 else pytest.approx(np.std(by_seed, ddof=1)))
@@ -227,7 +228,7 @@ def test_f1_is_that_of_metrics(classes: int, seeds: int) -> None:
 def test_f1_of_a_class_that_never_occurs() -> None:
     assert f1(np.zeros(9, int), np.zeros((1, 9), int), 2).interval == wilson(0, 0)
     found = f1(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3)
-    assert found.mean == pytest.approx(metrics.f1(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3))
+    assert found.mean == pytest.approx(classification.f1(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3))
 
 
 def test_f1_of_one_seed_by_hand_wilson_of_the_jaccard_index() -> None:
@@ -249,7 +250,7 @@ def test_the_spread_of_f1_over_examples_is_that_of_the_bootstrap(classes: int) -
     predicted = np.tile(base, (2, 1))
     predicted[1, :4] = (predicted[1, :4] + 1) % classes
     drawn = generator.integers(0, 800, (400, 800))
-    again = [metrics.f1(gold[index], base[index], classes) for index in drawn]
+    again = [classification.f1(gold[index], base[index], classes) for index in drawn]
     found = f1(gold, base, classes).interval
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(again), rel=0.12)
 

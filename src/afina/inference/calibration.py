@@ -9,7 +9,7 @@ from torch import Tensor
 from afina.data.tokenize import Encoded
 from afina.inference.predictor import logits
 from afina.models.classifier import Classifier
-from afina.stats import metrics
+from afina.stats import classification
 
 MOST = 512
 """Texts that suffice: the first so many."""
@@ -28,5 +28,5 @@ def calibrated(classifier: Classifier, encoded: Encoded) -> Tensor:
 
 def shift_of(outputs: np.ndarray) -> np.ndarray:
     """What is to be added to outputs like these, float32 [N, labels], for that; [labels]."""
-    shift: np.ndarray = -np.log(np.maximum(metrics.probabilities(outputs).mean(axis=0), 1e-12))
+    shift: np.ndarray = -np.log(np.maximum(classification.probabilities(outputs).mean(axis=0), 1e-12))
     return shift.astype(np.float32)

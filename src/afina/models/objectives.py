@@ -11,13 +11,10 @@ import numpy as np
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.errors import InvalidStudy
 from afina.models.objective import Objective
-from afina.stats import classification
+from afina.stats import calibration, classification
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-HALF = 0.5
-"""From this probability on a text has a label, where no threshold was chosen."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,9 @@ class Classes(Objective):
 
     def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """With the temperature of the least cross-entropy."""
-        return replace(self, temperature=_least(lambda t: classification.log_loss(targets, outputs / t)))
+        return replace(
+            self, temperature=calibration.temperature(lambda t: classification.log_loss(targets, outputs / t))
+        )
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The label, and the probability of every label."""
@@ -147,7 +146,7 @@ class Labels(Objective):
     """Any number of labels. Targets are int64 [N, L], 0 or 1.
 
     temperature  as in `Classes`
-    thresholds   of each label: the probability from which on a text has it; None: HALF for all
+    thresholds   of each label: the probability from which on a text has it; None: a half for all
     """
 
     kind: ClassVar[Kind] = LABELS
@@ -180,21 +179,19 @@ class Labels(Objective):
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """1 where a label's probability reaches its threshold, int64 [N, L]."""
-        thresholds = HALF if self.thresholds is None else np.array(self.thresholds)
+        thresholds = calibration.HALF if self.thresholds is None else np.array(self.thresholds)
         return np.asarray(self.chances(outputs) >= thresholds, dtype=np.int64)
 
     def chances(self, outputs: np.ndarray) -> np.ndarray:
         """The logistic function of each output."""
-        from scipy.special import expit
-
-        chances: np.ndarray = expit(outputs.astype(np.float64) / self.temperature)
+        chances: np.ndarray = (1 + np.tanh(outputs.astype(np.float64) / (2 * self.temperature))) / 2
         return chances
 
     def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """With the temperature of the least cross-entropy, and of each label the threshold of the highest F1."""
-        made = replace(self, temperature=_least(lambda t: self.mean_loss(outputs / t, targets)))
+        made = replace(self, temperature=calibration.temperature(lambda t: self.mean_loss(outputs / t, targets)))
         chances = made.chances(outputs)
-        thresholds = [_threshold(targets[:, label], chances[:, label]) for label in range(self.width)]
+        thresholds = [calibration.threshold(targets[:, label], chances[:, label]) for label in range(self.width)]
         return replace(made, thresholds=tuple(thresholds))
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -216,24 +213,3 @@ def make(label_names: Sequence[str], told: Mapping[str, Any] | None = None) -> O
     if "thresholds" in given:
         given["thresholds"] = tuple(map(float, given["thresholds"]))
     return kind(tuple(label_names), **given)
-
-
-def _least(loss: Any) -> float:
-    """The temperature, from a twentieth to twenty, at which `loss` is least."""
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(lambda exponent: loss(np.exp(exponent)), bounds=(-3.0, 3.0), method="bounded")
-    return float(np.exp(found.x))
-
-
-def _threshold(targets: np.ndarray, chances: np.ndarray) -> float:
-    """Between two of the probabilities, where F1 is highest, the nearest to HALF; HALF where the label never occurs."""
-    order = np.argsort(-chances, kind="stable")
-    ranked, hits = chances[order], np.cumsum(targets[order])
-    if not len(hits) or not hits[-1]:
-        return HALF
-    scores = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
-    scores[:-1][ranked[:-1] == ranked[1:]] = -1.0  # no threshold parts equal ones
-    between = (ranked + np.append(ranked[1:], 0.0)) / 2
-    best = np.flatnonzero(scores == scores.max())
-    return float(between[best[np.argmin(np.abs(between[best] - HALF))]])

@@ -5,45 +5,42 @@ Pure functions of arrays and numbers. Every pair is compared on the same example
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import sqrt
+from math import inf
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtr
 
-from afina.stats.intervals import Interval, above, discordant, holm, mcnemar, tango
-from afina.stats.random_effects import Crossed
+from afina.stats import wording
+from afina.stats.evidence import MOST_EXAMPLES, Evidence
+from afina.stats.intervals import Interval, holm, mcnemar
+from afina.stats.metrics import METRICS, Metric
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
-
-CHANCE = 0.8
-"""How likely the additional seeds or examples named settle an undecided pair, were the difference as observed."""
-
-MOST_SEEDS, MOST_EXAMPLES = 1_000, 1_000_000
-"""More than these are not proposed."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """`first` with `second`, on the same examples and seeds. Shares, not points: 0.01 is one point.
 
-    - `difference`: accuracy of the first less that of the second; `interval`: where the true one may lie.
+    - `difference`: the metric of the first less that of the second; `interval`: where the true one may lie.
     - `p`: two-sided, of no difference; below 1 - level exactly where the interval excludes 0. `adjusted`: after Holm
-      over the pairs that `compare` counts together. `mcnemar`: exact p of each seed by itself, in order.
+      over the pairs that `compare` counts together. `mcnemar`: exact p of each seed by itself, in order; of metrics
+      that count no right answers, the p of a paired t test.
     - `equivalence`: p of two one-sided tests (TOST) against a difference of `margin` or more either way.
       `noninferiority`: p against the first being worse by `margin` or more.
-    - `verdict`: better or worse where `adjusted` is below 1 - level; else equivalent where `equivalence` is; else
-      undecided.
+    - `metric`: its key in METRICS. `margin` is in its unit.
+    - `verdict`: better or worse (for a loss: lower or higher) where `adjusted` is below 1 - level; else equivalent
+      where `equivalence` is; else undecided.
     - `more_seeds`, `more_examples`: for an undecided pair, how many additional ones alone would settle it, two digits,
       rounded up; None where no number would, because the other source of chance stays.
 
     With several seeds everything but `mcnemar` is by `random_effects.py`, and about the methods. One seed cannot tell
-    how far another would have led: then all is about this pair of trained models on other examples. The p is exact
-    McNemar's, the interval Tango's; where his excludes 0 and the exact test does not reject, the interval is extended
-    to 0.
+    how far another would have led: then all is about this pair of trained models on other examples. The p of right
+    answers is then exact McNemar's, the interval Tango's; where his excludes 0 and the exact test does not reject, the
+    interval is extended to 0.
     Coverage by simulation: 0.95 of 200 or 1,000 examples, 0.98 of 20. The same is done for several seeds whose
     differences are the same in every one.
     """
@@ -62,6 +59,7 @@ class Comparison:
     verdict: Verdict
     more_seeds: int | None
     more_examples: int | None
+    metric: str = "accuracy"
 
     @property
     def words(self) -> str:
@@ -72,14 +70,15 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """The verdict alone, without a full stop, to stand beside others."""
+        metric, margin = METRICS[self.metric], self.margin_in_words
         if self.verdict in ("better", "worse"):
-            sign = 1 if self.verdict == "better" else -1
-            small = f", within the margin of {_margin(self.margin)}" if self.small else ""
-            by = f"by {_number(sign * self.difference)} points {self._range(sign)}{small}"
-            return f"{self.first} is {self.verdict} than {self.second} {by}"
-        seen = f"difference {_number(self.difference)} points {self._range(1)}"
+            sign = 1 if self.difference > 0 else -1
+            small = f", within the margin of {margin}" if self.small else ""
+            by = f"{self._told(sign)}{small}"
+            return wording.better(self.first, self.second, self.verdict, by, metric)
+        seen = wording.seen(self._told(1), metric)
         if self.verdict == "equivalent":
-            return f"{self.first} and {self.second} are equivalent within {_margin(self.margin)}: {seen}"
+            return f"{self.first} and {self.second} are equivalent within {margin}: {seen}"
         many = "" if self.interval.contains(0) else ", not sure enough for one of several pairs"
         return f"Undecided between {self.first} and {self.second}: {seen}{many}; {self._need()}"
 
@@ -90,17 +89,16 @@ class Comparison:
 
     @property
     def margin_in_words(self) -> str:
-        """`1 point`."""
-        return _margin(self.margin)
+        """`1 point`; 0.01 for metrics that are not told in points."""
+        return wording.margin(self.margin, METRICS[self.metric])
 
     def seen_from(self, name: str) -> Verdict:
         """What the method `name`, one of the two, is against the other."""
         turned: dict[Verdict, Verdict] = {"better": "worse", "worse": "better"}
         return self.verdict if name == self.first else turned.get(self.verdict, self.verdict)
 
-    def _range(self, sign: int) -> str:
-        low, high = sorted((sign * self.interval.low, sign * self.interval.high))
-        return f"({100 * self.level:g} % interval {_number(low)} to {_number(high)})"
+    def _told(self, sign: int) -> str:
+        return wording.told(sign * self.difference, self.interval, METRICS[self.metric], self.level, sign)
 
     def _need(self) -> str:
         one_seed = len(self.mcnemar) == 1
@@ -118,45 +116,50 @@ class Comparison:
 
 
 def compare(
-    correct: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
     *,
+    metric: Metric = METRICS["accuracy"],
     references: Collection[str] = (),
-    margin: float = 0.01,
+    margin: float | None = None,
     level: float = 0.95,
 ) -> list[Comparison]:
-    """Compare every pair; for each method bool [S, N], row s of all with the same seed, column i the same example.
+    """Compare every pair; for each method [S, N], row s of all with the same seed, column i the same example.
 
+    values      what `metric.values` gives: bool for accuracy and exact matches, else float
     references  what the others are held against and nobody means to choose, such as an untrained model: pairs with one
                 of these are counted apart from the pairs without, so that their number makes no other answer less sure
-    Deterministic. Raises ValueError where shapes differ, where there are no examples, and for a margin or level that
-    means nothing.
+    margin      differences up to this do not matter; 0.01 unless given. For a metric in the unit of the targets it must
+                be given (`metric.margin`)
+    Deterministic. Raises ValueError where shapes differ, where there are no examples, for a metric by which methods
+    cannot be compared, and for a margin or level that means nothing.
     """
-    if not 0 < margin < 1:
-        raise ValueError(f"margin: found {margin}, expected a share between 0 and 1 (one point is 0.01)")
+    margin = _checked(metric, margin)
     if not 0.5 < level < 1:
         raise ValueError(f"level: found {level}, expected a share between 0.5 and 1, such as 0.95")
-    tables = {name: np.atleast_2d(values).astype(bool) for name, values in correct.items()}
-    shapes = {name: values.shape for name, values in tables.items()}
+    kind = bool if metric.counted else np.float64
+    tables = {name: np.atleast_2d(table).astype(kind) for name, table in values.items()}
+    shapes = {name: table.shape for name, table in tables.items()}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{name} {s[0]} seeds x {s[1]} examples" for name, s in shapes.items())
         raise ValueError(f"methods can be compared on the same seeds and examples only; found {found}")
-    if any(values.ndim != 2 or 0 in values.shape for values in tables.values()):
+    if any(table.ndim != 2 or 0 in table.shape for table in tables.values()):
         raise ValueError("expected arrays of seeds by examples, found one without any")
     pairs = list(combinations(tables, 2))
-    evidence = [Evidence.of(tables[first], tables[second], margin, level) for first, second in pairs]
+    evidence = [_evidence(tables[first], tables[second], metric, margin, level) for first, second in pairs]
     asked = [not {first, second}.intersection(references) for first, second in pairs]
     found_pairs = []
     for (first, second), each, (p, factor) in zip(pairs, evidence, _corrected(evidence, asked), strict=True):
-        verdict = _verdict(each, p, level)
+        verdict = _verdict(each, p, level, metric)
         seeds, examples = (None, None)
         if verdict == "undecided":
             seeds, examples = each.needed(margin, level, factor)
-        per_seed = tuple(mcnemar(a, b) for a, b in zip(tables[first], tables[second], strict=True))
+        by_seed = zip(tables[first], tables[second], strict=True)
         found_pairs.append(
             Comparison(
                 first=first, second=second, difference=each.difference, interval=each.interval, p=each.p, adjusted=p,
-                mcnemar=per_seed, equivalence=each.equivalence, noninferiority=each.p_worse,
-                margin=margin, level=level, verdict=verdict, more_seeds=seeds, more_examples=examples,
+                mcnemar=tuple(_of_seed(a, b, metric) for a, b in by_seed),
+                equivalence=each.equivalence, noninferiority=each.p_worse, margin=margin, level=level, verdict=verdict,
+                more_seeds=seeds, more_examples=examples, metric=metric.name,
             )
         )  # fmt: skip
     return found_pairs
@@ -174,96 +177,31 @@ def _corrected(evidence: Sequence[Evidence], asked: Sequence[bool]) -> list[tupl
     return made
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What one pair says by itself, before others are counted.
-
-    `p_worse` and `p_better` are against the first being worse, better, by the margin or more. `model` holds the
-    components that say what another number of seeds or examples would give.
-    """
-
-    difference: float
-    interval: Interval
-    p: float
-    p_worse: float
-    p_better: float
-    model: Crossed
-
-    @classmethod
-    def of(cls, first: np.ndarray, second: np.ndarray, margin: float = 0.01, level: float = 0.95) -> Evidence:
-        """Of two methods' right answers, bool [S, N] each."""
-        values = first.astype(float) - second
-        if (values == values[0]).all():
-            return cls._of_one(first[0], second[0], margin, level)
-        model, difference = Crossed.of(values, added=2), float(values.mean())
-        centre = difference * values.shape[1] / model.examples
-        width = model.width(level)
-        interval = Interval(max(-1.0, centre - width), min(1.0, centre + width))
-        p = min(1.0, 2 * model.tail(abs(centre)))
-        return cls(difference, interval, p, model.tail(centre + margin), model.tail(margin - centre), model)
-
-    @property
-    def equivalence(self) -> float:
-        """Of the two one-sided tests, the p that is higher."""
-        return max(self.p_worse, self.p_better)
-
-    @classmethod
-    def _of_one(cls, first: np.ndarray, second: np.ndarray, margin: float, level: float) -> Evidence:
-        b, c, n = *discordant(first, second), len(first)
-        interval, p = tango(b, c, n, level), mcnemar(first, second)
-        if p >= 1 - level:
-            interval = Interval(min(interval.low, 0.0), max(interval.high, 0.0))
-        model = Crossed.of((first.astype(float) - second)[None], added=2)
-        return cls((b - c) / n, interval, p, above(b, c, n, -margin), above(c, b, n, -margin), model)
-
-    def needed(self, margin: float, level: float, pairs: int) -> tuple[int | None, int | None]:
-        """Additional seeds alone, additional examples alone; `pairs` is the factor that Holm applies to this p."""
-        seeds, examples = self.model.seeds, self.model.examples
-
-        def enough(model: Crossed) -> bool:
-            return _chance(model, self.difference, margin, level, pairs) >= CHANCE
-
-        by_examples = _smallest(lambda more: enough(self.model.at(seeds, examples + more)), MOST_EXAMPLES)
-        if seeds == 1:
-            return None, by_examples
-        return _smallest(lambda more: enough(self.model.at(seeds + more, examples)), MOST_SEEDS), by_examples
+def _checked(metric: Metric, margin: float | None) -> float:
+    """The margin, once it is known to mean something."""
+    if metric.values is None:
+        raise ValueError(f"methods cannot be compared by {metric.words}: it is no mean over examples")
+    if margin is None and metric.of_unit:
+        raise ValueError(f"margin: {metric.words} has the unit of the targets, so it must be given")
+    margin = 0.01 if margin is None else margin
+    if not 0 < margin < (1 if metric.points else inf):
+        between = "a share between 0 and 1 (one point is 0.01)" if metric.points else "a number above 0"
+        raise ValueError(f"margin: found {margin}, expected {between}")
+    return margin
 
 
-def _verdict(evidence: Evidence, adjusted: float, level: float) -> Verdict:
+def _evidence(first: np.ndarray, second: np.ndarray, metric: Metric, margin: float, level: float) -> Evidence:
+    if metric.counted:
+        return Evidence.of(first, second, margin, level)
+    return Evidence.linear(first, second, metric, margin, level)
+
+
+def _of_seed(first: np.ndarray, second: np.ndarray, metric: Metric) -> float:
+    """p of no difference, two-sided, by one seed; [N] each."""
+    return mcnemar(first, second) if metric.counted else Evidence.linear(first[None], second[None], metric, 1.0).p
+
+
+def _verdict(evidence: Evidence, adjusted: float, level: float, metric: Metric) -> Verdict:
     if adjusted < 1 - level:
-        return "better" if evidence.difference > 0 else "worse"
+        return "better" if (evidence.difference > 0) != metric.lower else "worse"
     return "equivalent" if evidence.equivalence < 1 - level else "undecided"
-
-
-def _chance(model: Crossed, difference: float, margin: float, level: float, pairs: int) -> float:
-    """How likely a study of this size settles the pair, either way, if `difference` and the components are true."""
-    deviation, size = sqrt(model.variance), abs(difference)
-    needed = model.width(1 - (1 - level) / pairs)
-    chance = ndtr((size - needed) / deviation) + ndtr((-size - needed) / deviation)
-    room = margin - model.width(2 * level - 1)
-    if room > 0:
-        chance += ndtr((room - size) / deviation) - ndtr((-room - size) / deviation)
-    return float(min(chance, 1.0))
-
-
-def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
-    """The smallest number that is enough, to two digits, rounded up; None where `most` is not."""
-    if not enough(most):
-        return None
-    low, high = 0, 1
-    while not enough(high):
-        low, high = high, min(2 * high, most)
-    while high - low > max(1, high // 100):
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    unit = int(10 ** max(len(str(high)) - 2, 0))
-    return -(-high // unit) * unit
-
-
-def _number(share: float) -> str:
-    """In points, one decimal, with a minus sign."""
-    return f"{100 * share:.1f}".replace("-0.0", "0.0").replace("-", "−")
-
-
-def _margin(share: float) -> str:
-    return "1 point" if share == 0.01 else f"{100 * share:g} points"

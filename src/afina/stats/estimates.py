@@ -1,6 +1,6 @@
-"""Accuracy and F1 with their intervals, from the predictions of S runs with different seeds on the same N examples.
+"""Figures with their intervals, from the answers of S runs with different seeds to the same N examples.
 
-Pure functions of arrays. The intervals underneath are in `intervals.py` (one seed) and `random_effects.py` (several);
+Pure functions of arrays. The intervals underneath are in `intervals.py` (shares, one seed) and `random_effects.py`;
 what is said of two methods is in `comparison.py`.
 """
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.stats.intervals import Interval, bounded, wilson
+from afina.stats.answered import of_ratio
+from afina.stats.intervals import Interval, bent, wilson
+from afina.stats.metrics import Metric
 from afina.stats.random_effects import Crossed
 
 
@@ -26,6 +28,22 @@ class Estimate:
     mean: float
     spread: float | None
     interval: Interval
+
+
+def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimate:
+    """Of what `metric.values` gives, [S, N], or [N] for one seed.
+
+    Shares of right answers as `accuracy`. Others by `random_effects.py`, with an interval that stays within the
+    metric's range: shares bent as Wilson's, correlations by Fisher's z, losses by their logarithm, R² by that of
+    1 - R².
+    """
+    if metric.counted:
+        return accuracy(values, level)
+    table = _table(values).astype(float)
+    single = None
+    if not table[0].var() > 1e-24 and metric.range == (0.0, 1.0) and table[0, 0] in metric.range:
+        single = wilson(int(table[0, 0]) * table.shape[1], table.shape[1], level)
+    return _estimate(table, table.mean(axis=1), single, level, metric.range)
 
 
 def accuracy(correct: np.ndarray, level: float = 0.95) -> Estimate:
@@ -55,10 +73,7 @@ def f1(gold: np.ndarray, predicted: np.ndarray, classes: int, level: float = 0.9
     singles = []
     for label in chosen:
         is_gold, is_found = gold == label, predicted == label
-        right, either = 2.0 * (is_gold & is_found), is_gold.astype(float) + is_found
-        size = either.mean(axis=1, keepdims=True)
-        score = np.divide(right.mean(axis=1, keepdims=True), size, out=np.zeros_like(size), where=size > 0)
-        values += score + np.divide(right - score * either, size, out=np.zeros_like(either), where=size > 0)
+        values += of_ratio(2.0 * (is_gold & is_found), is_gold.astype(float) + is_found)
         share = wilson(int(np.sum(is_gold & is_found[0])), int(np.sum(is_gold | is_found[0])), level)
         singles.append((2 * share.low / (1 + share.low), 2 * share.high / (1 + share.high)))
     values /= len(chosen)
@@ -76,7 +91,13 @@ def _table(values: np.ndarray) -> np.ndarray:
     return table
 
 
-def _estimate(values: np.ndarray, by_seed: np.ndarray, single: Interval | None, level: float) -> Estimate:
+def _estimate(
+    values: np.ndarray,
+    by_seed: np.ndarray,
+    single: Interval | None,
+    level: float,
+    within: tuple[float, float] = (0.0, 1.0),
+) -> Estimate:
     """`single` is the interval where there is but one seed, or all agree."""
     mean = float(by_seed.mean())
     spread = float(by_seed.std(ddof=1)) if len(values) > 1 else None
@@ -84,4 +105,4 @@ def _estimate(values: np.ndarray, by_seed: np.ndarray, single: Interval | None, 
         mean, spread, values = float(by_seed[0]), None if spread is None else 0.0, values[:1]
     if len(values) == 1 and single:
         return Estimate(mean, spread, single)
-    return Estimate(mean, spread, bounded(mean, Crossed.of(values).width(level)))
+    return Estimate(mean, spread, bent(mean, Crossed.of(values).width(level), within))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import atanh, exp, inf, sqrt, tanh
 
 import numpy as np
 from scipy.optimize import brentq
@@ -47,6 +47,26 @@ def bounded(share: float, width: float) -> Interval:
     return Interval(
         max(0.0, (share + kappa / 2 - half) / (1 + kappa)), min(1.0, (share + kappa / 2 + half) / (1 + kappa))
     )
+
+
+def bent(value: float, width: float, within: tuple[float, float]) -> Interval:
+    """The interval [value - width, value + width], bent to stay within a range, by a scale on which it has no bounds.
+
+    Of a share: `bounded`. Of (-1, 1): Fisher's z, artanh. Of (0, inf): the logarithm; of (-inf, 1): that of 1 - value.
+    On such a scale the width is multiplied by its slope at the value. At a bound, where that has no end, as it is.
+    """
+    low, high = within
+    if within == (0.0, 1.0) and low < value < high:
+        return bounded(value, width)
+    if not low < value < high:
+        return Interval(max(low, value - width), min(high, value + width))
+    if low == -1:
+        z, stretched = atanh(value), width / (1 - value**2)
+        return Interval(tanh(z - stretched), tanh(z + stretched))
+    if high == inf:
+        return Interval(value * exp(-width / value), value * exp(min(width / value, 500.0)))
+    rest = 1 - value
+    return Interval(1 - rest * exp(min(width / rest, 500.0)), 1 - rest * exp(-width / rest))
 
 
 def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:

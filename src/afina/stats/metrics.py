@@ -1,34 +1,155 @@
-"""Accuracy, F1, probabilities, log loss: pure functions of arrays, by scikit-learn and scipy."""
+"""The metrics: what a figure is called, how it is computed, and what it takes to say how sure it is.
+
+Formulas are in `classification.py`, `regression.py` and `multilabel.py`; docs/figures.md defines each for a reader.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
 import numpy as np
 
+from afina.stats import classification, multilabel, regression
+from afina.stats.answered import Answered
 
-def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of predictions that equal the label; both int [N]."""
-    return float(np.mean(gold == predicted))
+__all__ = ["METRICS", "Answered", "Metric", "of_kind"]
 
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis."""
-    from scipy.special import softmax
-
-    result: np.ndarray = softmax(logits, axis=-1)
-    return result
+LOSS = (0.0, inf)
 
 
-def log_loss(gold: np.ndarray, logits: np.ndarray) -> float:
-    """Mean cross-entropy in nats; labels int [N], logits [N, classes]."""
-    from scipy.special import log_softmax
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure that says how good answers are.
 
-    return float(-np.mean(log_softmax(logits, axis=1)[np.arange(len(gold)), gold]))
+    name     its key, such as "balanced_accuracy";  words  within a sentence
+    kind     of the answers: "classes", "number", "labels"
+    value    the figure
+    values   [N]: per-example values whose mean is `value` and whose spread is, to first order, its spread
+             (answered.py); bool where an answer is right or wrong. None: methods cannot be compared by it
+    points   whether a difference is told in percentage points, or as a plain number
+    lower    whether less is better
+    range    of possible figures
+    of_unit  whether it has the unit of the targets
+    classes  how many there must be; None for any number
+    chances  whether it is of probabilities, not of answers
+    """
+
+    name: str
+    words: str
+    kind: str
+    value: Callable[[Answered], float]
+    values: Callable[[Answered], np.ndarray] | None
+    points: bool
+    lower: bool = False
+    range: tuple[float, float] = (0.0, 1.0)
+    of_unit: bool = False
+    classes: int | None = None
+    chances: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is a share of examples, each right or wrong, so that their number says all."""
+        return self.name in ("accuracy", "exact_match")
+
+    def fits(self, answered: Answered) -> bool:
+        """Whether these answers have such a figure."""
+        if self.chances and answered.chances is None:
+            return False
+        return self.classes is None or self.classes == answered.classes
+
+    def margin(self, targets: np.ndarray) -> float:
+        """Differences up to this are small: 0.01, or 5 % of the targets' standard deviation."""
+        return 0.05 * (float(np.std(targets)) or 1.0) if self.of_unit else 0.01
 
 
-def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """F1 of class 1 when there are two classes, the unweighted mean over classes otherwise; 0 where undefined."""
-    from sklearn.metrics import f1_score
+def _mean(values: Callable[[Answered], np.ndarray]) -> Callable[[Answered], float]:
+    """The figure that is but a mean over examples."""
+    return lambda answered: float(np.mean(values(answered)))
 
-    if classes == 2:
-        return float(f1_score(gold, predicted, labels=[1], average="micro", zero_division=0.0))
-    return float(f1_score(gold, predicted, labels=list(range(classes)), average="macro", zero_division=0.0))
+
+def _f1(answered: Answered) -> float:
+    return classification.f1(answered.targets, answered.answers, answered.classes)
+
+
+_OF_CLASSES = (
+    Metric(
+        name="accuracy", words="accuracy", kind="classes", points=True,
+        value=_mean(classification.right), values=classification.right,
+    ),
+    Metric(name="f1", words="F1", kind="classes", points=True, value=_f1, values=classification.f1_values),
+    Metric(
+        name="balanced_accuracy", words="balanced accuracy", kind="classes", points=True,
+        value=classification.balanced_accuracy, values=classification.balanced_accuracy_values,
+    ),
+    Metric(
+        name="mcc", words="Matthews correlation", kind="classes", points=False, range=(-1.0, 1.0),
+        value=classification.mcc, values=classification.mcc_values,
+    ),
+    Metric(
+        name="auroc", words="AUROC", kind="classes", points=True, classes=2, chances=True,
+        value=classification.auroc, values=classification.auroc_values,
+    ),
+    Metric(
+        name="log_loss", words="log loss", kind="classes", points=False, lower=True, range=LOSS, chances=True,
+        value=_mean(classification.cross_entropy_values), values=classification.cross_entropy_values,
+    ),
+    Metric(
+        name="brier", words="Brier score", kind="classes", points=False, lower=True, range=LOSS, chances=True,
+        value=_mean(classification.brier_values), values=classification.brier_values,
+    ),
+    Metric(
+        name="ece", words="calibration error", kind="classes", points=False, lower=True, chances=True,
+        value=classification.ece, values=None,
+    ),
+)  # fmt: skip
+
+_OF_NUMBERS = (
+    Metric(
+        name="pearson", words="Pearson correlation", kind="number", points=False, range=(-1.0, 1.0),
+        value=regression.pearson, values=regression.pearson_values,
+    ),
+    Metric(
+        name="spearman", words="Spearman correlation", kind="number", points=False, range=(-1.0, 1.0),
+        value=regression.spearman, values=regression.spearman_values,
+    ),
+    Metric(
+        name="rmse", words="RMSE", kind="number", points=False, lower=True, range=LOSS, of_unit=True,
+        value=regression.rmse, values=regression.rmse_values,
+    ),
+    Metric(
+        name="mae", words="mean absolute error", kind="number", points=False, lower=True, range=LOSS, of_unit=True,
+        value=_mean(regression.absolute_errors), values=regression.absolute_errors,
+    ),
+    Metric(
+        name="r2", words="R²", kind="number", points=False, range=(-inf, 1.0),
+        value=regression.r2, values=regression.r2_values,
+    ),
+)  # fmt: skip
+
+_OF_LABELS = (
+    Metric(
+        name="micro_f1", words="micro F1", kind="labels", points=True,
+        value=multilabel.micro_f1, values=multilabel.micro_f1_values,
+    ),
+    Metric(
+        name="macro_f1", words="macro F1", kind="labels", points=True,
+        value=multilabel.macro_f1, values=multilabel.macro_f1_values,
+    ),
+    Metric(
+        name="exact_match", words="exact match", kind="labels", points=True,
+        value=_mean(multilabel.exactly_right), values=multilabel.exactly_right,
+    ),
+    Metric(
+        name="average_precision", words="average precision", kind="labels", points=True, chances=True,
+        value=multilabel.average_precision, values=multilabel.average_precision_values,
+    ),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {one.name: one for one in (*_OF_CLASSES, *_OF_NUMBERS, *_OF_LABELS)}
+
+
+def of_kind(kind: str) -> tuple[str, ...]:
+    """Names of the metrics of that kind of answers, in order, the default headline first."""
+    return tuple(name for name, metric in METRICS.items() if metric.kind == kind)

@@ -58,8 +58,9 @@ class Crossed:
     rest: float
 
     @classmethod
-    def of(cls, values: np.ndarray, added: int = 0) -> Crossed:
-        """From values [S, N]; `added` examples more, half of them +1 in every seed and half -1, widen the spread.
+    def of(cls, values: np.ndarray, added: int = 0, size: float = 1.0) -> Crossed:
+        """From values [S, N]; `added` examples more, half of them `size` in every seed and half -`size`, widen the
+        spread.
 
         Two of them keep differences of two shares honest where few examples differ (Agresti & Min, Statistics in
         Medicine 24, 2005, 729-740): without, methods that agree on all of 20 examples would be known to be equal.
@@ -73,7 +74,7 @@ class Crossed:
             seeds,
             total,
             total * float(np.sum(by_seed**2)) / max(seeds - 1, 1),
-            seeds * (float(np.sum(by_example**2)) + added) / freedom,
+            seeds * (float(np.sum(by_example**2)) + added * size**2) / freedom,
             float(np.sum(of_rest**2)) / (max(seeds - 1, 1) * freedom),
         )
 

@@ -1,0 +1,201 @@
+"""Figures of answers that are one class of several: pure functions of arrays.
+
+Functions of an `Answered` are what `metrics.py` lists: a figure, and the values of each example that it is the mean of
+(answered.py). What is not defined, such as the F1 of a class that neither occurs nor is answered, is 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afina.stats.answered import Answered, of_ratio
+
+BINS = 15
+"""Of the calibration error: as many as Guo et al. (ICML 2017) use."""
+
+
+def accuracy(gold: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of predictions that equal the label; both int [N]."""
+    return float(np.mean(gold == predicted))
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis."""
+    from scipy.special import softmax
+
+    result: np.ndarray = softmax(logits, axis=-1)
+    return result
+
+
+def log_loss(gold: np.ndarray, logits: np.ndarray) -> float:
+    """Mean cross-entropy in nats; labels int [N], logits [N, classes]."""
+    from scipy.special import log_softmax
+
+    return float(-np.mean(log_softmax(logits, axis=1)[np.arange(len(gold)), gold]))
+
+
+def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
+    """F1 of class 1 when there are two classes, the unweighted mean over classes otherwise; 0 where undefined."""
+    from sklearn.metrics import f1_score
+
+    if classes == 2:
+        return float(f1_score(gold, predicted, labels=[1], average="micro", zero_division=0.0))
+    return float(f1_score(gold, predicted, labels=list(range(classes)), average="macro", zero_division=0.0))
+
+
+# By class, by confidence
+
+
+def per_class(answered: Answered) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall, F1, float [C] each, and how many examples are of the class, int [C]; 0 where undefined."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels = list(range(answered.classes))
+    precision, recall, score, support = precision_recall_fscore_support(
+        answered.targets, answered.answers, labels=labels, average=None, zero_division=0.0
+    )
+    return precision, recall, score, support
+
+
+def reliability(chances: np.ndarray, targets: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, share right, and number of the examples of each bin that has any, least confident first.
+
+    Confidence is the probability of the likeliest class; bins are equally wide, their upper ends included.
+    """
+    confidence, right = _confidence(chances, targets)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    used = counts > 0
+    counts = counts[used]
+    sums = [np.bincount(place, weights, bins)[used] / counts for weights in (confidence, right)]
+    return sums[0], sums[1], counts
+
+
+def risk_coverage(chances: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy of the 1/N, 2/N, ... of examples whose answer is most confident: shares and accuracies, float [N] each.
+
+    Of equally confident ones, as many as have room, taken at random, in the mean.
+    """
+    confidence, right = _confidence(chances, targets)
+    _, place, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    share = np.bincount(place, right) / counts
+    taken = np.arange(1, len(right) + 1)
+    return taken / len(right), np.cumsum(np.repeat(share, counts)) / taken
+
+
+def _confidence(chances: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    chances = np.asarray(chances, dtype=np.float64)
+    return chances.max(axis=1), (chances.argmax(axis=1) == targets).astype(float)
+
+
+# Figures, and the values of each example
+
+
+def right(answered: Answered) -> np.ndarray:
+    """Whether each answer is right, bool [N]; the mean is accuracy."""
+    found: np.ndarray = answered.answers == answered.targets
+    return found
+
+
+def f1_values(answered: Answered) -> np.ndarray:
+    """Of `f1`: each class's is a ratio, 2 TP / (TP + FP + TP + FN)."""
+    classes = [1] if answered.classes == 2 else range(answered.classes)
+    values = np.zeros(len(answered.targets))
+    for label in classes:
+        is_gold, is_found = answered.targets == label, answered.answers == label
+        values += of_ratio(2.0 * (is_gold & is_found), is_gold.astype(float) + is_found)
+    return values / len(classes)
+
+
+def balanced_accuracy(answered: Answered) -> float:
+    """Mean over the classes that occur of the share of their examples answered right."""
+    return float(np.mean(balanced_accuracy_values(answered)))
+
+
+def balanced_accuracy_values(answered: Answered) -> np.ndarray:
+    """Of `balanced_accuracy`."""
+    counts = np.bincount(answered.targets)
+    hits = right(answered).astype(float)
+    recall = np.divide(np.bincount(answered.targets, hits), counts, out=np.zeros(len(counts)), where=counts > 0)
+    occurring = counts > 0
+    own = (hits - recall[answered.targets]) * len(hits) / counts[answered.targets]
+    values: np.ndarray = recall[occurring].mean() + own / occurring.sum()
+    return values
+
+
+def mcc(answered: Answered) -> float:
+    """Matthews correlation, R_K for more than two classes (Gorodkin, Comput. Biol. Chem. 28, 2004, 367-374)."""
+    return float(np.mean(mcc_values(answered)))
+
+
+def mcc_values(answered: Answered) -> np.ndarray:
+    """Of `mcc` = C / sqrt(V_t V_p), C = accuracy - sum p t, V = 1 - sum of squares; t, p shares of targets, answers."""
+    targets, answers, n = answered.targets, answered.answers, len(answered.targets)
+    t, p = (np.bincount(labels, minlength=answered.classes) / n for labels in (targets, answers))
+    hits = right(answered).astype(float)
+    both, of_targets, of_answers = float(p @ t), 1 - float(t @ t), 1 - float(p @ p)
+    if min(of_targets, of_answers) <= 1e-12:
+        return np.zeros(n)
+    scale = np.sqrt(of_targets * of_answers)
+    score = (hits.mean() - both) / scale
+    covariance = hits - hits.mean() - (p[targets] - both) - (t[answers] - both)
+    variances = (t @ t - t[targets]) / of_targets + (p @ p - p[answers]) / of_answers
+    values: np.ndarray = score + covariance / scale - score * variances
+    return values
+
+
+def auroc(answered: Answered) -> float:
+    """Area under the ROC curve of the probability of class 1 of two; 0 where only one class occurs."""
+    from sklearn.metrics import roc_auc_score
+
+    positive = answered.targets == 1
+    if positive.all() or not positive.any():
+        return 0.0
+    return float(roc_auc_score(positive, answered.probabilities[:, 1]))
+
+
+def auroc_values(answered: Answered) -> np.ndarray:
+    """Of `auroc`, by placements: how many of the other class each example outranks (DeLong, Biometrics 44, 1988)."""
+    positive, scores = answered.targets == 1, answered.probabilities[:, 1]
+    share = positive.mean()
+    if share in (0.0, 1.0):
+        return np.zeros(len(scores))
+    above, below = scores[positive], scores[~positive]
+    placed = np.empty(len(scores))
+    placed[positive] = _outranked(np.sort(below), above)
+    placed[~positive] = 1 - _outranked(np.sort(above), below)
+    area = placed[positive].mean()
+    values: np.ndarray = area + (placed - area) / np.where(positive, share, 1 - share)
+    return values
+
+
+def _outranked(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The share of `ordered` that each score exceeds, equal ones by half."""
+    places = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    shares: np.ndarray = places / (2 * len(ordered))
+    return shares
+
+
+def cross_entropy_values(answered: Answered) -> np.ndarray:
+    """Nats of each example; probabilities below 2.2e-16 count as that, as in scikit-learn's `log_loss`."""
+    chances, epsilon = answered.probabilities, np.finfo(np.float64).eps
+    given = chances[np.arange(len(chances)), answered.targets]
+    losses: np.ndarray = -np.log(np.clip(given, epsilon, 1 - epsilon))
+    return losses
+
+
+def brier_values(answered: Answered) -> np.ndarray:
+    """Squared error of the probabilities, summed over classes; half of that for two, as scikit-learn 1.7 has it.
+
+    So for two classes it is that of the probability of class 1, between 0 and 1; for more it is between 0 and 2.
+    """
+    chances = answered.probabilities
+    errors = chances - np.eye(chances.shape[1])[answered.targets]
+    summed: np.ndarray = (errors**2).sum(axis=1)
+    return summed / 2 if chances.shape[1] == 2 else summed
+
+
+def ece(answered: Answered) -> float:
+    """Expected calibration error: mean over examples of |confidence - share right| of their bin, `BINS` bins."""
+    confidence, share, counts = reliability(answered.probabilities, answered.targets, BINS)
+    return float(np.sum(np.abs(confidence - share) * counts) / counts.sum())

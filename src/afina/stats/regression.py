@@ -1,0 +1,105 @@
+"""Figures of answers that are numbers: pure functions of an `Answered`, and the values of each example.
+
+0 where a figure is not defined: a correlation with something constant, the R² of constant targets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from afina.stats.answered import Answered, Order
+
+
+def pearson(answered: Answered) -> float:
+    """Pearson's correlation."""
+    return float(np.mean(pearson_values(answered)))
+
+
+def pearson_values(answered: Answered) -> np.ndarray:
+    """Of `pearson`: zx zy - r (zx² + zy²) / 2 + r, less its mean, of standardised numbers (Devlin et al. 1975)."""
+    x, y = _standardised(answered.answers), _standardised(answered.targets)
+    if x is None or y is None:
+        return np.zeros(len(answered.targets))
+    r = float(np.clip(np.mean(x * y), -1.0, 1.0))
+    values: np.ndarray = r + (x * y - r * (x**2 + y**2) / 2)
+    return values
+
+
+def spearman(answered: Answered) -> float:
+    """Spearman's rank correlation: Pearson's of midranks."""
+    return float(np.mean(spearman_values(answered)))
+
+
+def spearman_values(answered: Answered) -> np.ndarray:
+    """Of `spearman` = C / sqrt(V_x V_y), covariance and variances of midranks less a half.
+
+    An example counts in each of these once itself and, for every other one, by moving its rank: E[1{X >= x} (V - 1/2)].
+    """
+    orders = Order.of(answered.answers), Order.of(answered.targets)
+    u, v = (order.share_below - 0.5 for order in orders)
+    covariance, of_x, of_y = np.mean(u * v), np.mean(u**2), np.mean(v**2)
+    if min(of_x, of_y) <= 1e-15:
+        return np.zeros(len(u))
+    scale = np.sqrt(of_x * of_y)
+    r = float(np.clip(covariance / scale, -1.0, 1.0))
+    of_covariance = u * v + orders[0].mean_above(v) + orders[1].mean_above(u) - 3 * covariance
+    of_variances = [
+        (ranks**2 + 2 * order.mean_above(ranks) - 3 * variance) / variance
+        for ranks, order, variance in zip((u, v), orders, (of_x, of_y), strict=True)
+    ]
+    values: np.ndarray = r + of_covariance / scale - r * (of_variances[0] + of_variances[1]) / 2
+    return values
+
+
+def rmse(answered: Answered) -> float:
+    """Root of the mean squared error, in the unit of the targets."""
+    return float(np.sqrt(np.mean(_errors(answered) ** 2)))
+
+
+def rmse_values(answered: Answered) -> np.ndarray:
+    """Of `rmse`: rmse + (error² - mse) / (2 rmse)."""
+    squares = _errors(answered) ** 2
+    root = np.sqrt(squares.mean())
+    if not root:
+        return np.zeros(len(squares))
+    values: np.ndarray = root + (squares - squares.mean()) / (2 * root)
+    return values
+
+
+def absolute_errors(answered: Answered) -> np.ndarray:
+    """In the unit of the targets; their mean is MAE."""
+    absolute: np.ndarray = np.abs(_errors(answered))
+    return absolute
+
+
+def r2(answered: Answered) -> float:
+    """1 - mse / variance of the targets; of constant targets 1 where all answers are right, else 0."""
+    return float(np.mean(r2_values(answered)))
+
+
+def r2_values(answered: Answered) -> np.ndarray:
+    """Of `r2`."""
+    squares = _errors(answered) ** 2
+    targets = np.asarray(answered.targets, dtype=np.float64)
+    spread = (targets - targets.mean()) ** 2
+    variance, mse = spread.mean(), squares.mean()
+    if np.ptp(targets) == 0:
+        return np.full(len(targets), 0.0 if mse or len(targets) < 2 else 1.0)
+    values: np.ndarray = 1 - mse / variance - (squares - mse) / variance + mse / variance**2 * (spread - variance)
+    return values
+
+
+def _errors(answered: Answered) -> np.ndarray:
+    errors: np.ndarray = np.asarray(answered.answers, dtype=np.float64) - answered.targets
+    return errors
+
+
+def _standardised(numbers: np.ndarray) -> np.ndarray | None:
+    """None where they are constant, but for rounding."""
+    numbers = np.asarray(numbers, dtype=np.float64)
+    deviations = numbers - numbers.mean()
+    spread = np.sqrt(np.mean(deviations**2))
+    if spread <= 1e-13 * np.abs(numbers).max(initial=0.0):
+        return None
+    standardised: np.ndarray = deviations / spread
+    return standardised
