@@ -39,6 +39,11 @@ def _amount(flag: str, says: str) -> Any:
     return typer.Option(flag, help=says, min=1, max=_MOST)
 
 
+MemoryOption = Annotated[
+    str | None, typer.Option("--memory", help="What must suffice, as 8GiB; by default all of this machine's.")
+]
+
+
 def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
     """Count what each method trains, from the backbone's configuration alone: no weights.
 
@@ -64,9 +69,7 @@ def plan(
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, or auto: what training would choose.")] = (
         "float32"
     ),
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="What must suffice, as 8GiB; by default all of this machine's.")
-    ] = None,
+    memory: MemoryOption = None,
     batch_size: Annotated[int, _amount("--batch-size", "Texts of a training batch.")] = 16,
     length: Annotated[
         int | None, _amount("--length", "Tokens of each text (128); with a task, where texts are truncated.")

@@ -76,9 +76,8 @@ class Classes(Objective):
 
     def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
         """With the temperature of the least cross-entropy."""
-        return replace(
-            self, temperature=calibration.temperature(lambda t: classification.log_loss(targets, outputs / t))
-        )
+        found = calibration.temperature(lambda divisor: self.mean_loss(outputs / divisor, targets))
+        return replace(self, temperature=found)
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The label, and the probability of every label."""

@@ -112,6 +112,18 @@ class Arm:
         """What was right, [N]."""
         return self.results[0].targets
 
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Where a metric may lie: 95 %, of one result, or of the seeds of one setting; None of one that has none."""
+        from afina.stats import estimates
+
+        if metrics.metric_of(metric).values is None:
+            return None
+        if metric == metrics.F1:
+            found = estimates.f1(self.targets, self.answers, len(self.record.label_names)).interval
+        else:
+            found = estimates.estimate(self.values(metric), metrics.metric_of(metric)).interval
+        return found.low, found.high
+
     def mean(self, value: Value) -> float | None:
         """Mean over the seeds; None where one has none."""
         found = [one for one in map(value, self.records) if one is not None]

@@ -52,7 +52,7 @@ class _Field:
         seeds = f" (mean of {len(arm.seeds)} seeds)" if len(arm.seeds) > 1 else ""
         figure = f"{share(arm.headline)} on {count(arm.record.examples)} evaluation texts{seeds}"
         if not self.others:
-            found = metrics.interval(arm.record.metric, arm)
+            found = arm.interval(arm.record.metric)
             interval = span(found) if found else ""
             return f"{arm.label} has {metric} {figure} (95 % interval {interval}); there is nothing to compare it with."
         if len(better) == len(self.others):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from afina.report import amounts, metrics, untrained
+from afina.report import amounts, meanings, metrics, untrained
 from afina.report.arms import Arm, Value
 from afina.report.words import NOTHING, count, percent, seconds, share, size, span
 from afina.studies.record import Record
@@ -77,7 +77,7 @@ def all_tables(arms: Sequence[Arm], beside: Beside, data: Data = _USUAL) -> list
     """
     if not arms:
         return []
-    said = [*metrics.notes(arms), *amounts.notes(arms, data), *untrained.notes(arms)]
+    said = [*meanings.notes(arms), *amounts.notes(arms, data), *untrained.notes(arms)]
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
         _table(PERFORMANCE, _performance(arms), arms, said, beside),
@@ -146,7 +146,7 @@ _FURTHER_NOTE = (
 
 def _interval(metric: str) -> Measure:
     def cell(arm: Arm) -> str:
-        found = metrics.interval(metric, arm)
+        found = arm.interval(metric)
         return NOTHING if found is None else span(found)
 
     return Measure(metrics.interval_heading(metric), cell)

@@ -24,7 +24,7 @@ from afina.models import objectives
 from afina.models.objective import metric_for
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS
-from afina.studies import floors
+from afina.studies import contenders, floors
 from afina.studies.clock import Clock
 from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor, Overrun
@@ -239,13 +239,15 @@ def _answer(
     compared = compare(everything, metric=metric, margin=metric.margin(held_out.labels), references=simple)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
     of_floors = [
-        _of_floor(floor, objective.metrics(outputs[floor.name], held_out.labels), task, handed.get(floor.name))
+        contenders.of_floor(
+            floor, objective.metrics(outputs[floor.name], held_out.labels), task, handed.get(floor.name)
+        )
         for floor in fitted
     ]
-    as_they_are = [_measured(Contender(name=name), one) for name, one in untrained.items()]
+    as_they_are = [contenders.measured(Contender(name=name), one) for name, one in untrained.items()]
     chosen = results.get(recommended)
-    raced = [_of_method(one, results.get(one.method)) for one in standings]
-    probes = [_measured(Contender(name=name), results[name]) for name in scores if name not in finalists]
+    raced = [contenders.of_method(one, results.get(one.method)) for one in standings]
+    probes = [contenders.measured(Contender(name=name), results[name]) for name in scores if name not in finalists]
     return Recommendation(
         task=task.address,
         data=setting.data.model_copy(update={"evaluation_examples": len(held_out)}),
@@ -262,42 +264,3 @@ def _answer(
         minutes=setting.clock.minutes,
         seconds=setting.clock.spent,
     )
-
-
-def _of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: str | None) -> Contender:
-    return Contender(
-        name=floor.name,
-        setting=floor.setting,
-        metrics=dict(figures),
-        examples=min(len(task.train), floors.MOST),
-        adapter=adapter,
-    )
-
-
-def _of_method(one: Standing, result: Result | None) -> Contender:
-    raced = Contender(
-        name=one.method,
-        rounds=one.rounds,
-        rate=one.rate,
-        finished=one.value is not None,
-        validation=one.value,
-        validation_examples=None if one.value is None else one.examples,
-    )
-    return raced if result is None else _measured(raced, result)
-
-
-def _measured(contender: Contender, result: Result) -> Contender:
-    made = result.record
-    figures = {
-        "metrics": made.metrics,
-        "examples": made.train_examples if made.steps else None,
-        "steps": made.steps or None,
-        "seconds": made.seconds.train if made.steps else None,
-        "memory": made.memory.rss_peak,
-        "trainable": made.trainable,
-        "total": made.total,
-        "key": made.key,
-        "adapter": made.adapter,
-        "ask": made.ask,
-    }
-    return contender.model_copy(update=figures)

@@ -17,7 +17,7 @@ def headline(arms: Sequence[Arm]) -> Plot:
     figure, axes = canvas(0.9 + 0.36 * len(arms))
     said = []
     for row, arm in enumerate(arms):
-        low, high = metrics.interval(metric, arm) or (arm.headline, arm.headline)
+        low, high = arm.interval(metric) or (arm.headline, arm.headline)
         axes.plot([low, high], [row, row], color=svg.colour(arm.place), linewidth=2)
         axes.plot([arm.headline], [row], svg.marker(arm.place), color=svg.colour(arm.place), markersize=7)
         said.append(f"{brief(arm.label)} {arm.headline:.4f} ({low:.4f} to {high:.4f})")

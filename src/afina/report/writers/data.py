@@ -62,7 +62,7 @@ def tables(arms: Sequence[Arm]) -> dict[str, Lines]:
     }
     for found, arm in zip(made["performance"], lines(arms), strict=True):
         for name in names:
-            found[f"{name}_low"], found[f"{name}_high"] = metrics.interval(name, arm) or (None, None)
+            found[f"{name}_low"], found[f"{name}_high"] = arm.interval(name) or (None, None)
     return made
 
 
