@@ -27,7 +27,7 @@ from afina.inference.predictor import logits
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.objective import Classes
+from afina.models.objectives import Classes
 from afina.stats import classification
 from afina.studies.floors import tfidf
 from afina.studies.prepared import attached

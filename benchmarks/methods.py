@@ -35,7 +35,7 @@ from afina.inference import predictor
 from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.objective import Classes
+from afina.models.objectives import Classes
 from afina.studies.prepared import attached
 from afina.studies.spec import Training
 from afina.training.features import Features, inputs_of

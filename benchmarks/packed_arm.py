@@ -14,7 +14,7 @@ from afina.data.loader import Limits, Loader
 from afina.data.tokenize import Encoded
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.objective import Classes
+from afina.models.objectives import Classes
 from afina.studies.prepared import attached
 from afina.studies.spec import Training
 from afina.training.fit import Fit

@@ -33,7 +33,7 @@ from afina.inference.predictor import logits
 from afina.methods import make
 from afina.methods.attachment import attach
 from afina.models.classifier import Classifier
-from afina.models.objective import Classes
+from afina.models.objectives import Classes
 from afina.models.question import Question
 from afina.seeds import derive
 from afina.stats import classification

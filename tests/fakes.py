@@ -21,7 +21,7 @@ from afina.data.tokenize import Encoded, encode
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.objective import Classes
+from afina.models.objectives import Classes
 from afina.studies.record import Record
 from afina.studies.spec import UNASKED, Training
 from afina.training.fit import Fit

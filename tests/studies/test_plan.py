@@ -22,7 +22,7 @@ from afina.errors import InvalidStudy, NotFound, OutOfMemory
 from afina.meter import now
 from afina.methods import make
 from afina.models.manifest import read_manifest
-from afina.models.objective import Classes
+from afina.models.objectives import Classes
 from afina.models.question import GENERAL
 from afina.report.forecasts import forecast_table
 from afina.studies.cost import MADE_UP, cost, forecast

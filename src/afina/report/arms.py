@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # numpy is imported by what needs it
     from afina.models.objective import Objective
     from afina.studies.result import Result
 
+_OF_SIZE = ("train_examples", "train_digest")
+"""Settings that tell sizes apart; the number of texts says it."""
+
 Value = Callable[[Record], float | None]
 """What is read from a record; None where it was not measured."""
 
@@ -53,6 +56,16 @@ class Arm:
     def objective(self) -> Objective:
         """What was asked of each example."""
         return self.results[0].objective
+
+    @property
+    def size(self) -> int:
+        """Training texts."""
+        return self.record.train_examples
+
+    @property
+    def whatever_size(self) -> str:
+        """The label without the number of texts, where it has that."""
+        return self.label.removesuffix(f", {_texts(self.size)}")
 
     @property
     def trained(self) -> bool:
@@ -154,6 +167,14 @@ def arms(results: Iterable[Result]) -> list[Arm]:
     return [Arm(label, group, place) for place, (label, group) in enumerate(zip(labels, ordered, strict=True))]
 
 
+def is_curve(arms: Sequence[Arm]) -> bool:
+    """Whether one thing was trained on different numbers of texts, all evaluated alike."""
+    sizes: dict[str, set[int]] = {}
+    for arm in arms:
+        sizes.setdefault(arm.record.name, set()).add(arm.size)
+    return any(len(found) > 1 for found in sizes.values())
+
+
 def lines(shown: Iterable[Arm]) -> list[Arm]:
     """The lines of a table: an arm a seed, and after the seeds of one setting, where there are several, all of them."""
     return [line for arm in shown for line in (*arm.each(), *([arm] if len(arm.results) > 1 else []))]
@@ -206,9 +227,15 @@ def _labels(records: Sequence[Record]) -> list[str]:
             keys = differing(alike)
             if "head" in keys:
                 keys = [key for key in keys if key not in ("words", "template")]
-            text = f"{text}, {in_words({key: mine[key] for key in keys if key in mine})}"
+            parts = [in_words({key: mine[key] for key in keys if key in mine and key not in _OF_SIZE})]
+            parts += [_texts(record.train_examples)] if "train_examples" in keys else []
+            text = ", ".join([text, *filter(None, parts)])
         named.append(text)
     return named
+
+
+def _texts(size: int) -> str:
+    return f"{size:,} texts"
 
 
 def _label(record: Record) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from afina.report import metrics
-from afina.report.arms import Arm
+from afina.report import curves, metrics
+from afina.report.arms import Arm, is_curve
 from afina.report.verdicts import Verdicts, alike, in_one
 from afina.report.words import count, listed, percent, share, size, span
 
@@ -28,11 +28,13 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     """The conclusion; `failed` and `waiting` are runs of the study that are in no arm."""
     if not arms:
         return []
-    ground = max(alike(arms), key=lambda group: (sum(arm.trained for arm in group), len(group)))
+    ground = max(alike(arms), key=lambda group: (sum(arm.trained for arm in group), len(group), group[0].size))
     leader = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
     field = _Field(leader, tuple(arm for arm in ground if arm is not leader), found)
     settle = field.settle()
-    said = [field.best(), field.cheaper(), settle, _absent(arms, ground, failed, waiting)]
+    curve = is_curve(arms)
+    said = [field.best(), field.cheaper(), settle, *curves.sentences(arms, found)]
+    said.append(_absent(arms, arms if curve else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
 
 

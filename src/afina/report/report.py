@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina import atomic
-from afina.report import sections, verdicts
-from afina.report.arms import Arm, arms
+from afina.report import curves, per_label, sections, verdicts
+from afina.report.arms import Arm, arms, is_curve
+from afina.report.curves import CURVES
 from afina.report.disagreements import disagreement_table
 from afina.report.evaluated import Evaluated
 from afina.report.paper import claims, published
@@ -32,7 +33,9 @@ if TYPE_CHECKING:  # numpy is imported by what needs it
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)
-TRAINING, CONFUSION = "Training", "Confusion of labels"
+TRAINING, TRUST = "Training", "How far probabilities can be trusted"
+ANSWERS = {"classes": "Confusion of labels", "number": "Predicted against given", "labels": "Label by label"}
+"""What was answered, by the kind of task."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Report:
         """A fragment of HTML for a notebook: what is best, what it costs, and where the adapters are."""
         from afina.report.writers.html import fragment
 
-        found = self._first(self._plots((VERDICTS, PERFORMANCE, COST)))
+        found = self._first(self._plots((CURVES, VERDICTS, PERFORMANCE, COST)))
         if self.arms:
             found.append(
                 Section(
@@ -174,7 +177,10 @@ class Report:
             claimed = claims.claim_table(self.claims)
             differ = disagreement_table(self.arms, self.evaluated)
             made += [sections.of_table(claimed)] if claimed else []
-            made += [Section(title, tuple(plots[title])) for title in (TRAINING, CONFUSION) if plots.get(title)]
+            kind = self.arms[0].record.kind
+            drawn = (TRAINING, ANSWERS[kind], TRUST)
+            made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]
+            made += [sections.of_table(table) for table in per_label.tables(self.arms)]
             made += [sections.of_table(differ)] if differ else []
             made.append(sections.what_was_run(self.arms))
         return made + sections.provenance(self.arms, self.results.command)
@@ -186,28 +192,41 @@ class Report:
         made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
         made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
         if self.arms:
-            found = verdicts.verdict_table(self.verdicts)
-            tables = [*([found] if found else []), *self.tables]
+            first = (curves.table(self.arms), verdicts.verdict_table(self.verdicts))
+            tables = [*(table for table in first if table), *self.tables]
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
         return made
 
-    def _plots(
-        self, titles: Sequence[str] = (VERDICTS, PERFORMANCE, COST, TRAINING, CONFUSION)
-    ) -> dict[str, list[Plot]]:
-        """By the title of the section where they stand, of these sections."""
+    def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
+        """By the title of the section where they stand, of these sections; by default of all."""
         if not self.arms:
             return {}
-        from afina.report.plots import accuracy, confusion, costs, svg, training
+        from afina.report.plots import accuracy, costs, curve, svg, training
 
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
+                CURVES: lambda: [curve.curve(self.arms)] if is_curve(self.arms) else [],
                 VERDICTS: lambda: [accuracy.differences(self.arms, self.verdicts)],
                 PERFORMANCE: lambda: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],
                 COST: lambda: [costs.against_time(self.arms), costs.against_memory(self.arms)],
                 TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],
-                CONFUSION: lambda: confusion.confusion(self.arms),
+                **_of_answers(self.arms),
             }
-            return {title: [plot for plot in made[title]() if plot is not None] for title in titles}
+            return {title: [plot for plot in made[title]() if plot is not None] for title in titles or made}
+
+
+def _of_answers(arms: Sequence[Arm]) -> dict[str, Callable[[], Sequence[Plot | None]]]:
+    """Plots of what was answered, by the kind of task."""
+    from afina.report.plots import confusion, labels, numbers, trust
+
+    kind = arms[0].record.kind
+    drawn: dict[str, Callable[[], Sequence[Plot | None]]] = {
+        "classes": lambda: confusion.confusion(arms),
+        "number": lambda: [*numbers.scatter(arms), numbers.residuals(arms)],
+        "labels": lambda: [labels.per_label(arms)],
+    }
+    trusted: Callable[[], Sequence[Plot | None]] = lambda: [trust.reliability(arms), trust.risk(arms)]  # noqa: E731
+    return {ANSWERS[kind]: drawn[kind], **({TRUST: trusted} if kind == "classes" else {})}
 
 
 def _asked(record: Record) -> str:

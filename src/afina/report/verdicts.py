@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from afina.report import metrics
-from afina.report.arms import Arm, measured_on
+from afina.report.arms import Arm, is_curve, measured_on
 from afina.report.tables import Column, Table
 from afina.report.words import NOTHING, chance
 
@@ -52,10 +52,11 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
 
     Pairs with a method that trains nothing come last: they are the least of a question.
     """
+    curve = is_curve(arms)
     apart = [
         Apart(first.label, second.label, reason)
         for first, second in combinations(arms, 2)
-        if (reason := _why_apart(first, second))
+        if (reason := _why_apart(first, second)) and not (curve and first.size != second.size)
     ]
     compared = [one for found in alike(arms) if len(found) > 1 for one in _compare(found)]
     untrained = {arm.label for arm in arms if not arm.trained}
@@ -64,11 +65,12 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
 
 
 def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """The arms in groups, within which all may be compared."""
+    """The arms in groups, within which all may be compared; of several sizes, those of one."""
     groups: list[list[Arm]] = []
+    curve = is_curve(arms)
     for arm in arms:
         for found in groups:
-            if not _why_apart(found[0], arm):
+            if not _why_apart(found[0], arm) and not (curve and found[0].size != arm.size):
                 found.append(arm)
                 break
         else:

@@ -145,6 +145,16 @@ class Record(Shown, Frozen):
             "adapter, in its directory": self.adapter,
         }
 
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, of a task of classes."""
+        return self.metrics["accuracy"]
+
+    @property
+    def f1(self) -> float:
+        """As docs/figures.md defines it, of a task of classes."""
+        return self.metrics["f1"]
+
 
 def read(path: Path) -> list[Record]:
     """The records in a `records.jsonl`; none where the file is not there. Raises InvalidData with the line."""

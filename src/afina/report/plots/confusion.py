@@ -12,7 +12,7 @@ from afina.report.plots.drawing import WIDTH, Plot, brief, canvas, finish
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_CLASSES = 30
+from afina.report.per_label import MOST
 
 
 def confusion(arms: Sequence[Arm]) -> list[Plot]:
@@ -22,7 +22,7 @@ def confusion(arms: Sequence[Arm]) -> list[Plot]:
     made = []
     for arm in arms:
         names = [brief(name, 18) for name in arm.record.label_names]
-        if len(names) > MOST_CLASSES:
+        if len(names) > MOST:
             continue
         counts = np.zeros((len(names), len(names)), dtype=int)
         for answers in arm.answers:

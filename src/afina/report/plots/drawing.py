@@ -59,14 +59,14 @@ def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bo
     legend(axes, arms, front=front)
 
 
-def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False) -> None:
-    """Below the axes, where it hides nothing."""
+def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False, names: Sequence[str] = ()) -> None:
+    """Below the axes, where it hides nothing; names: what arms are called there, by default their labels."""
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [
         Line2D([], [], color=svg.colour(arm.place), marker=svg.marker(arm.place), linestyle="none") for arm in arms
     ]
-    names = [brief(arm.label) for arm in arms]
+    names = [brief(name) for name in names or [arm.label for arm in arms]]
     if front:
         handles.append(
             Line2D([], [], color=svg.INK, marker="o", fillstyle="none", markersize=9, linestyle="--", linewidth=1)

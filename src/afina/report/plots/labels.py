@@ -1,0 +1,33 @@
+"""Several labels at once: how well each is found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from afina.report.arms import Arm
+from afina.report.per_label import MOST, of_labels
+from afina.report.plots import svg
+from afina.report.plots.drawing import Plot, brief, canvas, finish, legend
+
+
+def per_label(arms: Sequence[Arm]) -> Plot:
+    """F1 of every label, a bar a setting; the most frequent labels where there are many."""
+    found = {arm.label: of_labels(arm) for arm in arms}
+    shown = [one.name for one in sorted(found[arms[0].label], key=lambda one: -one.support)[:MOST]]
+    figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
+    said, height = [], 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        by_name = {one.name: one.f1 for one in found[arm.label]}
+        places = [row - 0.4 + height * (number + 0.5) for row in range(len(shown))]
+        axes.barh(places, [by_name[name] for name in shown], height=height, color=svg.colour(arm.place))
+        axes.plot([by_name[name] for name in shown], places, svg.marker(arm.place), color=svg.colour(arm.place))
+        said.append(f"{brief(arm.label)} " + ", ".join(f"{brief(name, 18)} {by_name[name]:.3f}" for name in shown))
+    axes.set_yticks(range(len(shown)), [brief(name, 24) for name in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("F1 of the label")
+    legend(axes, arms)
+    caption = "Means over the seeds."
+    caption += f" The {MOST} most frequent of {len(arms[0].record.label_names)} labels." if len(shown) == MOST else ""
+    return finish(figure, "labels", "F1 by label", said, caption)
