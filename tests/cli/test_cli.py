@@ -86,12 +86,12 @@ def study_file(gpt2: Backbone, toy: str, tmp_path: Path) -> Path:
 def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_file: Path) -> None:
     answer = afina("study", study_file)
     assert answer.code == 0
-    for title in ("Performance", "Parameters and training time", "Memory"):
+    for title in ("Performance", "Further figures", "Parameters and training time", "Memory"):
         assert title in answer.out
     for method in (METHODS[name] for name in STUDIED):
         title = re.escape(method.title.removesuffix(")"))
         rows = re.findall(rf"^{title}(?:  | \(head|,)", answer.out.split("Verdicts")[0], re.MULTILINE)
-        assert len(rows) == 3, f"{method.title} has a row in each table"
+        assert len(rows) == 4, f"{method.title} has a row in each table"
     assert "report  results/compare/report.md" in answer.out
     records = Results.read(Path("results/compare")).records
     for record in records:
@@ -99,7 +99,9 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         assert (Path("results/compare") / record.adapter / "manifest.json").is_file()
     # Progress goes to the other stream, a line a phase.
     lines = answer.err.splitlines()
-    assert lines[:3] == [f"[1/6] baseline, seed 0: {phase}" for phase in ("load", "encode", "evaluate")]
+    assert lines[0].startswith("label: ")
+    assert lines[0].endswith(": kind classes")
+    assert lines[1:4] == [f"[1/6] baseline, seed 0: {phase}" for phase in ("load", "encode", "evaluate")]
     assert "[4/6] lora, seed 0: train" in lines
     assert any(line.startswith("lora, seed 0: accuracy 0.") for line in lines)
 
@@ -315,15 +317,20 @@ def test_evaluate_gives_the_figures_of_the_record(afina: Command, trained: Path,
     assert answer.code == 0
     examples = int(metrics["examples"])
     where = wilson(round(metrics["accuracy"] * examples), examples)
-    assert answer.out == (
+    first, second = answer.out.splitlines()
+    assert first == (
         f"accuracy {metrics['accuracy']:.4f}, F1 {metrics['f1']:.4f} on the {examples} texts that training left out of "
-        f"{toy} (95 % of accuracy: {where.low:.4f} to {where.high:.4f}); too few to say anything: below 30\n"
+        f"{toy} (95 % of accuracy: {where.low:.4f} to {where.high:.4f}); too few to say anything: below 30"
     )
+    for words in ("balanced accuracy", "Matthews correlation", "AUROC", "log loss", "Brier score", "calibration error"):
+        assert words in second
     shown = afina("evaluate", trained, "--task", toy, "--json", "--check-probe").object()
-    assert list(shown)[:8] == ["adapter", "digest", "task", "accuracy", "f1", "interval", "examples", "truncated"]
+    assert list(shown)[:5] == ["adapter", "digest", "task", "accuracy", "f1"]
+    assert shown["metric"] == "accuracy"
     assert shown["interval"] == [where.low, where.high]
     assert (shown["file"], shown["held_out"], shown["leaked"], shown["dtype"]) == (toy, True, 0, "float32")
-    assert {key: shown[key] for key in ("accuracy", "f1", "examples")} == metrics
+    assert {key: shown[key] for key in metrics} == metrics
+    assert len(metrics) == 9
     assert shown["digest"] == Adapter.load(trained).digest
 
 

@@ -129,7 +129,7 @@ def test_a_backbone_whose_weights_are_cut_short(refused: Callable[..., str], gpt
     ("header", "arguments", "told"),
     [
         ("words,label", (), "no text column. Found: words, label. Expected text or sentence or"),
-        ("text,stars", (), "no label column. Found: text, stars. Expected label or labels or"),
+        ("text,verdict", (), "no label column. Found: text, verdict. Expected label or labels or"),
         ("text,label", ("--text", "body"), "no column 'body'. Found: text, label. Name the right one with --text."),
         ("text,label", ("--label", "x"), "no column 'x'. Found: text, label. Name the right one with --label."),
     ],

@@ -79,7 +79,8 @@ def test_every_plot_that_the_figures_allow_is_there_with_a_text_of_its_own(page:
         "Training loss",
         "Time by phase",
     ]
-    assert len(titles) == 7 + 5
+    assert titles[-2:] == ["Reliability", "What remains where the least sure are left to a human"]
+    assert len(titles) == 7 + 5 + 2
     texts = [attributes["aria-label"] for tag, attributes in Elements(page).found if tag == "svg"]
     assert len(set(texts)) == len(titles)
     assert any("LoRA 148,992, 0.6000" in str(text) for text in texts)

@@ -77,10 +77,10 @@ def evaluate(
     texts = Labelled.read(task, trained(opened.manifest), **how)
     found = evaluate(opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric)
     if as_json:
-        made = {"adapter": found.adapter, "digest": found.digest, "task": found.task, "metric": found.metric}
+        made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
         counts = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
         seen = {"file": found.where, "held_out": found.held_out, "leaked": found.leaked}
-        likely = {"interval": [found.interval.low, found.interval.high]}
+        likely = {"interval": [found.interval.low, found.interval.high], "metric": found.metric}
         print(json.dumps({**made, **found.metrics, **likely, **counts, **seen}))
         return
     from afina.report.metrics import interval_heading, words
@@ -92,11 +92,12 @@ def evaluate(
             file=sys.stderr,
         )
     shown = [found.metric, *(name for name in found.metrics if name != found.metric)]
-    figures = ", ".join(f"{words(name)} {found.metrics[name]:.4f}" for name in shown)
+    told = [f"{words(name)} {found.metrics[name]:.4f}" for name in shown]
     number = number_of_texts(found.examples)
     on = f"the {number} that training left out of {found.where}" if found.held_out else f"{number} of {found.where}"
     where = f"{interval_heading(found.metric)}: {span((found.interval.low, found.interval.high))}"
-    print(f"{figures} on {on} ({where}){too_few(found.examples)}")
+    print(f"{', '.join(told[:2])} on {on} ({where}){too_few(found.examples)}")
+    print(", ".join(told[2:]))
 
 
 def predict(
