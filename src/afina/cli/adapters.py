@@ -83,7 +83,7 @@ def evaluate(
         likely = {"interval": [found.interval.low, found.interval.high], "metric": found.metric}
         print(json.dumps({**made, **found.metrics, **likely, **counts, **seen}))
         return
-    from afina.report.metrics import interval_heading, words
+    from afina.report.metrics import in_order, interval_heading, words
     from afina.report.words import number_of_texts, span, too_few
 
     if found.leaked is None and opened.manifest.task is not None:
@@ -91,7 +91,7 @@ def evaluate(
             f"Whether training saw any of these texts is not known: {opened.manifest.task} is not at hand as it was.",
             file=sys.stderr,
         )
-    shown = [found.metric, *(name for name in found.metrics if name != found.metric)]
+    shown = in_order(found.metrics, found.metric)
     told = [f"{words(name)} {found.metrics[name]:.4f}" for name in shown]
     number = number_of_texts(found.examples)
     on = f"the {number} that training left out of {found.where}" if found.held_out else f"{number} of {found.where}"

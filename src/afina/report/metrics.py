@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from afina.report.words import points
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from afina.stats.metrics import Metric
 
 ACCURACY, F1 = "accuracy", "f1"
+MAIN = frozenset((ACCURACY, F1, "pearson", "rmse", "micro_f1", "macro_f1"))
+"""What is told beside the headline."""
 
 
 def metric_of(name: str) -> Metric:
@@ -37,8 +39,13 @@ def interval_heading(metric: str) -> str:
 
 
 def of_record(record: Record) -> tuple[str, ...]:
-    """All that its kind of task has, the headline first."""
-    return (record.metric, *(name for name in record.metrics if name != record.metric))
+    """All that its kind of task has, as `in_order`."""
+    return in_order(record.metrics, record.metric)
+
+
+def in_order(names: Iterable[str], headline: str) -> tuple[str, ...]:
+    """The headline first, then those of MAIN."""
+    return (headline, *sorted((name for name in names if name != headline), key=lambda name: name not in MAIN))
 
 
 def value(metric: str) -> Callable[[Record], float | None]:

@@ -77,8 +77,8 @@ class Report:
 
     @cached_property
     def findings(self) -> list[Table]:
-        """Verdicts and claims, where there are any."""
-        both = (verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims))
+        """The curve of sizes, verdicts and claims, where there are any."""
+        both = (curves.table(self.arms), verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims))
         return [table for table in both if table is not None]
 
     @cached_property

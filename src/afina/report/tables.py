@@ -139,8 +139,8 @@ def _performance(arms: Sequence[Arm]) -> list[Measure]:
 
 
 _FURTHER_NOTE = (
-    "Of the same answers; their intervals are in tables.csv. Verdicts are about the first figure of the table above, "
-    "in whose place any of these but the calibration error can stand: `metric`."
+    "Of the same answers; their intervals are in tables.csv. Verdicts are about the first figure of the table above; "
+    "another can take its place with `metric`."
 )
 
 

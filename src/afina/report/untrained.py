@@ -11,6 +11,12 @@ from afina.report.words import share
 
 def notes(arms: Sequence[Arm]) -> list[str]:
     """What each row of it means; of a row that is not there, what it would be, or how to have it."""
+    if arms[0].record.kind != "classes":
+        return [
+            f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
+            for arm in arms
+            if make(arm.record.method).head == "random"
+        ]
     drawn = [arm for arm in arms if make(arm.record.method).head == "random"]
     answering = [arm for arm in arms if make(arm.record.method).head == "words"]
     made = [

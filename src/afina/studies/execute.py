@@ -200,7 +200,7 @@ class _Execution:
             metric=prepared.metric,
             metrics=scores,
             ceiling=dict(task.ceiling),
-            train_examples=len(task.train),
+            train_examples=len(task.train) + len(task.calibration or ()),
             examples=len(task.evaluation),
             trainable=counts.trainable,
             body=counts.body,

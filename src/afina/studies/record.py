@@ -72,7 +72,8 @@ class Record(Shown, Frozen):
     name             the run's name in its study, `method` unless one method appears twice
     trainable        body + head parameters that training may change; `total` counts the unadapted classifier
     tokens_per_second  real tokens trained on per second of `seconds.train`; None where nothing was trained
-    train_examples, examples  texts in the training split as used, and in the evaluation split
+    train_examples, examples  texts in the training split as used, those for calibration included, and in the evaluation
+                     split
     truncated        training and evaluation texts longer than the maximum length
     losses           (step, mean loss since the previous entry), at most some hundreds of entries
     title            what tables call the method
