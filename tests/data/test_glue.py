@@ -13,6 +13,8 @@ from afina import Task
 from afina.data.origins import named
 from afina.data.task import check_address, is_at_hand
 from afina.errors import InvalidData, NotFound, UnknownName
+from afina.report.evaluated import Evaluated
+from afina.studies.spec import Data
 from hubs import Hub, classes, written
 
 
@@ -20,11 +22,11 @@ from hubs import Hub, classes, written
 class Written:
     """A task as GLUE writes it down.
 
-    hub     the columns of its texts there
-    rows    (text, or both; number of the label on the Hub), of training and evaluation
-    header  of its own files; "" where they have none
-    line    one of its own files' lines, of texts and label
-    labels  as its own files have them
+    hub         the columns of its texts there
+    header      of its own files; "" where they have none
+    line        one of its own files' lines, of texts and label
+    labels      as its own files have them, in the order of the Hub's numbers
+    split, dev  what is evaluated, there and here
     """
 
     names: tuple[str, ...]
@@ -343,6 +345,16 @@ def test_offline_the_hub_is_not_asked_though_it_answers(glue: Hub) -> None:
     with pytest.raises(NotFound, match=r"Give a directory with GLUE's own train\.tsv and dev\.tsv instead: glue/cola"):
         Task.load("glue/cola", offline=True)
     assert glue.asked == []
+
+
+def test_a_report_reads_what_is_cached_and_asks_nobody(glue: Hub) -> None:
+    assert Evaluated.read("glue/rte", Data()).reason.startswith("the task is not on this machine")
+    digest = Task.load("glue/rte").evaluation.digest
+    asked = list(glue.asked)
+    found = Evaluated.read("glue/rte", Data())
+    assert (found.digest, glue.asked) == (digest, asked)
+    assert found.texts is not None
+    assert found.texts[1] == '"a evaluation 1 began ⏎ "b evaluation 1 began'
 
 
 def test_a_file_may_stand_in_for_the_evaluation_split(glue: Hub, tmp_path: Path) -> None:

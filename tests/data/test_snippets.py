@@ -16,7 +16,7 @@ from afina.data.readers import snippets
 from afina.data.readers.snippets import DOMAINS, Snippet
 from afina.data.readers.targets import splits
 from afina.data.split import normalised
-from afina.data.task import Task, count_leaked
+from afina.data.task import Task, count_leaked, is_at_hand
 from afina.errors import NotFound, UnknownName
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "sst2"
@@ -306,6 +306,14 @@ def test_without_the_raters_there_is_no_ceiling_and_they_are_asked_for_once_a_da
     assert Task.load("snippets:pairs").ceiling
 
 
+def test_offline_nobody_is_asked_for_the_snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path))
+    assert not is_at_hand("snippets:pairs")
+    with pytest.raises(NotFound, match="task snippets:pairs: the snippets are not on this machine"):
+        Task.load("snippets:pairs", offline=True)
+    assert not list(tmp_path.iterdir())
+
+
 # The real ones
 
 
@@ -377,7 +385,7 @@ def test_the_real_marks_make_the_rating_but_for_199_tweets() -> None:
 
 @pytest.mark.assets
 @pytest.mark.usefixtures("people")
-def test_a_task_of_all_snippets_is_read_in_half_a_second() -> None:
+def test_a_task_of_all_snippets_takes_well_under_a_second() -> None:
     taken = []
     for name in ("ratings", "domains", "pairs", "movies-3") * 2:
         start = time.process_time()

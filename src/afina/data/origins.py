@@ -47,14 +47,22 @@ def named(address: str) -> Origin | None:
         return _of_hub(address)
     task = address.removeprefix(SNIPPETS)
     if address.startswith(SNIPPETS) and task in snippets.LOADERS:
-        read = snippets.LOADERS[task]
-        return Origin(
-            lambda asked, labels, offline: read(labels, offline=offline), partial(assets.is_cached, "snippets")
-        )
+        return _of_snippets(address, task)
     name, colon, directory = address.removeprefix(GLUE).partition(":")
     if name not in glue.GLUE or not (address.startswith(GLUE) or address == SST2) or (colon and not directory):
         return None
     return _of_directory(address, name, Path(directory).expanduser()) if colon else _of_glue(address, name)
+
+
+def _of_snippets(address: str, name: str) -> Origin:
+    is_cached = partial(assets.is_cached, "snippets")
+
+    def load(asked: Asked, labels: Sequence[str] | None, offline: bool) -> Read:
+        if offline and not is_cached():
+            raise NotFound(f"task {address}: the snippets are not on this machine. Load it once with a network.")
+        return snippets.LOADERS[name](labels, offline=offline)
+
+    return Origin(load, is_cached)
 
 
 def _of_glue(address: str, name: str) -> Origin:
