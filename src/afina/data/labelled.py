@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, Kind
+from afina.data.origins import named
 from afina.data.readers import files
 from afina.data.readers.files import Asked
 from afina.data.readers.labels import Form, Label
 from afina.data.readers.rows import Rows
 from afina.data.readers.targets import matched, splits
 from afina.data.split import Split
-from afina.data.task import LEAKAGE_LIMIT, TASKS, Task, count_leaked, find, is_at_hand
+from afina.data.task import LEAKAGE_LIMIT, Task, count_leaked, find, is_at_hand
 from afina.errors import AfinaError, InvalidData, Leakage
 
 
@@ -79,7 +80,7 @@ class Labelled:
         Raises what `Task.load` does; Leakage too where over 1 % of the texts were trained on, unless that is allowed.
         """
         asked = Asked(text, text_pair, label, separator=separator)
-        if address not in TASKS and find(address).is_file():
+        if named(address) is None and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
                 return cls(
@@ -118,8 +119,14 @@ def _rows(
     address: str, asked: Asked, trained: Trained, *, allow_leakage: bool
 ) -> tuple[Rows, Sequence[str], str, str | None]:
     """The rows, what 0, 1, ... are called in them, where they come from, and a benchmark's metric."""
-    if address in TASKS:
-        task = Task.load(address, **vars(asked), labels=None, allow_leakage=allow_leakage)
+    origin = named(address)
+    if origin is not None:
+        read = vars(asked)
+        if origin.chooses:
+            own = trained.data if trained.task == address else {}
+            read = {key: value if value is not None else own.get(key) for key, value in read.items()}
+            read["kind"] = trained.kind
+        task = Task.load(address, **read, labels=None, allow_leakage=allow_leakage)
         split = task.evaluation
         if task.kind != trained.kind:
             raise InvalidData(f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.")
@@ -147,7 +154,7 @@ def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | 
     if trained.train_digest is None:
         return None
     try:
-        found = Task.load(address, **{**trained.data, **changed, "allow_leakage": True})
+        found = Task.load(address, **{**trained.data, **changed, "allow_leakage": True, "offline": True})
     except (AfinaError, TypeError):  # or how it was read is of another version
         return None
     learnt = found.set_aside() if trained.calibrated else found

@@ -17,6 +17,7 @@ from afina.errors import InvalidData
 
 # `\w` is str.isalnum() and the underscore.
 _NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
+_OF_ASCII = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Split(Shown):
 
 def normalised(text: str) -> str:
     """Casefolded Unicode letters and digits of `text`; the form in which texts count as the same."""
+    if text.isascii():  # the same, in a tenth of the time
+        return text.lower().encode().translate(None, _OF_ASCII).decode()
     return _NEITHER_LETTER_NOR_DIGIT.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 

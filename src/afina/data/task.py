@@ -6,18 +6,17 @@ Knows texts and labels; not tokens or models.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from afina import assets
 from afina.card import Shown
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
-from afina.data.readers import files, rows, snippets, sst2
+from afina.data.origins import FORMS, GLUE, NAMES, SCHEMES, Origin, named
+from afina.data.readers import files, rows
 from afina.data.readers.files import Asked
 from afina.data.readers.labels import Form
 from afina.data.readers.table import READERS
@@ -31,16 +30,11 @@ CALIBRATION = 0.1
 LEAKAGE_LIMIT = 0.01
 """Share of evaluation texts that may occur in the training split."""
 
-TASKS: dict[str, Callable[[Sequence[str] | None], Read]] = {
-    "sst2": sst2.load,
-    **{f"snippets:{domain}": partial(snippets.load, domain) for domain in snippets.DOMAINS},
-}
-"""The named tasks: from the order of labels, or None, to what reading them gives."""
-
 
 def is_at_hand(address: str) -> bool:
-    """Whether the task can be read without any network: a file, a directory, or snippets that were fetched before."""
-    return address not in TASKS or (address.startswith("snippets:") and assets.is_cached("snippets"))
+    """Whether the task can be read without any network: a file, a directory, or what was fetched before."""
+    origin = named(address)
+    return origin is None or origin.is_at_hand()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,11 +86,12 @@ class Task(Shown):
         validation: float | None = None,
         evaluation: str | None = None,
         allow_leakage: bool = False,
+        offline: bool = False,
     ) -> Task:
-        """The task at `address`: a name in TASKS, a directory, or a file.
+        """The task at `address`: one that names an origin, a directory, or a file.
 
-        text, text_pair, label  columns of a file; the usual names are found without (`columns.TEXT`, ...). A label
-                                `a,b,c` names several columns, which say 1 or 0 of one label each
+        text, text_pair, label  columns of a file, or of the Hub's; the usual names are found without (`columns.TEXT`,
+                                ...). A label `a,b,c` names several columns, which say 1 or 0 of one label each
         labels                  the labels in their order, as they stand in the data, or a name for each of 0..n-1
         kind                    of KINDS: classes, number or labels; None: what the labels look like
         separator               between the labels of a text
@@ -108,26 +103,22 @@ class Task(Shown):
         evaluation              a file, all of which stands in for the evaluation split; all of a file at `address` is
                                 then the training split
         allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
+        offline                 ask nothing of the network; NotFound where `is_at_hand` says no
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         asked = Asked(text, text_pair, label, kind, separator)
-        if address in TASKS:
-            named = [field for field, value in vars(asked).items() if value]
-            if named and evaluation is None:
-                raise InvalidData(
-                    f"task {address}: its columns are known, so `{named[0]}` cannot be chosen. Leave it out."
-                )
-            found = TASKS[address](labels)
-            held_out = found.evaluation if evaluation is None else _of_file(evaluation, asked, address, found)
+        origin = named(address)
+        if origin is not None:
+            found = _of_origin(address, origin, asked, labels, evaluation, offline)
         else:
             file = None if evaluation is None else evaluation_file(evaluation)
             found = files.load(find(address), asked, labels, file)
-            held_out = found.evaluation
         train = rows.first(found.train, train_examples, "train_examples")
-        held_out = rows.first(held_out, evaluation_examples, "evaluation_examples")
+        held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
             train, held_out = rows.cut(train, validation)
+            found = replace(found, ceiling={})
         _check_varied(address, found, train)
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)
         return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found))
@@ -191,6 +182,21 @@ def _check_varied(address: str, found: Read, train: Split) -> None:
     )
 
 
+def _of_origin(
+    address: str, origin: Origin, asked: Asked, labels: Sequence[str] | None, evaluation: str | None, offline: bool
+) -> Read:
+    """What an origin gives; `evaluation`, a file, stands in for its evaluation split, and no ceiling is of that."""
+    chosen = [field for field, value in vars(asked).items() if value and field != "kind"]
+    if chosen and evaluation is None and not origin.chooses:
+        raise InvalidData(f"task {address}: its columns are known, so `{chosen[0]}` cannot be chosen. Leave it out.")
+    found = origin.load(asked, labels, offline)
+    if asked.kind not in (None, found.kind):
+        raise InvalidData(f"task {address}: its kind is {found.kind}, so `kind` cannot be {asked.kind}. Leave it out.")
+    if evaluation is None:
+        return found
+    return replace(found, evaluation=_of_file(evaluation, asked, address, found), ceiling={})
+
+
 def _of_file(evaluation: str, asked: Asked, address: str, named: Read) -> Split:
     """All of a file, to evaluate on what learns from the named task at `address`."""
     pairs, form = named.train.pairs is not None, Form(named.kind, asked.separator)
@@ -210,20 +216,24 @@ def evaluation_file(evaluation: str) -> Path:
 
 def check_address(address: str, evaluation: str | None = None) -> None:
     """Raise NotFound or UnknownName where nothing is at a task's address. Reads nothing, so that it takes no time."""
-    if address not in TASKS:
+    origin = named(address)
+    if origin is None:
         find(address)
+    else:
+        origin.check()
     if evaluation is not None:
         evaluation_file(evaluation)
 
 
 def find(address: str) -> Path:
-    """The file or directory at an address that is no name in TASKS. Raises NotFound, UnknownName."""
+    """The file or directory at an address that names no origin. Raises NotFound, UnknownName."""
     path = Path(address).expanduser()
     if os.path.exists(path):  # Path.exists raises on names that are too long.
         return path
-    if "/" in address or os.sep in address or path.suffix:
+    if not address.startswith(SCHEMES) and ("/" in address or os.sep in address or path.suffix):
         raise NotFound(
             f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), "
-            f"a directory with train.* and dev.* files, or one of {', '.join(sorted(TASKS))}."
+            f"a directory with train.* and dev.* files, or one of {', '.join([*NAMES, *FORMS])}."
         )
-    raise UnknownName("task", address, [*TASKS, "path/to/directory", "path/to/file.csv"])
+    name = address.partition(":")[0] if address.startswith(GLUE) else address  # without its directory
+    raise UnknownName("task", name, [*NAMES, *FORMS, "path/to/directory", "path/to/file.csv"])

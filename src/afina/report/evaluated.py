@@ -32,7 +32,7 @@ class Evaluated:
         if not is_at_hand(address):
             return cls(reason="the task is not on this machine, and a report uses no network")
         try:
-            split = Task.load(address, **data.model_dump()).evaluation
+            split = Task.load(address, **data.model_dump(), offline=True).evaluation
         except AfinaError:
             return cls(reason="the task could not be read again")
         pairs = split.pairs

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from afina.data.readers import columns, labels, source, table
+from afina.data.readers.glue import GLUE
 from afina.data.readers.labels import Form
 from afina.data.readers.rows import Rows, hold_out
-from afina.data.readers.sst2 import SST2
+from afina.data.readers.table import Table
 from afina.data.readers.targets import Read, splits
 from afina.errors import InvalidData, NotFound
+
+SST2 = GLUE["sst2"].names
 
 EVALUATION = ("dev", "validation", "valid", "val")
 TEST = "test"
@@ -37,19 +40,24 @@ def load(path: Path, asked: Asked, names: Sequence[str] | None, evaluation: Path
 
     names  the labels in their order, as in `splits`
     """
+    train = table.read(_find(path, ("train",)) if path.is_dir() else path)
     if evaluation is None and not path.is_dir():
-        rows, chosen = _rows(table.read(path), asked)
+        return of_tables(train, asked=asked, names=names)
+    return of_tables(train, table.read(evaluation or _find(path, EVALUATION)), asked=asked, names=names)
+
+
+def of_tables(train: Table, held_out: Table | None = None, *, asked: Asked, names: Sequence[str] | None) -> Read:
+    """Both splits; without `held_out` a part of `train` is kept aside."""
+    rows, chosen = _rows(train, asked)
+    if held_out is None:
         train_rows, evaluation_rows = hold_out(rows)
         if not len(evaluation_rows):
             raise InvalidData(
-                f"{path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept aside. "
-                "Give more examples, or a file of its own to evaluate on with `evaluation`."
+                f"{train.path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept "
+                "aside. Give more examples, or a file of its own to evaluate on with `evaluation`."
             )
         return replace(splits(train_rows, evaluation_rows, names), separator=chosen.separator)
-    train = table.read(_find(path, ("train",)) if path.is_dir() else path)
-    rows, chosen = _rows(train, asked)
-    held_out = table.read(evaluation or _find(path, EVALUATION))
-    # The training file decides, so that both are read alike; what is missing in the other is an error there.
+    # The training table decides, so that both are read alike; what is missing in the other is an error there.
     held_out_rows, _ = _rows(held_out, chosen, Form(rows.kind, chosen.separator))
     own = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
     return replace(splits(rows, held_out_rows, names, own), separator=chosen.separator)
@@ -78,12 +86,12 @@ def to_measure(
     return rows, SST2 if _is_sst2(found) else (), path
 
 
-def _has(found: table.Table, name: str) -> bool:
+def _has(found: Table, name: str) -> bool:
     """Whether it has that column, or each of those that `a,b` names."""
     return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
 
 
-def _rows(found: table.Table, asked: Asked, form: Form | None = None) -> tuple[Rows, Asked]:
+def _rows(found: Table, asked: Asked, form: Form | None = None) -> tuple[Rows, Asked]:
     """The rows, and what was chosen; form: how labels are read, where that is known."""
     chosen = columns.choose(found, asked.text, asked.text_pair, asked.label)
     form = form or labels.form_of(found, chosen.labels, asked.kind, asked.separator)
@@ -113,7 +121,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
     return found[0]
 
 
-def _is_sst2(file: table.Table) -> bool:
+def _is_sst2(file: Table) -> bool:
     """Whether a file is GLUE SST-2's, whose label names its tsv does not tell."""
     return (
         source.kind(file.path) == ".tsv"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from afina import digest
@@ -58,12 +58,13 @@ def rank(example: Example, purpose: str = "") -> int:
 
     Ranks for different purposes have nothing to do with each other.
     """
-    same = _identity(example)
+    same = identity(example)
     hashed = digest.of_strings([same, purpose] if purpose else [same])
     return int(hashed.removeprefix(digest.PREFIX)[:16], 16)
 
 
-def _identity(example: Example) -> str:
+def identity(example: Example) -> str:
+    """What a text shares with those that count as the same, and with no other."""
     # Texts such as ":)" have no letter or digit; they count as the same only when they are.
     return key(example) or f"{example.text}\x1f{example.text_pair or ''}"
 
@@ -81,7 +82,7 @@ def hold_out(rows: Rows) -> tuple[Rows, Rows]:
     first: dict[str, int] = {}
     identities = []
     for place, (example, stratum) in enumerate(zip(_examples(rows), _strata(rows), strict=True)):
-        same = _identity(example)
+        same = identity(example)
         identities.append(same)
         if same not in strata:
             strata[same], ranks[same], first[same] = stratum, rank(example), place
@@ -119,10 +120,19 @@ def _examples(rows: Rows) -> list[Example]:
 
 def divide(rows: Rows) -> tuple[Rows, Rows]:
     """Training and evaluation rows, 80/20 by `rank`, so that duplicates stay on one side; order kept."""
-    limit = int(TRAIN_SHARE * 2**64)
-    inside = [rank(example) < limit for example in _examples(rows)]
-    train = [i for i, chosen in enumerate(inside) if chosen]
-    return rows.take(train), rows.take([i for i, chosen in enumerate(inside) if not chosen])
+    train, evaluation = sides(_examples(rows))
+    return rows.take(train), rows.take(evaluation)
+
+
+def sides(examples: Iterable[Example]) -> tuple[list[int], list[int]]:
+    """The places of those that `divide` trains on, and of those that it evaluates."""
+    inside = [trains(rank(example)) for example in examples]
+    return [i for i, chosen in enumerate(inside) if chosen], [i for i, chosen in enumerate(inside) if not chosen]
+
+
+def trains(ranked: int) -> bool:
+    """Whether `divide` trains on a text of that `rank`."""
+    return ranked < TRAIN_SHARE * 2**64
 
 
 def first(split: Split, count: int | None, field: str) -> Split:

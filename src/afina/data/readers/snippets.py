@@ -1,19 +1,36 @@
-"""Tasks in the `snippets` asset: texts with the mean sentiment rating (-4..4) of 20 people.
+"""Tasks in the `snippets` asset: sentences of four domains with the mean of what 15 and more people say, from -4 to 4.
 
 C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
 Media Text, ICWSM 2014; the files of vaderSentiment 3.3.2 (MIT). Knows their form; not how they arrive.
+
+A sentence is on the same side of every task here, by a hash of its normalised text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from afina import assets
-from afina.data.readers.rows import Rows, divide
+from afina.data.kinds import CLASSES, NUMBER, Kind
+from afina.data.readers import raters
+from afina.data.readers.labels import Label
+from afina.data.readers.rows import Rows, identity, rank, sides, trains
 from afina.data.readers.targets import Read, splits
+from afina.data.split import Example, key
 
 NEUTRAL = 0.5
-"""Texts rated closer to zero than this are left out: people did not agree on a sign."""
+"""Texts rated closer to zero than this are neutral: people did not agree on a sign."""
+
+APART = 1.0
+"""Ratings that differ by so much: people agree on which of the two is higher."""
 
 DOMAINS = {
     "movies": "movieReviewSnippets",
@@ -22,22 +39,212 @@ DOMAINS = {
     "editorials": "nytEditorialSnippets",
 }
 
+SIGNS, THREE, ORDER = ("negative", "positive"), ("negative", "neutral", "positive"), ("first", "second")
+
+EXACT = 1e-6
+"""How far a text's rating may be from the mean of its marks: in the files it has six digits and more."""
+
+
+class Snippet(NamedTuple):
+    """A line of a file: `number` is its own id there, `line` counts from 1."""
+
+    domain: str
+    number: str
+    rating: float
+    text: str
+    line: int
+
+    @property
+    def example(self) -> Example:
+        """What its side and its order are told by."""
+        return Example(self.text, 0)
+
+    @property
+    def place(self) -> str:
+        """For messages."""
+        return f"{DOMAINS[self.domain]}_GroundTruth.txt, line {self.line}"
+
+
+def read(*domains: str) -> list[Snippet]:
+    """All snippets of domains (keys of DOMAINS), in file order."""
+    found = []
+    for domain in domains:
+        path = assets.fetch("snippets") / f"{DOMAINS[domain]}_GroundTruth.txt"
+        # Not splitlines, which would split at U+0085 and others inside a text.
+        for line, told in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+            number, rating, text = told.split("\t", 2)
+            found.append(Snippet(domain, number, float(rating), text.strip(), line))
+    return found
+
 
 def rows(domain: str) -> Rows:
-    """All clearly rated snippets of a domain (a key of DOMAINS), as `negative` and `positive`, in file order."""
-    path = assets.fetch("snippets") / f"{DOMAINS[domain]}_GroundTruth.txt"
-    texts, labels, places = [], [], []
-    # Not splitlines, which would split at U+0085 and others inside a text.
-    for number, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
-        _, rating, text = line.split("\t", 2)
-        if abs(float(rating)) >= NEUTRAL:
-            texts.append(text.strip())
-            labels.append("positive" if float(rating) > 0 else "negative")
-            places.append(number)
-    return Rows(texts, None, labels, lambda i: f"{path.name}, line {places[i]}")
+    """All clearly rated snippets of a domain, as `negative` and `positive`, in file order."""
+    return _rows(_clear(read(domain)), _sign)
 
 
-def load(domain: str, labels: Sequence[str] | None = None) -> Read:
-    """Label names, training split and evaluation split of a domain; 80/20 by a hash of the normalised text."""
-    train, evaluation = divide(rows(domain))
-    return splits(train, evaluation, labels)
+@dataclass(frozen=True)
+class _Told:
+    """A task about single snippets.
+
+    kept     those that it has, of all of its domains
+    label    of one
+    names    the labels in their order; a number has none
+    ceiling  of the evaluation split's marks
+    """
+
+    domains: tuple[str, ...]
+    kept: Callable[[list[Snippet]], list[Snippet]]
+    label: Callable[[Snippet], Label]
+    names: tuple[str, ...] = ()
+    ceiling: Callable[[np.ndarray], Mapping[str, float]] | None = None
+    metric: str | None = None
+
+    def __call__(self, labels: Sequence[str] | None = None, *, offline: bool = False) -> Read:
+        """Training and evaluation split, 80/20."""
+        kept = self.kept(read(*self.domains))
+        train, evaluation = _divided(kept)
+        kind, column = (CLASSES, "label") if self.names else (NUMBER, "rating")
+        found = splits(
+            _rows(train, self.label, kind, column),
+            _rows(evaluation, self.label, kind, column),
+            labels if labels is not None or not self.names else self._occurring(train),
+        )
+        ceiling: Mapping[str, float] = {}
+        if self.ceiling is not None:
+            given = marks(evaluation, offline=offline)
+            known = given[~np.isnan(given[:, 0])]
+            ceiling = self.ceiling(known) if len(known) else {}
+        return replace(found, metric=self.metric, ceiling=ceiling)
+
+    def _occurring(self, train: Iterable[Snippet]) -> list[str]:
+        there = {self.label(snippet) for snippet in train}
+        return [name for name in self.names if name in there]
+
+
+def _clear(found: Iterable[Snippet]) -> list[Snippet]:
+    return [snippet for snippet in found if abs(snippet.rating) >= NEUTRAL]
+
+
+def _sign(snippet: Snippet) -> str:
+    return SIGNS[snippet.rating > 0]
+
+
+def _third(ratings: np.ndarray) -> np.ndarray:
+    """Indices into THREE, int64."""
+    return np.where(np.abs(ratings) < NEUTRAL, 1, np.where(ratings > 0, 2, 0))
+
+
+def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
+    """Without the sentences that occur in two domains (8, such as `wow` and `that's it`), which tell neither."""
+    domains: dict[str, set[str]] = {}
+    same = [identity(snippet.example) for snippet in found]
+    for snippet, name in zip(found, same, strict=True):
+        domains.setdefault(name, set()).add(snippet.domain)
+    return [snippet for snippet, name in zip(found, same, strict=True) if len(domains[name]) == 1]
+
+
+def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> Read:
+    """Which of two sentences of a domain is rated higher: `first` or `second`, as many of the one as of the other.
+
+    Of each domain and side, the sentences make couples in the order of a hash, of which those APART stay. A sentence
+    that stands in the files more than once, or has no letter and no digit, is in none. The order of the files and of
+    the domains does not matter.
+    """
+    found = read(*DOMAINS)
+    same = [key(snippet.example) for snippet in found]
+    counts = Counter(same)
+    single = [snippet for snippet, name in zip(found, same, strict=True) if name and counts[name] == 1]
+    ranked = sorted((rank(snippet.example), snippet) for snippet in single)
+    train, evaluation = (
+        [
+            couple
+            for domain in DOMAINS
+            for couple in _couples([one for place, one in ranked if trains(place) == side and one.domain == domain])
+        ]
+        for side in (True, False)
+    )
+    made = splits(_paired(train), _paired(evaluation), labels if labels is not None else ORDER)
+    first, second = np.split(marks([pair[i] for i in (0, 1) for pair in evaluation], offline=offline), 2)
+    known = ~(np.isnan(first[:, 0]) | np.isnan(second[:, 0]))
+    return replace(made, ceiling=raters.of_pairs(first[known], second[known]) if known.any() else {})
+
+
+def _couples(ordered: Sequence[Snippet]) -> list[tuple[Snippet, Snippet]]:
+    """Of each two in turn, where they are APART; in turns, the first and the second is the one that is rated higher."""
+    apart = [
+        sorted(couple, key=lambda snippet: -snippet.rating)
+        for couple in zip(ordered[::2], ordered[1::2], strict=False)
+        if abs(couple[0].rating - couple[1].rating) >= APART - EXACT
+    ]
+    return [(high, low) if turn % 2 == 0 else (low, high) for turn, (high, low) in enumerate(apart)]
+
+
+def _paired(couples: Sequence[tuple[Snippet, Snippet]]) -> Rows:
+    return Rows(
+        [one.text for one, _ in couples],
+        [other.text for _, other in couples],
+        [ORDER[one.rating < other.rating] for one, other in couples],
+        lambda i: f"{couples[i][0].place} and {couples[i][1].place}",
+    )
+
+
+def _divided(found: Sequence[Snippet]) -> tuple[list[Snippet], list[Snippet]]:
+    train, evaluation = sides(snippet.example for snippet in found)
+    return [found[i] for i in train], [found[i] for i in evaluation]
+
+
+def _rows(
+    found: Sequence[Snippet], label: Callable[[Snippet], Label], kind: Kind = CLASSES, column: str = "label"
+) -> Rows:
+    return Rows(
+        [snippet.text for snippet in found],
+        None,
+        [label(snippet) for snippet in found],
+        lambda i: found[i].place,
+        kind,
+        column,
+    )
+
+
+def marks(found: Sequence[Snippet], *, offline: bool = False) -> np.ndarray:
+    """What each rater said of a snippet: float [N, J], nan where it has fewer raters; all nan where that is not known.
+
+    Known are the marks whose mean is the rating: those of 199 tweets are not, which have others. They come as the
+    asset `raters`; where that cannot be had, none are.
+    """
+    folder = assets.fetch_if_possible("raters", offline=offline)
+    told = {domain: {} if folder is None else _given(folder, domain) for domain in {one.domain for one in found}}
+    given = [json.loads(told[one.domain].get(one.number, "[]")) for one in found]
+    made = np.full((len(given), max([1, *map(len, given)])), np.nan)
+    for row, (snippet, each) in enumerate(zip(found, given, strict=True)):
+        if each and abs(sum(each) / len(each) - snippet.rating) < EXACT:
+            made[row, : len(each)] = each
+    return made
+
+
+def _given(folder: Path, domain: str) -> dict[str, str]:
+    """By number, a JSON list of marks."""
+    path = folder / f"{DOMAINS[domain]}_anonDataRatings.txt"
+    lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    return {number: told for number, _, _, told in (line.split("\t") for line in lines)}
+
+
+LOADERS: dict[str, Callable[..., Read]] = {
+    **{domain: _Told((domain,), _clear, _sign, SIGNS, raters.of_signs) for domain in DOMAINS},
+    "ratings": _Told(tuple(DOMAINS), list, lambda snippet: snippet.rating, ceiling=raters.of_numbers),
+    "domains": _Told(tuple(DOMAINS), _of_one_domain, lambda snippet: snippet.domain, tuple(DOMAINS)),
+    "movies-3": _Told(
+        ("movies",),
+        list,
+        lambda snippet: THREE[_third(np.array(snippet.rating))],
+        THREE,
+        partial(raters.of_classes, classes=3, class_of=_third),
+        "f1",
+    ),
+    "pairs": pairs,
+}
+"""By name, from the order of labels, or None, and `offline` to what reading them gives.
+
+movies-3 is measured in F1, the mean of that of each label: neutral is one text in twenty, so that accuracy hardly
+tells whether it was learnt at all.
+"""

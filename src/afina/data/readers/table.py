@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Opened:
     names  its columns in order; None where each row names its own
     rows   (line or row number, from 1; values by column)
     share  tells how much of the file has been read; None where that is not known
+    classes  by column, what 0, 1, ... stand for, where the file tells
     """
 
     name: str
@@ -38,6 +39,7 @@ class Opened:
     rows: Iterator[tuple[int, Mapping[str, Any]]]
     share: Callable[[], float | None]
     unit: str = "line"
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def where(self, place: int) -> str:
         """The place of a row, for messages."""
@@ -46,12 +48,16 @@ class Opened:
 
 @dataclass(frozen=True)
 class Table:
-    """`columns[name][i]` is a value of the row that stands at `places[i]` (a line or a row number, from 1)."""
+    """`columns[name][i]` is a value of the row that stands at `places[i]` (a line or a row number, from 1).
+
+    classes  as of `Opened`
+    """
 
     path: Path
     columns: dict[str, list[Any]]
     places: Sequence[int]
     unit: str = "line"
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def where(self, row: int) -> str:
         """The place of a row, for messages."""
@@ -82,7 +88,22 @@ def read(path: Path) -> Table:
             for name, values in columns.items():
                 values.append(row.get(name))
             places.append(place)
-        return Table(path, columns, places, found.unit)
+        return Table(path, columns, places, found.unit, found.classes)
+
+
+def joined(name: str, tables: Sequence[Table]) -> Table:
+    """The rows of several tables with the same columns, counted through. Raises InvalidData."""
+    columns: dict[str, list[Any]] = {column: [] for column in tables[0].columns}
+    for part in tables:
+        if part.columns.keys() != columns.keys():
+            raise InvalidData(
+                f"{part.path}: its columns are {', '.join(part.columns)}; those of {tables[0].path} are "
+                f"{', '.join(columns)}. Expected the same in both."
+            )
+        for column, values in part.columns.items():
+            columns[column] += values
+    places = range(1, sum(len(part.places) for part in tables) + 1)
+    return Table(Path(name), columns, places, "row", tables[0].classes)
 
 
 def _csv(file: Source, path: Path) -> Opened:
@@ -241,7 +262,23 @@ def _parquet(file: Source, path: Path) -> Opened:
         except damaged as error:
             raise InvalidData(f"{path}, row {done + 1}: damaged ({str(error).splitlines()[0]}).") from None
 
-    return Opened(str(path), names, rows(), lambda: done / count if count else None, "row")
+    classes = _classes((found.schema_arrow.metadata or {}).get(b"huggingface", b""))
+    return Opened(str(path), names, rows(), lambda: done / count if count else None, "row", classes)
+
+
+def _classes(metadata: bytes) -> dict[str, Sequence[str]]:
+    """Of the columns that hold classes, or lists of them, the names: what the `datasets` library writes to a file."""
+    try:
+        features = json.loads(metadata)["info"]["features"]
+        found: dict[str, Sequence[str]] = {}
+        for column, feature in features.items():
+            while isinstance(feature, list) or "feature" in feature:  # a list of it
+                feature = feature[0] if isinstance(feature, list) else feature["feature"]
+            if feature.get("_type") == "ClassLabel" and feature.get("names"):
+                found[column] = [str(name) for name in feature["names"]]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):  # written by something else
+        return {}
+    return found
 
 
 READERS: dict[str, Callable[[Source, Path], Opened]] = {

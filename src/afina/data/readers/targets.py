@@ -23,7 +23,7 @@ class Read:
 
     label_names  of classes or labels in their order; of a number, what it is called
     metric       the standard one of a benchmark's task; None: the kind's
-    ceiling      how well one human tells what others say, by metric, where the data tell
+    ceiling      how well one human tells what others say of the evaluation split, by metric, where the data tell
     separator    between the labels of a cell, where the file has one
     column       what the labels are called there
     """

@@ -1,0 +1,254 @@
+"""The tasks of GLUE, from the Hub's copy or from a directory of GLUE's own files. Knows both forms, and no address.
+
+A. Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding, ICLR 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from afina.data.kinds import CLASSES, NUMBER, Kind
+from afina.data.readers import source, table
+from afina.data.readers.labels import Label
+from afina.data.readers.rows import Rows
+from afina.data.readers.table import Table
+from afina.data.readers.targets import Read, splits
+from afina.errors import InvalidData, NotFound
+
+REPOSITORY = "nyu-mll/glue"
+
+UNLABELLED = ("-", "-1", -1)
+"""Of a row whose annotators did not agree, or whose label GLUE keeps to itself."""
+
+DAMAGED = 0.01
+"""Share of a file's lines that may be too short to be rows: QQP's `train.tsv` has a few."""
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """How one task is written down.
+
+    texts       columns of the text, or of both, on the Hub; the label's is `label`
+    own, label  those in GLUE's own files
+    names       of the labels, in the order of the Hub's integers; none of a number
+    metric      GLUE's own
+    config      the folder on the Hub
+    validation  the Hub's split that is evaluated
+    dev         the file that is
+    header      the columns of files that do not name them
+    """
+
+    config: str
+    texts: tuple[str, ...]
+    own: tuple[str, ...]
+    label: str
+    names: tuple[str, ...]
+    metric: str
+    validation: str = "validation"
+    dev: str = "dev.tsv"
+    header: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Of its labels."""
+        return CLASSES if self.names else NUMBER
+
+    def patterns(self) -> dict[str, str]:
+        """The Hub's files, of training and of evaluation."""
+        return {split: f"{self.config}/{split}-*.parquet" for split in ("train", self.validation)}
+
+
+_ONE, _TWO, _ENTAILED = ("sentence",), ("sentence1", "sentence2"), ("entailment", "not_entailment")
+_COLA = ("source", "label", "star", "sentence")
+
+GLUE: dict[str, GlueTask] = {
+    "cola": GlueTask("cola", _ONE, _ONE, "label", ("unacceptable", "acceptable"), "mcc", header=_COLA),
+    "sst2": GlueTask("sst2", _ONE, _ONE, "label", ("negative", "positive"), "accuracy"),
+    "mrpc": GlueTask("mrpc", _TWO, ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"), "f1"),
+    "stsb": GlueTask("stsb", _TWO, _TWO, "score", (), "pearson"),
+    "qqp": GlueTask(
+        "qqp",
+        ("question1", "question2"),
+        ("question1", "question2"),
+        "is_duplicate",
+        ("not_duplicate", "duplicate"),
+        "f1",
+    ),
+    "mnli": GlueTask(
+        "mnli",
+        ("premise", "hypothesis"),
+        _TWO,
+        "gold_label",
+        ("entailment", "neutral", "contradiction"),
+        "accuracy",
+        validation="validation_matched",
+        dev="dev_matched.tsv",
+    ),
+    "qnli": GlueTask("qnli", ("question", "sentence"), ("question", "sentence"), "label", _ENTAILED, "accuracy"),
+    "rte": GlueTask("rte", _TWO, _TWO, "label", _ENTAILED, "accuracy"),
+    "wnli": GlueTask("wnli", _TWO, _TWO, "label", ("not_entailment", "entailment"), "accuracy"),
+}
+GLUE["mnli-mm"] = replace(GLUE["mnli"], validation="validation_mismatched", dev="dev_mismatched.tsv")
+
+SCALE = "similarity"
+"""What the number of STS-B, from 0 to 5, is called."""
+
+
+def from_hub(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> Read:
+    """The standard training and validation splits of a key of GLUE.
+
+    Raises NotFound without network and cached copy, InvalidData where that copy is damaged.
+    """
+    from afina import hub  # takes a fifth of a second, which other tasks need not spend
+
+    form = GLUE[name]
+    patterns = form.patterns()
+    try:
+        path = hub.dataset_snapshot(REPOSITORY, list(patterns.values()), offline=offline)
+    except NotFound as error:
+        raise NotFound(
+            f"{error}\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
+        ) from (error)
+    train, evaluation = (
+        table.joined(f"glue/{name}, {split}", [table.read(file) for file in sorted(path.glob(pattern))])
+        for split, pattern in patterns.items()
+    )
+    return _read(form, _rows(form, train, form.texts, "label"), _rows(form, evaluation, form.texts, "label"), labels)
+
+
+def is_cached(name: str) -> bool:
+    """Whether `from_hub` needs no network."""
+    from afina import hub
+
+    try:
+        hub.dataset_snapshot(REPOSITORY, list(GLUE[name].patterns().values()), offline=True)
+    except NotFound:
+        return False
+    return True
+
+
+def from_directory(name: str, directory: Path, labels: Sequence[str] | None = None) -> Read:
+    """The same of GLUE's own files: `train.tsv` and `dev.tsv`, of MNLI `dev_matched.tsv` or `dev_mismatched.tsv`.
+
+    Of MRPC also the files that GLUE made these of, `msr_paraphrase_train.txt` and `msr_paraphrase_test.txt`.
+    A quotation mark is part of the text. Raises NotFound, InvalidData.
+    """
+    form = GLUE[name]
+    files = files_of(name, directory)
+    train, evaluation = (_rows(form, _tsv(file, form), form.own, form.label) for file in files)
+    return _read(form, train, evaluation, labels)
+
+
+def files_of(name: str, directory: Path) -> list[Path]:
+    """The file to train on and the one to evaluate. Raises NotFound."""
+    form = GLUE[name]
+    if not directory.is_dir():
+        raise NotFound(f"{directory}: no such directory. Give one with GLUE's {_listed(form)}.")
+    names = ["train.tsv", form.dev]
+    if name == "mrpc" and not (directory / names[0]).is_file():
+        names = ["msr_paraphrase_train.txt", "msr_paraphrase_test.txt"]
+    for file in names:
+        if not (directory / file).is_file():
+            there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
+            raise NotFound(f"{directory}: no {file}. Found: {there}. Expected GLUE's {_listed(form)}.")
+    return [directory / file for file in names]
+
+
+def _listed(form: GlueTask) -> str:
+    return f"train.tsv and {form.dev}"
+
+
+def _read(form: GlueTask, train: Rows, evaluation: Rows, labels: Sequence[str] | None) -> Read:
+    occurring = set(train.labels)
+    known = labels if labels is not None else [name for name in form.names if name in occurring]
+    found = splits(train, evaluation, None if form.kind == NUMBER and labels is None else known)
+    return replace(found, metric=form.metric)
+
+
+def _tsv(path: Path, form: GlueTask) -> Table:
+    """The columns of texts and label; a line that is too short for them is left out."""
+    wanted = (*form.own, form.label)
+    columns: dict[str, list[Any]] = {name: [] for name in wanted}
+    places: list[int] = []
+    short: list[int] = []
+    with source.opened(path) as file:
+        lines = enumerate(file.lines(), start=1)
+        header = form.header or tuple(_fields(next(lines, (0, ""))[1]))
+        missing = [name for name in wanted if name not in header]
+        if missing:
+            raise InvalidData(
+                f"{path}, line 1: no column {missing[0]!r}. Found: {', '.join(header)}. Expected GLUE's file, whose "
+                f"columns are separated by tabs, {', '.join(wanted)} among them."
+            )
+        at = [header.index(name) for name in wanted]
+        for number, line in lines:
+            fields = _fields(line)
+            if len(fields) <= max(at):
+                short += [number] if line.strip() else []
+                continue
+            for name, index in zip(wanted, at, strict=True):
+                columns[name].append(fields[index])
+            places.append(number)
+    if len(short) > DAMAGED * len(places):
+        raise InvalidData(
+            f"{path}, line {short[0]}: too few fields, as in {len(short)} of {len(places) + len(short)} lines. "
+            f"Expected {len(header)} ({', '.join(header)}), separated by tabs."
+        )
+    return Table(path, columns, places)
+
+
+def _fields(line: str) -> list[str]:
+    return line.removesuffix("\n").removesuffix("\r").split("\t")
+
+
+def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> Rows:
+    """The labelled rows of a table."""
+    _check_columns(found, (*texts, label))
+    told = list(_labels(form, found, found.columns[label]))
+    kept = [i for i, name in enumerate(told) if name is not None]
+    if not kept:
+        raise InvalidData(f"{found.path}: no labelled rows. Expected GLUE's training or validation split.")
+    first, *second = ([found.columns[name][i] for i in kept] for name in texts)
+    return Rows(
+        first,
+        second[0] if second else None,
+        [name for name in told if name is not None],
+        lambda i: found.where(kept[i]),
+        form.kind,
+        SCALE if form.kind == NUMBER else "label",
+    )
+
+
+def _check_columns(found: Table, wanted: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in found.columns]
+    if missing:
+        raise InvalidData(f"{found.path}: no column {missing[0]!r}. Found: {', '.join(found.columns)}.")
+
+
+def _labels(form: GlueTask, found: Table, values: Sequence[Any]) -> Iterator[Label | None]:
+    """What each row is labelled; None where it is not."""
+    names: Mapping[Any, str] = {key: name for i, name in enumerate(form.names) for key in (name, i, str(i))}
+    for row, value in enumerate(values):
+        if value in UNLABELLED:
+            yield None
+        elif form.kind == NUMBER:
+            yield _score(found, row, value)
+        elif value in names:
+            yield names[value]
+        else:
+            raise InvalidData(
+                f"{found.where(row)}: label {str(value)[:40]!r}, expected one of {', '.join(form.names)} or its number."
+            )
+
+
+def _score(found: Table, row: int, value: Any) -> float:
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        score = -1
+    if not 0 <= score <= 5:
+        raise InvalidData(f"{found.where(row)}: {str(value)[:40]!r}, expected a number from 0 to 5.")
+    return score
