@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -14,6 +14,7 @@ import pytest
 import torch
 from peft import HiraConfig, IA3Config, LNTuningConfig, LoraConfig, MissConfig, VeraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
+from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
@@ -23,7 +24,9 @@ from afina.data.loader import Limits, Loader
 from afina.data.tokenize import Encoded
 from afina.events import Progress
 from afina.methods import make as make_by_name
+from afina.methods.attachment import attach
 from afina.methods.method import Method
+from afina.models import objectives
 from afina.models.classifier import Classifier
 from afina.models.families import FAMILIES
 from afina.studies.spec import Training
@@ -543,3 +546,59 @@ def test_lora_plus_is_pefts(backbones: Backbones, family: str, tmp_path: Path) -
     expected = by_trainer(backbone, model, tmp_path, Recorded, optimizers=(optimizer, None))
     assert loss_difference(found, expected) <= TOLERANCE
     assert loss_difference(ours(backbone, make("lora", family)), expected) > 10 * TOLERANCE
+
+
+# Kinds of task
+
+
+def _targets(kind: str, rows: Sequence[tuple[str, int]]) -> np.ndarray:
+    """Numbers, rows of three labels, or three classes of differing frequency, from the words of the sentences."""
+    longest = max(len(text) for text, _ in rows)
+    if kind == "number":
+        return np.array([10 + 5 * label + len(text) / longest for text, label in rows])
+    if kind == "labels":
+        return np.array([[label, "the" in text, len(text) > 40] for text, label in rows], dtype=np.int64)
+    return np.array([2 if len(text) > 60 else label for text, label in rows], dtype=np.int64)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["number", "labels", "balanced"])
+def test_losses_of_every_kind_of_task_are_trainers(
+    backbones: Backbones, kind: str, family: str, tmp_path: Path
+) -> None:
+    backbone, rows = load(backbones, family), sentences(70)
+    tokens, targets = encoded(backbone, rows)[0], _targets(kind, rows)
+    names = ("rating",) if kind == "number" else ("good", "the", "long")
+    told = {"kind": "classes" if kind == "balanced" else kind}
+    objective = objectives.make(names, told).of(targets, "balanced" if kind == "balanced" else None)
+    learnt, method = objective.learnt(targets), make("full", family)
+
+    def open_() -> Classifier:
+        return Classifier.open(backbone, names, SEED, problem_type=objective.problem_type)
+
+    loader = Loader(tokens, learnt, BATCH, SEED)
+    classifier = open_()
+    attach(classifier, method)
+    fit = Fit(classifier, method, objective, loader, Recipe(STEPS, RATE, DECAY, CLIP, SEED))
+    fit.advance()
+    theirs = reference(backbone.path, open_(), len(names), backbone.tokenizer.pad_token_id)
+    theirs.config.problem_type = classifier.model.config.problem_type
+    trainer = Recorded(
+        model=theirs,
+        args=arguments(tmp_path),
+        train_dataset=Batches(loader, tokens, learnt, backbone.tokenizer.pad_token_id or 0),
+        **({"compute_loss_func": partial(_balanced, targets)} if kind == "balanced" else {}),
+    )
+    trainer.outcome = Outcome()
+    trainer.train()
+    losses = trainer.outcome.losses
+    assert len(losses) == len(fit.account.losses) == STEPS
+    assert np.abs(np.array(losses) - fit.account.losses).max() < TOLERANCE * max(1.0, *losses)
+    assert min(losses[-5:]) < losses[0]
+
+
+def _balanced(targets: np.ndarray, outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+    """Each text's cross-entropy times what scikit-learn calls its balanced weight, the mean over the batch."""
+    weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=targets), dtype=torch.float32)
+    losses = torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
+    return (weights[labels] * losses).mean()
