@@ -179,8 +179,7 @@ def finished(tmp_path: Path) -> Path:
     trial = Trial(setting={"learning_rate": 1e-3}, steps=4, accuracy=0.5, seconds=1.0)
     trials.write(out, [Tuned(name="lora", method="lora", length=4, budget=8, trials=(trial,), setting=trial.setting)])
     figures = {
-        "accuracy": 0.6,
-        "f1": 0.5,
+        "metrics": {"accuracy": 0.6, "f1": 0.5},
         "examples": 20,
         "seconds": 1.0,
         "memory": 2**30,
@@ -188,7 +187,7 @@ def finished(tmp_path: Path) -> Path:
         "total": 99,
     }
     contenders = (
-        Contender(name=floors.TFIDF, accuracy=0.6, f1=0.6, examples=20),
+        Contender(name=floors.TFIDF, metrics={"accuracy": 0.6, "f1": 0.6}, examples=20),
         *(
             Contender(name=one.method, rounds=1, rate=1e-3, steps=4, key=one.key, adapter=one.adapter, **figures)
             for one in made

@@ -19,6 +19,8 @@ from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import VOCABULARY
 from afina.models.bag_of_words import joined
 from afina.models.manifest import MANIFEST, Manifest
+from afina.models.objective import Objective
+from afina.models.objectives import Classes, Labels, Number
 from afina.stats.classification import accuracy, probabilities
 from afina.studies import floors
 from command import Command
@@ -37,7 +39,7 @@ def some(labels: int, count: int = 200, *, pairs: bool = False, absent: int | No
 
 
 def handed_over(train: Split, labels: int, to: Path) -> Path:
-    made = floors.tfidf(train, labels)
+    made = floors.tfidf(train, Classes(tuple(map(str, range(labels)))))
     assert made.model
     made.model.adapter([f"label {index}" for index in range(labels)], made.hyperparameters).save(to)
     return to
@@ -71,7 +73,7 @@ def test_a_label_that_no_training_text_has_is_never_the_answer(tmp_path: Path) -
 
 def test_what_has_no_words_is_not_handed_over_and_says_why() -> None:
     split = Split(["?!", "...", ":)", ":("], np.array([0, 1, 1, 1]))
-    made = floors.tfidf(split, 2)
+    made = floors.tfidf(split)
     assert (made.model, made.setting) == (None, "no words in the texts")
     assert made.predict(split).tolist() == [1, 1, 1, 1]
 
@@ -80,7 +82,7 @@ def test_what_has_no_words_is_not_handed_over_and_says_why() -> None:
 def path(toy: str, tmp_path: Path) -> Path:
     """An adapter of the toy task."""
     task = Task.load(toy)
-    made = floors.tfidf(task.train, 2)
+    made = floors.tfidf(task.train)
     assert made.model
     made.model.adapter(task.label_names, made.hyperparameters, task=toy, train_digest=task.train.digest).save(
         tmp_path / "words"
@@ -168,3 +170,47 @@ def test_what_does_not_fit_is_refused(path: Path, damage: Callable[[Path], None]
 def test_a_backbone_for_it_is_an_error(path: Path) -> None:
     with pytest.raises(InvalidStudy, match="Leave `backbone` out"):
         Predictor.load(path, "gpt2")
+
+
+# Numbers and several labels
+
+
+def of_kind(kind: str, count: int = 200) -> tuple[Split, Objective]:
+    rows = sentences(count)
+    texts = [text for text, _ in rows]
+    if kind == "number":
+        targets = np.array([50 + 10.0 * label + len(text) / 50 for text, label in rows])
+        return Split(texts, targets), Number(("price",)).of(targets)
+    several = np.array([[label, "the" in text, 1, 0] for text, label in rows])
+    return Split(texts, several), Labels(("good", "the", "always", "never"))
+
+
+@pytest.mark.parametrize("kind", ["number", "labels"])
+def test_a_floor_of_another_kind_learns_and_is_handed_over(kind: str, tmp_path: Path) -> None:
+    whole, objective = of_kind(kind)
+    train, held_out = whole.take(range(150)), whole.take(range(150, 200))
+    same, made = floors.constant(train, objective), floors.tfidf(train, objective)
+    metric = "rmse" if kind == "number" else "micro_f1"
+    figures = [objective.value(metric, one.outputs(held_out), held_out.labels) for one in (same, made)]
+    assert figures[1] < 0.5 * figures[0] if kind == "number" else figures[1] > figures[0]
+    assert made.model
+    assert made.setting.startswith("alpha" if kind == "number" else "C")
+    origin = {"objective": objective.told}
+    made.model.adapter(objective.label_names, made.hyperparameters, **origin).save(tmp_path / "adapter")
+    predictor = Predictor.load(tmp_path / "adapter")
+    assert predictor.objective.decode(predictor.outputs(held_out.texts)) == pytest.approx(made.predict(held_out))
+    (answer,) = predictor(["The ferry was warm."])
+    if kind == "labels":
+        assert "always" in answer["labels"]
+        assert "never" not in answer["labels"]
+    else:
+        assert 40 < answer["value"] < 80
+
+
+def test_the_same_answer_to_every_text_is_the_mean_or_how_frequent_each_label_is() -> None:
+    numbers, asked = of_kind("number")
+    assert floors.constant(numbers, asked).predict(numbers) == pytest.approx(np.full(200, numbers.labels.mean()))
+    several, labels = of_kind("labels")
+    chances = labels.chances(floors.constant(several, labels).outputs(several))
+    assert chances is not None
+    assert chances[0] == pytest.approx(several.labels.mean(axis=0), abs=1e-6)

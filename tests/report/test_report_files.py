@@ -80,10 +80,13 @@ def test_a_report_writes_what_it_is_asked_to_write(tmp_path: Path) -> None:
 
 def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
     finalist = Contender(
-        name="lora", rounds=2, rate=1e-3, accuracy=0.6, f1=0.55, examples=100, steps=250, seconds=100.0,
+        name="lora", rounds=2, rate=1e-3, metrics={"accuracy": 0.6, "f1": 0.55}, examples=100, steps=250, seconds=100.0,
         trainable=148_992, total=124_441_344, key="sha256:lora", adapter="adapters/lora-0",
     )  # fmt: skip
-    floors = (Contender(name=TFIDF, accuracy=0.5, f1=0.5), Contender(name=MAJORITY, accuracy=0.5, f1=0.0))
+    floors = (
+        Contender(name=TFIDF, accuracy=0.5, f1=0.5),
+        Contender(name=MAJORITY, metrics={"accuracy": 0.5, "f1": 0.0}),
+    )
     made = Recommendation(
         task="mine.csv", data=Data(), backbone="gpt2", recommended="lora", adapter="adapters/lora-0",
         contenders=(*floors, finalist), comparisons=(), dropped={}, train_examples=100, examples=5, minutes=5.0,

@@ -36,7 +36,7 @@ def tables() -> Iterator[tuple[Table, Callable[[Table, int], RenderableType]]]:
     yield from ((table, rendered) for table in report.tables)
     yield from ((table, findings) for table in report.findings)
     yield from ((table, rendered) for table in Report.of(results(every_result(study="paper"), "paper")).tables)
-    trial = Trial(setting={"learning_rate": 0.0012345, "r": 16}, steps=10, accuracy=0.5, seconds=1.0)
+    trial = Trial(setting={"learning_rate": 0.0012345, "r": 16}, steps=10, value=0.5, seconds=1.0)
     tuned = Tuned(name=LONG, method="lora", length=10, budget=20, trials=(trial,), setting=trial.setting)
     yield tuning_table([tuned]), rendered
 

@@ -37,14 +37,14 @@ def recommendation(out: Path, recommended: str) -> Path:
     out.mkdir()
     write(Directory(out).records, [made("full", method="full"), made("lora")])
     contenders = tuple(
-        Contender(name=name, accuracy=0.5, key=f"{name}-0", adapter=f"adapters/{name}-seed0-0123")
+        Contender(name=name, metrics={"accuracy": 0.5}, key=f"{name}-0", adapter=f"adapters/{name}-seed0-0123")
         for name in ("full", "lora")
     )
     adapter = next((one.adapter for one in contenders if one.name == recommended), None)
     answer = Recommendation(
         task="t", data=Data(), backbone="gpt2", recommended=recommended, adapter=adapter,
-        contenders=(Contender(name=TFIDF, accuracy=0.5), *contenders), comparisons=(), dropped={}, train_examples=1,
-        examples=1, minutes=1.0, seconds=1.0,
+        contenders=(Contender(name=TFIDF, metrics={"accuracy": 0.5}), *contenders), comparisons=(), dropped={},
+        train_examples=1, examples=1, minutes=1.0, seconds=1.0,
     )  # fmt: skip
     Directory(out).recommendation.write_text(answer.model_dump_json(), encoding="utf-8")
     return out

@@ -179,7 +179,7 @@ def test_a_head_alone_is_trained_and_reported_whatever_wins_and_is_not_in_the_ra
     assert (run.data.train_examples, run.training.max_steps, run.training.epochs) == (1_200, None, halving.EPOCHS)
     last = made.contenders[-1]
     assert (last.name, last.rounds, last.steps) == ("head", 0, 30)
-    assert last.accuracy == pytest.approx(0.3, abs=0.01)
+    assert last.metrics["accuracy"] == pytest.approx(0.3, abs=0.01)
     assert {"head"} < {name for one in made.comparisons for name in (one.first, one.second)}
     assert "head only" in "".join(sentences(made))
 
@@ -238,7 +238,7 @@ def test_a_slow_machine_measures_for_two_fifths_of_the_minutes_at_most_and_asks_
 
 def test_the_majority_is_that_of_the_training_split() -> None:
     train = Split(["a", "b", "c"], np.array([1, 2, 2]))
-    assert floors.majority(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
+    assert floors.constant(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
 
 
 def test_tfidf_learns_words_and_says_what_it_chose() -> None:
@@ -371,8 +371,8 @@ def test_it_recommends_in_three_sentences_with_evidence_and_an_adapter(world: Wo
     assert (tmp_path / "out" / (made.adapter or "nowhere")).is_dir()
     assert [one.name for one in made.contenders][:3] == [floors.MAJORITY, floors.TFIDF, "zero-shot"]
     assert {one.name for one in made.contenders[3:]} == {"full", "lora", "prelayer"}
-    assert f"zero-shot {made.contenders[2].accuracy:.4f}" in which
-    assert made.contenders[-1].accuracy is None, "only the two best are evaluated on held-out texts"
+    assert f"zero-shot {made.contenders[2].metrics['accuracy']:.4f}" in which
+    assert made.contenders[-1].metrics == {}, "only the two best are evaluated on held-out texts"
     path = Directory(tmp_path / "out").recommendation
     assert Recommendation.model_validate_json(path.read_text(encoding="utf-8")) == made
 
@@ -401,7 +401,8 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
     assert results.command == ("afina", "choose")
     assert Results.read(tmp_path / "out") == results
     assert scribe.changes == [results]
-    assert scribe.told[0] == "fitting what needs no language model"
+    assert scribe.told[0] == "label: 1,500 rows, 2 classes (no, yes): kind classes"
+    assert scribe.told[1] == "fitting what needs no language model"
     asked = ["started zero-shot 1/1", "finished zero-shot"]
     assert scribe.told[-6:] == [*asked, "started full 1/2", "finished full", "started lora 2/2", "finished lora"]
     held = Task.load(results.task, **results.data.model_dump()).evaluation
@@ -418,11 +419,11 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
     told = as_json(made, tmp_path / "out")
     assert told["recommendation"] == list(sentences(made))
     assert set(told) == {
-        "task", "backbone", "recommended", "recommendation", "adapter", "rows", "comparisons", "dropped",
+        "task", "backbone", "kind", "metric", "recommended", "recommendation", "adapter", "rows", "comparisons", "dropped",
         "train_examples", "examples", "minutes", "seconds",
     }  # fmt: skip
     assert list(told["rows"][3]) == [
-        "name", "accuracy", "f1", "race", "validation_accuracy", "validation_examples", "examples", "steps", "seconds",
+        "name", "accuracy", "f1", "metrics", "race", "validation", "validation_accuracy", "validation_examples", "examples", "steps", "seconds",
         "memory", "adapter", "remark",
     ]  # fmt: skip
     assert Path(told["adapter"]).is_dir()
@@ -472,7 +473,7 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     texts = Labelled.read(world.task, trained(adapter.manifest))
     assert texts.held_out
     found = evaluate(adapter, texts)
-    assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.accuracy, contender.f1)
+    assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.metrics["accuracy"], contender.metrics["f1"])
     assert sentences(made)[0].startswith(
         "Use TF-IDF + logistic regression, and no language model: no adapted model beats it"
     )
@@ -485,7 +486,7 @@ def test_an_answer_that_is_always_the_same_is_nothing_to_open(world: World, tmp_
     made = world.choose(tmp_path / "out")
     assert (made.recommended, made.adapter) == (floors.TFIDF, None)
     assert made.contender(floors.TFIDF).setting == "no words in the texts"
-    assert sentences(made)[1].endswith("there is nothing to open: it always gives the most frequent label.")
+    assert sentences(made)[1].endswith("there is nothing to open: it always gives the same answer.")
     assert not list((tmp_path / "out").glob("adapters/tfidf-*"))
 
 
@@ -610,7 +611,7 @@ def test_a_second_round_that_is_lost_undoes_no_first(monkeypatch: pytest.MonkeyP
     runs = {name: Run(backbone="b", task="t", method=name) for name in ("full", "lora")}
     speeds = dict.fromkeys(runs, halving.Speed(1, 0.1, 0))
     found = halving.Race(10, 100, 1_000, math.inf, LocalExecutor(), Watcher()).standings(runs, speeds)
-    assert [(one.accuracy, one.rounds) for one in found] == [(0.8, 1), (0.8, 1)]
+    assert [(one.value, one.rounds) for one in found] == [(0.8, 1), (0.8, 1)]
 
 
 def test_a_speed_buys_fewer_steps_the_more_texts_are_scored() -> None:

@@ -139,7 +139,7 @@ def test_every_method_takes_the_same_steps_and_the_best_finished_candidate_is_ch
         assert made.stopped > 0, "nothing was stopped early, so this test shows nothing"
         assert len(made.trials) == len(invented.tried) > 5
         finished = [one for one in made.trials if one.steps == 8]
-        assert made.setting == max(finished, key=lambda one: one.accuracy or 0).setting
+        assert made.setting == max(finished, key=lambda one: one.value or 0).setting
 
 
 def test_the_settings_own_values_are_tried_first(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_each_pruner_keeps_to_the_budget(gpt2: Backbone, invented: Invented, tmp
 def test_what_was_tried_depends_on_the_seed_alone(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
     def settings(out: str, seed: int) -> list[Any]:
         made = tune(study(gpt2, "any", tune={"candidates": 3, "seed": seed}), tmp_path / out, invented)
-        return [(one.setting, one.steps, one.accuracy) for one in made.trials]
+        return [(one.setting, one.steps, one.value) for one in made.trials]
 
     assert settings("one", 0) == settings("two", 0)
     assert settings("three", 1)[1:] != settings("one", 0)[1:]
@@ -274,7 +274,7 @@ def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, noting: Noti
         other = {"bad": "good", "good": "bad"}
         write_csv(where / "dev.csv", [(text, other[label] if flip else label) for text, label in rows[80:]])
         made.append(tune(study(gpt2, str(where)), where, noting, "full"))
-    one, two = [[(c.setting, c.steps, c.accuracy) for c in each.trials] for each in made]
+    one, two = [[(c.setting, c.steps, c.value) for c in each.trials] for each in made]
     assert one == two
     assert made[0].setting == made[1].setting
 
@@ -304,7 +304,7 @@ def test_a_last_step_that_spoils_the_weights_is_a_divergence(
     monkeypatch.setattr(predictor, "logits", lambda classifier, encoded, listen: np.full((len(encoded), 2), np.nan))
     run = Run(backbone=gpt2.address, task=toy, method="lora", data=Data(validation=0.3), training=Training(max_steps=2))
     (score,) = trial.try_out(run, (1.0,))
-    assert (score.accuracy, score.loss) == (None, None)
+    assert (score.value, score.loss) == (None, None)
     with pytest.raises(Diverged, match="the last step left weights that give no numbers"):
         run.model_copy(update={"data": Data()}).execute(tmp_path)
 
@@ -312,7 +312,7 @@ def test_a_last_step_that_spoils_the_weights_is_a_divergence(
 def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, noting: Noting, tmp_path: Path) -> None:
     methods = {"full": {"learning_rate": 1e30, "search": {"learning_rate": [1e-3, 1e31]}}}
     made = tune(study(gpt2, toy, methods=methods), tmp_path, noting, "full")
-    assert made.trials[0].accuracy is None
+    assert made.trials[0].value is None
     assert made.trials[0].steps < 8
     assert made.steps == made.budget
 
@@ -385,8 +385,8 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
         subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
     one, two = (Results.read(tmp_path / name) for name in ("killed", "left alone"))
     assert one.tuned[0].trials[: len(before)] == before
-    assert [(c.setting, c.steps, c.accuracy) for c in one.tuned[0].trials] == [
-        (c.setting, c.steps, c.accuracy) for c in two.tuned[0].trials
+    assert [(c.setting, c.steps, c.value) for c in one.tuned[0].trials] == [
+        (c.setting, c.steps, c.value) for c in two.tuned[0].trials
     ]
     assert one.records[0].digest == two.records[0].digest
 

@@ -13,6 +13,7 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.split import Split
 from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
 from afina.models.objective import Objective
+from afina.models.objectives import Classes
 from afina.seeds import derive
 
 CONSTANT: Mapping[Kind, str] = {CLASSES: "majority class", NUMBER: "the mean", LABELS: "the most frequent labels"}
@@ -55,8 +56,14 @@ class Floor:
         return self.objective.decode(self.outputs(split))
 
 
-def constant(train: Split, objective: Objective) -> Floor:
+def classes(train: Split) -> Objective:
+    """What is asked where nothing is said: as many classes as the training split has."""
+    return Classes(tuple(map(str, range(int(train.labels.max()) + 1))))
+
+
+def constant(train: Split, objective: Objective | None = None) -> Floor:
     """Always the same, whatever the text: how frequent each label of the training split is; of numbers their mean."""
+    objective = objective or classes(train)
     if objective.kind == NUMBER:
         row = np.zeros(1)
     elif objective.kind == LABELS:
@@ -68,12 +75,13 @@ def constant(train: Split, objective: Objective) -> Floor:
     return Floor(CONSTANT[objective.kind], objective, lambda split: np.tile(row, (len(split), 1)))
 
 
-def tfidf(train: Split, objective: Objective) -> Floor:
+def tfidf(train: Split, objective: Objective | None = None) -> Floor:
     """Words and pairs of words, weighted by TF-IDF, under a linear model; how regular it is by cross-validation on
     `train`.
 
     Where no text has a word in it, it answers as `constant` does, and there is nothing to hand over.
     """
+    objective = objective or classes(train)
     if len(train) > MOST:
         chosen = np.random.Generator(np.random.PCG64(derive(0, "floor"))).permutation(len(train))[:MOST]
         train = train.take(np.sort(chosen))
@@ -97,8 +105,9 @@ def _strength(last: Any) -> float:
     return float(getattr(last, "estimator", last).C)
 
 
-def fit(train: Split, objective: Objective) -> Any:
+def fit(train: Split, objective: Objective | None = None) -> Any:
     """scikit-learn's fitted pipeline; None where no text has a word in it."""
+    objective = objective or classes(train)
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.model_selection import GridSearchCV

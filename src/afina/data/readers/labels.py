@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,8 @@ MISSING = frozenset({"nan", "<na>"})
 """What pandas makes of a missing value when it is written as a string; in any case of letters."""
 
 TELLING, SEPARATORS = (";", "|"), (";", "|", ",")
-"""What is taken for a separator where it makes fewer labels than there are cells; and what else may be one where the
-kind is said. A comma stands in the names of classes too."""
+"""What is taken for a separator where a label then stands in cells that differ; and what else may be one where the kind
+is said. A comma stands in the names of classes too."""
 
 MOST_CLASSES = 20
 """More whole numbers than these are a measurement, unless they count from 0 or 1."""
@@ -99,8 +100,9 @@ def _found(table: Table, name: str, cells: Sequence[Any], filled: Sequence[Any])
         _refuse_text(table, name, cells)
     separator = _occurring(filled, TELLING)
     if separator:
-        parts = {part.strip() for value in filled for part in str(value).split(separator)}
-        if len(parts - {""}) < len(set(map(str, filled))):
+        distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, filled))]
+        cells_of = Counter(part for parts in distinct for part in parts)
+        if max(cells_of.values()) > 1:
             return Form(LABELS, separator)
     return Form(CLASSES)
 

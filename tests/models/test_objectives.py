@@ -1,0 +1,159 @@
+"""What is asked of a text: losses, what outputs mean, what is told of them, and what is kept of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from afina.errors import InvalidStudy, UnknownName
+from afina.models import objectives
+from afina.models.objective import metric_for
+from afina.models.objectives import Classes, Labels, Number
+from afina.stats import classification
+from afina.stats.metrics import METRICS, of_kind
+
+NAMES = ("a", "b", "c")
+RANDOM = np.random.default_rng(0)
+OUTPUTS = RANDOM.normal(size=(400, 3)).astype(np.float32)
+CLASSES = np.where(RANDOM.random(400) < 0.6, OUTPUTS.argmax(axis=1), RANDOM.integers(0, 3, 400))
+SEVERAL = (OUTPUTS + RANDOM.normal(size=(400, 3)) > (0.0, 1.0, 2.0)).astype(np.int64)
+
+
+def test_a_number_is_learnt_standardised_and_told_in_its_own_unit() -> None:
+    targets = np.array([100.0, 200.0, 600.0])
+    asked = Number(("price",)).of(targets)
+    assert (asked.mean, asked.scale) == (300.0, pytest.approx(targets.std()))
+    learnt = asked.learnt(targets)
+    assert learnt.dtype == np.float32
+    assert learnt.mean() == pytest.approx(0, abs=1e-6)
+    outputs = learnt[:, None]
+    assert asked.decode(outputs) == pytest.approx(targets, rel=1e-6)
+    assert [answer["value"] for answer in asked.answers(outputs)] == pytest.approx([100, 200, 600], rel=1e-6)
+    given = asked.loss(torch.tensor(outputs) + 0.5, torch.tensor(learnt))
+    assert given.item() == pytest.approx(0.25)
+    assert asked.mean_loss(outputs + 0.5, targets) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_numbers_that_do_not_vary_have_a_scale_of_one() -> None:
+    assert Number(("price",)).of(np.full(3, 5.0)).scale == 1.0
+
+
+def test_several_labels_are_those_that_reach_their_threshold() -> None:
+    asked = Labels(NAMES, thresholds=(0.5, 0.9, 0.1))
+    outputs = np.array([[0.0, 2.0, -2.0], [-0.1, 3.0, -3.0]], dtype=np.float32)
+    assert asked.decode(outputs).tolist() == [[1, 0, 1], [0, 1, 0]]
+    first, second = asked.answers(outputs)
+    assert (first["labels"], second["labels"]) == (["a", "c"], ["b"])
+    assert first["probabilities"]["a"] == 0.5
+    assert Labels(NAMES).decode(outputs).tolist() == [[1, 1, 0], [0, 1, 0]]
+
+
+def test_the_loss_of_several_labels_is_that_of_arrays() -> None:
+    asked = Labels(NAMES)
+    given = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.learnt(SEVERAL)))
+    assert given.item() == pytest.approx(asked.mean_loss(OUTPUTS, SEVERAL), rel=1e-5)
+    smoothed = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.learnt(SEVERAL)), 0.2)
+    towards = asked.loss(torch.tensor(OUTPUTS), torch.full(OUTPUTS.shape, 0.5))
+    assert smoothed.item() == pytest.approx(0.8 * given.item() + 0.2 * towards.item(), rel=1e-5)
+
+
+def test_balanced_weights_are_scikit_learns_and_add_up_over_parts_of_a_batch() -> None:
+    targets = np.array([0] * 12 + [1] * 3 + [2])
+    asked = Classes(NAMES).of(targets, "balanced")
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
+    assert asked.weights == pytest.approx(tuple(expected))
+    outputs, given = torch.tensor(OUTPUTS[:16]), torch.tensor(targets)
+    whole = asked.loss(outputs, given)
+    parts = [asked.loss(outputs[part], given[part]) for part in (slice(0, 4), slice(4, 16))]
+    assert whole.item() == pytest.approx((4 * parts[0] + 12 * parts[1]).item() / 16, rel=1e-6)
+    assert np.mean(np.array(asked.weights)[targets]) == pytest.approx(1)
+    absent = Classes(NAMES).of(np.array([0, 0, 2]), "balanced")
+    assert absent.weights is not None
+    assert absent.weights[1] == 0.0
+
+
+@pytest.mark.parametrize("too_sure", [0.4, 1.0, 4.0])
+def test_the_temperature_gives_back_what_outputs_were_multiplied_by(too_sure: float) -> None:
+    odds = OUTPUTS.astype(np.float64)
+    drawn = np.array([RANDOM.choice(3, p=row) for row in classification.probabilities(odds)])
+    asked = Classes(NAMES).calibrated((odds * too_sure).astype(np.float32), drawn)
+    assert asked.temperature == pytest.approx(too_sure, rel=0.3)
+    before = classification.log_loss(drawn, OUTPUTS * too_sure)
+    assert classification.log_loss(drawn, OUTPUTS * too_sure / asked.temperature) <= before
+    assert (asked.decode(OUTPUTS) == Classes(NAMES).decode(OUTPUTS)).all()
+
+
+def test_calibrated_labels_have_thresholds_that_raise_f1() -> None:
+    plain, asked = Labels(NAMES), Labels(NAMES).calibrated(OUTPUTS, SEVERAL)
+    assert asked.thresholds is not None
+    macro = METRICS["macro_f1"].value
+    assert macro(asked.answered(OUTPUTS, SEVERAL)) > macro(plain.answered(OUTPUTS, SEVERAL))
+    never = Labels(NAMES).calibrated(OUTPUTS, np.zeros_like(SEVERAL))
+    assert never.thresholds == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Classes(NAMES),
+        Classes(NAMES, temperature=1.5),
+        Number(("rating",), mean=3.0, scale=0.5),
+        Labels(NAMES),
+        Labels(NAMES, temperature=2.0, thresholds=(0.1, 0.2, 0.3)),
+    ],
+)
+def test_what_is_told_of_an_objective_makes_it_again(asked: Classes | Number | Labels) -> None:
+    assert objectives.make(asked.label_names, asked.told) == asked
+    assert (asked.told is None) == (asked == Classes(NAMES))
+
+
+@pytest.mark.parametrize("told", [{"kind": "ranks"}, {"kind": "classes", "mean": 1}, {}])
+def test_what_no_objective_tells_makes_none(told: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError)):
+        objectives.make(NAMES, told | {"kind": told.get("kind", "nothing")})
+
+
+TARGETS = {"classes": CLASSES, "number": CLASSES + 0.5, "labels": SEVERAL}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_every_metric_of_a_kind_is_reported_and_is_the_mean_of_its_values(kind: str) -> None:
+    outputs = OUTPUTS[:, :1] if kind == "number" else OUTPUTS
+    asked = objectives.make(("rating",) if kind == "number" else NAMES, {"kind": kind}).of(TARGETS[kind])
+    found = asked.metrics(outputs, TARGETS[kind])
+    assert set(found) == set(of_kind(kind)) - {"auroc"}
+    for name in found:
+        if METRICS[name].values is not None:
+            assert asked.values(name, outputs, TARGETS[kind]).mean() == pytest.approx(found[name])
+    two = Classes(NAMES[:2])
+    assert "auroc" in two.metrics(OUTPUTS[:, :2], CLASSES.clip(max=1))
+
+
+def test_the_headline_is_what_is_asked_for_or_the_tasks_or_the_kinds() -> None:
+    asked = Classes(NAMES)
+    assert [metric_for(asked), metric_for(asked, None, "f1"), metric_for(asked, "mcc", "f1")] == [
+        "accuracy",
+        "f1",
+        "mcc",
+    ]
+    with pytest.raises(UnknownName, match="'f2'"):
+        metric_for(asked, "f2")
+    with pytest.raises(InvalidStudy, match="the task's kind is classes, which has accuracy, f1"):
+        metric_for(asked, "rmse")
+    with pytest.raises(InvalidStudy, match="the task's kind is classes with 3 labels"):
+        metric_for(asked, "auroc")
+    with pytest.raises(InvalidStudy, match="calibration error is no mean over texts"):
+        metric_for(asked, "ece")
+
+
+def test_settings_that_a_kind_has_not_are_refused() -> None:
+    number = Number(("rating",))
+    with pytest.raises(InvalidStudy, match="`class_weights` balanced: a task of kind number has none"):
+        number.of(np.arange(3.0), "balanced")
+    with pytest.raises(InvalidStudy, match="`temperature`: a number has no probabilities"):
+        number.check(smoothing=0.0, temperature=True)
+    with pytest.raises(InvalidStudy, match="`label_smoothing`"):
+        number.check(smoothing=0.1, temperature=False)
+    Labels(NAMES).check(smoothing=0.1, temperature=True)

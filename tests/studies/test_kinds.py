@@ -1,0 +1,265 @@
+"""Studies of every kind of task, from a file to its report: numbers, several labels, skewed classes, pairs; sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from afina import Adapter, Predictor, Results, Run, Study
+from afina.data.labelled import Labelled
+from afina.errors import AfinaError, InvalidStudy
+from afina.inference.evaluation import evaluate, trained
+from afina.methods import make
+from afina.report.curves import CURVES
+from afina.report.report import Report
+from afina.studies.executors.executor import Executor
+from afina.studies.executors.local import LocalExecutor
+from afina.studies.spec import UNASKED, Data, Training
+from fakes import Backbones, sentences, write_csv
+
+ROWS = sentences(120)
+HEADERS = {"number": "rating", "labels": "tags", "classes": "label", "pairs": "label"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A file of each kind; in that of pairs two sentences stand beside a number."""
+    where = tmp_path_factory.mktemp("kinds")
+
+    def tags(text: str, label: int) -> str:
+        return ";".join(
+            name for name, has in (("good", label), ("the", "the" in text), ("long", len(text) > 60)) if has
+        )
+
+    cells = {
+        "number": [(text, 10 + 4 * label + len(text) / 100) for text, label in ROWS],
+        "labels": [(text, tags(text, label)) for text, label in ROWS],
+        "classes": [(text, "short" if len(text) < 40 else ("bad", "good")[label]) for text, label in ROWS],
+        "pairs": [(text, ROWS[-i][0], 0.5 + label - ROWS[-i][1]) for i, (text, label) in enumerate(ROWS, start=1)],
+    }
+    made = {}
+    for kind, rows in cells.items():
+        header = ("text", *(["text_pair"] if kind == "pairs" else []), HEADERS[kind])
+        made[kind] = str(write_csv(where / f"{kind}.csv", rows, header).rename(where / f"{kind}.csv"))
+    return made
+
+
+class Here(Executor):
+    """Carries runs out in this process, which is quicker where they are as small."""
+
+    def __init__(self) -> None:
+        self.checked = LocalExecutor()
+
+    def check(self, run: Run) -> str:
+        return self.checked.check(run)
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Any:
+        from afina.studies.execute import execute
+
+        return execute(run, out, study=study, listen=listen)
+
+    def try_out(self, run: Run, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+def study(backbones: Backbones, task: str, **changes: Any) -> Study:
+    content = {
+        "name": "kinds",
+        "backbone": str(backbones.path("gpt2")),
+        "task": task,
+        "train": {"max_steps": 12, "batch_size": 8, "learning_rate": 5e-3, "dtype": "float32"},
+        "methods": {"full": {}, "lora": {}},
+    }
+    return Study.parse(content | changes, "here")
+
+
+KINDS = {
+    "number": ("number", "pearson", {"pearson", "spearman", "rmse", "mae", "r2"}),
+    "labels": ("labels", "micro_f1", {"micro_f1", "macro_f1", "exact_match", "average_precision"}),
+    "classes": (
+        "classes",
+        "accuracy",
+        {"accuracy", "f1", "balanced_accuracy", "mcc", "log_loss", "brier", "ece"},
+    ),
+    "pairs": ("number", "pearson", {"pearson", "spearman", "rmse", "mae", "r2"}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_study_of_every_kind_ends_in_a_report_and_adapters_that_answer_alike(
+    backbones: Backbones, files: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    kind, metric, figures = KINDS[name]
+    made = study(backbones, files[name]).run(tmp_path, executor=Here())
+    assert made.failed == ()
+    record = made.records[0]
+    assert (record.kind, record.metric, set(record.metrics)) == (kind, metric, figures)
+    assert all(np.isfinite(value) for value in record.metrics.values())
+
+    place = tmp_path / record.adapter
+    adapter, predictor = Adapter.load(place), Predictor.load(place)
+    assert predictor.objective == made.results[0].objective
+    texts = Labelled.read(files[name], trained(adapter.manifest))
+    assert texts.held_out
+    again = evaluate(adapter, texts)
+    assert (again.metric, again.metrics) == (metric, pytest.approx(record.metrics, abs=1e-5))
+    assert again.interval.low <= record.metrics[metric] <= again.interval.high
+    split = texts.split
+    (answer,) = predictor([split.texts[0]], None if split.pairs is None else [split.pairs[0]])
+    json.dumps(answer)
+    assert set(answer) == {
+        "number": {"value"}, "labels": {"labels", "probabilities"}, "classes": {"label", "probabilities"},
+    }[kind]  # fmt: skip
+    if kind == "number":
+        assert answer["value"] == pytest.approx(made.results[0].answers[0], abs=1e-4)
+
+    report = Report.of(Results.read(tmp_path))
+    page, text = report.page(), report.markdown()
+    (pair,) = report.verdicts.compared
+    assert pair.metric == metric
+    title = {"number": "Predicted against given", "labels": "Label by label", "classes": "Confusion of labels"}[kind]
+    assert f">{title}</h2>" in page
+    assert ("Figures by label" in text) == (kind != "number")
+    assert ("How far probabilities can be trusted" in page) == (kind == "classes")
+    json.loads(report.files(["tables.json"])["tables.json"])
+
+
+@pytest.mark.parametrize(("name", "problem"), [("number", "regression"), ("labels", "multi_label_classification")])
+def test_a_saved_model_has_in_transformers_the_loss_that_it_had_here(
+    backbones: Backbones, files: dict[str, str], tmp_path: Path, name: str, problem: str
+) -> None:
+    import torch
+
+    made = study(backbones, files[name], methods={"full": {}}).run(tmp_path, executor=Here())
+    record, result = made.records[0], made.results[0]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / record.adapter).eval()
+    assert model.config.problem_type == problem
+    assert [model.config.id2label[i] for i in range(model.config.num_labels)] == list(record.label_names)
+    predictor = Predictor.load(tmp_path / record.adapter)
+    split = Labelled.read(files[name], trained(predictor.manifest)).split
+    ids = torch.tensor([predictor.backbone.tokenizer(split.texts[0])["input_ids"]])  # type: ignore[attr-defined]
+    target = torch.tensor(result.objective.learnt(split.labels[:1]))
+    theirs = model(ids, labels=target).loss.item()
+    assert theirs == pytest.approx(
+        result.objective.mean_loss(result.predictions.outputs[:1], split.labels[:1]), rel=1e-4
+    )
+
+
+def test_another_metric_heads_the_same_runs_without_running_them_again(
+    backbones: Backbones, files: dict[str, str], tmp_path: Path
+) -> None:
+    first = study(backbones, files["number"]).run(tmp_path, executor=Here())
+    again = study(backbones, files["number"], metric="rmse").run(tmp_path, executor=None)  # a process would be begun
+    assert [one.key for one in first.records] == [one.key for one in again.records]
+    assert {one.metric for one in again.records} == {"rmse"}
+    report = Report.of(Results.read(tmp_path))
+    (pair,) = report.verdicts.compared
+    assert pair.metric == "rmse"
+    values = {one.name: one.metrics["rmse"] for one in first.records}
+    assert pair.difference == pytest.approx(values["full"] - values["lora"], abs=1e-6)
+    assert pair.margin == pytest.approx(0.05 * first.results[0].targets.std())
+    best = min(values, key=lambda name: values[name])
+    assert report.of_use is not None
+    assert report.of_use.name == best
+    assert "has the lowest RMSE" in " ".join(report.sentences) or "is best: RMSE" in " ".join(report.sentences)
+
+
+def test_a_metric_that_does_not_fit_the_kind_ends_a_study_before_it_begins(
+    backbones: Backbones, files: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidStudy, match="`metric` mcc: the task's kind is number"):
+        study(backbones, files["number"], metric="mcc").run(tmp_path, executor=Here())
+    with pytest.raises(InvalidStudy, match="`temperature`: a number has no probabilities"):
+        study(backbones, files["number"], train={"temperature": True}).run(tmp_path, executor=Here())
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["classes", "labels"])
+def test_a_temperature_is_fitted_on_texts_that_train_nothing_and_applied_ever_after(
+    backbones: Backbones, files: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    made = study(backbones, files[name], methods={"full": {"temperature": True}}).run(tmp_path, executor=Here())
+    record = made.records[0]
+    adapter = Adapter.load(tmp_path / record.adapter)
+    asked = adapter.manifest.objective
+    assert asked is not None
+    assert asked["temperature"] > 0
+    assert ("thresholds" in asked) == (name == "labels")
+    assert record.objective == asked
+    texts = Labelled.read(files[name], trained(adapter.manifest))
+    assert texts.held_out
+    assert evaluate(adapter, texts).metrics == pytest.approx(record.metrics, abs=1e-5)
+    plain = adapter.manifest.model_copy(update={"objective": {**asked, "temperature": asked["temperature"] * 2}})
+    assert plain.digest != adapter.digest
+
+
+def test_class_weights_change_what_is_learnt(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
+    methods = {"full": {}, "balanced": {"method": "full", "class_weights": "balanced"}}
+    first, second = study(backbones, files["classes"], methods=methods).run(tmp_path, executor=Here()).records
+    assert first.digest != second.digest
+    assert second.training["class_weights"] == "balanced"
+
+
+def test_settings_that_came_later_leave_the_key_of_a_run_without_them() -> None:
+    run = Run(backbone="embedded", task="my.csv", method="lora", ask=UNASKED)
+    dumped = run.model_dump(mode="json")
+    assert {"kind", "separator"} < set(dumped["data"])
+    assert {"class_weights", "temperature"} < set(dumped["training"])
+    same = run.model_copy(update={"metric": "f1"})
+    assert same.key == run.key
+    changes: Sequence[dict[str, Any]] = (
+        {"data": Data(kind="number")},
+        {"data": Data(separator=";")},
+        {"training": Training(temperature=True)},
+        {"training": Training(class_weights="balanced")},
+    )
+    keys = {run.model_copy(update=change).key for change in changes}
+    assert len(keys | {run.key}) == 5
+
+
+def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
+    backbones: Backbones, files: dict[str, str], tmp_path: Path
+) -> None:
+    asked = study(backbones, files["classes"], sizes=[16, 32, 64], train={"epochs": 1, "batch_size": 8}, seeds=[0, 1])
+    runs = asked.runs()
+    assert len(runs) == 2 * 3 * 2
+    assert {run.training.max_steps for run in runs} == {8}
+    made = asked.run(tmp_path, executor=Here())
+    assert made.failed == ()
+    assert {(one.train_examples, one.steps) for one in made.records} == {(16, 8), (32, 8), (64, 8)}
+    report = Report.of(Results.read(tmp_path))
+    pairs = report.verdicts.compared
+    assert len(pairs) == 3, "full and LoRA at each size"
+    assert report.verdicts.apart == ()
+    assert {arm.label for arm in report.arms} >= {"LoRA, 16 texts", "full fine-tuning, 64 texts"}
+    table = report.findings[0]
+    assert table.title == CURVES
+    assert [column.heading for column in table.columns] == ["Method", "16 texts", "32 texts", "64 texts"]
+    assert [row[0] for row in table.rows] == ["full fine-tuning", "LoRA"]
+    assert "Ahead are with 16 texts" in " ".join(report.sentences)
+    assert "by the number of training texts" in report.page()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sizes": [16, 16]}, "Expected different numbers of texts"),
+        ({"sizes": [0]}, "Expected different numbers of texts, from 1 up"),
+        ({"sizes": [16], "data": {"train_examples": 5}}, "data.train_examples with sizes"),
+    ],
+)
+def test_sizes_that_mean_nothing_are_refused(backbones: Backbones, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(AfinaError, match=told):
+        study(backbones, "my.csv", **changes)
+
+
+def test_a_number_is_not_asked_for_in_words(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
+    made = study(backbones, files["number"], methods={"zero-shot": {}}).run(tmp_path, executor=Here())
+    assert "a task of kind number has no label that a word could answer for" in made.failed[0].error
+    assert make("lora").head is None
