@@ -13,6 +13,7 @@ from afina.stats.comparison import Comparison, compare
 from afina.stats.estimates import accuracy, estimate
 from afina.stats.intervals import bent, wilson
 from afina.stats.metrics import METRICS, Answered
+from afina.stats.random_effects import size_of
 
 LOSSES = ["log_loss", "brier", "rmse", "mae"]
 LINEAR = [name for name, metric in METRICS.items() if metric.values and not metric.counted]
@@ -201,3 +202,32 @@ def test_bent_intervals_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx((2 / 3, 6.0))
     found = bent(0.75, 0.25 * np.log(2), (-np.inf, 1.0))
     assert (found.low, found.high) == pytest.approx((0.5, 0.875))
+
+
+def test_the_logit_by_hand() -> None:
+    """Of 0.8: log 4 ± 0.16 log 2 / (0.8 x 0.2) gives odds of 2 and 8."""
+    found = bent(0.8, 0.16 * np.log(2), (0.0, 1.0), logit=True)
+    assert (found.low, found.high) == pytest.approx((2 / 3, 8 / 9))
+
+
+def test_the_size_of_an_example() -> None:
+    """Of right answers and of differences of them it is 1; of a mean over seeds accordingly less."""
+    differences = np.zeros((1, 10_000))
+    differences[0, :40], differences[0, 40:70] = 1, -1
+    assert size_of(differences) == pytest.approx(1, rel=0.01)
+    assert size_of(np.concatenate([differences, 0 * differences])) == pytest.approx(0.5, rel=0.01)
+    assert size_of(np.ones((2, 5))) == 0.0
+
+
+@pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "mcc"])
+def test_few_differences_do_not_hide_what_others_would_make(name: str) -> None:
+    """Two methods that differ in three answers of 200, all of the common class; a rare one would make more."""
+    generator = np.random.default_rng(0)
+    targets = (np.arange(200) < 20).astype(int)
+    first = np.where(generator.random(200) < 0.8, targets, 1 - targets)
+    second = first.copy()
+    second[-3:] = 1 - second[-3:]
+    tables = [METRICS[name].values(Answered(targets, answers))[None] for answers in (first, second)]
+    found = one(tables[0], tables[1], name)
+    seen = scipy_stats.ttest_rel(tables[0][0], tables[1][0]).confidence_interval()
+    assert found.interval.high - found.interval.low > 1.3 * (seen.high - seen.low)

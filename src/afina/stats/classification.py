@@ -113,12 +113,12 @@ def balanced_accuracy(answered: Answered) -> float:
 
 
 def balanced_accuracy_values(answered: Answered) -> np.ndarray:
-    """Of `balanced_accuracy`."""
+    """Of `balanced_accuracy`; as the jackknife has them, so that a class of few examples is not taken as well known."""
     counts = np.bincount(answered.targets)
     hits = right(answered).astype(float)
     recall = np.divide(np.bincount(answered.targets, hits), counts, out=np.zeros(len(counts)), where=counts > 0)
     occurring = counts > 0
-    own = (hits - recall[answered.targets]) * len(hits) / counts[answered.targets]
+    own = (hits - recall[answered.targets]) * len(hits) / np.maximum(counts - 1, 1)[answered.targets]
     values: np.ndarray = recall[occurring].mean() + own / occurring.sum()
     return values
 
@@ -155,17 +155,20 @@ def auroc(answered: Answered) -> float:
 
 
 def auroc_values(answered: Answered) -> np.ndarray:
-    """Of `auroc`, by placements: how many of the other class each example outranks (DeLong, Biometrics 44, 1988)."""
+    """Of `auroc`, by placements: how many of the other class each example outranks (DeLong, Biometrics 44, 1988).
+
+    As the jackknife has them: deviations are over n - 1 of the class, so that few examples are not taken as well known.
+    """
     positive, scores = answered.targets == 1, answered.probabilities[:, 1]
-    share = positive.mean()
-    if share in (0.0, 1.0):
+    if positive.all() or not positive.any():
         return np.zeros(len(scores))
     above, below = scores[positive], scores[~positive]
     placed = np.empty(len(scores))
     placed[positive] = _outranked(np.sort(below), above)
     placed[~positive] = 1 - _outranked(np.sort(above), below)
     area = placed[positive].mean()
-    values: np.ndarray = area + (placed - area) / np.where(positive, share, 1 - share)
+    others = np.maximum(np.where(positive, len(above), len(below)) - 1, 1)
+    values: np.ndarray = area + (placed - area) * len(scores) / others
     return values
 
 

@@ -15,7 +15,7 @@ from scipy.special import ndtr
 
 from afina.stats.intervals import Interval, above, discordant, mcnemar, tango
 from afina.stats.metrics import Metric
-from afina.stats.random_effects import Crossed
+from afina.stats.random_effects import Crossed, size_of
 
 CHANCE = 0.8
 """How likely the additional seeds or examples named settle an undecided pair, were the difference as observed."""
@@ -56,11 +56,17 @@ class Evidence:
     def linear(
         cls, first: np.ndarray, second: np.ndarray, metric: Metric, margin: float, level: float = 0.95
     ) -> Evidence:
-        """Of two methods' values of a metric, float [S, N] each."""
+        """Of two methods' values of a metric, float [S, N] each.
+
+        Two added examples (`Crossed.of`) are as large as one that counts. Where methods agree on most, the differences
+        do not tell how large that is: then, and for figures of answers alone, the methods' own values do.
+        """
         values = np.asarray(first, dtype=np.float64) - second
         if (values == values[0]).all():
             values = values[:1]
-        model, difference = Crossed.of(values, added=2, size=_size(values, first, second)), float(values.mean())
+        own, between = max(size_of(first), size_of(second)), size_of(values)
+        size = (between if metric.chances or metric.kind == "number" else own) or own or between or 1.0
+        model, difference = Crossed.of(values, added=2, size=size), float(values.mean())
         width, room = model.width(level), metric.range[1] - metric.range[0]
         interval = Interval(max(-room, difference - width), min(room, difference + width))
         p = min(1.0, 2 * model.tail(abs(difference)))
@@ -93,18 +99,6 @@ class Evidence:
         if seeds == 1:
             return None, by_examples
         return _smallest(lambda more: enough(self.model.at(seeds + more, examples)), MOST_SEEDS), by_examples
-
-
-def _size(*tables: np.ndarray) -> float:
-    """How much one example makes where it makes something: 1 for answers that are right in one method alone.
-
-    The root of sum d^4 / sum d^2. By the first table that has any differences; 1 where none has.
-    """
-    for table in tables:
-        squares = (table - table.mean()) ** 2
-        if (total := float(squares.sum())) > 0:
-            return sqrt(float((squares**2).sum()) / total)
-    return 1.0
 
 
 def _chance(model: Crossed, difference: float, margin: float, level: float, pairs: int) -> float:

@@ -49,24 +49,27 @@ def bounded(share: float, width: float) -> Interval:
     )
 
 
-def bent(value: float, width: float, within: tuple[float, float]) -> Interval:
+def bent(value: float, width: float, within: tuple[float, float], *, logit: bool = False) -> Interval:
     """The interval [value - width, value + width], bent to stay within a range, by a scale on which it has no bounds.
 
-    Of a share: `bounded`. Of (-1, 1): Fisher's z, artanh. Of (0, inf): the logarithm; of (-inf, 1): that of 1 - value.
-    On such a scale the width is multiplied by its slope at the value. At a bound, where that has no end, as it is.
+    Of a share: `bounded`, or the logit. Of (-1, 1): Fisher's z, artanh. Of (0, inf): the logarithm; of (-inf, 1): that
+    of 1 - value. On such a scale the width is multiplied by its slope at the value. At a bound, where that has no end,
+    the interval is not bent, but cut.
     """
     low, high = within
-    if within == (0.0, 1.0) and low < value < high:
-        return bounded(value, width)
     if not low < value < high:
         return Interval(max(low, value - width), min(high, value + width))
-    if low == -1:
-        z, stretched = atanh(value), width / (1 - value**2)
-        return Interval(tanh(z - stretched), tanh(z + stretched))
     if high == inf:
         return Interval(value * exp(-width / value), value * exp(min(width / value, 500.0)))
-    rest = 1 - value
-    return Interval(1 - rest * exp(min(width / rest, 500.0)), 1 - rest * exp(-width / rest))
+    if low == -inf:
+        rest = high - value
+        return Interval(high - rest * exp(min(width / rest, 500.0)), high - rest * exp(-width / rest))
+    if within == (0.0, 1.0) and not logit:
+        return bounded(value, width)
+    middle, half = (low + high) / 2, (high - low) / 2  # the logit of a share is 2 artanh of (2 share - 1)
+    at = (value - middle) / half
+    z, stretched = atanh(at), width / half / (1 - at**2)
+    return Interval(middle + half * tanh(z - stretched), middle + half * tanh(z + stretched))
 
 
 def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:

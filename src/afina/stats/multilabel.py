@@ -64,13 +64,16 @@ def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Of one label's AP = E[y r(s)] / E[y], where r(t) = Q(t) / S(t) is the precision of all that score t or more.
 
     An example counts itself, if positive, and in the r of every positive below it: in Q, if positive, and in S.
+    Deviations are P / (P - 1) times as large where P are positive, about as the jackknife has them.
     """
     order, y = Order.of(scores), positive.astype(float)
     share, found = y.mean(), order.mean_from(np.ones(len(scores)))
     precision = order.mean_from(y) / found
     score = np.mean(y * precision) / share
     in_positives, in_all = order.mean_upto(y / found), order.mean_upto(y * precision / found)
-    values: np.ndarray = (y * precision + y * in_positives - in_all) / share - score * (y / share - 1)
+    influence = (y * precision + y * in_positives - in_all) / share - score * y / share
+    count = int(positive.sum())
+    values: np.ndarray = score + influence * count / max(count - 1, 1)
     return values
 
 

@@ -1,0 +1,208 @@
+"""How often the 95 % intervals of every metric contain the truth: of one method, and of the difference of two.
+
+    python benchmarks/coverage.py            all cells, a table per kind of task (docs/coverage.md)
+    python benchmarks/coverage.py --studies 200 --only f1 mcc
+
+Simulated studies, of two methods whose answers have much in common. Behind an answer is a latent normal variable with
+effects of the example (standard deviation 1), of the example for the method (0.5), of the seed for the method, and of
+chance (0.6); a seed changes how much the answer follows the truth, by 5 %, and a bias that all examples share, by 0.1.
+
+- classes: two, of which class 1 has a share of 0.5 or 0.1; about 0.88 and 0.87 are right in the first case. The
+  probabilities are calibrated.
+- numbers: ratings from 1 to 5, rounded, and answers that are not.
+- labels: five, with shares of 0.5, 0.3, 0.2, 0.1 and 0.04, that come together more often than by chance.
+
+The truth of several seeds is the mean over many seeds; one seed's is that of the trained model, so that seeds do not
+vary then. Either is taken from 400,000 examples. Standard errors: 0.004 of one seed, 0.007 of several.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, ndtri
+
+from afina.stats.estimates import estimate
+from afina.stats.evidence import Evidence
+from afina.stats.metrics import METRICS, Answered, of_kind
+
+MANY_EXAMPLES = 400_000
+METHODS = 2
+PER_METHOD, PER_SEED, SIGNAL_SD, BIAS_SD = 0.5, 0.6, 0.05, 0.1
+VARIANCE = 1 + PER_METHOD**2 + PER_SEED**2
+LABEL_SHARES = np.array([0.5, 0.3, 0.2, 0.1, 0.04])
+
+
+class Seeds(NamedTuple):
+    """What makes trained models differ: [methods, seeds], standard normal."""
+
+    signal: np.ndarray
+    bias: np.ndarray
+
+
+def drawn(generator: np.random.Generator, seeds: int, *, vary: bool) -> Seeds:
+    """Of as many seeds; all 0 where they do not vary."""
+    return Seeds(*(generator.standard_normal((2, METHODS, seeds)) * vary))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of task to simulate; `make` gives, for each method, what each seed answered."""
+
+    name: str
+    kind: str
+    make: Callable[[np.random.Generator, Seeds, int], list[list[Answered]]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those that have an interval."""
+        return [name for name in of_kind(self.kind) if METRICS[name].values]
+
+
+def _noise(generator: np.random.Generator, seeds: int, shape: tuple[int, ...]) -> Iterator[Iterator[np.ndarray]]:
+    """For each method, for each seed: the latent variable without truth, seed and bias."""
+    example = generator.standard_normal(shape)
+    for _ in range(METHODS):
+        own = example + PER_METHOD * generator.standard_normal(shape)
+        yield (own + PER_SEED * generator.standard_normal(shape) for _ in range(seeds))
+
+
+def _followed(seeds: Seeds, method: int, seed: int, strengths: Sequence[float]) -> tuple[float, float]:
+    """How much this model follows the truth, and its bias."""
+    strength = strengths[method] * (1 + SIGNAL_SD * seeds.signal[method, seed])
+    return strength, BIAS_SD * float(seeds.bias[method, seed])
+
+
+def classes(share: float) -> Callable[[np.random.Generator, Seeds, int], list[list[Answered]]]:
+    """Two classes, of which class 1 has that share."""
+    strengths = [float(ndtri(right)) * VARIANCE**0.5 for right in (0.88, 0.87)]
+
+    def make(generator: np.random.Generator, seeds: Seeds, examples: int) -> list[list[Answered]]:
+        targets = (generator.random(examples) < share).astype(np.int64)
+        found = []
+        for method, noises in enumerate(_noise(generator, seeds.signal.shape[1], (examples,))):
+            answers = []
+            for seed, noise in enumerate(noises):
+                strength, bias = _followed(seeds, method, seed, strengths)
+                latent = strength * (2 * targets - 1) + noise + bias
+                chance = expit(2 * strengths[method] * latent / VARIANCE + np.log(share / (1 - share)))
+                chances = np.stack([1 - chance, chance], axis=1)
+                answers.append(Answered(targets, (chance > 0.5).astype(np.int64), chances))
+            found.append(answers)
+        return found
+
+    return make
+
+
+def numbers(generator: np.random.Generator, seeds: Seeds, examples: int) -> list[list[Answered]]:
+    """Ratings."""
+    rating = generator.standard_normal(examples)
+    targets = np.clip(np.round(3 + rating), 1, 5)
+    found = []
+    for method, noises in enumerate(_noise(generator, seeds.signal.shape[1], (examples,))):
+        answers = []
+        for seed, noise in enumerate(noises):
+            strength, bias = _followed(seeds, method, seed, (0.9, 0.87))
+            answers.append(Answered(targets, 3 + strength * rating + 0.4 * noise + bias))
+        found.append(answers)
+    return found
+
+
+def labels(generator: np.random.Generator, seeds: Seeds, examples: int) -> list[list[Answered]]:
+    """Five labels."""
+    shape, at = (examples, len(LABEL_SHARES)), ndtri(LABEL_SHARES)
+    truth = np.sqrt(0.8) * generator.standard_normal(shape) + np.sqrt(0.2) * generator.standard_normal((examples, 1))
+    targets = truth + at > 0
+    found = []
+    for method, noises in enumerate(_noise(generator, seeds.signal.shape[1], shape)):
+        answers = []
+        for seed, noise in enumerate(noises):
+            strength, bias = _followed(seeds, method, seed, (1.0, 0.97))
+            latent = strength * truth + at + 0.4 * noise + bias
+            answers.append(Answered(targets, latent > 0, expit(2 * latent)))
+        found.append(answers)
+    return found
+
+
+TASKS = [
+    Task("two classes, half of class 1", "classes", classes(0.5)),
+    Task("two classes, a tenth of class 1", "classes", classes(0.1)),
+    Task("ratings", "number", numbers),
+    Task("five labels", "labels", labels),
+]
+
+
+def truth(task: Task, names: Sequence[str], *, seeds_vary: bool) -> dict[str, np.ndarray]:
+    """Of each metric, for each method; float [methods]. The mean over seeds is by Gauss-Hermite quadrature."""
+    at, weights = np.polynomial.hermite_e.hermegauss(3 if seeds_vary else 1)
+    weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    seeds = Seeds(*(np.tile(one.ravel(), (METHODS, 1)) for one in np.meshgrid(at, at)))
+    found = task.make(np.random.default_rng(1), seeds, MANY_EXAMPLES)
+    return {
+        name: np.array([weights @ [METRICS[name].value(one) for one in answers] for answers in found]) for name in names
+    }
+
+
+def values(task: Task, names: Sequence[str], seeds: int, examples: int, index: int) -> dict[str, np.ndarray]:
+    """Of one study: the values of each metric, [methods, seeds, examples]."""
+    generator = np.random.default_rng([TASKS.index(task), seeds, examples, index])
+    found = task.make(generator, drawn(generator, seeds, vary=seeds > 1), examples)
+    return {name: np.array([[METRICS[name].values(one) for one in answers] for answers in found]) for name in names}
+
+
+MORE_OF_ONE_SEED = 3
+"""Times as many studies of one seed: they take less time, and their intervals are the tighter ones."""
+
+CELLS = [(seeds, examples) for seeds in (1, 3, 5) for examples in (200, 1000)]
+
+
+def coverage(
+    task: Task, true: dict[str, np.ndarray], seeds: int, examples: int, studies: int
+) -> dict[str, tuple[float, float]]:
+    """Of each metric, the share of studies whose interval of the first method, and of the difference, has the truth."""
+    found = {name: np.zeros(2) for name in true}
+    for index in range(studies):
+        for name, (first, second) in values(task, list(true), seeds, examples, index).items():
+            metric = METRICS[name]
+            of_pair = Evidence.of(first, second) if metric.counted else Evidence.linear(first, second, metric, 1.0)
+            of_first = estimate(first, metric)
+            found[name] += (
+                of_first.interval.contains(true[name][0]),
+                of_pair.interval.contains(true[name][0] - true[name][1]),
+            )
+    return {name: (float(counts[0]) / studies, float(counts[1]) / studies) for name, counts in found.items()}
+
+
+def table(task: Task, only: Sequence[str], studies: int, cells: Sequence[tuple[int, int]]) -> str:
+    """In Markdown: a line for each metric, of one method / of the difference in each cell."""
+    names = [name for name in task.metrics if not only or name in only]
+    true = {vary: truth(task, names, seeds_vary=vary) for vary in {seeds > 1 for seeds, _ in cells}}
+    columns = [
+        coverage(task, true[seeds > 1], seeds, examples, studies * (MORE_OF_ONE_SEED if seeds == 1 else 1))
+        for seeds, examples in cells
+    ]
+    titles = [f"{seeds} seed{'s' * (seeds > 1)}, {examples:,}" for seeds, examples in cells]
+    lines = [f"| {task.name} | " + " | ".join(titles) + " |", "| --- |" + " --- |" * len(cells)]
+    for name in names:
+        figures = (f"{column[name][0]:.3f} / {column[name][1]:.3f}" for column in columns)
+        lines.append(f"| {name} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=1000, help="in each cell (1,000; three times that of one seed)")
+    parser.add_argument("--only", nargs="*", default=[], help="metrics (all)")
+    options = parser.parse_args(arguments)
+    for task in TASKS:
+        if not options.only or set(options.only) & set(task.metrics):
+            print(table(task, options.only, options.studies, CELLS), end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A few cells of docs/coverage.md simulated again, by the script that made them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "coverage.py"
+
+
+@pytest.fixture(scope="module")
+def coverage() -> ModuleType:
+    """The script, under a name that no package has."""
+    spec = importlib.util.spec_from_file_location("coverage_of_intervals", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def simulated(coverage: ModuleType, place: int, cell: tuple[int, int], studies: int) -> dict[str, tuple[float, float]]:
+    task = coverage.TASKS[place]
+    return coverage.coverage(task, coverage.truth(task, task.metrics, seeds_vary=cell[0] > 1), *cell, studies)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_intervals_of_one_seed_cover_the_truth(place: int, coverage: ModuleType) -> None:
+    """Of 500 studies: the standard error is 0.010."""
+    for name, shares in simulated(coverage, place, (1, 200), 500).items():
+        assert min(shares) >= 0.91, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("cell", [(1, 200), (1, 1000), (3, 200), (5, 1000)])
+def test_intervals_cover_the_truth(place: int, cell: tuple[int, int], coverage: ModuleType) -> None:
+    """Of 800 studies: the standard error is 0.008."""
+    for name, shares in simulated(coverage, place, cell, 800).items():
+        assert min(shares) >= 0.92, name
+
+
+def test_simulated_studies_are_as_described(coverage: ModuleType) -> None:
+    generator = np.random.default_rng(0)
+    seeds = coverage.drawn(generator, 2, vary=False)
+    rare, several = (coverage.TASKS[place].make(generator, seeds, 20_000) for place in (1, 3))
+    assert np.mean(rare[0][0].targets) == pytest.approx(0.1, abs=0.01)
+    assert several[0][0].targets.mean(axis=0) == pytest.approx(coverage.LABEL_SHARES, abs=0.01)
+    top, found = rare[0][0].chances[:, 1], rare[0][0].targets
+    assert found[top > 0.8].mean() == pytest.approx(top[top > 0.8].mean(), abs=0.04)
+    balanced = coverage.truth(coverage.TASKS[0], ["accuracy"], seeds_vary=False)["accuracy"]
+    assert balanced == pytest.approx([0.88, 0.87], abs=0.003)
