@@ -419,12 +419,13 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
     told = as_json(made, tmp_path / "out")
     assert told["recommendation"] == list(sentences(made))
     assert set(told) == {
-        "task", "backbone", "kind", "metric", "recommended", "recommendation", "adapter", "rows", "comparisons", "dropped",
+        "task", "backbone", "kind", "metric", "recommended", "recommendation", "adapter", "rows", "comparisons",
+        "dropped",
         "train_examples", "examples", "minutes", "seconds",
     }  # fmt: skip
     assert list(told["rows"][3]) == [
-        "name", "accuracy", "f1", "metrics", "race", "validation", "validation_accuracy", "validation_examples", "examples", "steps", "seconds",
-        "memory", "adapter", "remark",
+        "name", "accuracy", "f1", "metrics", "race", "validation", "validation_accuracy", "validation_examples",
+        "examples", "steps", "seconds", "memory", "adapter", "remark",
     ]  # fmt: skip
     assert Path(told["adapter"]).is_dir()
 
