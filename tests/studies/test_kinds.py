@@ -18,6 +18,7 @@ from afina.inference.evaluation import evaluate, trained
 from afina.methods import make
 from afina.report.curves import CURVES
 from afina.report.report import Report
+from afina.stats.metrics import METRICS
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.spec import UNASKED, Data, Training
@@ -123,6 +124,10 @@ def test_a_study_of_every_kind_ends_in_a_report_and_adapters_that_answer_alike(
     page, text = report.page(), report.markdown()
     (pair,) = report.verdicts.compared
     assert pair.metric == metric
+    first = report.claims[0]
+    assert (first.number, first.status == "not tested") == ("1", metric != "accuracy")
+    if metric != "accuracy":
+        assert f"the claim is about accuracy, and these figures are {METRICS[metric].words}" in first.evidence
     title = {"number": "Predicted against given", "labels": "Label by label", "classes": "Confusion of labels"}[kind]
     assert f">{title}</h2>" in page
     assert ("Figures by label" in text) == (kind != "number")
@@ -243,6 +248,9 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     assert [column.heading for column in table.columns] == ["Method", "16 texts", "32 texts", "64 texts"]
     assert [row[0] for row in table.rows] == ["full fine-tuning", "LoRA"]
     assert "Ahead are with 16 texts" in " ".join(report.sentences)
+    assert {claim.methods for claim in report.claims if claim.number == "1"} == {
+        ("LoRA, 64 texts", "full fine-tuning, 64 texts")
+    }
     assert "by the number of training texts" in report.page()
 
 

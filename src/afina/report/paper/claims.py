@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from afina.report.arms import Arm
+from afina.report import metrics
+from afina.report.arms import Arm, is_curve
 from afina.report.tables import Column, Table, measured_on_gpu
 from afina.report.verdicts import Verdicts
 from afina.report.words import NOTHING, points, value_in_words
@@ -60,7 +61,13 @@ class Claim:
 
 
 def claims(arms: Sequence[Arm], found: Verdicts) -> list[Claim]:
-    """Every claim of the paper, in its order; none where a study has not the methods for a single one."""
+    """Every claim of the paper, in its order; none where a study has not the methods for a single one.
+
+    Of several sizes of the training split, on the greatest.
+    """
+    if is_curve(arms):
+        greatest = max(arm.size for arm in arms)
+        arms = [arm for arm in arms if arm.size == greatest]
     lora = [arm for arm in arms if arm.record.method == "lora"]
     full = [arm for arm in arms if arm.record.method == "full"]
     prelayer = [arm for arm in arms if arm.record.method.startswith("prelayer")]
@@ -92,7 +99,11 @@ def _tested(
 
 
 def _by_accuracy(number: str, first: Arm, second: Arm, found: Verdicts, judge: Judge) -> Claim:
-    methods = (first.label, second.label)
+    methods, metric = (first.label, second.label), first.record.metric
+    if metric != metrics.ACCURACY:
+        return _not_tested(
+            number, f"the claim is about accuracy, and these figures are {metrics.words(metric)}", methods
+        )
     between = found.between(*methods)
     if between is None:
         reasons = [one.reason for one in found.apart if {one.first, one.second} == set(methods)]
