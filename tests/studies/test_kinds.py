@@ -19,6 +19,7 @@ from afina.methods import make
 from afina.report.curves import CURVES
 from afina.report.report import Report
 from afina.stats.metrics import METRICS
+from afina.studies.adapters import find
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.spec import UNASKED, Data, Training
@@ -247,11 +248,12 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     assert table.title == CURVES
     assert [column.heading for column in table.columns] == ["Method", "16 texts", "32 texts", "64 texts"]
     assert [row[0] for row in table.rows] == ["full fine-tuning", "LoRA"]
-    assert "Ahead are with 16 texts" in " ".join(report.sentences)
+    assert "Ahead: with 16 texts" in " ".join(report.sentences)
     assert {claim.methods for claim in report.claims if claim.number == "1"} == {
         ("LoRA, 64 texts", "full fine-tuning, 64 texts")
     }
     assert "by the number of training texts" in report.page()
+    assert Adapter.load(find(tmp_path, "lora")).manifest.data["train_examples"] == 64
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,14 @@ def is_curve(arms: Sequence[Arm]) -> bool:
     return any(len(found) > 1 for found in sizes.values())
 
 
+def of_greatest_size(arms: Sequence[Arm]) -> list[Arm]:
+    """Of several sizes of the training split, those of the greatest; else all."""
+    if not is_curve(arms):
+        return list(arms)
+    greatest = max(arm.size for arm in arms)
+    return [arm for arm in arms if arm.size == greatest]
+
+
 def lines(shown: Iterable[Arm]) -> list[Arm]:
     """The lines of a table: an arm a seed, and after the seeds of one setting, where there are several, all of them."""
     return [line for arm in shown for line in (*arm.each(), *([arm] if len(arm.results) > 1 else []))]

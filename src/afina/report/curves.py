@@ -51,9 +51,9 @@ def sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
     for size in sizes:
         best = max((arm for arm in arms if arm.size == size), key=lambda arm: arm.gain)
         ahead.append(f"with {count(size)} texts {best.whatever_size} ({share(best.headline)})")
-    said = f"Ahead are {listed(ahead)}." if len(ahead) > 1 else ""
+    said = f"Ahead: {listed(ahead)}."
     wins = [sentence for pair in combinations(by_method(arms).items(), 2) if (sentence := _wins(*pair, found))]
-    more = "; ".join(wins) if wins else "at no size is one method shown to be better than another up to the greatest"
+    more = "; ".join(wins) if wins else "with the most texts no method is shown to be better than another"
     return [said, f"{more[0].upper()}{more[1:]}."]
 
 

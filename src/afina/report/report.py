@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from afina import atomic
 from afina.report import curves, per_label, sections, verdicts
-from afina.report.arms import Arm, arms, is_curve
+from afina.report.arms import Arm, arms, is_curve, of_greatest_size
 from afina.report.curves import CURVES
 from afina.report.disagreements import disagreement_table
 from afina.report.evaluated import Evaluated
@@ -175,12 +175,12 @@ class Report:
         made = self._first(plots)
         if self.arms:
             claimed = claims.claim_table(self.claims)
-            differ = disagreement_table(self.arms, self.evaluated)
+            differ = disagreement_table(of_greatest_size(self.arms), self.evaluated)
             made += [sections.of_table(claimed)] if claimed else []
             kind = self.arms[0].record.kind
             drawn = (TRAINING, ANSWERS[kind], TRUST)
             made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]
-            made += [sections.of_table(table) for table in per_label.tables(self.arms)]
+            made += [sections.of_table(table) for table in per_label.tables(of_greatest_size(self.arms))]
             made += [sections.of_table(differ)] if differ else []
             made.append(sections.what_was_run(self.arms))
         return made + sections.provenance(self.arms, self.results.command)
@@ -210,7 +210,7 @@ class Report:
                 PERFORMANCE: lambda: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],
                 COST: lambda: [costs.against_time(self.arms), costs.against_memory(self.arms)],
                 TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],
-                **_of_answers(self.arms),
+                **_of_answers(of_greatest_size(self.arms)),
             }
             return {title: [plot for plot in made[title]() if plot is not None] for title in titles or made}
 

@@ -16,7 +16,8 @@ from afina.studies.results import read_recommendation, read_request
 def find(place: Path, method: str | None = None, seed: int | None = None) -> Path:
     """The adapter's directory: `place` itself, or within what a study or a recommendation left in `place`.
 
-    method  its name in the study; by default the recommended one, or the only one that was trained
+    method  its name in the study; by default the recommended one, or the only one that was trained. Of several sizes of
+            the training split, that of the greatest
     seed    by default the first of the study
     Raises NotFound, UnknownName, InvalidData, InvalidStudy; the message lists what there is.
     """
@@ -66,7 +67,7 @@ def _only(place: Path, records: Sequence[Record]) -> str:
 
 
 def _of(place: Path, records: Sequence[Record], name: str, seed: int | None) -> Record:
-    named = [one for one in records if one.name == name]
+    named = sorted((one for one in records if one.name == name), key=lambda one: -one.train_examples)
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
     found = next((one for one in named if seed is None or one.seed == seed), None)

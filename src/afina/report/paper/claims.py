@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from afina.report import metrics
-from afina.report.arms import Arm, is_curve
+from afina.report.arms import Arm, of_greatest_size
 from afina.report.tables import Column, Table, measured_on_gpu
 from afina.report.verdicts import Verdicts
 from afina.report.words import NOTHING, points, value_in_words
@@ -65,9 +65,7 @@ def claims(arms: Sequence[Arm], found: Verdicts) -> list[Claim]:
 
     Of several sizes of the training split, on the greatest.
     """
-    if is_curve(arms):
-        greatest = max(arm.size for arm in arms)
-        arms = [arm for arm in arms if arm.size == greatest]
+    arms = of_greatest_size(arms)
     lora = [arm for arm in arms if arm.record.method == "lora"]
     full = [arm for arm in arms if arm.record.method == "full"]
     prelayer = [arm for arm in arms if arm.record.method.startswith("prelayer")]

@@ -35,7 +35,7 @@ def reliability(arms: Sequence[Arm]) -> Plot:
     axes.set_ylabel("Share that is right")
     legend(axes, arms)
     caption = (
-        "Below the broken line a method is surer than it is right. `temperature = true` corrects that, on texts "
+        "Below the broken line a method is surer than it is right. The setting temperature corrects that, on texts "
         "that are cut from training."
     )
     return finish(figure, "reliability", "Reliability", said, caption)
