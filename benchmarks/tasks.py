@@ -22,8 +22,8 @@ from afina.studies.results import Results
 OUT = Path("results") / "tasks"
 TASKS = ("ratings", "domains", "movies-3", "pairs")
 METHODS = ("full", "lora", "ia3", "head")
-TRAIN, EVALUATION, EPOCHS, SEEDS = 256, 300, 2, (0, 1)
-CURVE = {"task": "snippets:products", "sizes": (64, 256, 1024), "methods": ("full", "lora", "head")}
+TRAIN, EVALUATION, EPOCHS, SEEDS = 256, 300, 2, (0,)
+CURVE = {"task": "snippets:products", "sizes": (32, 128, 512), "methods": ("full", "lora", "head")}
 
 
 def study(task: str) -> Study:

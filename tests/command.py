@@ -77,8 +77,8 @@ class Command:
 class HereExecutor(Executor):
     """What workers do, in this process; `until` is not looked at."""
 
-    def check(self, run: Run) -> None:
-        LocalExecutor().check(run)
+    def check(self, run: Run) -> str:
+        return LocalExecutor().check(run)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         from afina.studies.execute import execute
@@ -114,8 +114,9 @@ class InventedExecutor(HereExecutor):
     def __init__(self) -> None:
         self.failing: set[str] = set()
 
-    def check(self, run: Run) -> None:
+    def check(self, run: Run) -> str:
         """There is nothing that it needs."""
+        return ""
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         if run.title in self.failing:

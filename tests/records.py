@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from afina.methods import METHODS
+from afina.models.objective import Objective
+from afina.models.objectives import Labels, Number
 from afina.studies.directory import Directory
 from afina.studies.record import Environment, Memory, Record, Seconds
 from afina.studies.result import Predictions, Result
@@ -131,6 +133,24 @@ def answering(method: str, wrong: range | list[int], **changes: Any) -> Result:
 def predictions(gold: Sequence[int], predicted: Sequence[int], labels: int = 2) -> Predictions:
     """Outputs of 1 for the answer, 0 for every other label."""
     return Predictions(np.eye(labels, dtype=np.float32)[list(predicted)], np.array(gold, np.int64))
+
+
+def of_kind(kind: str, method: str = "lora", *, noise: float = 1.0, seed: int = 0, **changes: Any) -> Result:
+    """A finished run of another kind of task, with outputs as near to what is right as `noise` has it."""
+    drawn = np.random.default_rng([seed, *method.encode()])
+    if kind == "number":
+        right = np.random.default_rng(0).normal(50.0, 10.0, TEXTS)
+        objective: Objective = Number(("price",), mean=50.0, scale=10.0)
+        outputs = ((right - 50) / 10 + noise * drawn.normal(size=TEXTS))[:, None]
+    else:
+        objective = Labels(changes.pop("label_names", ("rude", "mean", "off topic")))
+        width = len(objective.label_names)
+        right = (np.random.default_rng(0).random((TEXTS, width)) < 0.3).astype(np.int64)
+        outputs = 4.0 * right - 2 + 2 * noise * drawn.normal(size=(TEXTS, width))
+    predicted = Predictions(outputs.astype(np.float32), right)
+    told = {"kind": kind, "objective": objective.told, "metric": objective.metric, "examples": TEXTS, "seed": seed}
+    told |= {"label_names": objective.label_names, "metrics": objective.metrics(predicted.outputs, right)}
+    return Result(record(method, **(told | changes)), predicted)
 
 
 def results(

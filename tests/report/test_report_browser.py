@@ -14,7 +14,7 @@ import browser
 from afina.report.evaluated import Evaluated
 from afina.report.report import Report
 from browser import viewed
-from records import TRAINED, result, results
+from records import TRAINED, answering, of_kind, result, results
 
 pytestmark = pytest.mark.browser
 
@@ -68,6 +68,33 @@ def test_a_browser_finds_nothing_to_say_and_nothing_sticks_out(
     assert view.said == []
     assert page.as_uri() in view.asked
     assert [url for url in view.asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("kind", ["number", "labels", "sizes"])
+def test_pages_of_other_kinds_of_task_fit_too(chromium: Browser, tmp_path: Path, kind: str, width: int) -> None:
+    if kind == "sizes":
+        made = [
+            answering(method, range(size // 4), train_examples=size, key=f"{method}-{size}")
+            for size in (64, 256, 1024)
+            for method in ("full", "lora")
+        ]
+    else:
+        names = {"label_names": (HOSTILE, LONG, "c")} if kind == "labels" else {}
+        made = [of_kind(kind, method, seed=seed, **names) for method in ("full", "lora", "baseline") for seed in (0, 1)]
+    made[0].record.ceiling["pearson"] = 0.9
+    path = tmp_path / "report.html"
+    path.write_text(Report.of(results(made)).page(), encoding="utf-8")
+    with viewed(chromium, path, width, "light") as view:
+        assert view.page.evaluate("document.scrollingElement.scrollWidth") <= width
+        boxes = view.page.evaluate(
+            "[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect().width)"
+        )
+        titles = view.page.evaluate("[...document.querySelectorAll('h2')].map(one => one.textContent)")
+    assert view.said == []
+    assert all(150 < one <= width for one in boxes)
+    wanted = {"number": "Predicted against given", "labels": "Label by label", "sizes": "How many labels"}
+    assert wanted[kind] in titles
 
 
 def test_what_a_page_says_and_asks_for_is_heard(chromium: Browser, tmp_path: Path) -> None:

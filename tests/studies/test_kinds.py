@@ -20,9 +20,8 @@ from afina.report.curves import CURVES
 from afina.report.report import Report
 from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
-from afina.studies.executors.executor import Executor
-from afina.studies.executors.local import LocalExecutor
 from afina.studies.spec import UNASKED, Data, Training
+from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
 
 ROWS = sentences(120)
@@ -50,24 +49,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         header = ("text", *(["text_pair"] if kind == "pairs" else []), HEADERS[kind])
         made[kind] = str(write_csv(where / f"{kind}.csv", rows, header).rename(where / f"{kind}.csv"))
     return made
-
-
-class Here(Executor):
-    """Carries runs out in this process, which is quicker where they are as small."""
-
-    def __init__(self) -> None:
-        self.checked = LocalExecutor()
-
-    def check(self, run: Run) -> str:
-        return self.checked.check(run)
-
-    def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Any:
-        from afina.studies.execute import execute
-
-        return execute(run, out, study=study, listen=listen)
-
-    def try_out(self, run: Run, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError
 
 
 def study(backbones: Backbones, task: str, **changes: Any) -> Study:
@@ -98,7 +79,7 @@ def test_a_study_of_every_kind_ends_in_a_report_and_adapters_that_answer_alike(
     backbones: Backbones, files: dict[str, str], tmp_path: Path, name: str
 ) -> None:
     kind, metric, figures = KINDS[name]
-    made = study(backbones, files[name]).run(tmp_path, executor=Here())
+    made = study(backbones, files[name]).run(tmp_path, executor=HereExecutor())
     assert made.failed == ()
     record = made.records[0]
     assert (record.kind, record.metric, set(record.metrics)) == (kind, metric, figures)
@@ -142,7 +123,7 @@ def test_a_saved_model_has_in_transformers_the_loss_that_it_had_here(
 ) -> None:
     import torch
 
-    made = study(backbones, files[name], methods={"full": {}}).run(tmp_path, executor=Here())
+    made = study(backbones, files[name], methods={"full": {}}).run(tmp_path, executor=HereExecutor())
     record, result = made.records[0], made.results[0]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / record.adapter).eval()
     assert model.config.problem_type == problem
@@ -160,7 +141,7 @@ def test_a_saved_model_has_in_transformers_the_loss_that_it_had_here(
 def test_another_metric_heads_the_same_runs_without_running_them_again(
     backbones: Backbones, files: dict[str, str], tmp_path: Path
 ) -> None:
-    first = study(backbones, files["number"]).run(tmp_path, executor=Here())
+    first = study(backbones, files["number"]).run(tmp_path, executor=HereExecutor())
     again = study(backbones, files["number"], metric="rmse").run(tmp_path, executor=None)  # a process would be begun
     assert [one.key for one in first.records] == [one.key for one in again.records]
     assert {one.metric for one in again.records} == {"rmse"}
@@ -180,9 +161,9 @@ def test_a_metric_that_does_not_fit_the_kind_ends_a_study_before_it_begins(
     backbones: Backbones, files: dict[str, str], tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidStudy, match="`metric` mcc: the task's kind is number"):
-        study(backbones, files["number"], metric="mcc").run(tmp_path, executor=Here())
+        study(backbones, files["number"], metric="mcc").run(tmp_path, executor=HereExecutor())
     with pytest.raises(InvalidStudy, match="`temperature`: a number has no probabilities"):
-        study(backbones, files["number"], train={"temperature": True}).run(tmp_path, executor=Here())
+        study(backbones, files["number"], train={"temperature": True}).run(tmp_path, executor=HereExecutor())
     assert not (tmp_path / "records.jsonl").exists()
 
 
@@ -190,7 +171,7 @@ def test_a_metric_that_does_not_fit_the_kind_ends_a_study_before_it_begins(
 def test_a_temperature_is_fitted_on_texts_that_train_nothing_and_applied_ever_after(
     backbones: Backbones, files: dict[str, str], tmp_path: Path, name: str
 ) -> None:
-    made = study(backbones, files[name], methods={"full": {"temperature": True}}).run(tmp_path, executor=Here())
+    made = study(backbones, files[name], methods={"full": {"temperature": True}}).run(tmp_path, executor=HereExecutor())
     record = made.records[0]
     adapter = Adapter.load(tmp_path / record.adapter)
     asked = adapter.manifest.objective
@@ -207,7 +188,7 @@ def test_a_temperature_is_fitted_on_texts_that_train_nothing_and_applied_ever_af
 
 def test_class_weights_change_what_is_learnt(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
     methods = {"full": {}, "balanced": {"method": "full", "class_weights": "balanced"}}
-    first, second = study(backbones, files["classes"], methods=methods).run(tmp_path, executor=Here()).records
+    first, second = study(backbones, files["classes"], methods=methods).run(tmp_path, executor=HereExecutor()).records
     assert first.digest != second.digest
     assert second.training["class_weights"] == "balanced"
 
@@ -236,7 +217,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     runs = asked.runs()
     assert len(runs) == 2 * 3 * 2
     assert {run.training.max_steps for run in runs} == {8}
-    made = asked.run(tmp_path, executor=Here())
+    made = asked.run(tmp_path, executor=HereExecutor())
     assert made.failed == ()
     assert {(one.train_examples, one.steps) for one in made.records} == {(16, 8), (32, 8), (64, 8)}
     report = Report.of(Results.read(tmp_path))
@@ -270,6 +251,6 @@ def test_sizes_that_mean_nothing_are_refused(backbones: Backbones, changes: dict
 
 
 def test_a_number_is_not_asked_for_in_words(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
-    made = study(backbones, files["number"], methods={"zero-shot": {}}).run(tmp_path, executor=Here())
+    made = study(backbones, files["number"], methods={"zero-shot": {}}).run(tmp_path, executor=HereExecutor())
     assert "a task of kind number has no label that a word could answer for" in made.failed[0].error
     assert make("lora").head is None

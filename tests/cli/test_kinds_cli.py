@@ -1,0 +1,93 @@
+"""Numbers and several labels from the command line: train, evaluate, predict, plan; and what is told of mistakes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from command import Command
+from fakes import Backbones, sentences, write_csv
+
+SHORT = ("--set", "max_steps=4", "--set", "batch_size=8", "--set", "dtype=float32")
+
+
+@pytest.fixture
+def backbone(backbones: Backbones) -> str:
+    return str(backbones.path("gpt2"))
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> str:
+    rows = [(text, 2.5 + 2 * label + len(text) / 100) for text, label in sentences(60)]
+    return str(write_csv(tmp_path / "ratings.csv", rows, ("text", "rating")))
+
+
+@pytest.fixture
+def tags(tmp_path: Path) -> str:
+    rows = [(text, "good;long" if label else "long" if len(text) > 50 else "") for text, label in sentences(60)]
+    return str(write_csv(tmp_path / "tags.csv", rows, ("text", "tags")))
+
+
+def test_a_file_of_ratings_is_trained_evaluated_and_predicted(afina: Command, backbone: str, ratings: str) -> None:
+    answer = afina("train", "--task", ratings, "--backbone", backbone, "--out", "made", *SHORT)
+    assert answer.code == 0, answer.err
+    assert answer.err.splitlines()[0].startswith("label: 60 rows, numbers from ")
+    assert answer.err.splitlines()[0].endswith(": kind number")
+    assert "Pearson correlation" in answer.out
+    shown = afina("evaluate", "made", "--task", ratings)
+    assert shown.out.startswith("Pearson correlation ")
+    assert "RMSE" in shown.out
+    told = afina("evaluate", "made", "--task", ratings, "--json", "--metric", "rmse").object()
+    assert told["metric"] == "rmse"
+    assert told["interval"][0] < told["rmse"] < told["interval"][1]
+    (line,) = afina("predict", "made", "What a warm ferry!").lines()
+    assert set(line) == {"text", "value"}
+    assert 0 < line["value"] < 8
+
+
+def test_a_file_of_tags_is_trained_evaluated_and_predicted(afina: Command, backbone: str, tags: str) -> None:
+    arguments = ("--metric", "macro_f1", "--set", "temperature=true", "--separator", ";")
+    answer = afina("train", "--task", tags, "--backbone", backbone, "--out", "made", *SHORT, *arguments)
+    assert answer.code == 0, answer.err
+    assert answer.err.splitlines()[0] == "label: 60 rows, any of 2 labels (good, long): kind labels"
+    assert re.search(r"Macro +Micro", answer.out), "what was asked for comes first"
+    assert afina("evaluate", "made", "--task", tags).out.startswith("micro F1 ")
+    (line,) = afina("predict", "made", "What a warm ferry!").lines()
+    assert set(line) == {"text", "labels", "probabilities"}
+    assert set(line["labels"]) <= {"good", "long"} == set(line["probabilities"])
+
+
+def test_a_plan_of_numbers(afina: Command, backbone: str, ratings: str) -> None:
+    arguments = ("--backbone", backbone, "--method", "lora", "--no-calibrate", "--json")
+    found = afina("plan", "--task", ratings, *arguments).out
+    assert '"head": 32' in found
+    assert afina("plan", "--task", ratings, *arguments, "--kind", "number").out == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--metric", "mcc"), "--metric mcc: the task's kind is number, which has pearson, spearman, rmse, mae, r2."),
+        (("--metric", "ece"), "--metric ece: the task's kind is number"),
+        (("--metric", "pearsn"), "Did you mean 'pearson'"),
+        (("--kind", "numbers"), "data.kind = 'numbers': input should be 'classes', 'number' or 'labels'"),
+        (("--separator", ";"), "--separator ';' stands in no row of column 'rating'."),
+        (("--set", "temperature=true"), "temperature: a number has no probabilities. Leave it out."),
+        (("--set", "class_weights=balanced"), "class_weights balanced: a task of kind number has none."),
+        (("--words", "good=great"), "a task of kind number has no label that a word could answer for."),
+    ],
+)
+def test_what_does_not_fit_numbers_is_told_before_anything_is_trained(
+    afina: Command, backbone: str, ratings: str, arguments: tuple[str, ...], told: str
+) -> None:
+    answer = afina("train", "--task", ratings, "--backbone", backbone, "--out", "made", *SHORT, *arguments)
+    assert answer.code == 2
+    assert told in answer.err
+    assert not Path("made/records.jsonl").exists()
+
+
+def test_numbers_cannot_be_asked_for_in_words(afina: Command, backbone: str, ratings: str) -> None:
+    answer = afina("ask", "--task", ratings, "--backbone", backbone)
+    assert answer.error.endswith("its kind is number, and words can answer for classes alone.")

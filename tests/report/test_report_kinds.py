@@ -1,0 +1,117 @@
+"""Tables, verdicts and sentences of every kind of task, and of another metric than the usual one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from afina.report import metrics
+from afina.report.disagreements import disagreement_table
+from afina.report.evaluated import Evaluated
+from afina.report.per_label import BY_LABEL, CONFUSIONS, MOST, of_labels, tables
+from afina.report.report import Report
+from afina.studies.result import Result
+from records import of_kind, result, results
+
+
+def headed(made: Result, metric: str) -> Result:
+    return replace(made, record=made.record.model_copy(update={"metric": metric}))
+
+
+def report(*made: Result) -> Report:
+    return Report.of(results(made))
+
+
+def test_of_errors_the_lower_is_the_better_everywhere() -> None:
+    good, bad = of_kind("number", "full", noise=0.2), of_kind("number", "lora", noise=1.0)
+    made = report(headed(good, "rmse"), headed(bad, "rmse"))
+    (pair,) = made.verdicts.compared
+    assert (pair.first, pair.verdict) == ("full fine-tuning", "better")
+    assert pair.difference < 0
+    assert pair.words.startswith("full fine-tuning is better than LoRA: RMSE lower by ")
+    assert made.sentences[0].startswith("full fine-tuning is best: RMSE ")
+    assert made.of_use == headed(good, "rmse").record
+    table = made.findings[0]
+    assert table.columns[3].heading == "Difference"
+    assert table.rows[0][3].startswith("−")
+    assert any("Differences in RMSE" in note and "Less is better." in note for note in table.notes)
+
+
+@pytest.mark.parametrize("kind", ["number", "labels"])
+def test_the_tables_have_the_figures_of_the_kind(kind: str) -> None:
+    made = report(of_kind(kind, "full"), of_kind(kind, "lora"))
+    first, second = made.tables[:2]
+    headings = [column.heading for column in first.columns]
+    main = {"number": ["Pearson correlation", "RMSE"], "labels": ["Micro F1", "Macro F1"]}[kind]
+    assert [headings[1], headings[3]] == main
+    assert first.title == "Performance"
+    assert second.title == "Further figures"
+    shown = {"number": "Spearman correlation", "labels": "Exact match"}[kind]
+    assert shown in [column.heading for column in second.columns]
+    text = made.markdown()
+    assert "nan" not in text
+    assert "accuracy" not in text.split("## The published study's claims")[0].lower()
+
+
+def test_the_ceiling_stands_beside_the_methods_where_it_is_of_the_headline() -> None:
+    told = {"ceiling": {"pearson": 0.8722, "rmse": 0.9}}
+    made = report(of_kind("number", "full", **told), of_kind("number", "lora", **told))
+    notes = " ".join(made.tables[0].notes)
+    assert "One human who tells what others say of these texts has Pearson correlation 0.8722." in notes
+    assert "0.9000" not in notes
+
+
+def test_differences_are_told_in_points_or_in_the_metrics_own_unit() -> None:
+    assert metrics.difference(0.0123, "f1") == "+1.23"
+    assert metrics.difference(-0.0123, "mcc") == "−0.0123"
+    assert metrics.difference(0.00001234, "brier") == "+1.234e−05"
+    assert metrics.difference(0.0, "rmse") == "0.0000"
+    assert (metrics.unit("auroc"), metrics.unit("rmse")) == (" (points)", "")
+
+
+def test_labels_are_told_one_by_one_with_their_means_over_seeds() -> None:
+    made = report(*(of_kind("labels", "lora", seed=seed) for seed in (0, 1)))
+    arm = made.arms[0]
+    found = {one.name: one for one in of_labels(arm)}
+    gold = arm.targets[:, 0].astype(bool)
+    recalls = [answers[gold, 0].mean() for answers in arm.answers]
+    assert found["rude"].recall == pytest.approx(np.mean(recalls))
+    assert found["rude"].support == gold.sum()
+    (table,) = tables(made.arms)
+    assert table.title == BY_LABEL
+    assert len(table.rows) == 3
+    assert tables(report(of_kind("number")).arms) == []
+
+
+def test_of_many_classes_the_most_frequent_confusions_are_listed() -> None:
+    names = tuple(f"class {i}" for i in range(MOST + 5))
+    gold = tuple(i % len(names) for i in range(200))
+    predicted = tuple(1 if label == 0 else label for label in gold)
+    made = report(result(gold=gold, predicted=predicted, label_names=names, examples=200))
+    by_label, confusions = tables(made.arms)
+    assert len(by_label.rows) == MOST
+    assert confusions.title == CONFUSIONS
+    assert confusions.rows == (("LoRA", "class 0", "class 1", str(gold.count(0))),)
+
+
+def test_numbers_disagree_most_where_they_are_furthest_apart() -> None:
+    first, second = of_kind("number", "full", noise=0.1), of_kind("number", "lora", noise=0.1)
+    second.predictions.outputs[7] += 30
+    made = report(first, second)
+    table = disagreement_table(made.arms, Evaluated())
+    assert table is not None
+    assert table.rows[0][0] == "7"
+    assert [column.heading for column in table.columns] == ["Row", "Given", "full fine-tuning", "LoRA"]
+    several = disagreement_table(report(of_kind("labels", "full"), of_kind("labels", "lora")).arms, Evaluated())
+    assert several is not None
+    assert several.columns[1].heading == "Right labels"
+    assert {"none", "rude"} & {cell for row in several.rows for cell in row}
+
+
+def test_an_answer_that_is_always_the_same_is_noticed() -> None:
+    made = of_kind("number", "lora")
+    made.predictions.outputs[:] = 0.5
+    notes = " ".join(report(made).tables[0].notes)
+    assert "LoRA, seed 0, answered the same to every text." in notes
