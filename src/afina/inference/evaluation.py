@@ -81,7 +81,7 @@ def evaluate(
         task=texts.address,
         metric=headline,
         metrics=objective.metrics(outputs, split.labels),
-        interval=estimates.estimate(objective.values(headline, outputs, split.labels), METRICS[headline]).interval,
+        interval=estimates.of_answers([objective.answered(outputs, split.labels)], METRICS[headline]).interval,
         examples=len(split),
         truncated=truncated,
         dtype=predictor.dtype,

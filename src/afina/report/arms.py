@@ -131,10 +131,8 @@ class Arm:
 
         if metrics.metric_of(metric).values is None:
             return None
-        if metric == metrics.F1:
-            found = estimates.f1(self.targets, self.answers, len(self.record.label_names)).interval
-        else:
-            found = estimates.estimate(self.values(metric), metrics.metric_of(metric)).interval
+        answered = [result.answered for result in self.results]
+        found = estimates.of_answers(answered, metrics.metric_of(metric)).interval
         return found.low, found.high
 
     def mean(self, value: Value) -> float | None:

@@ -17,11 +17,12 @@ benchmarks/coverage.py the simulation): of one method, made here, and of the dif
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from afina.stats.answered import of_ratio
+from afina.stats.answered import Answered, of_ratio
 from afina.stats.intervals import Interval, bent, bounded, wilson
 from afina.stats.metrics import Metric
 from afina.stats.random_effects import Crossed, size_of
@@ -39,6 +40,14 @@ class Estimate:
     mean: float
     spread: float | None
     interval: Interval
+
+
+def of_answers(answered: Sequence[Answered], metric: Metric, level: float = 0.95) -> Estimate:
+    """Of what was answered, seed by seed, to the same examples: by `f1` for F1, by `estimate` for all else."""
+    if metric.name == "f1":
+        return f1(answered[0].targets, np.stack([one.answers for one in answered]), answered[0].classes, level)
+    assert metric.values is not None
+    return estimate(np.stack([metric.values(one) for one in answered]), metric, level)
 
 
 def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimate:

@@ -12,6 +12,7 @@ from afina import atomic, digest, tensorfile
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
 from afina.models.objective import Objective
+from afina.stats.metrics import Answered
 from afina.studies.record import Record
 
 
@@ -62,6 +63,11 @@ class Result:
     def targets(self) -> np.ndarray:
         """What was right, [N]."""
         return self.predictions.targets
+
+    @cached_property
+    def answered(self) -> Answered:
+        """What metrics are computed from."""
+        return self.objective.answered(self.predictions.outputs, self.predictions.targets)
 
     @cached_property
     def answers(self) -> np.ndarray:
