@@ -90,7 +90,7 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         assert title in answer.out
     for method in (METHODS[name] for name in STUDIED):
         title = re.escape(method.title.removesuffix(")"))
-        rows = re.findall(rf"^{title}(?:  | \(head|,)", answer.out.split("Verdicts")[0], re.MULTILINE)
+        rows = re.findall(rf"^{title}(?:  | \(head|,)", answer.out.split("\nVerdicts\n")[0], re.MULTILINE)
         assert len(rows) == 4, f"{method.title} has a row in each table"
     assert "report  results/compare/report.md" in answer.out
     records = Results.read(Path("results/compare")).records

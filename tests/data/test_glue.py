@@ -320,8 +320,11 @@ def test_an_unknown_task_of_glue_names_the_nearest(address: str, near: str) -> N
 
 
 def test_columns_cannot_be_chosen(glue: Hub) -> None:
-    with pytest.raises(InvalidData, match="task glue/cola: its columns are known, so `kind` cannot be chosen"):
+    with pytest.raises(InvalidData, match="task glue/cola: its columns are known, so `label` cannot be chosen"):
+        Task.load("glue/cola", label="label")
+    with pytest.raises(InvalidData, match="task glue/cola: its kind is classes, so `kind` cannot be number"):
         Task.load("glue/cola", kind="number")
+    assert Task.load("glue/cola", kind="classes").kind == "classes"
 
 
 def test_what_is_at_hand_is_told_without_the_network(glue: Hub, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_the_manifest_tells_where_the_adapter_comes_from(runs: Runs, gpt2: Backb
         record.environment.train_digest,
         record.environment.evaluation_digest,
     )
-    assert manifest.metrics == {"accuracy": record.accuracy, "f1": record.f1, "examples": record.examples}
+    assert manifest.metrics == record.metrics | {"examples": record.examples}
     assert manifest.versions.keys() >= {"python", "torch", "transformers", "peft"}
     assert [len(row) for row in manifest.probe or ()] == [2] * len(PROBE)
 
@@ -303,6 +303,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "words": {"bad": (" bad",), "good": (" good",)},
         "offset": (0.0, 1.0),
         "vocabulary_digest": "sha256:3",
+        "objective": {"kind": "classes", "temperature": 2.0},
     }
     for field, value in same.items():
         assert manifest.model_copy(update={field: value}).digest == manifest.digest, field

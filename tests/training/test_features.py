@@ -75,7 +75,7 @@ def test_a_pause_reads_little_ahead_and_changes_no_bit(gpt2: Backbone, read: lis
     for stop, most in ((1, 1), (2, 2), (4, 4), (5, 8), (27, 9)):
         paused.advance(stop)
         assert sum(read) == min(70, 8 * most)
-        score = paused.score(held_out)
+        score = paused.score(held_out, "accuracy")
         assert score.step == stop
         assert score.train_seconds == paused.account.seconds["train"]
         del read[-1]  # the score's own

@@ -39,11 +39,11 @@ def test_a_score_is_the_headline_and_the_mean_loss_of_the_weights_so_far(gpt2: B
     losses = []
     for stop in (2, 4, 6):
         fit.advance(stop)
-        score = fit.score(held_out)
+        score = fit.score(held_out, "accuracy")
         outputs = torch.from_numpy(predictor.logits(fit.classifier, held_out.encoded))
         targets = torch.from_numpy(held_out.labels)
         assert (score.step, score.steps, score.examples) == (stop, 6, 40)
-        assert score.accuracy == float((outputs.argmax(1) == targets).double().mean())
+        assert score.value == float((outputs.argmax(1) == targets).double().mean())
         assert score.loss == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, targets)), rel=1e-5)
         assert score.train_seconds == fit.account.seconds["train"] > 0
         losses.append(score.loss)
@@ -54,7 +54,7 @@ def test_scoring_on_the_way_changes_no_step(gpt2: Backbone) -> None:
     scored, alone = started(gpt2, "lora"), started(gpt2, "lora")
     for stop in (1, 3, 5):
         scored.advance(stop)
-        scored.score(split(gpt2))
+        scored.score(split(gpt2), "accuracy")
     alone.advance()
     assert scored.account.losses == alone.account.losses
 
@@ -64,8 +64,8 @@ def test_weights_that_the_last_step_spoilt_have_no_score(gpt2: Backbone) -> None
     fit.advance(2)
     with torch.no_grad():
         next(iter(fit.parameters.values())).fill_(float("nan"))
-    score = fit.score(split(gpt2))
-    assert (score.step, score.accuracy, score.loss) == (2, None, None)
+    score = fit.score(split(gpt2), "accuracy")
+    assert (score.step, score.value, score.loss) == (2, None, None)
 
 
 def test_a_method_that_trains_nothing_advances_nothing_and_keeps_its_precision(gpt2: Backbone) -> None:

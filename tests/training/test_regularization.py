@@ -12,12 +12,14 @@ import torch
 from afina import Backbone, Run
 from afina.errors import InvalidStudy
 from afina.methods import make
-from afina.studies.spec import LATER, RunSpec, Training
+from afina.studies.spec import RunSpec, Training
 from afina.training.fit import Fit
 from fakes import encoded, fit_of, opened, sentences
 
 STEPS, RATE = 8, 1e-2
 Weights = dict[str, torch.Tensor]
+
+REGULARIZERS = ("label_smoothing", "average", "pull")
 
 
 def started(backbone: Backbone, name: str, **changes: Any) -> Fit:
@@ -128,7 +130,7 @@ def test_killed_and_resumed_average_and_pull_come_to_the_same(gpt2: Backbone, tm
     assert equal(weights(resumed), weights(whole))
 
 
-@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize("name", REGULARIZERS)
 def test_at_no_strength_a_run_is_the_one_that_it_was(gpt2: Backbone, name: str) -> None:
     spec = RunSpec(backbone="gpt2", task="sst2", method="full")
     assert spec.model_copy(update={"training": Training(**{name: 0.0})}).key == spec.key
@@ -146,4 +148,8 @@ def test_at_no_strength_a_run_is_the_one_that_it_was(gpt2: Backbone, name: str) 
 def test_a_run_with_all_of_them_is_recorded_with_what_they_were(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     training = Training(max_steps=3, label_smoothing=0.1, average=0.5, pull=0.2)
     record = Run(backbone=gpt2.address, task=toy, method="full", training=training).execute(tmp_path)
-    assert {name: record.training[name] for name in LATER} == {"label_smoothing": 0.1, "average": 0.5, "pull": 0.2}
+    assert {name: record.training[name] for name in REGULARIZERS} == {
+        "label_smoothing": 0.1,
+        "average": 0.5,
+        "pull": 0.2,
+    }

@@ -17,6 +17,9 @@ from afina.card import Shown
 from afina.errors import InvalidData
 from afina.schema import Frozen, Problem
 
+TOLD = 2
+"""Figures that a card shows, beside the headline; a record has more."""
+
 
 class Seconds(Frozen):
     """Wall-clock seconds by phase, summed over the parts of a resumed run."""
@@ -137,7 +140,8 @@ class Record(Shown, Frozen):
         return {
             "name": self.name,
             "seed": self.seed,
-            **self.metrics,
+            self.metric: self.metrics[self.metric],
+            **dict(list(self.metrics.items())[:TOLD]),
             "evaluation texts": self.examples,
             "trained parameters": self.trainable,
             "training, in seconds": round(self.seconds.train, 2) if self.steps else None,
