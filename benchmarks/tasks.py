@@ -1,7 +1,8 @@
 """One study on each of the snippet tasks of another kind, and what a bag of words reaches on the same texts.
 
 `python benchmarks/tasks.py` writes the part of docs/tasks.md that is theirs to standard output; what is recorded under
-results/tasks is not done again. `--only ratings` does one; `--curve` the learning curve alone.
+results/tasks is not done again. `--only ratings` does one; `--curve` the learning curve alone, whose plot is written to
+docs/curve.svg.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from pathlib import Path
 from afina import Lines, Study, Task
 from afina.models import objectives
 from afina.report import curves, metrics
+from afina.report.plots import svg
+from afina.report.plots.curve import curve as plotted
 from afina.report.report import Report
 from afina.report.verdicts import verdict_table
 from afina.report.writers.markdown import table
 from afina.studies import floors
 from afina.studies.results import Results
 
-OUT = Path("results") / "tasks"
+OUT, PLOT = Path("results") / "tasks", Path("docs") / "curve.svg"
 TASKS = ("ratings", "domains", "movies-3", "pairs")
 METHODS = ("full", "lora", "ia3", "head")
 TRAIN, EVALUATION, EPOCHS, SEEDS = 256, 300, 2, (0,)
@@ -83,6 +86,15 @@ def page(task: str, results: Results) -> str:
     )
 
 
+def standing_alone(markup: str) -> str:
+    """A plot of a page with the colours of a light one."""
+    colours = {"ink": "#1c2024", "faint": "#d9dde1", "paper": "#ffffff"}
+    colours |= {f"method-{place}": tone for place, tone in enumerate(svg.LIGHT)}
+    said = "; ".join(f"--{name}: {tone}" for name, tone in colours.items())
+    opening, rest = markup.split(">", 1)
+    return f"{opening}><style>svg {{ {said}; background: #ffffff }}</style>{rest}\n"
+
+
 def main() -> None:
     """Run, and print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -95,6 +107,8 @@ def main() -> None:
         made.write()
         found = curves.table(made.arms)
         assert found is not None
+        with svg.drawing():
+            PLOT.write_text(standing_alone(plotted(made.arms).svg), encoding="utf-8")
         print(table(found), " ".join(made.sentences), sep="\n\n")
         return
     for task in [asked.only] if asked.only else TASKS:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from afina import Backbone, Study, assets, cli
+from afina import Backbone, Results, Study, assets, cli
 from afina.errors import NotFound
 from command import Command
 from fakes import sentences, write_csv
@@ -114,16 +114,20 @@ def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt
     invented = [(text, ("bad", "good")[label]) for text, label in sentences(180)]
     write_csv(Path("reviews.csv"), invented[:120])
     write_csv(Path("more.csv"), invented[120:])
+    write_csv(Path("ratings.csv"), [(text, 1.5 + len(text) / 50) for text, _ in invented], ("text", "rating"))
+    write_csv(Path("tags.csv"), [(text, f"{label};long") for text, label in invented], ("text", "tags"))
+    others = {name: ["--out", f"results/{Path(name).stem}"] for name in ("ratings.csv", "tags.csv")}
     typed = [words for page, words in AFINA if page == "README.md" and "paper" not in words]
     tiny = {word: ["--backbone", gpt2.address] for word in ("train", "study", "evaluate", "predict")}
     steps = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
     done = []
     for words in typed:
-        if words[0] == "choose" or (words[0] in steps and "reviews.csv" not in words):
+        where = [option for name in others if name in words for option in others[name]]
+        if words[0] == "choose" or (words[0] in steps and "reviews.csv" not in words and not where):
             continue  # the first takes minutes; tests/test_choose.py types it
         adapters = list(Path("results/train/adapters").glob("*"))
         words = [str(adapters[0]) if word == "results/train/adapters/ADAPTER" else word for word in words]
-        answer = afina(*words, *tiny.get(words[0], []), *steps.get(words[0], []))
+        answer = afina(*words, *tiny.get(words[0], []), *steps.get(words[0], []), *where)
         assert answer.code == 0, (words, answer.err)
         done.append(words[0])
         if words[0] == "predict":
@@ -131,6 +135,8 @@ def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt
             assert line["label"] in {"bad", "good"}
     assert {"train", "study", "report", "evaluate", "predict"} <= set(done)
     assert Path("results/reviews/report.md").is_file()
+    kinds = [Results.read(Path("results") / name).records[0].kind for name in ("ratings", "tags")]
+    assert kinds == ["number", "labels"]
 
 
 @pytest.mark.slow
