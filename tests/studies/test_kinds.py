@@ -14,13 +14,16 @@ from transformers import AutoModelForSequenceClassification
 from afina import Adapter, Predictor, Results, Run, Study
 from afina.data.labelled import Labelled
 from afina.errors import AfinaError, InvalidStudy
+from afina.events import Score
 from afina.inference.evaluation import evaluate, trained
 from afina.methods import make
 from afina.report.curves import CURVES
 from afina.report.report import Report
 from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
+from afina.studies.halving import Standing
 from afina.studies.spec import UNASKED, Data, Training
+from afina.studies.tuning import _value
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
 
@@ -254,3 +257,25 @@ def test_a_number_is_not_asked_for_in_words(backbones: Backbones, files: dict[st
     made = study(backbones, files["number"], methods={"zero-shot": {}}).run(tmp_path, executor=HereExecutor())
     assert "a task of kind number has no label that a word could answer for" in made.failed[0].error
     assert make("lora").head is None
+
+
+def test_of_errors_a_race_and_tuning_prefer_the_lower() -> None:
+    low, high = (Score(8, 8, 40, error, 0.5, lower=True) for error in (0.2, 0.9))
+    assert (low.gain, high.gain, Score(8, 8, 40, None, None, lower=True).gain) == (-0.2, -0.9, None)
+    assert _value(low) > _value(high)
+    standings = [
+        Standing("lora", rate, score.value, score.loss, 8, 1, gain=score.gain)
+        for rate, score in ((1e-3, high), (1e-4, low))
+    ]
+    assert min(standings, key=lambda one: one.order).rate == 1e-4
+
+
+def test_a_study_of_numbers_is_tuned_by_its_metric(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:
+    tune = {"candidates": 2, "validation": 0.3}
+    asked = study(backbones, files["number"], methods={"lora": {}}, metric="rmse", tune=tune)
+    made = asked.run(tmp_path, executor=HereExecutor())
+    assert made.failed == ()
+    (tuned,) = made.tuned
+    finished = [one for one in tuned.trials if one.steps == tuned.length and one.value is not None]
+    assert tuned.setting == min(finished, key=lambda one: one.value or 0.0).setting
+    assert made.records[0].metric == "rmse"
