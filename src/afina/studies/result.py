@@ -12,7 +12,7 @@ from afina import atomic, digest, tensorfile
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
 from afina.models.objective import Objective
-from afina.stats.metrics import Answered
+from afina.stats.metrics import METRICS, Answered
 from afina.studies.record import Record
 
 
@@ -72,7 +72,7 @@ class Result:
     @cached_property
     def answers(self) -> np.ndarray:
         """What was predicted, in the form of targets, [N]."""
-        return self.objective.decode(self.predictions.outputs)
+        return self.answered.answers
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -81,9 +81,11 @@ class Result:
 
     def values(self, metric: str) -> np.ndarray:
         """What each answer adds to a metric, [N]."""
-        return self.objective.values(metric, self.predictions.outputs, self.predictions.targets)
+        made = METRICS[metric].values
+        assert made is not None
+        return made(self.answered)
 
     @cached_property
     def chances(self) -> np.ndarray | None:
         """Probabilities, [N, width], where the kind has such."""
-        return self.objective.chances(self.predictions.outputs)
+        return self.answered.chances
