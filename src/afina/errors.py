@@ -12,7 +12,11 @@
     ├── Diverged           a loss that is no longer a number
     ├── RunFailed          a run of a study whose process reported an error or was killed
     ├── Busy               another process is writing to the same place
-    └── CannotWrite        a place that takes no more: a full disk, a limit, a file system that is read only
+    ├── CannotWrite        a place that takes no more: a full disk, a limit, a file system that is read only
+    ├── InvalidName        what can be no name, alias or address in a store
+    ├── Conflict           an alias that another process has moved meanwhile
+    ├── Refused            what a store will not do: keep an unsafe file, serve a version that failed its check, ...
+    └── CorruptStore       a store whose bytes are not what its log says
 
 Each message names where, what was found, what was expected and what to do next. What the caller has set, or may set, is
 named by the library's word in backquotes, as in "Name the right one with `text`."; the command line shows its own flag
@@ -102,3 +106,19 @@ class CannotWrite(AfinaError):
     def __init__(self, place: object, reason: str) -> None:
         super().__init__(f"{place}: cannot be written ({reason}). Make room there, or write elsewhere; then try again.")
         self.reason = reason
+
+
+class InvalidName(AfinaError):
+    """What can be no name, alias or address in a store."""
+
+
+class Conflict(AfinaError):
+    """What was to be changed in a store is not what the caller took it to be."""
+
+
+class Refused(AfinaError):
+    """What a store will not keep, or will not do as it is."""
+
+
+class CorruptStore(AfinaError):
+    """A store's bytes are not what its log says."""

@@ -1,0 +1,125 @@
+"""Blobs: files that are kept under a place and never changed. Knows neither what is in them nor what holds them.
+
+A place is `sha256-<64 hex digits>-<8 hex digits>`: what the content hashes to, and a word drawn for this copy. What was
+removed and is needed again comes back under another word, so that whoever is late in removing removes the old copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from afina import atomic
+from afina.errors import CorruptStore
+
+
+class Kept(NamedTuple):
+    """A file that lies there: its place, its bytes, and how many seconds ago it was written."""
+
+    place: str
+    size: int
+    age: float
+
+
+class Blobs(ABC):
+    """Where the bytes are. Every method may be called by many processes at once, of one place too."""
+
+    @abstractmethod
+    def scratch(self) -> AbstractContextManager[Path]:
+        """An empty directory to make files in, which `put` takes from there; it is gone after the block."""
+
+    @abstractmethod
+    def put(self, place: str, file: Path) -> None:
+        """Keep the content of `file`, durable when it returns; whole or not at all. `file` may be gone afterwards.
+
+        What lies at the place already has the same content. Raises CannotWrite, NotFound where nothing answers.
+        """
+
+    @abstractmethod
+    def size(self, place: str) -> int | None:
+        """Bytes of what lies there; None where nothing does. Raises NotFound where nothing answers."""
+
+    @abstractmethod
+    def file(self, place: str) -> AbstractContextManager[Path]:
+        """The content as a file of this machine, for the block; read, never changed.
+
+        Raises CorruptStore where nothing lies there, NotFound where nothing answers.
+        """
+
+    @abstractmethod
+    def remove(self, place: str) -> None:
+        """Remove what lies there, if anything does. Raises CannotWrite, NotFound."""
+
+    @abstractmethod
+    def all(self) -> Iterator[Kept]:
+        """All that lies there, in no order."""
+
+
+class LocalBlobs(Blobs):
+    """In a directory, by the first two digits of what they hash to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Beside the blobs, so that `put` renames."""
+        with atomic.writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=atomic.TEMPORARY, dir=self.root))
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def put(self, place: str, file: Path) -> None:
+        """See `Blobs`; renamed."""
+        target = self._path(place)
+        with atomic.replacing(target) as fresh:
+            file.rename(fresh)
+            fresh.chmod(0o444)
+
+    def size(self, place: str) -> int | None:
+        """See `Blobs`."""
+        try:
+            return self._path(place).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def file(self, place: str) -> Iterator[Path]:
+        """See `Blobs`; the file itself."""
+        path = self._path(place)
+        if not path.is_file():
+            raise CorruptStore(f"{path}: the file is missing. `afina store verify` says what it belongs to.")
+        yield path
+
+    def remove(self, place: str) -> None:
+        """See `Blobs`."""
+        path = self._path(place)
+        with atomic.writing(path):
+            path.unlink(missing_ok=True)
+
+    def all(self) -> Iterator[Kept]:
+        """See `Blobs`."""
+        now = datetime.now(UTC).timestamp()
+        for path in self.root.glob("??/sha256-*"):
+            status = path.stat()
+            yield Kept(path.name, status.st_size, now - status.st_mtime)
+
+    def sweep(self, age: float) -> None:
+        """Remove what killed processes left half-written more than so many seconds ago."""
+        now = datetime.now(UTC).timestamp()
+        for leftover in [*self.root.glob(f"{atomic.TEMPORARY}*"), *self.root.glob(f"??/{atomic.TEMPORARY}*")]:
+            if now - os.stat(leftover).st_mtime > age:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _path(self, place: str) -> Path:
+        return self.root / place.removeprefix("sha256-")[:2] / place
