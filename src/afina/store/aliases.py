@@ -1,0 +1,129 @@
+"""Aliases: which version `production` is. They move by compare-and-swap, and every move is in the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from afina.errors import Conflict, NotFound, Refused
+from afina.store import catalog, log, steps
+from afina.store.clients import Place
+from afina.store.database import Database
+from afina.store.names import Name, Reference, check_alias
+from afina.store.tables import ALIASES, LIVE, VERSIONS
+from afina.store.version import Moved
+
+ANY = -1
+"""For `expected`: wherever it points to."""
+
+ALIAS, ROLLBACK = "alias", "rollback"
+"""Events of the log: an alias is set, and set back."""
+
+
+def move(
+    database: Database,
+    reference: Reference,
+    alias: str,
+    *,
+    expected: int | None,
+    force: bool,
+    who: str | None,
+    why: str | None,
+) -> Moved:
+    """Let an alias point to the version that is meant.
+
+    expected  the version that it points to now, None where it is not there yet; ANY
+    Raises Conflict where it points elsewhere, Refused where the latest check of the version failed, unless `force`.
+    """
+    check_alias(alias)
+    with database.writing() as connection:
+        place, number = catalog.resolve(connection, reference)
+        before = catalog.aliases_of(connection, place).get(alias)
+        if expected not in (ANY, before):
+            raise Conflict(
+                f"{place.name}@{alias}: points to {_told(before)}, expected {_told(expected)}: it was moved meanwhile. "
+                "Look at `afina store history`, then decide again."
+            )
+        made = _point(connection, place, alias, before, number, force=force)
+        _log(connection, ALIAS, place, made, force, who, why)
+        steps.reached("alias: in the transaction")
+    steps.reached("alias: committed")
+    return made
+
+
+def roll_back(
+    database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None
+) -> Moved:
+    """Let an alias point to the version it had before; again, to the one before that. Versions deleted since are passed.
+
+    Raises NotFound where there is none.
+    """
+    check_alias(alias)
+    with database.writing() as connection:
+        place, before = catalog.resolve(connection, Reference(name, alias=alias))
+        live = {
+            row.number
+            for row in connection.execute(
+                select(VERSIONS.c.number).where(VERSIONS.c.name == place.id, VERSIONS.c.state == LIVE)
+            )
+        }
+        earlier = [number for number in _path(connection, place, alias)[:-1] if number in live and number != before]
+        if not earlier:
+            raise NotFound(f"{name}@{alias}: pointed to no other version before {before} that is still there.")
+        made = _point(connection, place, alias, before, earlier[-1], force=force)
+        _log(connection, ROLLBACK, place, made, force, who, why)
+        steps.reached("alias: in the transaction")
+    steps.reached("alias: committed")
+    return made
+
+
+def _path(connection: Connection, place: Place, alias: str) -> list[int]:
+    """The versions that the alias was set to and not set back from, the present one last."""
+    path: list[int] = []
+    for entry in log.entries(connection, (ALIAS, ROLLBACK), place.subject):
+        if entry.payload["alias"] != alias:
+            continue
+        target = entry.payload["to"]
+        if entry.event == ROLLBACK:
+            while path and path[-1] != target:
+                path.pop()
+            path = path or [target]
+        elif not path or path[-1] != target:
+            path.append(target)
+    return path
+
+
+def _point(
+    connection: Connection, place: Place, alias: str, before: int | None, number: int, *, force: bool
+) -> Moved:
+    checked = catalog.checks(connection, place).get(number)
+    if checked and not checked["passed"] and not force:
+        raise Refused(
+            f"{place.name}@{number}: its latest check failed ({_why(checked)}), so {alias} is not moved to it. Check it "
+            f"again (afina store check {place.name}@{number}), or move it with `force`, which is logged."
+        )
+    key = {"name": place.id, "alias": alias}
+    if before is None:
+        connection.execute(insert(ALIASES), {**key, "number": number})
+    else:
+        which = (ALIASES.c.name == place.id) & (ALIASES.c.alias == alias)
+        connection.execute(update(ALIASES).where(which).values(number=number))
+    return Moved(str(place.name), alias, before, number)
+
+
+def _why(checked: dict[str, Any]) -> str:
+    if checked.get("problem"):
+        return str(checked["problem"])
+    return f"difference {checked['difference']:.1e}, at most {checked['tolerance']:.0e}"
+
+
+def _log(
+    connection: Connection, event: str, place: Place, made: Moved, force: bool, who: str | None, why: str | None
+) -> None:
+    details = {"alias": made.alias, "from": made.before, "to": made.after, "forced": force}
+    log.append(connection, event, {**place.payload, **details}, place.said(who, why))
+
+
+def _told(number: int | None) -> str:
+    return "no version" if number is None else f"version {number}"

@@ -1,0 +1,182 @@
+"""Reading a store's database: names, versions, history. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.engine import Row
+
+from afina.errors import NotFound
+from afina.store import clients, log
+from afina.store.clients import Place
+from afina.store.names import Name, Reference
+from afina.store.tables import ALIASES, BLOBS, CLIENTS, DELETED, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
+from afina.store.version import Blob, Happened, Listed, Version
+
+CHECKED = ("passed", "difference", "tolerance", "problem")
+"""What an entry of a check has of its outcome."""
+
+
+def listed(connection: Connection, client: str | None = None) -> list[Listed]:
+    """The names that have a version, in alphabetical order."""
+    named = select(NAMES.c.id, CLIENTS.c.name.label("client"), NAMES.c.task).join(CLIENTS)
+    named = named.where(CLIENTS.c.state == LIVE)
+    if client is not None:
+        named = named.where(CLIENTS.c.name == client)
+    names = {row.id: f"{row.client}/{row.task}" for row in connection.execute(named)}
+    newest = (
+        select(VERSIONS.c.name, func.max(VERSIONS.c.number).label("number"), func.count().label("versions"))
+        .where(VERSIONS.c.state == LIVE)
+        .group_by(VERSIONS.c.name)
+        .subquery()
+    )
+    asked = select(VERSIONS, newest.c.versions).join(
+        newest, (VERSIONS.c.name == newest.c.name) & (VERSIONS.c.number == newest.c.number)
+    )
+    aliases: dict[int, dict[str, int]] = {}
+    for row in connection.execute(select(ALIASES).order_by(ALIASES.c.alias)):
+        aliases.setdefault(row.name, {})[row.alias] = row.number
+    made = [
+        Listed(
+            names[row.name], row.versions, row.number, row.digest, row.method, row.created, aliases.get(row.name, {})
+        )
+        for row in connection.execute(asked)
+        if row.name in names
+    ]
+    return sorted(made, key=lambda one: one.name)
+
+
+def resolve(connection: Connection, reference: Reference, *, deleted: bool = False) -> tuple[Place, int]:
+    """The name's row, and the number of the version that is meant. Raises NotFound, which says what there is.
+
+    deleted  whether one that was deleted will do
+    """
+    place = clients.find(connection, reference.name)
+    states = {
+        row.number: row.state for row in connection.execute(select(VERSIONS).where(VERSIONS.c.name == place.id))
+    }
+    live = sorted(number for number, state in states.items() if state == LIVE)
+    number = reference.number
+    if reference.alias is not None:
+        pointing = aliases_of(connection, place)
+        if reference.alias not in pointing:
+            raise NotFound(f"{reference}: no such alias. {_there('alias', pointing)}")
+        number = pointing[reference.alias]
+    elif number is None:
+        if not live:
+            raise NotFound(f"{reference}: all its versions were deleted. Publish another.")
+        number = live[-1]
+    if states.get(number) != LIVE and not (deleted and states.get(number) == DELETED):
+        why = "was deleted" if number in states else "is not there"
+        raise NotFound(f"{reference}: version {number} {why}. {_there('version', map(str, live[-20:]))}")
+    return place, number
+
+
+def _there(what: str, found: Iterable[str]) -> str:
+    known = ", ".join(found)
+    return f"There is {known}." if known else f"There is no {what} yet."
+
+
+def aliases_of(connection: Connection, place: Place) -> dict[str, int]:
+    """By alias, the version that it points to."""
+    rows = connection.execute(select(ALIASES).where(ALIASES.c.name == place.id).order_by(ALIASES.c.alias))
+    return {row.alias: row.number for row in rows}
+
+
+def version(connection: Connection, place: Place, number: int) -> Version:
+    """One version of a name, deleted or not."""
+    return versions(connection, place, VERSIONS.c.number == number)[0]
+
+
+def versions(connection: Connection, place: Place, which: Any = True) -> list[Version]:
+    """Versions of a name, in order."""
+    asked = (
+        select(VERSIONS, SAID.c.who, SAID.c.why)
+        .outerjoin(SAID, SAID.c.seq == VERSIONS.c.published)
+        .where(VERSIONS.c.name == place.id, which)
+        .order_by(VERSIONS.c.number)
+    )
+    rows = connection.execute(asked).all()
+    parts = _parts(connection, place)
+    pointing: dict[int, list[str]] = {}
+    for alias, number in aliases_of(connection, place).items():
+        pointing.setdefault(number, []).append(alias)
+    checked = checks(connection, place)
+    return [_made(place, row, parts.get(row.id, {}), pointing, checked) for row in rows]
+
+
+def _made(
+    place: Place,
+    row: Row[Any],
+    parts: Mapping[str, Blob],
+    pointing: Mapping[int, list[str]],
+    checked: Mapping[int, dict[str, Any]],
+) -> Version:
+    return Version(
+        name=str(place.name),
+        number=row.number,
+        digest=row.digest,
+        created=row.created,
+        who=row.who,
+        why=row.why,
+        manifest=json.loads(row.manifest) if row.manifest else {},
+        parts=parts,
+        aliases=tuple(pointing.get(row.number, ())),
+        checked=checked.get(row.number),
+        deleted=row.state != LIVE,
+    )
+
+
+def _parts(connection: Connection, place: Place) -> dict[int, dict[str, Blob]]:
+    asked = (
+        select(PARTS, BLOBS.c.size)
+        .join(BLOBS, BLOBS.c.digest == PARTS.c.digest)
+        .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
+        .where(VERSIONS.c.name == place.id)
+        .order_by(PARTS.c.role)
+    )
+    found: dict[int, dict[str, Blob]] = {}
+    for row in connection.execute(asked):
+        found.setdefault(row.version, {})[row.role] = Blob(row.digest, row.size)
+    return found
+
+
+def checks(connection: Connection, place: Place) -> dict[int, dict[str, Any]]:
+    """By version, the outcome of its latest recorded check, and when that was."""
+    found = {}
+    for entry in log.entries(connection, ("check",), place.subject):
+        outcome = {key: entry.payload[key] for key in CHECKED if key in entry.payload}
+        found[entry.payload["version"]] = {**outcome, "time": entry.time}
+    return found
+
+
+def happened(connection: Connection, place: Place, events: tuple[str, ...] = ()) -> list[Happened]:
+    """All that was done about a name, in order."""
+    who = select(SAID).join(LOG, LOG.c.seq == SAID.c.seq).where(LOG.c.subject == place.subject)
+    said = {row.seq: row for row in connection.execute(who)}
+    hidden = {"client", "task", "who", "why", "manifest"}
+    made = []
+    for entry in log.entries(connection, events, place.subject):
+        words = said.get(entry.seq)
+        shown = {key: value for key, value in entry.payload.items() if key not in hidden}
+        one = Happened(entry.seq, entry.time, entry.event, shown, words and words.who, words and words.why)
+        made.append(one)
+    return made
+
+
+def held(connection: Connection) -> dict[str, list[str]]:
+    """By digest of a blob, the versions that hold it."""
+    asked = (
+        select(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
+        .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
+        .join(NAMES, NAMES.c.id == VERSIONS.c.name)
+        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+        .order_by(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
+    )
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(asked):
+        found.setdefault(row.digest, []).append(f"{Name(row.name or '?', row.task)}@{row.number}")
+    return found

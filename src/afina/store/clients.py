@@ -1,0 +1,90 @@
+"""Clients and their names in the database: rows, and the salted hashes by which the log speaks of them."""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+from typing import NamedTuple
+
+from sqlalchemy import Connection, insert, select
+
+from afina.errors import NotFound, Refused
+from afina.store import log
+from afina.store.log import Said
+from afina.store.names import Name
+from afina.store.tables import CLIENTS, LIVE, NAMES
+
+
+class Place(NamedTuple):
+    """A name's row, and what the log says instead of it."""
+
+    name: Name
+    id: int
+    client: int
+    salt: str
+
+    @property
+    def payload(self) -> dict[str, str]:
+        """How an entry begins that is about this name."""
+        return {"client": log.salted(self.salt, self.name.client), "task": self.name.task}
+
+    @property
+    def subject(self) -> str:
+        """What entries about this name are found by."""
+        return log.subject(**self.payload)
+
+    def said(self, who: str | None, why: str | None = None) -> Said:
+        """Who does something about it, and why."""
+        return Said(self.client, self.salt, who, why)
+
+    def hashed(self, text: str) -> str:
+        """What the log says instead of a text."""
+        return log.salted(self.salt, text)
+
+
+def find(connection: Connection, name: Name) -> Place:
+    """Raises NotFound, which names the nearest that there is."""
+    found = look(connection, name)
+    if found is None:
+        raise NotFound(f"{name}: no adapter of that name in the store.{_nearest(connection, name)}")
+    return found
+
+
+def find_or_make(connection: Connection, name: Name) -> Place:
+    """In a transaction of a writer. Raises Refused while the client is being erased."""
+    found = look(connection, name)
+    if found is not None:
+        return found
+    row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == name.client)).one_or_none()
+    if row is not None and row.state != LIVE:
+        raise Refused(f"client {name.client}: is being erased. Finish that first: afina store erase {name.client}.")
+    if row is None:
+        fresh = {"name": name.client, "salt": secrets.token_hex(32), "state": LIVE}
+        client, salt = connection.execute(insert(CLIENTS), fresh).inserted_primary_key[0], fresh["salt"]
+    else:
+        client, salt = row.id, row.salt
+    made = connection.execute(insert(NAMES), {"client": client, "task": name.task}).inserted_primary_key[0]
+    return Place(name, made, client, salt)
+
+
+def look(connection: Connection, name: Name) -> Place | None:
+    """The name's row, if there is one."""
+    asked = (
+        select(NAMES.c.id, CLIENTS.c.id.label("client"), CLIENTS.c.salt)
+        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+        .where(CLIENTS.c.name == name.client, CLIENTS.c.state == LIVE, NAMES.c.task == name.task)
+    )
+    row = connection.execute(asked).one_or_none()
+    return Place(name, row.id, row.client, row.salt) if row else None
+
+
+def _nearest(connection: Connection, name: Name) -> str:
+    asked = (
+        select(CLIENTS.c.name, NAMES.c.task)
+        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+        .where(CLIENTS.c.state == LIVE)
+        .limit(10_000)
+    )
+    there = [f"{client}/{task}" for client, task in connection.execute(asked)]
+    near = difflib.get_close_matches(str(name), there, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else " `afina store list` shows what there is."

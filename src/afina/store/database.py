@@ -1,0 +1,247 @@
+"""The database of a store: SQLite in a file, or PostgreSQL. Transactions, and their errors in our words.
+
+Writers of one store take turns: each holds SQLite's write lock, or the row of the table `store`, from its first read to
+its commit. So version numbers have no gaps, the log is one chain, and aliases are linearizable. Knows no version.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, NotFound, Refused
+from afina.store.address import Address
+from afina.store.tables import STORE
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+FORMAT = "0001"
+"""The newest of `migrations`."""
+
+PATIENCE = 60
+"""Seconds that a writer waits for the others."""
+
+_ADVISORY = 0x6166696E61
+"""Of PostgreSQL's advisory locks, the one that whoever makes the tables holds: `afina` in ASCII."""
+
+
+class Database:
+    """One store's. Every use opens a connection of its own, so that it may be shared by threads and survive a fork."""
+
+    def __init__(self, address: Address, *, patience: float = PATIENCE) -> None:
+        self.address = address
+        self.patience = patience
+        self._engine = self._open()
+        self._ready = False
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is SQLite's."""
+        return self.address.directory is not None
+
+    def _open(self) -> Engine:
+        if self.address.directory is None:
+            try:
+                options = {"connect_timeout": 10, "application_name": "afina"}
+                return create_engine(
+                    self.address.url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options
+                )
+            except ModuleNotFoundError:
+                raise NotFound("PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.") from None
+            except ArgumentError:
+                raise NotFound(
+                    f"store {self.address.shown}: not readable as an address. Expected "
+                    "postgresql://USER:PASSWORD@HOST/DATABASE."
+                ) from None
+        path = Path(self.address.url).absolute()
+        made = create_engine(
+            f"sqlite:///file:{_quoted(path)}?{self._mode(path)}&uri=true",
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": self.patience},
+        )
+        event.listen(made, "connect", _set_up if self._may_write(path) else _leave_as_is)
+        return made
+
+    @staticmethod
+    def _may_write(path: Path) -> bool:
+        return os.access(path.parent, os.W_OK) or not path.exists()
+
+    def _mode(self, path: Path) -> str:
+        if self._may_write(path):
+            return "mode=rw"
+        log = path.with_name(f"{path.name}-wal")
+        # SQLite opens no write-ahead log where it may not write; without one, the file is all there is
+        return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+
+    def exists(self) -> bool:
+        """Whether there is a store. Raises NotFound where nothing answers, CorruptStore."""
+        if self._ready:
+            return True
+        if self.is_file and not Path(self.address.url).exists():
+            return False
+        with self._connected() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return False
+            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        if found is None:
+            return False
+        if found != FORMAT:
+            if found > FORMAT:
+                raise Refused(
+                    f"store {self.address.shown}: made by a later afina (format {found}, this one knows {FORMAT}). "
+                    "Install that."
+                )
+            self._migrate(lambda connection: None)
+        self._ready = True
+        return True
+
+    def begin(self, first: Callable[[Connection], None]) -> bool:
+        """Make the store, with what `first` puts there; false where another process was faster."""
+        if self.address.directory is not None:
+            path = Path(self.address.url)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            except OSError as error:
+                raise CannotWrite(path, error.strerror or str(error)) from None
+            self._engine = self._open()
+        return self._migrate(first)
+
+    def _migrate(self, first: Callable[[Connection], None]) -> bool:
+        """Bring the tables up to this version; by one process, while others wait."""
+        from afina.store.migrate import upgrade
+
+        begin = "BEGIN IMMEDIATE" if self.is_file else "BEGIN"
+        lock = None if self.is_file else f"SELECT pg_advisory_xact_lock({_ADVISORY})"
+        with self._transaction(begin, lock) as connection:
+            upgrade(connection)
+            fresh = connection.execute(select(STORE.c.id)).scalar() is None
+            if fresh:
+                first(connection)
+        self._ready = True
+        return fresh
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the store. Raises NotFound where there is none."""
+        self.demand()
+        begin = "BEGIN" if self.is_file else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        with self._transaction(begin) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that no other writer is beside; committed after the block, or undone where it raises.
+
+        Raises NotFound where there is no store, Busy where others do not come to an end, CannotWrite.
+        """
+        self.demand()
+        if self.is_file and not self._may_write(Path(self.address.url)):
+            raise CannotWrite(self.address.shown, "read-only file system or directory")
+        begin = "BEGIN IMMEDIATE" if self.is_file else "BEGIN"
+        with self._transaction(begin) as connection:
+            if not self.is_file:
+                connection.execute(text(f"SET LOCAL lock_timeout = '{self.patience:g}s'"))
+                connection.execute(select(STORE.c.id).with_for_update())
+            yield connection
+
+    def demand(self) -> None:
+        """Raise NotFound where there is no store."""
+        if not self.exists():
+            how = "publish to begin one" if self.is_file else "begin one: afina store init --blobs URL"
+            raise NotFound(f"store {self.address.shown}: there is none. Give another with `store`, or {how}.")
+
+    def scrub(self) -> None:
+        """Give up the pages that hold what was deleted, so that its bytes are in no file of the database."""
+        with self._connected() as connection:
+            connection.execute(text("VACUUM"))
+            if self.is_file:
+                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with its file; PostgreSQL looks after its own."""
+        if not self.is_file:
+            return []
+        with self._connected() as connection:
+            found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
+            loose = [f"a row of {row[0]} refers to none of {row[2]}" for row in connection.execute(_LOOSE)]
+        return [problem for problem in found if problem != "ok"] + loose
+
+    @contextmanager
+    def _transaction(self, begin: str, lock: str | None = None) -> Iterator[Connection]:
+        with self._connected() as connection:
+            connection.exec_driver_sql(begin)
+            try:
+                if lock:
+                    connection.exec_driver_sql(lock)
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                with suppress(SQLAlchemyError):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise self._in_words(error) from None
+
+    def _in_words(self, error: DBAPIError) -> AfinaError:
+        where, said = f"store {self.address.shown}", " ".join(str(error.orig).split())[:200]
+        lowered = said.lower()
+        if "locked" in lowered or "lock timeout" in lowered or "busy" in lowered:
+            return Busy(f"{where}: others write to it, and did not end within {self.patience:g} seconds. Try again.")
+        if any(word in lowered for word in ("disk is full", "full", "i/o error", "readonly", "read-only", "no space")):
+            return CannotWrite(where, said)
+        if any(word in lowered for word in ("malformed", "not a database", "corrupt", "no such", "does not exist")):
+            if self.is_file:
+                return CorruptStore(
+                    f"{where}: its database is damaged ({said}). Restore {self.address.url} from a backup; the blobs "
+                    "beside it are as they were."
+                )
+            return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
+        if self.is_file:
+            return CorruptStore(f"{where}: its database cannot be used ({said}).")
+        return NotFound(f"{where}: the database does not answer as expected ({self._without_secret(said)}).")
+
+    def _without_secret(self, said: str) -> str:
+        secret = self._engine.url.password
+        return said.replace(str(secret), "***") if secret else said
+
+
+_LOOSE = text("PRAGMA foreign_key_check")
+
+
+def _quoted(path: Path) -> str:
+    """A path in one of SQLite's URIs."""
+    from urllib.parse import quote
+
+    return quote(str(path))
+
+
+def _leave_as_is(connection: DBAPIConnection, _: Any) -> None:
+    """For a file that may only be read."""
+
+
+def _set_up(connection: DBAPIConnection, _: Any) -> None:
+    cursor = connection.cursor()
+    for setting in (
+        "journal_mode = WAL",  # readers and the writer do not wait for each other
+        "synchronous = FULL",  # what is acknowledged is on the disk
+        "foreign_keys = ON",
+        "secure_delete = ON",  # what is erased is overwritten
+    ):
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()

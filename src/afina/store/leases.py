@@ -1,0 +1,55 @@
+"""Leases: what keeps a blob from being removed before the version that is to hold it is there. In the database.
+
+A row of `blobs` comes before its file, and goes before it. A publisher leases the rows that it needs, then puts what
+files are missing, then makes its version if all its leases are still there. `gc` takes rows that no version holds and
+nobody leases, and their files last. A process that dies leaves a lease that ends by itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, delete, insert, select
+
+from afina import digest
+from afina.store.tables import BLOBS, LEASES
+from afina.store.version import Blob
+
+SECONDS = 3600.0
+"""How long one lasts: longer than any upload may take."""
+
+
+def time() -> float:
+    """Seconds since 1970."""
+    return datetime.now(UTC).timestamp()
+
+
+def acquire(connection: Connection, parts: Mapping[str, Blob]) -> tuple[str, dict[str, str]]:
+    """Lease the blobs of a version to be: the holder, and the place of each digest. In a writer's transaction."""
+    holder = secrets.token_hex(16)
+    places = {}
+    for blob in {part.digest: part for part in parts.values()}.values():
+        row = connection.execute(select(BLOBS).where(BLOBS.c.digest == blob.digest)).one_or_none()
+        if row is None:
+            place = f"sha256-{blob.digest.removeprefix(digest.PREFIX)}-{secrets.token_hex(4)}"
+            connection.execute(insert(BLOBS), {"digest": blob.digest, "place": place, "size": blob.size})
+        else:
+            place = row.place
+        connection.execute(insert(LEASES), {"holder": holder, "digest": blob.digest, "until": time() + SECONDS})
+        places[blob.digest] = place
+    return holder, places
+
+
+def release(connection: Connection, holder: str, places: Mapping[str, str]) -> bool:
+    """Give the leases back; false where one of them ended, so that its blob may be gone."""
+    held = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
+    connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
+    there = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(places)))
+    return held == places.keys() and {row.digest: row.place for row in there} == dict(places)
+
+
+def expire(connection: Connection) -> None:
+    """Forget those that ended."""
+    connection.execute(delete(LEASES).where(LEASES.c.until < time()))

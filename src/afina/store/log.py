@@ -1,0 +1,122 @@
+"""The audit log: entries that are only added, each hashed over the one before. Knows what an entry is, not what it says.
+
+    {"seq": 7, "time": "...", "event": "alias", "payload": {...}, "previous": "sha256:...", "hash": "sha256:..."}
+
+`hash` is of the canonical JSON of the others (`afina.digest`). Of who did it, why, and for which client there are hashes,
+salted by what an erasure destroys; the words themselves are in another table, from which they can be erased.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, insert, select, update
+
+from afina import digest
+from afina.errors import InvalidName
+from afina.store.tables import LOG, SAID, STORE
+
+FIRST = digest.of_bytes(b"")
+"""What stands before the first entry."""
+
+LONGEST = 10_000
+"""Letters of a reason."""
+
+
+class Entry(NamedTuple):
+    """One line of the log."""
+
+    seq: int
+    time: str
+    event: str
+    payload: dict[str, Any]
+    previous: str
+    hash: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is exported."""
+        return self._asdict()
+
+    def computed(self) -> str:
+        """What its hash has to be."""
+        return digest.of_json({key: value for key, value in self._asdict().items() if key != "hash"})
+
+
+class Said(NamedTuple):
+    """Who did it and why, in clear, and the client that it is about with the salt of its hashes."""
+
+    client: int
+    salt: str
+    who: str | None
+    why: str | None = None
+
+    def hashed(self) -> dict[str, str]:
+        """For an entry: what there is, salted."""
+        given = {"who": self.who, "why": self.why}
+        return {key: salted(self.salt, value) for key, value in given.items() if value is not None}
+
+
+def salted(salt: str, text: str) -> str:
+    """sha256 of the salt and the text."""
+    return digest.of_bytes(f"{salt}\n{text}".encode())
+
+
+def subject(client: str, task: str) -> str:
+    """What entries about a name are found by; `client` is the hash that stands in them."""
+    return f"{client.removeprefix(digest.PREFIX)}/{task}"
+
+
+def subject_of(payload: Mapping[str, Any]) -> str | None:
+    """That of an entry; None for one that is about no name."""
+    client, task = payload.get("client"), payload.get("task")
+    return subject(client, task) if isinstance(client, str) and isinstance(task, str) else None
+
+
+def append(connection: Connection, event: str, payload: Mapping[str, Any], said: Said | None = None) -> Entry:
+    """Add an entry, in a transaction that no other writer is beside."""
+    last, previous = connection.execute(select(STORE.c.last, STORE.c.hash)).one()
+    whole = {**payload, **(said.hashed() if said else {})}
+    entry = Entry(last + 1, now(), event, whole, previous, "")
+    entry = entry._replace(hash=entry.computed())
+    row = {**entry.as_json(), "payload": digest.canonical_json(whole), "subject": subject_of(whole)}
+    connection.execute(insert(LOG), row)
+    connection.execute(update(STORE).values(last=entry.seq, hash=entry.hash))
+    if said is not None:
+        given = {"seq": entry.seq, "client": said.client, "who": said.who, "why": said.why}
+        connection.execute(insert(SAID), given)
+    return entry
+
+
+def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[Entry]:
+    """In order; those of some events, or about one `subject`."""
+    asked = select(LOG).order_by(LOG.c.seq)
+    asked = asked.where(LOG.c.event.in_(events)) if events else asked
+    asked = asked.where(LOG.c.subject == about) if about is not None else asked
+    for row in connection.execute(asked):
+        yield Entry(row.seq, row.time, row.event, json.loads(row.payload), row.previous, row.hash)
+
+
+def now() -> str:
+    """The time, as entries have it: UTC, to the microsecond."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def login() -> str | None:
+    """Who uses this machine, as far as it tells."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return None
+
+
+def check_reason(text: str, field: str) -> str:
+    """A reason in words, without space around it. Raises InvalidName for one that is blank or very long."""
+    text = text.strip()
+    if not text or len(text) > LONGEST:
+        found = "nothing" if not text else f"{len(text):,} letters"
+        raise InvalidName(f"`{field}`: found {found}, expected a reason in some words, at most {LONGEST:,} letters.")
+    return text

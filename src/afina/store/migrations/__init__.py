@@ -1,0 +1,1 @@
+"""How the tables came to be, a file a step. Knows no store; read by Alembic."""

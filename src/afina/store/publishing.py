@@ -1,0 +1,127 @@
+"""Publish: parts of an adapter become a version of a name, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, insert, select
+
+from afina import digest
+from afina.errors import Busy
+from afina.store import catalog, clients, leases, log, steps
+from afina.store.blobs import Blobs
+from afina.store.clients import Place
+from afina.store.database import Database
+from afina.store.names import Name
+from afina.store.tables import LIVE, PARTS, VERSIONS
+from afina.store.version import Blob, Published
+
+_TRIES = 5
+"""Leases end after an hour; that they do so this often means that something else is wrong."""
+
+
+class Parts(NamedTuple):
+    """What a version is to be made of: the manifest with its digest, and by role a file of this machine."""
+
+    manifest: Mapping[str, Any]
+    files: Mapping[str, Path]
+    blobs: Mapping[str, Blob]
+
+    @property
+    def digest(self) -> str:
+        """The adapter's."""
+        return str(self.manifest["digest"])
+
+
+def there(connection: Connection, name: Name, wanted: str) -> Published | None:
+    """The version that a name has of that adapter already."""
+    place = clients.look(connection, name)
+    return _there(connection, place, wanted) if place else None
+
+
+def _there(connection: Connection, place: Place, wanted: str) -> Published | None:
+    same = select(VERSIONS.c.number).where(
+        VERSIONS.c.name == place.id, VERSIONS.c.digest == wanted, VERSIONS.c.state == LIVE
+    )
+    number = connection.execute(same.order_by(VERSIONS.c.number)).scalar()
+    return Published(catalog.version(connection, place, number), created=False) if number is not None else None
+
+
+def publish(
+    database: Database, blobs: Blobs, name: Name, parts: Parts, *, who: str | None, why: str, source: str | None = None
+) -> Published:
+    """Keep the parts and make the version. `source`: from where, if not from a run of this machine.
+
+    Killed at any step, the store is as it was, or has the version.
+    """
+    for _ in range(_TRIES):
+        with database.writing() as connection:
+            found = there(connection, name, parts.digest)
+            if found is not None:
+                return found
+            holder, places = leases.acquire(connection, parts.blobs)
+        steps.reached("publish: leased")
+        _put(blobs, parts, places)
+        steps.reached("publish: put")
+        with database.writing() as connection:
+            if leases.release(connection, holder, places):
+                made = _make(connection, name, parts, who, why, source)
+                steps.reached("publish: in the transaction")
+            else:
+                made = None
+        if made is not None:
+            steps.reached("publish: committed")
+            return made
+    raise Busy(f"{name}: what it was to be made of was removed while it was published. Try again.")
+
+
+def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:
+    for role, file in parts.files.items():
+        blob = parts.blobs[role]
+        place = places[blob.digest]
+        if blobs.size(place) != blob.size:
+            blobs.put(place, file)
+        if role == "body":
+            steps.reached("publish: body put")
+
+
+def _make(
+    connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None
+) -> Published:
+    place = clients.find_or_make(connection, name)
+    found = _there(connection, place, parts.digest)  # another publisher may have been faster
+    if found is not None:
+        return found
+    newest = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.name == place.id)).scalar()
+    number = (newest or 0) + 1
+    text = json.dumps(parts.manifest, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    entry = log.append(
+        connection,
+        "publish",
+        {
+            **place.payload,
+            "version": number,
+            "digest": parts.digest,
+            "manifest": place.hashed(digest.of_bytes(text.encode())),
+            "parts": {role: blob._asdict() for role, blob in sorted(parts.blobs.items())},
+            **({"source": source} if source else {}),
+        },
+        place.said(who, why),
+    )
+    row = {
+        "name": place.id,
+        "number": number,
+        "digest": parts.digest,
+        "state": LIVE,
+        "created": entry.time,
+        "published": entry.seq,
+        "method": parts.manifest.get("method"),
+        "manifest": text,
+    }
+    version = connection.execute(insert(VERSIONS), row).inserted_primary_key[0]
+    held = [{"version": version, "role": role, "digest": blob.digest} for role, blob in parts.blobs.items()]
+    connection.execute(insert(PARTS), held)
+    return Published(catalog.version(connection, place, number), created=True)

@@ -1,0 +1,147 @@
+"""Delete a version, erase a client, and remove what no version holds. The log keeps what was there, by digest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from afina.errors import NotFound, Refused
+from afina.store import catalog, leases, log, steps
+from afina.store.blobs import Blobs
+from afina.store.database import Database
+from afina.store.log import Said
+from afina.store.names import Reference
+from afina.store.tables import (
+    ALIASES,
+    BLOBS,
+    CLIENTS,
+    DELETED,
+    ERASING,
+    GARBAGE,
+    LEASES,
+    LIVE,
+    NAMES,
+    PARTS,
+    SAID,
+    VERSIONS,
+)
+from afina.store.version import Removed, Version
+
+
+def delete_version(database: Database, reference: Reference, *, who: str | None, why: str) -> Version:
+    """Delete a version: its number stays taken, its digests stay in the log, its blobs go with the next `gc`.
+
+    Raises Refused where an alias points to it.
+    """
+    with database.writing() as connection:
+        place, number = catalog.resolve(connection, reference)
+        found = catalog.version(connection, place, number)
+        if found.aliases:
+            raise Refused(
+                f"{found}: {' and '.join(found.aliases)} {'point' if found.aliases[1:] else 'points'} to it. Move that "
+                "to another version first."
+            )
+        row = (VERSIONS.c.name == place.id) & (VERSIONS.c.number == number)
+        mine = connection.execute(select(VERSIONS.c.id).where(row)).scalar_one()
+        connection.execute(delete(PARTS).where(PARTS.c.version == mine))
+        connection.execute(update(VERSIONS).where(row).values(state=DELETED, manifest=None))
+        parts = {role: part._asdict() for role, part in sorted(found.parts.items())}
+        details = {"version": number, "digest": found.digest, "parts": parts}
+        log.append(connection, "delete", {**place.payload, **details}, place.said(who, why))
+        made = catalog.version(connection, place, number)
+        steps.reached("delete: in the transaction")
+    steps.reached("delete: committed")
+    return made
+
+
+def collect(database: Database, blobs: Blobs) -> Removed:
+    """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed one ended."""
+    with database.writing() as connection:
+        leases.expire(connection)
+        gone = _condemn(connection, None)
+        if gone:
+            log.append(connection, "gc", {"blobs": sorted(gone)})
+        steps.reached("gc: in the transaction")
+    steps.reached("gc: condemned")
+    _empty(database, blobs)
+    steps.reached("gc: committed")
+    blobs.sweep(leases.SECONDS)
+    return Removed(len(gone), sum(gone.values()))
+
+
+def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removed:
+    """Remove all of a client for good: names, manifests, who and why in clear, and the blobs that no other holds.
+
+    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on.
+    Raises NotFound.
+    """
+    made = Removed(0, 0)
+    with database.writing() as connection:
+        row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == client)).one_or_none()
+        if row is None:
+            raise NotFound(f"client {client}: there is none of that name in the store.")
+        if row.state == LIVE:
+            made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
+        steps.reached("erase: in the transaction")
+    steps.reached("erase: forgotten")
+    _empty(database, blobs)
+    steps.reached("erase: removed")
+    with database.writing() as connection:
+        connection.execute(delete(CLIENTS).where(CLIENTS.c.name == client, CLIENTS.c.state == ERASING))
+    steps.reached("erase: committed")
+    database.scrub()
+    steps.reached("erase: scrubbed")
+    return made
+
+
+def _forget(connection: Connection, client: int, said: Said, name: str) -> Removed:
+    names = connection.execute(select(NAMES).where(NAMES.c.client == client)).all()
+    mine = select(VERSIONS.c.id).where(VERSIONS.c.name.in_([row.id for row in names]))
+    versions = connection.execute(mine).scalars().all()
+    held = set(connection.execute(select(PARTS.c.digest).where(PARTS.c.version.in_(mine))).scalars())
+    connection.execute(delete(PARTS).where(PARTS.c.version.in_(mine)))
+    leases.expire(connection)
+    gone = _condemn(connection, held)
+    # who erased it is a hash too, whose salt goes with the others: the words are not kept
+    payload = {
+        "client": log.salted(said.salt, name),
+        "tasks": sorted(row.task for row in names),
+        "versions": len(versions),
+        "blobs": sorted(gone),
+        **said.hashed(),
+    }
+    log.append(connection, "erase", payload)
+    ids = [row.id for row in names]
+    connection.execute(delete(ALIASES).where(ALIASES.c.name.in_(ids)))
+    connection.execute(delete(VERSIONS).where(VERSIONS.c.name.in_(ids)))
+    connection.execute(delete(NAMES).where(NAMES.c.client == client))
+    connection.execute(delete(SAID).where(SAID.c.client == client))
+    connection.execute(update(CLIENTS).where(CLIENTS.c.id == client).values(state=ERASING, salt=None))
+    return Removed(len(gone), sum(gone.values()), len(versions))
+
+
+def _condemn(connection: Connection, which: Collection[str] | None) -> dict[str, int]:
+    """Take the rows of blobs that nothing holds, and note their files as garbage: by digest, their bytes."""
+    loose = select(BLOBS).where(
+        BLOBS.c.digest.not_in(select(PARTS.c.digest)), BLOBS.c.digest.not_in(select(LEASES.c.digest))
+    )
+    rows = [row for row in connection.execute(loose) if which is None or row.digest in which]
+    for row in rows:
+        connection.execute(insert(GARBAGE), {"place": row.place, "digest": row.digest})
+        connection.execute(delete(BLOBS).where(BLOBS.c.digest == row.digest))
+    return {row.digest: row.size for row in rows}
+
+
+def _empty(database: Database, blobs: Blobs) -> None:
+    """Remove the files that are garbage, whoever made them so."""
+    with database.reading() as connection:
+        places = connection.execute(select(GARBAGE.c.place)).scalars().all()
+    for place in places:
+        blobs.remove(place)
+        steps.reached("gc: one removed")
+    steps.reached("gc: removed")
+    if places:
+        with database.writing() as connection:
+            for place in places:
+                connection.execute(delete(GARBAGE).where(GARBAGE.c.place == place))
