@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ class Adapter(Shown):
             accompany(fresh)
             tensorfile.write(fresh / self.manifest.tensor_file, self.tensors)
             if self.vocabulary is not None:
-                (fresh / VOCABULARY).write_text(json.dumps(self.vocabulary, ensure_ascii=False), encoding="utf-8")
+                write_vocabulary(fresh, self.vocabulary)
             content = self.manifest.model_dump(mode="json") | {"digest": self.digest}
             (fresh / MANIFEST).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -89,7 +89,9 @@ class Adapter(Shown):
                 f"{path}: the tensors in {manifest.tensor_file} have digest {found[:19]}, the manifest says "
                 f"{manifest.tensors_digest[:19]}. The file was changed; copy or train the adapter again."
             )
-        return cls(manifest, tensors, str(path), _vocabulary(path, manifest))
+        stated = manifest.vocabulary_digest
+        words = None if stated is None else read_vocabulary(path / VOCABULARY, stated)
+        return cls(manifest, tensors, str(path), words)
 
     @classmethod
     def _load_peft(cls, path: Path) -> Adapter:
@@ -147,15 +149,19 @@ def _base(settings: Mapping[str, Any], path: Path) -> str | None:
     return base or None
 
 
-def _vocabulary(path: Path, manifest: Manifest) -> tuple[str, ...] | None:
-    if manifest.vocabulary_digest is None:
-        return None
-    words = plainfile.read_json(path / VOCABULARY, MOST_VOCABULARY)
+def write_vocabulary(directory: Path, words: Sequence[str]) -> None:
+    """Write the file of an adapter's vocabulary into a directory."""
+    (directory / VOCABULARY).write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+
+
+def read_vocabulary(file: Path, stated: str) -> tuple[str, ...]:
+    """The vocabulary in a file, whose digest a manifest has stated. Raises CorruptAdapter."""
+    words = plainfile.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise CorruptAdapter(f"{path / VOCABULARY}: expected a list of strings. {plainfile.AGAIN}")
-    if digest.of_strings(words) != manifest.vocabulary_digest:
+        raise CorruptAdapter(f"{file}: expected a list of strings. {plainfile.AGAIN}")
+    if digest.of_strings(words) != stated:
         raise CorruptAdapter(
-            f"{path / VOCABULARY}: it has digest {digest.of_strings(words)[:19]}, the manifest says "
-            f"{manifest.vocabulary_digest[:19]}. The file was changed; copy or train the adapter again."
+            f"{file}: it has digest {digest.of_strings(words)[:19]}, the manifest says "
+            f"{stated[:19]}. The file was changed; copy or train the adapter again."
         )
     return tuple(words)

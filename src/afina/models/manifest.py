@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,15 @@ class Manifest(Frozen):
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the adapter in `path`, checked against its own digest. Raises CorruptAdapter."""
     file = path / MANIFEST
-    content = plainfile.read_object(file)
+    return checked(plainfile.read_object(file), file)
+
+
+def checked(content: Mapping[str, Any], file: object) -> Manifest:
+    """The manifest of such content, with the digest that it states; `file` names it in messages.
+
+    Raises CorruptAdapter.
+    """
+    content = dict(content)
     stated = content.pop("digest", None)
     made_as = content.get("format")
     if made_as is None:

@@ -1,0 +1,160 @@
+"""What a version consists of: the body's tensors, the head's, and the files beside them, each by its own digest.
+
+So versions that share a body, a head or a tokenizer share the bytes. Knows neither blobs nor a catalogue.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from afina import atomic, digest, plainfile, tensorfile
+from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
+from afina.models.adapter import VOCABULARY, Adapter, read_vocabulary, write_vocabulary
+from afina.models.families import HEAD
+from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
+from afina.store import limits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BODY_ROLE, HEAD_ROLE = "body", "head"
+"""Roles of a version's tensors; every other role is the name of a file, which has a suffix."""
+
+AGAIN = "`afina store verify` says what else is damaged; publish the adapter again from where it was made."
+
+
+class Part(NamedTuple):
+    """A file of a version: what it is there, where it lies for now, `sha256:...` and bytes of its content."""
+
+    role: str
+    file: Path
+    digest: str
+    size: int
+
+
+def is_head(name: str) -> bool:
+    """Whether the tensor of that name is part of the classification head."""
+    return HEAD in name.split(".")
+
+
+def split(adapter: Adapter, scratch: Path, directory: Path | None = None) -> dict[str, Part]:
+    """The parts of an adapter, written to files in `scratch`, by role; a body or head without tensors is no part.
+
+    What lies beside its tensors in `directory`, or else where it was read from, comes along. Raises Refused for a file
+    that is none a store keeps, or a directory of another adapter; CorruptAdapter for what cannot be read; CannotWrite.
+    """
+    source = Path(adapter.where) if directory is None else directory
+    there = _is_of(adapter, source)
+    if directory is not None and not there:
+        raise Refused(f"{directory}: the adapter there is not the one given ({adapter.digest[:19]}). Name its own.")
+    made = {}
+    with atomic.writing(scratch):
+        scratch.mkdir(parents=True, exist_ok=True)
+        for role, tensors in _halves(adapter.tensors).items():
+            if tensors:
+                tensorfile.write(scratch / role, tensors)
+                made[role] = _part(role, scratch / role)
+        if adapter.vocabulary is not None:
+            write_vocabulary(scratch, adapter.vocabulary)
+            made[VOCABULARY] = _part(VOCABULARY, scratch / VOCABULARY)
+        for name in _beside(adapter.manifest, source) if there else ():
+            if name not in made:
+                shutil.copyfile(source / name, scratch / name)
+                made[name] = _part(name, scratch / name)
+    return made
+
+
+def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
+    """The adapter of a manifest, with the digest that it states, and of the files of its parts, by role.
+
+    `where` names it in messages. Raises CorruptStore where they are not what the manifest says.
+    """
+    try:
+        stated = checked(manifest, "its manifest")
+        tensors = _joined(parts, where)
+        if (found := digest.of_tensors(tensors)) != stated.tensors_digest:
+            raise CorruptStore(
+                f"{where}: its {len(tensors)} tensors have digest {found[:19]}, its manifest says "
+                f"{stated.tensors_digest[:19]}. {AGAIN}"
+            )
+        return Adapter(stated, tensors, where, _words(stated, parts, where))
+    except CorruptAdapter as error:
+        raise CorruptStore(f"{where}: {error} {AGAIN}") from None
+
+
+def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
+    """Write `directory`, whole or not at all, as the adapter's was when it was published, and return the adapter.
+
+    Raises CorruptStore as `join` does, CannotWrite.
+    """
+    adapter = join(manifest, parts, where)
+    beside = parts.keys() - {BODY_ROLE, HEAD_ROLE} - ({VOCABULARY} if adapter.vocabulary is not None else set())
+    for name in sorted(beside):
+        if not limits.plain(name) or name.endswith(limits.TENSORS) or name == MANIFEST:
+            raise CorruptStore(f"{where}: {name[:80]!r} is among its files, where a store keeps none such. {AGAIN}")
+
+    def accompany(fresh: Path) -> None:
+        for name in beside:
+            shutil.copyfile(parts[name], fresh / name)
+
+    adapter.save(directory, accompany)
+    return adapter
+
+
+def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """In the order of the names: then no file depends on the order in which a model has its parameters."""
+    halves: dict[str, dict[str, Tensor]] = {BODY_ROLE: {}, HEAD_ROLE: {}}
+    for name in sorted(tensors):
+        halves[HEAD_ROLE if is_head(name) else BODY_ROLE][name] = tensors[name]
+    return halves
+
+
+def _part(role: str, file: Path) -> Part:
+    return Part(role, file, digest.of_file(file), file.stat().st_size)
+
+
+def _is_of(adapter: Adapter, directory: Path) -> bool:
+    """Whether the directory holds this adapter: one that was made in memory may be called like somebody else's."""
+    try:
+        if (directory / MANIFEST).exists():
+            return read_manifest(directory).digest == adapter.digest
+        return Adapter.load(directory).digest == adapter.digest
+    except (AfinaError, OSError, ValueError):
+        return False
+
+
+def _beside(manifest: Manifest, directory: Path) -> list[str]:
+    names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    found = [name for name in names if name not in (MANIFEST, manifest.tensor_file)]
+    for name in found:
+        if not limits.plain(name) or name.endswith(limits.TENSORS):
+            raise Refused(
+                f"{directory / name}: a store keeps files of its own kinds beside an adapter's tensors "
+                f"({', '.join(limits.SUFFIXES[1:])}), not this one. Move it elsewhere."
+            )
+        plainfile.check(directory / name)
+    return found
+
+
+def _joined(parts: Mapping[str, Path], where: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for role in (BODY_ROLE, HEAD_ROLE):
+        found = tensorfile.read(parts[role])[0] if role in parts else {}
+        for name, tensor in found.items():
+            if is_head(name) != (role == HEAD_ROLE):
+                raise CorruptStore(
+                    f"{where}: the tensor {name[:80]!r} is in its {role}, where it does not belong. {AGAIN}"
+                )
+            tensors[name] = tensor
+    return tensors
+
+
+def _words(manifest: Manifest, parts: Mapping[str, Path], where: str) -> tuple[str, ...] | None:
+    if manifest.vocabulary_digest is None:
+        return None
+    if VOCABULARY not in parts:
+        raise CorruptStore(f"{where}: {VOCABULARY} is missing among its files, its manifest asks for it. {AGAIN}")
+    return read_vocabulary(parts[VOCABULARY], manifest.vocabulary_digest)

@@ -1,0 +1,227 @@
+"""An adapter comes apart into files of its own content, and together again as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from afina import Adapter, Task, digest, tensorfile
+from afina.errors import CorruptStore, Refused
+from afina.models.adapter import VOCABULARY
+from afina.models.manifest import MANIFEST
+from afina.store.content import BODY_ROLE, HEAD_ROLE, Part, is_head, join, restore, split
+from afina.studies import floors
+from fakes import Runs
+
+MADE = [("gpt2", "lora"), ("gpt2", "full"), ("gpt2", "prelayer"), ("gpt2", "head"), ("llama", "lora")]
+
+
+def manifest_of(adapter: Adapter) -> dict[str, Any]:
+    return adapter.manifest.model_dump(mode="json") | {"digest": adapter.digest}
+
+
+def files(parts: dict[str, Part]) -> dict[str, Path]:
+    return {role: part.file for role, part in parts.items()}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def words(toy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of words, without a backbone."""
+    task = Task.load(toy)
+    made = floors.tfidf(task.train).model
+    assert made
+    path = tmp_path_factory.mktemp("words") / "adapter"
+    made.adapter(task.label_names, {"C": 1.0}).save(path)
+    return path
+
+
+@pytest.fixture(params=[*("/".join(made) for made in MADE), "tfidf", "peft"])
+def directory(request: pytest.FixtureRequest, runs: Runs, words: Path, tmp_path: Path) -> Path:
+    if request.param == "tfidf":
+        return words
+    if request.param == "peft":  # what peft saved has no manifest
+        shutil.copytree(runs.adapter("gpt2", "lora"), tmp_path / "peft", ignore=shutil.ignore_patterns(MANIFEST))
+        return tmp_path / "peft"
+    return runs.adapter(*request.param.split("/"))
+
+
+def test_an_adapter_comes_apart_and_together_again_to_the_byte(directory: Path, tmp_path: Path) -> None:
+    adapter = Adapter.load(directory)
+    parts = split(adapter, tmp_path / "scratch")
+    for role, part in parts.items():
+        data = part.file.read_bytes()
+        assert (part.role, part.digest, part.size) == (role, digest.of_bytes(data), len(data))
+        assert part.file.parent == tmp_path / "scratch"
+    beside = {name for name in contents(directory) if name not in (MANIFEST, adapter.manifest.tensor_file)}
+    assert parts.keys() - {BODY_ROLE, HEAD_ROLE} == beside
+    assert (HEAD_ROLE in parts) == any(map(is_head, adapter.tensors))
+    assert (BODY_ROLE in parts) == (not all(map(is_head, adapter.tensors)))
+
+    again = join(manifest_of(adapter), files(parts), "acme/reviews@1")
+    assert (again.digest, again.where, again.vocabulary) == (adapter.digest, "acme/reviews@1", adapter.vocabulary)
+    assert digest.of_tensors(again.tensors) == adapter.manifest.tensors_digest
+    restored = restore(tmp_path / "restored", manifest_of(adapter), files(parts), "acme/reviews@1")
+    assert restored.digest == Adapter.load(tmp_path / "restored").digest == adapter.digest
+    found, expected = contents(tmp_path / "restored"), contents(directory)
+    if MANIFEST not in expected:
+        assert json.loads(found.pop(MANIFEST))["digest"] == adapter.digest
+    assert found == expected
+
+
+def test_adapters_that_differ_in_the_head_alone_share_the_body_and_the_tokenizer(runs: Runs, tmp_path: Path) -> None:
+    adapter = Adapter.load(runs.adapter("gpt2", "full"))
+    tensors = {name: tensor + 1 if is_head(name) else tensor for name, tensor in adapter.tensors.items()}
+    manifest = adapter.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)})
+    other = Adapter(manifest, tensors)
+    first, second = split(adapter, tmp_path / "first"), split(other, tmp_path / "second")
+    assert first[BODY_ROLE].digest == second[BODY_ROLE].digest
+    assert first[HEAD_ROLE].digest != second[HEAD_ROLE].digest
+    assert second.keys() == {BODY_ROLE, HEAD_ROLE}
+    assert join(manifest_of(other), files(second), "x").digest == other.digest
+
+
+IN_AN_ORDER = """
+import random, sys, torch
+from pathlib import Path
+from afina import Adapter, digest
+from afina.models.manifest import Manifest
+from afina.store.content import split
+
+generator = torch.Generator().manual_seed(0)
+tensors = {f"h.{index}.w{index % 7}": torch.randn(3, index % 5, generator=generator) for index in range(50)}
+tensors |= {"score.weight": torch.ones(2, 3), "score.bias": torch.ones(2, dtype=torch.float64)}
+tensors |= {"half": torch.ones(3, dtype=torch.bfloat16), "view": torch.arange(12.0).reshape(3, 4).T}
+tensors |= {"0": torch.tensor(1.0)}
+order = list(tensors)
+random.Random(int(sys.argv[1])).shuffle(order)
+tensors = {name: tensors[name] for name in order}
+told = dict(method="head", hyperparameters={}, label_names=("a", "b"), backbone=None, backbone_digest=None)
+told |= dict(tokenizer_digest=None, family=None, tensor_file="t.safetensors", max_length=0)
+adapter = Adapter(Manifest(**told, tensors_digest=digest.of_tensors(tensors)), tensors)
+print({role: part.digest for role, part in split(adapter, Path(sys.argv[2])).items()})
+"""
+
+
+def test_the_same_tensors_are_the_same_bytes_in_any_process_and_any_order(tmp_path: Path) -> None:
+    told = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", IN_AN_ORDER, seed, str(tmp_path / seed)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        told.add(done.stdout)
+    assert len(told) == 1
+    assert BODY_ROLE in told.pop()
+
+
+def test_one_that_was_made_in_memory_takes_nothing_from_a_directory_that_is_called_alike(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs.adapter("gpt2", "full"), tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    other = replace(Adapter.load(runs.adapter("gpt2", "prelayer")), where="adapter")
+    assert split(other, tmp_path / "scratch").keys() == {BODY_ROLE, HEAD_ROLE}
+    with pytest.raises(Refused, match="the adapter there is not the one given"):
+        split(other, tmp_path / "again", tmp_path / "adapter")
+    given = split(replace(Adapter.load("adapter"), where="elsewhere"), tmp_path / "third", tmp_path / "adapter")
+    assert {"config.json", "tokenizer.json"} < given.keys()
+
+
+@pytest.mark.parametrize("name", ["training_args.bin", "other.safetensors", "run.py", "a b.txt", "checkpoint-3/a.json"])
+def test_a_file_that_a_store_does_not_keep_is_refused(trained: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "adapter")
+    (tmp_path / "adapter" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "adapter" / name).write_bytes(b"{}")
+    with pytest.raises(Refused, match=r"a store keeps files of its own kinds beside an adapter's tensors"):
+        split(Adapter.load(tmp_path / "adapter"), tmp_path / "scratch")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _extra(path: Path) -> None:
+    tensors, _ = tensorfile.read(path)
+    tensorfile.write(path, tensors | {"more": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("change", "role", "said"),
+    [
+        (_flip, BODY_ROLE, r"its 3 tensors have digest .* its manifest says"),
+        (_flip, HEAD_ROLE, r"its 3 tensors have digest"),
+        (_cut, BODY_ROLE, "not a whole safetensors file"),
+        (Path.unlink, BODY_ROLE, "the file is missing"),
+        (_extra, BODY_ROLE, "its 4 tensors have digest"),
+        (_extra, HEAD_ROLE, "the tensor 'more' is in its head, where it does not belong"),
+    ],
+)
+def test_parts_that_are_not_what_the_manifest_says_are_a_corrupt_store(
+    change: Callable[[Path], object], role: str, said: str, runs: Runs, tmp_path: Path
+) -> None:
+    adapter = Adapter.load(runs.adapter("gpt2", "ia3"))
+    adapter = replace(adapter, tensors={name: adapter.tensors[name] for name in sorted(adapter.tensors)[:3]})
+    tensors_digest = digest.of_tensors(adapter.tensors)
+    adapter = replace(adapter, manifest=adapter.manifest.model_copy(update={"tensors_digest": tensors_digest}))
+    parts = split(adapter, tmp_path / "scratch")
+    change(parts[role].file)
+    with pytest.raises(CorruptStore, match=f"(?s)^acme/reviews@1: .*{said}"):
+        restore(tmp_path / "restored", manifest_of(adapter), files(parts), "acme/reviews@1")
+    assert not (tmp_path / "restored").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "full"}, "its manifest: its fields give digest"),
+        ({"digest": None}, "its fields give digest .* it states None"),
+        ({"format": 99}, "made by a later version of afina"),
+        ({"tensor_file": "../x"}, "expected the name of a file"),
+    ],
+)
+def test_a_changed_manifest_is_a_corrupt_store(
+    changes: dict[str, Any], said: str, trained: Path, tmp_path: Path
+) -> None:
+    adapter = Adapter.load(trained)
+    parts = split(adapter, tmp_path / "scratch")
+    with pytest.raises(CorruptStore, match=said):
+        join(manifest_of(adapter) | changes, files(parts), "acme/reviews@1")
+
+
+def test_a_vocabulary_that_is_missing_or_changed_is_a_corrupt_store(words: Path, tmp_path: Path) -> None:
+    adapter = Adapter.load(words)
+    parts = files(split(adapter, tmp_path / "scratch"))
+    with pytest.raises(CorruptStore, match=r"^x: vocabulary\.json is missing among its files"):
+        join(manifest_of(adapter), {role: file for role, file in parts.items() if role != VOCABULARY}, "x")
+    parts[VOCABULARY].write_text('["a"]')
+    with pytest.raises(CorruptStore, match="the manifest says"):
+        join(manifest_of(adapter), parts, "x")
+
+
+@pytest.mark.parametrize("name", ["../escape.json", "/etc/escape.json", MANIFEST, "run.py", "other.safetensors"])
+def test_a_role_that_is_no_plain_name_is_never_written(name: str, trained: Path, tmp_path: Path) -> None:
+    adapter = Adapter.load(trained)
+    parts = files(split(adapter, tmp_path / "scratch"))
+    with pytest.raises(CorruptStore, match="is among its files, where a store keeps none such"):
+        restore(tmp_path / "in" / "restored", manifest_of(adapter), parts | {name: parts[BODY_ROLE]}, "x")
+    assert not list(tmp_path.rglob("escape.json"))
