@@ -46,6 +46,15 @@ FLAGS = {
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
+    "store": {
+        "blobs": "--blobs",
+        "expected": "--expect",
+        "force": "--force",
+        "limits": "--limit",
+        "message": "--message",
+        "reason": "--reason",
+        "store": "--store",
+    },
     "study": {
         "batch_size": "train.batch_size",
         "class_weights": "train.class_weights",

@@ -10,7 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from afina.report.tables import Table
 
@@ -44,3 +44,13 @@ def print_item(name: str, *paragraphs: str, indent: int = 16) -> None:
     for paragraph in paragraphs:
         print(textwrap.fill(paragraph, width, initial_indent=before, subsequent_indent=" " * indent))
         before = " " * indent
+
+
+def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of words in columns, each as wide as its widest; nothing where there is none."""
+    if not rows:
+        return
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())

@@ -1,0 +1,351 @@
+"""afina store: adapters under names and versions. What compares, computes or carries is in `exchange`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina.cli.options import Json
+from afina.cli.output import print_columns
+from afina.errors import AfinaError
+
+if TYPE_CHECKING:
+    from afina.store.adapter_store import AdapterStore
+    from afina.store.version import Moved, Version
+
+NameArgument = Annotated[str, typer.Argument(help="CLIENT/TASK, in lower case.", metavar="NAME")]
+VersionArgument = Annotated[
+    str, typer.Argument(help="CLIENT/TASK@VERSION or CLIENT/TASK@ALIAS; the newest without.", metavar="NAME[@VERSION]")
+]
+MessageOption = Annotated[str, typer.Option("--message", "-m", help="Why, for whoever looks at it later.")]
+NoteOption = Annotated[str | None, typer.Option("--message", "-m", help="Why, for whoever looks at it later.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the log.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Though the version's latest check failed; this is logged.")
+]
+AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What stands between `afina store` and the command."""
+
+    url: str | None
+    who: str | None
+    limits: str | None
+
+    @property
+    def store(self) -> AdapterStore:
+        """The store that is meant."""
+        from afina.store.adapter_store import AdapterStore
+        from afina.store.limits import Limits
+
+        return AdapterStore(self.url, who=self.who, limits=Limits.parse(self.limits) if self.limits else None)
+
+
+app = typer.Typer(
+    name="store",
+    help="Keep adapters: versions, aliases, roll-back, diffs, an audit log.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _which(
+    context: typer.Context,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            help="A directory, or postgresql://USER:PASSWORD@HOST/DATABASE; by default what AFINA_STORE says, else a "
+            "directory in your data folder.",
+            metavar="URL",
+        ),
+    ] = None,
+    who: Annotated[str | None, typer.Option("--who", help="Whose doing it is; by default your user name.")] = None,
+    limit: Annotated[
+        str | None,
+        typer.Option("--limit", help="What may come in, as tensors=30000,bytes=100GiB.", metavar="KEY=VALUE,..."),
+    ] = None,
+) -> None:
+    context.obj = Opened(store, who, limit)
+
+
+def opened(context: typer.Context) -> AdapterStore:
+    """The store that the command is about."""
+    found: Opened = context.obj
+    return found.store
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            "--blobs", help="Where the bytes go: a directory, s3://BUCKET/PREFIX, gs://, az://.", metavar="URL"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a store. A directory is also begun by the first that is published to it."""
+    store = opened(context)
+    store.init(blobs)
+    if as_json:
+        _print({"store": store.address.shown})
+    else:
+        print(f"store {store.address.shown}: begun")
+
+
+@app.command()
+def publish(
+    context: typer.Context,
+    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, or of a study.")],
+    name: NameArgument,
+    message: MessageOption,
+    method: Annotated[str | None, typer.Option("--method", help="Of a study's directory: whose adapter.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of a study's directory: which seed's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Keep an adapter as the next version of a name. What a name has already is not kept twice."""
+    from afina.studies.adapters import find
+
+    made = opened(context).publish(find(adapter, method, seed), name, message=message)
+    if as_json:
+        _print(made.as_json())
+        return
+    said = "" if made.created else ", which it had already"
+    print(f"{made.version} {made.version.digest[:19]}, {_size(made.version.size)}{said}")
+    if made.version.manifest.get("method") == "full":
+        print("A full fine-tune: all of the model's weights are kept, not a difference.")
+
+
+@app.command("list")
+def list_names(
+    context: typer.Context,
+    client: Annotated[str | None, typer.Argument(help="Only this client's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the names, with their newest version and their aliases."""
+    found = opened(context).list(client)
+    if as_json:
+        _print({"names": [one.as_json() for one in found]})
+        return
+    rows = [
+        (
+            one.name,
+            str(one.newest),
+            ", ".join(f"{alias}={number}" for alias, number in one.aliases.items()) or "-",
+            one.method or "-",
+            _day(one.created),
+        )
+        for one in found
+    ]
+    print_columns(("name", "newest", "aliases", "method", "created"), rows)
+    if not found:
+        print("No adapter in it yet. Publish one: afina store publish ADAPTER CLIENT/TASK --message WHY")
+
+
+@app.command()
+def show(context: typer.Context, version: VersionArgument, as_json: Json = False) -> None:
+    """Show a version: what it is, where it comes from, how good it was."""
+    found = opened(context).show(version)
+    if as_json:
+        _print({**found.as_json(), "manifest": dict(found.manifest)})
+        return
+    for label, value in _told(found):
+        if value not in (None, "", {}, []):
+            print(f"{label:<16}{value}")
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    name: NameArgument,
+    alias: Annotated[str | None, typer.Option("--alias", help="Only how this alias moved.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show all that was done about a name: versions, moves of aliases, checks."""
+    store = opened(context)
+    done = store.history(name, alias=alias)
+    if as_json:
+        versions = [one.as_json() for one in store.versions(name)]
+        _print({"name": name, "versions": versions, "events": [one.as_json() for one in done]})
+        return
+    rows = [
+        (_minute(one.time), one.event, _what(one.event, one.details), one.who or "-", one.why or "-") for one in done
+    ]
+    print_columns(("time (UTC)", "event", "what", "who", "why"), rows)
+
+
+@app.command()
+def alias(
+    context: typer.Context,
+    version: VersionArgument,
+    alias: Annotated[str, typer.Argument(help="Such as production or staging.", metavar="ALIAS")],
+    expect: Annotated[
+        int | None,
+        typer.Option("--expect", help="Move it only if it points to this version now; 0: only if it is new."),
+    ] = None,
+    force: ForceOption = False,
+    message: NoteOption = None,
+    as_json: Json = False,
+) -> None:
+    """Let an alias point to a version, as in: afina store alias acme/reviews@3 production."""
+    from afina.store.aliases import ANY
+
+    expected = ANY if expect is None else expect or None
+    _moved(opened(context).alias(version, alias, expected=expected, force=force, message=message), as_json)
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    name: NameArgument,
+    alias: AliasOption = "production",
+    force: ForceOption = False,
+    message: NoteOption = None,
+    as_json: Json = False,
+) -> None:
+    """Let an alias point to the version it had before; again, to the one before that."""
+    _moved(opened(context).rollback(name, alias, force=force, message=message), as_json)
+
+
+@app.command()
+def verify(context: typer.Context, as_json: Json = False) -> None:
+    """Hash every blob, manifest and entry of the log again, and say exactly what is damaged. Exit status 2 if any is."""
+    store = opened(context)
+    damaged = store.verify()
+    if as_json:
+        _print({"ok": not damaged, "damaged": [one.as_json() for one in damaged]})
+    elif not damaged:
+        print(f"store {store.address.shown}: all is as it was left.")
+    else:
+        for one in damaged:
+            about = f" (of {', '.join(one.versions)})" if one.versions and (one.id,) != one.versions else ""
+            print(f"{one.kind} {one.id}{about}: {one.problem}")
+    if damaged:
+        raise typer.Exit(AfinaError.exit_code)
+
+
+@app.command()
+def delete(context: typer.Context, version: VersionArgument, reason: ReasonOption, as_json: Json = False) -> None:
+    """Delete a version. Its number is never given again, and its digests stay in the log."""
+    found = opened(context).delete(version, reason=reason)
+    if as_json:
+        _print({"name": found.name, "version": found.number, "digest": found.digest})
+    else:
+        print(f"{found} deleted. afina store gc removes the bytes that no other version holds.")
+
+
+@app.command()
+def gc(context: typer.Context, as_json: Json = False) -> None:
+    """Remove the bytes that no version holds."""
+    removed = opened(context).gc()
+    if as_json:
+        _print(removed.as_json())
+    else:
+        print(f"{removed.blobs} blobs removed, {_size(removed.bytes)}.")
+
+
+@app.command()
+def erase(
+    context: typer.Context,
+    client: Annotated[str, typer.Argument(help="What stands before the / of its names.", metavar="CLIENT")],
+    reason: ReasonOption,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove all of a client for good: versions, messages, names, and bytes that no other holds. The log still verifies."""
+    if not yes:
+        typer.confirm(f"Remove all of client {client} for good?", abort=True, err=True)
+    removed = opened(context).erase(client, reason=reason)
+    if as_json:
+        _print({"client": client, **removed.as_json()})
+    else:
+        print(f"client {client}: {removed.versions} versions and {removed.blobs} blobs removed, for good.")
+
+
+@app.command("export-audit")
+def export_audit(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Where to write it.", metavar="FILE")],
+    as_json: Json = False,
+) -> None:
+    """Write the audit log as JSON lines, which a script of thirty lines can verify (docs/store.md)."""
+    count = opened(context).export_audit(file)
+    if as_json:
+        _print({"file": str(file), "entries": count})
+    else:
+        print(f"{file}: {count:,} entries")
+
+
+def _print(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _moved(made: Moved, as_json: bool) -> None:
+    if as_json:
+        _print(made.as_json())
+    else:
+        print(f"{made.name}@{made.alias}: {made.before or 'new'} -> {made.after}")
+
+
+def _told(found: Version) -> list[tuple[str, Any]]:
+    manifest = found.manifest
+    metrics = manifest.get("metrics") or {}
+    checked = found.checked
+    environment = manifest.get("environment") or {}
+    return [
+        ("version", f"{found}{' (deleted)' if found.deleted else ''}"),
+        ("digest", found.digest),
+        ("aliases", ", ".join(found.aliases)),
+        ("created", f"{_minute(found.created)} UTC by {found.who or 'somebody'}"),
+        ("message", found.why),
+        ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
+        ("labels", ", ".join(manifest.get("label_names") or ())),
+        ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4])),
+        ("task", manifest.get("task")),
+        ("training texts", manifest.get("train_digest")),
+        ("evaluation", manifest.get("evaluation_digest")),
+        ("seed", manifest.get("seed")),
+        ("backbone", manifest.get("backbone")),
+        ("its digest", manifest.get("backbone_digest")),
+        ("source", environment.get("git_commit")),
+        ("bytes", f"{found.size:,}: " + ", ".join(f"{role} {part.size:,}" for role, part in found.parts.items())),
+        ("checked", f"{'passed' if checked['passed'] else 'FAILED'} {_minute(checked['time'])} UTC" if checked else ""),
+    ]
+
+
+def _inline(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+
+def _what(event: str, details: Any) -> str:
+    if event in ("alias", "rollback"):
+        forced = ", forced" if details.get("forced") else ""
+        return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"
+    outcome = {True: " passed", False: " failed"}.get(details.get("passed"), "")
+    return f"version {details.get('version')}{outcome}"
+
+
+def _size(number: int) -> str:
+    size = float(number)
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _day(time: str) -> str:
+    return time[:10]
+
+
+def _minute(time: str) -> str:
+    return time[:16].replace("T", " ")
