@@ -63,7 +63,15 @@ LAYERS = {
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
-    "store": ("names blobs limits", "content"),
+    "store": (
+        "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
+        "content admission migrate",
+        "database log leases",
+        "clients",
+        "catalog",
+        "publishing aliases removing verify",
+        "adapter_store",
+    ),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",
@@ -104,7 +112,7 @@ LAYERS = {
         "report",
     ),
     "notebook": ("display",),
-    "cli": ("options hints output text", "display", "costs studies adapters asking", "cli"),
+    "cli": ("options hints output text", "display versions", "costs studies adapters asking store", "cli"),
 }
 """The house, and the floors inside each package: a package imports those before it, a module the lines before its own.
 
@@ -114,8 +122,16 @@ where that imports some of them.
 
 PACKAGES = list(LAYERS)
 
-STRANGERS = {"data": "stats", "stats": "data", "notebook": "cli", "cli": "notebook"}
-"""Packages that stand side by side."""
+STRANGERS = {
+    "data": {"stats"},
+    "stats": {"data"},
+    "notebook": {"cli"},
+    "cli": {"notebook"},
+    "training": {"store"},
+    "studies": {"store"},
+    "report": {"store"},
+}
+"""Packages that stand side by side: those that a package does not import, though they come before it in the table."""
 
 DOORS = {"__init__", "__main__"}
 """Modules of no package: the names of the library, and `python -m afina`."""
@@ -139,6 +155,8 @@ OWNERS = {
     "rich": "cli.* report.writers.terminal",
     "optuna": "studies.tuning",
     "IPython": "notebook.display",
+    "sqlalchemy": "store.*",
+    "alembic": "store.migrate store.migrations.*",
 }
 """A foreign library, and the modules that may import it."""
 
@@ -201,7 +219,7 @@ def test_a_package_imports_only_those_before_it(module: str) -> None:
     seen = {name: _package(name) for name in _own_imports(module)}
     later = {name for name, package in seen.items() if PACKAGES.index(package) > PACKAGES.index(mine)}
     assert not later, f"{module} (package {mine}) imports {sorted(later)} from further down"
-    assert STRANGERS.get(mine) not in seen.values(), f"{module} imports {STRANGERS[mine]}"
+    assert not STRANGERS.get(mine, set()) & set(seen.values()), f"{module} imports {STRANGERS[mine]}"
 
 
 def _floor(module: str) -> int:

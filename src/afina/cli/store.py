@@ -11,11 +11,12 @@ import typer
 
 from afina.cli.options import Json
 from afina.cli.output import print_columns
+from afina.cli.versions import day, minute, size, told, what
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
-    from afina.store.version import Moved, Version
+    from afina.store.version import Moved
 
 NameArgument = Annotated[str, typer.Argument(help="CLIENT/TASK, in lower case.", metavar="NAME")]
 VersionArgument = Annotated[
@@ -24,9 +25,7 @@ VersionArgument = Annotated[
 MessageOption = Annotated[str, typer.Option("--message", "-m", help="Why, for whoever looks at it later.")]
 NoteOption = Annotated[str | None, typer.Option("--message", "-m", help="Why, for whoever looks at it later.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the log.")]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Though the version's latest check failed; this is logged.")
-]
+ForceOption = Annotated[bool, typer.Option("--force", help="Though the version's latest check failed; this is logged.")]
 AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
 
 
@@ -120,7 +119,7 @@ def publish(
         _print(made.as_json())
         return
     said = "" if made.created else ", which it had already"
-    print(f"{made.version} {made.version.digest[:19]}, {_size(made.version.size)}{said}")
+    print(f"{made.version} {made.version.digest[:19]}, {size(made.version.size)}{said}")
     if made.version.manifest.get("method") == "full":
         print("A full fine-tune: all of the model's weights are kept, not a difference.")
 
@@ -142,7 +141,7 @@ def list_names(
             str(one.newest),
             ", ".join(f"{alias}={number}" for alias, number in one.aliases.items()) or "-",
             one.method or "-",
-            _day(one.created),
+            day(one.created),
         )
         for one in found
     ]
@@ -158,7 +157,7 @@ def show(context: typer.Context, version: VersionArgument, as_json: Json = False
     if as_json:
         _print({**found.as_json(), "manifest": dict(found.manifest)})
         return
-    for label, value in _told(found):
+    for label, value in told(found):
         if value not in (None, "", {}, []):
             print(f"{label:<16}{value}")
 
@@ -177,9 +176,7 @@ def history(
         versions = [one.as_json() for one in store.versions(name)]
         _print({"name": name, "versions": versions, "events": [one.as_json() for one in done]})
         return
-    rows = [
-        (_minute(one.time), one.event, _what(one.event, one.details), one.who or "-", one.why or "-") for one in done
-    ]
+    rows = [(minute(one.time), one.event, what(one.event, one.details), one.who or "-", one.why or "-") for one in done]
     print_columns(("time (UTC)", "event", "what", "who", "why"), rows)
 
 
@@ -218,7 +215,7 @@ def rollback(
 
 @app.command()
 def verify(context: typer.Context, as_json: Json = False) -> None:
-    """Hash every blob, manifest and entry of the log again, and say exactly what is damaged. Exit status 2 if any is."""
+    """Hash every blob, manifest and entry of the log again, and say exactly what is damaged; then exit with 2."""
     store = opened(context)
     damaged = store.verify()
     if as_json:
@@ -250,7 +247,7 @@ def gc(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         _print(removed.as_json())
     else:
-        print(f"{removed.blobs} blobs removed, {_size(removed.bytes)}.")
+        print(f"{removed.blobs} blobs removed, {size(removed.bytes)}.")
 
 
 @app.command()
@@ -261,7 +258,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove all of a client for good: versions, messages, names, and bytes that no other holds. The log still verifies."""
+    """Remove all of a client for good: versions, words, names, bytes that no other holds. The log still verifies."""
     if not yes:
         typer.confirm(f"Remove all of client {client} for good?", abort=True, err=True)
     removed = opened(context).erase(client, reason=reason)
@@ -294,58 +291,3 @@ def _moved(made: Moved, as_json: bool) -> None:
         _print(made.as_json())
     else:
         print(f"{made.name}@{made.alias}: {made.before or 'new'} -> {made.after}")
-
-
-def _told(found: Version) -> list[tuple[str, Any]]:
-    manifest = found.manifest
-    metrics = manifest.get("metrics") or {}
-    checked = found.checked
-    environment = manifest.get("environment") or {}
-    return [
-        ("version", f"{found}{' (deleted)' if found.deleted else ''}"),
-        ("digest", found.digest),
-        ("aliases", ", ".join(found.aliases)),
-        ("created", f"{_minute(found.created)} UTC by {found.who or 'somebody'}"),
-        ("message", found.why),
-        ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
-        ("labels", ", ".join(manifest.get("label_names") or ())),
-        ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4])),
-        ("task", manifest.get("task")),
-        ("training texts", manifest.get("train_digest")),
-        ("evaluation", manifest.get("evaluation_digest")),
-        ("seed", manifest.get("seed")),
-        ("backbone", manifest.get("backbone")),
-        ("its digest", manifest.get("backbone_digest")),
-        ("source", environment.get("git_commit")),
-        ("bytes", f"{found.size:,}: " + ", ".join(f"{role} {part.size:,}" for role, part in found.parts.items())),
-        ("checked", f"{'passed' if checked['passed'] else 'FAILED'} {_minute(checked['time'])} UTC" if checked else ""),
-    ]
-
-
-def _inline(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
-
-
-def _what(event: str, details: Any) -> str:
-    if event in ("alias", "rollback"):
-        forced = ", forced" if details.get("forced") else ""
-        return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"
-    outcome = {True: " passed", False: " failed"}.get(details.get("passed"), "")
-    return f"version {details.get('version')}{outcome}"
-
-
-def _size(number: int) -> str:
-    size = float(number)
-    for unit in ("bytes", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _day(time: str) -> str:
-    return time[:10]
-
-
-def _minute(time: str) -> str:
-    return time[:16].replace("T", " ")

@@ -5,7 +5,7 @@ A database says what there is, blobs hold the bytes. `replay` is imported by wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -159,7 +159,7 @@ class AdapterStore:
                     )
             yield files
 
-    def list(self, client: str | None = None) -> list[Listed]:
+    def list(self, client: str | None = None) -> Sequence[Listed]:
         """The names that have a version, of one client or of all."""
         if client is not None:
             check_client(client)
@@ -172,13 +172,13 @@ class AdapterStore:
             place, number = catalog.resolve(connection, Reference.parse(reference))
             return catalog.version(connection, place, number)
 
-    def versions(self, name: str) -> list[Version]:
+    def versions(self, name: str) -> Sequence[Version]:
         """All versions of a name in order, also the deleted ones."""
         with self._database.reading() as connection:
             place = clients.find(connection, Name.parse(name))
             return catalog.versions(connection, place)
 
-    def history(self, name: str, *, alias: str | None = None) -> list[Happened]:
+    def history(self, name: str, *, alias: str | None = None) -> Sequence[Happened]:
         """All that was done about a name, in order; or how an alias moved."""
         with self._database.reading() as connection:
             place = clients.find(connection, Name.parse(name))
@@ -201,9 +201,7 @@ class AdapterStore:
             self._database, wanted, alias, expected=expected, force=force, who=self.who, why=_words(message)
         )
 
-    def rollback(
-        self, name: str, alias: str = PRODUCTION, *, force: bool = False, message: str | None = None
-    ) -> Moved:
+    def rollback(self, name: str, alias: str = PRODUCTION, *, force: bool = False, message: str | None = None) -> Moved:
         """Let an alias point to the version it had before. See `aliases.roll_back`."""
         wanted = Name.parse(name)
         return aliases.roll_back(self._database, wanted, alias, force=force, who=self.who, why=_words(message))
@@ -225,7 +223,7 @@ class AdapterStore:
         why = log.check_reason(reason, "reason")
         return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
 
-    def verify(self) -> list[Damage]:
+    def verify(self) -> Sequence[Damage]:
         """Hash every blob, manifest and entry of the log again: all that is damaged."""
         from afina.store import verify
 
@@ -236,10 +234,10 @@ class AdapterStore:
             return [Damage("database", self.address.shown, (), str(error))]
         return verify.verify(self._database, blobs)
 
-    def log(self) -> list[Entry]:
+    def log(self) -> Sequence[Entry]:
         """The audit log."""
         with self._database.reading() as connection:
-            return list(log.entries(connection))
+            return [*log.entries(connection)]
 
     def export_audit(self, path: str | Path) -> int:
         """Write the log as JSON lines, which the standard library alone can verify (docs/store.md); how many."""
@@ -260,8 +258,8 @@ class AdapterStore:
             log.append(connection, "check", {**place.payload, **details}, place.said(self.who))
         return found
 
-    def bytes(self) -> int:
-        """Of all that versions hold, each blob once."""
+    def size(self) -> int:
+        """Bytes of all that versions hold, each blob once."""
         with self._database.reading() as connection:
             held = select(PARTS.c.digest).distinct()
             return sum(connection.execute(select(BLOBS.c.size).where(BLOBS.c.digest.in_(held))).scalars())

@@ -52,10 +52,8 @@ def move(
     return made
 
 
-def roll_back(
-    database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None
-) -> Moved:
-    """Let an alias point to the version it had before; again, to the one before that. Versions deleted since are passed.
+def roll_back(database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None) -> Moved:
+    """Let an alias point to the version it had before; again, to the one before that. Passes versions deleted since.
 
     Raises NotFound where there is none.
     """
@@ -94,13 +92,11 @@ def _path(connection: Connection, place: Place, alias: str) -> list[int]:
     return path
 
 
-def _point(
-    connection: Connection, place: Place, alias: str, before: int | None, number: int, *, force: bool
-) -> Moved:
+def _point(connection: Connection, place: Place, alias: str, before: int | None, number: int, *, force: bool) -> Moved:
     checked = catalog.checks(connection, place).get(number)
     if checked and not checked["passed"] and not force:
         raise Refused(
-            f"{place.name}@{number}: its latest check failed ({_why(checked)}), so {alias} is not moved to it. Check it "
+            f"{place.name}@{number}: its latest check failed ({_why(checked)}), so {alias} is not moved to it. Check "
             f"again (afina store check {place.name}@{number}), or move it with `force`, which is logged."
         )
     key = {"name": place.id, "alias": alias}

@@ -55,9 +55,7 @@ def resolve(connection: Connection, reference: Reference, *, deleted: bool = Fal
     deleted  whether one that was deleted will do
     """
     place = clients.find(connection, reference.name)
-    states = {
-        row.number: row.state for row in connection.execute(select(VERSIONS).where(VERSIONS.c.name == place.id))
-    }
+    states = {row.number: row.state for row in connection.execute(select(VERSIONS).where(VERSIONS.c.name == place.id))}
     live = sorted(number for number, state in states.items() if state == LIVE)
     number = reference.number
     if reference.alias is not None:
@@ -160,9 +158,10 @@ def happened(connection: Connection, place: Place, events: tuple[str, ...] = ())
     hidden = {"client", "task", "who", "why", "manifest"}
     made = []
     for entry in log.entries(connection, events, place.subject):
-        words = said.get(entry.seq)
+        row = said.get(entry.seq)
+        words = (row.who, row.why) if row else (None, None)
         shown = {key: value for key, value in entry.payload.items() if key not in hidden}
-        one = Happened(entry.seq, entry.time, entry.event, shown, words and words.who, words and words.why)
+        one = Happened(entry.seq, entry.time, entry.event, shown, *words)
         made.append(one)
     return made
 

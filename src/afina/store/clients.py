@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import secrets
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, CursorResult, insert, select
 
 from afina.errors import NotFound, Refused
 from afina.store import log
@@ -60,11 +60,18 @@ def find_or_make(connection: Connection, name: Name) -> Place:
         raise Refused(f"client {name.client}: is being erased. Finish that first: afina store erase {name.client}.")
     if row is None:
         fresh = {"name": name.client, "salt": secrets.token_hex(32), "state": LIVE}
-        client, salt = connection.execute(insert(CLIENTS), fresh).inserted_primary_key[0], fresh["salt"]
+        client, salt = made_key(connection.execute(insert(CLIENTS), fresh)), fresh["salt"]
     else:
         client, salt = row.id, row.salt
-    made = connection.execute(insert(NAMES), {"client": client, "task": name.task}).inserted_primary_key[0]
+    made = made_key(connection.execute(insert(NAMES), {"client": client, "task": name.task}))
     return Place(name, made, client, salt)
+
+
+def made_key(inserted: CursorResult[Any]) -> int:
+    """The number that the database gave to a row."""
+    key = inserted.inserted_primary_key
+    assert key is not None
+    return int(key[0])
 
 
 def look(connection: Connection, name: Name) -> Place | None:

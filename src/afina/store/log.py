@@ -1,6 +1,6 @@
-"""The audit log: entries that are only added, each hashed over the one before. Knows what an entry is, not what it says.
+"""The audit log: entries that are only added, each hashed over the one before. Knows no event.
 
-    {"seq": 7, "time": "...", "event": "alias", "payload": {...}, "previous": "sha256:...", "hash": "sha256:..."}
+    {"seq": 7, "time": "...", "event": "alias", "payload": {...}, "previous": "sha256:..", "hash": "sha256:.."}
 
 `hash` is of the canonical JSON of the others (`afina.digest`). Of who did it, why, and for which client there are hashes,
 salted by what an erasure destroys; the words themselves are in another table, from which they can be erased.

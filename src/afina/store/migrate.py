@@ -1,4 +1,4 @@
-"""Bring a store's tables up to this version. The only owner of Alembic, imported only where there is something to do."""
+"""Bring a store's tables up to this version. Owns Alembic, and is imported only where there is something to do."""
 
 from __future__ import annotations
 

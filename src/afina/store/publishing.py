@@ -88,9 +88,7 @@ def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:
             steps.reached("publish: body put")
 
 
-def _make(
-    connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None
-) -> Published:
+def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None) -> Published:
     place = clients.find_or_make(connection, name)
     found = _there(connection, place, parts.digest)  # another publisher may have been faster
     if found is not None:
@@ -121,7 +119,7 @@ def _make(
         "method": parts.manifest.get("method"),
         "manifest": text,
     }
-    version = connection.execute(insert(VERSIONS), row).inserted_primary_key[0]
+    version = clients.made_key(connection.execute(insert(VERSIONS), row))
     held = [{"version": version, "role": role, "digest": blob.digest} for role, blob in parts.blobs.items()]
     connection.execute(insert(PARTS), held)
     return Published(catalog.version(connection, place, number), created=True)

@@ -1,4 +1,4 @@
-"""Verify: is every byte as it was left? The log is hashed again, the tables are held to it, and every blob is hashed."""
+"""Verify: is every byte as it was left? The log is hashed again, tables are held to it, and every blob is hashed."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _read_log(connection: Connection) -> tuple[list[Entry], list[Damage]]:
     entries: list[Entry] = []
     damaged = []
 
-    def wrong(seq: object, problem: str, payload: Mapping[str, Any] = {}) -> None:  # noqa: B006 - read only
-        about = (f"version {payload['version']}",) if "version" in payload else ()
+    def wrong(seq: object, problem: str, payload: Mapping[str, Any] | None = None) -> None:
+        about = (f"version {payload['version']}",) if payload and "version" in payload else ()
         damaged.append(Damage("log", str(seq), about, problem))
 
     before, expected = log.FIRST, 1
@@ -143,9 +143,7 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
             continue
         seen.add(subject)
         yield from _versions(connection, row, name, expected[subject])
-        aliases = {
-            one.alias: one.number for one in connection.execute(select(ALIASES).where(ALIASES.c.name == row.id))
-        }
+        aliases = {one.alias: one.number for one in connection.execute(select(ALIASES).where(ALIASES.c.name == row.id))}
         wanted = expected[subject].aliases
         for alias in sorted(aliases.keys() | wanted.keys()):
             if aliases.get(alias) != wanted.get(alias):

@@ -1,0 +1,69 @@
+"""How the terminal tells of versions and of what was done to them. Knows no store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from afina.store.version import Version
+
+
+def told(found: Version) -> list[tuple[str, Any]]:
+    """A version in labelled lines."""
+    manifest = found.manifest
+    metrics = manifest.get("metrics") or {}
+    checked = found.checked
+    environment = manifest.get("environment") or {}
+    return [
+        ("version", f"{found}{' (deleted)' if found.deleted else ''}"),
+        ("digest", found.digest),
+        ("aliases", ", ".join(found.aliases)),
+        ("created", f"{minute(found.created)} UTC by {found.who or 'somebody'}"),
+        ("message", found.why),
+        ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
+        ("labels", ", ".join(manifest.get("label_names") or ())),
+        ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4])),
+        ("task", manifest.get("task")),
+        ("training texts", manifest.get("train_digest")),
+        ("evaluation", manifest.get("evaluation_digest")),
+        ("seed", manifest.get("seed")),
+        ("backbone", manifest.get("backbone")),
+        ("its digest", manifest.get("backbone_digest")),
+        ("source", environment.get("git_commit")),
+        ("bytes", f"{found.size:,}: " + ", ".join(f"{role} {part.size:,}" for role, part in found.parts.items())),
+        ("checked", f"{'passed' if checked['passed'] else 'FAILED'} {minute(checked['time'])} UTC" if checked else ""),
+    ]
+
+
+def _inline(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+
+def what(event: str, details: Any) -> str:
+    """What an entry of the log did, in a few words."""
+    if event in ("alias", "rollback"):
+        forced = ", forced" if details.get("forced") else ""
+        return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"
+    outcome = {True: " passed", False: " failed"}.get(details.get("passed"), "")
+    return f"version {details.get('version')}{outcome}"
+
+
+def size(number: int) -> str:
+    """Bytes, in a unit that suits them."""
+    size = float(number)
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def day(time: str) -> str:
+    """The day of a time."""
+    return time[:10]
+
+
+def minute(time: str) -> str:
+    """A time without its seconds."""
+    return time[:16].replace("T", " ")
