@@ -112,7 +112,12 @@ LAYERS = {
         "report",
     ),
     "notebook": ("display",),
-    "cli": ("options hints output text", "display versions", "costs studies adapters asking store", "cli"),
+    "cli": (
+        "options hints output text",
+        "display versions opening shown winner",
+        "costs studies adapters asking store",
+        "cli",
+    ),
 }
 """The house, and the floors inside each package: a package imports those before it, a module the lines before its own.
 

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "afina.models.adapter",
+    "AdapterStore": "afina.store.adapter_store",
     "AfinaError": "afina.errors",
     "Backbone": "afina.models.backbone",
     "Classifier": "afina.models.classifier",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from afina.models.backbone import Backbone as Backbone
     from afina.models.classifier import Classifier as Classifier
     from afina.report.progress import Lines as Lines
+    from afina.store.adapter_store import AdapterStore as AdapterStore
     from afina.studies.recommend import recommend as recommend
     from afina.studies.record import Record as Record
     from afina.studies.results import Results as Results

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import allocator
+from afina.cli.opening import AdapterArgument, open_adapter
 from afina.cli.options import (
     AllowLeakage,
     Json,
@@ -41,7 +42,7 @@ DtypeOption = Annotated[
 
 
 def evaluate(
-    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft, or of a study.")],
+    adapter: AdapterArgument,
     task: TaskOption,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
@@ -63,15 +64,12 @@ def evaluate(
 ) -> None:
     """Measure an adapter on labelled texts: all of a file, or of its own file what training left out."""
     from afina.data.task import check_address
-    from afina.studies.adapters import find
 
-    place = find(adapter, method, seed)
     check_address(task)  # before anything that takes time
+    opened = open_adapter(adapter, method, seed)
     from afina.data.labelled import Labelled
     from afina.inference.evaluation import evaluate, trained
-    from afina.models.adapter import Adapter
 
-    opened = Adapter.load(place)
     _print_notes(opened)
     how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
     texts = Labelled.read(task, trained(opened.manifest), **how)
@@ -101,7 +99,7 @@ def evaluate(
 
 
 def predict(
-    adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, made by afina or by peft, or of a study.")],
+    adapter: AdapterArgument,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", metavar="TEXT...")] = None,
     file: Annotated[
         Path | None,
@@ -132,10 +130,8 @@ def predict(
         allocator.keep_kernels(allocator.FEW)
         from afina.cli.display import reading
         from afina.inference import probes
-        from afina.models.adapter import Adapter
-        from afina.studies.adapters import find
 
-        opened = Adapter.load(find(adapter, method, seed))
+        opened = open_adapter(adapter, method, seed)
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
         answered = 0

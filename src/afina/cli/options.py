@@ -61,6 +61,10 @@ WordsOption = Annotated[
         metavar="LABEL=WORD,...",
     ),
 ]
+PublishOption = Annotated[
+    str | None,
+    typer.Option("--publish", help="Keep the best adapter in the store (AFINA_STORE) as this.", metavar="CLIENT/TASK"),
+]
 NoTexts = Annotated[
     bool, typer.Option("--no-texts", help="Row numbers instead of texts in the report, so that it may be passed on.")
 ]

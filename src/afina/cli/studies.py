@@ -22,6 +22,7 @@ from afina.cli.options import (
     NoTexts,
     Overrides,
     PairColumn,
+    PublishOption,
     SeparatorOption,
     TaskOption,
     TemplateOption,
@@ -30,13 +31,13 @@ from afina.cli.options import (
     ask_options,
     data_options,
 )
-from afina.cli.output import print_prose, print_tables
+from afina.cli.shown import show_results, write_report, write_text
+from afina.cli.winner import check_publishing, publish_winner
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from afina.studies.record import Record
     from afina.studies.results import Results
     from afina.studies.study import Study
 
@@ -54,6 +55,7 @@ def study(
     words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
     no_texts: NoTexts = False,
+    publish: PublishOption = None,
     as_json: Json = False,
 ) -> None:
     """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
@@ -62,12 +64,13 @@ def study(
     """
     from afina.studies.study import Study
 
+    check_publishing(publish)
     given = list(overrides or [])
     named = {"backbone": backbone, "task": task, "data.evaluation": evaluation}
     given += [f"{key}={_toml(value)}" for key, value in named.items() if value is not None]
     given += ["data.allow_leakage=true"] if allow_leakage else []
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
-    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts)
+    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts, publish=publish)
 
 
 def train(
@@ -139,6 +142,7 @@ def choose(
     words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
     no_texts: NoTexts = False,
+    publish: PublishOption = None,
     as_json: Json = False,
 ) -> None:
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
@@ -147,6 +151,7 @@ def choose(
     from afina.studies.forecast import read_size
     from afina.studies.recommend import recommend
 
+    check_publishing(publish)
     began = meter.now()
     results = recommend(
         task,
@@ -161,8 +166,8 @@ def choose(
         command=["afina", *sys.argv[1:]],
         began=began,
     )
-    _write(results, texts=not no_texts)
-    _show(results, as_json)
+    write_report(results, texts=not no_texts)
+    _publish_and_show(results, publish, as_json)
 
 
 def show(
@@ -171,7 +176,7 @@ def show(
     """Show the tables of a study again, finished or not."""
     from afina.studies.results import Results
 
-    _show(Results.read(out), as_json)
+    show_results(Results.read(out), as_json)
 
 
 def report(
@@ -180,7 +185,7 @@ def report(
     """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
     from afina.studies.results import Results
 
-    for path in _write(Results.read(out), texts=not no_texts):
+    for path in write_report(Results.read(out), texts=not no_texts):
         print(path)
 
 
@@ -194,6 +199,10 @@ def _with_the_untrained(study: Study) -> Study:
     return more if all(can_be_asked(run) for run in more.runs() if run.method in asking) else study
 
 
+def _publish_and_show(results: Results, name: str | None, as_json: bool) -> None:
+    show_results(results, as_json, publish_winner(results, name) if name is not None else None)
+
+
 def _toml(value: str | dict[str, list[str]]) -> str:
     """As TOML writes a string, or a table on one line: JSON's strings and lists are also TOML's."""
     if isinstance(value, str):
@@ -204,15 +213,21 @@ def _toml(value: str | dict[str, list[str]]) -> str:
 
 
 def _carry_out(
-    study: Study, out: Path | None, as_json: bool, *, texts: bool = True, then: Callable[[Study], Study] | None = None
+    study: Study,
+    out: Path | None,
+    as_json: bool,
+    *,
+    texts: bool = True,
+    then: Callable[[Study], Study] | None = None,
+    publish: str | None = None,
 ) -> None:
-    """`then`: what to go on with where nothing failed."""
+    """`then`: what to go on with where nothing failed; `publish`: as what the best adapter is kept."""
     from rich.console import Console
 
     from afina.cli.display import watcher
 
     where = out or Path("results") / study.name
-    watching = watcher(Console(stderr=True), _write_text)
+    watching = watcher(Console(stderr=True), write_text)
     command = ["afina", *sys.argv[1:]]
     try:
         results = study.run(where, watching, command)
@@ -223,75 +238,10 @@ def _carry_out(
         print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(130) from None
     if results.results:
-        _write(results, texts=texts)
-    _show(results, as_json)
+        write_report(results, texts=texts)
+    _publish_and_show(results, publish, as_json)
     if results.failed:
         count, runs = len(results.failed), len(results.failed) + len(results.results)
         if runs > 1:
             print(f"{count} of {runs} runs failed. The same command tries them again.", file=sys.stderr)
         raise typer.Exit(AfinaError.exit_code)
-
-
-def _show(results: Results, as_json: bool) -> None:
-    from afina.report.report import MARKDOWN, PAGE, Report
-    from afina.report.writers.terminal import findings
-
-    made = Report.of(results)
-    if as_json:
-        print(json.dumps(made.summary(), ensure_ascii=False))
-        return
-    if results.recommendation:
-        print_tables(*made.evidence)
-    else:
-        print_tables(*made.tables)
-        print_tables(*made.findings, show=findings)
-        if not results.records:
-            print("No run of this study has finished.")
-    print_prose(" ".join(made.sentences))
-    for adapter in _adapters(results):
-        print(f"adapter {adapter}")
-    for path in (results.out / MARKDOWN, results.out / PAGE):
-        if path.exists():
-            print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
-    if made.of_use:
-        several = not results.recommendation and len(_trained(results)) > 1
-        what = made.of_use.title if several else "it"
-        print(f"To use {what}: {_use(results, made.of_use)}")
-
-
-def _adapters(results: Results) -> list[Path]:
-    """Of a study all, of a recommendation the one."""
-    if results.recommendation:
-        return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []
-    return [results.out / record.adapter for record in results.records]
-
-
-def _trained(results: Results) -> set[str]:
-    return {one.name for one in results.records if one.steps}
-
-
-def _use(results: Results, record: Record) -> str:
-    """What to type to label a text with that adapter."""
-    from afina.report.asking import takes_pairs
-
-    alone = results.recommendation or len(_trained(results)) < 2
-    where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
-    pairs = results.data.text_pair or takes_pairs(record.ask)
-    what = "--file pairs.jsonl" if pairs else '"Your text."'
-    return f"{shlex.join(['afina', 'predict', *where])} {what}"
-
-
-def _write_text(results: Results) -> None:
-    """Write the report's text anew, while a study goes on."""
-    from afina.report.report import MARKDOWN, Report
-
-    Report.of(results).write([MARKDOWN])
-
-
-def _write(results: Results, *, texts: bool = True) -> list[Path]:
-    """Write every file of the report anew; their paths. `texts` false keeps evaluation texts out of them."""
-    from afina.report.evaluated import WITHHELD, Evaluated
-    from afina.report.report import Report
-
-    evaluated = Evaluated.read(results.task, results.data) if texts else WITHHELD
-    return Report.of(results, evaluated).write()

@@ -70,12 +70,12 @@ class Predictor(Shown, ABC):
         return {"where": self.where, **self.manifest.told, "computes in": self.dtype}
 
     @staticmethod
-    def load(adapter: str | Path, backbone: str | None = None, dtype: str = "float32") -> Predictor:
-        """The adapter in a directory, on the backbone at that address, by default the one that it names.
+    def load(adapter: str | Path | Adapter, backbone: str | None = None, dtype: str = "float32") -> Predictor:
+        """An adapter, or the one in a directory, on the backbone at that address, by default the one that it names.
 
         Raises what `Adapter.load`, `backbone_of` and `of` raise.
         """
-        opened = Adapter.load(adapter)
+        opened = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
         return Predictor.of(opened, backbone_of(opened, backbone), dtype)
 
     @staticmethod

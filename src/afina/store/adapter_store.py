@@ -76,8 +76,8 @@ class AdapterStore:
 
         return self._database.begin(first)
 
-    def _ready(self) -> None:
-        """A directory becomes a store when something is to be kept in it."""
+    def make_ready(self) -> None:
+        """Make sure that something can be kept: a directory becomes a store, a database has to be one."""
         if self.address.directory is not None and not self._database.exists():
             self._begin("")
         self._database.demand()
@@ -107,7 +107,7 @@ class AdapterStore:
 
         admission.admit(directory, self.limits)
         opened = Adapter.load(directory)
-        self._ready()
+        self.make_ready()
         with self._database.reading() as connection:
             found = publishing.there(connection, wanted, opened.digest)
         if found is not None:

@@ -1,0 +1,40 @@
+"""Where a command's adapter comes from: a directory of it or of a study, or a version in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from afina.errors import InvalidStudy
+
+if TYPE_CHECKING:
+    from afina.models.adapter import Adapter
+
+STORED = "store:"
+
+AdapterArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Directory of an adapter, made by afina or by peft, or of a study; or store:CLIENT/TASK@VERSION_OR_ALIAS.",
+        metavar="ADAPTER",
+    ),
+]
+
+
+def open_adapter(adapter: str, method: str | None, seed: int | None) -> Adapter:
+    """The adapter; `method` and `seed` choose within a study. Raises what reading it does."""
+    if adapter.startswith(STORED):
+        if method is not None or seed is not None:
+            option = "method" if method is not None else "seed"
+            raise InvalidStudy(f"{adapter}: a version is one adapter, so `{option}` cannot choose there. Leave it out.")
+        from afina.store.adapter_store import AdapterStore
+
+        return AdapterStore().adapter(adapter)
+    from afina.studies.adapters import find
+
+    place = find(Path(adapter), method, seed)
+    from afina.models.adapter import Adapter
+
+    return Adapter.load(place)

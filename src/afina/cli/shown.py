@@ -1,0 +1,84 @@
+"""What the terminal says of a study's results, and the report that is written of them. Carries nothing out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afina.cli.output import print_prose, print_tables
+
+if TYPE_CHECKING:
+    from afina.studies.record import Record
+    from afina.studies.results import Results
+
+
+def show_results(results: Results, as_json: bool, published: Mapping[str, object] | None = None) -> None:
+    """Print the tables and what they say, or one JSON object; with what was published, if anything was."""
+    from afina.report.report import MARKDOWN, PAGE, Report
+    from afina.report.writers.terminal import findings
+
+    made = Report.of(results)
+    if as_json:
+        more = {} if published is None else {"published": published}
+        print(json.dumps({**made.summary(), **more}, ensure_ascii=False))
+        return
+    if results.recommendation:
+        print_tables(*made.evidence)
+    else:
+        print_tables(*made.tables)
+        print_tables(*made.findings, show=findings)
+        if not results.records:
+            print("No run of this study has finished.")
+    print_prose(" ".join(made.sentences))
+    for adapter in _adapters(results):
+        print(f"adapter {adapter}")
+    for path in (results.out / MARKDOWN, results.out / PAGE):
+        if path.exists():
+            print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
+    if made.of_use:
+        several = not results.recommendation and len(_trained(results)) > 1
+        what = made.of_use.title if several else "it"
+        print(f"To use {what}: {_use(results, made.of_use)}")
+    if published:
+        print(f"published {published['name']}@{published['version']}")
+
+
+def _adapters(results: Results) -> list[Path]:
+    """Of a study all, of a recommendation the one."""
+    if results.recommendation:
+        return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []
+    return [results.out / record.adapter for record in results.records]
+
+
+def _trained(results: Results) -> set[str]:
+    return {one.name for one in results.records if one.steps}
+
+
+def _use(results: Results, record: Record) -> str:
+    """What to type to label a text with that adapter."""
+    from afina.report.asking import takes_pairs
+
+    alone = results.recommendation or len(_trained(results)) < 2
+    where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
+    pairs = results.data.text_pair or takes_pairs(record.ask)
+    what = "--file pairs.jsonl" if pairs else '"Your text."'
+    return f"{shlex.join(['afina', 'predict', *where])} {what}"
+
+
+def write_text(results: Results) -> None:
+    """Write the report's text anew, while a study goes on."""
+    from afina.report.report import MARKDOWN, Report
+
+    Report.of(results).write([MARKDOWN])
+
+
+def write_report(results: Results, *, texts: bool = True) -> list[Path]:
+    """Write every file of the report anew; their paths. `texts` false keeps evaluation texts out of them."""
+    from afina.report.evaluated import WITHHELD, Evaluated
+    from afina.report.report import Report
+
+    evaluated = Evaluated.read(results.task, results.data) if texts else WITHHELD
+    return Report.of(results, evaluated).write()

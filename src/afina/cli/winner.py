@@ -1,0 +1,40 @@
+"""--publish: the adapter that a study or a recommendation says to use, into the store. Knows neither how it is kept."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from afina.studies.results import Results
+
+
+def check_publishing(name: str | None) -> None:
+    """Raise, before anything takes time, what publishing under that name would end with: InvalidName, NotFound."""
+    if name is not None:
+        from afina.store.adapter_store import AdapterStore
+        from afina.store.names import Name
+
+        Name.parse(name)
+        AdapterStore().make_ready()
+
+
+def publish_winner(results: Results, name: str) -> dict[str, object] | None:
+    """What was published, as JSON has it; None where there is no adapter to use, which is said on standard error.
+
+    The version's message is what the report concludes.
+    """
+    from afina.report.report import Report
+    from afina.store.adapter_store import AdapterStore
+
+    made = Report.of(results)
+    if results.failed or made.of_use is None:
+        why = "a run failed" if results.failed else "what is recommended has no adapter"
+        print(f"Nothing published as {name}: {why}.", file=sys.stderr)
+        return None
+    said = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. {' '.join(made.sentences)}"
+    return AdapterStore().publish(results.out / made.of_use.adapter, name, message=said.strip()[:MOST]).as_json()
+
+
+MOST = 2000
+"""Letters of a conclusion that are kept with a version."""
