@@ -63,6 +63,7 @@ LAYERS = {
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
+    "store": ("names blobs answers", "remote"),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",
@@ -138,6 +139,7 @@ OWNERS = {
     "rich": "cli.* report.writers.terminal",
     "optuna": "studies.tuning",
     "IPython": "notebook.display",
+    "obstore": "store.remote",
 }
 """A foreign library, and the modules that may import it."""
 
