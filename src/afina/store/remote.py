@@ -95,7 +95,7 @@ class RemoteBlobs(Blobs):
             ) from None
         options: dict[str, Any] = {
             "config": _config(parts.scheme),
-            "client_options": {"timeout": timedelta(seconds=timeout_s)} | {switch: True for switch in _switches()},
+            "client_options": {"timeout": timedelta(seconds=timeout_s)} | dict.fromkeys(_switches(), True),
             "retry_config": {"max_retries": retries, "retry_timeout": timedelta(seconds=2 * timeout_s)},
         }
         with _settings(url):
