@@ -71,7 +71,9 @@ LAYERS = {
         "clients",
         "catalog",
         "publishing aliases removing verify",
+        "reader",
         "adapter_store",
+        "exchange",
     ),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
@@ -117,6 +119,7 @@ LAYERS = {
         "options hints output text",
         "display versions opening shown winner",
         "costs studies adapters asking store",
+        "exchange",
         "cli",
     ),
 }

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from afina import __version__, atomic
-from afina.cli import adapters, asking, costs, store, studies
+from afina.cli import adapters, asking, costs, exchange, studies
 from afina.cli.hints import with_flags
 from afina.cli.text import check_arguments, escape_unwritable
 from afina.errors import AfinaError
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 for command in COMMANDS:
     app.command()(command)
-app.add_typer(store.app)
+app.add_typer(exchange.app)
 
 
 def _version(wanted: bool) -> None:

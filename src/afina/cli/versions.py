@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from afina.store.difference import Layer
     from afina.store.version import Version
 
 
@@ -67,3 +69,40 @@ def day(time: str) -> str:
 def minute(time: str) -> str:
     """A time without its seconds."""
     return time[:16].replace("T", " ")
+
+
+def fields(found: Mapping[str, Any]) -> Iterator[str]:
+    """What differs of two manifests, a line each."""
+    for group, content in found.items():
+        for key, value in content.items():
+            if isinstance(value, list | tuple) and len(value) == 2 and key not in ("added", "removed"):
+                before, after = (_short(one) for one in value)
+                yield f"{group:<16}{key}: {before} -> {after}"
+            elif value not in (None, [], False):
+                yield f"{group:<16}{key}: {_short(value)}"
+
+
+def layers(found: Sequence[Layer], most: int) -> Iterator[str]:
+    """How far the weights went: those layers that changed most, and of how many."""
+    changed = sorted((one for one in found if one.change), key=lambda one: -(one.change or 0))
+    if not changed:
+        yield (
+            "weights         no change"
+            if all(one.change == 0 for one in found)
+            else "weights         not the same layers"
+        )
+    for one in changed[:most]:
+        share = f", {100 * one.relative:.0f} % of what it was" if one.relative is not None else ""
+        angles = f", outputs turned by {_mean(one.outputs)}°, inputs by {_mean(one.inputs)}°" if one.outputs else ""
+        yield f"{'weights':<16}{one.name}: change {one.change:.4g}{share}{angles}"
+    if len(changed) > most:
+        yield f"{'':<16}and {len(changed) - most} more; --json has all"
+
+
+def _mean(angles: Sequence[float]) -> str:
+    return f"{sum(angles) / len(angles):.0f}" if angles else "-"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else f"{value:.4f}" if isinstance(value, float) else json.dumps(value)
+    return text[:19] if text.startswith("sha256:") else text[:60]

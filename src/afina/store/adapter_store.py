@@ -5,37 +5,45 @@ A database says what there is, blobs hold the bytes. `replay` is imported by wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert
 
-from afina import atomic, digest
-from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import address, aliases, catalog, clients, log, publishing, removing, steps
-from afina.store.address import Address
+from afina.errors import Refused
+from afina.store import aliases, catalog, log, publishing, removing, steps
 from afina.store.aliases import ANY
-from afina.store.blobs import Blobs
-from afina.store.database import Database
-from afina.store.limits import Limits
-from afina.store.log import Entry
 from afina.store.names import Name, Reference, check_client
 from afina.store.publishing import Parts
+from afina.store.reader import Reader
 from afina.store.remote import open_blobs
-from afina.store.tables import BLOBS, PARTS, STORE
-from afina.store.version import Blob, Damage, Happened, Listed, Moved, Published, Removed, Version
+from afina.store.tables import STORE
+from afina.store.version import Blob, Moved, Published, Removed, Version
 
 if TYPE_CHECKING:
-    from afina.models.adapter import Adapter
-    from afina.store.replay import Check
+    from afina.store.difference import Difference
+    from afina.store.replay import Check, Flips
 
 PRODUCTION = "production"
 
 
-class AdapterStore:
+@dataclass(frozen=True)
+class Diff:
+    """What differs between two versions; `flips` where there were texts to see it on."""
+
+    first: str
+    second: str
+    difference: Difference
+    flips: Flips | None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        flips = self.flips.as_json() if self.flips is not None else None
+        return {"first": self.first, "second": self.second, **self.difference.as_json(), "flips": flips}
+
+
+class AdapterStore(Reader):
     """Adapters under names, in versions that never change.
 
     `AdapterStore()` is the user's own: where AFINA_STORE says, else a directory in the data folder. A directory is made
@@ -44,16 +52,6 @@ class AdapterStore:
     All may be called by many processes at once. Errors of all: NotFound where the store, a name, a version or an alias
     is not there, or nothing answers; InvalidName; Busy where others do not end; CannotWrite; CorruptStore.
     """
-
-    def __init__(self, url: str | Path | None = None, *, limits: Limits | None = None, who: str | None = None) -> None:
-        """`who`: whose doing it is, for the log; by default the user of this machine."""
-        self.address = Address.parse(url if url is not None else address.default())
-        self.limits = limits or Limits()
-        self.who = who if who is not None else log.login()
-        self._database = Database(self.address)
-
-    def __repr__(self) -> str:
-        return f"AdapterStore({self.address.shown!r})"
 
     def init(self, blobs: str | None = None) -> None:
         """Begin a store. blobs: the directory or URL of its bytes; by default beside the database, if that is a file.
@@ -83,22 +81,13 @@ class AdapterStore:
             self._begin("")
         self._database.demand()
 
-    @cached_property
-    def _blobs(self) -> Blobs:
-        with self._database.reading() as connection:
-            said = connection.execute(select(STORE.c.blobs)).scalar()
-        beside = self.address.directory
-        if not said and beside is not None:
-            return open_blobs(str(beside / address.BLOBS))
-        return open_blobs(said or "")
-
     def publish(
-        self, adapter: str | Path, name: str, *, message: str, who: str | None = None, source: str | None = None
+        self, adapter: str | Path, name: str, *, message: str, who: str | None = None, links: bool = False
     ) -> Published:
         """Keep the adapter in a directory as the next version of a name; the version that it already is, if it is one.
 
         message  why, in some words: for whoever looks at it later
-        source   where it comes from, if not from a run
+        links    whether its files may be links, as in the cache of the Hub
         Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest.
         """
         wanted, why = Name.parse(name), log.check_reason(message, "message")
@@ -106,7 +95,7 @@ class AdapterStore:
         from afina.models.adapter import Adapter
         from afina.store import admission, content
 
-        admission.admit(directory, self.limits)
+        admission.admit(directory, self.limits, links=links)
         opened = Adapter.load(directory)
         self.make_ready()
         with self._database.reading() as connection:
@@ -121,71 +110,7 @@ class AdapterStore:
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
             parts = Parts(manifest, files, held)
             by = who or self.who
-            return publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
-
-    def adapter(self, reference: str) -> Adapter:
-        """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
-        from afina.store import content
-
-        version = self.show(reference)
-        with self._files(version) as files:
-            return content.join(version.manifest, files, f"store:{version}")
-
-    def restore(self, reference: str, directory: str | Path) -> Adapter:
-        """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
-        from afina.store import content
-
-        version = self.show(reference)
-        if Path(directory).exists():
-            raise Refused(f"{directory}: something is there already. Give a directory that is not there yet.")
-        with self._files(version) as files:
-            return content.restore(Path(directory), version.manifest, files, f"store:{version}")
-
-    @contextmanager
-    def _files(self, version: Version) -> Iterator[Mapping[str, Path]]:
-        with self._database.reading() as connection:
-            wanted = [blob.digest for blob in version.parts.values()]
-            rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
-            places = {row.digest: row.place for row in rows}
-        with ExitStack() as stack:
-            files = {}
-            for role, blob in version.parts.items():
-                if blob.digest not in places:
-                    raise NotFound(f"{version}: it was removed while it was read.")
-                files[role] = stack.enter_context(self._blobs.file(places[blob.digest]))
-                if (found := digest.of_file(files[role])) != blob.digest:
-                    raise CorruptStore(
-                        f"store:{version}: its {role} has digest {found[:19]}, expected {blob.digest[:19]}: the file "
-                        f"{places[blob.digest]} was changed. `afina store verify` says what else is damaged."
-                    )
-            yield files
-
-    def list(self, client: str | None = None) -> Sequence[Listed]:
-        """The names that have a version, of one client or of all."""
-        if client is not None:
-            check_client(client)
-        with self._database.reading() as connection:
-            return catalog.listed(connection, client)
-
-    def show(self, reference: str) -> Version:
-        """One version."""
-        with self._database.reading() as connection:
-            place, number = catalog.resolve(connection, Reference.parse(reference))
-            return catalog.version(connection, place, number)
-
-    def versions(self, name: str) -> Sequence[Version]:
-        """All versions of a name in order, also the deleted ones."""
-        with self._database.reading() as connection:
-            place = clients.find(connection, Name.parse(name))
-            return catalog.versions(connection, place)
-
-    def history(self, name: str, *, alias: str | None = None) -> Sequence[Happened]:
-        """All that was done about a name, in order; or how an alias moved."""
-        with self._database.reading() as connection:
-            place = clients.find(connection, Name.parse(name))
-            events = (aliases.ALIAS, aliases.ROLLBACK) if alias is not None else ()
-            done = catalog.happened(connection, place, events)
-        return [one for one in done if alias is None or one.details["alias"] == alias]
+            return publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why)
 
     def alias(
         self,
@@ -224,28 +149,45 @@ class AdapterStore:
         why = log.check_reason(reason, "reason")
         return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
 
-    def verify(self) -> Sequence[Damage]:
-        """Hash every blob, manifest and entry of the log again: all that is damaged."""
-        from afina.store import verify
+    def diff(
+        self, first: str, second: str, *, task: str | None = None, backbone: str | None = None, **data: Any
+    ) -> Diff:
+        """What differs between two versions; with labelled texts, also which predictions flip.
 
-        self._database.demand()
-        try:
-            blobs = self._blobs
-        except CorruptStore as error:
-            return [Damage("database", self.address.shown, (), str(error))]
-        return verify.verify(self._database, blobs)
+        task  their address, read as `data` says: arguments of `Labelled.read`
+        """
+        from afina.store import difference
 
-    def log(self) -> Sequence[Entry]:
-        """The audit log."""
-        with self._database.reading() as connection:
-            return [*log.entries(connection)]
+        before, after = self.show(first), self.show(second)
+        one, other = self.adapter(str(before)), self.adapter(str(after))
+        found = difference.difference(one, other)
+        if task is None:
+            return Diff(str(before), str(after), found, None)
+        from afina.store import replay
 
-    def export_audit(self, path: str | Path) -> int:
-        """Write the log as JSON lines, which the standard library alone can verify (docs/store.md); how many."""
-        entries = self.log()
-        lines = "".join(f"{digest.canonical_json(entry.as_json())}\n" for entry in entries)
-        atomic.write_text(Path(path), lines)
-        return len(entries)
+        texts = replay.read_texts(task, (one, other), **data)
+        flips = replay.flips(one, other, texts, backbone, names=(str(before), str(after)))
+        return Diff(str(before), str(after), found, flips)
+
+    def import_from(self, source: str, name: str, *, message: str, backbone: str | None = None) -> Published:
+        """Publish what peft or transformers made, a bundle, or what is on the Hub. See `exchange.bring_in`."""
+        from afina.store import exchange
+
+        return exchange.bring_in(self, source, name, message=message, backbone=backbone)
+
+    def export(
+        self,
+        reference: str,
+        target: str,
+        *,
+        merged: bool = False,
+        backbone: str | None = None,
+        private: bool = True,
+    ) -> tuple[str, tuple[str, ...]]:
+        """Write a version as a directory, a bundle, a merged model, or to the Hub. See `exchange.send_out`."""
+        from afina.store import exchange
+
+        return exchange.send_out(self, reference, target, merged=merged, backbone=backbone, private=private)
 
     def check(self, reference: str, *, backbone: str | None = None) -> Check:
         """Compute the built-in sentences on this machine, compare with what training recorded, and log the outcome."""
@@ -258,12 +200,6 @@ class AdapterStore:
             details = {"version": number, "digest": version.digest, **found.as_json()}
             log.append(connection, "check", {**place.payload, **details}, place.said(self.who))
         return found
-
-    def size(self) -> int:
-        """Bytes of all that versions hold, each blob once."""
-        with self._database.reading() as connection:
-            held = select(PARTS.c.digest).distinct()
-            return sum(connection.execute(select(BLOBS.c.size).where(BLOBS.c.digest.in_(held))).scalars())
 
 
 def _words(message: str | None) -> str | None:

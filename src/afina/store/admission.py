@@ -8,6 +8,6 @@ from afina.models.adapter import check_there
 from afina.store.limits import Limits
 
 
-def admit(directory: Path, limits: Limits) -> None:
+def admit(directory: Path, limits: Limits, *, links: bool = False) -> None:
     """Raise Refused for what may do harm or is beyond the limits, NotFound where there is no adapter."""
     check_there(directory)

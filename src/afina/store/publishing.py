@@ -50,10 +50,8 @@ def _there(connection: Connection, place: Place, wanted: str) -> Published | Non
     return Published(catalog.version(connection, place, number), created=False) if number is not None else None
 
 
-def publish(
-    database: Database, blobs: Blobs, name: Name, parts: Parts, *, who: str | None, why: str, source: str | None = None
-) -> Published:
-    """Keep the parts and make the version. `source`: from where, if not from a run of this machine.
+def publish(database: Database, blobs: Blobs, name: Name, parts: Parts, *, who: str | None, why: str) -> Published:
+    """Keep the parts and make the version.
 
     Killed at any step, the store is as it was, or has the version.
     """
@@ -68,7 +66,7 @@ def publish(
         steps.reached("publish: put")
         with database.writing() as connection:
             if leases.release(connection, holder, places):
-                made = _make(connection, name, parts, who, why, source)
+                made = _make(connection, name, parts, who, why)
                 steps.reached("publish: in the transaction")
             else:
                 made = None
@@ -105,7 +103,6 @@ def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why
             "digest": parts.digest,
             "manifest": place.hashed(digest.of_bytes(text.encode())),
             "parts": {role: blob._asdict() for role, blob in sorted(parts.blobs.items())},
-            **({"source": source} if source else {}),
         },
         place.said(who, why),
     )

@@ -1,0 +1,150 @@
+"""afina store, as far as it compares, computes or carries: diff, check, import, export."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina.cli.options import (
+    AllowLeakage,
+    Json,
+    LabelColumn,
+    Labels,
+    PairColumn,
+    SeparatorOption,
+    TextColumn,
+    data_options,
+)
+from afina.cli.output import print_prose
+from afina.cli.store import MessageOption, NameArgument, VersionArgument, app, opened
+from afina.cli.versions import fields, layers
+from afina.errors import AfinaError, InvalidData
+
+if TYPE_CHECKING:
+    from afina.store.replay import Flips
+
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
+]
+MANY = 10
+"""Layers that are shown: those that changed most."""
+
+
+@app.command()
+def diff(
+    context: typer.Context,
+    first: VersionArgument,
+    second: VersionArgument,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Labelled texts: which predictions flip.", metavar="ADDRESS")
+    ] = None,
+    backbone: BackboneOption = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    separator: SeparatorOption = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two versions: what they were made of, how far the weights went, and with --task which predictions flip."""
+    given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
+    if task is None and (named := next((name for name, value in given.items() if value), None)):
+        raise InvalidData(f"`{named}` says how a `task` is read, and there is none. Name one, or leave it out.")
+    made = opened(context).diff(first, second, task=task, backbone=backbone, **(given if task else {}))
+    if as_json:
+        print(json.dumps(made.as_json(), ensure_ascii=False))
+        return
+    print(f"{made.first} -> {made.second}")
+    for line in fields(made.difference.fields):
+        print(line)
+    for line in layers(made.difference.layers, MANY):
+        print(line)
+    for note in made.difference.notes:
+        print_prose(note)
+    if made.flips is not None:
+        _print_flips(made.flips)
+
+
+def _print_flips(flips: Flips) -> None:
+    found: dict[str, Any] = flips.as_json()
+    if found["flipped"] is not None:
+        how = [
+            f"{found[key]} {key.replace('_', ' ')}"
+            for key in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")
+            if found.get(key) is not None
+        ]
+        print(f"{found['flipped']} of {found['examples']} predictions flip: {', '.join(how)}")
+    for row in flips.rows:
+        print(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}")
+    print_prose(flips.words)
+
+
+@app.command()
+def check(
+    context: typer.Context, version: VersionArgument, backbone: BackboneOption = None, as_json: Json = False
+) -> None:
+    """Compute the sentences that training recorded again, on this machine. The outcome is logged; 2 where it failed."""
+    found = opened(context).check(version, backbone=backbone)
+    if as_json:
+        print(json.dumps(found.as_json()))
+    elif found.passed:
+        print(f"passed: the logits differ by {found.difference:.1e} of their scale, at most {found.tolerance:.0e} may")
+    else:
+        how = f"they differ by {found.difference:.1e}, at most {found.tolerance:.0e} may"
+        print(f"FAILED: {found.problem or how}")
+    if not found.passed:
+        raise typer.Exit(AfinaError.exit_code)
+
+
+@app.command("import")
+def bring_in(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A directory of afina's, peft's or save_pretrained's; a bundle, FILE.tar; or hub:OWNER/NAME[@REVISION].",
+            metavar="SOURCE",
+        ),
+    ],
+    name: NameArgument,
+    message: MessageOption,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="What a model of transformers was fine-tuned from.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Publish what another library made, what is on the Hub, or what another store exported."""
+    made = opened(context).import_from(source, name, message=message, backbone=backbone)
+    if as_json:
+        print(json.dumps(made.as_json()))
+    else:
+        print(f"{made.version} {made.version.digest[:19]}{'' if made.created else ', which it had already'}")
+
+
+@app.command("export")
+def send_out(
+    context: typer.Context,
+    version: VersionArgument,
+    target: Annotated[
+        str,
+        typer.Argument(help="A new directory; a bundle, FILE.tar; or hub:OWNER/NAME[@BRANCH].", metavar="TARGET"),
+    ],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Fold it into its backbone: a model for servers that know no adapters.")
+    ] = False,
+    backbone: BackboneOption = None,
+    public: Annotated[bool, typer.Option("--public", help="A repository of the Hub that is made is public.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a version as peft or transformers open it, as a bundle that verifies itself, or to the Hub."""
+    store = opened(context)
+    where, notes = store.export(version, target, merged=merged, backbone=backbone, private=not public)
+    if as_json:
+        print(json.dumps({"target": where, "notes": list(notes)}))
+        return
+    print(where)
+    for note in notes:
+        print_prose(note)

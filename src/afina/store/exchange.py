@@ -1,0 +1,177 @@
+"""Adapters from elsewhere, and to elsewhere: directories, bundles, the Hub, merged models.
+
+Whatever comes in goes through `AdapterStore.publish`, so that there is one door with one guard.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afina import atomic
+from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
+from afina.models.adapter import PEFT_SETTINGS
+from afina.models.manifest import MANIFEST
+from afina.store import bundle, content, model_card
+from afina.store.version import Published, Version
+
+if TYPE_CHECKING:
+    from afina.store.adapter_store import AdapterStore
+
+HUB = "hub:"
+BUNDLE = ".tar"
+CARD = "README.md"
+_PRETRAINED = "config.json"
+
+
+def bring_in(store: AdapterStore, source: str, name: str, *, message: str, backbone: str | None) -> Published:
+    """Publish what is at `source`.
+
+    source    a directory of afina's, of peft's, or of a classifier that `save_pretrained` wrote; a bundle, FILE.tar;
+              hub:owner/name[@revision]
+    backbone  what a classifier of transformers is to stand on; afina's and peft's adapters name theirs
+    """
+    why = message.strip() and f"{message.strip()} (from {_shown(source)})"
+    if source.startswith(HUB):
+        from afina import hub
+
+        directory = hub.download(source.removeprefix(HUB))
+        return _directory(store, directory, name, why, backbone, links=True)
+    path = Path(source)
+    if path.is_dir():
+        return _directory(store, path, name, why, backbone)
+    if not os.path.lexists(path):
+        raise NotFound(f"{source}: nothing is there. Give a directory, a bundle (.tar), or hub:owner/name.")
+    if backbone is not None:
+        raise InvalidStudy(f"{source}: a bundle says what it is for. Leave `backbone` out.")
+    with _workshop() as place:
+        about = bundle.read(path, place / "parts", store.limits)
+        try:
+            parts = {role: place / "parts" / file for role, file in about["parts"].items()}
+            manifest = about["manifest"]
+        except (KeyError, TypeError, AttributeError):
+            raise CorruptAdapter(f"{path}: a bundle, but not one of an adapter. Export it again.") from None
+        content.restore(place / "adapter", manifest, parts, str(path))
+        return store.publish(place / "adapter", name, message=why)
+
+
+def _directory(
+    store: AdapterStore, path: Path, name: str, why: str, backbone: str | None, *, links: bool = False
+) -> Published:
+    if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
+        if backbone is not None:
+            raise InvalidStudy(f"{path}: the adapter names its backbone. Leave `backbone` out.")
+        return store.publish(path, name, message=why, links=links)
+    if not os.path.lexists(path / _PRETRAINED):
+        raise NotFound(
+            f"{path}: neither an adapter ({MANIFEST} or {PEFT_SETTINGS}) nor a model ({_PRETRAINED}) is there. Name "
+            "the directory that holds one of these."
+        )
+    if backbone is None:
+        raise InvalidStudy(f"{path}: a model of transformers. Say what it was fine-tuned from with `backbone`.")
+    from afina.store import admission, replay
+
+    admission.admit(path, store.limits, links=links)
+    with _workshop() as place:
+        replay.read_pretrained(path, backbone).save(place / "adapter")
+        return store.publish(place / "adapter", name, message=why)
+
+
+def send_out(
+    store: AdapterStore,
+    reference: str,
+    target: str,
+    *,
+    merged: bool,
+    backbone: str | None,
+    private: bool,
+) -> tuple[str, tuple[str, ...]]:
+    """Write a version to `target`: a directory, a bundle where it ends in .tar, or hub:owner/name[@branch].
+
+    merged    folded into its backbone, as a model that transformers opens alone
+    backbone  where that is, if not at the address that the adapter names
+    Returns where it is now, and what its user has to know.
+    """
+    version = store.show(reference)
+    if backbone is not None and not merged:
+        raise InvalidStudy(f"{version}: `backbone` is of use where it is merged only. Leave it out.")
+    if target.startswith(HUB):
+        return _to_hub(store, version, target.removeprefix(HUB), merged, backbone, private)
+    if target.endswith(BUNDLE):
+        if merged:
+            raise InvalidStudy(
+                f"{target}: a bundle holds an adapter as it is. Leave `merged` out, or name a directory."
+            )
+        _to_bundle(store, version, Path(target))
+        return target, ()
+    return target, _to_directory(store, version, Path(target), merged, backbone)
+
+
+def _to_directory(
+    store: AdapterStore, version: Version, path: Path, merged: bool, backbone: str | None
+) -> tuple[str, ...]:
+    if os.path.lexists(path):
+        raise Refused(f"{path}: something is there already. Name a directory that is not there yet.")
+    with atomic.replacing(path) as fresh:
+        if merged:
+            from afina.store import replay
+
+            notes = replay.merge(store.adapter(str(version)), fresh, backbone)
+        else:
+            store.restore(str(version), fresh)
+            notes = ()
+        (fresh / CARD).write_text(_card(version), encoding="utf-8")
+    return notes
+
+
+def _to_bundle(store: AdapterStore, version: Version, path: Path) -> None:
+    about = {
+        "name": version.name,
+        "version": version.number,
+        "digest": version.digest,
+        "created": version.created,
+        "manifest": dict(version.manifest),
+    }
+    with store.files(version) as files:
+        members: dict[str, Any] = {f"part-{place}": file for place, file in enumerate(files.values())}
+        about["parts"] = dict(zip(files, members, strict=True))
+        bundle.write(path, members, about)
+
+
+def _to_hub(
+    store: AdapterStore, version: Version, address: str, merged: bool, backbone: str | None, private: bool
+) -> tuple[str, tuple[str, ...]]:
+    from afina import hub
+
+    repository, _, revision = address.partition("@")
+    with _workshop() as place:
+        notes = _to_directory(store, version, place / "adapter", merged, backbone)
+        message = f"{version} {version.digest[:19]}"
+        url = hub.upload(place / "adapter", repository, revision=revision or None, message=message, private=private)
+        return url, notes
+
+
+def _card(version: Version) -> str:
+    return model_card.model_card(
+        version.manifest,
+        name=version.name,
+        version=version.number,
+        digest=version.digest,
+        message=version.why or "",
+        created=version.created,
+        who=version.who,
+    )
+
+
+@contextmanager
+def _workshop() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="afina-") as place:
+        yield Path(place)
+
+
+def _shown(source: str) -> str:
+    return source if source.startswith(HUB) else Path(source).name

@@ -1,0 +1,144 @@
+"""What can be asked of a store. Changes nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from afina import atomic, digest
+from afina.errors import CorruptStore, NotFound, Refused
+from afina.store import address, aliases, catalog, clients, log
+from afina.store.address import Address
+from afina.store.blobs import Blobs
+from afina.store.database import Database
+from afina.store.limits import Limits
+from afina.store.log import Entry
+from afina.store.names import Name, Reference, check_client
+from afina.store.remote import open_blobs
+from afina.store.tables import BLOBS, PARTS, STORE
+from afina.store.version import Damage, Happened, Listed, Version
+
+if TYPE_CHECKING:
+    from afina.models.adapter import Adapter
+
+
+class Reader:
+    """A store that is only read, see `AdapterStore`."""
+
+    def __init__(self, url: str | Path | None = None, *, limits: Limits | None = None, who: str | None = None) -> None:
+        """`who`: whose doing it is, for the log; by default the user of this machine."""
+        self.address = Address.parse(url if url is not None else address.default())
+        self.limits = limits or Limits()
+        self.who = who if who is not None else log.login()
+        self._database = Database(self.address)
+
+    def __repr__(self) -> str:
+        return f"AdapterStore({self.address.shown!r})"
+
+    @cached_property
+    def _blobs(self) -> Blobs:
+        with self._database.reading() as connection:
+            said = connection.execute(select(STORE.c.blobs)).scalar()
+        beside = self.address.directory
+        if not said and beside is not None:
+            return open_blobs(str(beside / address.BLOBS))
+        return open_blobs(said or "")
+
+    def adapter(self, reference: str) -> Adapter:
+        """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
+        from afina.store import content
+
+        version = self.show(reference)
+        with self.files(version) as files:
+            return content.join(version.manifest, files, f"store:{version}")
+
+    def restore(self, reference: str, directory: str | Path) -> Adapter:
+        """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
+        from afina.store import content
+
+        version = self.show(reference)
+        if Path(directory).exists():
+            raise Refused(f"{directory}: something is there already. Give a directory that is not there yet.")
+        with self.files(version) as files:
+            return content.restore(Path(directory), version.manifest, files, f"store:{version}")
+
+    @contextmanager
+    def files(self, version: Version) -> Iterator[Mapping[str, Path]]:
+        """By role, the files of a version on this machine for the block, each checked to the byte."""
+        with self._database.reading() as connection:
+            wanted = [blob.digest for blob in version.parts.values()]
+            rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
+            places = {row.digest: row.place for row in rows}
+        with ExitStack() as stack:
+            files = {}
+            for role, blob in version.parts.items():
+                if blob.digest not in places:
+                    raise NotFound(f"{version}: it was removed while it was read.")
+                files[role] = stack.enter_context(self._blobs.file(places[blob.digest]))
+                if (found := digest.of_file(files[role])) != blob.digest:
+                    raise CorruptStore(
+                        f"store:{version}: its {role} has digest {found[:19]}, expected {blob.digest[:19]}: the file "
+                        f"{places[blob.digest]} was changed. `afina store verify` says what else is damaged."
+                    )
+            yield files
+
+    def list(self, client: str | None = None) -> Sequence[Listed]:
+        """The names that have a version, of one client or of all."""
+        if client is not None:
+            check_client(client)
+        with self._database.reading() as connection:
+            return catalog.listed(connection, client)
+
+    def show(self, reference: str) -> Version:
+        """One version."""
+        with self._database.reading() as connection:
+            place, number = catalog.resolve(connection, Reference.parse(reference))
+            return catalog.version(connection, place, number)
+
+    def versions(self, name: str) -> Sequence[Version]:
+        """All versions of a name in order, also the deleted ones."""
+        with self._database.reading() as connection:
+            place = clients.find(connection, Name.parse(name))
+            return catalog.versions(connection, place)
+
+    def history(self, name: str, *, alias: str | None = None) -> Sequence[Happened]:
+        """All that was done about a name, in order; or how an alias moved."""
+        with self._database.reading() as connection:
+            place = clients.find(connection, Name.parse(name))
+            events = (aliases.ALIAS, aliases.ROLLBACK) if alias is not None else ()
+            done = catalog.happened(connection, place, events)
+        return [one for one in done if alias is None or one.details["alias"] == alias]
+
+    def verify(self) -> Sequence[Damage]:
+        """Hash every blob, manifest and entry of the log again: all that is damaged."""
+        from afina.store import verify
+
+        self._database.demand()
+        try:
+            blobs = self._blobs
+        except CorruptStore as error:
+            return [Damage("database", self.address.shown, (), str(error))]
+        return verify.verify(self._database, blobs)
+
+    def log(self) -> Sequence[Entry]:
+        """The audit log."""
+        with self._database.reading() as connection:
+            return [*log.entries(connection)]
+
+    def export_audit(self, path: str | Path) -> int:
+        """Write the log as JSON lines, which the standard library alone can verify (docs/store.md); how many."""
+        entries = self.log()
+        lines = "".join(f"{digest.canonical_json(entry.as_json())}\n" for entry in entries)
+        atomic.write_text(Path(path), lines)
+        return len(entries)
+
+    def size(self) -> int:
+        """Bytes of all that versions hold, each blob once."""
+        with self._database.reading() as connection:
+            held = select(PARTS.c.digest).distinct()
+            return sum(connection.execute(select(BLOBS.c.size).where(BLOBS.c.digest.in_(held))).scalars())
