@@ -49,7 +49,7 @@ def diff(
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two versions: what they were made of, how far the weights went, and with --task which predictions flip."""
+    """Compare two versions: what they are made of, how far the weights went; with --task, which predictions flip."""
     given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
     if task is None and (named := next((name for name, value in given.items() if value), None)):
         raise InvalidData(f"`{named}` says how a `task` is read, and there is none. Name one, or leave it out.")
@@ -105,7 +105,7 @@ def bring_in(
     source: Annotated[
         str,
         typer.Argument(
-            help="A directory of afina's, peft's or save_pretrained's; a bundle, FILE.tar; or hub:OWNER/NAME[@REVISION].",
+            help="Directory of afina's, peft's or save_pretrained's; bundle, FILE.tar; or hub:OWNER/NAME[@REVISION].",
             metavar="SOURCE",
         ),
     ],

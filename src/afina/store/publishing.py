@@ -86,7 +86,7 @@ def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:
             steps.reached("publish: body put")
 
 
-def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None) -> Published:
+def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str) -> Published:
     place = clients.find_or_make(connection, name)
     found = _there(connection, place, parts.digest)  # another publisher may have been faster
     if found is not None:
