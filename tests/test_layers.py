@@ -72,8 +72,8 @@ LAYERS = {
         "catalog",
         "publishing aliases removing verify",
         "reader",
-        "adapter_store",
         "exchange",
+        "adapter_store",
     ),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",

@@ -86,11 +86,8 @@ def layers(found: Sequence[Layer], most: int) -> Iterator[str]:
     """How far the weights went: those layers that changed most, and of how many."""
     changed = sorted((one for one in found if one.change), key=lambda one: -(one.change or 0))
     if not changed:
-        yield (
-            "weights         no change"
-            if all(one.change == 0 for one in found)
-            else "weights         not the same layers"
-        )
+        same = all(one.change == 0 for one in found)
+        yield f"{'weights':<16}{'no change' if same else 'not the same layers'}"
     for one in changed[:most]:
         share = f", {100 * one.relative:.0f} % of what it was" if one.relative is not None else ""
         angles = f", outputs turned by {_mean(one.outputs)}°, inputs by {_mean(one.inputs)}°" if one.outputs else ""

@@ -6,6 +6,7 @@ A database says what there is, blobs hold the bytes. `replay` is imported by wha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,8 @@ class AdapterStore(Reader):
         """Publish what peft or transformers made, a bundle, or what is on the Hub. See `exchange.bring_in`."""
         from afina.store import exchange
 
-        return exchange.bring_in(self, source, name, message=message, backbone=backbone)
+        publish = partial(self.publish, name=name)
+        return exchange.bring_in(source, publish, self.limits, message=message, backbone=backbone)
 
     def export(
         self,

@@ -1,6 +1,6 @@
 """Adapters from elsewhere, and to elsewhere: directories, bundles, the Hub, merged models.
 
-Whatever comes in goes through `AdapterStore.publish`, so that there is one door with one guard.
+Whatever comes in goes through `publish`, so that there is one door with one guard.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from afina import atomic
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
 from afina.store import bundle, content, model_card
+from afina.store.limits import Limits
+from afina.store.reader import Reader
 from afina.store.version import Published, Version
-
-if TYPE_CHECKING:
-    from afina.store.adapter_store import AdapterStore
 
 HUB = "hub:"
 BUNDLE = ".tar"
@@ -28,7 +27,14 @@ CARD = "README.md"
 _PRETRAINED = "config.json"
 
 
-def bring_in(store: AdapterStore, source: str, name: str, *, message: str, backbone: str | None) -> Published:
+class Publish(Protocol):
+    """`AdapterStore.publish` under one name."""
+
+    def __call__(self, adapter: Path, *, message: str, links: bool = False) -> Published:
+        """Keep the adapter in a directory."""
+
+
+def bring_in(source: str, publish: Publish, limits: Limits, *, message: str, backbone: str | None) -> Published:
     """Publish what is at `source`.
 
     source    a directory of afina's, of peft's, or of a classifier that `save_pretrained` wrote; a bundle, FILE.tar;
@@ -40,32 +46,32 @@ def bring_in(store: AdapterStore, source: str, name: str, *, message: str, backb
         from afina import hub
 
         directory = hub.download(source.removeprefix(HUB))
-        return _directory(store, directory, name, why, backbone, links=True)
+        return _directory(directory, publish, limits, why, backbone, links=True)
     path = Path(source)
     if path.is_dir():
-        return _directory(store, path, name, why, backbone)
+        return _directory(path, publish, limits, why, backbone)
     if not os.path.lexists(path):
         raise NotFound(f"{source}: nothing is there. Give a directory, a bundle (.tar), or hub:owner/name.")
     if backbone is not None:
         raise InvalidStudy(f"{source}: a bundle says what it is for. Leave `backbone` out.")
     with _workshop() as place:
-        about = bundle.read(path, place / "parts", store.limits)
+        about = bundle.read(path, place / "parts", limits)
         try:
             parts = {role: place / "parts" / file for role, file in about["parts"].items()}
             manifest = about["manifest"]
         except (KeyError, TypeError, AttributeError):
             raise CorruptAdapter(f"{path}: a bundle, but not one of an adapter. Export it again.") from None
         content.restore(place / "adapter", manifest, parts, str(path))
-        return store.publish(place / "adapter", name, message=why)
+        return publish(place / "adapter", message=why)
 
 
 def _directory(
-    store: AdapterStore, path: Path, name: str, why: str, backbone: str | None, *, links: bool = False
+    path: Path, publish: Publish, limits: Limits, why: str, backbone: str | None, *, links: bool = False
 ) -> Published:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
             raise InvalidStudy(f"{path}: the adapter names its backbone. Leave `backbone` out.")
-        return store.publish(path, name, message=why, links=links)
+        return publish(path, message=why, links=links)
     if not os.path.lexists(path / _PRETRAINED):
         raise NotFound(
             f"{path}: neither an adapter ({MANIFEST} or {PEFT_SETTINGS}) nor a model ({_PRETRAINED}) is there. Name "
@@ -75,14 +81,14 @@ def _directory(
         raise InvalidStudy(f"{path}: a model of transformers. Say what it was fine-tuned from with `backbone`.")
     from afina.store import admission, replay
 
-    admission.admit(path, store.limits, links=links)
+    admission.admit(path, limits, links=links)
     with _workshop() as place:
         replay.read_pretrained(path, backbone).save(place / "adapter")
-        return store.publish(place / "adapter", name, message=why)
+        return publish(place / "adapter", message=why)
 
 
 def send_out(
-    store: AdapterStore,
+    store: Reader,
     reference: str,
     target: str,
     *,
@@ -103,17 +109,13 @@ def send_out(
         return _to_hub(store, version, target.removeprefix(HUB), merged, backbone, private)
     if target.endswith(BUNDLE):
         if merged:
-            raise InvalidStudy(
-                f"{target}: a bundle holds an adapter as it is. Leave `merged` out, or name a directory."
-            )
+            raise InvalidStudy(f"{target}: a bundle holds an adapter as it is. Leave `merged` out.")
         _to_bundle(store, version, Path(target))
         return target, ()
     return target, _to_directory(store, version, Path(target), merged, backbone)
 
 
-def _to_directory(
-    store: AdapterStore, version: Version, path: Path, merged: bool, backbone: str | None
-) -> tuple[str, ...]:
+def _to_directory(store: Reader, version: Version, path: Path, merged: bool, backbone: str | None) -> tuple[str, ...]:
     if os.path.lexists(path):
         raise Refused(f"{path}: something is there already. Name a directory that is not there yet.")
     with atomic.replacing(path) as fresh:
@@ -128,7 +130,7 @@ def _to_directory(
     return notes
 
 
-def _to_bundle(store: AdapterStore, version: Version, path: Path) -> None:
+def _to_bundle(store: Reader, version: Version, path: Path) -> None:
     about = {
         "name": version.name,
         "version": version.number,
@@ -143,7 +145,7 @@ def _to_bundle(store: AdapterStore, version: Version, path: Path) -> None:
 
 
 def _to_hub(
-    store: AdapterStore, version: Version, address: str, merged: bool, backbone: str | None, private: bool
+    store: Reader, version: Version, address: str, merged: bool, backbone: str | None, private: bool
 ) -> tuple[str, tuple[str, ...]]:
     from afina import hub
 
