@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from processes import Crew
 from proxy import Proxy
 from services import S3, Postgres, moto_is_there, postgres_programs
 
@@ -43,3 +44,16 @@ def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     with Proxy(s3.port) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.port}")
         yield running
+
+
+@pytest.fixture(scope="session")
+def _crew() -> Iterator[Crew]:
+    with Crew() as crew:
+        yield crew
+
+
+@pytest.fixture
+def crew(_crew: Crew) -> Iterator[Crew]:
+    """Starts processes: `crew.start(function, count, *arguments)`. None outlives the test."""
+    yield _crew
+    _crew.kill_all()
