@@ -63,6 +63,7 @@ LAYERS = {
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
+    "store": ("names blobs low_rank fields", "weights", "matching", "difference replay"),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",
