@@ -65,8 +65,9 @@ LAYERS = {
     "inference": ("predictor", "probes calibration", "evaluation asking"),
     "store": (
         "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "answers content admission migrate",
-        "remote",
+        "answers content admission migrate low_rank fields weights",
+        "remote matching",
+        "difference replay",
         "database log leases",
         "clients",
         "catalog",

@@ -11,6 +11,7 @@ from afina.inference.predictor import Predictor, backbone_of, logits
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
+from afina.models.manifest import Manifest
 
 TOLERANCE = 1e-4
 """Largest difference of a probe's outputs, relative to the largest of them."""
@@ -59,22 +60,35 @@ def check(predictor: Predictor) -> None:
 
     Raises InvalidStudy where it records none, and for a predictor that computes in fewer digits than those were.
     """
-    manifest = predictor.manifest
-    if manifest.probe is None:
-        raise InvalidStudy(f"{predictor.where}: no probe is recorded, so there is nothing to check. Leave it out.")
+    found = difference(predictor)
+    if not found <= TOLERANCE:
+        raise CorruptAdapter(
+            f"{predictor.where}: the probe's logits differ by {found:.1e} of their scale, at most "
+            f"{TOLERANCE:.0e} may. The libraries here compute something else than when it was made: "
+            f"{predictor.manifest.versions}."
+        )
+
+
+def difference(predictor: Predictor) -> float:
+    """By how much the outputs of the built-in sentences differ from those that the manifest records.
+
+    The largest difference, as a share of the largest of the recorded outputs.
+    Raises InvalidStudy as `check` does, CorruptAdapter where there are more or fewer outputs than recorded ones.
+    """
+    expected = recorded(predictor.manifest, predictor.where)
     if predictor.dtype == "bfloat16":
         raise InvalidStudy("the probe is compared in float32, and this predictor computes in bfloat16. Check it first.")
-    expected = np.array(manifest.probe)
-    actual = predictor.outputs(PROBE, _pairs(manifest.template))
+    actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
     if actual.shape != expected.shape:
         raise CorruptAdapter(
             f"{predictor.where}: its probe has the shape {list(expected.shape)}, its outputs {list(actual.shape)}. "
             "Copy the adapter again, or train it again."
         )
-    difference = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
-    if not difference <= TOLERANCE:
-        raise CorruptAdapter(
-            f"{predictor.where}: the probe's logits differ by {difference:.1e} of their scale, at most "
-            f"{TOLERANCE:.0e} may. The libraries here compute something else than when it was made: "
-            f"{manifest.versions}."
-        )
+    return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
+
+
+def recorded(manifest: Manifest, where: str) -> np.ndarray:
+    """What it records of the built-in sentences, [sentence, label]. Raises InvalidStudy where it records nothing."""
+    if manifest.probe is None:
+        raise InvalidStudy(f"{where}: no probe is recorded, so there is nothing to check. Leave it out.")
+    return np.array(manifest.probe)

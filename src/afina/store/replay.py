@@ -1,0 +1,319 @@
+"""Replay: what an adapter computes here and now, against what it computed once, and against another adapter.
+
+The only part of the store that computes with models; torch and all that needs it are imported by the functions that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from afina.data.kinds import CLASSES, NUMBER
+from afina.data.labelled import Labelled
+from afina.data.split import Split
+from afina.errors import CorruptAdapter, InvalidData
+from afina.models import objectives
+from afina.models.adapter import Adapter
+from afina.models.objective import Objective, metric_for
+from afina.stats.answered import Answered
+from afina.stats.comparison import Comparison, compare
+from afina.stats.metrics import METRICS
+from afina.store.weights import is_foreign
+
+if TYPE_CHECKING:
+    from afina.models.backbone import Backbone
+
+NAMES = ("the first adapter", "the second adapter")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether an adapter still computes what it computed when it was made.
+
+    difference  the largest of its probe's outputs, as a share of the largest; None where there is none to take
+    tolerance   of the difference
+    problem     why there is none, a sentence or two
+    versions    of what it was computed with here
+    platform    system, processor, device, threads and number format; nothing that names the machine
+    """
+
+    passed: bool
+    difference: float | None
+    tolerance: float
+    versions: dict[str, str]
+    platform: dict[str, Any]
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def check(adapter: Adapter, backbone: str | None = None) -> Check:
+    """Compute the probe of an adapter again, in float32, on the backbone at that address or the one that it names.
+
+    An adapter that cannot be opened because of what is in it has not passed.
+    Raises InvalidStudy where it records no probe, NotFound and WrongBackbone where there is not its backbone, and what
+    else `probes.opened` raises.
+    """
+    import torch
+
+    from afina import device, environment
+    from afina.inference import probes
+
+    probes.recorded(adapter.manifest, adapter.where)  # before a backbone is read
+    found, problem, dtype = None, None, "float32"
+    try:
+        predictor = probes.opened(adapter, backbone)
+        dtype, found = predictor.dtype, probes.difference(predictor)
+    except CorruptAdapter as error:
+        problem = str(error)
+    if found is not None and not isfinite(found):
+        found, problem = None, f"{adapter.where}: the probe that it records holds what is no number. Train it again."
+    here = environment.describe(device.choose(), torch.float32) | {"dtype": dtype}
+    versions = here.pop("versions")
+    assert isinstance(versions, dict)
+    platform = {key: value for key, value in here.items() if not key.startswith("git_")}
+    passed = found is not None and found <= probes.TOLERANCE
+    return Check(passed, found, probes.TOLERANCE, versions, platform, problem)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A text whose answer has changed.
+
+    index  of the text among all, from 0
+    label, before, after  names; several of a text in a tuple; numbers
+    """
+
+    index: int
+    text: str
+    pair: str | None
+    label: Any
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What two adapters, a first and a second, answer on the same texts.
+
+    names       how sentences call them
+    metric      by which they are compared;  figures  the first's and the second's
+    flipped     examples with another answer, of which `right_to_wrong`, `wrong_to_right` and `wrong_to_wrong` are told;
+                right is what has every label right. None for numbers, for which there is instead
+    mean_change mean absolute change of the answers, in the unit of the targets
+    comparison  the second with the first: its difference is the second's metric less the first's, and its verdict says
+                what the second is
+    rows        some of the flips, those that were right and are wrong first; of numbers the largest changes
+    """
+
+    names: tuple[str, str]
+    kind: str
+    metric: str
+    figures: tuple[float, float]
+    examples: int
+    flipped: int | None
+    right_to_wrong: int | None
+    wrong_to_right: int | None
+    wrong_to_wrong: int | None
+    mean_change: float | None
+    comparison: Comparison
+    rows: tuple[Flip, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the second is against the first: better, worse, equivalent or undecided."""
+        return self.comparison.verdict
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence, and a second: see `Comparison.words`."""
+        return self.comparison.words
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values; an end of the interval that is at no number is None."""
+        made, compared = self.comparison, ("difference", "p", "margin", "level", "verdict", "words")
+        ends = (made.interval.low, made.interval.high)
+        counts = ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "mean_change")
+        return {
+            **{key: getattr(self, key) for key in ("kind", "metric", "examples", *counts)},
+            "names": list(self.names),
+            "figures": list(self.figures),
+            **{key: getattr(made, key) for key in compared},
+            "interval": [end if isfinite(end) else None for end in ends],
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def flips(
+    first: Adapter,
+    second: Adapter,
+    texts: Labelled,
+    backbone: str | None = None,
+    *,
+    names: tuple[str, str] = NAMES,
+    metric: str | None = None,
+    most: int = 20,
+) -> Flips:
+    """Both on the same texts, in float32, on the backbone at that address or those that they name.
+
+    metric  by which they are compared; None: the usual one of the kind
+    most    flips that are told with their text
+    An adapter of peft's, which names no labels, is taken to have those of the texts in their order.
+    Raises InvalidData where labels or kinds differ, InvalidStudy and UnknownName for a metric that is none of the kind,
+    and what `Predictor.of` and `Predictor.predict` raise.
+    """
+    pair = [_named(adapter, texts) for adapter in (first, second)]
+    asked = [objectives.make(one.manifest.label_names, one.manifest.objective) for one in pair]
+    _check_alike(asked, texts, names)
+    headline = METRICS[metric_for(asked[0], metric)]
+    one, other = _answers(pair, asked, texts, backbone)
+    called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
+    assert headline.values is not None  # or `metric_for` had refused it
+    values = {called[1]: headline.values(other), called[0]: headline.values(one)}
+    margin = headline.margin(texts.split.labels)
+    return Flips(
+        names=called,
+        kind=asked[0].kind,
+        metric=headline.name,
+        figures=(headline.value(one), headline.value(other)),
+        examples=len(texts.split),
+        **_changes(one, other, asked[0].kind),
+        comparison=compare(values, metric=headline, margin=margin)[0],
+        rows=tuple(_rows(one, other, texts, asked[0].kind, most)),
+    )
+
+
+def _named(adapter: Adapter, texts: Labelled) -> Adapter:
+    if not is_foreign(adapter.manifest) or len(adapter.manifest.label_names) != len(texts.label_names):
+        return adapter
+    return replace(adapter, manifest=adapter.manifest.model_copy(update={"label_names": texts.label_names}))
+
+
+def _check_alike(asked: list[Objective], texts: Labelled, names: tuple[str, str]) -> None:
+    if asked[0].kind != asked[1].kind:
+        raise InvalidData(
+            f"{names[0]} learnt {asked[0].kind} and {names[1]} {asked[1].kind}: there is nothing to compare. "
+            "Give two adapters of one kind of task."
+        )
+    for objective, name in zip(asked, names, strict=True):
+        own, there = set(objective.label_names), set(texts.label_names)
+        if own != there and objective.kind != NUMBER:
+            said = [
+                f"{which}{', '.join(sorted(only)[:20])}"
+                for which, only in (("it alone has ", own - there), ("it lacks ", there - own))
+                if only
+            ]
+            raise InvalidData(
+                f"{name}: its labels are not those of {texts.where} as they were read: {'; '.join(said)}. Give two "
+                "adapters of the same labels."
+            )
+
+
+def _answers(pair: list[Adapter], asked: list[Objective], texts: Labelled, address: str | None) -> list[Answered]:
+    """Of each, with labels in the order of the texts'. Where both name one backbone, its weights are hashed once."""
+    from afina.inference.predictor import backbone_of
+
+    alone = all(adapter.vocabulary is not None for adapter in pair)
+    opened: dict[str | None, Backbone | None] = {}
+    found = []
+    for adapter, objective in zip(pair, asked, strict=True):
+        given = address if alone or adapter.vocabulary is None else None  # a bag of words takes none from the other
+        key = None if adapter.vocabulary is not None else given or adapter.manifest.backbone
+        if key not in opened:
+            opened[key] = backbone_of(adapter, given)
+        found.append(_answered(objective, _outputs(adapter, opened[key], texts), texts))
+    return found
+
+
+def _outputs(adapter: Adapter, backbone: Backbone | None, texts: Labelled) -> np.ndarray:
+    """The predictor ends here, so that there is one model at a time."""
+    from afina.inference.predictor import Predictor
+
+    predictor = Predictor.of(adapter, backbone)
+    return predictor.predict(texts.split.texts, texts.split.pairs, where=f"{texts.where}, text")[0]
+
+
+def _answered(objective: Objective, outputs: np.ndarray, texts: Labelled) -> Answered:
+    """What an objective makes of outputs, its labels put in the order of the texts'."""
+    answers, chances = objective.decode(outputs), objective.chances(outputs)
+    if objective.kind != NUMBER:
+        order = [objective.label_names.index(name) for name in texts.label_names]
+        answers = np.argsort(order)[answers] if objective.kind == CLASSES else answers[:, order]
+        chances = None if chances is None else chances[:, order]
+    return Answered(texts.split.labels, answers, chances)
+
+
+def _right(answered: Answered) -> np.ndarray:
+    """Whether every label is, bool [N]."""
+    return _by_row(answered.answers == answered.targets, np.all)
+
+
+def _flipped(first: Answered, second: Answered) -> np.ndarray:
+    return _by_row(first.answers != second.answers, np.any)
+
+
+def _by_row(table: np.ndarray, joined: Callable[..., np.ndarray]) -> np.ndarray:
+    return joined(table, axis=1) if table.ndim == 2 else table
+
+
+def _changes(first: Answered, second: Answered, kind: str) -> dict[str, Any]:
+    if kind == NUMBER:
+        counts = dict.fromkeys(("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"))
+        return {**counts, "mean_change": float(np.abs(second.answers - first.answers).mean())}
+    before, after, flipped = _right(first), _right(second), _flipped(first, second)
+    return {
+        "flipped": int(flipped.sum()),
+        "right_to_wrong": int((before & ~after).sum()),
+        "wrong_to_right": int((~before & after).sum()),
+        "wrong_to_wrong": int((flipped & ~before & ~after).sum()),
+        "mean_change": None,
+    }
+
+
+def _rows(first: Answered, second: Answered, texts: Labelled, kind: str, most: int) -> Iterator[Flip]:
+    if kind == NUMBER:
+        size = np.abs(second.answers - first.answers)
+        chosen = [index for index in np.argsort(-size, kind="stable") if size[index] > 0]
+    else:
+        lost = _right(first) & ~_right(second)
+        chosen = sorted(np.flatnonzero(_flipped(first, second)), key=lambda index: (not lost[index], index))
+    split: Split = texts.split
+    for index in map(int, chosen[:most]):
+        label, before, after = (
+            _told(found[index], texts.label_names, kind) for found in (split.labels, first.answers, second.answers)
+        )
+        pair = None if split.pairs is None else split.pairs[index]
+        yield Flip(index, split.texts[index], pair, label, before, after)
+
+
+def _told(value: Any, label_names: tuple[str, ...], kind: str) -> Any:
+    if kind == CLASSES:
+        return label_names[int(value)]
+    if kind == NUMBER:
+        return float(value)
+    return tuple(name for name, has in zip(label_names, value, strict=True) if has)
+
+
+def read_texts(task: str, pair: tuple[Adapter, Adapter], **data: Any) -> Labelled:
+    """The texts at an address that neither adapter learnt from, as the first reads them.
+
+    data  arguments of `Labelled.read`. Raises what that does, Leakage where either saw more than a few of the texts.
+    """
+    read = [Labelled.read(task, trained(adapter.manifest), **data) for adapter in pair]
+    return min(read, key=lambda texts: len(texts.split))
+
+
+def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str, ...]:
+    """Write an adapter folded into its backbone, see `afina.inference.merging`; what a user of it has to know."""
+    return merging.merge(Predictor.of(adapter, backbone_of(adapter, backbone)), directory)
+
+
+def read_pretrained(directory: Path, backbone: str) -> Imported:
+    """A classifier that transformers saved, as an adapter, see `afina.inference.importing`."""
+    return importing.read_pretrained(directory, backbone)

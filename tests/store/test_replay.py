@@ -1,0 +1,337 @@
+"""An adapter's probe is computed again, and two adapters' answers are told apart text by text."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
+
+from afina import Adapter, Backbone, Predictor, Task, digest
+from afina.data.labelled import Labelled
+from afina.data.split import Split
+from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
+from afina.inference import evaluation, probes
+from afina.stats.comparison import compare
+from afina.store import replay
+from afina.store.replay import Flips, flips
+from afina.studies import floors
+from fakes import Backbones, Runs, sentences, write_csv
+
+# peft asks transformers for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+NAMES = ("acme/reviews@2", "acme/reviews@3")
+
+
+def changed(adapter: Adapter, name: str, change: Any, **manifest: Any) -> Adapter:
+    """With one tensor replaced, and a manifest that says so."""
+    tensors = {**adapter.tensors, name: change(adapter.tensors[name].clone())}
+    update = {"tensors_digest": digest.of_tensors(tensors)} | manifest
+    return replace(adapter, tensors=tensors, manifest=adapter.manifest.model_copy(update=update))
+
+
+HEAD = "base_model.model.score.weight"
+
+
+@pytest.fixture
+def lora(trained: Path) -> Adapter:
+    return Adapter.load(trained)
+
+
+# The probe
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "prompt", "head"])
+def test_a_trained_adapter_passes(method: str, runs: Runs) -> None:
+    found = replay.check(Adapter.load(runs.adapter("gpt2", method)))
+    assert (found.passed, found.problem, found.tolerance) == (True, None, probes.TOLERANCE)
+    assert found.difference is not None
+    assert 0 <= found.difference <= found.tolerance
+    assert found.versions["torch"] == torch.__version__
+    assert set(found.platform) == {"platform", "processor", "device", "threads", "dtype"}
+    assert found.platform["dtype"] == "float32"
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False)) == found.as_json()
+
+
+def test_one_of_other_weights_does_not_and_says_by_how_much(lora: Adapter, gpt2: Backbone) -> None:
+    other = changed(lora, HEAD, lambda head: head * 1.01)
+    found = replay.check(other, str(gpt2.path))
+    outputs = Predictor.of(other, gpt2).outputs(probes.PROBE)
+    expected = np.array(other.manifest.probe)
+    assert (found.passed, found.problem) == (False, None)
+    assert found.difference == pytest.approx(np.abs(outputs - expected).max() / np.abs(expected).max())
+    assert found.difference == pytest.approx(0.01, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "probe", "problem"),
+    [
+        (lambda head: head[:, :-1], None, "score"),
+        (lambda head: head * torch.nan, None, "its outputs are no numbers"),
+        (lambda head: head, ((1.0, 2.0),), r"its probe has the shape \[1, 2\], its outputs \[8, 2\]"),
+        (lambda head: head, ((float("nan"), 1.0),) * 8, "holds what is no number"),
+    ],
+)
+def test_one_that_cannot_be_compared_has_not_passed_and_says_why(
+    change: Any, probe: Any, problem: str, lora: Adapter
+) -> None:
+    found = replay.check(changed(lora, HEAD, change, **({"probe": probe} if probe else {})))
+    assert (found.passed, found.difference) == (False, None)
+    assert re.search(problem, found.problem or "")
+    assert json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_without_a_probe_or_its_backbone_there_is_nothing_to_say(
+    lora: Adapter, backbones: Backbones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WrongBackbone):
+        replay.check(lora, str(backbones.path("gpt2", seed=1)))
+    with pytest.raises(NotFound):
+        replay.check(lora, "./nowhere")
+    without = replace(lora, manifest=lora.manifest.model_copy(update={"probe": None}))
+    monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("a backbone was opened for nothing"))
+    with pytest.raises(InvalidStudy, match="no probe is recorded"):
+        replay.check(without)
+
+
+def test_the_difference_of_a_probe_is_what_its_check_is_about(lora: Adapter, gpt2: Backbone) -> None:
+    predictor = Predictor.of(lora, gpt2)
+    assert probes.difference(predictor) <= probes.TOLERANCE
+    with pytest.raises(InvalidStudy, match="computes in bfloat16"):
+        probes.difference(Predictor.of(lora, gpt2, "bfloat16"))
+
+
+def test_replay_and_difference_start_without_torch() -> None:
+    code = "import sys, afina.store.replay, afina.store.difference; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+# Flips
+
+
+def texts_of(adapter: Adapter, address: str) -> Labelled:
+    return Labelled.read(address, evaluation.trained(adapter.manifest))
+
+
+def loop(first: Predictor, second: Predictor, texts: Labelled) -> tuple[dict[str, int], list[tuple[Any, ...]], Any]:
+    """Text by text, from what a user is told."""
+    counts = dict.fromkeys(("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"), 0)
+    rows, right = [], ([], [])
+    for index, (text, label) in enumerate(zip(texts.split.texts, texts.split.labels, strict=True)):
+        name = texts.label_names[label]
+        before, after = (predictor([text])[0]["label"] for predictor in (first, second))
+        for list_, answer in zip(right, (before, after), strict=True):
+            list_.append(answer == name)
+        if before != after:
+            was = {name: "right_to_wrong"}.get(before, "wrong_to_right" if after == name else "wrong_to_wrong")
+            counts["flipped"] += 1
+            counts[was] += 1
+            rows.append((was != "right_to_wrong", index, text, name, before, after))
+    return counts, [row[1:] for row in sorted(rows)], [np.array(each) for each in right]
+
+
+def rows_of(found: Flips) -> list[tuple[Any, ...]]:
+    return [(row.index, row.text, row.label, row.before, row.after) for row in found.rows]
+
+
+def as_counted(found: Flips) -> dict[str, Any]:
+    return {key: found.as_json()[key] for key in ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong")}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Texts that no run has seen, as some of their labels are wrong."""
+    rows = [
+        (text, ("bad", "good")[(label + (place % 7 == 0)) % 2]) for place, (text, label) in enumerate(sentences(90, 7))
+    ]
+    return str(
+        write_csv(tmp_path_factory.mktemp("flips") / "others.csv", [(f"{text} indeed", name) for text, name in rows])
+    )
+
+
+def test_flips_are_those_of_a_plain_loop_over_what_each_answers(runs: Runs, gpt2: Backbone, file: str) -> None:
+    first, second = (Adapter.load(runs.adapter("gpt2", method)) for method in ("bitfit", "full"))
+    texts = texts_of(first, file)
+    found = flips(first, second, texts, names=NAMES, most=1000)
+    counts, rows, right = loop(Predictor.of(first, gpt2), Predictor.of(second, gpt2), texts)
+    assert counts["flipped"] > 3
+    assert as_counted(found) == counts
+    assert rows_of(found) == rows
+    assert found.figures == pytest.approx((right[0].mean(), right[1].mean()))
+    compared = compare({NAMES[1]: right[1], NAMES[0]: right[0]})[0]
+    assert (found.comparison, found.words, found.verdict) == (compared, compared.words, compared.verdict)
+    told = found.as_json()
+    assert told["interval"] == [compared.interval.low, compared.interval.high]
+    assert told["difference"] == pytest.approx(found.figures[1] - found.figures[0])
+    assert told["examples"] == 90
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert rows_of(flips(first, second, texts, most=2)) == rows[:2]
+    turned = flips(second, first, texts, names=NAMES)
+    assert (turned.right_to_wrong, turned.wrong_to_right) == (found.wrong_to_right, found.right_to_wrong)
+
+
+def test_an_adapter_has_no_flips_against_itself_under_one_name_either(lora: Adapter, file: str) -> None:
+    found = flips(lora, lora, texts_of(lora, file), names=(NAMES[0], NAMES[0]))
+    assert (found.flipped, found.rows, found.verdict) == (0, (), found.comparison.verdict)
+    assert found.names == ("acme/reviews@2 (first)", "acme/reviews@2 (second)")
+    assert found.comparison.difference == 0
+
+
+def test_a_backbone_that_both_name_is_opened_and_hashed_once(
+    runs: Runs, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Adapter.load(runs.adapter("gpt2", method)) for method in ("lora", "full"))
+    opened, hashed = [], []
+    load, of_tensors = Backbone.load, digest.of_tensors
+    monkeypatch.setattr(Backbone, "load", lambda address: opened.append(address) or load(address))
+    monkeypatch.setattr(digest, "of_tensors", lambda tensors: hashed.append(1) or of_tensors(tensors))
+    flips(first, second, texts_of(first, file))
+    assert (len(opened), len(hashed)) == (1, 1)
+
+
+def relabelled(adapter: Adapter, head: str, order: Sequence[int]) -> Adapter:
+    """The same, with its labels in another order."""
+    names = tuple(adapter.manifest.label_names[place] for place in order)
+    return changed(adapter, head, lambda rows: rows[list(order)], label_names=names)
+
+
+def test_labels_in_another_order_are_the_same_labels(lora: Adapter, file: str) -> None:
+    texts = texts_of(lora, file)
+    found = flips(relabelled(lora, HEAD, (1, 0)), lora, texts)
+    assert (found.flipped, found.figures[0]) == (0, found.figures[1])
+
+
+def words(task: Task) -> Adapter:
+    made = floors.tfidf(task.train)
+    assert made.model
+    return made.model.adapter(task.label_names, made.hyperparameters, task="toy")
+
+
+def test_a_bag_of_words_is_compared_with_an_adapter_on_a_backbone(
+    lora: Adapter, toy: str, gpt2: Backbone, file: str
+) -> None:
+    bag, texts = words(Task.load(toy)), texts_of(lora, file)
+    found = flips(bag, lora, texts, str(gpt2.path), most=1000)
+    counts, rows, _ = loop(Predictor.of(bag), Predictor.of(lora, gpt2), texts)
+    assert (as_counted(found), rows_of(found)) == (counts, rows)
+    assert flips(bag, bag, texts).flipped == 0
+    with pytest.raises(InvalidStudy, match="Leave `backbone` out"):
+        flips(bag, bag, texts, str(gpt2.path))
+
+
+def test_an_adapter_of_pefts_has_the_labels_of_the_texts(
+    lora: Adapter, gpt2: Backbone, file: str, tmp_path: Path
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(gpt2.path, num_labels=2)
+    settings = LoraConfig(task_type="SEQ_CLS", r=3, target_modules=["c_attn"], fan_in_fan_out=True)
+    get_peft_model(model, settings).save_pretrained(tmp_path)
+    made, texts = Adapter.load(tmp_path), texts_of(lora, file)
+    found = flips(lora, made, texts, str(gpt2.path))
+    answers = Predictor.of(made, gpt2).outputs(texts.split.texts).argmax(axis=1)
+    assert found.figures[1] == pytest.approx((answers == texts.split.labels).mean())
+
+
+# Other kinds, whose adapters answer as they are told to
+
+
+class Answers:
+    def __init__(self, outputs: np.ndarray) -> None:
+        self.outputs = outputs
+
+    def predict(self, *_: Any, **__: Any) -> tuple[np.ndarray, int]:
+        return self.outputs, 0
+
+
+def of_kind(
+    lora: Adapter,
+    monkeypatch: pytest.MonkeyPatch,
+    outputs: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    told: dict[str, Any] | None,
+) -> tuple[Adapter, Adapter, Labelled]:
+    monkeypatch.setattr(Predictor, "of", lambda adapter, *_: Answers(outputs[adapter.where]))
+    update = {"label_names": names, "objective": told}
+    pair = [replace(lora, where=where, manifest=lora.manifest.model_copy(update=update)) for where in outputs]
+    texts = [f"text {index}" for index in range(len(labels))]
+    return pair[0], pair[1], Labelled("t", "t", names, Split(texts, labels, texts[::-1]))
+
+
+def test_numbers_have_a_mean_change_and_their_largest_changes(lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = np.random.default_rng(0)
+    labels = source.normal(size=40)
+    outputs = {name: labels[:, None] + source.normal(size=(40, 1)) for name in ("one", "two")}
+    outputs["two"][3] = outputs["one"][3]
+    told = {"kind": "number", "mean": 1.0, "scale": 2.0}
+    made = of_kind(lora, monkeypatch, outputs, labels, ("stars",), told)
+    found = flips(*made, names=NAMES)
+    size = 2 * np.abs(outputs["two"] - outputs["one"])[:, 0]
+    assert found.mean_change == pytest.approx(size.mean())
+    assert set(as_counted(found).values()) == {None}
+    assert [row.index for row in found.rows] == np.argsort(-size)[:20].tolist()
+    assert 3 not in [row.index for row in flips(*made, most=100).rows]
+    row = found.rows[0]
+    assert (row.before, row.label) == (pytest.approx(2 * outputs["one"][row.index, 0] + 1), labels[row.index])
+    assert row.pair == f"text {39 - row.index}"
+    assert (found.kind, found.metric) == ("number", "pearson")
+    assert found.comparison.difference == pytest.approx(found.figures[1] - found.figures[0])
+    assert found.words.count(NAMES[1]) == 1
+    assert json.dumps(found.as_json(), allow_nan=False)
+    by_error = flips(*made, metric="rmse")
+    assert by_error.comparison.margin == pytest.approx(0.05 * labels.std())
+    with pytest.raises(InvalidStudy, match="`metric` accuracy"):
+        flips(*made, metric="accuracy")
+    with pytest.raises(UnknownName):
+        flips(*made, metric="nothing")
+
+
+def test_several_labels_are_right_where_all_are(lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 1]])
+    before = np.array([[1, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 1]])
+    after = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 0]])
+    outputs = {"one": 8.0 * before - 4, "two": 8.0 * after - 4}
+    found = flips(*of_kind(lora, monkeypatch, outputs, labels, ("a", "b", "c"), {"kind": "labels"}))
+    counts = {"flipped": 4, "right_to_wrong": 2, "wrong_to_right": 1, "wrong_to_wrong": 1}
+    assert (as_counted(found), found.metric) == (counts, "micro_f1")
+    assert [(row.index, row.label, row.before, row.after) for row in found.rows] == [
+        (0, ("a", "c"), ("a", "c"), ("a",)),
+        (4, ("c",), ("c",), ("a", "b")),
+        (1, (), ("c",), ()),
+        (2, ("b",), ("b", "c"), ("a", "b")),
+    ]
+    assert json.loads(json.dumps(found.as_json()))["rows"][0]["before"] == ["a", "c"]
+
+
+def test_three_classes_in_three_orders(lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("x", "y", "z")
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    right = np.eye(3)[labels]
+    outputs = {"one": right, "two": right[:, [1, 2, 0]]}
+    first, second, texts = of_kind(lora, monkeypatch, outputs, labels, names, None)
+    second = replace(second, manifest=second.manifest.model_copy(update={"label_names": ("y", "z", "x")}))
+    assert (flips(first, second, texts).figures, flips(first, second, texts).flipped) == ((1.0, 1.0), 0)
+    assert flips(first, second, texts, metric="log_loss").comparison.difference == 0
+    first = replace(first, manifest=second.manifest)
+    shifted = flips(first, second, texts, most=1).rows[0]
+    assert (shifted.label, shifted.before, shifted.after) == ("x", "y", "x")
+
+
+def test_what_cannot_be_compared_is_said(lora: Adapter, file: str) -> None:
+    texts = texts_of(lora, file)
+    other = replace(lora, manifest=lora.manifest.model_copy(update={"label_names": ("bad", "fine")}))
+    with pytest.raises(InvalidData, match=r"acme/reviews@3: its labels .* it alone has fine; it lacks good"):
+        flips(lora, other, texts, names=NAMES)
+    several = replace(lora, manifest=lora.manifest.model_copy(update={"objective": {"kind": "labels"}}))
+    with pytest.raises(InvalidData, match="reviews@2 learnt classes and acme/reviews@3 labels"):
+        flips(lora, several, texts, names=NAMES)
