@@ -25,6 +25,9 @@ from afina.stats.metrics import METRICS
 from afina.store.weights import is_foreign
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from afina.inference.importing import Imported
     from afina.models.backbone import Backbone
 
 NAMES = ("the first adapter", "the second adapter")
@@ -305,15 +308,22 @@ def read_texts(task: str, pair: tuple[Adapter, Adapter], **data: Any) -> Labelle
 
     data  arguments of `Labelled.read`. Raises what that does, Leakage where either saw more than a few of the texts.
     """
+    from afina.inference.evaluation import trained
+
     read = [Labelled.read(task, trained(adapter.manifest), **data) for adapter in pair]
     return min(read, key=lambda texts: len(texts.split))
 
 
 def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str, ...]:
     """Write an adapter folded into its backbone, see `afina.inference.merging`; what a user of it has to know."""
+    from afina.inference import merging
+    from afina.inference.predictor import Predictor, backbone_of
+
     return merging.merge(Predictor.of(adapter, backbone_of(adapter, backbone)), directory)
 
 
 def read_pretrained(directory: Path, backbone: str) -> Imported:
     """A classifier that transformers saved, as an adapter, see `afina.inference.importing`."""
+    from afina.inference import importing
+
     return importing.read_pretrained(directory, backbone)
