@@ -62,7 +62,7 @@ LAYERS = {
         "methods",
         "parameters",
     ),
-    "inference": ("predictor", "probes calibration", "evaluation asking"),
+    "inference": ("predictor", "probes calibration", "evaluation asking merging"),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",
