@@ -62,7 +62,7 @@ LAYERS = {
         "methods",
         "parameters",
     ),
-    "inference": ("predictor", "probes calibration", "evaluation asking merging"),
+    "inference": ("predictor", "probes calibration", "evaluation asking merging importing"),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",

@@ -1,4 +1,4 @@
-"""Merging: transformers alone gives the logits of an adapter on its backbone, or the merge is refused, with a reason."""
+"""Merging: transformers alone gives the logits of an adapter on its backbone, or it is refused, with a reason."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ import torch
 from peft import HiraConfig, IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from afina import Adapter, Backbone, Predictor, atomic, digest, methods
+from afina import Adapter, Backbone, Predictor, digest, methods
 from afina.errors import CannotWrite, InvalidStudy, Refused
 from afina.inference.merging import merge
+from afina.inference.predictor import WordsPredictor
+from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
-from afina.models.objectives import Classes
-from fakes import TEXTS, Runs, opened
+from fakes import TEXTS, Runs, logits_of, opened
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 TOLERANCE = 1e-5
 LABELS = ("bad", "fair", "good")
+
+
+@pytest.fixture(autouse=True)
+def _without_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a predictor looks at every object of the process, which of this one takes longer than all the rest."""
+    monkeypatch.setattr("afina.inference.predictor.gc.collect", lambda: 0)
 
 
 def invented(backbone: Backbone, name: str, settings: Mapping[str, Any] = {}, **changes: Any) -> Adapter:
@@ -68,30 +75,33 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-PEFT: dict[str, tuple[str, dict[str, Any]]] = {
-    "lora": ("lora", {}),
-    "rslora": ("lora", {"rslora": True, "r": 3}),
-    "dora": ("lora", {"dora": True}),
-    "all-linear": ("lora", {"targets": ["all-linear"]}),
-    "ia3": ("ia3", {}),
-    "vera": ("vera", {"r": 16}),
-    "hira": ("peft", {"type": "HIRA", "settings": {"r": 4}}),
-    "oft": ("peft", {"type": "OFT", "settings": {"oft_block_size": 4}}),
+MADE: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {
+    "lora": (("gpt2", "llama"), "lora", {}),
+    "rslora": (("gpt2", "llama"), "lora", {"rslora": True, "r": 3}),
+    "dora": (("gpt2", "llama"), "lora", {"dora": True}),
+    "all-linear": (("gpt2", "llama"), "lora", {"targets": ["all-linear"]}),
+    "ia3": (("gpt2", "llama"), "ia3", {}),
+    "vera": (("gpt2", "llama"), "vera", {"r": 16}),
+    "hira": (("gpt2",), "peft", {"type": "HIRA", "settings": {"r": 4}}),
+    "loha": (("llama",), "peft", {"type": "LOHA"}),
+    "full": (("gpt2", "llama"), "full", {}),
+    "head": (("gpt2",), "head", {}),
+    "last": (("llama",), "last", {"blocks": 1}),
+    "layernorm": (("llama",), "layernorm", {}),
+    "bitfit": (("gpt2",), "bitfit", {}),
+    "baseline": (("gpt2",), "baseline", {}),
+    "prelayer": (("gpt2",), "prelayer", {}),
+    "lora+bitfit": (("gpt2",), "lora+bitfit", {}),
+    "layernorm+lora": (("llama",), "layernorm+lora", {}),
+    "layernorm+prelayer": (("llama",), "layernorm+prelayer", {}),
 }
-OWN: dict[str, tuple[str, dict[str, Any]]] = {
-    "full": ("full", {}),
-    "head": ("head", {}),
-    "last": ("last", {"blocks": 1}),
-    "layernorm": ("layernorm", {}),
-    "baseline": ("baseline", {}),
-    "prelayer": ("prelayer", {}),
-    "layernorm+lora": ("layernorm+lora", {}),
-    "layernorm+last": ("layernorm+prelayer", {}),
-}
+"""On which families, the method, its hyperparameters."""
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("made", [pytest.param(made, id=key) for key, made in (PEFT | OWN).items()])
+@pytest.mark.parametrize(
+    ("family", "made"),
+    [pytest.param(family, made[1:], id=f"{key}-{family}") for key, made in MADE.items() for family in made[0]],
+)
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_transformers_gives_the_logits_of_the_adapter_from_the_merged_model_alone(
     request: pytest.FixtureRequest, family: str, made: tuple[str, dict[str, Any]], tmp_path: Path
@@ -102,15 +112,9 @@ def test_transformers_gives_the_logits_of_the_adapter_from_the_merged_model_alon
     expected = predictor.outputs(TEXTS)
     assert difference(by_transformers(tmp_path / "merged", TEXTS), expected) <= TOLERANCE
     # What was merged is part of it: without, the backbone answers otherwise.
-    bare = Predictor.of(invented(backbone, "baseline"), backbone).outputs(TEXTS)
-    assert made[0] == "baseline" or difference(bare, expected) > 100 * TOLERANCE
-
-
-def test_biases_that_trained_are_merged_too(gpt2: Backbone, tmp_path: Path) -> None:
-    for name in ("bitfit", "lora+bitfit"):
-        predictor = Predictor.of(invented(gpt2, name), gpt2)
-        merge(predictor, tmp_path / name)
-        assert difference(by_transformers(tmp_path / name, TEXTS), predictor.outputs(TEXTS)) <= TOLERANCE
+    if made[0] != "baseline":
+        bare = logits_of(Classifier.open(backbone, LABELS, seed=0), backbone).numpy()
+        assert difference(bare, expected) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,7 @@ def test_biases_that_trained_are_merged_too(gpt2: Backbone, tmp_path: Path) -> N
     ],
     ids=["lora with biases", "ia3", "hira"],
 )
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
 def test_an_adapter_that_peft_saved_is_merged(gpt2: Backbone, tmp_path: Path, settings: Any) -> None:
     model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(gpt2.path, num_labels=3), settings)
     torch.manual_seed(5)
@@ -210,10 +215,10 @@ def test_what_adds_modules_of_its_own_is_refused(gpt2: Backbone, tmp_path: Path,
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning")
-def test_a_type_of_peft_that_cannot_merge_is_refused_in_pefts_words(gpt2: Backbone, tmp_path: Path) -> None:
-    predictor = Predictor.of(invented(gpt2, "peft", {"type": "PEANUT"}), gpt2)
-    with pytest.raises(Refused, match=r"invented: an adapter of method peft cannot be folded .*peft"):
+@pytest.mark.filterwarnings("ignore:Detected that the base layer has no bias term:UserWarning")
+def test_a_type_of_peft_that_cannot_merge_is_refused_in_pefts_words(llama: Backbone, tmp_path: Path) -> None:
+    predictor = Predictor.of(invented(llama, "peft", {"type": "BEFT"}), llama)
+    with pytest.raises(Refused, match=r"method peft cannot be folded .*peft cannot .* \(ValueError: Base layer has no"):
         merge(predictor, tmp_path / "merged")
     assert not list(tmp_path.iterdir())
 
@@ -235,13 +240,11 @@ def test_an_offset_has_no_place_in_a_head_without_a_bias(gpt2: Backbone, tmp_pat
 
 def test_a_predictor_in_bfloat16_is_not_merged(gpt2: Backbone, tmp_path: Path) -> None:
     predictor = Predictor.of(invented(gpt2, "lora"), gpt2, dtype="bfloat16")
-    with pytest.raises(InvalidStudy, match='opened in bfloat16, .* Open it with `dtype` "float32"'):
+    with pytest.raises(InvalidStudy, match=r'opened in bfloat16, .* Open it with `dtype` "float32"'):
         merge(predictor, tmp_path / "merged")
 
 
 def test_a_model_of_words_has_no_backbone(tmp_path: Path) -> None:
-    from afina.inference.predictor import WordsPredictor
-
     manifest = Manifest(
         **dict.fromkeys(("backbone", "backbone_digest", "tokenizer_digest", "family")),
         method="tfidf",
@@ -270,5 +273,3 @@ def test_nothing_is_written_over_and_nothing_is_written_in_part(
     with pytest.raises(CannotWrite, match=r"merged: cannot be written \(the disk is full\)"):
         merge(predictor, tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    assert not list(tmp_path.glob(f"{atomic.TEMPORARY}*"))
-    assert Classes(LABELS) == predictor.objective
