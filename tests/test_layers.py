@@ -63,6 +63,7 @@ LAYERS = {
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking merging importing"),
+    "store": ("names blobs model_card",),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",

@@ -119,11 +119,12 @@ def test_what_was_merged_can_be_imported_again(gpt2: Backbone, tmp_path: Path) -
     assert read_pretrained(tmp_path / "merged", gpt2.address).adapter.digest == first.adapter.digest
 
 
-def test_buffers_of_older_versions_are_passed_over_as_transformers_does(gpt2: Backbone, tmp_path: Path) -> None:
+def test_buffers_of_older_versions_are_passed_over(gpt2: Backbone, tmp_path: Path) -> None:
     source = fine_tuned(gpt2, tmp_path / "theirs")
     expected = read_pretrained(source, gpt2.address).adapter.digest
     tensors = load_file(source / "model.safetensors")
     tensors["transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    tensors["transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     assert read_pretrained(source, gpt2.address).adapter.digest == expected
     save_file(tensors | {"transformer.extra": torch.zeros(1)}, source / "model.safetensors", {"format": "pt"})

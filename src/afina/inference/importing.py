@@ -35,6 +35,9 @@ _INDIFFERENT = re.compile(
 )
 """Settings of a model that change no logit of a classifier that is evaluated."""
 
+_BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+"""What earlier versions of transformers saved beside the parameters: masks and angles, which the settings give."""
+
 
 @dataclass(frozen=True, eq=False)
 class Imported:
@@ -65,7 +68,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
     asked = _objective(directory, found.config)
     model, _ = base.open(asked.label_names, seed=0, problem_type=asked.problem_type)
     made_for = base.digest_of(model.base_model)
-    state = _state(directory, model)
+    state = _state(directory)
     model = Full().attach(model)
     _check_state(directory, base, Full().state(model), state)
     Full().restore(model, state)
@@ -149,16 +152,16 @@ def _objective(directory: Path, config: Any) -> Objective:
     return kinds[problem](names)
 
 
-def _state(directory: Path, model: Any) -> dict[str, Tensor]:
-    """Its tensors, float32, without those that transformers passes over for such a model. Raises CorruptAdapter."""
+def _state(directory: Path) -> dict[str, Tensor]:
+    """Its tensors, float32, without those that are no parameters. Raises CorruptAdapter."""
     state: dict[str, Tensor] = {}
-    own, surplus = {name for name, _ in model.named_parameters()}, model._keys_to_ignore_on_load_unexpected or ()
     for file in _files(directory):
         for name, tensor in tensorfile.read(file)[0].items():
+            if _BUFFER.search(name):
+                continue
             if not tensor.is_floating_point():
                 raise CorruptAdapter(f"{file}: {name} is {tensor.dtype}, expected floats. Save it unquantised.")
-            if name in own or not any(re.search(pattern, name) for pattern in surplus):
-                state[name] = tensor.float()
+            state[name] = tensor.float()
     return state
 
 
