@@ -14,6 +14,7 @@ from typing import Any
 from afina import hub
 from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.data.origins import GLUE, HUB, SST2, named
+from afina.data.readers.glue import REPOSITORY
 from afina.models.adapter import PEFT_TENSORS
 from afina.models.manifest import Manifest
 from afina.models.source import EMBEDDED, RANDOM
@@ -48,11 +49,11 @@ def model_card(
     Raises pydantic's ValidationError for what is no manifest.
     """
     made = Manifest.model_validate({key: value for key, value in manifest.items() if key != "digest"})
-    backbone = f" on {_code(_place(made.backbone))}" if made.backbone else ""
-    added = f"Added {_escaped(created)}" + (f" by {_escaped(who)}" if who else "")
+    backbone = f" on {_code(_model(made.backbone))}" if made.backbone else ""
+    added = f"Added {_code(created)}" + (f" by {_escaped(who)}" if who else "")
     about = [
         f"A text classifier: an adapter of method {_code(made.method)}{backbone}, version {version} of "
-        f"{_code(name)} in a store of [afina](https://pypi.org/project/afina/).",
+        f"{_code(name)} in a store of afina.",
         f"{added}{f': {_escaped(message)}' if message.strip() else '.'}",
     ]
     parts = [
@@ -64,7 +65,7 @@ def model_card(
         *_metrics(made),
         *_environment(made),
         "## Digest",
-        f"{_code(digest)}, over whatever its answers depend on; `afina` checks the files against it when it opens them.",
+        f"{_code(digest)}, over whatever its answers depend on; afina holds the files to it when it opens them.",
     ]
     return _front_matter(made, name, version) + "\n" + "\n\n".join(parts) + "\n"
 
@@ -77,7 +78,7 @@ def _front_matter(made: Manifest, name: str, version: int) -> str:
         {
             "task_type": TASK,
             "dataset_type": kind,
-            "dataset_name": _place(made.task or ""),
+            "dataset_name": _texts(made.task),
             "dataset_config": config,
             "metric_type": key,
             "metric_value": value,
@@ -87,7 +88,7 @@ def _front_matter(made: Manifest, name: str, version: int) -> str:
     ]
     facts = {
         "base_model": str(made.backbone).partition("@")[0] if at_hub else None,
-        "datasets": [kind] if "/" in kind else None,
+        "datasets": [kind] if config or (made.task or "").startswith(HUB) else None,
         "library_name": _library(made),
         "pipeline_tag": TASK,
         "tags": ["afina", made.method, *([made.family] if made.family else [])],
@@ -115,27 +116,32 @@ def _labels(made: Manifest) -> Iterator[str]:
 
 
 def _usage(made: Manifest) -> Iterator[str]:
-    given = f" --backbone {_shell(_place(made.backbone))}" if made.backbone and _is_local(made.backbone) else ""
+    library, labels = _library(made), len(made.label_names)
+    local = made.backbone is None or _is_local(made.backbone)
+    asks = local and made.backbone != EMBEDDED and made.vocabulary_digest is None
+    named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
     yield "## How to use"
-    yield "`DIRECTORY` stands for a local copy of these files."
-    yield f'```sh\nafina predict DIRECTORY "a text"{given}\n```'
-    library = _library(made)
+    yield f"`DIRECTORY` stands for a local copy of these files{named_}."
+    yield f'```sh\nafina predict DIRECTORY "a text"{" --backbone BACKBONE" if asks else ""}\n```'
     if library == _PEFT:
+        repository, _, revision = ("BACKBONE" if local else str(made.backbone)).partition("@")
+        base = f'"{repository}"' + (f', revision="{revision}"' if revision else "")
         yield _python(
-            "from peft import AutoPeftModelForSequenceClassification",
-            f'AutoPeftModelForSequenceClassification.from_pretrained("DIRECTORY", num_labels={len(made.label_names)})',
+            "from peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification",
+            f"base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={labels})\n"
+            'model = PeftModel.from_pretrained(base, "DIRECTORY")',
         )
     elif library == _TRANSFORMERS:
         yield _python(
             "from transformers import AutoModelForSequenceClassification",
-            'AutoModelForSequenceClassification.from_pretrained("DIRECTORY")',
+            'model = AutoModelForSequenceClassification.from_pretrained("DIRECTORY")',
         )
     if library != _AFINA and (held := list(_beside(made))):
         yield f"There, what afina does beside the model is left to you:\n\n{_bullets(held)}"
 
 
 def _python(imported: str, opened: str) -> str:
-    return f"```python\n{imported}\n\nmodel = {opened}\n```"
+    return f"```python\n{imported}\n\n{opened}\n```"
 
 
 def _beside(made: Manifest) -> Iterator[str]:
@@ -154,32 +160,31 @@ def _training(made: Manifest) -> Iterator[str]:
     rows = [
         ("method", _code(made.method)),
         ("hyperparameters", _code(_json(_public(made.hyperparameters))) if made.hyperparameters else ""),
-        ("backbone", _code(_place(made.backbone)) if made.backbone else ""),
+        ("backbone", _code(_model(made.backbone))),
         ("digest of the backbone", _code(made.backbone_digest)),
         ("digest of the tokenizer", _code(made.tokenizer_digest)),
         ("longest text, in tokens", f"{made.max_length:,}" if made.max_length else ""),
         ("template", _code(made.template)),
-        ("task", _code(_place(made.task)) if made.task else ""),
+        ("task", _code(_texts(made.task))),
         ("how it was read", _code(_json(_public(made.data, files=True))) if made.data else ""),
         ("digest of the training texts", _code(made.train_digest)),
         ("digest of the evaluation texts", _code(made.evaluation_digest)),
         ("seed", "" if made.seed is None else str(made.seed)),
-        *((_escaped(key), _code(_json(_public(value)))) for key, value in made.training.items()),
+        *((_escaped(key), _code(_json(_public(value)))) for key, value in made.training.items() if value is not None),
     ]
     yield "## Training"
-    yield _table(("", "what"), [row for row in rows if row[1]])
+    yield _table(("field", "value"), [row for row in rows if row[1]])
 
 
 def _metrics(made: Manifest) -> Iterator[str]:
     if made.metrics:
         yield "## Metrics"
-        yield f"On the evaluation texts of {_code(_place(made.task))}:" if made.task else "As its maker stated them:"
-        named_ = [(METRICS[key].words if key in METRICS else key, value) for key, value in made.metrics.items()]
-        yield _table(("metric", "value"), [(_escaped(key), _figure(value)) for key, value in named_])
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) and abs(value) > 1 else f"{value:.4f}"
+        yield f"On the evaluation texts of {_code(_texts(made.task))}:" if made.task else "As its maker stated them:"
+        told = [
+            (METRICS[key].words, f"{value:.4f}") if key in METRICS else (key, f"{value:,.10g}")
+            for key, value in made.metrics.items()
+        ]
+        yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in told])
 
 
 def _environment(made: Manifest) -> Iterator[str]:
@@ -187,8 +192,8 @@ def _environment(made: Manifest) -> Iterator[str]:
     if there:
         yield "## Environment"
         yield _table(
-            ("", "what"),
-            [(_escaped(key), _escaped(str(_public(value)))) for key, value in there.items() if value is not None],
+            ("field", "value"),
+            [(_escaped(key), _code(str(_public(value)))) for key, value in there.items() if value is not None],
         )
 
 
@@ -198,27 +203,29 @@ def _dataset(task: str) -> tuple[str, str | None]:
         repository, _, config = task.removeprefix(HUB).partition(":")
         return repository, config or None
     if task == SST2 or task.startswith(GLUE):
-        return "glue", task.removeprefix(GLUE).partition(":")[0]
-    return _place(task), None
+        return REPOSITORY, task.removeprefix(GLUE).partition(":")[0]
+    return _texts(task), None
 
 
 def _is_local(backbone: str) -> bool:
-    """Whether a backbone's address is none of the Hub's. What might be either is one where there is such a directory."""
-    known = backbone != EMBEDDED and not backbone.startswith(RANDOM) and _HUB_NAME.fullmatch(backbone)
-    return not known or Path(backbone).is_dir()
+    """Whether a backbone's address is none of the Hub's. One that might be either is so if there is a directory."""
+    return not _HUB_NAME.fullmatch(backbone) or backbone == EMBEDDED or Path(backbone).is_dir()
 
 
-def _place(address: str | None) -> str:
-    """An address of a task or a backbone; the last part of one that is, or ends with, a path."""
-    given = address or ""
-    origin, colon, rest = given.partition(":")
-    if given.startswith(RANDOM):
-        return f"{RANDOM}{_last(given.removeprefix(RANDOM))}"
-    if colon and given.startswith(GLUE):
-        return f"{origin}:{_last(rest)}"
-    if given == EMBEDDED or given.startswith(HUB) or named(given) is not None:
-        return given
-    return given if _HUB_NAME.fullmatch(given) and not Path(given).exists() else _last(given)
+def _model(backbone: str | None) -> str:
+    """A backbone's address; of one that is a path, the last part."""
+    prefix = RANDOM if (backbone or "").startswith(RANDOM) else ""
+    given = (backbone or "").removeprefix(prefix)
+    return f"{prefix}{_last(given)}" if _is_local(given) else f"{prefix}{given}"
+
+
+def _texts(task: str | None) -> str:
+    """A task's address; of one that is, or ends with, a path, the last part of it."""
+    given = task or ""
+    origin, colon, directory = given.partition(":")
+    if given.startswith(GLUE) and colon:
+        return f"{origin}:{_last(directory)}"
+    return given if given.startswith(HUB) or named(given) is not None else _last(given)
 
 
 def _last(path: str) -> str:
@@ -238,10 +245,6 @@ def _public(value: Any, *, files: bool = False) -> Any:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _shell(word: str) -> str:
-    return word if re.fullmatch(r"[\w./@:-]+", word) else "'" + re.sub(r"\s+", " ", word).replace("'", "'\\''") + "'"
 
 
 def _table(heads: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
