@@ -62,10 +62,10 @@ LAYERS = {
         "methods",
         "parameters",
     ),
-    "inference": ("predictor", "probes calibration", "evaluation asking"),
+    "inference": ("predictor", "probes calibration", "evaluation asking merging importing"),
     "store": (
         "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "answers content admission migrate low_rank fields weights",
+        "answers content admission migrate low_rank fields weights model_card",
         "remote matching",
         "difference replay",
         "database log leases",
@@ -340,6 +340,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.data.readers",
         "afina.studies.tuning",
         "afina.studies.recommend",
+        "afina.store.model_card",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:

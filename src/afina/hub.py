@@ -1,23 +1,31 @@
-"""Files from the Hugging Face Hub. Knows repositories and revisions, neither models nor tasks."""
+"""Files from the Hugging Face Hub, and to it. Knows repositories and revisions, neither models nor tasks."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from afina import atomic
-from afina.errors import NotFound
+from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
+
+SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+"""Files of an adapter or a model: data. Weights in other formats may be programs, and are neither fetched nor sent."""
+
+CARD = "README.md"
 
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
 CONVERTED, PARTIAL = "refs/convert/parquet", "partial-"
@@ -27,6 +35,9 @@ TRAIN, EVALUATION = "train", ("validation", "dev", "valid", "val", "test")
 """Splits of a data set; of the latter, the first that is there is evaluated."""
 
 SAVE_IT = "Save its splits as train.csv and validation.csv, and give their directory."
+
+_SENT = [*SAFE, CARD]
+_NO_NAME = "{!r} is no name of a repository on the Hub. Expected owner/name: letters, digits, and . _ - between them."
 
 _UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 
@@ -103,6 +114,103 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
     if empty:
         raise NotFound(_absent(repository, f"{folder}/{empty[0]} is missing"))
     return found
+
+
+def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
+    """The local copy of the files of a model repository, `owner/name`, optionally `@revision`, that match a pattern.
+
+    Made of links into the Hub's cache, in a directory named by the commit; what else was fetched from there earlier may
+    lie beside them. Uses what is cached where the Hub cannot be reached.
+    Raises Refused for a pattern that others than data would match, InvalidName, NotFound, CannotWrite.
+    """
+    repository, _, revision = address.partition("@")
+    kinds = tuple(pattern.removeprefix("*") for pattern in SAFE)
+    if unsafe := [pattern for pattern in patterns if not pattern.endswith(kinds)]:
+        raise Refused(f"{address}: files {unsafe[0]!r} may hold programs. Expected patterns such as {', '.join(SAFE)}.")
+    try:
+        path = _download(repository, revision, list(patterns))
+    except HFValidationError:
+        raise InvalidName(_NO_NAME.format(repository)) from None
+    except RevisionNotFoundError:
+        raise NotFound(
+            f"the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit."
+        ) from None
+    except RepositoryNotFoundError:
+        raise NotFound(
+            f"no repository {repository} on the Hub, or one that this login may not read. Check the name, or log in "
+            "with `hf auth login`."
+        ) from None
+    except _UNREACHABLE as error:
+        raise NotFound(_absent(repository, type(error).__name__)) from error
+    if not any(file.is_file() for pattern in patterns for file in path.rglob(pattern)):
+        raise NotFound(f"the Hub's {address} has no file that matches {', '.join(patterns)}. Name another repository.")
+    return path
+
+
+def upload(folder: Path, repository: str, *, revision: str | None = None, message: str, private: bool = True) -> str:
+    """Put all files of `folder` into the model repository `owner/name`, in one commit; returns the commit's address.
+
+    revision  a branch; None: the main one. Repository and branch are made where they are not there
+    private   whether a repository that is made is to be seen by its owner only; one that is there stays as it is
+    Raises Refused for a folder with other files than data and a card, InvalidName, NotFound where the Hub cannot be
+    reached, CannotWrite where it does not let this login write there.
+    """
+    files = [file for file in sorted(folder.rglob("*")) if not file.is_dir()]
+    unsafe = [file for file in files if file.name != CARD and not any(file.match(kind) for kind in SAFE)]
+    if unsafe or not files:
+        found = f"{unsafe[0].relative_to(folder)}, which may hold a program" if unsafe else "nothing"
+        raise Refused(
+            f"{folder}: found {found}. Expected files such as {', '.join(SAFE)} and {CARD}; nothing was sent."
+        )
+    with _sending(repository):
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message=message, revision=revision, allow_patterns=_SENT
+        )
+        return str(done.commit_url)
+
+
+@contextmanager
+def _sending(repository: str) -> Iterator[None]:
+    """Raise in our words what the Hub says to who writes there."""
+    place = f"the Hub's {repository}"
+    try:
+        yield
+    except AfinaError:
+        raise
+    except HFValidationError:
+        raise InvalidName(_NO_NAME.format(repository)) from None
+    except LocalTokenNotFoundError:
+        raise CannotWrite(place, "nobody is logged in here; do so with `hf auth login`") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise CannotWrite(place, "the Hub knows no such login; log in with `hf auth login`") from None
+        if status in (403, 404):
+            raise CannotWrite(place, "this login may not write there; use a token that may, or another name") from None
+        if status < 500:
+            raise CannotWrite(place, f"the Hub refuses it: {error.server_message or f'status {status}'}") from None
+        raise NotFound(f"{place} cannot be reached (status {status}). Nothing was sent; try again later.") from error
+    except Exception as error:
+        # As in `_listed`: what says that nothing answers is the error of another library.
+        raise NotFound(
+            f"{place} cannot be reached ({type(error).__name__}). Try again where there is a network; what is there "
+            "already is not sent twice."
+        ) from error
+
+
+def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
+    """What the Hub reads of a card, as YAML between its two rules.
+
+    facts    as `ModelCardData` takes them; those that are None are left out. With results, there is a model_name
+    results  figures, each as `EvalResult` takes it
+    """
+    return (
+        f"---\n{ModelCardData(**facts, eval_results=[EvalResult(**one) for one in results] or None).to_yaml()}\n---\n"
+    )
 
 
 def _conversion(repository: str) -> list[str]:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
 from afina.methods.method import check_names
-from afina.methods.peft import PeftMethod
+from afina.methods.peft import OF_PEFT, PeftMethod, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-OF_PEFT = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError),
-    *(TypeError, ValueError, re.error),
-)
-"""What peft raises for settings that it cannot use: it hardly looks at them before it computes with them."""
 
 _ELSEWHERE = frozenset({"XLORA"})
 """Types whose settings name other adapters, which peft would fetch and open."""
@@ -97,8 +90,3 @@ def _floats(value: Any) -> Iterator[float]:
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             yield from _floats(each)
-
-
-def brief(error: Exception) -> str:
-    """The beginning of what peft says; it may quote whatever it was given."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

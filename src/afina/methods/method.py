@@ -179,6 +179,13 @@ class Method(ABC):
             for name, tensor in expected.items():
                 tensor.copy_(state[name])
 
+    def merged(self, model: Any) -> Any:
+        """The attached model without what stands beside the backbone's weights, folded into them. Changes `model`.
+
+        What cannot be folded is still there afterwards. Raises InvalidStudy where that cannot even be tried.
+        """
+        return model
+
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:  # noqa: B027 - nothing to write is a valid answer
         """Write the small files with which other libraries read the saved state."""
 

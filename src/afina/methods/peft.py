@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from afina.models.backbone import Backbone
+
+
+OF_PEFT = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError),
+    *(TypeError, ValueError, re.error),
+)
+"""What peft raises for settings that it cannot use: it hardly looks at them before it computes with them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,14 @@ class PeftMethod(Method):
         check_names(self.state(model), state)
         with quiet():
             set_peft_model_state_dict(model, dict(state))
+
+    def merged(self, model: Any) -> Any:
+        """By peft. Raises InvalidStudy where its type has no such way, or what would come of it is no number."""
+        try:
+            with quiet():
+                return model.merge_and_unload(safe_merge=True)
+        except OF_PEFT as error:
+            raise InvalidStudy(f"peft cannot fold it into the weights ({brief(error)}).") from None
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
         """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base."""
@@ -104,3 +120,8 @@ def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence
                 f"method {name}: targets: this model has no module named {target!r}. "
                 f"The default for {model.config.model_type} is {', '.join(usual)}."
             )
+
+
+def brief(error: Exception) -> str:
+    """The beginning of what peft says; it may quote whatever it was given."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

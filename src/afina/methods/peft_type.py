@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, JsonValue
 
 from afina.errors import InvalidStudy, UnknownName
-from afina.methods.foreign import OF_PEFT, brief
-from afina.methods.peft import PeftMethod
+from afina.methods.peft import OF_PEFT, PeftMethod, brief
 from afina.models.families import FAMILIES, HEAD
 
 if TYPE_CHECKING:

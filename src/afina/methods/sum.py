@@ -208,6 +208,10 @@ class Sum(Method):
                 parameter.copy_(state[name])
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
 
+    def merged(self, model: Any) -> Any:
+        """Of what peft wraps; what other parts have added stays."""
+        return model if self._wrap is None else self._wrap.merged(model)
+
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
         """peft's settings, where peft can express every part."""
         if self._wrap is None or not self._peft_opens:

@@ -1,0 +1,191 @@
+"""Importing: a classifier that transformers saved, as an adapter of full fine-tuning. Knows no training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afina import digest, environment, plainfile, tensorfile
+from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
+from afina.inference import probes
+from afina.methods.full import Full
+from afina.methods.method import check_names
+from afina.models.adapter import Adapter
+from afina.models.backbone import ONE_LABEL, Backbone
+from afina.models.classifier import Classifier, is_head
+from afina.models.manifest import Manifest
+from afina.models.objective import Objective
+from afina.models.objectives import Classes, Labels, Number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS, INDEX = "config.json", Full.tensor_file, "model.safetensors.index.json"
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Files of which a saved tokenizer has one. Where there is none, transformers may make an empty one up."""
+
+_INDIFFERENT = re.compile(
+    r"architectures|(torch_)?dtype|transformers_version|_name_or_path|use_cache|id2label|label2id|num_labels|problem_type"
+    r"|(pad|bos|eos)_token_id|initializer_range|task_specific_params|finetuning_task|summary_.*|.*drop.*"
+    r"|gradient_checkpointing|pretraining_tp|tie_word_embeddings|output_.*|return_dict|reorder_and_upcast_attn"
+)
+"""Settings of a model that change no logit of a classifier that is evaluated."""
+
+_BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+"""What earlier versions of transformers saved beside the parameters: masks and angles, which the settings give."""
+
+
+@dataclass(frozen=True, eq=False)
+class Imported:
+    """An adapter, and the model in whose terms its directory says what it is."""
+
+    adapter: Adapter
+    model: Any
+    backbone: Backbone
+
+    def save(self, path: str | Path) -> None:
+        """Write the adapter's directory, which transformers opens as well. Raises CannotWrite."""
+        self.adapter.save(path, lambda fresh: Full().accompany(self.model, self.backbone, fresh))
+
+
+def read_pretrained(directory: str | Path, backbone: str) -> Imported:
+    """The `...ForSequenceClassification` that transformers saved in `directory`, as an adapter of method `full`.
+
+    backbone  the address of what it was fine-tuned from, or of any other model of that shape: all of it is replaced
+    Raises NotFound where files are missing, Refused for weights that are pickled, CorruptAdapter for such as are not
+    whole, InvalidStudy for a task that afina has not, WrongBackbone where shape, settings or tokenizer are not the
+    backbone's.
+    """
+    directory = Path(directory)
+    _check_files(directory)
+    found = Backbone.load(str(directory.resolve()), weights=False)
+    base = Backbone.load(backbone)
+    _check_backbone(directory, found, base)
+    asked = _objective(directory, found.config)
+    model, _ = base.open(asked.label_names, seed=0, problem_type=asked.problem_type)
+    made_for = base.digest_of(model.base_model)
+    state = _state(directory)
+    model = Full().attach(model)
+    _check_state(directory, base, Full().state(model), state)
+    Full().restore(model, state)
+    manifest = Manifest(
+        method=Full.name,
+        hyperparameters=Full().hyperparameters,
+        label_names=asked.label_names,
+        objective=asked.told,
+        backbone=base.address,
+        backbone_digest=made_for,
+        tokenizer_digest=base.tokenizer_digest,
+        family=base.family,
+        tensor_file=Full.tensor_file,
+        tensors_digest=digest.of_tensors(state),
+        max_length=base.longest,
+        probe=tuple(map(tuple, probes.probe(Classifier(model), base, base.longest))),
+        versions=environment.versions(),
+    )
+    return Imported(Adapter(manifest, state, str(directory)), model, base)
+
+
+def _check_files(directory: Path) -> None:
+    """Raise NotFound, Refused before transformers is given anything."""
+    if not (directory / CONFIG).is_file():
+        raise NotFound(f"{directory}: no {CONFIG} there. Give a directory that a classifier's save_pretrained wrote.")
+    if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
+        if pickled := sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]):
+            raise Refused(
+                f"{directory}: its weights are in {pickled[0].name}, a format that runs whatever program it holds when "
+                f"it is opened; expected {WEIGHTS}. Open it where you trust it and save it again with save_pretrained."
+            )
+        raise NotFound(
+            f"{directory}: neither {WEIGHTS} nor {INDEX} there. Give a directory that save_pretrained wrote."
+        )
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        raise NotFound(
+            f"{directory}: no tokenizer there (expected one of {', '.join(_TOKENIZERS)}), so nothing tells how its "
+            "texts were read. Save the tokenizer into it with save_pretrained."
+        )
+    settings = plainfile.read_object(directory / CONFIG)
+    if not any(str(name).endswith("ForSequenceClassification") for name in settings.get("architectures") or ()):
+        raise InvalidStudy(
+            f"{directory / CONFIG}: its architecture is {settings.get('architectures')!r:.80}, expected a "
+            "...ForSequenceClassification. Give the directory of a fine-tuned classifier."
+        )
+
+
+def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
+    """Raise WrongBackbone where the two would compute differently with the same weights, or read other tokens."""
+    mine, theirs = found.config.to_dict(), base.config.to_dict()
+    for key in sorted(mine.keys() | theirs.keys()):
+        if mine.get(key) != theirs.get(key) and not _INDIFFERENT.fullmatch(key):
+            raise WrongBackbone(
+                f"{directory / CONFIG}: {key} is {mine.get(key)!r:.80}, that of backbone {base.address} is "
+                f"{theirs.get(key)!r:.80}. Give the model that it was fine-tuned from with `backbone`."
+            )
+    if found.tokenizer_digest != base.tokenizer_digest:
+        raise WrongBackbone(
+            f"{directory}: its tokenizer has digest {found.tokenizer_digest[:19]}, that of backbone {base.address} "
+            f"{base.tokenizer_digest[:19]}. Give the model that it was fine-tuned from with `backbone`, as it was."
+        )
+
+
+def _objective(directory: Path, config: Any) -> Objective:
+    """What the model was asked of a text, in transformers' words. Raises InvalidStudy."""
+    names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
+    if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
+        raise InvalidStudy(
+            f"{directory / CONFIG}: id2label is {config.id2label!r:.80}, expected a name of its own for each of 0, 1, "
+            "... Set id2label and label2id there."
+        )
+    problem = config.problem_type or (Number.problem_type if len(names) == 1 else ONE_LABEL)
+    if (problem == Number.problem_type) != (len(names) == 1) and problem != Labels.problem_type:
+        raise InvalidStudy(
+            f"{directory / CONFIG}: problem_type is {problem} with {len(names)} labels; expected one output for "
+            f"{Number.problem_type}, two or more for {ONE_LABEL}. Correct it there."
+        )
+    kinds: dict[str, type[Objective]] = {kind.problem_type: kind for kind in (Classes, Number, Labels)}
+    if problem not in kinds:
+        raise InvalidStudy(f"{directory / CONFIG}: problem_type is {problem!r}, expected one of {', '.join(kinds)}.")
+    return kinds[problem](names)
+
+
+def _state(directory: Path) -> dict[str, Tensor]:
+    """Its tensors, float32, without those that are no parameters. Raises CorruptAdapter."""
+    state: dict[str, Tensor] = {}
+    for file in _files(directory):
+        for name, tensor in tensorfile.read(file)[0].items():
+            if _BUFFER.search(name):
+                continue
+            if not tensor.is_floating_point():
+                raise CorruptAdapter(f"{file}: {name} is {tensor.dtype}, expected floats. Save it unquantised.")
+            state[name] = tensor.float()
+    return state
+
+
+def _files(directory: Path) -> list[Path]:
+    """The files of weights, one or the shards that an index names. Raises CorruptAdapter."""
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    shards = plainfile.read_object(directory / INDEX).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) else set()
+    plain = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
+    if not names or not plain:
+        raise CorruptAdapter(f"{directory / INDEX}: expected a weight_map of files beside it. {plainfile.AGAIN}")
+    return [directory / name for name in sorted(names)]
+
+
+def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    if not any(is_head(name) for name in found):
+        raise CorruptAdapter(
+            f"{directory}: its weights have no classification head. Give the directory of a fine-tuned classifier."
+        )
+    try:
+        check_names(expected, found)
+    except CorruptAdapter as error:
+        raise WrongBackbone(
+            f"{directory}: its weights are not those of a classifier on backbone {base.address}: {error} "
+            "Give the model that it was fine-tuned from with `backbone`."
+        ) from None

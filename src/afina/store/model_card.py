@@ -1,0 +1,275 @@
+"""The model card of a version, `README.md` in the Hub's form: what its manifest says, and nothing else.
+
+Names a directory by its last part only. Knows manifests; neither a model nor the store.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afina import hub
+from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.origins import GLUE, HUB, SST2, named
+from afina.data.readers.glue import REPOSITORY
+from afina.models.adapter import PEFT_TENSORS
+from afina.models.manifest import Manifest
+from afina.models.source import EMBEDDED, RANDOM
+from afina.stats.metrics import METRICS
+
+TASK = "text-classification"
+"""The Hub's word for whatever afina adapts a model to."""
+
+_PEFT, _TRANSFORMERS, _AFINA = "peft", "transformers", "afina"
+_WHOLE = "model.safetensors"
+"""The file of tensors of an adapter that is a whole model."""
+
+_HUB_NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*(?:@[\w./-]+)?", re.ASCII)
+_PATH = re.compile(r"(?:/|~|\.\.?/|[A-Za-z]:[\\/]|\\\\|file:)", re.ASCII)
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-!|~>$])")
+
+
+def model_card(
+    manifest: Mapping[str, Any],
+    *,
+    name: str,
+    version: int,
+    digest: str,
+    message: str,
+    created: str,
+    who: str | None,
+) -> str:
+    """The card of version `version` of `name`.
+
+    manifest  the content of `manifest.json`;  digest  the adapter's
+    message   what whoever added it said of it, with `who` and, as text, the time, `created`
+    Raises pydantic's ValidationError for what is no manifest.
+    """
+    made = Manifest.model_validate({key: value for key, value in manifest.items() if key != "digest"})
+    backbone = f" on {_code(_model(made.backbone))}" if made.backbone else ""
+    added = f"Added {_code(created)}" + (f" by {_escaped(who)}" if who else "")
+    about = [
+        f"A text classifier: an adapter of method {_code(made.method)}{backbone}, version {version} of "
+        f"{_code(name)} in a store of afina.",
+        f"{added}{f': {_escaped(message)}' if message.strip() else '.'}",
+    ]
+    parts = [
+        f"# {_escaped(f'{name}, version {version}')}",
+        *about,
+        *_labels(made),
+        *_usage(made),
+        *_training(made),
+        *_metrics(made),
+        *_environment(made),
+        "## Digest",
+        f"{_code(digest)}, over whatever its answers depend on; afina holds the files to it when it opens them.",
+    ]
+    return _front_matter(made, name, version) + "\n" + "\n\n".join(parts) + "\n"
+
+
+def _front_matter(made: Manifest, name: str, version: int) -> str:
+    figures = {key: value for key, value in made.metrics.items() if key in METRICS} if made.task else {}
+    kind, config = _dataset(made.task or "")
+    at_hub = made.backbone is not None and not _is_local(made.backbone)
+    results = [
+        {
+            "task_type": TASK,
+            "dataset_type": kind,
+            "dataset_name": _texts(made.task),
+            "dataset_config": config,
+            "metric_type": key,
+            "metric_value": value,
+            "metric_name": METRICS[key].words,
+        }
+        for key, value in figures.items()
+    ]
+    facts = {
+        "base_model": str(made.backbone).partition("@")[0] if at_hub else None,
+        "datasets": [kind] if config or (made.task or "").startswith(HUB) else None,
+        "library_name": _library(made),
+        "pipeline_tag": TASK,
+        "tags": ["afina", made.method, *([made.family] if made.family else [])],
+        "metrics": list(figures) or None,
+        "model_name": f"{name}@{version}",
+    }
+    return hub.front_matter(facts, results)
+
+
+def _library(made: Manifest) -> str:
+    """Whose files they are: of the libraries that open the adapter, the one that the Hub is to name."""
+    return {PEFT_TENSORS: _PEFT, _WHOLE: _TRANSFORMERS}.get(made.tensor_file, _AFINA)
+
+
+def _labels(made: Manifest) -> Iterator[str]:
+    kind = (made.objective or {}).get("kind", CLASSES)
+    told = {
+        CLASSES: "One of these labels for each text, in the order of the model's outputs:",
+        LABELS: "Any number of these labels for each text, in the order of the model's outputs:",
+        NUMBER: "A number for each text:",
+    }
+    yield "## Labels"
+    yield told[kind]
+    yield "\n".join(f"{index}. {_escaped(label)}" for index, label in enumerate(made.label_names))
+
+
+def _usage(made: Manifest) -> Iterator[str]:
+    library, labels = _library(made), len(made.label_names)
+    local = made.backbone is None or _is_local(made.backbone)
+    asks = local and made.backbone != EMBEDDED and made.vocabulary_digest is None
+    named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
+    yield "## How to use"
+    yield f"`DIRECTORY` stands for a local copy of these files{named_}."
+    yield f'```sh\nafina predict DIRECTORY "a text"{" --backbone BACKBONE" if asks else ""}\n```'
+    if library == _PEFT:
+        repository, _, revision = ("BACKBONE" if local else str(made.backbone)).partition("@")
+        base = f'"{repository}"' + (f', revision="{revision}"' if revision else "")
+        yield _python(
+            "from peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification",
+            f"base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={labels})\n"
+            'model = PeftModel.from_pretrained(base, "DIRECTORY")',
+        )
+    elif library == _TRANSFORMERS:
+        yield _python(
+            "from transformers import AutoModelForSequenceClassification",
+            'model = AutoModelForSequenceClassification.from_pretrained("DIRECTORY")',
+        )
+    if library != _AFINA and (held := list(_beside(made))):
+        yield f"There, what afina does beside the model is left to you:\n\n{_bullets(held)}"
+
+
+def _python(imported: str, opened: str) -> str:
+    return f"```python\n{imported}\n\n{opened}\n```"
+
+
+def _beside(made: Manifest) -> Iterator[str]:
+    """What is no part of a model that another library opens."""
+    if made.template is not None:
+        yield f"the template that a text is put in, {_code(made.template)}"
+    if made.offset is not None:
+        yield f"an offset of the logits, {_code(_json(made.offset))}"
+    if more := {key: value for key, value in (made.objective or {}).items() if key != "kind"}:
+        yield f"how outputs are read, {_code(_json(more))}"
+    if made.max_length:
+        yield f"the cut of a text to {made.max_length:,} tokens"
+
+
+def _training(made: Manifest) -> Iterator[str]:
+    rows = [
+        ("method", _code(made.method)),
+        ("hyperparameters", _code(_json(_public(made.hyperparameters))) if made.hyperparameters else ""),
+        ("backbone", _code(_model(made.backbone))),
+        ("digest of the backbone", _code(made.backbone_digest)),
+        ("digest of the tokenizer", _code(made.tokenizer_digest)),
+        ("longest text, in tokens", f"{made.max_length:,}" if made.max_length else ""),
+        ("template", _code(made.template)),
+        ("task", _code(_texts(made.task))),
+        ("how it was read", _code(_json(_public(made.data, files=True))) if made.data else ""),
+        ("digest of the training texts", _code(made.train_digest)),
+        ("digest of the evaluation texts", _code(made.evaluation_digest)),
+        ("seed", "" if made.seed is None else str(made.seed)),
+        *((_escaped(key), _code(_json(_public(value)))) for key, value in made.training.items() if value is not None),
+    ]
+    yield "## Training"
+    yield _table(("field", "value"), [row for row in rows if row[1]])
+
+
+def _metrics(made: Manifest) -> Iterator[str]:
+    if made.metrics:
+        yield "## Metrics"
+        yield f"On the evaluation texts of {_code(_texts(made.task))}:" if made.task else "As its maker stated them:"
+        told = [
+            (METRICS[key].words, f"{value:.4f}") if key in METRICS else (key, f"{value:,.10g}")
+            for key, value in made.metrics.items()
+        ]
+        yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in told])
+
+
+def _environment(made: Manifest) -> Iterator[str]:
+    there = {**made.versions, **made.environment}
+    if there:
+        yield "## Environment"
+        yield _table(
+            ("field", "value"),
+            [(_escaped(key), _code(str(_public(value)))) for key, value in there.items() if value is not None],
+        )
+
+
+def _dataset(task: str) -> tuple[str, str | None]:
+    """What the Hub is told of where the texts are from: the data set, and its configuration."""
+    if task.startswith(HUB):
+        repository, _, config = task.removeprefix(HUB).partition(":")
+        return repository, config or None
+    if task == SST2 or task.startswith(GLUE):
+        return REPOSITORY, task.removeprefix(GLUE).partition(":")[0]
+    return _texts(task), None
+
+
+def _is_local(backbone: str) -> bool:
+    """Whether a backbone's address is none of the Hub's. One that might be either is so if there is a directory."""
+    return not _HUB_NAME.fullmatch(backbone) or backbone == EMBEDDED or Path(backbone).is_dir()
+
+
+def _model(backbone: str | None) -> str:
+    """A backbone's address; of one that is a path, the last part."""
+    prefix = RANDOM if (backbone or "").startswith(RANDOM) else ""
+    given = (backbone or "").removeprefix(prefix)
+    return f"{prefix}{_last(given)}" if _is_local(given) else f"{prefix}{given}"
+
+
+def _texts(task: str | None) -> str:
+    """A task's address; of one that is, or ends with, a path, the last part of it."""
+    given = task or ""
+    origin, colon, directory = given.partition(":")
+    if given.startswith(GLUE) and colon:
+        return f"{origin}:{_last(directory)}"
+    return given if given.startswith(HUB) or named(given) is not None else _last(given)
+
+
+def _last(path: str) -> str:
+    return re.split(r"[\\/]+", path.rstrip("\\/"))[-1]
+
+
+def _public(value: Any, *, files: bool = False) -> Any:
+    """A JSON value in which each path stands by its last part; `files`: every string with a separator is a path."""
+    if isinstance(value, Mapping):
+        return {key: _public(each, files=files) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(each, files=files) for each in value]
+    if isinstance(value, str) and (_PATH.match(value) or (files and re.search(r"[\\/]", value))):
+        return _last(value)
+    return value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _table(heads: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ("---", "---"), *rows)]
+    return "\n".join(lines)
+
+
+def _bullets(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _escaped(text: str) -> str:
+    """One line that Markdown shows as it stands, in a cell of a table too."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"^(\d+)\.", r"\1\\.", _SPECIAL.sub(r"\\\1", line))
+
+
+def _code(text: str | None) -> str:
+    """One line, letter by letter, also in a cell of a table; empty for nothing.
+
+    Not between backquotes where Markdown would end there or at a bar: a cell ends at one even so.
+    """
+    if not text:
+        return ""
+    line = " ".join(text.split())
+    if re.search(r"[`|]", line) or not line:
+        return f"<code>{_escaped(line)}</code>"
+    return f"`{line}`"
