@@ -371,10 +371,12 @@ def test_every_field_that_says_what_an_adapter_is_and_differs_is_told_in_its_gro
     assert difference(first, first).fields == {}
 
 
-def test_a_figure_that_is_no_number_is_told_in_json() -> None:
+def test_what_is_no_number_is_told_in_json() -> None:
     first = invented({}, metrics={"loss": float("nan")})
     assert difference(first, first).fields == {}
-    assert difference(first, changed(first, metrics={"loss": 1.0})).fields["metrics"] == {"loss": ["nan", 1.0]}
+    second = changed(first, metrics={"loss": 1.0}, training={"rates": [0.0, float("inf")]})
+    assert difference(first, second).fields["metrics"] == {"loss": ["nan", 1.0]}
+    assert difference(first, second).fields["training"] == {"rates": [None, [0.0, None]]}
 
 
 # Real adapters

@@ -128,9 +128,11 @@ def loop(first: Predictor, second: Predictor, texts: Labelled) -> tuple[dict[str
     """Text by text, from what a user is told."""
     counts = dict.fromkeys(("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"), 0)
     rows, right = [], ([], [])
-    for index, (text, label) in enumerate(zip(texts.split.texts, texts.split.labels, strict=True)):
+    answers = [[answer["label"] for answer in predictor(texts.split.texts)] for predictor in (first, second)]
+    for index, (text, label, before, after) in enumerate(
+        zip(texts.split.texts, texts.split.labels, *answers, strict=True)
+    ):
         name = texts.label_names[label]
-        before, after = (predictor([text])[0]["label"] for predictor in (first, second))
         for list_, answer in zip(right, (before, after), strict=True):
             list_.append(answer == name)
         if before != after:
@@ -153,7 +155,7 @@ def as_counted(found: Flips) -> dict[str, Any]:
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Texts that no run has seen, as some of their labels are wrong."""
     rows = [
-        (text, ("bad", "good")[(label + (place % 7 == 0)) % 2]) for place, (text, label) in enumerate(sentences(90, 7))
+        (text, ("bad", "good")[(label + (place % 7 == 0)) % 2]) for place, (text, label) in enumerate(sentences(50, 7))
     ]
     return str(
         write_csv(tmp_path_factory.mktemp("flips") / "others.csv", [(f"{text} indeed", name) for text, name in rows])
@@ -174,7 +176,7 @@ def test_flips_are_those_of_a_plain_loop_over_what_each_answers(runs: Runs, gpt2
     told = found.as_json()
     assert told["interval"] == [compared.interval.low, compared.interval.high]
     assert told["difference"] == pytest.approx(found.figures[1] - found.figures[0])
-    assert told["examples"] == 90
+    assert told["examples"] == 50
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert rows_of(flips(first, second, texts, most=2)) == rows[:2]
     turned = flips(second, first, texts, names=NAMES)
@@ -325,6 +327,18 @@ def test_three_classes_in_three_orders(lora: Adapter, monkeypatch: pytest.Monkey
     first = replace(first, manifest=second.manifest)
     shifted = flips(first, second, texts, most=1).rows[0]
     assert (shifted.label, shifted.before, shifted.after) == ("x", "y", "x")
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "labels"])
+def test_a_single_text_is_compared_too(kind: str, lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {"classes": np.array([1]), "number": np.array([1.5]), "labels": np.array([[0, 1]])}[kind]
+    names = ("a",) if kind == "number" else ("a", "b")
+    outputs = {"one": np.array([[3.0, -3.0]])[:, : len(names)], "two": np.array([[-3.0, 3.0]])[:, : len(names)]}
+    found = flips(*of_kind(lora, monkeypatch, outputs, labels, names, {"kind": kind}))
+    assert (found.examples, len(found.rows)) == (1, 1)
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["wrong_to_right"] == (
+        None if kind == "number" else 1
+    )
 
 
 def test_what_cannot_be_compared_is_said(lora: Adapter, file: str) -> None:

@@ -61,7 +61,7 @@ def _flat(table: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
 
 
 def _told(value: Any) -> Any:
-    """As JSON can hold it: a figure that is no number is told as such a word."""
+    """As JSON can hold it. Of fields that may hold anything, pydantic has made None of what is no number."""
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
