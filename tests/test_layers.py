@@ -312,6 +312,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.data.readers",
         "afina.studies.tuning",
         "afina.studies.recommend",
+        "afina.store.remote",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:

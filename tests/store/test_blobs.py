@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +186,16 @@ def test_sweep_removes_what_killed_processes_left_and_only_that(crew: Crew, tmp_
     assert [path.name for path in root.rglob("*") if path.is_file()] == [place]
 
 
+def test_what_is_put_is_durable_down_from_the_directory_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    sync = atomic._sync
+    monkeypatch.setattr(atomic, "_sync", lambda path: (synced.append(path), sync(path)))
+    place = put(LocalBlobs(tmp_path), b"kept")
+    within = tmp_path / place[7:9]
+    assert [path for path in synced if path in (within, tmp_path)] == [within, tmp_path]
+    assert any(path.name == place for path in synced)
+
+
 def test_a_blob_is_read_only(tmp_path: Path) -> None:
     blobs = LocalBlobs(tmp_path)
     with blobs.file(put(blobs, b"kept")) as path:
@@ -318,6 +330,25 @@ def test_a_download_that_always_breaks_off_is_an_error_and_no_file(
     proxy.inject(fault, method="GET")  # type: ignore[arg-type]
     assert isinstance(refused(remote, lambda blobs: blobs.file(place).__enter__()), NotFound)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_heard_while_a_service_is_waited_for(proxy: Proxy, s3: S3) -> None:
+    blobs = RemoteBlobs.open(s3.bucket())
+    proxy.inject("hang")
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    start = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        blobs.size(place_of(b"some"))
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("size", [1000, 2 * PART])
+def test_a_download_that_stalls_is_an_error_in_time(proxy: Proxy, remote: RemoteBlobs, size: int) -> None:
+    place = put(remote, content(0, size))
+    impatient = RemoteBlobs.open(remote.url, timeout_s=0.3)
+    proxy.inject("stall", method="GET")
+    assert isinstance(refused(impatient, lambda blobs: blobs.file(place).__enter__()), NotFound)
 
 
 def test_a_piece_of_a_download_that_comes_too_short_is_an_error(remote: RemoteBlobs, proxy: Proxy) -> None:

@@ -96,6 +96,9 @@ class LocalBlobs(Blobs):
         with atomic.replacing(target) as fresh:
             file.rename(fresh)
             fresh.chmod(0o444)
+        with atomic.writing(target):
+            # The directory of these two digits may be new, made by this process or by another just now.
+            atomic.keep_entries(self.root)
 
     def size(self, place: str) -> int | None:
         """See `Blobs`."""

@@ -9,7 +9,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,7 +121,7 @@ class RemoteBlobs(Blobs):
         size = file.stat().st_size
         part = max(PART, -(-size // MOST_PARTS))
         with file.open("rb") as content, self._asking(writes=True):
-            obstore.put(self._store, below(place), content, chunk_size=part, max_concurrency=AT_ONCE)
+            _heeding(obstore.put, self._store, below(place), content, chunk_size=part, max_concurrency=AT_ONCE)
 
     def size(self, place: str) -> int | None:
         """See `Blobs`."""
@@ -127,7 +129,8 @@ class RemoteBlobs(Blobs):
 
         try:
             with self._asking():
-                return obstore.head(self._store, below(place))["size"]
+                size: int = _heeding(obstore.head, self._store, below(place))["size"]
+                return size
         except FileNotFoundError:
             return None
 
@@ -151,13 +154,14 @@ class RemoteBlobs(Blobs):
 
         with path.open("wb") as target:
             with self._asking():
-                found = obstore.get(self._store, below(place))
+                found = _heeding(obstore.get, self._store, below(place))
                 size = found.meta["size"]
                 if size <= PART:
-                    target.write(found.bytes())
+                    target.write(_heeding(found.bytes))
             for start in range(0, size if size > PART else 0, PART):
                 with self._asking():
-                    piece = obstore.get_range(self._store, below(place), start=start, end=min(start + PART, size))
+                    end = min(start + PART, size)
+                    piece = _heeding(obstore.get_range, self._store, below(place), start=start, end=end)
                 target.write(piece)
             if target.tell() != size:
                 raise CorruptStore(
@@ -171,7 +175,7 @@ class RemoteBlobs(Blobs):
 
         try:
             with self._asking(writes=True):
-                obstore.delete(self._store, below(place))
+                _heeding(obstore.delete, self._store, below(place))
         except FileNotFoundError:
             return
 
@@ -182,7 +186,7 @@ class RemoteBlobs(Blobs):
         pages = iter(obstore.list(self._store))
         while True:
             with self._asking():
-                page = next(pages, None)
+                page = _heeding(next, pages, None)
             if page is None:
                 return
             now = datetime.now(UTC)
@@ -209,6 +213,23 @@ class RemoteBlobs(Blobs):
             if not answers.panicked(error):
                 raise
             raise answers.unreadable(self.url) from None
+
+
+def _heeding(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function of obstore's comes to, in a thread of its own: while this one waits, it hears Ctrl-C.
+
+    Within such a function it would be heard only when the service has answered, or been given up.
+    """
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function(*arguments, **options))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome.result()
 
 
 def _split(address: str) -> SplitResult:
