@@ -151,7 +151,10 @@ def test_processes_may_remove_what_others_list_and_put(crew: Crew, address: str)
     assert [each.value for each in crew.run(put_and_remove, 4, address, 20)] == [20] * 4
 
 
-def test_what_a_killed_process_leaves_is_whole_or_not_there(crew: Crew, address: str) -> None:
+def test_what_a_killed_process_leaves_is_whole_or_not_there(
+    crew: Crew, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     workers = crew.start(put_many, 4, address, 300_000)
     while not any(len(worker.values) >= 2 for worker in workers):
         time.sleep(0.01)
@@ -169,7 +172,16 @@ def test_what_a_killed_process_leaves_is_whole_or_not_there(crew: Crew, address:
 # In a directory
 
 
-def test_sweep_removes_what_killed_processes_left_and_only_that(crew: Crew, tmp_path: Path) -> None:
+def test_what_goes_while_it_is_listed_is_not_listed(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    place = put(blobs, b"stays")
+    # Has a name, as what is listed and then removed, and no status.
+    (tmp_path / "00").mkdir()
+    (tmp_path / "00" / f"sha256-{'0' * 64}-00000000").symlink_to(tmp_path / "gone")
+    assert [kept.place for kept in blobs.all()] == [place]
+
+
+def test_sweep_removes_what_killed_processes_left_and_only_that(tmp_path: Path) -> None:
     root = tmp_path / "blobs"
     blobs = LocalBlobs(root)
     place = put(blobs, b"kept")
@@ -290,7 +302,7 @@ def test_a_service_that_takes_requests_and_never_answers_is_an_error_in_time(
     proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:
     proxy.inject("hang")
-    error = refused(RemoteBlobs.open("s3://bucket/prefix", timeout_s=0.3), call)
+    error = refused(RemoteBlobs.open("s3://bucket/prefix", timeout_s=0.3, retries=50), call)
     assert isinstance(error, NotFound)
     assert "no answer within 0.3 s" in str(error)
 
@@ -346,7 +358,7 @@ def test_ctrl_c_is_heard_while_a_service_is_waited_for(proxy: Proxy, s3: S3) -> 
 @pytest.mark.parametrize("size", [1000, 2 * PART])
 def test_a_download_that_stalls_is_an_error_in_time(proxy: Proxy, remote: RemoteBlobs, size: int) -> None:
     place = put(remote, content(0, size))
-    impatient = RemoteBlobs.open(remote.url, timeout_s=0.3)
+    impatient = RemoteBlobs.open(remote.url, timeout_s=0.3, retries=50)
     proxy.inject("stall", method="GET")
     assert isinstance(refused(impatient, lambda blobs: blobs.file(place).__enter__()), NotFound)
 
@@ -391,8 +403,10 @@ def test_an_upload_in_parts_whose_end_fails_leaves_nothing_at_its_place(remote: 
 
 
 def test_one_killed_amid_an_upload_in_parts_leaves_nothing_at_its_place(
-    crew: Crew, remote: RemoteBlobs, proxy: Proxy
+    crew: Crew, remote: RemoteBlobs, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     proxy.inject("slow", method="PUT", seconds=0.5)
     (worker,) = crew.start(put_many, 1, remote.url, 3 * PART)
     while not any("partNumber" in seen.path for seen in proxy.seen):
@@ -402,6 +416,12 @@ def test_one_killed_amid_an_upload_in_parts_leaves_nothing_at_its_place(
     ((what, place),) = worker.values
     assert what == "begun"
     assert remote.size(place) is None
+    (left,) = tmp_path.iterdir()
+    remote.sweep(age=60)
+    assert left.exists()
+    os.utime(left, (time.time() - 100,) * 2)
+    remote.sweep(age=60)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -22,7 +22,7 @@ from afina import atomic
 from afina.errors import CorruptStore, InvalidName, NotFound
 from afina.store import answers
 from afina.store.answers import VARIABLES, shown
-from afina.store.blobs import Blobs, Kept, LocalBlobs, below
+from afina.store.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -40,6 +40,9 @@ MOST_PARTS = 10_000
 
 AT_ONCE = 2
 """Parts under way at the same time: more of them share a slow line, and then each takes longer than it may."""
+
+SCRATCH = "afina-blobs-"
+"""What directories for files on their way are called."""
 
 _EXPECTED = "Expected a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
 _SWITCHES = ("allow_http", "allow_invalid_certificates")
@@ -108,7 +111,7 @@ class RemoteBlobs(Blobs):
     def scratch(self) -> Iterator[Path]:
         """In the system's directory for temporary files (TMPDIR)."""
         with atomic.writing(tempfile.gettempdir()):
-            made = Path(tempfile.mkdtemp(prefix="afina-"))
+            made = Path(tempfile.mkdtemp(prefix=SCRATCH))
         try:
             yield made
         finally:
@@ -196,7 +199,10 @@ class RemoteBlobs(Blobs):
                     yield Kept(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
 
     def sweep(self, age: float) -> None:
-        """Nothing: parts of an upload that broke off are seen by nobody but the service, and go by its own rules."""
+        """See `Blobs`; on this machine. Parts of an upload that broke off are seen by the service alone, which removes
+        them by its own rules.
+        """
+        sweep_directories(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"), age)
 
     @contextmanager
     def _asking(self, *, writes: bool = False) -> Iterator[None]:
