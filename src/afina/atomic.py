@@ -29,6 +29,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def keep_entries(directory: Path) -> None:
+    """Make durable that what was made directly inside a directory is there."""
+    _sync(directory)
+
+
 @contextmanager
 def writing(place: object) -> Iterator[None]:
     """Raise CannotWrite of `place` where the system says in the block that it takes no more."""

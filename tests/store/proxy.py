@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple, Self
 
-Fault = Literal["status", "slow", "hang", "reset", "reset upload", "truncate", "shorten", "flip"]
+Fault = Literal["status", "slow", "hang", "reset", "reset upload", "truncate", "stall", "shorten", "flip"]
 
 
 class Seen(NamedTuple):
@@ -69,6 +69,7 @@ class Proxy:
         - `hang`: take the request and never answer
         - `reset`: reset the connection amid the answer's body; `reset upload`: amid the request's
         - `truncate`: close the connection amid the answer's body
+        - `stall`: send nothing more from the middle of the answer's body on
         - `shorten`: leave out half of the answer's body, and say so in its headers
         - `flip`: change a bit in the middle of the answer's body
         """
@@ -173,10 +174,12 @@ class _Handler(BaseHTTPRequestHandler):
         stated = next((value for name, value in headers if name.lower() == "content-length"), "0")
         self.send_header("Content-Length", stated if self.command == "HEAD" else str(len(content)))
         self.end_headers()
-        if fault in ("reset", "truncate"):
+        if fault in ("reset", "truncate", "stall"):
             self.wfile.write(content[:half])
             self.wfile.flush()
             self.close_connection = True
+            if fault == "stall":
+                self.proxy.wait()
             if fault == "reset":
                 self._reset()
         elif self.command != "HEAD":

@@ -56,9 +56,8 @@ class Service:
                     return
                 time.sleep(0.05)
             said = (directory / "log").read_text(errors="replace")[-2000:]
-            late = self._guard.poll() is None
             self._close()
-            if late:
+            if "in use" not in said:
                 break
         shutil.rmtree(directory, ignore_errors=True)
         raise DidNotStart(said)
@@ -86,9 +85,16 @@ class Postgres:
 
     def __init__(self, programs: Path) -> None:
         self.password = secrets.token_hex(8)
-        user = unprivileged() if os.geteuid() == 0 else None
         # Not in pytest's own directory, which nobody but its owner may enter.
         directory = Path(tempfile.mkdtemp(prefix="afina-test-"))
+        try:
+            self._service = self._start(programs, directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def _start(self, programs: Path, directory: Path) -> Service:
+        user = unprivileged() if os.geteuid() == 0 else None
         word = directory / "password"
         word.write_text(self.password)
         if user is not None:
@@ -104,10 +110,9 @@ class Postgres:
             **identity,  # type: ignore[call-overload]
         )
         if made.returncode:
-            shutil.rmtree(directory)
             raise DidNotStart(made.stderr)
         places = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={directory}"]
-        self._service = Service(
+        return Service(
             lambda port, _: [str(programs / "postgres"), "-D", str(directory / "data"), "-p", str(port), *places],
             self._answers,
             directory=directory,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,7 +151,10 @@ def test_processes_may_remove_what_others_list_and_put(crew: Crew, address: str)
     assert [each.value for each in crew.run(put_and_remove, 4, address, 20)] == [20] * 4
 
 
-def test_what_a_killed_process_leaves_is_whole_or_not_there(crew: Crew, address: str) -> None:
+def test_what_a_killed_process_leaves_is_whole_or_not_there(
+    crew: Crew, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     workers = crew.start(put_many, 4, address, 300_000)
     while not any(len(worker.values) >= 2 for worker in workers):
         time.sleep(0.01)
@@ -167,7 +172,16 @@ def test_what_a_killed_process_leaves_is_whole_or_not_there(crew: Crew, address:
 # In a directory
 
 
-def test_sweep_removes_what_killed_processes_left_and_only_that(crew: Crew, tmp_path: Path) -> None:
+def test_what_goes_while_it_is_listed_is_not_listed(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    place = put(blobs, b"stays")
+    # Has a name, as what is listed and then removed, and no status.
+    (tmp_path / "00").mkdir()
+    (tmp_path / "00" / f"sha256-{'0' * 64}-00000000").symlink_to(tmp_path / "gone")
+    assert [kept.place for kept in blobs.all()] == [place]
+
+
+def test_sweep_removes_what_killed_processes_left_and_only_that(tmp_path: Path) -> None:
     root = tmp_path / "blobs"
     blobs = LocalBlobs(root)
     place = put(blobs, b"kept")
@@ -182,6 +196,16 @@ def test_sweep_removes_what_killed_processes_left_and_only_that(crew: Crew, tmp_
         os.utime(each, (time.time() - 100,) * 2)
     blobs.sweep(age=60)
     assert [path.name for path in root.rglob("*") if path.is_file()] == [place]
+
+
+def test_what_is_put_is_durable_down_from_the_directory_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    sync = atomic._sync
+    monkeypatch.setattr(atomic, "_sync", lambda path: (synced.append(path), sync(path)))
+    place = put(LocalBlobs(tmp_path), b"kept")
+    within = tmp_path / place[7:9]
+    assert [path for path in synced if path in (within, tmp_path)] == [within, tmp_path]
+    assert any(path.name == place for path in synced)
 
 
 def test_a_blob_is_read_only(tmp_path: Path) -> None:
@@ -278,7 +302,7 @@ def test_a_service_that_takes_requests_and_never_answers_is_an_error_in_time(
     proxy: Proxy, call: Callable[[RemoteBlobs], object]
 ) -> None:
     proxy.inject("hang")
-    error = refused(RemoteBlobs.open("s3://bucket/prefix", timeout_s=0.3), call)
+    error = refused(RemoteBlobs.open("s3://bucket/prefix", timeout_s=0.3, retries=50), call)
     assert isinstance(error, NotFound)
     assert "no answer within 0.3 s" in str(error)
 
@@ -318,6 +342,25 @@ def test_a_download_that_always_breaks_off_is_an_error_and_no_file(
     proxy.inject(fault, method="GET")  # type: ignore[arg-type]
     assert isinstance(refused(remote, lambda blobs: blobs.file(place).__enter__()), NotFound)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_heard_while_a_service_is_waited_for(proxy: Proxy, s3: S3) -> None:
+    blobs = RemoteBlobs.open(s3.bucket())
+    proxy.inject("hang")
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    start = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        blobs.size(place_of(b"some"))
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("size", [1000, 2 * PART])
+def test_a_download_that_stalls_is_an_error_in_time(proxy: Proxy, remote: RemoteBlobs, size: int) -> None:
+    place = put(remote, content(0, size))
+    impatient = RemoteBlobs.open(remote.url, timeout_s=0.3, retries=50)
+    proxy.inject("stall", method="GET")
+    assert isinstance(refused(impatient, lambda blobs: blobs.file(place).__enter__()), NotFound)
 
 
 def test_a_piece_of_a_download_that_comes_too_short_is_an_error(remote: RemoteBlobs, proxy: Proxy) -> None:
@@ -360,8 +403,10 @@ def test_an_upload_in_parts_whose_end_fails_leaves_nothing_at_its_place(remote: 
 
 
 def test_one_killed_amid_an_upload_in_parts_leaves_nothing_at_its_place(
-    crew: Crew, remote: RemoteBlobs, proxy: Proxy
+    crew: Crew, remote: RemoteBlobs, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     proxy.inject("slow", method="PUT", seconds=0.5)
     (worker,) = crew.start(put_many, 1, remote.url, 3 * PART)
     while not any("partNumber" in seen.path for seen in proxy.seen):
@@ -371,6 +416,12 @@ def test_one_killed_amid_an_upload_in_parts_leaves_nothing_at_its_place(
     ((what, place),) = worker.values
     assert what == "begun"
     assert remote.size(place) is None
+    (left,) = tmp_path.iterdir()
+    remote.sweep(age=60)
+    assert left.exists()
+    os.utime(left, (time.time() - 100,) * 2)
+    remote.sweep(age=60)
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +73,15 @@ def below(place: str) -> str:
     return f"{place.removeprefix('sha256-')[:2]}/{place}"
 
 
+def sweep_directories(directories: Iterable[Path], age: float) -> None:
+    """Remove those that are older than so many seconds, as far as they may be removed."""
+    now = datetime.now(UTC).timestamp()
+    for each in directories:
+        with suppress(FileNotFoundError):
+            if now - each.stat().st_mtime > age:
+                shutil.rmtree(each, ignore_errors=True)
+
+
 class LocalBlobs(Blobs):
     """In a directory, by the first two digits of what they hash to."""
 
@@ -96,6 +105,9 @@ class LocalBlobs(Blobs):
         with atomic.replacing(target) as fresh:
             file.rename(fresh)
             fresh.chmod(0o444)
+        with atomic.writing(target):
+            # The directory of these two digits may be new, made by this process or by another just now.
+            atomic.keep_entries(self.root)
 
     def size(self, place: str) -> int | None:
         """See `Blobs`."""
@@ -130,11 +142,8 @@ class LocalBlobs(Blobs):
 
     def sweep(self, age: float) -> None:
         """See `Blobs`."""
-        now = datetime.now(UTC).timestamp()
-        for leftover in [*self.root.glob(f"{atomic.TEMPORARY}*"), *self.root.glob(f"??/{atomic.TEMPORARY}*")]:
-            with suppress(FileNotFoundError):
-                if now - leftover.stat().st_mtime > age:
-                    shutil.rmtree(leftover, ignore_errors=True)
+        sweep_directories(self.root.glob(f"{atomic.TEMPORARY}*"), age)
+        sweep_directories(self.root.glob(f"??/{atomic.TEMPORARY}*"), age)
 
     def _path(self, place: str) -> Path:
         return self.root / below(place)

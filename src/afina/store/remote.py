@@ -9,7 +9,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +22,7 @@ from afina import atomic
 from afina.errors import CorruptStore, InvalidName, NotFound
 from afina.store import answers
 from afina.store.answers import VARIABLES, shown
-from afina.store.blobs import Blobs, Kept, LocalBlobs, below
+from afina.store.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -38,6 +40,9 @@ MOST_PARTS = 10_000
 
 AT_ONCE = 2
 """Parts under way at the same time: more of them share a slow line, and then each takes longer than it may."""
+
+SCRATCH = "afina-blobs-"
+"""What directories for files on their way are called."""
 
 _EXPECTED = "Expected a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
 _SWITCHES = ("allow_http", "allow_invalid_certificates")
@@ -106,7 +111,7 @@ class RemoteBlobs(Blobs):
     def scratch(self) -> Iterator[Path]:
         """In the system's directory for temporary files (TMPDIR)."""
         with atomic.writing(tempfile.gettempdir()):
-            made = Path(tempfile.mkdtemp(prefix="afina-"))
+            made = Path(tempfile.mkdtemp(prefix=SCRATCH))
         try:
             yield made
         finally:
@@ -119,7 +124,7 @@ class RemoteBlobs(Blobs):
         size = file.stat().st_size
         part = max(PART, -(-size // MOST_PARTS))
         with file.open("rb") as content, self._asking(writes=True):
-            obstore.put(self._store, below(place), content, chunk_size=part, max_concurrency=AT_ONCE)
+            _heeding(obstore.put, self._store, below(place), content, chunk_size=part, max_concurrency=AT_ONCE)
 
     def size(self, place: str) -> int | None:
         """See `Blobs`."""
@@ -127,7 +132,8 @@ class RemoteBlobs(Blobs):
 
         try:
             with self._asking():
-                return obstore.head(self._store, below(place))["size"]
+                size: int = _heeding(obstore.head, self._store, below(place))["size"]
+                return size
         except FileNotFoundError:
             return None
 
@@ -151,13 +157,14 @@ class RemoteBlobs(Blobs):
 
         with path.open("wb") as target:
             with self._asking():
-                found = obstore.get(self._store, below(place))
+                found = _heeding(obstore.get, self._store, below(place))
                 size = found.meta["size"]
                 if size <= PART:
-                    target.write(found.bytes())
+                    target.write(_heeding(found.bytes))
             for start in range(0, size if size > PART else 0, PART):
                 with self._asking():
-                    piece = obstore.get_range(self._store, below(place), start=start, end=min(start + PART, size))
+                    end = min(start + PART, size)
+                    piece = _heeding(obstore.get_range, self._store, below(place), start=start, end=end)
                 target.write(piece)
             if target.tell() != size:
                 raise CorruptStore(
@@ -171,7 +178,7 @@ class RemoteBlobs(Blobs):
 
         try:
             with self._asking(writes=True):
-                obstore.delete(self._store, below(place))
+                _heeding(obstore.delete, self._store, below(place))
         except FileNotFoundError:
             return
 
@@ -182,7 +189,7 @@ class RemoteBlobs(Blobs):
         pages = iter(obstore.list(self._store))
         while True:
             with self._asking():
-                page = next(pages, None)
+                page = _heeding(next, pages, None)
             if page is None:
                 return
             now = datetime.now(UTC)
@@ -192,7 +199,10 @@ class RemoteBlobs(Blobs):
                     yield Kept(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
 
     def sweep(self, age: float) -> None:
-        """Nothing: parts of an upload that broke off are seen by nobody but the service, and go by its own rules."""
+        """See `Blobs`; on this machine. Parts of an upload that broke off are seen by the service alone, which removes
+        them by its own rules.
+        """
+        sweep_directories(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"), age)
 
     @contextmanager
     def _asking(self, *, writes: bool = False) -> Iterator[None]:
@@ -209,6 +219,23 @@ class RemoteBlobs(Blobs):
             if not answers.panicked(error):
                 raise
             raise answers.unreadable(self.url) from None
+
+
+def _heeding(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function of obstore's comes to, in a thread of its own: while this one waits, it hears Ctrl-C.
+
+    Within such a function it would be heard only when the service has answered, or been given up.
+    """
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function(*arguments, **options))
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome.result()
 
 
 def _split(address: str) -> SplitResult:
