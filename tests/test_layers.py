@@ -23,7 +23,7 @@ LAYERS = {
         "errors card front schema digest seeds events meter allocator",
         "atomic device plainfile",
         "hub assets",
-        "environment tensorfile",
+        "environment tensorfile sizes",
     ),
     "data": (
         "kinds split batch template readers readers.source readers.tsv readers.raters",
@@ -47,7 +47,7 @@ LAYERS = {
     ),
     "models": (
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
-        "source virtual_tokens kernels.insertion objectives",
+        "source dimensions virtual_tokens kernels.insertion objectives",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",
         "kernels.patches",
@@ -63,7 +63,7 @@ LAYERS = {
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
-    "store": ("names blobs limits", "content"),
+    "store": ("names blobs limits", "content header", "inspection fit"),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",
