@@ -23,7 +23,7 @@ LAYERS = {
         "errors card front schema digest seeds events meter allocator",
         "atomic device plainfile",
         "hub assets",
-        "environment tensorfile",
+        "environment tensorfile sizes",
     ),
     "data": (
         "kinds split batch template readers readers.source readers.tsv readers.raters",
@@ -47,7 +47,7 @@ LAYERS = {
     ),
     "models": (
         "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
-        "source virtual_tokens kernels.insertion objectives",
+        "source dimensions virtual_tokens kernels.insertion objectives",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",
         "kernels.patches",
@@ -65,8 +65,9 @@ LAYERS = {
     "inference": ("predictor", "probes calibration", "evaluation asking merging importing"),
     "store": (
         "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "answers content admission migrate low_rank fields weights model_card",
-        "remote matching",
+        "answers content header migrate low_rank fields weights model_card",
+        "remote matching inspection fit",
+        "admission",
         "difference replay",
         "database log leases",
         "clients",
@@ -341,6 +342,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.studies.tuning",
         "afina.studies.recommend",
         "afina.store.model_card",
+        "afina.store.remote",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:

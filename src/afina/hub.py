@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
+from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -64,6 +64,16 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
             "which comes from the package index."
         ) from None
     return path
+
+
+def cached(address: str, name: str) -> Path | None:
+    """A file of a model repository, `owner/name` optionally `@revision`, if this machine has it; asks no network."""
+    repository, _, revision = address.partition("@")
+    try:
+        found = try_to_load_from_cache(repository, name, revision=revision or None)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool = False) -> Path:

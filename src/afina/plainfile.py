@@ -49,8 +49,17 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     if size > most:
         raise CorruptAdapter(f"{path}: it has {size:,} bytes, at most {most:,} may be read. {AGAIN}")
     try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorruptAdapter(f"{path}: cannot be read ({error}). {AGAIN}") from None
+    return parse_json(data, path)
+
+
+def parse_json(data: bytes, where: object) -> Any:
+    """The JSON value in UTF-8 bytes, as strictly as `read_json`; `where` names them in messages."""
+    try:
         value = json.loads(
-            path.read_text(encoding="utf-8"),
+            data.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_no_number,
             parse_float=_float,
@@ -58,9 +67,9 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
         )
         _walk(value)
     except RecursionError:
-        raise CorruptAdapter(f"{path}: not readable as JSON (too many levels). {AGAIN}") from None
-    except (OSError, ValueError) as error:
-        raise CorruptAdapter(f"{path}: not readable as JSON ({error}). {AGAIN}") from None
+        raise CorruptAdapter(f"{where}: not readable as JSON (too many levels). {AGAIN}") from None
+    except ValueError as error:
+        raise CorruptAdapter(f"{where}: not readable as JSON ({error}). {AGAIN}") from None
     return value
 
 

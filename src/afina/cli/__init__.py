@@ -38,7 +38,7 @@ app = typer.Typer(
 
 for command in COMMANDS:
     app.command()(command)
-app.add_typer(exchange.app)
+app.add_typer(exchange.store_app)
 
 
 def _version(wanted: bool) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
 ]
+store_app = app
+"""With the commands of this file too."""
+
 MANY = 10
 """Layers that are shown: those that changed most."""
 

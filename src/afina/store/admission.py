@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from afina.models.adapter import check_there
+from afina import hub, plainfile
+from afina.errors import AfinaError, CorruptAdapter
+from afina.models.adapter import PEFT_SETTINGS
+from afina.models.families import FAMILIES, HEAD
+from afina.models.manifest import MANIFEST, read_manifest
+from afina.models.shapes import CONFIGURATIONS
+from afina.models.source import directory as directory_of
+from afina.store.fit import fits
+from afina.store.header import Header
+from afina.store.inspection import inspect
 from afina.store.limits import Limits
+
+_CONFIG = "config.json"
 
 
 def admit(directory: Path, limits: Limits, *, links: bool = False) -> None:
-    """Raise Refused for what may do harm or is beyond the limits, NotFound where there is no adapter."""
-    check_there(directory)
+    """Raise what `inspection.inspect` does, and CorruptAdapter for tensors that cannot be of the backbone.
+
+    That is told by the backbone's configuration, where it is at hand without a network; else when it is opened.
+    """
+    found = inspect(directory, limits, links=links)
+    if MANIFEST in found.files:
+        manifest = read_manifest(directory)
+        if manifest.vocabulary_digest is not None:
+            return
+        address, labels = manifest.backbone, len(manifest.label_names)
+    else:
+        address = plainfile.read_object(directory / PEFT_SETTINGS).get("base_model_name_or_path")
+        labels = _rows(found.header)
+    configuration = at_hand(address) if isinstance(address, str) and address else None
+    if configuration is not None and configuration.get("model_type") in FAMILIES:
+        fits(found.header, configuration, labels, str(directory))
+
+
+def at_hand(address: str) -> Mapping[str, Any] | None:
+    """The configuration of the backbone at an address, if it is on this machine."""
+    try:
+        place = directory_of(address)
+        if place is not None:
+            return plainfile.read_object(place / _CONFIG)
+        if address in CONFIGURATIONS:
+            return CONFIGURATIONS[address]
+        cached = hub.cached(address, _CONFIG)
+        return plainfile.read_object(cached) if cached is not None else None
+    except AfinaError:
+        return None  # whoever opens it says what is wrong
+
+
+def _rows(header: Header) -> int:
+    for name, entry in header.tensors.items():
+        if HEAD in name.split(".") and name.endswith("weight") and len(entry.shape) == 2:
+            return entry.shape[0]
+    raise CorruptAdapter(
+        f'the adapter has no classification head ({HEAD}). Save it with task_type="SEQ_CLS", which keeps the head.'
+    )

@@ -79,9 +79,8 @@ def _directory(
         )
     if backbone is None:
         raise InvalidStudy(f"{path}: a model of transformers. Say what it was fine-tuned from with `backbone`.")
-    from afina.store import admission, replay
+    from afina.store import replay
 
-    admission.admit(path, limits, links=links)
     with _workshop() as place:
         replay.read_pretrained(path, backbone).save(place / "adapter")
         return publish(place / "adapter", message=why)

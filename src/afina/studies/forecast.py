@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
-
-from afina.errors import InvalidStudy
+from afina.sizes import read_size as read_size
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,3 @@ class Forecast:
         """As JSON values, without the terms, which all methods share."""
         figures = {key: value for key, value in asdict(self).items() if key not in ("method", "title", "terms")}
         return figures | {"fits": self.fits, "fits_gpu": self.fits_gpu}
-
-
-def read_size(text: str) -> int:
-    """Bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy, also where there is no unit."""
-    try:
-        size = TypeAdapter(ByteSize).validate_python(text.strip())
-    except ValidationError:
-        size = ByteSize(0)
-    if size == 0 or not text.strip()[-1].isalpha():
-        raise InvalidStudy(f"memory {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.")
-    return int(size)
