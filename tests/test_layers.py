@@ -63,7 +63,7 @@ LAYERS = {
         "parameters",
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
-    "store": ("names blobs limits", "content header", "inspection fit"),
+    "store": ("names blobs limits", "content header bundle", "inspection fit"),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",
