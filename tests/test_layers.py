@@ -66,7 +66,7 @@ LAYERS = {
     "store": (
         "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
         "answers content header migrate low_rank fields weights model_card",
-        "remote matching inspection fit",
+        "remote matching inspection fit bundle",
         "admission",
         "difference replay",
         "database log leases",

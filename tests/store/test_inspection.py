@@ -31,9 +31,9 @@ from afina.models.manifest import MANIFEST
 from afina.store.header import DTYPES, PIECE, check_finite, read_header
 from afina.store.inspection import PROGRAMS, inspect
 from afina.store.limits import Limits, plain
+from afina.studies import floors
 from fakes import Runs
 
-# Only these are kept small: a few bytes of each are enough to be refused.
 OF_TORCH = {"a": torch.ones(2)}
 
 
@@ -77,6 +77,19 @@ def test_what_afina_makes_passes(method: str, runs: Runs) -> None:
         name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()
     }
     assert found.header.metadata == {"format": "pt"}
+
+
+def test_an_adapter_of_words_passes(toy: str, tmp_path: Path) -> None:
+    task = Task.load(toy)
+    made = floors.tfidf(task.train).model
+    assert made
+    made.adapter(task.label_names, {"C": 1.0}).save(tmp_path / "words")
+    found = inspect(tmp_path / "words")
+    assert {each.dtype for each in found.header.tensors.values()} == {"F64"}
+    assert found.files.keys() == {MANIFEST, "vocabulary.json", "weights.safetensors"}
+    (tmp_path / "words" / "vocabulary.json").write_text("[")
+    with pytest.raises(CorruptAdapter, match=r"vocabulary\.json: not readable as JSON"):
+        inspect(tmp_path / "words")
 
 
 def test_what_peft_saved_passes_and_hidden_files_are_no_part_of_it(copy: Path) -> None:

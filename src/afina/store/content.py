@@ -26,6 +26,10 @@ BODY_ROLE, HEAD_ROLE = "body", "head"
 AGAIN = "`afina store verify` says what else is damaged; publish the adapter again from where it was made."
 
 
+CARD = "README.md"
+"""The model card: rendered from a version, and no part of one."""
+
+
 class Part(NamedTuple):
     """A file of a version: what it is there, where it lies for now, `sha256:...` and bytes of its content."""
 
@@ -128,7 +132,7 @@ def _is_of(adapter: Adapter, directory: Path) -> bool:
 
 def _beside(manifest: Manifest, directory: Path) -> list[str]:
     names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
-    found = [name for name in names if name not in (MANIFEST, manifest.tensor_file)]
+    found = [name for name in names if name not in (MANIFEST, CARD, manifest.tensor_file)]
     for name in found:
         if not limits.plain(name) or name.endswith(limits.TENSORS):
             raise Refused(

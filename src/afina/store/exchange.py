@@ -23,7 +23,6 @@ from afina.store.version import Published, Version
 
 HUB = "hub:"
 BUNDLE = ".tar"
-CARD = "README.md"
 _PRETRAINED = "config.json"
 
 
@@ -125,7 +124,7 @@ def _to_directory(store: Reader, version: Version, path: Path, merged: bool, bac
         else:
             store.restore(str(version), fresh)
             notes = ()
-        (fresh / CARD).write_text(_card(version), encoding="utf-8")
+        (fresh / content.CARD).write_text(_card(version), encoding="utf-8")
     return notes
 
 

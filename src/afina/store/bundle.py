@@ -1,0 +1,268 @@
+"""A bundle: one file that carries a version to where no network is, and tells whether it arrived whole.
+
+A plain tar of files side by side. The first, `bundle.json`, says of every other its bytes and its sha256, and states
+the digest of itself. The bytes of a bundle follow from what is in it, and reading takes that one spelling only: so a
+changed bit is found wherever it is, and nothing appears before all of it is checked. Who wrote it, it does not prove.
+Knows no adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from afina import atomic, digest, plainfile
+from afina.errors import CannotWrite, CorruptAdapter, CorruptStore, InvalidName, NotFound, Refused
+from afina.store.limits import Limits
+
+FORMAT = 1
+INDEX = "bundle.json"
+BLOCK = tarfile.BLOCKSIZE
+PIECE = 1 << 20
+MOST_INDEX = plainfile.MOST_BYTES
+"""Bytes of `bundle.json`, at most."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,98}[A-Za-z0-9_]|[A-Za-z0-9_]", re.ASCII)
+_AGAIN = "Copy the bundle again, or write it again from the store that it came from."
+_END = 2 * BLOCK
+"""Bytes of zeros at the end of a tar."""
+
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
+
+
+class _Member(NamedTuple):
+    name: str
+    size: int
+    digest: str
+
+
+def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, Any]) -> str:
+    """Write a bundle of files or bytes by name, whole or not at all; its digest.
+
+    about  JSON values that travel along, such as manifest, name and version
+
+    Raises InvalidName for a name that is no plain one, Refused for what is no JSON, NotFound for a file that is not
+    there, CannotWrite.
+    """
+    for name in entries:
+        if not _NAME.fullmatch(name) or name == INDEX:
+            raise InvalidName(
+                f"{path}: {name[:80]!r} can be no file of a bundle, expected 1 to 100 letters, digits, . _ and -, and "
+                f"not {INDEX}. Call it otherwise."
+            )
+    members = _measured(path, entries)
+    index = _index(path, members, about)
+    with atomic.replacing(path) as fresh, fresh.open("wb") as file:
+        _append(file, INDEX, len(index), io.BytesIO(index))
+        for member in members:
+            with _opened(entries[member.name]) as source:
+                _append(file, member.name, member.size, source)
+        file.write(bytes(_END))
+    return digest.of_file(path)
+
+
+def read(path: Path, into: Path, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008 - frozen
+    """Write a bundle's files into the new directory `into`, whole or not at all; what was said about it.
+
+    Raises NotFound; Refused for what no bundle has, such as a link, or more than `limits` allow of `files` and `bytes`;
+    CorruptStore where something is missing, changed or too much; CannotWrite.
+    """
+    if os.path.lexists(into):
+        raise CannotWrite(into, "it is there already")
+    try:
+        size = plainfile.check(path)
+    except CorruptAdapter as error:
+        raise NotFound(f"{path}: no bundle ({error}).") from None
+    with path.open("rb") as file:
+        index, members = _read_index(path, file, limits)
+        _check_sizes(path, members, limits)
+        expected = file.tell() + sum(BLOCK + _padded(member.size) for member in members) + _END
+        if size != expected:
+            raise _corrupt(path, f"it has {size:,} bytes, expected {expected:,}")
+        with atomic.replacing(into) as fresh:
+            fresh.mkdir()
+            for member in members:
+                _extract(path, file, member, fresh / member.name)
+            if file.read(_END) != bytes(_END):
+                raise _corrupt(path, "its end is not the end of a tar")
+    about: dict[str, Any] = index["about"]
+    return about
+
+
+def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
+    """In the order of the names."""
+    found = []
+    for name, entry in sorted(entries.items()):
+        if isinstance(entry, bytes):
+            found.append(_Member(name, len(entry), digest.of_bytes(entry)))
+            continue
+        try:
+            found.append(_Member(name, plainfile.check(entry), digest.of_file(entry)))
+        except (OSError, CorruptAdapter) as error:
+            raise NotFound(f"{path}: {name} cannot be read ({error}). Name a file that is there.") from None
+    return found
+
+
+def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> bytes:
+    """The content of `bundle.json`, which `read` can read."""
+    files = {member.name: {"sha256": member.digest, "size": member.size} for member in members}
+    content: dict[str, Any] = {"format": FORMAT, "files": files, "about": dict(about)}
+    try:
+        text = digest.canonical_json(content | {"digest": digest.of_json(content)}).encode()
+        plainfile.parse_json(text, INDEX)
+    except (CorruptAdapter, TypeError, ValueError, RecursionError) as error:
+        raise Refused(f"{path}: `about` cannot be written as JSON ({error}). Give JSON values.") from None
+    if len(text) > MOST_INDEX:
+        raise Refused(
+            f"{path}: its {INDEX} would have {len(text):,} bytes, at most {MOST_INDEX:,}. Say less in `about`."
+        )
+    return text
+
+
+def _opened(entry: Path | bytes) -> BinaryIO:
+    return io.BytesIO(entry) if isinstance(entry, bytes) else entry.open("rb")
+
+
+def _append(file: BinaryIO, name: str, size: int, source: BinaryIO) -> None:
+    file.write(_header(name, size))
+    start = file.tell()
+    shutil.copyfileobj(source, file, PIECE)
+    if (copied := file.tell() - start) != size:
+        raise CorruptStore(f"{name}: {copied:,} bytes, {size:,} a moment ago: it is being written to. Try again.")
+    file.write(bytes(_padded(size) - size))
+
+
+def _header(name: str, size: int) -> bytes:
+    """The one header of such a file: no time, no owner. GNU's format, in which a size beyond 8 GiB has its place."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _read_index(path: Path, file: BinaryIO, limits: Limits) -> tuple[dict[str, Any], list[_Member]]:
+    start = file.read(BLOCK)
+    compressed = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if compressed is not None:
+        raise Refused(f"{path}: compressed ({compressed}), a bundle is not, so that its sizes are known. Unpack it.")
+    name, size = _parsed(path, start)
+    if name != INDEX:
+        raise Refused(f"{path}: its first file is {name[:80]!r}, expected {INDEX}: not a bundle of afina.")
+    if size > MOST_INDEX:
+        raise Refused(f"{path}: its {INDEX} has {size:,} bytes, at most {MOST_INDEX:,} are read. {_AGAIN}")
+    _check_header(path, start, INDEX, size)
+    text = _read_data(path, file, size)
+    try:
+        index = plainfile.parse_json(text, INDEX)
+    except CorruptAdapter as error:
+        raise _corrupt(path, str(error)) from None
+    if not isinstance(index, dict) or index.get("format") != FORMAT or type(index["format"]) is not int:
+        found = str(index.get("format") if isinstance(index, dict) else index)[:40]
+        raise _corrupt(path, f"its {INDEX} has format {found!r}, this afina reads {FORMAT}")
+    if index.keys() != {"format", "files", "about", "digest"} or not isinstance(index["about"], dict):
+        raise _corrupt(path, f"its {INDEX} has not exactly format, files, about and digest")
+    if digest.canonical_json(index).encode() != text:
+        raise _corrupt(path, f"its {INDEX} is not written as afina writes it")
+    if digest.of_json({key: value for key, value in index.items() if key != "digest"}) != index["digest"]:
+        raise _corrupt(path, f"its {INDEX} was changed: it states another digest than it has")
+    if not isinstance(files := index["files"], dict):
+        raise _corrupt(path, f"its {INDEX} has no table of files")
+    return index, [_member(path, name, files[name]) for name in sorted(files)]
+
+
+def _member(path: Path, name: str, entry: Any) -> _Member:
+    if not _NAME.fullmatch(name) or name == INDEX:
+        raise Refused(f"{path}: a file in it is called {name[:80]!r}, which no file of a bundle is. {_AGAIN}")
+    if not isinstance(entry, dict) or entry.keys() != {"sha256", "size"}:
+        raise _corrupt(path, f"its {INDEX} has not exactly sha256 and size of {name!r}")
+    stated, size = entry["sha256"], entry["size"]
+    if type(size) is not int or size < 0 or not isinstance(stated, str):
+        raise _corrupt(path, f"its {INDEX} has a size or sha256 of {name!r} that is none")
+    return _Member(name, size, stated)
+
+
+def _check_sizes(path: Path, members: list[_Member], limits: Limits) -> None:
+    total = sum(member.size for member in members)
+    for found, most, unit, key in (
+        (len(members), limits.files, "files", "files"),
+        (total, limits.bytes, "bytes", "bytes"),
+    ):
+        if found > most:
+            raise Refused(
+                f"{path}: {found:,} {unit} in it, at most {most:,} are taken. If it is what you mean to read, raise "
+                f"the limit `{key}`."
+            )
+
+
+def _parsed(path: Path, block: bytes) -> tuple[str, int]:
+    """Name and bytes of a member that is a file; raises Refused for one of another kind, and for what is no tar."""
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except (tarfile.HeaderError, ValueError) as error:
+        raise _corrupt(path, f"not a plain tar, or cut short ({error})") from None
+    if info.type != tarfile.REGTYPE:
+        kinds = {tarfile.DIRTYPE: "a folder", tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link"}
+        kind = kinds.get(info.type, f"a member of type {info.type!r}")
+        raise Refused(f"{path}: {ascii(info.name)[:80]} in it is {kind}, a bundle has plain files only. {_AGAIN}")
+    if info.size < 0:
+        raise _corrupt(path, f"a file in it has {info.size} bytes")
+    return info.name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace"), info.size
+
+
+def _check_header(path: Path, block: bytes, name: str, size: int) -> None:
+    """Raise where a header is not the one that `write` gives that file."""
+    found = _parsed(path, block)
+    if found[0] != name:
+        kind = "a path" if "/" in found[0] or "\\" in found[0] else "a file"
+        raise Refused(f"{path}: in it is {kind} {found[0][:80]!r} where {INDEX} has {name!r}. {_AGAIN}")
+    if found[1] != size:
+        raise _corrupt(path, f"{name} has {found[1]:,} bytes, {INDEX} says {size:,}")
+    if block != _header(name, size):
+        raise _corrupt(path, f"the header of {name} is not as afina writes it")
+
+
+def _extract(path: Path, file: BinaryIO, member: _Member, to: Path) -> None:
+    _check_header(path, file.read(BLOCK), member.name, member.size)
+    hashed = hashlib.sha256()
+    with to.open("xb") as target:
+
+        def take(data: bytes) -> None:
+            hashed.update(data)
+            target.write(data)
+
+        _pass_data(path, file, member.size, take)
+    if (found := digest.PREFIX + hashed.hexdigest()) != member.digest:
+        raise _corrupt(path, f"{member.name} has sha256 {found[:19]}, {INDEX} says {member.digest[:19]}")
+
+
+def _read_data(path: Path, file: BinaryIO, size: int) -> bytes:
+    taken = io.BytesIO()
+    _pass_data(path, file, size, taken.write)
+    return taken.getvalue()
+
+
+def _pass_data(path: Path, file: BinaryIO, size: int, take: Callable[[bytes], object]) -> None:
+    """Hand over a member's bytes, piece by piece, and read the zeros behind them."""
+    left = size
+    while left:
+        if not (data := file.read(min(PIECE, left))):
+            raise _corrupt(path, "it is cut short")
+        take(data)
+        left -= len(data)
+    rest = _padded(size) - size
+    if file.read(rest) != bytes(rest):
+        raise _corrupt(path, "it is cut short, or something lies between its files")
+
+
+def _corrupt(path: Path, found: str) -> CorruptStore:
+    return CorruptStore(f"{path}: {found}. {_AGAIN}")
