@@ -37,11 +37,12 @@ def shared() -> Path:
 def _alone(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """Keep tests out of the user's cache, and those that need what is in it from each other's way.
+    """Keep tests out of the user's cache and store, and those that need what is in it from each other's way.
 
     The latter take gigabytes and fill that cache, so one at a time of all workers. Processes get one thread, as here.
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path_factory.getbasetemp() / "store"))
     if not request.node.get_closest_marker("assets"):
         monkeypatch.setenv("AFINA_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         yield

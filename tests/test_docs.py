@@ -52,7 +52,11 @@ def test_the_readme_has_commands_and_an_example_to_check() -> None:
 @pytest.mark.parametrize(("page", "words"), AFINA, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_a_command_line_in_the_documentation_exists(page: str, words: list[str]) -> None:
     assert words[0] in COMMANDS.commands
-    context = COMMANDS.commands[words[0]].make_context(words[0], words[1:])  # fails on unknown or missing options
+    command, given = COMMANDS.commands[words[0]], words[1:]
+    context = command.make_context(words[0], given)  # fails on unknown or missing options
+    if words[0] == "store":
+        name, command, given = command.resolve_command(context, [*context._protected_args, *context.args])
+        command.make_context(name, given, parent=context)
     if words[0] == "study" and not words[1].endswith(".toml"):
         Study.load(words[1], context.params["overrides"] or [])
 
@@ -64,9 +68,8 @@ def test_commands_named_in_the_text_exist() -> None:
 
 
 def test_options_named_in_the_readme_exist() -> None:
-    options = {
-        name for command in COMMANDS.commands.values() for parameter in command.params for name in parameter.opts
-    }
+    every = [*COMMANDS.commands.values(), *COMMANDS.commands["store"].commands.values()]
+    options = {name for command in every for parameter in command.params for name in parameter.opts}
     named = set(re.findall(r"`(--[a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
     assert named
     assert named <= options
