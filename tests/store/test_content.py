@@ -116,16 +116,18 @@ print({role: part.digest for role, part in split(adapter, Path(sys.argv[2])).ite
 """
 
 
-def test_the_same_tensors_are_the_same_bytes_in_any_process_and_any_order(tmp_path: Path) -> None:
-    told = set()
-    for seed in ("1", "2"):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", IN_AN_ORDER, seed, str(tmp_path / seed)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        told.add(done.stdout)
-    assert len(told) == 1
-    assert BODY_ROLE in told.pop()
+def test_the_same_tensors_are_the_same_bytes_in_any_process_and_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", IN_AN_ORDER, "1", str(tmp_path / "1")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for seed in ("2", "3"):
+        monkeypatch.setattr(sys, "argv", ["", seed, str(tmp_path / seed)])
+        exec(IN_AN_ORDER, {})
+        assert capsys.readouterr().out == done.stdout
+    assert {BODY_ROLE, HEAD_ROLE} == {file.name for file in (tmp_path / "3").iterdir()}
 
 
 def test_one_that_was_made_in_memory_takes_nothing_from_a_directory_that_is_called_alike(

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from afina import Adapter
+from afina import Adapter, Task
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, UnknownName
 from afina.models.manifest import MANIFEST
 from afina.store.header import DTYPES, PIECE, check_finite, read_header
