@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,23 +17,15 @@ from afina import Backbone, Results, Study, assets, cli
 from afina.errors import NotFound
 from command import Command
 from fakes import sentences, write_csv
+from pages import ROOT, blocks, commands
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS: Any = typer.main.get_command(cli.app)
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
 def shell_lines() -> Iterator[tuple[str, list[str]]]:
     """(page, words) of every line in a block of shell."""
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
-                if words := shlex.split(line, comments=True):
-                    yield page.name, words
+    return ((page.name, words) for page in PAGES for words in commands(page))
 
 
 AFINA = [

@@ -25,10 +25,11 @@ from afina.models.manifest import read_manifest
 from afina.models.objectives import Classes
 from afina.models.question import GENERAL
 from afina.report.forecasts import forecast_table
+from afina.sizes import read_size
 from afina.studies.cost import MADE_UP, cost, forecast
 from afina.studies.cost import encoded as encoded_task
 from afina.studies.directory import Directory
-from afina.studies.forecast import Forecast, read_size
+from afina.studies.forecast import Forecast
 from afina.studies.prepared import loader_of, objective_of, recipe_of
 from afina.studies.spec import RunSpec, Training
 from afina.training.dry_run import Alive, dry_run

@@ -219,9 +219,10 @@ def verify(context: typer.Context, as_json: Json = False) -> None:
     store = opened(context)
     damaged = store.verify()
     if as_json:
-        _print({"ok": not damaged, "damaged": [one.as_json() for one in damaged]})
+        last = {} if damaged else {"last": store.log()[-1].hash}
+        _print({"ok": not damaged, "damaged": [one.as_json() for one in damaged], **last})
     elif not damaged:
-        print(f"store {store.address.shown}: all is as it was left.")
+        print(f"store {store.address.shown}: all is as it was left. The log's last hash is {store.log()[-1].hash}")
     else:
         for one in damaged:
             about = f" (of {', '.join(one.versions)})" if one.versions and (one.id,) != one.versions else ""

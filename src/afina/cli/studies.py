@@ -148,7 +148,7 @@ def choose(
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from afina import meter
     from afina.cli.display import Minutes
-    from afina.studies.forecast import read_size
+    from afina.sizes import read_size
     from afina.studies.recommend import recommend
 
     check_publishing(publish)

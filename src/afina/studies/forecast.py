@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from afina.sizes import read_size as read_size
-
 
 @dataclass(frozen=True)
 class Terms:

@@ -1,0 +1,126 @@
+"""Adapters in a store, used: what a study publishes, what predicts, and the story of docs/store.md."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afina import AdapterStore, Backbone, Predictor
+from command import Command
+from fakes import Runs, sentences, write_csv
+from pages import ROOT, blocks, commands
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture
+def study(gpt2: Backbone, toy: str, tmp_path: Path) -> Path:
+    content = f'name = "two"\nbackbone = "{gpt2.address}"\ntask = "{toy}"\n[train]\nmax_steps = 2\n'
+    path = tmp_path / "two.toml"
+    path.write_text(f"{content}[methods.baseline]\n[methods.lora]\n", encoding="utf-8")
+    return path
+
+
+def test_a_study_publishes_the_adapter_that_it_says_to_use(afina: Command, study: Path) -> None:
+    made = afina("study", study, "--publish", "acme/reviews", "--json").object()
+    published = made["published"]
+    (lora,) = [record for record in made["records"] if record["method"] == "lora"]
+    assert published == {"name": "acme/reviews", "version": 1, "digest": lora["digest"], "created": True}
+    version = AdapterStore().show("acme/reviews")
+    assert (version.digest, version.why and version.why.startswith("LoRA, seed 0, of two.")) == (lora["digest"], True)
+    again = afina("study", study, "--publish", "acme/reviews")
+    assert again.code == 0
+    assert "published acme/reviews@1" in again.out
+
+
+def test_what_publishing_would_end_with_is_told_before_anything_runs(afina: Command, study: Path) -> None:
+    assert "no name of an adapter" in afina("study", study, "--publish", "Acme").error
+    assert not Path("results").exists()
+
+
+def test_predict_and_evaluate_take_a_version(afina: Command, runs: Runs, toy: str) -> None:
+    where = runs.adapter("gpt2", "lora")
+    AdapterStore().publish(where, "acme/reviews", message="one")
+    AdapterStore().alias("acme/reviews@1", "production")
+    for name in ("store:acme/reviews", "store:acme/reviews@1", "store:acme/reviews@production"):
+        assert afina("predict", name, "a warm soup").lines() == afina("predict", where, "a warm soup").lines()
+    kept = afina("evaluate", "store:acme/reviews@production", "--task", toy, "--json").object()
+    plain = afina("evaluate", where, "--task", toy, "--json").object()
+    assert kept == plain | {"adapter": "store:acme/reviews@1"}
+    opened = Predictor.load(AdapterStore().adapter("acme/reviews@production"))
+    assert opened(["a warm soup"]) == Predictor.load(where)(["a warm soup"])
+
+
+def test_what_is_no_version_is_told(afina: Command, runs: Runs) -> None:
+    assert "there is none" in afina("predict", "store:acme/reviews", "x").error
+    AdapterStore().publish(runs.adapter("gpt2", "lora"), "acme/reviews", message="one")
+    assert "Did you mean acme/reviews?" in afina("predict", "store:acme/review", "x").error
+    assert "no name of an adapter" in afina("predict", "store:reviews", "x").error
+    assert "no such alias" in afina("predict", "store:acme/reviews@production", "x").error
+    assert "--method cannot choose there" in afina("predict", "store:acme/reviews", "x", "--method", "lora").error
+
+
+PAGE = ROOT / "docs" / "store.md"
+
+
+@pytest.mark.slow
+def test_the_story_goes_as_it_is_told(afina: Command, gpt2: Backbone, tmp_path: Path) -> None:
+    """The commands of the story in their order, on a tiny model that learns in some steps, and invented reviews."""
+    invented = [(text, ("negative", "positive")[label]) for text, label in sentences(400)]
+    parts = {"january": invented[:60], "february": invented[60:160], "films": invented[60:120]}
+    swapped = [(text, "positive" if label == "negative" else "negative") for text, label in invented[160:260]]
+    for name, rows in {**parts, "march": swapped, "checked": invented[260:]}.items():
+        write_csv(Path(f"{name}.csv"), rows)
+    text = PAGE.read_text(encoding="utf-8")
+    story = text[text.index("## A story") : text.index("## What a version holds")]
+    Path("verify_audit.py").write_text(blocks(PAGE, "python")[0], encoding="utf-8")
+    told = {}
+    for words in commands(story):
+        if words[0] == "python":
+            done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=True)
+            assert done.stdout.startswith(f"{told['store export-audit']} entries")
+            continue
+        short = ("--backbone", gpt2.address, "--method", "full", "--set", "max_steps=60", "--set", "learning_rate=5e-3")
+        tiny = {"train": short}.get(words[1], ())
+        json_too = ("--json",) if words[1] == "store" else ()
+        answer = afina(*words[1:], *tiny, *json_too)
+        assert answer.code == 0, (words, answer.err)
+        made = json.loads(answer.out) if json_too else None
+        key = " ".join(words[1:3])
+        told[key] = made["entries"] if key == "store export-audit" else made
+        if key == "store diff" and "acme/reviews@3" in words:
+            assert made["flips"]["verdict"] == "worse"
+            assert made["flips"]["flipped"] > 0
+    assert told["store rollback"] == {"name": "acme/reviews", "alias": "production", "from": 3, "to": 2}
+    assert told["store verify"]["ok"]
+    (left,) = AdapterStore().list()
+    assert (left.name, left.aliases) == ("acme/reviews", {"production": 2})
+
+
+def test_the_script_of_the_page_has_thirty_lines_at_most_and_finds_what_was_changed(runs: Runs, tmp_path: Path) -> None:
+    (script, *_) = blocks(PAGE, "python")
+    assert len(script.splitlines()) <= 30
+    store = AdapterStore()
+    store.publish(runs.adapter("gpt2", "lora"), "acme/reviews", message="one")
+    store.alias("acme/reviews", "production")
+    log, program = tmp_path / "audit.jsonl", tmp_path / "verify_audit.py"
+    store.export_audit(log)
+    program.write_text(script, encoding="utf-8")
+
+    def verified() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-I", program, log], capture_output=True, text=True)
+
+    assert verified().stdout == f"3 entries, the last {store.log()[-1].hash}\n"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    for changed in (lines[1:], [lines[0], lines[2]], [lines[0], lines[2], lines[1]]):
+        log.write_text("".join(changed), encoding="utf-8")
+        assert verified().returncode == 1
+    log.write_text("".join(lines).replace('"version":1', '"version":2'), encoding="utf-8")
+    assert "entry 2" in verified().stderr
