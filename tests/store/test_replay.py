@@ -24,7 +24,8 @@ from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, Wrong
 from afina.inference import evaluation, probes
 from afina.stats.comparison import compare
 from afina.store import replay
-from afina.store.replay import Flips, flips
+from afina.store.flips import Flips
+from afina.store.replay import flips
 from afina.studies import floors
 from fakes import Backbones, Runs, sentences, write_csv
 

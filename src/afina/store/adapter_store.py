@@ -24,7 +24,8 @@ from afina.store.version import Blob, Moved, Published, Removed, Version
 
 if TYPE_CHECKING:
     from afina.store.difference import Difference
-    from afina.store.replay import Check, Flips
+    from afina.store.flips import Flips
+    from afina.store.replay import Check
 
 PRODUCTION = "production"
 

@@ -1,0 +1,160 @@
+"""Which answers of two adapters flip on the same texts, and whether the second is better. Knows answers, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from afina.data.kinds import CLASSES, NUMBER
+from afina.data.labelled import Labelled
+from afina.data.split import Split
+from afina.stats.answered import Answered
+from afina.stats.comparison import Comparison, compare
+from afina.stats.metrics import Metric
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A text whose answer has changed.
+
+    index  of the text among all, from 0
+    label, before, after  names; several of a text in a tuple; numbers
+    """
+
+    index: int
+    text: str
+    pair: str | None
+    label: Any
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What two adapters, a first and a second, answer on the same texts.
+
+    names       how sentences call them
+    metric      by which they are compared;  figures  the first's and the second's
+    flipped     examples with another answer, of which `right_to_wrong`, `wrong_to_right` and `wrong_to_wrong` are told;
+                right is what has every label right. None for numbers, for which there is instead
+    mean_change mean absolute change of the answers, in the unit of the targets
+    comparison  the second with the first: its difference is the second's metric less the first's, and its verdict says
+                what the second is
+    rows        some of the flips, those that were right and are wrong first; of numbers the largest changes
+    """
+
+    names: tuple[str, str]
+    kind: str
+    metric: str
+    figures: tuple[float, float]
+    examples: int
+    flipped: int | None
+    right_to_wrong: int | None
+    wrong_to_right: int | None
+    wrong_to_wrong: int | None
+    mean_change: float | None
+    comparison: Comparison
+    rows: tuple[Flip, ...]
+
+    @property
+    def verdict(self) -> str:
+        """What the second is against the first: better, worse, equivalent or undecided."""
+        return self.comparison.verdict
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence, and a second: see `Comparison.words`."""
+        return self.comparison.words
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values; an end of the interval that is at no number is None."""
+        made, compared = self.comparison, ("difference", "p", "margin", "level", "verdict", "words")
+        ends = (made.interval.low, made.interval.high)
+        counts = ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "mean_change")
+        return {
+            **{key: getattr(self, key) for key in ("kind", "metric", "examples", *counts)},
+            "names": list(self.names),
+            "figures": list(self.figures),
+            **{key: getattr(made, key) for key in compared},
+            "interval": [end if isfinite(end) else None for end in ends],
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def compared(
+    one: Answered, other: Answered, texts: Labelled, kind: str, headline: Metric, names: tuple[str, str], most: int
+) -> Flips:
+    """Of what a first and a second adapter answer on the same texts.
+
+    headline  by which they are compared, see `afina.models.objective.metric_for`
+    most      flips that are told with their text
+    """
+    called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
+    assert headline.values is not None  # or `metric_for` had refused it
+    values = {called[1]: headline.values(other), called[0]: headline.values(one)}
+    margin = headline.margin(texts.split.labels)
+    return Flips(
+        names=called,
+        kind=kind,
+        metric=headline.name,
+        figures=(headline.value(one), headline.value(other)),
+        examples=len(texts.split),
+        **_changes(one, other, kind),
+        comparison=compare(values, metric=headline, margin=margin)[0],
+        rows=tuple(_rows(one, other, texts, kind, most)),
+    )
+
+
+def _right(answered: Answered) -> np.ndarray:
+    """Whether every label is, bool [N]."""
+    return _by_row(answered.answers == answered.targets, np.all)
+
+
+def _flipped(first: Answered, second: Answered) -> np.ndarray:
+    return _by_row(first.answers != second.answers, np.any)
+
+
+def _by_row(table: np.ndarray, joined: Callable[..., np.ndarray]) -> np.ndarray:
+    return joined(table, axis=1) if table.ndim == 2 else table
+
+
+def _changes(first: Answered, second: Answered, kind: str) -> dict[str, Any]:
+    if kind == NUMBER:
+        counts = dict.fromkeys(("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"))
+        return {**counts, "mean_change": float(np.abs(second.answers - first.answers).mean())}
+    before, after, flipped = _right(first), _right(second), _flipped(first, second)
+    return {
+        "flipped": int(flipped.sum()),
+        "right_to_wrong": int((before & ~after).sum()),
+        "wrong_to_right": int((~before & after).sum()),
+        "wrong_to_wrong": int((flipped & ~before & ~after).sum()),
+        "mean_change": None,
+    }
+
+
+def _rows(first: Answered, second: Answered, texts: Labelled, kind: str, most: int) -> Iterator[Flip]:
+    if kind == NUMBER:
+        size = np.abs(second.answers - first.answers)
+        chosen = [index for index in np.argsort(-size, kind="stable") if size[index] > 0]
+    else:
+        lost = _right(first) & ~_right(second)
+        chosen = sorted(np.flatnonzero(_flipped(first, second)), key=lambda index: (not lost[index], index))
+    split: Split = texts.split
+    for index in map(int, chosen[:most]):
+        label, before, after = (
+            _told(found[index], texts.label_names, kind) for found in (split.labels, first.answers, second.answers)
+        )
+        pair = None if split.pairs is None else split.pairs[index]
+        yield Flip(index, split.texts[index], pair, label, before, after)
+
+
+def _told(value: Any, label_names: tuple[str, ...], kind: str) -> Any:
+    if kind == CLASSES:
+        return label_names[int(value)]
+    if kind == NUMBER:
+        return float(value)
+    return tuple(name for name, has in zip(label_names, value, strict=True) if has)
