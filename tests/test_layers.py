@@ -65,9 +65,9 @@ LAYERS = {
     "inference": ("predictor", "probes calibration", "evaluation asking"),
     "store": (
         "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "content admission migrate",
-        "database log leases",
-        "clients",
+        "content admission migrate sqlite",
+        "database log",
+        "leases clients",
         "catalog",
         "publishing aliases removing verify",
         "adapter_store",

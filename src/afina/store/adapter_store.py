@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert, select
 
 from afina import atomic, digest
 from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import address, aliases, catalog, clients, log, publishing, removing, steps
+from afina.store import address, aliases, catalog, clients, leases, log, publishing, removing, steps
 from afina.store.address import Address
 from afina.store.aliases import ANY
 from afina.store.blobs import Blobs, open_blobs
@@ -142,6 +142,11 @@ class AdapterStore:
 
     @contextmanager
     def _files(self, version: Version) -> Iterator[Mapping[str, Path]]:
+        if (stated := str(version.manifest.get("digest"))) != version.digest:
+            raise CorruptStore(
+                f"store:{version}: it has digest {version.digest[:19]}, its manifest is of {stated[:19]}: one of them "
+                "was changed. `afina store verify` says what else is damaged."
+            )
         with self._database.reading() as connection:
             wanted = [blob.digest for blob in version.parts.values()]
             rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
@@ -151,6 +156,11 @@ class AdapterStore:
             for role, blob in version.parts.items():
                 if blob.digest not in places:
                     raise NotFound(f"{version}: it was removed while it was read.")
+                if not leases.is_place(places[blob.digest], blob.digest):
+                    raise CorruptStore(
+                        f"store:{version}: its {role} is said to be in {places[blob.digest]!r:.80}, no file of its "
+                        "own. `afina store verify` says what else is damaged."
+                    )
                 files[role] = stack.enter_context(self._blobs.file(places[blob.digest]))
                 if (found := digest.of_file(files[role])) != blob.digest:
                     raise CorruptStore(
@@ -255,7 +265,8 @@ class AdapterStore:
         with self._database.writing() as connection:
             place, number = catalog.resolve(connection, Reference.parse(str(version)))
             details = {"version": number, "digest": version.digest, **found.as_json()}
-            log.append(connection, "check", {**place.payload, **details}, place.said(self.who))
+            problem = details.pop("problem", None)  # it may name the client, so it is among what an erasure takes
+            log.append(connection, "check", {**place.payload, **details}, place.said(self.who, problem))
         return found
 
     def size(self) -> int:

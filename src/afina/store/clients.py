@@ -33,9 +33,9 @@ class Place(NamedTuple):
         """What entries about this name are found by."""
         return log.subject(**self.payload)
 
-    def said(self, who: str | None, why: str | None = None) -> Said:
-        """Who does something about it, and why."""
-        return Said(self.client, self.salt, who, why)
+    def said(self, who: str | None, why: str | None = None, source: str | None = None) -> Said:
+        """Who does something about it, why, and from where."""
+        return Said(self.client, self.salt, who, why, source)
 
     def hashed(self, text: str) -> str:
         """What the log says instead of a text."""

@@ -63,15 +63,16 @@ def publish(
             if found is not None:
                 return found
             holder, places = leases.acquire(connection, parts.blobs)
-        steps.reached("publish: leased")
-        _put(blobs, parts, places)
-        steps.reached("publish: put")
-        with database.writing() as connection:
-            if leases.release(connection, holder, places):
-                made = _make(connection, name, parts, who, why, source)
-                steps.reached("publish: in the transaction")
-            else:
-                made = None
+        with leases.given_back(database, holder):
+            steps.reached("publish: leased")
+            _put(blobs, parts, places)
+            steps.reached("publish: put")
+            with database.writing() as connection:
+                if leases.release(connection, holder, places):
+                    made = _make(connection, name, parts, who, why, source)
+                    steps.reached("publish: in the transaction")
+                else:
+                    made = None
         if made is not None:
             steps.reached("publish: committed")
             return made
@@ -105,9 +106,8 @@ def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why
             "digest": parts.digest,
             "manifest": place.hashed(digest.of_bytes(text.encode())),
             "parts": {role: blob._asdict() for role, blob in sorted(parts.blobs.items())},
-            **({"source": source} if source else {}),
         },
-        place.said(who, why),
+        place.said(who, why, source),
     )
     row = {
         "name": place.id,
