@@ -86,10 +86,12 @@ class AdapterStore:
     def _blobs(self) -> Blobs:
         with self._database.reading() as connection:
             said = connection.execute(select(STORE.c.blobs)).scalar()
+            if not isinstance(said, str):
+                raise TypeError(f"found {said!r:.40}, expected where the bytes are")
         beside = self.address.directory
         if not said and beside is not None:
             return open_blobs(str(beside / address.BLOBS))
-        return open_blobs(said or "")
+        return open_blobs(said)
 
     def publish(
         self, adapter: str | Path, name: str, *, message: str, who: str | None = None, source: str | None = None

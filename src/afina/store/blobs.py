@@ -33,11 +33,11 @@ class Blobs(ABC):
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
-        """An empty directory to make files in, which `put` takes from there; it is gone after the block."""
+        """An empty directory to make files in, for `put`; it is gone after the block."""
 
     @abstractmethod
     def put(self, place: str, file: Path) -> None:
-        """Keep the content of `file`, durable when it returns; whole or not at all. `file` may be gone afterwards.
+        """Keep the content of `file`, durable when it returns; whole or not at all. `file` stays, for it may have to be put again.
 
         What lies at the place already has the same content. Raises CannotWrite, NotFound where nothing answers.
         """
@@ -70,7 +70,7 @@ class LocalBlobs(Blobs):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Beside the blobs, so that `put` renames."""
+        """Beside the blobs, so that `put` copies nothing."""
         with atomic.writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=atomic.TEMPORARY, dir=self.root))
@@ -80,10 +80,13 @@ class LocalBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """See `Blobs`; renamed."""
+        """See `Blobs`; another name of the file, where the file system gives one, for what is in `scratch` costs once."""
         target = self._path(place)
         with atomic.replacing(target) as fresh:
-            file.rename(fresh)
+            try:
+                os.link(file, fresh)
+            except OSError:
+                shutil.copyfile(file, fresh)
             fresh.chmod(0o444)
 
     def size(self, place: str) -> int | None:
