@@ -37,9 +37,10 @@ class Blobs(ABC):
 
     @abstractmethod
     def put(self, place: str, file: Path) -> None:
-        """Keep the content of `file`, durable when it returns; whole or not at all. `file` stays, for it may have to be put again.
+        """Keep the content of `file`, durable when it returns; whole or not at all.
 
-        What lies at the place already has the same content. Raises CannotWrite, NotFound where nothing answers.
+        `file` stays, for it may have to be put again; nobody writes to it after. What lies at the place already has the
+        same content. Raises CannotWrite, NotFound where nothing answers.
         """
 
     @abstractmethod
@@ -80,7 +81,7 @@ class LocalBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """See `Blobs`; another name of the file, where the file system gives one, for what is in `scratch` costs once."""
+        """See `Blobs`; where the file system can, another name of the same bytes, which nobody writes to again."""
         target = self._path(place)
         with atomic.replacing(target) as fresh:
             try:

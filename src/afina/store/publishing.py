@@ -62,6 +62,7 @@ def publish(
             found = there(connection, name, parts.digest)
             if found is not None:
                 return found
+            clients.refuse_erasing(connection, name)
             holder, places = leases.acquire(connection, parts.blobs)
         with leases.given_back(database, holder):
             steps.reached("publish: leased")

@@ -22,12 +22,15 @@ _SETTINGS = (
 _ALONE = ("locking_mode = EXCLUSIVE",)
 """Then SQLite needs no shared memory."""
 
+_WITHOUT_LOCKS = "win32-none" if os.name == "nt" else "unix-none"
+"""A lock for writing is nothing that a file gives which is opened to be read."""
+
 
 def engine(path: Path, patience: float) -> Engine:
     """For connections to the file, each of its own, which wait so many seconds for others."""
     path = path.absolute()
     mode = _mode(path)
-    settings = _SETTINGS if mode == "mode=rw" else _ALONE if "nolock" in mode else ()
+    settings = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
     made = create_engine(
         f"sqlite:///file:{quote(str(path))}?{mode}&uri=true",
         poolclass=NullPool,
@@ -63,7 +66,7 @@ def _mode(path: Path) -> str:
         return "mode=ro&immutable=1"
     # SQLite reads a write-ahead log by an index in shared memory, a file that it cannot make where it may not write.
     # Where there is none, nobody writes either: then it keeps the index to itself (`_ALONE`), without locks.
-    return "mode=ro" if os.path.exists(f"{path}-shm") else "mode=ro&nolock=1"
+    return "mode=ro" if os.path.exists(f"{path}-shm") else f"mode=ro&vfs={_WITHOUT_LOCKS}"
 
 
 def _set_up(connection: DBAPIConnection, settings: tuple[str, ...]) -> None:
