@@ -54,7 +54,7 @@ print(before)
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("done")
-    store = AdapterStore(root / "store", who="ada")
+    store = AdapterStore(root / "store", who="ludwig")
     store.publish(adapter(root / "one"), "acme/reviews", message="Zoë’s first – naïve, 日本")
     store.publish(adapter(root / "two", 0, 1), "acme/reviews", message="second")
     store.alias("acme/reviews@1")
@@ -70,7 +70,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def filled(done: Path, tmp_path: Path) -> AdapterStore:
     """A copy, in which anything may be changed."""
-    return AdapterStore(shutil.copytree(done, tmp_path / "filled"), who="ada")
+    return AdapterStore(shutil.copytree(done, tmp_path / "filled"), who="ludwig")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_each_entry_is_hashed_over_the_one_before(filled: AdapterStore) -> None:
 
 def test_the_log_says_of_no_client_person_or_reason_what_it_is(filled: AdapterStore) -> None:
     said = json.dumps([entry.as_json() for entry in filled.log()], ensure_ascii=False)
-    for word in ("acme", "bolt", "ada", "naïve", "better", "not needed", "asked to", "somewhere", "invented"):
+    for word in ("acme", "bolt", "ludwig", "naïve", "better", "not needed", "asked to", "somewhere", "invented"):
         assert word not in said
     assert "reviews" in said  # the task is, in clear
 
