@@ -162,7 +162,7 @@ def named(table: str, said: str) -> bool:
     kinds = {
         "store": "database|log|blob",
         "clients": "client",
-        "names": "client",
+        "names": "client|version",  # whose names are another's now
         "versions": "version|manifest|client",
         "blobs": "blob",
         "parts": "version|blob",
