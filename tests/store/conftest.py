@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from processes import Crew
 from proxy import Proxy
 from services import S3, Postgres, moto_is_there, postgres_programs
+
+from afina.store.adapter_store import AdapterStore
+from stores import adapter
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +61,20 @@ def crew(_crew: Crew) -> Iterator[Crew]:
     """Starts processes: `crew.start(function, count, *arguments)`. None outlives the test."""
     yield _crew
     _crew.kill_all()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    """One that is not there yet."""
+    return AdapterStore(tmp_path / "store", who="ada")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., Path]:
+    """The directory of an adapter with that body and head, made when first asked for."""
+
+    def make(body: int = 0, head: int = 0) -> Path:
+        path = tmp_path / f"adapter-{body}-{head}"
+        return path if path.exists() else adapter(path, body, head)
+
+    return make

@@ -84,11 +84,19 @@ class AdapterStore(Reader):
         self._database.demand()
 
     def publish(
-        self, adapter: str | Path, name: str, *, message: str, who: str | None = None, links: bool = False
+        self,
+        adapter: str | Path,
+        name: str,
+        *,
+        message: str,
+        who: str | None = None,
+        source: str | None = None,
+        links: bool = False,
     ) -> Published:
         """Keep the adapter in a directory as the next version of a name; the version that it already is, if it is one.
 
         message  why, in some words: for whoever looks at it later
+        source   where it comes from, if not from a run
         links    whether its files may be links, as in the cache of the Hub
         Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest.
         """
@@ -112,7 +120,7 @@ class AdapterStore(Reader):
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
             parts = Parts(manifest, files, held)
             by = who or self.who
-            return publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why)
+            return publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
 
     def alias(
         self,
@@ -201,7 +209,8 @@ class AdapterStore(Reader):
         with self._database.writing() as connection:
             place, number = catalog.resolve(connection, Reference.parse(str(version)))
             details = {"version": number, "digest": version.digest, **found.as_json()}
-            log.append(connection, "check", {**place.payload, **details}, place.said(self.who))
+            problem = details.pop("problem", None)  # it may name the client, so it is among what an erasure takes
+            log.append(connection, "check", {**place.payload, **details}, place.said(self.who, problem))
         return found
 
 

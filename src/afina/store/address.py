@@ -50,11 +50,16 @@ class Address:
                 f"`store` {_without_password(written)[:80]!r}: no address of a store. Expected a directory, or "
                 "postgresql://USER:PASSWORD@HOST/DATABASE."
             )
-        path = Path(written).expanduser()
+        try:
+            path = Path(written).expanduser()
+        except RuntimeError:
+            raise InvalidName(
+                f"`store` {written[:80]!r}: there is no user of that name. Expected a directory."
+            ) from None
         return cls(path, str(path / DATABASE), str(path))
 
 
 def _without_password(url: str) -> str:
     """`user:secret@host/db?password=secret` without the secrets."""
-    hidden = re.sub(r"^((?:[^/@]*://)?[^:/@]*):[^/]*@", r"\1:***@", url)
+    hidden = re.sub(r"^((?:[^/@]*://)?[^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"(password|sslpassword)=[^&]*", r"\1=***", hidden, flags=re.IGNORECASE)

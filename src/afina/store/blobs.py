@@ -6,6 +6,7 @@ removed and is needed again comes back under another word, so that whoever is la
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -32,13 +33,14 @@ class Blobs(ABC):
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
-        """An empty directory to make files in, which `put` takes from there; it is gone after the block."""
+        """An empty directory to make files in, for `put`; it is gone after the block."""
 
     @abstractmethod
     def put(self, place: str, file: Path) -> None:
-        """Keep the content of `file`, durable when it returns; whole or not at all. `file` may be gone afterwards.
+        """Keep the content of `file`, durable when it returns; whole or not at all.
 
-        What lies at the place already has the same content. Raises CannotWrite, NotFound where nothing answers.
+        `file` stays, for it may have to be put again; nobody writes to it after. What lies at the place already has the
+        same content. Raises CannotWrite, NotFound where nothing answers.
         """
 
     @abstractmethod
@@ -90,7 +92,7 @@ class LocalBlobs(Blobs):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Beside the blobs, so that `put` renames."""
+        """Beside the blobs, so that `put` copies nothing."""
         with atomic.writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=atomic.TEMPORARY, dir=self.root))
@@ -100,10 +102,13 @@ class LocalBlobs(Blobs):
             shutil.rmtree(made, ignore_errors=True)
 
     def put(self, place: str, file: Path) -> None:
-        """See `Blobs`; renamed."""
+        """See `Blobs`; where the file system can, another name of the same bytes, which nobody writes to again."""
         target = self._path(place)
         with atomic.replacing(target) as fresh:
-            file.rename(fresh)
+            try:
+                os.link(file, fresh)
+            except OSError:
+                shutil.copyfile(file, fresh)
             fresh.chmod(0o444)
         with atomic.writing(target):
             # The directory of these two digits may be new, made by this process or by another just now.

@@ -16,8 +16,8 @@ from afina.store.names import Name, Reference
 from afina.store.tables import ALIASES, BLOBS, CLIENTS, DELETED, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
 from afina.store.version import Blob, Happened, Listed, Version
 
-CHECKED = ("passed", "difference", "tolerance", "problem")
-"""What an entry of a check has of its outcome."""
+CHECKED = ("passed", "difference", "tolerance")
+"""What an entry of a check has of its outcome; its problem, if any, is why it did not pass."""
 
 
 def listed(connection: Connection, client: str | None = None) -> list[Listed]:
@@ -26,7 +26,7 @@ def listed(connection: Connection, client: str | None = None) -> list[Listed]:
     named = named.where(CLIENTS.c.state == LIVE)
     if client is not None:
         named = named.where(CLIENTS.c.name == client)
-    names = {row.id: f"{row.client}/{row.task}" for row in connection.execute(named)}
+    names = {row.id: f"{_text(row.client)}/{_text(row.task)}" for row in connection.execute(named)}
     newest = (
         select(VERSIONS.c.name, func.max(VERSIONS.c.number).label("number"), func.count().label("versions"))
         .where(VERSIONS.c.state == LIVE)
@@ -38,10 +38,16 @@ def listed(connection: Connection, client: str | None = None) -> list[Listed]:
     )
     aliases: dict[int, dict[str, int]] = {}
     for row in connection.execute(select(ALIASES).order_by(ALIASES.c.alias)):
-        aliases.setdefault(row.name, {})[row.alias] = row.number
+        aliases.setdefault(row.name, {})[_text(row.alias)] = _whole(row.number)
     made = [
         Listed(
-            names[row.name], row.versions, row.number, row.digest, row.method, row.created, aliases.get(row.name, {})
+            names[row.name],
+            row.versions,
+            _whole(row.number),
+            _text(row.digest),
+            _words(row.method),
+            _text(row.created),
+            aliases.get(row.name, {}),
         )
         for row in connection.execute(asked)
         if row.name in names
@@ -81,7 +87,24 @@ def _there(what: str, found: Iterable[str]) -> str:
 def aliases_of(connection: Connection, place: Place) -> dict[str, int]:
     """By alias, the version that it points to."""
     rows = connection.execute(select(ALIASES).where(ALIASES.c.name == place.id).order_by(ALIASES.c.alias))
-    return {row.alias: row.number for row in rows}
+    return {_text(row.alias): _whole(row.number) for row in rows}
+
+
+def _text(value: object) -> str:
+    """SQLite keeps anything in any column; what is no text there was not written by a store."""
+    if not isinstance(value, str):
+        raise TypeError(f"found {value!r:.40}, expected text")
+    return value
+
+
+def _words(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"found {value!r:.40}, expected a whole number")
+    return value
 
 
 def version(connection: Connection, place: Place, number: int) -> Version:
@@ -115,12 +138,12 @@ def _made(
 ) -> Version:
     return Version(
         name=str(place.name),
-        number=row.number,
-        digest=row.digest,
-        created=row.created,
-        who=row.who,
-        why=row.why,
-        manifest=json.loads(row.manifest) if row.manifest else {},
+        number=_whole(row.number),
+        digest=_text(row.digest),
+        created=_text(row.created),
+        who=_words(row.who),
+        why=_words(row.why),
+        manifest=dict(json.loads(row.manifest)) if row.manifest else {},
         parts=parts,
         aliases=tuple(pointing.get(row.number, ())),
         checked=checked.get(row.number),
@@ -138,29 +161,37 @@ def _parts(connection: Connection, place: Place) -> dict[int, dict[str, Blob]]:
     )
     found: dict[int, dict[str, Blob]] = {}
     for row in connection.execute(asked):
-        found.setdefault(row.version, {})[row.role] = Blob(row.digest, row.size)
+        found.setdefault(row.version, {})[_text(row.role)] = Blob(_text(row.digest), _whole(row.size))
     return found
 
 
 def checks(connection: Connection, place: Place) -> dict[int, dict[str, Any]]:
     """By version, the outcome of its latest recorded check, and when that was."""
+    said = _said(connection, place)
     found = {}
     for entry in log.entries(connection, ("check",), place.subject):
         outcome = {key: entry.payload[key] for key in CHECKED if key in entry.payload}
-        found[entry.payload["version"]] = {**outcome, "time": entry.time}
+        problem = said[entry.seq].why if entry.seq in said else None
+        found[entry.payload["version"]] = {**outcome, "problem": problem, "time": entry.time}
     return found
+
+
+def _said(connection: Connection, place: Place) -> dict[int, Row[Any]]:
+    asked = select(SAID).join(LOG, LOG.c.seq == SAID.c.seq).where(LOG.c.subject == place.subject)
+    return {row.seq: row for row in connection.execute(asked)}
 
 
 def happened(connection: Connection, place: Place, events: tuple[str, ...] = ()) -> list[Happened]:
     """All that was done about a name, in order."""
-    who = select(SAID).join(LOG, LOG.c.seq == SAID.c.seq).where(LOG.c.subject == place.subject)
-    said = {row.seq: row for row in connection.execute(who)}
-    hidden = {"client", "task", "who", "why", "manifest"}
+    said = _said(connection, place)
+    hidden = {"client", "task", "who", "why", "source", "manifest"}
     made = []
     for entry in log.entries(connection, events, place.subject):
         row = said.get(entry.seq)
-        words = (row.who, row.why) if row else (None, None)
+        words = (_words(row.who), _words(row.why)) if row else (None, None)
         shown = {key: value for key, value in entry.payload.items() if key not in hidden}
+        if row and row.source is not None:
+            shown["source"] = _text(row.source)
         one = Happened(entry.seq, entry.time, entry.event, shown, *words)
         made.append(one)
     return made

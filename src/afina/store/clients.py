@@ -33,9 +33,9 @@ class Place(NamedTuple):
         """What entries about this name are found by."""
         return log.subject(**self.payload)
 
-    def said(self, who: str | None, why: str | None = None) -> Said:
-        """Who does something about it, and why."""
-        return Said(self.client, self.salt, who, why)
+    def said(self, who: str | None, why: str | None = None, source: str | None = None) -> Said:
+        """Who does something about it, why, and from where."""
+        return Said(self.client, self.salt, who, why, source)
 
     def hashed(self, text: str) -> str:
         """What the log says instead of a text."""
@@ -52,12 +52,11 @@ def find(connection: Connection, name: Name) -> Place:
 
 def find_or_make(connection: Connection, name: Name) -> Place:
     """In a transaction of a writer. Raises Refused while the client is being erased."""
+    refuse_erasing(connection, name)
     found = look(connection, name)
     if found is not None:
         return found
     row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == name.client)).one_or_none()
-    if row is not None and row.state != LIVE:
-        raise Refused(f"client {name.client}: is being erased. Finish that first: afina store erase {name.client}.")
     if row is None:
         fresh = {"name": name.client, "salt": secrets.token_hex(32), "state": LIVE}
         client, salt = made_key(connection.execute(insert(CLIENTS), fresh)), fresh["salt"]
@@ -65,6 +64,13 @@ def find_or_make(connection: Connection, name: Name) -> Place:
         client, salt = row.id, row.salt
     made = made_key(connection.execute(insert(NAMES), {"client": client, "task": name.task}))
     return Place(name, made, client, salt)
+
+
+def refuse_erasing(connection: Connection, name: Name) -> None:
+    """Raise Refused while the client is being erased: nothing of it may come in meanwhile."""
+    states = connection.execute(select(CLIENTS.c.state).where(CLIENTS.c.name == name.client)).scalars()
+    if any(state != LIVE for state in states):
+        raise Refused(f"client {name.client}: is being erased. Finish that first: afina store erase {name.client}.")
 
 
 def made_key(inserted: CursorResult[Any]) -> int:

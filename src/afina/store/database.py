@@ -6,22 +6,20 @@ its commit. So version numbers have no gaps, the log is one chain, and aliases a
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from afina import atomic
 from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, NotFound, Refused
+from afina.store import sqlite
 from afina.store.address import Address
 from afina.store.tables import STORE
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 FORMAT = "0001"
 """The newest of `migrations`."""
@@ -61,48 +59,51 @@ class Database:
                     f"store {self.address.shown}: not readable as an address. Expected "
                     "postgresql://USER:PASSWORD@HOST/DATABASE."
                 ) from None
-        path = Path(self.address.url).absolute()
-        made = create_engine(
-            f"sqlite:///file:{_quoted(path)}?{self._mode(path)}&uri=true",
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": self.patience},
-        )
-        event.listen(made, "connect", _set_up if self._may_write(path) else _leave_as_is)
-        return made
-
-    @staticmethod
-    def _may_write(path: Path) -> bool:
-        return os.access(path.parent, os.W_OK) or not path.exists()
-
-    def _mode(self, path: Path) -> str:
-        if self._may_write(path):
-            return "mode=rw"
-        log = path.with_name(f"{path.name}-wal")
-        # SQLite opens no write-ahead log where it may not write; without one, the file is all there is
-        return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+        return sqlite.engine(Path(self.address.url), self.patience)
 
     def exists(self) -> bool:
         """Whether there is a store. Raises NotFound where nothing answers, CorruptStore."""
         if self._ready:
             return True
-        if self.is_file and not Path(self.address.url).exists():
-            return False
+        if self.is_file and not self._is_there():
+            return self._missing()
         with self._connected() as connection:
-            if not inspect(connection).has_table("alembic_version"):
-                return False
+            tables = inspect(connection)
+            if not tables.has_table("alembic_version"):
+                if tables.has_table("store"):
+                    raise CorruptStore(self._damaged("its format is not stated"))
+                return self._missing()
             found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        if found is None:
-            return False
+        if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
+            raise CorruptStore(self._damaged(f"its format is {found!r}, expected four digits"))
+        if found > FORMAT:
+            raise Refused(
+                f"store {self.address.shown}: made by a later afina (format {found}, this one knows {FORMAT}). "
+                "Install that."
+            )
         if found != FORMAT:
-            if found > FORMAT:
-                raise Refused(
-                    f"store {self.address.shown}: made by a later afina (format {found}, this one knows {FORMAT}). "
-                    "Install that."
-                )
             self._migrate(lambda connection: None)
         self._ready = True
         return True
+
+    def _is_there(self) -> bool:
+        try:
+            return sqlite.is_there(Path(self.address.url))
+        except OSError as error:
+            raise NotFound(f"store {self.address.shown}: cannot be looked at ({atomic.reason(error)}).") from None
+
+    def _missing(self) -> bool:
+        """False; or an error, where a file of a database is not there and blobs are."""
+        if self.is_file and sqlite.bereft(Path(self.address.url)):
+            raise CorruptStore(self._damaged("it is missing or empty, and there are blobs"))
+        return False
+
+    def _damaged(self, problem: str) -> str:
+        where = self.address.url if self.is_file else "it"
+        return (
+            f"store {self.address.shown}: its database is damaged ({problem}). Restore {where} from a backup; the "
+            "blobs are as they were."
+        )
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
         """Make the store, with what `first` puts there; false where another process was faster."""
@@ -145,7 +146,7 @@ class Database:
         Raises NotFound where there is no store, Busy where others do not come to an end, CannotWrite.
         """
         self.demand()
-        if self.is_file and not self._may_write(Path(self.address.url)):
+        if self.is_file and not sqlite.may_write(Path(self.address.url)):
             raise CannotWrite(self.address.shown, "read-only file system or directory")
         begin = "BEGIN IMMEDIATE" if self.is_file else "BEGIN"
         with self._transaction(begin) as connection:
@@ -164,15 +165,15 @@ class Database:
         """Give up the pages that hold what was deleted, so that its bytes are in no file of the database."""
         with self._connected() as connection:
             connection.execute(text("VACUUM"))
-            if self.is_file:
-                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+            if self.is_file and connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]:
+                raise self._busy("read")
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong with its file; PostgreSQL looks after its own."""
         if not self.is_file:
             return []
         with self._connected() as connection:
-            found = [str(row[0]) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
+            found = [" ".join(str(row[0]).split()) for row in connection.execute(text("PRAGMA integrity_check(20)"))]
             loose = [f"a row of {row[0]} refers to none of {row[2]}" for row in connection.execute(_LOOSE)]
         return [problem for problem in found if problem != "ok"] + loose
 
@@ -197,24 +198,30 @@ class Database:
                 yield connection
         except DBAPIError as error:
             raise self._in_words(error) from None
+        except _UNEXPECTED as error:
+            problem = f"a row is not as it was written: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
+            raise CorruptStore(f"{self._damaged(problem)} `afina store verify` says what it is about.") from error
 
     def _in_words(self, error: DBAPIError) -> AfinaError:
         where, said = f"store {self.address.shown}", " ".join(str(error.orig).split())[:200]
         lowered = said.lower()
         if "locked" in lowered or "lock timeout" in lowered or "busy" in lowered:
-            return Busy(f"{where}: others write to it, and did not end within {self.patience:g} seconds. Try again.")
+            return self._busy("write to")
         if any(word in lowered for word in ("disk is full", "full", "i/o error", "readonly", "read-only", "no space")):
             return CannotWrite(where, said)
         if any(word in lowered for word in ("malformed", "not a database", "corrupt", "no such", "does not exist")):
             if self.is_file:
-                return CorruptStore(
-                    f"{where}: its database is damaged ({said}). Restore {self.address.url} from a backup; the blobs "
-                    "beside it are as they were."
-                )
+                return CorruptStore(self._damaged(said))
             return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
+        if "unable to open" in lowered:
+            return NotFound(f"{where}: {self.address.url} cannot be opened. It has to be a file that you may read.")
         if self.is_file:
-            return CorruptStore(f"{where}: its database cannot be used ({said}).")
+            return CorruptStore(self._damaged(said))
         return NotFound(f"{where}: the database does not answer as expected ({self._without_secret(said)}).")
+
+    def _busy(self, what: str) -> Busy:
+        where = f"store {self.address.shown}"
+        return Busy(f"{where}: others {what} it, and did not end within {self.patience:g} seconds. Try again.")
 
     def _without_secret(self, said: str) -> str:
         secret = self._engine.url.password
@@ -223,25 +230,5 @@ class Database:
 
 _LOOSE = text("PRAGMA foreign_key_check")
 
-
-def _quoted(path: Path) -> str:
-    """A path in one of SQLite's URIs."""
-    from urllib.parse import quote
-
-    return quote(str(path))
-
-
-def _leave_as_is(connection: DBAPIConnection, _: Any) -> None:
-    """For a file that may only be read."""
-
-
-def _set_up(connection: DBAPIConnection, _: Any) -> None:
-    cursor = connection.cursor()
-    for setting in (
-        "journal_mode = WAL",  # readers and the writer do not wait for each other
-        "synchronous = FULL",  # what is acknowledged is on the disk
-        "foreign_keys = ON",
-        "secure_delete = ON",  # what is erased is overwritten
-    ):
-        cursor.execute(f"PRAGMA {setting}")
-    cursor.close()
+_UNEXPECTED = (SQLAlchemyError, AttributeError, LookupError, TypeError, ValueError)
+"""What reading a row comes to that holds something else than was ever written there."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from afina import atomic
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
@@ -26,29 +27,24 @@ BUNDLE = ".tar"
 _PRETRAINED = "config.json"
 
 
-class Publish(Protocol):
-    """`AdapterStore.publish` under one name."""
-
-    def __call__(self, adapter: Path, *, message: str, links: bool = False) -> Published:
-        """Keep the adapter in a directory."""
-
-
-def bring_in(source: str, publish: Publish, limits: Limits, *, message: str, backbone: str | None) -> Published:
-    """Publish what is at `source`.
+def bring_in(
+    source: str, publish: Callable[..., Published], limits: Limits, *, message: str, backbone: str | None
+) -> Published:
+    """Publish what is at `source`, by `AdapterStore.publish` under one name.
 
     source    a directory of afina's, of peft's, or of a classifier that `save_pretrained` wrote; a bundle, FILE.tar;
               hub:owner/name[@revision]
     backbone  what a classifier of transformers is to stand on; afina's and peft's adapters name theirs
     """
-    why = message.strip() and f"{message.strip()} (from {_shown(source)})"
+    keep = partial(publish, message=message, source=_shown(source))
     if source.startswith(HUB):
         from afina import hub
 
         directory = hub.download(source.removeprefix(HUB))
-        return _directory(directory, publish, limits, why, backbone, links=True)
+        return _directory(directory, keep, backbone, links=True)
     path = Path(source)
     if path.is_dir():
-        return _directory(path, publish, limits, why, backbone)
+        return _directory(path, keep, backbone)
     if not os.path.lexists(path):
         raise NotFound(f"{source}: nothing is there. Give a directory, a bundle (.tar), or hub:owner/name.")
     if backbone is not None:
@@ -61,16 +57,14 @@ def bring_in(source: str, publish: Publish, limits: Limits, *, message: str, bac
         except (KeyError, TypeError, AttributeError):
             raise CorruptAdapter(f"{path}: a bundle, but not one of an adapter. Export it again.") from None
         content.restore(place / "adapter", manifest, parts, str(path))
-        return publish(place / "adapter", message=why)
+        return keep(place / "adapter")
 
 
-def _directory(
-    path: Path, publish: Publish, limits: Limits, why: str, backbone: str | None, *, links: bool = False
-) -> Published:
+def _directory(path: Path, keep: Callable[..., Published], backbone: str | None, *, links: bool = False) -> Published:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
             raise InvalidStudy(f"{path}: the adapter names its backbone. Leave `backbone` out.")
-        return publish(path, message=why, links=links)
+        return keep(path, links=links)
     if not os.path.lexists(path / _PRETRAINED):
         raise NotFound(
             f"{path}: neither an adapter ({MANIFEST} or {PEFT_SETTINGS}) nor a model ({_PRETRAINED}) is there. Name "
@@ -82,7 +76,7 @@ def _directory(
 
     with _workshop() as place:
         replay.read_pretrained(path, backbone).save(place / "adapter")
-        return publish(place / "adapter", message=why)
+        return keep(place / "adapter")
 
 
 def send_out(

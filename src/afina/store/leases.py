@@ -7,18 +7,31 @@ nobody leases, and their files last. A process that dies leaves a lease that end
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, insert, select
 
 from afina import digest
+from afina.errors import AfinaError
+from afina.store.database import Database
 from afina.store.tables import BLOBS, LEASES
 from afina.store.version import Blob
 
 SECONDS = 3600.0
 """How long one lasts: longer than any upload may take."""
+
+
+def is_place(place: object, of: str) -> bool:
+    """Whether it is one that `acquire` gives to a blob of that digest: another would name some other file."""
+    return isinstance(place, str) and bool(re.fullmatch(rf"{re.escape(_stem(of))}[0-9a-f]{{8}}", place, re.ASCII))
+
+
+def _stem(of: str) -> str:
+    return f"sha256-{of.removeprefix(digest.PREFIX)}-"
 
 
 def time() -> float:
@@ -33,7 +46,7 @@ def acquire(connection: Connection, parts: Mapping[str, Blob]) -> tuple[str, dic
     for blob in {part.digest: part for part in parts.values()}.values():
         row = connection.execute(select(BLOBS).where(BLOBS.c.digest == blob.digest)).one_or_none()
         if row is None:
-            place = f"sha256-{blob.digest.removeprefix(digest.PREFIX)}-{secrets.token_hex(4)}"
+            place = f"{_stem(blob.digest)}{secrets.token_hex(4)}"
             connection.execute(insert(BLOBS), {"digest": blob.digest, "place": place, "size": blob.size})
         else:
             place = row.place
@@ -48,6 +61,17 @@ def release(connection: Connection, holder: str, places: Mapping[str, str]) -> b
     connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
     there = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(places)))
     return held == places.keys() and {row.digest: row.place for row in there} == dict(places)
+
+
+@contextmanager
+def given_back(database: Database, holder: str) -> Iterator[None]:
+    """End a holder's leases where the block raises, so that the next `gc` frees what was put for nothing."""
+    try:
+        yield
+    except BaseException:
+        with suppress(AfinaError), database.writing() as connection:
+            connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
+        raise
 
 
 def expire(connection: Connection) -> None:

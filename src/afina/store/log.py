@@ -47,16 +47,17 @@ class Entry(NamedTuple):
 
 
 class Said(NamedTuple):
-    """Who did it and why, in clear, and the client that it is about with the salt of its hashes."""
+    """Who did it, why and from where, in clear, and the client that it is about with the salt of its hashes."""
 
     client: int
     salt: str
     who: str | None
     why: str | None = None
+    source: str | None = None
 
     def hashed(self) -> dict[str, str]:
         """For an entry: what there is, salted."""
-        given = {"who": self.who, "why": self.why}
+        given = {"who": self.who, "why": self.why, "source": self.source}
         return {key: salted(self.salt, value) for key, value in given.items() if value is not None}
 
 
@@ -86,18 +87,24 @@ def append(connection: Connection, event: str, payload: Mapping[str, Any], said:
     connection.execute(insert(LOG), row)
     connection.execute(update(STORE).values(last=entry.seq, hash=entry.hash))
     if said is not None:
-        given = {"seq": entry.seq, "client": said.client, "who": said.who, "why": said.why}
-        connection.execute(insert(SAID), given)
+        given = {"client": said.client, "who": said.who, "why": said.why, "source": said.source}
+        connection.execute(insert(SAID), {"seq": entry.seq, **given})
     return entry
 
 
 def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[Entry]:
-    """In order; those of some events, or about one `subject`."""
+    """In order; those of some events, or about one `subject`. Raises TypeError, ValueError for one that is damaged."""
     asked = select(LOG).order_by(LOG.c.seq)
     asked = asked.where(LOG.c.event.in_(events)) if events else asked
     asked = asked.where(LOG.c.subject == about) if about is not None else asked
     for row in connection.execute(asked):
-        yield Entry(row.seq, row.time, row.event, json.loads(row.payload), row.previous, row.hash)
+        words = (row.time, row.event, row.payload, row.previous, row.hash)
+        if not isinstance(row.seq, int) or not all(isinstance(word, str) for word in words):
+            raise TypeError(f"entry {row.seq!r} of the log holds what is no text")
+        payload = json.loads(row.payload)
+        if not isinstance(payload, dict):
+            raise TypeError(f"the payload of entry {row.seq} of the log is no object")
+        yield Entry(row.seq, row.time, row.event, payload, row.previous, row.hash)
 
 
 def now() -> str:

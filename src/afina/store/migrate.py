@@ -6,7 +6,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection
+
+from afina.errors import CorruptStore
 
 
 def upgrade(connection: Connection) -> None:
@@ -14,4 +17,7 @@ def upgrade(connection: Connection) -> None:
     settings = Config()
     settings.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     settings.attributes["connection"] = connection
-    command.upgrade(settings, "head")
+    try:
+        command.upgrade(settings, "head")
+    except CommandError as error:
+        raise CorruptStore(f"the store's database states a format that no afina has made ({error}).") from None

@@ -50,8 +50,10 @@ def _there(connection: Connection, place: Place, wanted: str) -> Published | Non
     return Published(catalog.version(connection, place, number), created=False) if number is not None else None
 
 
-def publish(database: Database, blobs: Blobs, name: Name, parts: Parts, *, who: str | None, why: str) -> Published:
-    """Keep the parts and make the version.
+def publish(
+    database: Database, blobs: Blobs, name: Name, parts: Parts, *, who: str | None, why: str, source: str | None = None
+) -> Published:
+    """Keep the parts and make the version. `source`: from where, if not from a run.
 
     Killed at any step, the store is as it was, or has the version.
     """
@@ -60,16 +62,18 @@ def publish(database: Database, blobs: Blobs, name: Name, parts: Parts, *, who: 
             found = there(connection, name, parts.digest)
             if found is not None:
                 return found
+            clients.refuse_erasing(connection, name)
             holder, places = leases.acquire(connection, parts.blobs)
-        steps.reached("publish: leased")
-        _put(blobs, parts, places)
-        steps.reached("publish: put")
-        with database.writing() as connection:
-            if leases.release(connection, holder, places):
-                made = _make(connection, name, parts, who, why)
-                steps.reached("publish: in the transaction")
-            else:
-                made = None
+        with leases.given_back(database, holder):
+            steps.reached("publish: leased")
+            _put(blobs, parts, places)
+            steps.reached("publish: put")
+            with database.writing() as connection:
+                if leases.release(connection, holder, places):
+                    made = _make(connection, name, parts, who, why, source)
+                    steps.reached("publish: in the transaction")
+                else:
+                    made = None
         if made is not None:
             steps.reached("publish: committed")
             return made
@@ -86,7 +90,7 @@ def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:
             steps.reached("publish: body put")
 
 
-def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str) -> Published:
+def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None) -> Published:
     place = clients.find_or_make(connection, name)
     found = _there(connection, place, parts.digest)  # another publisher may have been faster
     if found is not None:
@@ -104,7 +108,7 @@ def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why
             "manifest": place.hashed(digest.of_bytes(text.encode())),
             "parts": {role: blob._asdict() for role, blob in sorted(parts.blobs.items())},
         },
-        place.said(who, why),
+        place.said(who, why, source),
     )
     row = {
         "name": place.id,

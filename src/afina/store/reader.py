@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from afina import atomic, digest
 from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import address, aliases, catalog, clients, log
+from afina.store import address, aliases, catalog, clients, leases, log
 from afina.store.address import Address
 from afina.store.blobs import Blobs
 from afina.store.database import Database
@@ -44,10 +44,12 @@ class Reader:
     def _blobs(self) -> Blobs:
         with self._database.reading() as connection:
             said = connection.execute(select(STORE.c.blobs)).scalar()
+            if not isinstance(said, str):
+                raise TypeError(f"found {said!r:.40}, expected where the bytes are")
         beside = self.address.directory
         if not said and beside is not None:
             return open_blobs(str(beside / address.BLOBS))
-        return open_blobs(said or "")
+        return open_blobs(said)
 
     def adapter(self, reference: str) -> Adapter:
         """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
@@ -70,6 +72,11 @@ class Reader:
     @contextmanager
     def files(self, version: Version) -> Iterator[Mapping[str, Path]]:
         """By role, the files of a version on this machine for the block, each checked to the byte."""
+        if (stated := str(version.manifest.get("digest"))) != version.digest:
+            raise CorruptStore(
+                f"store:{version}: it has digest {version.digest[:19]}, its manifest is of {stated[:19]}: one of them "
+                "was changed. `afina store verify` says what else is damaged."
+            )
         with self._database.reading() as connection:
             wanted = [blob.digest for blob in version.parts.values()]
             rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
@@ -79,6 +86,11 @@ class Reader:
             for role, blob in version.parts.items():
                 if blob.digest not in places:
                     raise NotFound(f"{version}: it was removed while it was read.")
+                if not leases.is_place(places[blob.digest], blob.digest):
+                    raise CorruptStore(
+                        f"store:{version}: its {role} is said to be in {places[blob.digest]!r:.80}, no file of its "
+                        "own. `afina store verify` says what else is damaged."
+                    )
                 files[role] = stack.enter_context(self._blobs.file(places[blob.digest]))
                 if (found := digest.of_file(files[role])) != blob.digest:
                     raise CorruptStore(

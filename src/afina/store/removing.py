@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.errors import NotFound, Refused
@@ -17,6 +15,7 @@ from afina.store.tables import (
     BLOBS,
     CLIENTS,
     DELETED,
+    ERASED,
     ERASING,
     GARBAGE,
     LEASES,
@@ -59,7 +58,7 @@ def collect(database: Database, blobs: Blobs) -> Removed:
     """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed one ended."""
     with database.writing() as connection:
         leases.expire(connection)
-        gone = _condemn(connection, None)
+        gone = _condemn(connection)
         if gone:
             log.append(connection, "gc", {"blobs": sorted(gone)})
         steps.reached("gc: in the transaction")
@@ -73,25 +72,31 @@ def collect(database: Database, blobs: Blobs) -> Removed:
 def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removed:
     """Remove all of a client for good: names, manifests, who and why in clear, and the blobs that no other holds.
 
-    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on.
-    Raises NotFound.
+    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on; so it does
+    after Busy, where a reader holds on to the state before. Raises NotFound.
     """
     made = Removed(0, 0)
     with database.writing() as connection:
         row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == client)).one_or_none()
-        if row is None:
-            raise NotFound(f"client {client}: there is none of that name in the store.")
-        if row.state == LIVE:
+        if row is None and not connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.state == ERASED)).first():
+            raise NotFound(
+                f"client {client}: there is none of that name in the store. `afina store list` shows what there is."
+            )
+        if row is not None and row.state == LIVE:
             made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
         steps.reached("erase: in the transaction")
     steps.reached("erase: forgotten")
     _empty(database, blobs)
+    blobs.sweep(leases.SECONDS)
     steps.reached("erase: removed")
     with database.writing() as connection:
-        connection.execute(delete(CLIENTS).where(CLIENTS.c.name == client, CLIENTS.c.state == ERASING))
+        mine = (CLIENTS.c.name == client) & (CLIENTS.c.state == ERASING)
+        connection.execute(update(CLIENTS).where(mine).values(name=None, state=ERASED))
     steps.reached("erase: committed")
     database.scrub()
     steps.reached("erase: scrubbed")
+    with database.writing() as connection:
+        connection.execute(delete(CLIENTS).where(CLIENTS.c.state == ERASED))
     return made
 
 
@@ -99,10 +104,9 @@ def _forget(connection: Connection, client: int, said: Said, name: str) -> Remov
     names = connection.execute(select(NAMES).where(NAMES.c.client == client)).all()
     mine = select(VERSIONS.c.id).where(VERSIONS.c.name.in_([row.id for row in names]))
     versions = connection.execute(mine).scalars().all()
-    held = set(connection.execute(select(PARTS.c.digest).where(PARTS.c.version.in_(mine))).scalars())
     connection.execute(delete(PARTS).where(PARTS.c.version.in_(mine)))
     leases.expire(connection)
-    gone = _condemn(connection, held)
+    gone = _condemn(connection)  # all that is loose, for it may be of the client's versions that were deleted
     # who erased it is a hash too, whose salt goes with the others: the words are not kept
     payload = {
         "client": log.salted(said.salt, name),
@@ -121,12 +125,12 @@ def _forget(connection: Connection, client: int, said: Said, name: str) -> Remov
     return Removed(len(gone), sum(gone.values()), len(versions))
 
 
-def _condemn(connection: Connection, which: Collection[str] | None) -> dict[str, int]:
+def _condemn(connection: Connection) -> dict[str, int]:
     """Take the rows of blobs that nothing holds, and note their files as garbage: by digest, their bytes."""
     loose = select(BLOBS).where(
         BLOBS.c.digest.not_in(select(PARTS.c.digest)), BLOBS.c.digest.not_in(select(LEASES.c.digest))
     )
-    rows = [row for row in connection.execute(loose) if which is None or row.digest in which]
+    rows = connection.execute(loose).all()
     for row in rows:
         connection.execute(insert(GARBAGE), {"place": row.place, "digest": row.digest})
         connection.execute(delete(BLOBS).where(BLOBS.c.digest == row.digest))
@@ -136,7 +140,9 @@ def _condemn(connection: Connection, which: Collection[str] | None) -> dict[str,
 def _empty(database: Database, blobs: Blobs) -> None:
     """Remove the files that are garbage, whoever made them so."""
     with database.reading() as connection:
-        places = connection.execute(select(GARBAGE.c.place)).scalars().all()
+        held = select(BLOBS.c.place)
+        rows = connection.execute(select(GARBAGE).where(GARBAGE.c.place.not_in(held))).all()
+    places = [row.place for row in rows if leases.is_place(row.place, row.digest)]
     for place in places:
         blobs.remove(place)
         steps.reached("gc: one removed")

@@ -95,6 +95,7 @@ SAID = Table(
     Column("client", ForeignKey("clients.id"), nullable=False),
     Column("who", Text),
     Column("why", Text),
+    Column("source", Text),
     Index("said_by_client", "client"),
 )
 
@@ -113,8 +114,8 @@ GARBAGE = Table(
     Column("digest", String(80), nullable=False),
 )
 
-LIVE, DELETED, ERASED = "live", "deleted", "erased"
-"""States of a version; of a client, LIVE and ERASED."""
+LIVE, DELETED = "live", "deleted"
+"""States of a version; a client is LIVE too."""
 
-ERASING = "erasing"
-"""Of a client whose metadata are gone and whose files are going."""
+ERASING, ERASED = "erasing", "erased"
+"""Of a client whose metadata are gone and whose files are going; of one whose name is gone, until it is in no page."""

@@ -11,12 +11,26 @@ from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
 from afina import digest
-from afina.errors import AfinaError, CorruptStore
-from afina.store import catalog, log
+from afina.errors import AfinaError, CorruptStore, NotFound
+from afina.store import catalog, leases, log
 from afina.store.blobs import Blobs
 from afina.store.database import Database
 from afina.store.log import Entry
-from afina.store.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAMES, PARTS, SAID, STORE, VERSIONS
+from afina.store.tables import (
+    ALIASES,
+    BLOBS,
+    CLIENTS,
+    DELETED,
+    ERASED,
+    ERASING,
+    LIVE,
+    LOG,
+    NAMES,
+    PARTS,
+    SAID,
+    STORE,
+    VERSIONS,
+)
 from afina.store.version import Damage
 
 _LOST = "there is no {} of it, and the log says that there is one"
@@ -41,19 +55,29 @@ def verify(database: Database, blobs: Blobs) -> list[Damage]:
         with database.reading() as connection:
             entries, damaged = _read_log(connection)
             found += damaged
+            found += _place(connection, entries, shown)
             expected = _replayed(entries)
             found += _tables(connection, expected)
             found += _said(connection, entries)
             held = catalog.held(connection)
-            rows = connection.execute(select(BLOBS).order_by(BLOBS.c.digest)).all()
+            rows = {row.digest: row for row in connection.execute(select(BLOBS))}
     except CorruptStore as error:
         return [*found, Damage("database", shown, (), str(error))]
-    for row in rows:
-        if row.digest in held:
-            problem = _of_blob(blobs, row)
-            if problem and row.digest in _still_held(database):
-                found.append(Damage("blob", row.digest, tuple(held[row.digest]), problem))
+    for blob in sorted(held, key=str):
+        problem = _of_blob(blobs, rows[blob]) if blob in rows else "there is no row of it"
+        if problem and blob in _still_held(database):
+            found.append(Damage("blob", str(blob), tuple(held[blob]), problem))
     return found
+
+
+def _place(connection: Connection, entries: list[Entry], shown: str) -> Iterator[Damage]:
+    """Where the bytes are is in no entry, for it may be a secret; whether that is beside the database is."""
+    said = connection.execute(select(STORE.c.blobs)).scalar()
+    where = "elsewhere" if said else "beside"
+    for entry in entries:
+        if entry.event == "create" and entry.payload.get("blobs") != where:
+            problem = f"its bytes are said to lie {where}, the log says {entry.payload.get('blobs')}"
+            yield Damage("database", shown, (), problem)
 
 
 def _still_held(database: Database) -> set[str]:
@@ -63,14 +87,18 @@ def _still_held(database: Database) -> set[str]:
 
 
 def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
-    size = blobs.size(row.place)
-    if size is None:
-        return f"its file {row.place} is missing"
-    if size != row.size:
-        return f"its file {row.place} has {size:,} bytes, expected {row.size:,}"
+    if not leases.is_place(row.place, row.digest):
+        return f"its row names the file {row.place!r:.80}, which is none of it"
     try:
+        size = blobs.size(row.place)
+        if size is None:
+            return f"its file {row.place} is missing"
+        if size != row.size:
+            return f"its file {row.place} has {size:,} bytes, its row says {row.size}"
         with blobs.file(row.place) as path:
             found = digest.of_file(path)
+    except NotFound:  # nothing answers, which says nothing about the blob
+        raise
     except (AfinaError, OSError) as error:
         return f"its file {row.place} cannot be read ({error})"
     return None if found == row.digest else f"its file {row.place} has digest {found[:19]}: it was changed"
@@ -81,21 +109,22 @@ def _read_log(connection: Connection) -> tuple[list[Entry], list[Damage]]:
     damaged = []
 
     def wrong(seq: object, problem: str, payload: Mapping[str, Any] | None = None) -> None:
-        about = (f"version {payload['version']}",) if payload and "version" in payload else ()
+        about = (f"version {payload['version']}",) if isinstance(payload, dict) and "version" in payload else ()
         damaged.append(Damage("log", str(seq), about, problem))
 
     before, expected = log.FIRST, 1
     for row in connection.execute(select(LOG).order_by(LOG.c.seq)):
+        payload = None
         try:
             payload = json.loads(row.payload)
             entry = Entry(row.seq, row.time, row.event, payload, row.previous, row.hash)
-            computed = entry.computed()
-        except (ValueError, TypeError) as error:
-            wrong(row.seq, f"its payload is not readable as JSON ({error})")
+            computed, about = entry.computed(), log.subject_of(payload)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            wrong(row.seq, f"it is not readable ({error})", payload)
         else:
             if computed != entry.hash:
                 wrong(row.seq, f"its content has hash {computed[:19]}, it states {entry.hash[:19]}", payload)
-            elif log.subject_of(payload) != row.subject:
+            elif about != row.subject:
                 wrong(row.seq, "it is filed under another name than it is about", payload)
             else:
                 entries.append(entry)
@@ -103,7 +132,7 @@ def _read_log(connection: Connection) -> tuple[list[Entry], list[Damage]]:
             wrong(row.seq, f"entry {expected} is missing before it")
         if row.previous != before:
             wrong(row.seq, f"it follows {row.previous[:19]}, and the entry before it has {before[:19]}")
-        before, expected = row.hash, row.seq + 1
+        before, expected = row.hash, (row.seq if isinstance(row.seq, int) else expected) + 1
     last = connection.execute(select(STORE.c.last, STORE.c.hash)).one_or_none()
     if last is None or (last.last, last.hash) != (expected - 1, before):
         wrong("end", f"it ends with entry {expected - 1}, the store says with {last.last if last else 'none'}")
@@ -133,10 +162,17 @@ def _replayed(entries: list[Entry]) -> dict[str, _Expected]:
 
 def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[Damage]:
     """Where the tables say something else than the log."""
-    asked = select(NAMES, CLIENTS.c.name.label("owner"), CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+    asked = select(NAMES, CLIENTS.c.name.label("owner"), CLIENTS.c.salt, CLIENTS.c.state).join(
+        CLIENTS, CLIENTS.c.id == NAMES.c.client
+    )
     seen = set()
-    for row in connection.execute(asked.where(CLIENTS.c.state == LIVE)).all():
+    for row in connection.execute(select(CLIENTS)):
+        if row.state not in (LIVE, ERASING, ERASED) or (row.state == LIVE) != (row.salt is not None):
+            yield Damage("client", str(row.name), (), f"its state is {row.state}, and its salt says otherwise")
+    for row in connection.execute(asked).all():
         name = f"{row.owner}/{row.task}"
+        if row.state != LIVE:
+            yield Damage("client", name, (), f"its client is {row.state}, and it is still there")
         subject = log.subject(log.salted(row.salt or "", row.owner or ""), row.task)
         if subject not in expected:
             yield Damage("client", name, (), "no entry of the log is about a client and task of this name and salt")
@@ -145,7 +181,7 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
         yield from _versions(connection, row, name, expected[subject])
         aliases = {one.alias: one.number for one in connection.execute(select(ALIASES).where(ALIASES.c.name == row.id))}
         wanted = expected[subject].aliases
-        for alias in sorted(aliases.keys() | wanted.keys()):
+        for alias in sorted(aliases.keys() | wanted.keys(), key=str):
             if aliases.get(alias) != wanted.get(alias):
                 problem = f"points to {aliases.get(alias)}, the log says to {wanted.get(alias)}"
                 yield Damage("alias", f"{name}@{alias}", (f"{name}@{wanted.get(alias)}",), problem)
@@ -155,7 +191,7 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
 
 def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Expected) -> Iterator[Damage]:
     rows = {row.number: row for row in connection.execute(select(VERSIONS).where(VERSIONS.c.name == name.id))}
-    for number in sorted(rows.keys() | expected.published.keys()):
+    for number in sorted(rows.keys() | expected.published.keys(), key=lambda number: f"{number!s:>12}"):
         version = f"{shown}@{number}"
         row, entry = rows.get(number), expected.published.get(number)
         if row is None or entry is None:
@@ -166,14 +202,17 @@ def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Exp
         for key, value in told.items():
             if row._mapping[key] != value:
                 yield Damage("version", version, (version,), f"its {key} is {row._mapping[key]}, the log says {value}")
-        if (row.state == LIVE) == (number in expected.deleted):
-            yield Damage("version", version, (version,), f"it is {row.state}, and the log says otherwise")
-        elif row.state == LIVE:
+        state = DELETED if number in expected.deleted else LIVE
+        if row.state != state:
+            yield Damage("version", version, (version,), f"it is {row.state}, the log says {state}")
+        elif state == LIVE:
             yield from _content(connection, row, entry, version, name.salt)
+        elif row.manifest is not None:
+            yield Damage("manifest", version, (version,), "it is there, and the log says that it was deleted")
 
 
 def _content(connection: Connection, row: Row[Any], entry: Entry, version: str, salt: str) -> Iterator[Damage]:
-    text = row.manifest or ""
+    text = row.manifest if isinstance(row.manifest, str) else ""
     if log.salted(salt, digest.of_bytes(text.encode())) != entry.payload["manifest"]:
         yield Damage("manifest", version, (version,), "it is not what was published: it was changed")
     elif json.loads(text).get("method") != row.method:
@@ -184,17 +223,17 @@ def _content(connection: Connection, row: Row[Any], entry: Entry, version: str, 
 
 
 def _said(connection: Connection, entries: list[Entry]) -> Iterator[Damage]:
-    """Where the words of who and why are not those that were hashed."""
+    """Where the words of who, why and from where are not those that were hashed."""
     salts = {row.id: row.salt for row in connection.execute(select(CLIENTS))}
     words = {row.seq: row for row in connection.execute(select(SAID))}
     alive = {log.salted(row.salt, row.name) for row in connection.execute(select(CLIENTS)) if row.salt and row.name}
     for entry in entries:
-        hashed = {key: entry.payload[key] for key in ("who", "why") if key in entry.payload}
+        hashed = {key: entry.payload[key] for key in ("who", "why", "source") if key in entry.payload}
         row = words.get(entry.seq)
         if row is None:
             if hashed and entry.payload.get("client") in alive:
                 yield Damage("log", str(entry.seq), (), "the words of who and why are missing")
             continue
-        found = log.Said(row.client, salts.get(row.client) or "", row.who, row.why).hashed()
+        found = log.Said(row.client, salts.get(row.client) or "", row.who, row.why, row.source).hashed()
         if found != hashed:
             yield Damage("log", str(entry.seq), (), "the words of who or why were changed")

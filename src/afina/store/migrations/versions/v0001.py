@@ -93,6 +93,7 @@ def _make_the_log() -> None:
         sa.Column("client", sa.Integer, sa.ForeignKey("clients.id"), nullable=False),
         sa.Column("who", sa.Text),
         sa.Column("why", sa.Text),
+        sa.Column("source", sa.Text),
     )
 
 

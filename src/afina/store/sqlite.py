@@ -1,0 +1,84 @@
+"""SQLite's file: how it is opened where it may be written to, where it may only be read, and whether it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import NullPool
+
+from afina.store.address import BLOBS
+
+_SETTINGS = (
+    "journal_mode = WAL",  # readers and the writer do not wait for each other
+    "synchronous = FULL",  # what is acknowledged is on the disk
+    "foreign_keys = ON",
+    "secure_delete = ON",  # what is erased is overwritten
+)
+
+_ALONE = ("locking_mode = EXCLUSIVE",)
+"""Then SQLite needs no shared memory."""
+
+_WITHOUT_LOCKS = "win32-none" if os.name == "nt" else "unix-none"
+"""A lock for writing is nothing that a file gives which is opened to be read."""
+
+
+def engine(path: Path, patience: float) -> Engine:
+    """For connections to the file, each of its own, which wait so many seconds for others."""
+    path = path.absolute()
+    mode = _mode(path)
+    settings = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
+    made = create_engine(
+        f"sqlite:///file:{quote(str(path))}?{mode}&uri=true",
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"timeout": patience},
+    )
+    event.listen(made, "connect", lambda connection, _: _set_up(connection, settings))
+    return made
+
+
+def may_write(path: Path) -> bool:
+    """Whether the place of the file takes what SQLite writes there."""
+    return os.access(path.parent, os.W_OK) or not os.path.exists(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether the file is, and holds something: an empty one is of somebody who did not come to an end. Or OSError."""
+    try:
+        return os.stat(path).st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def bereft(path: Path) -> bool:
+    """Whether there are blobs beside a file that is not there or empty: it was, then."""
+    return next((path.parent / BLOBS).glob("??/sha256-*"), None) is not None
+
+
+def _mode(path: Path) -> str:
+    if may_write(path):
+        return "mode=rw"
+    if not _size(f"{path}-wal"):
+        return "mode=ro&immutable=1"
+    # SQLite reads a write-ahead log by an index in shared memory, a file that it cannot make where it may not write.
+    # Where there is none, nobody writes either: then it keeps the index to itself (`_ALONE`), without locks.
+    return "mode=ro" if os.path.exists(f"{path}-shm") else f"mode=ro&vfs={_WITHOUT_LOCKS}"
+
+
+def _set_up(connection: DBAPIConnection, settings: tuple[str, ...]) -> None:
+    cursor = connection.cursor()
+    for setting in settings:
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where none can be looked at."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

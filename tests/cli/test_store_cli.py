@@ -1,0 +1,237 @@
+"""afina store: every command, for people and for programs, and what each says where it cannot."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from afina.store.adapter_store import AdapterStore
+from command import PROGRAM, Answer, Command
+from stores import adapter
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def ask(afina: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
+    """`afina store ...`, on the store that AFINA_STORE names."""
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("LOGNAME", "ada")
+    return lambda *arguments: afina("store", *arguments)
+
+
+@pytest.fixture
+def two(ask: Ask, tmp_path: Path) -> Ask:
+    """With two versions of acme/reviews, of which `production` is the first."""
+    for head in range(2):
+        made = adapter(tmp_path / f"adapter-{head}", 0, head)
+        AdapterStore().publish(made, "acme/reviews", message=f"message {head + 1}")
+    AdapterStore().alias("acme/reviews@1", message="to begin with")
+    return ask
+
+
+def test_init_begins_a_store(ask: Ask, tmp_path: Path) -> None:
+    assert ask("init").out == f"store {tmp_path / 'store'}: begun\n"
+    assert ask("init").error == f"store {tmp_path / 'store'}: it is there already."
+    assert (
+        ask("list").out == "No adapter in it yet. Publish one: afina store publish ADAPTER CLIENT/TASK --message WHY\n"
+    )
+    assert ask("verify").out == f"store {tmp_path / 'store'}: all is as it was left.\n"
+    assert ask("--store", "other", "init", "--json").object() == {"store": "other"}
+    assert ask("--store", "third", "init", "--blobs", "bytes").code == 0
+
+
+def test_publish_keeps_an_adapter_once(ask: Ask, tmp_path: Path) -> None:
+    made = adapter(tmp_path / "made")
+    said = ask("publish", made, "acme/reviews", "--message", "first")
+    digest = AdapterStore().show("acme/reviews").digest
+    assert re.fullmatch(rf"acme/reviews@1 {digest[:19]}, \d+ bytes\n", said.out), said
+    again = ask("publish", made, "acme/reviews", "-m", "again")
+    assert again.out == said.out.replace("\n", ", which it had already\n")
+    found = ask("publish", made, "acme/reviews", "-m", "again", "--json").object()
+    assert found == {"name": "acme/reviews", "version": 1, "digest": digest, "created": False}
+    assert ask("--who", "grace", "publish", made, "bolt/reviews", "-m", "theirs").code == 0
+    assert AdapterStore().show("bolt/reviews").who == "grace"
+    full = adapter(tmp_path / "full", 1, 1, method="full")
+    assert "A full fine-tune: all of the model's weights are kept" in ask("publish", full, "acme/full", "-m", "x").out
+
+
+def test_list_shows_names(two: Ask) -> None:
+    heading, row = two("list").out.splitlines()
+    assert heading.split() == ["name", "newest", "aliases", "method", "created"]
+    assert row.split()[:4] == ["acme/reviews", "2", "production=1", "lora"]
+    found = two("list", "acme", "--json").object()["names"]
+    assert [(one["name"], one["versions"], one["newest"], one["aliases"]) for one in found] == [
+        ("acme/reviews", 2, 2, {"production": 1})
+    ]
+    assert two("list", "nobody", "--json").object() == {"names": []}
+    assert "'A B' is no client" in two("list", "A B").error
+
+
+def test_show_tells_of_a_version(two: Ask) -> None:
+    said = dict(line.split(maxsplit=1) for line in two("show", "acme/reviews@production").out.splitlines())
+    assert said["version"] == "acme/reviews@1"
+    assert said["aliases"] == "production"
+    assert said["message"] == "message 1"
+    assert said["method"] == "lora rank=2"
+    assert said["metrics"] == "accuracy 0.7500"
+    assert said["created"].endswith("UTC by ada")
+    found = two("show", "acme/reviews", "--json").object()
+    assert (found["version"], found["message"], found["deleted"]) == (2, "message 2", False)
+    assert found["manifest"]["label_names"] == ["bad", "good"]
+    assert sorted(found["parts"]) == ["body", "head"]
+
+
+def test_history_tells_what_was_done(two: Ask) -> None:
+    lines = two("history", "acme/reviews").out.splitlines()
+    assert [line.split("  ")[-1] for line in lines[1:]] == ["message 1", "message 2", "to begin with"]
+    assert "production: new -> 1" in lines[3]
+    found = two("history", "acme/reviews", "--json").object()
+    assert [one["event"] for one in found["events"]] == ["publish", "publish", "alias"]
+    assert [one["version"] for one in found["versions"]] == [1, 2]
+    moved = two("history", "acme/reviews", "--alias", "production", "--json").object()
+    assert [one["details"]["to"] for one in moved["events"]] == [1]
+
+
+def test_alias_and_rollback_move_an_alias(two: Ask) -> None:
+    assert two("alias", "acme/reviews@2", "production").out == "acme/reviews@production: 1 -> 2\n"
+    assert two("rollback", "acme/reviews").out == "acme/reviews@production: 2 -> 1\n"
+    made = two("alias", "acme/reviews@2", "staging", "--expect", 0, "-m", "new", "--json").object()
+    assert made == {"name": "acme/reviews", "alias": "staging", "from": None, "to": 2}
+    two("alias", "acme/reviews@1", "staging", "--force")
+    made = two("rollback", "acme/reviews", "--alias", "staging", "--force", "-m", "back", "--json").object()
+    assert made == {"name": "acme/reviews", "alias": "staging", "from": 1, "to": 2}
+    assert AdapterStore().history("acme/reviews")[-1].why == "back"
+    assert two("alias", "acme/reviews@1", "staging", "--expect", 1).error.startswith(
+        "acme/reviews@staging: points to version 2, expected version 1: it was moved meanwhile."
+    )
+    assert "points to version 2, expected no version" in two("alias", "acme/reviews@1", "staging", "--expect", 0).error
+    assert "is no alias" in two("alias", "acme/reviews@1", "V1").error
+
+
+def test_delete_and_gc_remove(two: Ask) -> None:
+    assert two("delete", "acme/reviews@1", "--reason", "x").error == (
+        "acme/reviews@1: production points to it. Move that to another version first."
+    )
+    said = two("delete", "acme/reviews@2", "--reason", "not needed").out
+    assert said == "acme/reviews@2 deleted. afina store gc removes the bytes that no other version holds.\n"
+    assert re.fullmatch(r"1 blobs removed, \d+ bytes\.\n", two("gc").out)
+    assert two("gc", "--json").object() == {"blobs": 0, "bytes": 0, "versions": 0}
+    assert two("show", "acme/reviews@2").error == "acme/reviews@2: version 2 was deleted. There is 1."
+    two("alias", "acme/reviews@1", "production")
+    AdapterStore().publish(Path("adapter-1"), "acme/reviews", message="again")
+    found = two("delete", "acme/reviews@3", "--reason", "x", "--json").object()
+    assert (found["name"], found["version"]) == ("acme/reviews", 3)
+
+
+def test_erase_asks_before_it_removes_a_client(two: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    refused = two("erase", "acme", "--reason", "asked to")
+    assert refused.code == 1
+    assert "Remove all of client acme for good?" in refused.err
+    assert len(AdapterStore().list()) == 1
+    assert two("erase", "acme", "--reason", "asked to", "--yes").out == (
+        "client acme: 2 versions and 3 blobs removed, for good.\n"
+    )
+    assert two("erase", "acme", "--reason", "asked to", "--yes").error.startswith("client acme: there is none of that")
+    AdapterStore().publish(Path("adapter-1"), "bolt/reviews", message="theirs")
+    found = two("erase", "bolt", "--reason", "asked to", "--yes", "--json").object()
+    assert (found["client"], found["versions"], found["blobs"]) == ("bolt", 1, 2)
+    assert two("verify").code == 0
+
+
+def test_verify_exits_with_2_where_something_is_damaged(two: Ask, tmp_path: Path) -> None:
+    assert two("verify", "--json").object() == {"ok": True, "damaged": []}
+    digest = AdapterStore().show("acme/reviews@1").parts["body"].digest
+    (file,) = (tmp_path / "store").glob(f"blobs/??/sha256-{digest.removeprefix('sha256:')}-*")
+    file.unlink()
+    said = two("verify")
+    assert said.code == 2
+    problem = f"its file {file.name} is missing"
+    assert said.out == f"blob {digest} (of acme/reviews@1, acme/reviews@2): {problem}\n"
+    assert said.err == ""
+    found = two("verify", "--json")
+    assert found.code == 2
+    versions = ["acme/reviews@1", "acme/reviews@2"]
+    assert json.loads(found.out) == {
+        "ok": False,
+        "damaged": [{"kind": "blob", "id": digest, "versions": versions, "problem": problem}],
+    }
+    (tmp_path / "store" / "store.db").write_bytes(b"This is a letter to the editor.\n" * 100)
+    assert "its database is damaged" in two("list").error
+    assert "its database is damaged" in two("verify").error
+
+
+def test_export_audit_writes_the_log(two: Ask) -> None:
+    assert two("export-audit", "audit.jsonl").out == "audit.jsonl: 4 entries\n"
+    assert two("export-audit", "again.jsonl", "--json").object() == {"file": "again.jsonl", "entries": 4}
+    entries = [json.loads(line) for line in Path("audit.jsonl").read_text().splitlines()]
+    assert [entry["event"] for entry in entries] == ["create", "publish", "publish", "alias"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["publish", "adapter-0", "acme/new", "--message", " "], "--message: found nothing, expected a reason"),
+        (["delete", "acme/reviews@2", "--reason", " "], "--reason: found nothing, expected a reason"),
+        (["delete", "acme/reviews", "--reason", "x"], "say which version by its number, as in acme/reviews@3"),
+        (["erase", "nobody", "--reason", "x", "--yes"], "client nobody: there is none of that name in the store"),
+        (["publish", "nowhere", "acme/new", "-m", "x"], "nowhere"),
+        (["publish", "adapter-0", "Acme", "-m", "x"], "'Acme' is no name of an adapter. Expected client/task"),
+        (["show", "acme/review"], "Did you mean acme/reviews?"),
+        (["show", "acme/reviews@9"], "version 9 is not there. There is 1, 2."),
+        (["rollback", "acme/reviews"], "pointed to no other version before 1 that is still there"),
+        (["history", "acme/nothing"], "no adapter of that name in the store"),
+        (["--store", "elsewhere", "list"], "store elsewhere: there is none. Give another with --store, or publish"),
+        (["--store", "mysql://host/db", "list"], "--store 'mysql://host/db': no address of a store"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_cannot_be_done_is_said_on_one_line(two: Ask, arguments: list[str], said: str, as_json: bool) -> None:
+    answer = two(*arguments, *(["--json"] if as_json else []))
+    assert said in answer.error
+    assert "\n" not in answer.error
+    assert answer.out == ""
+
+
+def test_a_failed_check_names_the_flag_that_goes_on(two: Ask) -> None:
+    from afina.store import log
+    from afina.store.catalog import resolve
+    from afina.store.names import Reference
+
+    with AdapterStore()._database.writing() as connection:
+        place, _ = resolve(connection, Reference.parse("acme/reviews@2"))
+        outcome = {"version": 2, "passed": False, "difference": 0.5, "tolerance": 1e-3}
+        log.append(connection, "check", {**place.payload, **outcome}, place.said("ada"))
+    assert "or move it with --force, which is logged" in two("alias", "acme/reviews@2", "production").error
+    assert "FAILED" in two("show", "acme/reviews@2").out
+    assert "version 2 failed" in two("history", "acme/reviews").out
+
+
+LOOKS = [["list"], ["show", "acme/reviews@1", "--json"], ["verify"]]
+
+
+@pytest.mark.parametrize("arguments", LOOKS, ids=lambda arguments: " ".join(arguments))
+def test_looking_at_a_store_imports_nothing_that_is_slow(two: Ask, arguments: list[str]) -> None:
+    code = "import sys; from afina.cli import main\nsys.argv = ['afina', 'store', *sys.argv[1:]]\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('torch', 'numpy', 'alembic', 'pandas', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+COMMANDS = ["init", "publish", "list", "show", "history", "alias", "rollback", "verify", "delete", "gc", "erase"]
+
+
+def test_help_lists_the_commands() -> None:
+    done = subprocess.run([*PROGRAM, "store", "--help"], capture_output=True, text=True, check=True)
+    for command in [*COMMANDS, "export-audit"]:
+        assert re.search(rf"^ *{command} ", done.stdout, re.MULTILINE), command
