@@ -31,8 +31,8 @@ BackboneOption = Annotated[
 store_app = app
 """With the commands of this file too."""
 
-MANY = 10
-"""Layers that are shown: those that changed most."""
+MANY = 5
+"""Layers and flips that are shown: those that changed most, and those that were right."""
 
 
 @app.command()
@@ -80,8 +80,10 @@ def _print_flips(flips: Flips) -> None:
             if found.get(key) is not None
         ]
         print(f"{found['flipped']} of {found['examples']} predictions flip: {', '.join(how)}")
-    for row in flips.rows:
+    for row in flips.rows[:MANY]:
         print(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}")
+    if found["flipped"] and found["flipped"] > MANY:
+        print("  ...; --json has more")
     print_prose(flips.words)
 
 

@@ -266,7 +266,9 @@ def erase(
     if as_json:
         _print({"client": client, **removed.as_json()})
     else:
-        print(f"client {client}: {removed.versions} versions and {removed.blobs} blobs removed, for good.")
+        print(
+            f"client {client}: {removed.versions} version{'s' * (removed.versions != 1)} and {removed.blobs} blobs removed, for good."
+        )
 
 
 @app.command("export-audit")

@@ -72,14 +72,17 @@ def minute(time: str) -> str:
 
 
 def fields(found: Mapping[str, Any]) -> Iterator[str]:
-    """What differs of two manifests, a line each."""
+    """What differs of two manifests, a line a group."""
     for group, content in found.items():
+        told = []
         for key, value in content.items():
-            if isinstance(value, list | tuple) and len(value) == 2 and key not in ("added", "removed"):
+            if isinstance(value, list | tuple) and len(value) == 2 and key not in ("added", "removed", "examples"):
                 before, after = (_short(one) for one in value)
-                yield f"{group:<16}{key}: {before} -> {after}"
-            elif value not in (None, [], False):
-                yield f"{group:<16}{key}: {_short(value)}"
+                told.append(f"{key} {before} -> {after}")
+            elif value not in (None, [], False) and key != "examples":
+                told.append(f"{key} {_short(value)}")
+        if told:
+            yield f"{group:<16}{'; '.join(told)}"
 
 
 def layers(found: Sequence[Layer], most: int) -> Iterator[str]:
