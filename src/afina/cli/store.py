@@ -266,9 +266,8 @@ def erase(
     if as_json:
         _print({"client": client, **removed.as_json()})
     else:
-        print(
-            f"client {client}: {removed.versions} version{'s' * (removed.versions != 1)} and {removed.blobs} blobs removed, for good."
-        )
+        several = "s" if removed.versions != 1 else ""
+        print(f"client {client}: {removed.versions} version{several} and {removed.blobs} blobs removed, for good.")
 
 
 @app.command("export-audit")
