@@ -64,8 +64,8 @@ LAYERS = {
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking"),
     "store": (
-        "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "content admission migrate",
+        "names address blobs answers limits steps tables version migrations migrations.env migrations.versions.v0001",
+        "content admission migrate remote",
         "database log leases",
         "clients",
         "catalog",
@@ -157,6 +157,7 @@ OWNERS = {
     "IPython": "notebook.display",
     "sqlalchemy": "store.*",
     "alembic": "store.migrate store.migrations.*",
+    "obstore": "store.remote",
 }
 """A foreign library, and the modules that may import it."""
 

@@ -18,12 +18,13 @@ from afina.errors import CorruptStore, NotFound, Refused
 from afina.store import address, aliases, catalog, clients, log, publishing, removing, steps
 from afina.store.address import Address
 from afina.store.aliases import ANY
-from afina.store.blobs import Blobs, open_blobs
+from afina.store.blobs import Blobs
 from afina.store.database import Database
 from afina.store.limits import Limits
 from afina.store.log import Entry
 from afina.store.names import Name, Reference, check_client
 from afina.store.publishing import Parts
+from afina.store.remote import open_blobs
 from afina.store.tables import BLOBS, PARTS, STORE
 from afina.store.version import Blob, Damage, Happened, Listed, Moved, Published, Removed, Version
 

@@ -6,12 +6,11 @@ removed and is needed again comes back under another word, so that whoever is la
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -59,7 +58,19 @@ class Blobs(ABC):
 
     @abstractmethod
     def all(self) -> Iterator[Kept]:
-        """All that lies there, in no order."""
+        """All that lies there, in no order; what comes or goes meanwhile may be missing. Raises NotFound."""
+
+    @abstractmethod
+    def sweep(self, age: float) -> None:
+        """Remove what killed processes left half-written more than so many seconds ago."""
+
+
+def below(place: str) -> str:
+    """Where a place is within whatever holds them: in a directory by the first two digits of the hash.
+
+    The same everywhere, so that a directory of blobs can be copied into a bucket, or out of one, as it is.
+    """
+    return f"{place.removeprefix('sha256-')[:2]}/{place}"
 
 
 class LocalBlobs(Blobs):
@@ -111,20 +122,19 @@ class LocalBlobs(Blobs):
         """See `Blobs`."""
         now = datetime.now(UTC).timestamp()
         for path in self.root.glob("??/sha256-*"):
-            status = path.stat()
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
             yield Kept(path.name, status.st_size, now - status.st_mtime)
 
     def sweep(self, age: float) -> None:
-        """Remove what killed processes left half-written more than so many seconds ago."""
+        """See `Blobs`."""
         now = datetime.now(UTC).timestamp()
         for leftover in [*self.root.glob(f"{atomic.TEMPORARY}*"), *self.root.glob(f"??/{atomic.TEMPORARY}*")]:
-            if now - os.stat(leftover).st_mtime > age:
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                if now - leftover.stat().st_mtime > age:
+                    shutil.rmtree(leftover, ignore_errors=True)
 
     def _path(self, place: str) -> Path:
-        return self.root / place.removeprefix("sha256-")[:2] / place
-
-
-def open_blobs(url: str) -> Blobs:
-    """Stand-in."""
-    return LocalBlobs(Path(url))
+        return self.root / below(place)

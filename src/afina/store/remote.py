@@ -1,0 +1,251 @@
+"""Blobs in a service: S3 and what speaks like it, Google Cloud Storage, Azure. Knows obstore, not what is kept.
+
+Settings and credentials are read from the environment by obstore (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from afina import atomic
+from afina.errors import CorruptStore, InvalidName, NotFound
+from afina.store import answers
+from afina.store.answers import VARIABLES, shown
+from afina.store.blobs import Blobs, Kept, LocalBlobs, below
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+TIMEOUT_S = 30.0
+"""Seconds that a request may take, of a file at most PART at once."""
+
+RETRIES = 4
+
+PART = 5 << 20
+"""Bytes. The smallest part that S3 takes, so that a slow line has most time for each."""
+
+MOST_PARTS = 10_000
+"""Of one file; S3 takes no more."""
+
+AT_ONCE = 2
+"""Parts under way at the same time: more of them share a slow line, and then each takes longer than it may."""
+
+_EXPECTED = "Expected a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
+_SWITCHES = ("allow_http", "allow_invalid_certificates")
+_PLACE = re.compile(r"sha256-[0-9a-f]{64}-[0-9a-f]{8}", re.ASCII)
+
+
+def open_blobs(address: str) -> Blobs:
+    """What keeps files at an address: a directory or file:// on this machine, anything else with :// in a service.
+
+    Neither asks whether it is there. Raises InvalidName, and NotFound where obstore is not installed.
+    """
+    if "://" not in address:
+        return LocalBlobs(Path(address))
+    parts = _split(address)
+    if parts.scheme != "file":
+        return RemoteBlobs.open(address)
+    if parts.netloc not in ("", "localhost") or len(parts.path) < 2 or parts.query or parts.fragment:
+        raise InvalidName(f"{shown(address)!r} names no directory of this machine. Expected file:///path/to/it.")
+    return LocalBlobs(Path(unquote(parts.path)))
+
+
+class RemoteBlobs(Blobs):
+    """Under a prefix of a bucket.
+
+    A request is given up after `timeout_s` seconds, and asked again at most `retries` times, for as long as all of it
+    has taken less than 2 * `timeout_s`: so whoever waits for a service that does not answer waits at most three times
+    that.
+    """
+
+    def __init__(self, store: ObjectStore, url: str, timeout_s: float = TIMEOUT_S) -> None:
+        self.url = url
+        self._store = store
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def open(cls, url: str, *, timeout_s: float = TIMEOUT_S, retries: int = RETRIES) -> Self:
+        """Of s3://bucket/prefix, gs://, az://, or memory:///, which is new and empty. Asks the service nothing.
+
+        Raises InvalidName; NotFound where obstore is not installed, or cannot read the settings of the environment.
+        """
+        parts = _split(url)
+        if parts.scheme not in VARIABLES or (not parts.hostname and parts.scheme != "memory"):
+            raise InvalidName(f"{shown(url)!r} is no address of a service. {_EXPECTED}")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise InvalidName(
+                f"{shown(url)!r}: an address holds no credentials and no options, since it is written into logs. "
+                f"Set them in the environment: {VARIABLES[parts.scheme]}."
+            )
+        try:
+            from obstore.store import from_url
+        except ImportError:
+            raise NotFound(
+                f"{url}: obstore is not installed, and without it no service can be asked. Install it: "
+                "pip install 'afina[store]'"
+            ) from None
+        options: dict[str, Any] = {
+            "config": _config(parts.scheme),
+            "client_options": {"timeout": timedelta(seconds=timeout_s)} | dict.fromkeys(_switches(), True),
+            "retry_config": {"max_retries": retries, "retry_timeout": timedelta(seconds=2 * timeout_s)},
+        }
+        with _settings(url):
+            store = from_url(url, **options)
+        return cls(store, url.rstrip("/"), timeout_s)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """In the system's directory for temporary files (TMPDIR)."""
+        with atomic.writing(tempfile.gettempdir()):
+            made = Path(tempfile.mkdtemp(prefix="afina-"))
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def put(self, place: str, file: Path) -> None:
+        """See `Blobs`; in parts, which the service makes one of once all are there."""
+        import obstore
+
+        size = file.stat().st_size
+        part = max(PART, -(-size // MOST_PARTS))
+        with file.open("rb") as content, self._asking(writes=True):
+            obstore.put(self._store, below(place), content, chunk_size=part, max_concurrency=AT_ONCE)
+
+    def size(self, place: str) -> int | None:
+        """See `Blobs`."""
+        import obstore
+
+        try:
+            with self._asking():
+                return obstore.head(self._store, below(place))["size"]
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def file(self, place: str) -> Iterator[Path]:
+        """See `Blobs`; a copy, which is gone after the block. Raises CannotWrite where there is no room for it."""
+        with self.scratch() as directory:
+            path = directory / place
+            try:
+                with atomic.writing(path):
+                    self._fetch(place, path)
+            except FileNotFoundError:
+                raise CorruptStore(
+                    f"{self.url}/{below(place)}: the file is missing. `afina store verify` says what it belongs to."
+                ) from None
+            yield path
+
+    def _fetch(self, place: str, path: Path) -> None:
+        """Piece by piece, so that each has its own time. Raises FileNotFoundError where nothing lies there."""
+        import obstore
+
+        with path.open("wb") as target:
+            with self._asking():
+                found = obstore.get(self._store, below(place))
+                size = found.meta["size"]
+                if size <= PART:
+                    target.write(found.bytes())
+            for start in range(0, size if size > PART else 0, PART):
+                with self._asking():
+                    piece = obstore.get_range(self._store, below(place), start=start, end=min(start + PART, size))
+                target.write(piece)
+            if target.tell() != size:
+                raise CorruptStore(
+                    f"{self.url}/{below(place)}: {target.tell():,} bytes came, expected {size:,}. Try again; if it "
+                    "comes to the same, something between here and the service cuts its answers short."
+                )
+
+    def remove(self, place: str) -> None:
+        """See `Blobs`."""
+        import obstore
+
+        try:
+            with self._asking(writes=True):
+                obstore.delete(self._store, below(place))
+        except FileNotFoundError:
+            return
+
+    def all(self) -> Iterator[Kept]:
+        """See `Blobs`. The age is from the service's clock to this machine's, and not below zero."""
+        import obstore
+
+        pages = iter(obstore.list(self._store))
+        while True:
+            with self._asking():
+                page = next(pages, None)
+            if page is None:
+                return
+            now = datetime.now(UTC)
+            for each in page:
+                directory, _, place = each["path"].rpartition("/")
+                if _PLACE.fullmatch(place) and below(place) == f"{directory}/{place}":
+                    yield Kept(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
+
+    def sweep(self, age: float) -> None:
+        """Nothing: parts of an upload that broke off are seen by nobody but the service, and go by its own rules."""
+
+    @contextmanager
+    def _asking(self, *, writes: bool = False) -> Iterator[None]:
+        """Say in our words what a request in the block came to; FileNotFoundError is left to the caller."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (FileNotFoundError, BaseError) as error:
+            if isinstance(error, FileNotFoundError) and not answers.names_no_bucket(error):
+                raise
+            raise answers.failure(self.url, error, self._timeout_s, writes=writes) from None
+        except BaseException as error:
+            if not answers.panicked(error):
+                raise
+            raise answers.unreadable(self.url) from None
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:
+        raise InvalidName(f"{shown(address)!r} is no address. {_EXPECTED}") from None
+
+
+def _switches() -> list[str]:
+    """Those of the environment that obstore no longer reads once it is told anything of the client."""
+    true = ("1", "true", "yes", "on")
+    return [switch for switch in _SWITCHES if os.environ.get(f"AWS_{switch.upper()}", "").lower() in true]
+
+
+def _config(scheme: str) -> dict[str, str]:
+    """What obstore is told beyond the environment."""
+    if scheme == "s3":
+        # Files are removed one at a time, for which every service has the plain request.
+        return {"disable_bulk_delete": "true"}
+    if scheme == "az":
+        # obstore 0.12 panics where it has the account's name from the environment alone.
+        name = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+        return {"account_name": name} if name else {}
+    return {}
+
+
+@contextmanager
+def _settings(url: str) -> Iterator[None]:
+    """Say in our words that obstore cannot do with what the environment holds."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except (BaseError, ValueError):
+        raise answers.unreadable(url) from None
+    except BaseException as error:
+        if not answers.panicked(error):
+            raise
+        raise answers.unreadable(url) from None
