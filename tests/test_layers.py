@@ -69,7 +69,7 @@ LAYERS = {
         "database log leases",
         "clients",
         "catalog",
-        "publishing aliases removing verify",
+        "opening publishing aliases removing verify",
         "adapter_store",
     ),
     "training": (

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from processes import Crew
 from proxy import Proxy
 from services import S3, Postgres, moto_is_there, postgres_programs
+
+if TYPE_CHECKING:
+    from afina.store.adapter_store import AdapterStore
+    from fakes import Runs
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +63,37 @@ def crew(_crew: Crew) -> Iterator[Crew]:
     """Starts processes: `crew.start(function, count, *arguments)`. None outlives the test."""
     yield _crew
     _crew.kill_all()
+
+
+class Adapters(NamedTuple):
+    """Small adapters that share bodies and heads: `b0h1` is a directory there, and has that digest."""
+
+    directory: Path
+    digests: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def adapters(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Adapters:
+    from storing import invent
+
+    directory = tmp_path_factory.mktemp("adapters")
+    return Adapters(directory, invent(runs.adapter("gpt2", "lora"), directory, 4, 4))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where no store is yet: a directory, or an empty database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "store")
+    running: Postgres = request.getfixturevalue("postgres")
+    return running.database()
+
+
+@pytest.fixture
+def store(url: str, tmp_path: Path) -> AdapterStore:
+    """An empty store: in a directory, or in a database with a directory for its blobs."""
+    from afina.store.adapter_store import AdapterStore
+
+    made = AdapterStore(url, who="tester")
+    made.init(None if made.address.directory else str(tmp_path / "blobs"))
+    return made

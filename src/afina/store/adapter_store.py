@@ -5,8 +5,7 @@ A database says what there is, blobs hold the bytes. `replay` is imported by wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, insert, select
 
 from afina import atomic, digest
-from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import address, aliases, catalog, clients, log, publishing, removing, steps
+from afina.errors import CorruptStore, Refused
+from afina.store import address, aliases, catalog, clients, log, opening, publishing, removing, steps
 from afina.store.address import Address
 from afina.store.aliases import ANY
 from afina.store.blobs import Blobs
@@ -74,8 +73,11 @@ class AdapterStore:
         def first(connection: Connection) -> None:
             connection.execute(insert(STORE), {"id": 1, "blobs": blobs, "last": 0, "hash": log.FIRST})
             log.append(connection, "create", {"blobs": "elsewhere" if blobs else "beside"})
+            steps.reached("init: in the transaction")
 
-        return self._database.begin(first)
+        made = self._database.begin(first)
+        steps.reached("init: committed")
+        return made
 
     def _ready(self) -> None:
         """A directory becomes a store when something is to be kept in it."""
@@ -128,8 +130,12 @@ class AdapterStore:
         from afina.store import content
 
         version = self.show(reference)
-        with self._files(version) as files:
-            return content.join(version.manifest, files, f"store:{version}")
+        return opening.opened(
+            self._database,
+            self._blobs,
+            version,
+            lambda files: content.join(version.manifest, files, f"store:{version}"),
+        )
 
     def restore(self, reference: str, directory: str | Path) -> Adapter:
         """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
@@ -138,27 +144,12 @@ class AdapterStore:
         version = self.show(reference)
         if Path(directory).exists():
             raise Refused(f"{directory}: something is there already. Give a directory that is not there yet.")
-        with self._files(version) as files:
-            return content.restore(Path(directory), version.manifest, files, f"store:{version}")
-
-    @contextmanager
-    def _files(self, version: Version) -> Iterator[Mapping[str, Path]]:
-        with self._database.reading() as connection:
-            wanted = [blob.digest for blob in version.parts.values()]
-            rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
-            places = {row.digest: row.place for row in rows}
-        with ExitStack() as stack:
-            files = {}
-            for role, blob in version.parts.items():
-                if blob.digest not in places:
-                    raise NotFound(f"{version}: it was removed while it was read.")
-                files[role] = stack.enter_context(self._blobs.file(places[blob.digest]))
-                if (found := digest.of_file(files[role])) != blob.digest:
-                    raise CorruptStore(
-                        f"store:{version}: its {role} has digest {found[:19]}, expected {blob.digest[:19]}: the file "
-                        f"{places[blob.digest]} was changed. `afina store verify` says what else is damaged."
-                    )
-            yield files
+        return opening.opened(
+            self._database,
+            self._blobs,
+            version,
+            lambda files: content.restore(Path(directory), version.manifest, files, f"store:{version}"),
+        )
 
     def list(self, client: str | None = None) -> Sequence[Listed]:
         """The names that have a version, of one client or of all."""

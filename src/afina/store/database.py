@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, NotFound, Refused
 from afina.store.address import Address
-from afina.store.tables import STORE
+from afina.store.tables import ALIASES, CLIENTS, NAMES, SAID, STORE, VERSIONS
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -161,11 +161,21 @@ class Database:
             raise NotFound(f"store {self.address.shown}: there is none. Give another with `store`, or {how}.")
 
     def scrub(self) -> None:
-        """Give up the pages that hold what was deleted, so that its bytes are in no file of the database."""
+        """Give up the pages that hold what was deleted, so that its bytes are in no table and index of the database.
+
+        PostgreSQL's own write-ahead log and backups keep them for as long as they are kept. Raises Busy where others
+        read for so long that it cannot be done.
+        """
         with self._connected() as connection:
-            connection.execute(text("VACUUM"))
             if self.is_file:
-                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+                connection.execute(text("VACUUM"))
+                if connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar():
+                    raise self._busy()
+            else:
+                # a plain VACUUM leaves the bytes in the page; the log, which may be long, has none of them
+                connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
+                wordy = ", ".join(table.name for table in (CLIENTS, NAMES, VERSIONS, ALIASES, SAID))
+                connection.execute(text(f"VACUUM (FULL, ANALYZE) {wordy}"))
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong with its file; PostgreSQL looks after its own."""
@@ -199,27 +209,41 @@ class Database:
             raise self._in_words(error) from None
 
     def _in_words(self, error: DBAPIError) -> AfinaError:
-        where, said = f"store {self.address.shown}", " ".join(str(error.orig).split())[:200]
-        lowered = said.lower()
-        if "locked" in lowered or "lock timeout" in lowered or "busy" in lowered:
-            return Busy(f"{where}: others write to it, and did not end within {self.patience:g} seconds. Try again.")
-        if any(word in lowered for word in ("disk is full", "full", "i/o error", "readonly", "read-only", "no space")):
+        where, said = f"store {self.address.shown}", self._without_secret(" ".join(str(error.orig).split())[:200])
+        code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
+        if code.startswith(_BUSY):
+            return self._busy()
+        if code.startswith(_CLOSED):
             return CannotWrite(where, said)
-        if any(word in lowered for word in ("malformed", "not a database", "corrupt", "no such", "does not exist")):
-            if self.is_file:
-                return CorruptStore(
-                    f"{where}: its database is damaged ({said}). Restore {self.address.url} from a backup; the blobs "
-                    "beside it are as they were."
-                )
-            return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
         if self.is_file:
-            return CorruptStore(f"{where}: its database cannot be used ({said}).")
-        return NotFound(f"{where}: the database does not answer as expected ({self._without_secret(said)}).")
+            return CorruptStore(
+                f"{where}: its database is damaged ({said}). Restore {self.address.url} from a backup; the blobs "
+                "beside it are as they were."
+            )
+        if code.startswith(_ABSENT):
+            return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
+        return NotFound(
+            f"{where}: the database does not answer as expected ({said}). Try again; if it was to be changed, look first "
+            "whether it was."
+        )
+
+    def _busy(self) -> Busy:
+        return Busy(
+            f"store {self.address.shown}: others use it, and did not end within {self.patience:g} seconds. Try again."
+        )
 
     def _without_secret(self, said: str) -> str:
         secret = self._engine.url.password
         return said.replace(str(secret), "***") if secret else said
 
+
+# Of SQLite its names, of PostgreSQL its SQLSTATE, or how these begin.
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "40")  # lock not available, transaction rolled back
+_CLOSED = (
+    *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_NOLFS"),
+    *("53", "25006", "42501", "58030"),  # insufficient resources, read only, no privilege, I/O error
+)
+_ABSENT = ("3D000", "42P01", "3F000")  # no such database, table, schema
 
 _LOOSE = text("PRAGMA foreign_key_check")
 

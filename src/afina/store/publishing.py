@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from afina import digest
-from afina.errors import Busy
+from afina.errors import AfinaError, Busy
 from afina.store import catalog, clients, leases, log, steps
 from afina.store.blobs import Blobs
 from afina.store.clients import Place
 from afina.store.database import Database
 from afina.store.names import Name
-from afina.store.tables import LIVE, PARTS, VERSIONS
+from afina.store.tables import LEASES, LIVE, PARTS, VERSIONS
 from afina.store.version import Blob, Published
-
-_TRIES = 5
-"""Leases end after an hour; that they do so this often means that something else is wrong."""
 
 
 class Parts(NamedTuple):
@@ -55,27 +53,37 @@ def publish(
 ) -> Published:
     """Keep the parts and make the version. `source`: from where, if not from a run of this machine.
 
-    Killed at any step, the store is as it was, or has the version.
+    Killed at any step, the store is as it was, or has the version. Raises Busy where it took so long that `gc` removed
+    what it was to be made of.
     """
-    for _ in range(_TRIES):
-        with database.writing() as connection:
-            found = there(connection, name, parts.digest)
-            if found is not None:
-                return found
-            holder, places = leases.acquire(connection, parts.blobs)
-        steps.reached("publish: leased")
+    with database.writing() as connection:
+        found = there(connection, name, parts.digest)
+        if found is not None:
+            return found
+        holder, places = leases.acquire(connection, parts.blobs)
+    steps.reached("publish: leased")
+    try:
         _put(blobs, parts, places)
         steps.reached("publish: put")
         with database.writing() as connection:
-            if leases.release(connection, holder, places):
-                made = _make(connection, name, parts, who, why, source)
-                steps.reached("publish: in the transaction")
-            else:
-                made = None
-        if made is not None:
-            steps.reached("publish: committed")
-            return made
-    raise Busy(f"{name}: what it was to be made of was removed while it was published. Try again.")
+            if not leases.release(connection, holder, places):
+                raise Busy(
+                    f"{name}: it took longer than {leases.SECONDS / 3600:g} h to publish, or a clock is wrong, and what "
+                    "it was to be made of was removed meanwhile. Publish it again."
+                )
+            made = _make(connection, name, parts, who, why, source)
+            steps.reached("publish: in the transaction")
+    except BaseException:
+        _give_up(database, holder)
+        raise
+    steps.reached("publish: committed")
+    return made
+
+
+def _give_up(database: Database, holder: str) -> None:
+    """So that `gc` need not wait for the leases to end by themselves; what went wrong before is what is told."""
+    with suppress(AfinaError), database.writing() as connection:
+        connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
 
 
 def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:

@@ -56,16 +56,18 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
 
 
 def collect(database: Database, blobs: Blobs) -> Removed:
-    """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed one ended."""
+    """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed gc or erase ended."""
     with database.writing() as connection:
         leases.expire(connection)
         gone = _condemn(connection, None)
         if gone:
             log.append(connection, "gc", {"blobs": sorted(gone)})
+        unfinished = _erasing(connection)
         steps.reached("gc: in the transaction")
     steps.reached("gc: condemned")
     _empty(database, blobs)
     steps.reached("gc: committed")
+    _finish(database, unfinished)
     blobs.sweep(leases.SECONDS)
     return Removed(len(gone), sum(gone.values()))
 
@@ -73,26 +75,46 @@ def collect(database: Database, blobs: Blobs) -> Removed:
 def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removed:
     """Remove all of a client for good: names, manifests, who and why in clear, and the blobs that no other holds.
 
-    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on.
-    Raises NotFound.
+    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on, as does
+    `gc`. Raises NotFound; Busy where somebody reads for so long that the pages cannot be given up.
     """
     made = Removed(0, 0)
     with database.writing() as connection:
         row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == client)).one_or_none()
-        if row is None:
-            raise NotFound(f"client {client}: there is none of that name in the store.")
-        if row.state == LIVE:
+        if row is not None and row.state == LIVE:
             made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
+        unfinished = _erasing(connection)
+        if row is None and not unfinished:  # one that was not finished may have been this client's, whose name is gone
+            raise NotFound(f"client {client}: there is none of that name in the store.")
         steps.reached("erase: in the transaction")
     steps.reached("erase: forgotten")
     _empty(database, blobs)
     steps.reached("erase: removed")
+    _finish(database, unfinished)
+    return made
+
+
+def _erasing(connection: Connection) -> list[int]:
+    """The clients of which something may be left."""
+    return [*connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.state == ERASING)).scalars()]
+
+
+def _finish(database: Database, unfinished: Collection[int]) -> None:
+    """Once the files of those clients are gone: give up their names, then the pages, then what says that it is to do.
+
+    A row stays until the pages are given up, so that a killed process leaves word of it.
+    """
+    if not unfinished:
+        return
+    theirs = CLIENTS.c.id.in_(unfinished) & (CLIENTS.c.state == ERASING)
     with database.writing() as connection:
-        connection.execute(delete(CLIENTS).where(CLIENTS.c.name == client, CLIENTS.c.state == ERASING))
+        connection.execute(update(CLIENTS).where(theirs).values(name=None))
     steps.reached("erase: committed")
     database.scrub()
     steps.reached("erase: scrubbed")
-    return made
+    with database.writing() as connection:
+        connection.execute(delete(CLIENTS).where(theirs & CLIENTS.c.name.is_(None)))
+    steps.reached("erase: ended")
 
 
 def _forget(connection: Connection, client: int, said: Said, name: str) -> Removed:

@@ -51,15 +51,17 @@ def verify(database: Database, blobs: Blobs) -> list[Damage]:
     for row in rows:
         if row.digest in held:
             problem = _of_blob(blobs, row)
-            if problem and row.digest in _still_held(database):
+            if problem and _is_still_there(database, row):
                 found.append(Damage("blob", row.digest, tuple(held[row.digest]), problem))
     return found
 
 
-def _still_held(database: Database) -> set[str]:
-    """A version may have been deleted, and its blobs removed, since they were looked at."""
+def _is_still_there(database: Database, row: Row[Any]) -> bool:
+    """A version may have been deleted, and its blobs removed, since they were looked at; and published again since."""
+    held = BLOBS.c.digest.in_(select(PARTS.c.digest))
     with database.reading() as connection:
-        return set(connection.execute(select(PARTS.c.digest)).scalars())
+        there = select(BLOBS.c.place).where(BLOBS.c.digest == row.digest, held)
+        return connection.execute(there).scalar() == row.place
 
 
 def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
