@@ -94,6 +94,7 @@ class Postgres:
         if user is not None:
             for path in (directory, word):
                 os.chown(path, user, -1)
+        self.directory = directory
         settings = f"--username={self.USER} --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8".split()
         identity = {} if user is None else {"user": user, "group": pwd.getpwuid(user).pw_gid, "extra_groups": []}
         made = subprocess.run(
@@ -106,7 +107,8 @@ class Postgres:
         if made.returncode:
             shutil.rmtree(directory)
             raise DidNotStart(made.stderr)
-        places = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={directory}"]
+        # What is killed here are processes, whose writes the system keeps; its power stays on.
+        places = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={directory}", "-c", "fsync=off"]
         self._service = Service(
             lambda port, _: [str(programs / "postgres"), "-D", str(directory / "data"), "-p", str(port), *places],
             self._answers,

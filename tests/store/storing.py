@@ -300,8 +300,7 @@ class Life:
         elif action == "delete" and mine["versions"].get(str(number)) and number not in mine["aliases"].values():
             mine["versions"][str(number)] = None
         elif action == "rollback" and answer and isinstance(answer[0], dict) and mine["aliases"]:
-            if mine["versions"].get(str(answer[0]["to"])):
-                mine["aliases"]["production"] = answer[0]["to"]
+            mine["aliases"]["production"] = answer[0]["to"]
         return made
 
 

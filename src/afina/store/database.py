@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, NotFound, Refused
+from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
 from afina.store.address import Address
 from afina.store.tables import ALIASES, CLIENTS, NAMES, SAID, STORE, VERSIONS
 
@@ -56,8 +56,8 @@ class Database:
                 )
             except ModuleNotFoundError:
                 raise NotFound("PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.") from None
-            except ArgumentError:
-                raise NotFound(
+            except (ArgumentError, ValueError):  # the latter for a port that is no number
+                raise InvalidName(
                     f"store {self.address.shown}: not readable as an address. Expected "
                     "postgresql://USER:PASSWORD@HOST/DATABASE."
                 ) from None
@@ -223,8 +223,8 @@ class Database:
         if code.startswith(_ABSENT):
             return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
         return NotFound(
-            f"{where}: the database does not answer as expected ({said}). Try again; if it was to be changed, look first "
-            "whether it was."
+            f"{where}: the database does not answer as expected ({said}). Try again; if it was to be changed, "
+            "look first whether it was."
         )
 
     def _busy(self) -> Busy:

@@ -2,8 +2,8 @@
 
     {"seq": 7, "time": "...", "event": "alias", "payload": {...}, "previous": "sha256:..", "hash": "sha256:.."}
 
-`hash` is of the canonical JSON of the others (`afina.digest`). Of who did it, why, and for which client there are hashes,
-salted by what an erasure destroys; the words themselves are in another table, from which they can be erased.
+`hash` is of the canonical JSON of the others (`afina.digest`). Of who did it, why, and for which client there are
+hashes, salted by what an erasure destroys; the words themselves are in another table, from which they can be erased.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def publish(
         with database.writing() as connection:
             if not leases.release(connection, holder, places):
                 raise Busy(
-                    f"{name}: it took longer than {leases.SECONDS / 3600:g} h to publish, or a clock is wrong, and what "
-                    "it was to be made of was removed meanwhile. Publish it again."
+                    f"{name}: it took longer than {leases.SECONDS / 3600:g} h to publish, or a clock is wrong, and "
+                    "what it was to be made of was removed meanwhile. Publish it again."
                 )
             made = _make(connection, name, parts, who, why, source)
             steps.reached("publish: in the transaction")

@@ -61,7 +61,7 @@ def _is_still_there(database: Database, row: Row[Any]) -> bool:
     held = BLOBS.c.digest.in_(select(PARTS.c.digest))
     with database.reading() as connection:
         there = select(BLOBS.c.place).where(BLOBS.c.digest == row.digest, held)
-        return connection.execute(there).scalar() == row.place
+        return bool(connection.execute(there).scalar() == row.place)
 
 
 def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
