@@ -107,8 +107,7 @@ class Postgres:
         if made.returncode:
             shutil.rmtree(directory)
             raise DidNotStart(made.stderr)
-        # What is killed here are processes, whose writes the system keeps; its power stays on.
-        places = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={directory}", "-c", "fsync=off"]
+        places = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={directory}"]
         self._service = Service(
             lambda port, _: [str(programs / "postgres"), "-D", str(directory / "data"), "-p", str(port), *places],
             self._answers,
