@@ -65,7 +65,7 @@ LAYERS = {
     "inference": ("predictor", "probes calibration", "evaluation asking"),
     "store": (
         "names address blobs answers limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "content admission migrate remote",
+        "content admission migrate remote failures",
         "database log leases",
         "clients",
         "catalog",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import storing
+from lives import Life
 from processes import Crew
 from services import Postgres
 
@@ -187,7 +188,7 @@ def lives(crew: Crew, store: AdapterStore, url: str, adapters: Adapters, seed: i
     """Processes do what they like for so long, each killed and another put in its place again and again."""
     random = Random(seed)
     clients = ["anna", "bert", "cleo"]
-    told = {client: storing.Life(adapters.digests) for client in clients}
+    told = {client: Life(adapters.digests) for client in clients}
     shared: list[Any] = []
     running: dict[str, tuple[Any, float]] = {}
 

@@ -111,12 +111,12 @@ class AdapterStore:
         admission.admit(directory, self.limits)
         opened = Adapter.load(directory)
         self._ready()
-        with self._database.reading() as connection:
-            found = publishing.there(connection, wanted, opened.digest)
-        if found is not None:
-            return found
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
-        with self._blobs.scratch() as scratch:
+        with self._database.connected(), self._blobs.scratch() as scratch:
+            with self._database.reading() as connection:
+                found = publishing.there(connection, wanted, opened.digest)
+            if found is not None:
+                return found
             made = content.split(opened, scratch)
             steps.reached("publish: files made")
             files = {role: part.file for role, part in made.items()}
@@ -129,13 +129,12 @@ class AdapterStore:
         """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
         from afina.store import content
 
-        version = self.show(reference)
-        return opening.opened(
-            self._database,
-            self._blobs,
-            version,
-            lambda files: content.join(version.manifest, files, f"store:{version}"),
-        )
+        with self._database.connected():
+            version = self.show(reference)
+            where = f"store:{version}"
+            return opening.opened(
+                self._database, self._blobs, version, lambda files: content.join(version.manifest, files, where)
+            )
 
     def restore(self, reference: str, directory: str | Path) -> Adapter:
         """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
@@ -208,12 +207,14 @@ class AdapterStore:
 
     def gc(self) -> Removed:
         """Remove the bytes that no version holds."""
-        return removing.collect(self._database, self._blobs)
+        with self._database.connected():
+            return removing.collect(self._database, self._blobs)
 
     def erase(self, client: str, *, reason: str) -> Removed:
         """Remove all of a client for good; the log still verifies. See `removing.erase`."""
         why = log.check_reason(reason, "reason")
-        return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
+        with self._database.connected():
+            return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
 
     def verify(self) -> Sequence[Damage]:
         """Hash every blob, manifest and entry of the log again: all that is damaged."""

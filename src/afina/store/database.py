@@ -7,6 +7,7 @@ its commit. So version numbers have no gaps, the log is one chain, and aliases a
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
+from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
+from afina.store import failures
 from afina.store.address import Address
 from afina.store.tables import ALIASES, CLIENTS, NAMES, SAID, STORE, VERSIONS
 
@@ -34,13 +36,17 @@ _ADVISORY = 0x6166696E61
 
 
 class Database:
-    """One store's. Every use opens a connection of its own, so that it may be shared by threads and survive a fork."""
+    """One store's. It may be shared by threads, and survives a fork: every use opens a connection of its own.
+
+    `connected` is for what uses it several times in a row: to connect takes longer than what is then asked.
+    """
 
     def __init__(self, address: Address, *, patience: float = PATIENCE) -> None:
         self.address = address
         self.patience = patience
         self._engine = self._open()
         self._ready = False
+        self._kept = threading.local()
 
     @property
     def is_file(self) -> bool:
@@ -170,7 +176,7 @@ class Database:
             if self.is_file:
                 connection.execute(text("VACUUM"))
                 if connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar():
-                    raise self._busy()
+                    raise failures.busy(self.address, self.patience)
             else:
                 # a plain VACUUM leaves the bytes in the page; the log, which may be long, has none of them
                 connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
@@ -201,49 +207,48 @@ class Database:
                 raise
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
+    def connected(self) -> Iterator[None]:
+        """Use one connection for all that this thread does within the block; another, where it is cut meanwhile."""
+        if self._kept.__dict__.get("uses") is not None:
+            yield
+            return
+        self._kept.uses = []
         try:
-            with self._engine.connect() as connection:
-                yield connection
+            yield
+        finally:
+            for connection in self._kept.uses:
+                connection.close()
+            self._kept.uses = None
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        uses: list[Connection] | None = self._kept.__dict__.get("uses")
+        try:
+            if uses is None:
+                with self._engine.connect() as connection:
+                    yield connection
+                return
+            if not uses or not self._answers(uses[-1]):
+                uses.append(self._engine.connect())
+            yield uses[-1]
         except DBAPIError as error:
             raise self._in_words(error) from None
 
+    def _answers(self, connection: Connection) -> bool:
+        """A file does; a server may have ended a connection on which nothing was said for long."""
+        if connection.in_transaction() and not connection.invalidated:
+            connection.rollback()  # SQLAlchemy's own account of it: each use begins and ends one in SQL
+        if connection.invalidated or self.is_file:
+            return not connection.invalidated
+        try:
+            connection.exec_driver_sql("SELECT 1")
+        except DBAPIError:
+            return False
+        return True
+
     def _in_words(self, error: DBAPIError) -> AfinaError:
-        where, said = f"store {self.address.shown}", self._without_secret(" ".join(str(error.orig).split())[:200])
-        code = getattr(error.orig, "sqlite_errorname", None) or getattr(error.orig, "sqlstate", None) or ""
-        if code.startswith(_BUSY):
-            return self._busy()
-        if code.startswith(_CLOSED):
-            return CannotWrite(where, said)
-        if self.is_file:
-            return CorruptStore(
-                f"{where}: its database is damaged ({said}). Restore {self.address.url} from a backup; the blobs "
-                "beside it are as they were."
-            )
-        if code.startswith(_ABSENT):
-            return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
-        return NotFound(
-            f"{where}: the database does not answer as expected ({said}). Try again; if it was to be changed, "
-            "look first whether it was."
-        )
+        return failures.told(error, self.address, self._engine.url.password, self.patience)
 
-    def _busy(self) -> Busy:
-        return Busy(
-            f"store {self.address.shown}: others use it, and did not end within {self.patience:g} seconds. Try again."
-        )
-
-    def _without_secret(self, said: str) -> str:
-        secret = self._engine.url.password
-        return said.replace(str(secret), "***") if secret else said
-
-
-# Of SQLite its names, of PostgreSQL its SQLSTATE, or how these begin.
-_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "40")  # lock not available, transaction rolled back
-_CLOSED = (
-    *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_NOLFS"),
-    *("53", "25006", "42501", "58030"),  # insufficient resources, read only, no privilege, I/O error
-)
-_ABSENT = ("3D000", "42P01", "3F000")  # no such database, table, schema
 
 _LOOSE = text("PRAGMA foreign_key_check")
 
