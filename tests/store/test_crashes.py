@@ -196,7 +196,7 @@ def lives(crew: Crew, store: AdapterStore, url: str, adapters: Adapters, seed: i
         worker, _ = running.pop(client)
         worker.kill()
         ended = worker.wait()
-        assert ended.status == -9, ended
+        assert ended.status == -9, (ended.values[-1], ended.error, ended.message, ended.said)
         told[client].told(ended.values)
         shared.extend(value[5] for value in ended.values if value[:2] == ["done", "share"])
 
@@ -220,8 +220,6 @@ def lives(crew: Crew, store: AdapterStore, url: str, adapters: Adapters, seed: i
     for client in clients:
         told[client].found(storing.state(store, client))
     _check_shared(store, shared)
-    for client in {row["name"] for row in storing.tables(store)["clients"] if row["state"] != "live"}:
-        store.erase(client, reason=storing.WHY)
     storing.check_clean(store)
     storing.check_whole(store, adapters.digests)
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,8 +176,12 @@ class Database:
         with self._connected() as connection:
             if self.is_file:
                 connection.execute(text("VACUUM"))
-                if connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar():
-                    raise failures.busy(self.address, self.patience)
+                # for another that moves the log's pages at this moment, SQLite itself does not wait
+                until = datetime.now(UTC) + timedelta(seconds=self.patience)
+                while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar():
+                    if datetime.now(UTC) > until:
+                        raise failures.busy(self.address, self.patience)
+                    threading.Event().wait(0.02)
             else:
                 # a plain VACUUM leaves the bytes in the page; the log, which may be long, has none of them
                 connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
