@@ -65,7 +65,7 @@ LAYERS = {
     "inference": ("predictor", "probes calibration", "evaluation asking merging importing"),
     "store": (
         "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "answers content header migrate low_rank fields model_card sqlite",
+        "answers content failures header migrate low_rank fields model_card sqlite",
         "weights",
         "remote matching inspection fit bundle",
         "admission",
@@ -74,7 +74,7 @@ LAYERS = {
         "database log",
         "leases clients",
         "catalog",
-        "publishing aliases removing verify",
+        "opening publishing aliases removing verify",
         "reader",
         "exchange",
         "adapter_store",

@@ -100,6 +100,7 @@ class Postgres:
         if user is not None:
             for path in (directory, word):
                 os.chown(path, user, -1)
+        self.directory = directory
         settings = f"--username={self.USER} --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8".split()
         identity = {} if user is None else {"user": user, "group": pwd.getpwuid(user).pw_gid, "extra_groups": []}
         made = subprocess.run(
@@ -134,13 +135,13 @@ class Postgres:
             return False
         return True
 
-    def database(self) -> str:
-        """The URL of a new and empty database."""
+    def database(self, like: str = "template1") -> str:
+        """The URL of a new database: an empty one, or a copy of the one at a URL, which nobody uses meanwhile."""
         import psycopg
 
         name = f"test_{secrets.token_hex(6)}"
         with psycopg.connect(self._url(self._service.port, "postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like.rpartition('/')[2]}")
         return self._url(self._service.port, name)
 
     def stop(self) -> None:

@@ -74,8 +74,11 @@ class AdapterStore(Reader):
         def first(connection: Connection) -> None:
             connection.execute(insert(STORE), {"id": 1, "blobs": blobs, "last": 0, "hash": log.FIRST})
             log.append(connection, "create", {"blobs": "elsewhere" if blobs else "beside"})
+            steps.reached("init: in the transaction")
 
-        return self._database.begin(first)
+        made = self._database.begin(first)
+        steps.reached("init: committed")
+        return made
 
     def make_ready(self) -> None:
         """Make sure that something can be kept: a directory becomes a store, a database has to be one."""
@@ -108,12 +111,12 @@ class AdapterStore(Reader):
         admission.admit(directory, self.limits, links=links)
         opened = Adapter.load(directory)
         self.make_ready()
-        with self._database.reading() as connection:
-            found = publishing.there(connection, wanted, opened.digest)
-        if found is not None:
-            return found
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
-        with self._blobs.scratch() as scratch:
+        with self._database.connected(), self._blobs.scratch() as scratch:
+            with self._database.reading() as connection:
+                found = publishing.there(connection, wanted, opened.digest)
+            if found is not None:
+                return found
             made = content.split(opened, scratch)
             steps.reached("publish: files made")
             files = {role: part.file for role, part in made.items()}
@@ -152,12 +155,14 @@ class AdapterStore(Reader):
 
     def gc(self) -> Removed:
         """Remove the bytes that no version holds."""
-        return removing.collect(self._database, self._blobs)
+        with self._database.connected():
+            return removing.collect(self._database, self._blobs)
 
     def erase(self, client: str, *, reason: str) -> Removed:
         """Remove all of a client for good; the log still verifies. See `removing.erase`."""
         why = log.check_reason(reason, "reason")
-        return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
+        with self._database.connected():
+            return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
 
     def diff(
         self, first: str, second: str, *, task: str | None = None, backbone: str | None = None, **data: Any

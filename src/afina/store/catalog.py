@@ -121,7 +121,7 @@ def versions(connection: Connection, place: Place, which: Any = True) -> list[Ve
         .order_by(VERSIONS.c.number)
     )
     rows = connection.execute(asked).all()
-    parts = _parts(connection, place)
+    parts = _parts(connection, place, which)
     pointing: dict[int, list[str]] = {}
     for alias, number in aliases_of(connection, place).items():
         pointing.setdefault(number, []).append(alias)
@@ -151,12 +151,12 @@ def _made(
     )
 
 
-def _parts(connection: Connection, place: Place) -> dict[int, dict[str, Blob]]:
+def _parts(connection: Connection, place: Place, which: Any) -> dict[int, dict[str, Blob]]:
     asked = (
         select(PARTS, BLOBS.c.size)
         .join(BLOBS, BLOBS.c.digest == PARTS.c.digest)
         .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
-        .where(VERSIONS.c.name == place.id)
+        .where(VERSIONS.c.name == place.id, which)
         .order_by(PARTS.c.role)
     )
     found: dict[int, dict[str, Blob]] = {}

@@ -7,8 +7,10 @@ its commit. So version numbers have no gaps, the log is one chain, and aliases a
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, inspect, select, text
@@ -16,10 +18,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from afina import atomic
-from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, NotFound, Refused
-from afina.store import sqlite
+from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
+from afina.store import failures, sqlite
 from afina.store.address import Address
-from afina.store.tables import STORE
+from afina.store.tables import ALIASES, CLIENTS, NAMES, SAID, STORE, VERSIONS
 
 FORMAT = "0001"
 """The newest of `migrations`."""
@@ -32,13 +34,17 @@ _ADVISORY = 0x6166696E61
 
 
 class Database:
-    """One store's. Every use opens a connection of its own, so that it may be shared by threads and survive a fork."""
+    """One store's. It may be shared by threads, and survives a fork: every use opens a connection of its own.
+
+    `connected` is for what uses it several times in a row: to connect takes longer than what is then asked.
+    """
 
     def __init__(self, address: Address, *, patience: float = PATIENCE) -> None:
         self.address = address
         self.patience = patience
         self._engine = self._open()
         self._ready = False
+        self._kept = threading.local()
 
     @property
     def is_file(self) -> bool:
@@ -54,8 +60,8 @@ class Database:
                 )
             except ModuleNotFoundError:
                 raise NotFound("PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.") from None
-            except ArgumentError:
-                raise NotFound(
+            except (ArgumentError, ValueError):  # the latter for a port that is no number
+                raise InvalidName(
                     f"store {self.address.shown}: not readable as an address. Expected "
                     "postgresql://USER:PASSWORD@HOST/DATABASE."
                 ) from None
@@ -71,11 +77,11 @@ class Database:
             tables = inspect(connection)
             if not tables.has_table("alembic_version"):
                 if tables.has_table("store"):
-                    raise CorruptStore(self._damaged("its format is not stated"))
+                    raise CorruptStore(failures.damaged(self.address, "its format is not stated"))
                 return self._missing()
             found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
-            raise CorruptStore(self._damaged(f"its format is {found!r}, expected four digits"))
+            raise CorruptStore(failures.damaged(self.address, f"its format is {found!r}, expected four digits"))
         if found > FORMAT:
             raise Refused(
                 f"store {self.address.shown}: made by a later afina (format {found}, this one knows {FORMAT}). "
@@ -95,15 +101,8 @@ class Database:
     def _missing(self) -> bool:
         """False; or an error, where a file of a database is not there and blobs are."""
         if self.is_file and sqlite.bereft(Path(self.address.url)):
-            raise CorruptStore(self._damaged("it is missing or empty, and there are blobs"))
+            raise CorruptStore(failures.damaged(self.address, "it is missing or empty, and there are blobs"))
         return False
-
-    def _damaged(self, problem: str) -> str:
-        where = self.address.url if self.is_file else "it"
-        return (
-            f"store {self.address.shown}: its database is damaged ({problem}). Restore {where} from a backup; the "
-            "blobs are as they were."
-        )
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
         """Make the store, with what `first` puts there; false where another process was faster."""
@@ -162,11 +161,25 @@ class Database:
             raise NotFound(f"store {self.address.shown}: there is none. Give another with `store`, or {how}.")
 
     def scrub(self) -> None:
-        """Give up the pages that hold what was deleted, so that its bytes are in no file of the database."""
+        """Give up the pages that hold what was deleted, so that its bytes are in no table and index of the database.
+
+        PostgreSQL's own write-ahead log and backups keep them for as long as they are kept. Raises Busy where others
+        read for so long that it cannot be done.
+        """
         with self._connected() as connection:
-            connection.execute(text("VACUUM"))
-            if self.is_file and connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]:
-                raise self._busy("read")
+            if self.is_file:
+                connection.execute(text("VACUUM"))
+                # for another that moves the log's pages at this moment, SQLite itself does not wait
+                until = datetime.now(UTC) + timedelta(seconds=self.patience)
+                while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar():
+                    if datetime.now(UTC) > until:
+                        raise failures.busy(self.address, self.patience)
+                    threading.Event().wait(0.02)
+            else:
+                # a plain VACUUM leaves the bytes in the page; the log, which may be long, has none of them
+                connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
+                wordy = ", ".join(table.name for table in (CLIENTS, NAMES, VERSIONS, ALIASES, SAID))
+                connection.execute(text(f"VACUUM (FULL, ANALYZE) {wordy}"))
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong with its file; PostgreSQL looks after its own."""
@@ -192,40 +205,52 @@ class Database:
                 raise
 
     @contextmanager
-    def _connected(self) -> Iterator[Connection]:
+    def connected(self) -> Iterator[None]:
+        """Use one connection for all that this thread does within the block; another, where it is cut meanwhile."""
+        if self._kept.__dict__.get("uses") is not None:
+            yield
+            return
+        self._kept.uses = []
         try:
-            with self._engine.connect() as connection:
-                yield connection
+            yield
+        finally:
+            for connection in self._kept.uses:
+                connection.close()
+            self._kept.uses = None
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        uses: list[Connection] | None = self._kept.__dict__.get("uses")
+        try:
+            if uses is None:
+                with self._engine.connect() as connection:
+                    yield connection
+                return
+            if not uses or not self._answers(uses[-1]):
+                uses.append(self._engine.connect())
+            yield uses[-1]
         except DBAPIError as error:
             raise self._in_words(error) from None
         except _UNEXPECTED as error:
             problem = f"a row is not as it was written: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
-            raise CorruptStore(f"{self._damaged(problem)} `afina store verify` says what it is about.") from error
+            raise CorruptStore(
+                f"{failures.damaged(self.address, problem)} `afina store verify` says what it is about."
+            ) from error
+
+    def _answers(self, connection: Connection) -> bool:
+        """A file does; a server may have ended a connection on which nothing was said for long."""
+        if connection.in_transaction() and not connection.invalidated:
+            connection.rollback()  # SQLAlchemy's own account of it: each use begins and ends one in SQL
+        if connection.invalidated or self.is_file:
+            return not connection.invalidated
+        try:
+            connection.exec_driver_sql("SELECT 1")
+        except DBAPIError:
+            return False
+        return True
 
     def _in_words(self, error: DBAPIError) -> AfinaError:
-        where, said = f"store {self.address.shown}", " ".join(str(error.orig).split())[:200]
-        lowered = said.lower()
-        if "locked" in lowered or "lock timeout" in lowered or "busy" in lowered:
-            return self._busy("write to")
-        if any(word in lowered for word in ("disk is full", "full", "i/o error", "readonly", "read-only", "no space")):
-            return CannotWrite(where, said)
-        if any(word in lowered for word in ("malformed", "not a database", "corrupt", "no such", "does not exist")):
-            if self.is_file:
-                return CorruptStore(self._damaged(said))
-            return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
-        if "unable to open" in lowered:
-            return NotFound(f"{where}: {self.address.url} cannot be opened. It has to be a file that you may read.")
-        if self.is_file:
-            return CorruptStore(self._damaged(said))
-        return NotFound(f"{where}: the database does not answer as expected ({self._without_secret(said)}).")
-
-    def _busy(self, what: str) -> Busy:
-        where = f"store {self.address.shown}"
-        return Busy(f"{where}: others {what} it, and did not end within {self.patience:g} seconds. Try again.")
-
-    def _without_secret(self, said: str) -> str:
-        secret = self._engine.url.password
-        return said.replace(str(secret), "***") if secret else said
+        return failures.told(error, self.address, self._engine.url.password, self.patience)
 
 
 _LOOSE = text("PRAGMA foreign_key_check")

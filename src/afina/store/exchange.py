@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -130,10 +130,13 @@ def _to_bundle(store: Reader, version: Version, path: Path) -> None:
         "created": version.created,
         "manifest": dict(version.manifest),
     }
-    with store.files(version) as files:
+
+    def write(files: Mapping[str, Path]) -> None:
         members: dict[str, Any] = {f"part-{place}": file for place, file in enumerate(files.values())}
         about["parts"] = dict(zip(files, members, strict=True))
         bundle.write(path, members, about)
+
+    store.opened(version, write)
 
 
 def _to_hub(

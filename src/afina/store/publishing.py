@@ -19,9 +19,6 @@ from afina.store.names import Name
 from afina.store.tables import LIVE, PARTS, VERSIONS
 from afina.store.version import Blob, Published
 
-_TRIES = 5
-"""Leases end after an hour; that they do so this often means that something else is wrong."""
-
 
 class Parts(NamedTuple):
     """What a version is to be made of: the manifest with its digest, and by role a file of this machine."""
@@ -55,7 +52,8 @@ def publish(
 ) -> Published:
     """Keep the parts and make the version. `source`: from where, if not from a run.
 
-    Killed at any step, the store is as it was, or has the version.
+    Killed at any step, the store is as it was, or has the version. Raises Busy where it took so long that `gc` removed
+    what it was to be made of.
     """
     for _ in range(_TRIES):
         with database.writing() as connection:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import select
 
 from afina import atomic, digest
-from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import address, aliases, catalog, clients, leases, log
+from afina.errors import CorruptStore, Refused
+from afina.store import address, aliases, catalog, clients, log, opening
 from afina.store.address import Address
 from afina.store.blobs import Blobs
 from afina.store.database import Database
@@ -25,6 +24,9 @@ from afina.store.version import Damage, Happened, Listed, Version
 
 if TYPE_CHECKING:
     from afina.models.adapter import Adapter
+
+
+Made = TypeVar("Made")
 
 
 class Reader:
@@ -55,49 +57,22 @@ class Reader:
         """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
         from afina.store import content
 
-        version = self.show(reference)
-        with self.files(version) as files:
-            return content.join(version.manifest, files, f"store:{version}")
+        with self._database.connected():
+            version = self.show(reference)
+            return self.opened(version, lambda files: content.join(version.manifest, files, f"store:{version}"))
 
     def restore(self, reference: str, directory: str | Path) -> Adapter:
         """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
         from afina.store import content
 
-        version = self.show(reference)
-        if Path(directory).exists():
-            raise Refused(f"{directory}: something is there already. Give a directory that is not there yet.")
-        with self.files(version) as files:
-            return content.restore(Path(directory), version.manifest, files, f"store:{version}")
+        version, where = self.show(reference), Path(directory)
+        if where.exists():
+            raise Refused(f"{where}: something is there already. Give a directory that is not there yet.")
+        return self.opened(version, lambda files: content.restore(where, version.manifest, files, f"store:{version}"))
 
-    @contextmanager
-    def files(self, version: Version) -> Iterator[Mapping[str, Path]]:
-        """By role, the files of a version on this machine for the block, each checked to the byte."""
-        if (stated := str(version.manifest.get("digest"))) != version.digest:
-            raise CorruptStore(
-                f"store:{version}: it has digest {version.digest[:19]}, its manifest is of {stated[:19]}: one of them "
-                "was changed. `afina store verify` says what else is damaged."
-            )
-        with self._database.reading() as connection:
-            wanted = [blob.digest for blob in version.parts.values()]
-            rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
-            places = {row.digest: row.place for row in rows}
-        with ExitStack() as stack:
-            files = {}
-            for role, blob in version.parts.items():
-                if blob.digest not in places:
-                    raise NotFound(f"{version}: it was removed while it was read.")
-                if not leases.is_place(places[blob.digest], blob.digest):
-                    raise CorruptStore(
-                        f"store:{version}: its {role} is said to be in {places[blob.digest]!r:.80}, no file of its "
-                        "own. `afina store verify` says what else is damaged."
-                    )
-                files[role] = stack.enter_context(self._blobs.file(places[blob.digest]))
-                if (found := digest.of_file(files[role])) != blob.digest:
-                    raise CorruptStore(
-                        f"store:{version}: its {role} has digest {found[:19]}, expected {blob.digest[:19]}: the file "
-                        f"{places[blob.digest]} was changed. `afina store verify` says what else is damaged."
-                    )
-            yield files
+    def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
+        """What `use` makes of a version's files, by role, each checked to the byte. See `opening.opened`."""
+        return opening.opened(self._database, self._blobs, version, use)
 
     def list(self, client: str | None = None) -> Sequence[Listed]:
         """The names that have a version, of one client or of all."""

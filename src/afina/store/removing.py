@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.errors import NotFound, Refused
@@ -55,16 +57,18 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
 
 
 def collect(database: Database, blobs: Blobs) -> Removed:
-    """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed one ended."""
+    """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed gc or erase ended."""
     with database.writing() as connection:
         leases.expire(connection)
         gone = _condemn(connection)
         if gone:
             log.append(connection, "gc", {"blobs": sorted(gone)})
+        unfinished = _erasing(connection)
         steps.reached("gc: in the transaction")
     steps.reached("gc: condemned")
     _empty(database, blobs)
     steps.reached("gc: committed")
+    _finish(database, unfinished)
     blobs.sweep(leases.SECONDS)
     return Removed(len(gone), sum(gone.values()))
 
@@ -72,32 +76,50 @@ def collect(database: Database, blobs: Blobs) -> Removed:
 def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removed:
     """Remove all of a client for good: names, manifests, who and why in clear, and the blobs that no other holds.
 
-    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on; so it does
-    after Busy, where a reader holds on to the state before. Raises NotFound.
+    The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on, as does
+    `gc`. Raises NotFound; Busy where somebody reads for so long that the pages cannot be given up.
     """
     made = Removed(0, 0)
     with database.writing() as connection:
         row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == client)).one_or_none()
-        if row is None and not connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.state == ERASED)).first():
+        if row is not None and row.state == LIVE:
+            made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
+        unfinished = _erasing(connection)
+        if row is None and not unfinished:  # one that was not finished may have been this client's, whose name is gone
             raise NotFound(
                 f"client {client}: there is none of that name in the store. `afina store list` shows what there is."
             )
-        if row is not None and row.state == LIVE:
-            made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
         steps.reached("erase: in the transaction")
     steps.reached("erase: forgotten")
     _empty(database, blobs)
     blobs.sweep(leases.SECONDS)
     steps.reached("erase: removed")
+    _finish(database, unfinished)
+    return made
+
+
+def _erasing(connection: Connection) -> list[int]:
+    """The clients of which something may be left."""
+    return [*connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.state.in_((ERASING, ERASED)))).scalars()]
+
+
+def _finish(database: Database, unfinished: Collection[int]) -> None:
+    """Once the files of those clients are gone: give up their names, then the pages, then what says that it is to do.
+
+    A row stays until the pages are given up, so that a killed process leaves word of it.
+    """
+    if not unfinished:
+        return
+    theirs = CLIENTS.c.id.in_(unfinished)
     with database.writing() as connection:
-        mine = (CLIENTS.c.name == client) & (CLIENTS.c.state == ERASING)
-        connection.execute(update(CLIENTS).where(mine).values(name=None, state=ERASED))
+        erasing = theirs & (CLIENTS.c.state == ERASING)
+        connection.execute(update(CLIENTS).where(erasing).values(name=None, state=ERASED))
     steps.reached("erase: committed")
     database.scrub()
     steps.reached("erase: scrubbed")
     with database.writing() as connection:
-        connection.execute(delete(CLIENTS).where(CLIENTS.c.state == ERASED))
-    return made
+        connection.execute(delete(CLIENTS).where(theirs & (CLIENTS.c.state == ERASED)))
+    steps.reached("erase: ended")
 
 
 def _forget(connection: Connection, client: int, said: Said, name: str) -> Removed:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 STEPS = (
+    *("init: in the transaction", "init: committed"),
     *("publish: files made", "publish: leased", "publish: body put", "publish: put", "publish: in the transaction"),
     *("publish: committed",),
     *("alias: in the transaction", "alias: committed"),
     *("delete: in the transaction", "delete: committed"),
     *("gc: in the transaction", "gc: condemned", "gc: one removed", "gc: removed", "gc: committed"),
     *("erase: in the transaction", "erase: forgotten", "erase: removed", "erase: committed", "erase: scrubbed"),
+    *("erase: ended",),
 )
 """All of them, in their order."""
 

@@ -65,7 +65,7 @@ def verify(database: Database, blobs: Blobs) -> list[Damage]:
         return [*found, Damage("database", shown, (), str(error))]
     for blob in sorted(held, key=str):
         problem = _of_blob(blobs, rows[blob]) if blob in rows else "there is no row of it"
-        if problem and blob in _still_held(database):
+        if problem and _is_still_there(database, blob, rows[blob].place if blob in rows else None):
             found.append(Damage("blob", str(blob), tuple(held[blob]), problem))
     return found
 
@@ -80,10 +80,12 @@ def _place(connection: Connection, entries: list[Entry], shown: str) -> Iterator
             yield Damage("database", shown, (), problem)
 
 
-def _still_held(database: Database) -> set[str]:
-    """A version may have been deleted, and its blobs removed, since they were looked at."""
+def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
+    """A version may have been deleted, and its blobs removed, since they were looked at; and published again since."""
     with database.reading() as connection:
-        return set(connection.execute(select(PARTS.c.digest)).scalars())
+        held = connection.execute(select(PARTS.c.digest).where(PARTS.c.digest == blob)).first()
+        there = connection.execute(select(BLOBS.c.place).where(BLOBS.c.digest == blob)).scalar()
+    return held is not None and there == place
 
 
 def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:

@@ -1,0 +1,79 @@
+"""Opening a version: its files for as long as they are read, each checked to the byte, while others may remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import select
+
+from afina import digest
+from afina.errors import CorruptStore, NotFound
+from afina.store import catalog, leases
+from afina.store.blobs import Blobs
+from afina.store.database import Database
+from afina.store.names import Reference
+from afina.store.tables import BLOBS, VERSIONS
+from afina.store.version import Version
+
+Made = TypeVar("Made")
+
+_TRIES = 5
+"""Between two, a version was deleted, its bytes were removed, and another that has them was published."""
+
+
+def opened(database: Database, blobs: Blobs, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
+    """What `use` makes of the version's files, by role.
+
+    Raises NotFound where the version was deleted meanwhile, CorruptStore where a file is not what was published.
+    """
+    if (stated := str(version.manifest.get("digest"))) != version.digest:
+        raise CorruptStore(
+            f"store:{version}: it has digest {version.digest[:19]}, its manifest is of {stated[:19]}: one of them was "
+            "changed. `afina store verify` says what else is damaged."
+        )
+    for left in reversed(range(_TRIES)):
+        places = _places(database, version)
+        try:
+            with ExitStack() as stack:
+                files = {}
+                for role, blob in version.parts.items():
+                    _check_place(version, role, blob.digest, places[blob.digest])
+                    files[role] = stack.enter_context(blobs.file(places[blob.digest]))
+                    _check(version, role, blob.digest, files[role], places[blob.digest])
+                return use(files)
+        except (CorruptStore, FileNotFoundError):
+            if _places(database, version) == places or not left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _places(database: Database, version: Version) -> dict[str, str]:
+    """By digest, where the blobs are that the version holds now."""
+    with database.reading() as connection:
+        place, number = catalog.resolve(connection, Reference.parse(str(version)))
+        same = select(VERSIONS.c.digest).where(VERSIONS.c.name == place.id, VERSIONS.c.number == number)
+        wanted = [blob.digest for blob in version.parts.values()]
+        rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
+        places = {row.digest: row.place for row in rows}
+        if connection.execute(same).scalar() != version.digest or places.keys() != set(wanted):
+            raise NotFound(f"{version}: it was removed while it was read.")  # its client was erased, and came again
+    return places
+
+
+def _check_place(version: Version, role: str, expected: str, place: str) -> None:
+    if not leases.is_place(place, expected):
+        raise CorruptStore(
+            f"store:{version}: its {role} is said to be in {place!r:.80}, no file of its own. `afina store verify` says "
+            "what else is damaged."
+        )
+
+
+def _check(version: Version, role: str, expected: str, file: Path, place: str) -> None:
+    if (found := digest.of_file(file)) != expected:
+        raise CorruptStore(
+            f"store:{version}: its {role} has digest {found[:19]}, expected {expected[:19]}: the file {place} was "
+            "changed. `afina store verify` says what else is damaged."
+        )
