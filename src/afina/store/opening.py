@@ -66,8 +66,8 @@ def _places(database: Database, version: Version) -> dict[str, str]:
 def _check_place(version: Version, role: str, expected: str, place: str) -> None:
     if not leases.is_place(place, expected):
         raise CorruptStore(
-            f"store:{version}: its {role} is said to be in {place!r:.80}, no file of its own. `afina store verify` says "
-            "what else is damaged."
+            f"store:{version}: its {role} is said to be in {place!r:.80}, no file of its own. `afina store verify` "
+            "says what else is damaged."
         )
 
 

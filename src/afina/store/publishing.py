@@ -19,6 +19,9 @@ from afina.store.names import Name
 from afina.store.tables import LIVE, PARTS, VERSIONS
 from afina.store.version import Blob, Published
 
+_TRIES = 5
+"""Leases end after an hour; that they do so this often means that something else is wrong."""
+
 
 class Parts(NamedTuple):
     """What a version is to be made of: the manifest with its digest, and by role a file of this machine."""
