@@ -43,7 +43,9 @@ def test_init_begins_a_store(ask: Ask, tmp_path: Path) -> None:
     assert (
         ask("list").out == "No adapter in it yet. Publish one: afina store publish ADAPTER CLIENT/TASK --message WHY\n"
     )
-    assert ask("verify").out == f"store {tmp_path / 'store'}: all is as it was left.\n"
+    last = AdapterStore().log()[-1].hash
+    told = f"store {tmp_path / 'store'}: all is as it was left. The log's last hash is {last}\n"
+    assert ask("verify").out == told
     assert ask("--store", "other", "init", "--json").object() == {"store": "other"}
     assert ask("--store", "third", "init", "--blobs", "bytes").code == 0
 
@@ -148,7 +150,8 @@ def test_erase_asks_before_it_removes_a_client(two: Ask, monkeypatch: pytest.Mon
 
 
 def test_verify_exits_with_2_where_something_is_damaged(two: Ask, tmp_path: Path) -> None:
-    assert two("verify", "--json").object() == {"ok": True, "damaged": []}
+    last = AdapterStore().log()[-1].hash
+    assert two("verify", "--json").object() == {"ok": True, "damaged": [], "last": last}
     digest = AdapterStore().show("acme/reviews@1").parts["body"].digest
     (file,) = (tmp_path / "store").glob(f"blobs/??/sha256-{digest.removeprefix('sha256:')}-*")
     file.unlink()

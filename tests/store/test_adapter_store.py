@@ -413,7 +413,7 @@ def test_a_store_that_another_holds_is_busy(two: AdapterStore) -> None:
     two._database._engine = two._database._open()
     with closing(sqlite3.connect(two.address.url)) as raw:
         raw.execute("BEGIN IMMEDIATE")
-        said = r"others write to it, and did not end within 0\.1 seconds\. Try again\."
+        said = r"others use it, and did not end within 0\.1 seconds\. Try again\."
         with pytest.raises(Busy, match=said):
             two.alias("acme/reviews@1")
         assert two.show("acme/reviews").number == 2  # who reads does not wait

@@ -159,7 +159,7 @@ def test_gc_between_leasing_and_putting_leaves_what_is_leased(
         store.delete(str(made), reason="a test")
 
 
-def test_a_publisher_whose_leases_ended_is_told_and_may_publish_again(
+def test_a_publisher_whose_leases_ended_puts_it_again(
     store: AdapterStore, adapters: Adapters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def an_hour_later() -> None:
@@ -167,9 +167,6 @@ def test_a_publisher_whose_leases_ended_is_told_and_may_publish_again(
         store.gc()
 
     between(monkeypatch, "publish: put", an_hour_later)
-    with pytest.raises(Busy, match="longer than 1 h"):
-        store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test")
-    assert store.list() == []
     made = store.publish(adapters.directory / "b0h0", "acme/reviews", message="a test").version
     assert store.adapter(str(made)).digest == made.digest
     storing.check_clean(store)
