@@ -64,14 +64,17 @@ LAYERS = {
     ),
     "inference": ("predictor", "probes calibration", "evaluation asking merging importing"),
     "store": (
-        "names address blobs limits steps tables version migrations migrations.env migrations.versions.v0001",
-        "answers content failures header migrate low_rank fields model_card sqlite",
-        "weights",
-        "remote matching inspection fit bundle",
-        "admission",
-        "difference flips",
+        # each package within: no store, no version
+        "names steps version blobs blobs.blobs blobs.answers intake intake.limits",
+        "database database.address database.tables database.migrations",
+        "database.migrations.env database.migrations.versions.v0001 database.failures database.migrate database.sqlite",
+        "diff diff.low_rank diff.fields intake.header model_card content",
+        "blobs.remote diff.weights intake.inspection intake.fit intake.bundle",
+        "diff.matching diff.flips intake.admission",
+        "diff.difference",
         "replay",
-        "database log",
+        # a store
+        "database.database log",
         "leases clients",
         "catalog",
         "opening publishing aliases removing verify",
@@ -169,8 +172,8 @@ OWNERS = {
     "optuna": "studies.tuning",
     "IPython": "notebook.display",
     "sqlalchemy": "store.*",
-    "alembic": "store.migrate store.migrations.*",
-    "obstore": "store.remote",
+    "alembic": "store.database.migrate store.database.migrations.*",
+    "obstore": "store.blobs.remote",
 }
 """A foreign library, and the modules that may import it."""
 
@@ -344,7 +347,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.studies.tuning",
         "afina.studies.recommend",
         "afina.store.model_card",
-        "afina.store.remote",
+        "afina.store.blobs.remote",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:

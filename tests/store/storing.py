@@ -18,11 +18,11 @@ from afina.errors import NotFound, Refused
 from afina.models.adapter import Adapter
 from afina.store import content, steps
 from afina.store.adapter_store import AdapterStore
-from afina.store.tables import BLOBS, LEASES, PARTS, metadata
+from afina.store.database.tables import BLOBS, LEASES, PARTS, metadata
 
 for _late in (
     *("torch", "safetensors.torch", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg"),
-    *("afina.store.migrate", "afina.store.verify", "afina.store.admission"),
+    *("afina.store.database.migrate", "afina.store.verify", "afina.store.intake.admission"),
 ):  # what a process would import at its first call: whoever forks it imports this module, and so these, once
     importlib.import_module(_late)
 

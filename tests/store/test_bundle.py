@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from afina import Adapter, digest
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
-from afina.store import bundle
-from afina.store.bundle import BLOCK, INDEX, read, write
 from afina.store.content import split
-from afina.store.limits import Limits
+from afina.store.intake import bundle
+from afina.store.intake.bundle import BLOCK, INDEX, read, write
+from afina.store.intake.limits import Limits
 from fakes import Runs
 
 ABOUT = {"name": "acme/reviews", "version": 3, "manifest": {"seed": 0, "metrics": {"accuracy": 0.9}}, "ü": [None, True]}

@@ -16,7 +16,7 @@ import pytest
 
 from afina.errors import AfinaError, CorruptStore, NotFound
 from afina.store.adapter_store import AdapterStore
-from afina.store.tables import metadata
+from afina.store.database.tables import metadata
 from stores import adapter, seen
 
 DATABASE = "store.db"

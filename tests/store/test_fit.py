@@ -13,8 +13,8 @@ from afina import METHODS, Backbone
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import make
 from afina.models.families import FAMILIES
-from afina.store.fit import SMALL, fits
-from afina.store.header import Entry, Header
+from afina.store.intake.fit import SMALL, fits
+from afina.store.intake.header import Entry, Header
 from fakes import Backbones, Runs, opened, serves
 
 SPECIAL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,7 +114,7 @@ def test_a_configuration_of_another_kind_of_model_is_refused() -> None:
 
 
 def test_an_adapter_of_one_backbone_does_not_fit_another(runs: Runs, backbones: Backbones) -> None:
-    from afina.store.inspection import inspect
+    from afina.store.intake.inspection import inspect
 
     header = inspect(runs.adapter("gpt2", "lora")).header
     fits(header, configuration_of(backbones.path("gpt2")), 2)

@@ -28,9 +28,9 @@ from safetensors.torch import load_file, save_file
 from afina import Adapter, Task
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, UnknownName
 from afina.models.manifest import MANIFEST
-from afina.store.header import DTYPES, PIECE, check_finite, read_header
-from afina.store.inspection import PROGRAMS, inspect
-from afina.store.limits import Limits, plain
+from afina.store.intake.header import DTYPES, PIECE, check_finite, read_header
+from afina.store.intake.inspection import PROGRAMS, inspect
+from afina.store.intake.limits import Limits, plain
 from afina.studies import floors
 from fakes import Runs
 
@@ -103,7 +103,7 @@ def test_what_peft_saved_passes_and_hidden_files_are_no_part_of_it(copy: Path) -
 
 
 def test_it_starts_no_torch() -> None:
-    code = "import sys, afina.store.inspection, afina.store.fit\nprint('torch' in sys.modules)"
+    code = "import sys, afina.store.intake.inspection, afina.store.intake.fit\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("False", "")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from afina.store.low_rank import Product, angles
+from afina.store.diff.low_rank import Product, angles
 
 SHAPES = [(7, 5, 2), (5, 40, 3), (40, 5, 8), (6, 6, 9)]
 """Outputs, inputs, rank; among them a rank that neither side is as wide as."""

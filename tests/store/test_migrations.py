@@ -16,10 +16,10 @@ from sqlalchemy import create_engine, inspect
 from sqlalchemy.pool import NullPool
 
 from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import migrations
 from afina.store.adapter_store import AdapterStore
-from afina.store.database import FORMAT
-from afina.store.tables import metadata
+from afina.store.database import migrations
+from afina.store.database.database import FORMAT
+from afina.store.database.tables import metadata
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, Wrong
 from afina.inference import evaluation, probes
 from afina.stats.comparison import compare
 from afina.store import replay
-from afina.store.flips import Flips
+from afina.store.diff.flips import Flips
 from afina.store.replay import flips
 from afina.studies import floors
 from fakes import Backbones, Runs, sentences, write_csv
@@ -114,7 +114,7 @@ def test_the_difference_of_a_probe_is_what_its_check_is_about(lora: Adapter, gpt
 
 
 def test_replay_and_difference_start_without_torch() -> None:
-    code = "import sys, afina.store.replay, afina.store.difference; print('torch' in sys.modules)"
+    code = "import sys, afina.store.replay, afina.store.diff.difference; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

@@ -23,7 +23,7 @@ from afina.cli.versions import fields, layers
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
-    from afina.store.flips import Flips
+    from afina.store.diff.flips import Flips
 
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")

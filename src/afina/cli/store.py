@@ -41,7 +41,7 @@ class Opened:
     def store(self) -> AdapterStore:
         """The store that is meant."""
         from afina.store.adapter_store import AdapterStore
-        from afina.store.limits import Limits
+        from afina.store.intake.limits import Limits
 
         return AdapterStore(self.url, who=self.who, limits=Limits.parse(self.limits) if self.limits else None)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from afina.store.difference import Layer
+    from afina.store.diff.difference import Layer
     from afina.store.version import Version
 
 

@@ -15,16 +15,16 @@ from sqlalchemy import Connection, insert
 from afina.errors import Refused
 from afina.store import aliases, catalog, log, publishing, removing, steps
 from afina.store.aliases import ANY
+from afina.store.blobs.remote import open_blobs
+from afina.store.database.tables import STORE
 from afina.store.names import Name, Reference, check_client
 from afina.store.publishing import Parts
 from afina.store.reader import Reader
-from afina.store.remote import open_blobs
-from afina.store.tables import STORE
 from afina.store.version import Blob, Moved, Published, Removed, Version
 
 if TYPE_CHECKING:
-    from afina.store.difference import Difference
-    from afina.store.flips import Flips
+    from afina.store.diff.difference import Difference
+    from afina.store.diff.flips import Flips
     from afina.store.replay import Check
 
 PRODUCTION = "production"
@@ -106,7 +106,8 @@ class AdapterStore(Reader):
         wanted, why = Name.parse(name), log.check_reason(message, "message")
         directory = Path(adapter)
         from afina.models.adapter import Adapter
-        from afina.store import admission, content
+        from afina.store import content
+        from afina.store.intake import admission
 
         admission.admit(directory, self.limits, links=links)
         opened = Adapter.load(directory)
@@ -171,7 +172,7 @@ class AdapterStore(Reader):
 
         task  their address, read as `data` says: arguments of `Labelled.read`
         """
-        from afina.store import difference
+        from afina.store.diff import difference
 
         before, after = self.show(first), self.show(second)
         one, other = self.adapter(str(before)), self.adapter(str(after))

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, insert, select, update
 from afina.errors import Conflict, NotFound, Refused
 from afina.store import catalog, log, steps
 from afina.store.clients import Place
-from afina.store.database import Database
+from afina.store.database.database import Database
+from afina.store.database.tables import ALIASES, LIVE, VERSIONS
 from afina.store.names import Name, Reference, check_alias
-from afina.store.tables import ALIASES, LIVE, VERSIONS
 from afina.store.version import Moved
 
 ANY = -1

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Row
 from afina.errors import NotFound
 from afina.store import clients, log
 from afina.store.clients import Place
+from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, DELETED, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
 from afina.store.names import Name, Reference
-from afina.store.tables import ALIASES, BLOBS, CLIENTS, DELETED, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
 from afina.store.version import Blob, Happened, Listed, Version
 
 CHECKED = ("passed", "difference", "tolerance")

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, CursorResult, insert, select
 
 from afina.errors import NotFound, Refused
 from afina.store import log
+from afina.store.database.tables import CLIENTS, LIVE, NAMES
 from afina.store.log import Said
 from afina.store.names import Name
-from afina.store.tables import CLIENTS, LIVE, NAMES
 
 
 class Place(NamedTuple):

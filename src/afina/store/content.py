@@ -15,7 +15,7 @@ from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
 from afina.models.adapter import VOCABULARY, Adapter, read_vocabulary, write_vocabulary
 from afina.models.families import HEAD
 from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
-from afina.store import limits
+from afina.store.intake import limits
 
 if TYPE_CHECKING:
     from torch import Tensor

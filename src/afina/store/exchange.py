@@ -17,8 +17,9 @@ from afina import atomic
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
-from afina.store import bundle, content, model_card
-from afina.store.limits import Limits
+from afina.store import content, model_card
+from afina.store.intake import bundle
+from afina.store.intake.limits import Limits
 from afina.store.reader import Reader
 from afina.store.version import Published, Version
 

@@ -17,8 +17,8 @@ from sqlalchemy import Connection, delete, insert, select
 
 from afina import digest
 from afina.errors import AfinaError
-from afina.store.database import Database
-from afina.store.tables import BLOBS, LEASES
+from afina.store.database.database import Database
+from afina.store.database.tables import BLOBS, LEASES
 from afina.store.version import Blob
 
 SECONDS = 3600.0

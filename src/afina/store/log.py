@@ -18,7 +18,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from afina import digest
 from afina.errors import InvalidName
-from afina.store.tables import LOG, SAID, STORE
+from afina.store.database.tables import LOG, SAID, STORE
 
 FIRST = digest.of_bytes(b"")
 """What stands before the first entry."""

@@ -12,10 +12,10 @@ from sqlalchemy import select
 from afina import digest
 from afina.errors import CorruptStore, NotFound
 from afina.store import catalog, leases
-from afina.store.blobs import Blobs
-from afina.store.database import Database
+from afina.store.blobs.blobs import Blobs
+from afina.store.database.database import Database
+from afina.store.database.tables import BLOBS, VERSIONS
 from afina.store.names import Reference
-from afina.store.tables import BLOBS, VERSIONS
 from afina.store.version import Version
 
 Made = TypeVar("Made")

@@ -12,11 +12,11 @@ from sqlalchemy import Connection, func, insert, select
 from afina import digest
 from afina.errors import Busy
 from afina.store import catalog, clients, leases, log, steps
-from afina.store.blobs import Blobs
+from afina.store.blobs.blobs import Blobs
 from afina.store.clients import Place
-from afina.store.database import Database
+from afina.store.database.database import Database
+from afina.store.database.tables import LIVE, PARTS, VERSIONS
 from afina.store.names import Name
-from afina.store.tables import LIVE, PARTS, VERSIONS
 from afina.store.version import Blob, Published
 
 _TRIES = 5

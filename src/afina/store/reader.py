@@ -11,15 +11,16 @@ from sqlalchemy import select
 
 from afina import atomic, digest
 from afina.errors import CorruptStore, Refused
-from afina.store import address, aliases, catalog, clients, log, opening
-from afina.store.address import Address
-from afina.store.blobs import Blobs
-from afina.store.database import Database
-from afina.store.limits import Limits
+from afina.store import aliases, catalog, clients, log, opening
+from afina.store.blobs.blobs import Blobs
+from afina.store.blobs.remote import open_blobs
+from afina.store.database import address
+from afina.store.database.address import Address
+from afina.store.database.database import Database
+from afina.store.database.tables import BLOBS, PARTS, STORE
+from afina.store.intake.limits import Limits
 from afina.store.log import Entry
 from afina.store.names import Name, Reference, check_client
-from afina.store.remote import open_blobs
-from afina.store.tables import BLOBS, PARTS, STORE
 from afina.store.version import Damage, Happened, Listed, Version
 
 if TYPE_CHECKING:

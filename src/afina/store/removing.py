@@ -8,11 +8,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.errors import NotFound, Refused
 from afina.store import catalog, leases, log, steps
-from afina.store.blobs import Blobs
-from afina.store.database import Database
-from afina.store.log import Said
-from afina.store.names import Reference
-from afina.store.tables import (
+from afina.store.blobs.blobs import Blobs
+from afina.store.database.database import Database
+from afina.store.database.tables import (
     ALIASES,
     BLOBS,
     CLIENTS,
@@ -27,6 +25,8 @@ from afina.store.tables import (
     SAID,
     VERSIONS,
 )
+from afina.store.log import Said
+from afina.store.names import Reference
 from afina.store.version import Removed, Version
 
 

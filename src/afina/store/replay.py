@@ -19,8 +19,8 @@ from afina.models.adapter import Adapter
 from afina.models.objective import Objective, metric_for
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
-from afina.store.flips import Flips, compared
-from afina.store.weights import is_foreign
+from afina.store.diff.flips import Flips, compared
+from afina.store.diff.weights import is_foreign
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,9 @@ from sqlalchemy.engine import Row
 from afina import digest
 from afina.errors import AfinaError, CorruptStore, NotFound
 from afina.store import catalog, leases, log
-from afina.store.blobs import Blobs
-from afina.store.database import Database
-from afina.store.log import Entry
-from afina.store.tables import (
+from afina.store.blobs.blobs import Blobs
+from afina.store.database.database import Database
+from afina.store.database.tables import (
     ALIASES,
     BLOBS,
     CLIENTS,
@@ -31,6 +30,7 @@ from afina.store.tables import (
     STORE,
     VERSIONS,
 )
+from afina.store.log import Entry
 from afina.store.version import Damage
 
 _LOST = "there is no {} of it, and the log says that there is one"

@@ -15,9 +15,9 @@ from services import S3, Postgres
 from afina.errors import Busy, NotFound
 from afina.store import steps
 from afina.store.adapter_store import AdapterStore
-from afina.store.blobs import LocalBlobs
-from afina.store.database import Database
-from afina.store.tables import ALIASES, SAID
+from afina.store.blobs.blobs import LocalBlobs
+from afina.store.database.database import Database
+from afina.store.database.tables import ALIASES, SAID
 from conftest import Adapters
 
 MANY = 8

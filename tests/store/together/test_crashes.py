@@ -18,7 +18,7 @@ from services import Postgres
 from afina.errors import Conflict, NotFound, Refused
 from afina.store import leases, steps
 from afina.store.adapter_store import AdapterStore
-from afina.store.tables import STORE
+from afina.store.database.tables import STORE
 from conftest import Adapters
 
 REACHED = {

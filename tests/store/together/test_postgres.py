@@ -17,7 +17,7 @@ from services import Postgres, free_port
 from afina.errors import AfinaError, Busy, CannotWrite, InvalidName, NotFound
 from afina.store import steps
 from afina.store.adapter_store import AdapterStore
-from afina.store.database import Database
+from afina.store.database.database import Database
 from conftest import Adapters
 
 

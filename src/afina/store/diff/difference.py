@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import CorruptAdapter
 from afina.models.adapter import Adapter
-from afina.store.fields import Fields, differing
-from afina.store.low_rank import Product, angles
-from afina.store.matching import Matching, listed
-from afina.store.weights import Scales, is_head, parts
+from afina.store.diff.fields import Fields, differing
+from afina.store.diff.low_rank import Product, angles
+from afina.store.diff.matching import Matching, listed
+from afina.store.diff.weights import Scales, is_head, parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class Difference:
     """What differs between a first adapter and a second one.
 
     digests  of both
-    fields   of the manifests, by group: see `afina.store.fields.differing`
+    fields   of the manifests, by group: see `afina.store.diff.fields.differing`
     layers   what both have and what one of them has, in the order of the model, the head last
     notes    what has to be known to read this, a sentence each
     """

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import NullPool
 
-from afina.store.address import BLOBS
+from afina.store.database.address import BLOBS
 
 _SETTINGS = (
     "journal_mode = WAL",  # readers and the writer do not wait for each other

@@ -19,9 +19,9 @@ from sqlalchemy.pool import NullPool
 
 from afina import atomic
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
-from afina.store import failures, sqlite
-from afina.store.address import Address
-from afina.store.tables import ALIASES, CLIENTS, NAMES, SAID, STORE, VERSIONS
+from afina.store.database import failures, sqlite
+from afina.store.database.address import Address
+from afina.store.database.tables import ALIASES, CLIENTS, NAMES, SAID, STORE, VERSIONS
 
 FORMAT = "0001"
 """The newest of `migrations`."""
@@ -118,7 +118,7 @@ class Database:
 
     def _migrate(self, first: Callable[[Connection], None]) -> bool:
         """Bring the tables up to this version; by one process, while others wait."""
-        from afina.store.migrate import upgrade
+        from afina.store.database.migrate import upgrade
 
         begin = "BEGIN IMMEDIATE" if self.is_file else "BEGIN"
         lock = None if self.is_file else f"SELECT pg_advisory_xact_lock({_ADVISORY})"

@@ -15,7 +15,7 @@ import numpy as np
 
 from afina import plainfile
 from afina.errors import CorruptAdapter, Refused
-from afina.store.limits import Limits
+from afina.store.intake.limits import Limits
 
 PREFIX = 8
 """Bytes before the header, which say how long it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 
 from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, NotFound
-from afina.store.address import Address
+from afina.store.database.address import Address
 
 # Of SQLite its names, of PostgreSQL its SQLSTATE, or how these begin.
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "40")  # lock not available, transaction rolled back

@@ -8,7 +8,7 @@ from typing import Any
 from afina.errors import CorruptAdapter, WrongBackbone
 from afina.models.dimensions import Dimensions, dimensions
 from afina.models.families import HEAD
-from afina.store.header import Header
+from afina.store.intake.header import Header
 
 SMALL = 4096
 """What a rank, a number of virtual tokens or of shared random rows may be, of a kind of tensor that is not known."""

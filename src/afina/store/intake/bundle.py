@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from afina import atomic, digest, plainfile
 from afina.errors import CannotWrite, CorruptAdapter, CorruptStore, InvalidName, NotFound, Refused
-from afina.store.limits import Limits
+from afina.store.intake.limits import Limits
 
 FORMAT = 1
 INDEX = "bundle.json"

@@ -15,7 +15,7 @@ from afina.errors import CorruptAdapter
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.families import HEAD
 from afina.models.manifest import Manifest
-from afina.store.low_rank import Product
+from afina.store.diff.low_rank import Product
 
 if TYPE_CHECKING:
     from torch import Tensor

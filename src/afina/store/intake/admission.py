@@ -13,10 +13,10 @@ from afina.models.families import FAMILIES, HEAD
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.shapes import CONFIGURATIONS
 from afina.models.source import directory as directory_of
-from afina.store.fit import fits
-from afina.store.header import Header
-from afina.store.inspection import inspect
-from afina.store.limits import Limits
+from afina.store.intake.fit import fits
+from afina.store.intake.header import Header
+from afina.store.intake.inspection import inspect
+from afina.store.intake.limits import Limits
 
 _CONFIG = "config.json"
 

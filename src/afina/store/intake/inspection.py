@@ -16,9 +16,9 @@ from afina import plainfile
 from afina.errors import CorruptAdapter, Refused
 from afina.models.adapter import MOST_VOCABULARY, PEFT_SETTINGS, PEFT_TENSORS, VOCABULARY, check_there
 from afina.models.manifest import MANIFEST, read_manifest
-from afina.store import limits as within
-from afina.store.header import PREFIX, Header, check_finite, read_header
-from afina.store.limits import Limits
+from afina.store.intake import limits as within
+from afina.store.intake.header import PREFIX, Header, check_finite, read_header
+from afina.store.intake.limits import Limits
 
 PROGRAMS = (
     *(".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".msgpack", ".dill"),

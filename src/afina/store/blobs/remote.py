@@ -20,9 +20,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from afina import atomic
 from afina.errors import CorruptStore, InvalidName, NotFound
-from afina.store import answers
-from afina.store.answers import VARIABLES, shown
-from afina.store.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
+from afina.store.blobs import answers
+from afina.store.blobs.answers import VARIABLES, shown
+from afina.store.blobs.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

@@ -1,0 +1,1 @@
+"""SQLite or PostgreSQL: address, tables, transactions, errors, migrations. Knows no version."""

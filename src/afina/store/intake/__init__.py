@@ -1,0 +1,1 @@
+"""What comes in: limits, a strict look at files before anything reads them, bundles. Knows no store."""
