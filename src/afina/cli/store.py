@@ -151,9 +151,18 @@ def list_names(
 
 
 @app.command()
-def show(context: typer.Context, version: VersionArgument, as_json: Json = False) -> None:
+def show(
+    context: typer.Context,
+    version: VersionArgument,
+    card: Annotated[bool, typer.Option("--card", help="As a model card in the Hub's form.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show a version: what it is, where it comes from, how good it was."""
-    found = opened(context).show(version)
+    store = opened(context)
+    if card:
+        print(store.card(version), end="")
+        return
+    found = store.show(version)
     if as_json:
         _print({**found.as_json(), "manifest": dict(found.manifest)})
         return

@@ -66,6 +66,7 @@ class AdapterStore(Reader):
                 "directory that all its machines see, or a URL such as s3://bucket/adapters."
             )
         if blobs is not None:
+            blobs = blobs if "://" in blobs else str(Path(blobs).absolute())  # the next command may be typed elsewhere
             open_blobs(blobs)  # what is wrong with it is told before anything is made
         if self._database.exists() or not self._begin(blobs or ""):
             raise Refused(f"store {self.address.shown}: it is there already.")

@@ -17,7 +17,7 @@ from afina import atomic
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
-from afina.store import content, model_card
+from afina.store import content
 from afina.store.intake import bundle
 from afina.store.intake.limits import Limits
 from afina.store.reader import Reader
@@ -119,7 +119,7 @@ def _to_directory(store: Reader, version: Version, path: Path, merged: bool, bac
         else:
             store.restore(str(version), fresh)
             notes = ()
-        (fresh / content.CARD).write_text(_card(version), encoding="utf-8")
+        (fresh / content.CARD).write_text(store.card(str(version)), encoding="utf-8")
     return notes
 
 
@@ -151,18 +151,6 @@ def _to_hub(
         message = f"{version} {version.digest[:19]}"
         url = hub.upload(place / "adapter", repository, revision=revision or None, message=message, private=private)
         return url, notes
-
-
-def _card(version: Version) -> str:
-    return model_card.model_card(
-        version.manifest,
-        name=version.name,
-        version=version.number,
-        digest=version.digest,
-        message=version.why or "",
-        created=version.created,
-        who=version.who,
-    )
 
 
 @contextmanager

@@ -71,6 +71,21 @@ class Reader:
             raise Refused(f"{where}: something is there already. Give a directory that is not there yet.")
         return self.opened(version, lambda files: content.restore(where, version.manifest, files, f"store:{version}"))
 
+    def card(self, reference: str) -> str:
+        """A model card of a version, Markdown in the Hub's form."""
+        from afina.store.model_card import model_card
+
+        version = self.show(reference)
+        return model_card(
+            version.manifest,
+            name=version.name,
+            version=version.number,
+            digest=version.digest,
+            message=version.why or "",
+            created=version.created,
+            who=version.who,
+        )
+
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
         """What `use` makes of a version's files, by role, each checked to the byte. See `opening.opened`."""
         return opening.opened(self._database, self._blobs, version, use)
