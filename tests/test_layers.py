@@ -126,7 +126,7 @@ LAYERS = {
         "options hints output text",
         "display versions opening shown winner",
         "costs studies adapters asking store",
-        "exchange",
+        "exchange keeping",
         "cli",
     ),
 }

@@ -89,7 +89,9 @@ def reason(error: OSError) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` with `text`, in UTF-8."""
+    """Replace the file at `path` with `text`, in UTF-8. Raises CannotWrite where a directory is there."""
+    if path.is_dir():
+        raise CannotWrite(path, "it is a directory")
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
 

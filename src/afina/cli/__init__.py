@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
 
 from afina import __version__, atomic
-from afina.cli import adapters, asking, costs, exchange, studies
+from afina.cli import adapters, asking, costs, exchange, keeping, store, studies
 from afina.cli.hints import with_flags
 from afina.cli.text import check_arguments, escape_unwritable
 from afina.errors import AfinaError
@@ -27,6 +28,15 @@ COMMANDS = (
 )
 """In the order of `afina --help`."""
 
+STORE: dict[str, Callable[..., None]] = {
+    **{"init": store.init, "publish": store.publish, "list": store.list_names, "show": store.show},
+    **{"history": store.history, "alias": store.alias, "rollback": store.rollback},
+    **{"diff": exchange.diff, "check": exchange.check, "verify": keeping.verify},
+    **{"delete": keeping.delete, "gc": keeping.gc, "erase": keeping.erase},
+    **{"import": exchange.bring_in, "export": exchange.send_out, "export-audit": keeping.export_audit},
+}
+"""In the order of `afina store --help`."""
+
 app = typer.Typer(
     name="afina",
     help="Which way of adapting a language model to your texts is best, what it costs, and how sure that is.",
@@ -38,7 +48,9 @@ app = typer.Typer(
 
 for command in COMMANDS:
     app.command()(command)
-app.add_typer(exchange.store_app)
+for name, of_store in STORE.items():
+    store.app.command(name)(of_store)
+app.add_typer(store.app)
 
 
 def _version(wanted: bool) -> None:

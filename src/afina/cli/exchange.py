@@ -18,7 +18,8 @@ from afina.cli.options import (
     data_options,
 )
 from afina.cli.output import print_prose
-from afina.cli.store import MessageOption, NameArgument, VersionArgument, app, opened
+from afina.cli.store import MessageOption, NameArgument, VersionArgument, opened
+from afina.cli.text import printable
 from afina.cli.versions import fields, layers
 from afina.errors import AfinaError, InvalidData
 
@@ -28,14 +29,10 @@ if TYPE_CHECKING:
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
 ]
-store_app = app
-"""With the commands of this file too."""
-
 MANY = 5
 """Layers and flips that are shown: those that changed most, and those that were right."""
 
 
-@app.command()
 def diff(
     context: typer.Context,
     first: VersionArgument,
@@ -61,10 +58,8 @@ def diff(
         print(json.dumps(made.as_json(), ensure_ascii=False))
         return
     print(f"{made.first} -> {made.second}")
-    for line in fields(made.difference.fields):
-        print(line)
-    for line in layers(made.difference.layers, MANY):
-        print(line)
+    for line in (*fields(made.difference.fields), *layers(made.difference.layers, MANY)):
+        print(printable(line))
     for note in made.difference.notes:
         print_prose(note)
     if made.flips is not None:
@@ -81,13 +76,12 @@ def _print_flips(flips: Flips) -> None:
         ]
         print(f"{found['flipped']} of {found['examples']} predictions flip: {', '.join(how)}")
     for row in flips.rows[:MANY]:
-        print(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}")
+        print(printable(f"  {row.before} -> {row.after} (right: {row.label}): {row.text[:70]}"))
     if found["flipped"] and found["flipped"] > MANY:
         print("  ...; --json has more")
     print_prose(flips.words)
 
 
-@app.command()
 def check(
     context: typer.Context, version: VersionArgument, backbone: BackboneOption = None, as_json: Json = False
 ) -> None:
@@ -104,7 +98,6 @@ def check(
         raise typer.Exit(AfinaError.exit_code)
 
 
-@app.command("import")
 def bring_in(
     context: typer.Context,
     source: Annotated[
@@ -129,7 +122,6 @@ def bring_in(
         print(f"{made.version} {made.version.digest[:19]}{'' if made.created else ', which it had already'}")
 
 
-@app.command("export")
 def send_out(
     context: typer.Context,
     version: VersionArgument,

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afina.errors import InvalidStudy
+from afina.store.names import PREFIX
 
 if TYPE_CHECKING:
     from afina.models.adapter import Adapter
-
-STORED = "store:"
 
 AdapterArgument = Annotated[
     str,
@@ -25,7 +24,7 @@ AdapterArgument = Annotated[
 
 def open_adapter(adapter: str, method: str | None, seed: int | None) -> Adapter:
     """The adapter; `method` and `seed` choose within a study. Raises what reading it does."""
-    if adapter.startswith(STORED):
+    if adapter.startswith(PREFIX):
         if method is not None or seed is not None:
             option = "method" if method is not None else "seed"
             raise InvalidStudy(f"{adapter}: a version is one adapter, so `{option}` cannot choose there. Leave it out.")

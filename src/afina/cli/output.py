@@ -9,6 +9,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
+from afina.cli.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -50,6 +52,7 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     """Print rows of words in columns, each as wide as its widest; nothing where there is none."""
     if not rows:
         return
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     for row in (headings, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

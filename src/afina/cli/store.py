@@ -1,8 +1,9 @@
-"""afina store: adapters under names and versions. What compares, computes or carries is in `exchange`."""
+"""afina store: adapters under names and versions. The rest is in `keeping` and `exchange`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,8 @@ import typer
 
 from afina.cli.options import Json
 from afina.cli.output import print_columns
+from afina.cli.text import printable
 from afina.cli.versions import day, minute, size, told, what
-from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
@@ -81,7 +82,6 @@ def opened(context: typer.Context) -> AdapterStore:
     return found.store
 
 
-@app.command()
 def init(
     context: typer.Context,
     blobs: Annotated[
@@ -96,12 +96,11 @@ def init(
     store = opened(context)
     store.init(blobs)
     if as_json:
-        _print({"store": store.address.shown})
+        print_object({"store": store.address.shown})
     else:
         print(f"store {store.address.shown}: begun")
 
 
-@app.command()
 def publish(
     context: typer.Context,
     adapter: Annotated[Path, typer.Argument(help="Directory of an adapter, or of a study.")],
@@ -116,7 +115,7 @@ def publish(
 
     made = opened(context).publish(find(adapter, method, seed), name, message=message)
     if as_json:
-        _print(made.as_json())
+        print_object(made.as_json())
         return
     said = "" if made.created else ", which it had already"
     print(f"{made.version} {made.version.digest[:19]}, {size(made.version.size)}{said}")
@@ -124,7 +123,6 @@ def publish(
         print("A full fine-tune: all of the model's weights are kept, not a difference.")
 
 
-@app.command("list")
 def list_names(
     context: typer.Context,
     client: Annotated[str | None, typer.Argument(help="Only this client's.")] = None,
@@ -133,7 +131,7 @@ def list_names(
     """List the names, with their newest version and their aliases."""
     found = opened(context).list(client)
     if as_json:
-        _print({"names": [one.as_json() for one in found]})
+        print_object({"names": [one.as_json() for one in found]})
         return
     rows = [
         (
@@ -150,7 +148,6 @@ def list_names(
         print("No adapter in it yet. Publish one: afina store publish ADAPTER CLIENT/TASK --message WHY")
 
 
-@app.command()
 def show(
     context: typer.Context,
     version: VersionArgument,
@@ -164,14 +161,13 @@ def show(
         return
     found = store.show(version)
     if as_json:
-        _print({**found.as_json(), "manifest": dict(found.manifest)})
+        print_object({**found.as_json(), "manifest": dict(found.manifest)})
         return
     for label, value in told(found):
         if value not in (None, "", {}, []):
-            print(f"{label:<16}{value}")
+            print(f"{label:<16}{printable(str(value))}")
 
 
-@app.command()
 def history(
     context: typer.Context,
     name: NameArgument,
@@ -183,20 +179,19 @@ def history(
     done = store.history(name, alias=alias)
     if as_json:
         versions = [one.as_json() for one in store.versions(name)]
-        _print({"name": name, "versions": versions, "events": [one.as_json() for one in done]})
+        print_object({"name": name, "versions": versions, "events": [one.as_json() for one in done]})
         return
     rows = [(minute(one.time), one.event, what(one.event, one.details), one.who or "-", one.why or "-") for one in done]
     print_columns(("time (UTC)", "event", "what", "who", "why"), rows)
 
 
-@app.command()
 def alias(
     context: typer.Context,
     version: VersionArgument,
     alias: Annotated[str, typer.Argument(help="Such as production or staging.", metavar="ALIAS")],
     expect: Annotated[
         int | None,
-        typer.Option("--expect", help="Move it only if it points to this version now; 0: only if it is new."),
+        typer.Option("--expect", min=0, help="Move it only if it points to this version now; 0: only if it is new."),
     ] = None,
     force: ForceOption = False,
     message: NoteOption = None,
@@ -209,7 +204,6 @@ def alias(
     _moved(opened(context).alias(version, alias, expected=expected, force=force, message=message), as_json)
 
 
-@app.command()
 def rollback(
     context: typer.Context,
     name: NameArgument,
@@ -222,83 +216,13 @@ def rollback(
     _moved(opened(context).rollback(name, alias, force=force, message=message), as_json)
 
 
-@app.command()
-def verify(context: typer.Context, as_json: Json = False) -> None:
-    """Hash every blob, manifest and entry of the log again, and say exactly what is damaged; then exit with 2."""
-    store = opened(context)
-    damaged = store.verify()
-    if as_json:
-        last = {} if damaged else {"last": store.log()[-1].hash}
-        _print({"ok": not damaged, "damaged": [one.as_json() for one in damaged], **last})
-    elif not damaged:
-        print(f"store {store.address.shown}: all is as it was left. The log's last hash is {store.log()[-1].hash}")
-    else:
-        for one in damaged:
-            about = f" (of {', '.join(one.versions)})" if one.versions and (one.id,) != one.versions else ""
-            print(f"{one.kind} {one.id}{about}: {one.problem}")
-    if damaged:
-        raise typer.Exit(AfinaError.exit_code)
-
-
-@app.command()
-def delete(context: typer.Context, version: VersionArgument, reason: ReasonOption, as_json: Json = False) -> None:
-    """Delete a version. Its number is never given again, and its digests stay in the log."""
-    found = opened(context).delete(version, reason=reason)
-    if as_json:
-        _print({"name": found.name, "version": found.number, "digest": found.digest})
-    else:
-        print(f"{found} deleted. afina store gc removes the bytes that no other version holds.")
-
-
-@app.command()
-def gc(context: typer.Context, as_json: Json = False) -> None:
-    """Remove the bytes that no version holds."""
-    removed = opened(context).gc()
-    if as_json:
-        _print(removed.as_json())
-    else:
-        print(f"{removed.blobs} blobs removed, {size(removed.bytes)}.")
-
-
-@app.command()
-def erase(
-    context: typer.Context,
-    client: Annotated[str, typer.Argument(help="What stands before the / of its names.", metavar="CLIENT")],
-    reason: ReasonOption,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Remove all of a client for good: versions, words, names, bytes that no other holds. The log still verifies."""
-    if not yes:
-        typer.confirm(f"Remove all of client {client} for good?", abort=True, err=True)
-    removed = opened(context).erase(client, reason=reason)
-    if as_json:
-        _print({"client": client, **removed.as_json()})
-    else:
-        several = "s" if removed.versions != 1 else ""
-        print(f"client {client}: {removed.versions} version{several} and {removed.blobs} blobs removed, for good.")
-
-
-@app.command("export-audit")
-def export_audit(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Where to write it.", metavar="FILE")],
-    as_json: Json = False,
-) -> None:
-    """Write the audit log as JSON lines, which a script of thirty lines can verify (docs/store.md)."""
-    count = opened(context).export_audit(file)
-    if as_json:
-        _print({"file": str(file), "entries": count})
-    else:
-        print(f"{file}: {count:,} entries")
-
-
-def _print(value: dict[str, Any]) -> None:
+def print_object(value: Mapping[str, Any]) -> None:
+    """Print it as one line of JSON."""
     print(json.dumps(value, ensure_ascii=False))
 
 
 def _moved(made: Moved, as_json: bool) -> None:
     if as_json:
-        _print(made.as_json())
+        print_object(made.as_json())
     else:
         print(f"{made.name}@{made.alias}: {made.before or 'new'} -> {made.after}")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert
 
-from afina.errors import Refused
+from afina.errors import NotFound, Refused
 from afina.store import aliases, catalog, log, publishing, removing, steps
-from afina.store.aliases import ANY
+from afina.store.aliases import ANY, Anything
 from afina.store.blobs.remote import open_blobs
 from afina.store.database.tables import STORE
 from afina.store.names import Name, Reference, check_client
@@ -66,7 +66,8 @@ class AdapterStore(Reader):
                 "directory that all its machines see, or a URL such as s3://bucket/adapters."
             )
         if blobs is not None:
-            blobs = blobs if "://" in blobs else str(Path(blobs).absolute())  # the next command may be typed elsewhere
+            # the next command may be typed elsewhere
+            blobs = blobs if "://" in blobs else str(Path(blobs).expanduser().absolute())
             open_blobs(blobs)  # what is wrong with it is told before anything is made
         if self._database.exists() or not self._begin(blobs or ""):
             raise Refused(f"store {self.address.shown}: it is there already.")
@@ -105,6 +106,7 @@ class AdapterStore(Reader):
         Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest.
         """
         wanted, why = Name.parse(name), log.check_reason(message, "message")
+        by = log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
         from afina.models.adapter import Adapter
         from afina.store import content
@@ -119,25 +121,24 @@ class AdapterStore(Reader):
                 found = publishing.there(connection, wanted, opened.digest)
             if found is not None:
                 return found
-            made = content.split(opened, scratch)
+            made = content.split(opened, scratch, links=links)
             steps.reached("publish: files made")
             files = {role: part.file for role, part in made.items()}
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
             parts = Parts(manifest, files, held)
-            by = who or self.who
             return publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
 
     def alias(
         self,
-        reference: str,
+        reference: str | Version,
         alias: str = PRODUCTION,
         *,
-        expected: int | None = ANY,
+        expected: int | Anything | None = ANY,
         force: bool = False,
         message: str | None = None,
     ) -> Moved:
         """Let an alias point to a version; nothing else moves it. See `aliases.move`."""
-        wanted = Reference.parse(reference)
+        wanted = Reference.parse(str(reference))
         return aliases.move(
             self._database, wanted, alias, expected=expected, force=force, who=self.who, why=_words(message)
         )
@@ -147,10 +148,10 @@ class AdapterStore(Reader):
         wanted = Name.parse(name)
         return aliases.roll_back(self._database, wanted, alias, force=force, who=self.who, why=_words(message))
 
-    def delete(self, reference: str, *, reason: str) -> Version:
+    def delete(self, reference: str | Version, *, reason: str) -> Version:
         """Delete a version that no alias points to; `gc` then removes what no other version holds."""
         why = log.check_reason(reason, "reason")
-        wanted = Reference.parse(reference)
+        wanted = Reference.parse(str(reference))
         if wanted.number is None:
             raise Refused(f"{reference}: say which version by its number, as in {wanted.name}@3.")
         return removing.delete_version(self._database, wanted, who=self.who, why=why)
@@ -167,7 +168,13 @@ class AdapterStore(Reader):
             return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
 
     def diff(
-        self, first: str, second: str, *, task: str | None = None, backbone: str | None = None, **data: Any
+        self,
+        first: str | Version,
+        second: str | Version,
+        *,
+        task: str | None = None,
+        backbone: str | None = None,
+        **data: Any,
     ) -> Diff:
         """What differs between two versions; with labelled texts, also which predictions flip.
 
@@ -195,7 +202,7 @@ class AdapterStore(Reader):
 
     def export(
         self,
-        reference: str,
+        reference: str | Version,
         target: str,
         *,
         merged: bool = False,
@@ -205,9 +212,9 @@ class AdapterStore(Reader):
         """Write a version as a directory, a bundle, a merged model, or to the Hub. See `exchange.send_out`."""
         from afina.store import exchange
 
-        return exchange.send_out(self, reference, target, merged=merged, backbone=backbone, private=private)
+        return exchange.send_out(self, str(reference), target, merged=merged, backbone=backbone, private=private)
 
-    def check(self, reference: str, *, backbone: str | None = None) -> Check:
+    def check(self, reference: str | Version, *, backbone: str | None = None) -> Check:
         """Compute the built-in sentences on this machine, compare with what training recorded, and log the outcome."""
         from afina.store import replay
 
@@ -215,6 +222,8 @@ class AdapterStore(Reader):
         found = replay.check(self.adapter(f"{version}"), backbone)
         with self._database.writing() as connection:
             place, number = catalog.resolve(connection, Reference.parse(str(version)))
+            if catalog.version(connection, place, number).digest != version.digest:
+                raise NotFound(f"{version}: it was removed while it was checked.")
             details = {"version": number, "digest": version.digest, **found.as_json()}
             problem = details.pop("problem", None)  # it may name the client, so it is among what an erasure takes
             log.append(connection, "check", {**place.payload, **details}, place.said(self.who, problem))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -14,8 +15,14 @@ from afina.store.database.tables import ALIASES, LIVE, VERSIONS
 from afina.store.names import Name, Reference, check_alias
 from afina.store.version import Moved
 
-ANY = -1
-"""For `expected`: wherever it points to."""
+
+class Anything(Enum):
+    """For `expected`: wherever it points to."""
+
+    ANY = "any"
+
+
+ANY = Anything.ANY
 
 ALIAS, ROLLBACK = "alias", "rollback"
 """Events of the log: an alias is set, and set back."""
@@ -26,7 +33,7 @@ def move(
     reference: Reference,
     alias: str,
     *,
-    expected: int | None,
+    expected: int | Anything | None,
     force: bool,
     who: str | None,
     why: str | None,
@@ -40,7 +47,7 @@ def move(
     with database.writing() as connection:
         place, number = catalog.resolve(connection, reference)
         before = catalog.aliases_of(connection, place).get(alias)
-        if expected not in (ANY, before):
+        if not isinstance(expected, Anything) and expected != before:
             raise Conflict(
                 f"{place.name}@{alias}: points to {_told(before)}, expected {_told(expected)}: it was moved meanwhile. "
                 "Look at `afina store history`, then decide again."

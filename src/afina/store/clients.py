@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, CursorResult, insert, select
 
+from afina import digest
 from afina.errors import NotFound, Refused
 from afina.store import log
 from afina.store.database.tables import CLIENTS, LIVE, NAMES
@@ -66,9 +67,20 @@ def find_or_make(connection: Connection, name: Name) -> Place:
     return Place(name, made, client, salt)
 
 
+def veiled(client: str) -> str:
+    """What stands instead of a client's name while the last of its erasure is done: no name looks like it."""
+    return f"#{digest.of_bytes(client.encode()).removeprefix(digest.PREFIX)[:60]}"
+
+
+def identity(connection: Connection, name: Name) -> int | None:
+    """The row of the client, if there is one: another one once it was erased."""
+    return connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.name == name.client)).scalar()
+
+
 def refuse_erasing(connection: Connection, name: Name) -> None:
     """Raise Refused while the client is being erased: nothing of it may come in meanwhile."""
-    states = connection.execute(select(CLIENTS.c.state).where(CLIENTS.c.name == name.client)).scalars()
+    called = CLIENTS.c.name.in_((name.client, veiled(name.client)))
+    states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
         raise Refused(f"client {name.client}: is being erased. Finish that first: afina store erase {name.client}.")
 

@@ -5,6 +5,7 @@ So versions that share a body, a head or a tokenizer share the bytes. Knows neit
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,16 +45,20 @@ def is_head(name: str) -> bool:
     return HEAD in name.split(".")
 
 
-def split(adapter: Adapter, scratch: Path, directory: Path | None = None) -> dict[str, Part]:
+def is_role(name: object) -> bool:
+    """Whether a part may be called that."""
+    return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and limits.plain(name))
+
+
+def split(adapter: Adapter, scratch: Path, *, links: bool = False) -> dict[str, Part]:
     """The parts of an adapter, written to files in `scratch`, by role; a body or head without tensors is no part.
 
-    What lies beside its tensors in `directory`, or else where it was read from, comes along. Raises Refused for a file
-    that is none a store keeps, or a directory of another adapter; CorruptAdapter for what cannot be read; CannotWrite.
+    What lies beside its tensors where it was read from comes along; links that were put there since it was inspected
+    are not followed, unless links are meant to be. Raises Refused for a file that is none a store keeps, CorruptAdapter
+    for what cannot be read, CannotWrite.
     """
-    source = Path(adapter.where) if directory is None else directory
+    source = Path(adapter.where)
     there = _is_of(adapter, source)
-    if directory is not None and not there:
-        raise Refused(f"{directory}: the adapter there is not the one given ({adapter.digest[:19]}). Name its own.")
     made = {}
     with atomic.writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -66,7 +71,7 @@ def split(adapter: Adapter, scratch: Path, directory: Path | None = None) -> dic
             made[VOCABULARY] = _part(VOCABULARY, scratch / VOCABULARY)
         for name in _beside(adapter.manifest, source) if there else ():
             if name not in made:
-                shutil.copyfile(source / name, scratch / name)
+                _copy(source / name, scratch / name, links)
                 made[name] = _part(name, scratch / name)
     return made
 
@@ -106,6 +111,15 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
 
     adapter.save(directory, accompany)
     return adapter
+
+
+def _copy(source: Path, target: Path, links: bool) -> None:
+    try:
+        opened = os.open(source, os.O_RDONLY | (0 if links else os.O_NOFOLLOW))
+    except OSError as error:
+        raise Refused(f"{source}: cannot be read as a file ({error.strerror}). Was it changed meanwhile?") from None
+    with os.fdopen(opened, "rb") as file, target.open("wb") as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

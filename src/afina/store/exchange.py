@@ -18,7 +18,7 @@ from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
 from afina.store import content
-from afina.store.intake import bundle
+from afina.store.intake import bundle, header, inspection
 from afina.store.intake.limits import Limits
 from afina.store.reader import Reader
 from afina.store.version import Published, Version
@@ -42,26 +42,38 @@ def bring_in(
         from afina import hub
 
         directory = hub.download(source.removeprefix(HUB))
-        return _directory(directory, keep, backbone, links=True)
+        return _directory(directory, keep, limits, backbone, links=True)
     path = Path(source)
     if path.is_dir():
-        return _directory(path, keep, backbone)
+        return _directory(path, keep, limits, backbone)
     if not os.path.lexists(path):
         raise NotFound(f"{source}: nothing is there. Give a directory, a bundle (.tar), or hub:owner/name.")
     if backbone is not None:
         raise InvalidStudy(f"{source}: a bundle says what it is for. Leave `backbone` out.")
     with _workshop() as place:
         about = bundle.read(path, place / "parts", limits)
-        try:
-            parts = {role: place / "parts" / file for role, file in about["parts"].items()}
-            manifest = about["manifest"]
-        except (KeyError, TypeError, AttributeError):
-            raise CorruptAdapter(f"{path}: a bundle, but not one of an adapter. Export it again.") from None
+        parts, manifest = _parts(path, about, place / "parts"), about["manifest"]
+        for role in (content.BODY_ROLE, content.HEAD_ROLE):
+            if role in parts:
+                header.check_finite(parts[role], header.read_header(parts[role], limits))
         content.restore(place / "adapter", manifest, parts, str(path))
         return keep(place / "adapter")
 
 
-def _directory(path: Path, keep: Callable[..., Published], backbone: str | None, *, links: bool = False) -> Published:
+def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]:
+    """By role, the files that a bundle says an adapter is made of: members of it, and nothing else of this machine."""
+    parts, there = about.get("parts"), {file.name for file in place.iterdir()}
+    if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
+        raise CorruptAdapter(f"{path}: a bundle, but not one of an adapter. Export it again.")
+    for role, file in parts.items():
+        if not isinstance(file, str) or file not in there or not content.is_role(role):
+            raise CorruptAdapter(f"{path}: its part {str(role)[:80]!r} is no file of the bundle. Export it again.")
+    return {role: place / file for role, file in parts.items()}
+
+
+def _directory(
+    path: Path, keep: Callable[..., Published], limits: Limits, backbone: str | None, *, links: bool = False
+) -> Published:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
             raise InvalidStudy(f"{path}: the adapter names its backbone. Leave `backbone` out.")
@@ -75,6 +87,7 @@ def _directory(path: Path, keep: Callable[..., Published], backbone: str | None,
         raise InvalidStudy(f"{path}: a model of transformers. Say what it was fine-tuned from with `backbone`.")
     from afina.store import replay
 
+    inspection.inspect_model(path, limits, links=links)
     with _workshop() as place:
         replay.read_pretrained(path, backbone).save(place / "adapter")
         return keep(place / "adapter")
@@ -103,6 +116,8 @@ def send_out(
     if target.endswith(BUNDLE):
         if merged:
             raise InvalidStudy(f"{target}: a bundle holds an adapter as it is. Leave `merged` out.")
+        if os.path.lexists(target):
+            raise Refused(f"{target}: something is there already. Name a file that is not there yet.")
         _to_bundle(store, version, Path(target))
         return target, ()
     return target, _to_directory(store, version, Path(target), merged, backbone)

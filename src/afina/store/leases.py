@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, insert, select
 from afina import digest
 from afina.errors import AfinaError
 from afina.store.database.database import Database
-from afina.store.database.tables import BLOBS, LEASES
+from afina.store.database.tables import BLOBS, GARBAGE, LEASES
 from afina.store.version import Blob
 
 SECONDS = 3600.0
@@ -39,7 +39,7 @@ def time() -> float:
     return datetime.now(UTC).timestamp()
 
 
-def acquire(connection: Connection, parts: Mapping[str, Blob]) -> tuple[str, dict[str, str]]:
+def acquire(connection: Connection, parts: Mapping[str, Blob], client: str) -> tuple[str, dict[str, str]]:
     """Lease the blobs of a version to be: the holder, and the place of each digest. In a writer's transaction."""
     holder = secrets.token_hex(16)
     places = {}
@@ -50,17 +50,26 @@ def acquire(connection: Connection, parts: Mapping[str, Blob]) -> tuple[str, dic
             connection.execute(insert(BLOBS), {"digest": blob.digest, "place": place, "size": blob.size})
         else:
             place = row.place
-        connection.execute(insert(LEASES), {"holder": holder, "digest": blob.digest, "until": time() + SECONDS})
+        lease = {"holder": holder, "digest": blob.digest, "client": client, "until": time() + SECONDS}
+        connection.execute(insert(LEASES), lease)
         places[blob.digest] = place
     return holder, places
 
 
 def release(connection: Connection, holder: str, places: Mapping[str, str]) -> bool:
-    """Give the leases back; false where one of them ended, so that its blob may be gone."""
+    """Give the leases back; false where one of them ended, so that its blob may be gone.
+
+    What was put where no row says any more that it is, is garbage then.
+    """
     held = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
     connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
-    there = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(places)))
-    return held == places.keys() and {row.digest: row.place for row in there} == dict(places)
+    rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(places)))
+    there = {row.digest: row.place for row in rows}
+    noted = set(connection.execute(select(GARBAGE.c.place)).scalars())
+    for of, place in places.items():
+        if there.get(of) != place and place not in noted:
+            connection.execute(insert(GARBAGE), {"place": place, "digest": of})
+    return held == places.keys() and there == dict(places)
 
 
 @contextmanager
@@ -76,4 +85,6 @@ def given_back(database: Database, holder: str) -> Iterator[None]:
 
 def expire(connection: Connection) -> None:
     """Forget those that ended."""
-    connection.execute(delete(LEASES).where(LEASES.c.until < time()))
+    now = time()
+    over = (LEASES.c.until < now) | (LEASES.c.until > now + 2 * SECONDS)  # the latter was never written here
+    connection.execute(delete(LEASES).where(over))

@@ -115,14 +115,26 @@ def now() -> str:
 def login() -> str | None:
     """Who uses this machine, as far as it tells."""
     try:
-        return getpass.getuser()
+        return getpass.getuser().encode("utf-8", "replace").decode().replace("\0", "")
     except (KeyError, OSError, ImportError):
         return None
 
 
+def check_words(text: str, field: str) -> str:
+    """A text that every database takes. Raises InvalidName for halves of characters, and for what ends a text in C."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        found = ascii(text)[:80]
+        raise InvalidName(f"`{field}`: found {found}, which holds half a character. Give it in UTF-8.") from None
+    if "\0" in text:
+        raise InvalidName(f"`{field}`: found a zero character in {ascii(text)[:80]}. Leave it out.")
+    return text
+
+
 def check_reason(text: str, field: str) -> str:
     """A reason in words, without space around it. Raises InvalidName for one that is blank or very long."""
-    text = text.strip()
+    text = check_words(text, field).strip()
     if not text or len(text) > LONGEST:
         found = "nothing" if not text else f"{len(text):,} letters"
         raise InvalidName(f"`{field}`: found {found}, expected a reason in some words, at most {LONGEST:,} letters.")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, insert, select
 
 from afina import digest
-from afina.errors import Busy
+from afina.errors import Busy, CorruptStore, Refused
 from afina.store import catalog, clients, leases, log, steps
 from afina.store.blobs.blobs import Blobs
 from afina.store.clients import Place
@@ -64,7 +64,8 @@ def publish(
             if found is not None:
                 return found
             clients.refuse_erasing(connection, name)
-            holder, places = leases.acquire(connection, parts.blobs)
+            before = clients.identity(connection, name)
+            holder, places = leases.acquire(connection, parts.blobs, name.client)
         with leases.given_back(database, holder):
             steps.reached("publish: leased")
             _put(blobs, parts, places)
@@ -75,6 +76,8 @@ def publish(
                     steps.reached("publish: in the transaction")
                 else:
                     made = None
+                    if before is not None and clients.identity(connection, name) != before:
+                        raise Refused(f"{name}: its client was erased while it was published.")
         if made is not None:
             steps.reached("publish: committed")
             return made
@@ -85,10 +88,21 @@ def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:
     for role, file in parts.files.items():
         blob = parts.blobs[role]
         place = places[blob.digest]
-        if blobs.size(place) != blob.size:
+        if not _is_kept(blobs, place, blob):
             blobs.put(place, file)
         if role == "body":
             steps.reached("publish: body put")
+
+
+def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
+    """Whether the bytes are there as they should be; what was damaged is put again."""
+    if blobs.size(place) != blob.size:
+        return False
+    try:
+        with blobs.file(place) as path:
+            return digest.of_file(path) == blob.digest
+    except CorruptStore:
+        return False
 
 
 def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None) -> Published:

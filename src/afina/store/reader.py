@@ -20,7 +20,7 @@ from afina.store.database.database import Database
 from afina.store.database.tables import BLOBS, PARTS, STORE
 from afina.store.intake.limits import Limits
 from afina.store.log import Entry
-from afina.store.names import Name, Reference, check_client
+from afina.store.names import Name, Reference, check_alias, check_client
 from afina.store.version import Damage, Happened, Listed, Version
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Reader:
         """`who`: whose doing it is, for the log; by default the user of this machine."""
         self.address = Address.parse(url if url is not None else address.default())
         self.limits = limits or Limits()
-        self.who = who if who is not None else log.login()
+        self.who = log.check_words(who, "who") if who is not None else log.login()
         self._database = Database(self.address)
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class Reader:
             return open_blobs(str(beside / address.BLOBS))
         return open_blobs(said)
 
-    def adapter(self, reference: str) -> Adapter:
+    def adapter(self, reference: str | Version) -> Adapter:
         """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
         from afina.store import content
 
@@ -62,7 +62,7 @@ class Reader:
             version = self.show(reference)
             return self.opened(version, lambda files: content.join(version.manifest, files, f"store:{version}"))
 
-    def restore(self, reference: str, directory: str | Path) -> Adapter:
+    def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
         """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
         from afina.store import content
 
@@ -71,7 +71,7 @@ class Reader:
             raise Refused(f"{where}: something is there already. Give a directory that is not there yet.")
         return self.opened(version, lambda files: content.restore(where, version.manifest, files, f"store:{version}"))
 
-    def card(self, reference: str) -> str:
+    def card(self, reference: str | Version) -> str:
         """A model card of a version, Markdown in the Hub's form."""
         from afina.store.model_card import model_card
 
@@ -97,28 +97,36 @@ class Reader:
         with self._database.reading() as connection:
             return catalog.listed(connection, client)
 
-    def show(self, reference: str) -> Version:
+    def show(self, reference: str | Version) -> Version:
         """One version."""
+        wanted = Reference.parse(str(reference))
         with self._database.reading() as connection:
-            place, number = catalog.resolve(connection, Reference.parse(reference))
+            place, number = catalog.resolve(connection, wanted)
             return catalog.version(connection, place, number)
 
     def versions(self, name: str) -> Sequence[Version]:
         """All versions of a name in order, also the deleted ones."""
+        wanted = Name.parse(name)
         with self._database.reading() as connection:
-            place = clients.find(connection, Name.parse(name))
+            place = clients.find(connection, wanted)
             return catalog.versions(connection, place)
 
     def history(self, name: str, *, alias: str | None = None) -> Sequence[Happened]:
         """All that was done about a name, in order; or how an alias moved."""
+        wanted = Name.parse(name)
+        if alias is not None:
+            check_alias(alias)
         with self._database.reading() as connection:
-            place = clients.find(connection, Name.parse(name))
+            place = clients.find(connection, wanted)
             events = (aliases.ALIAS, aliases.ROLLBACK) if alias is not None else ()
             done = catalog.happened(connection, place, events)
         return [one for one in done if alias is None or one.details["alias"] == alias]
 
-    def verify(self) -> Sequence[Damage]:
-        """Hash every blob, manifest and entry of the log again: all that is damaged."""
+    def verify(self, *, last: str | None = None) -> Sequence[Damage]:
+        """Hash every blob, manifest and entry of the log again: all that is damaged.
+
+        last  the hash of an entry that was kept elsewhere: then a log that was written anew is seen too
+        """
         from afina.store import verify
 
         self._database.demand()
@@ -126,7 +134,7 @@ class Reader:
             blobs = self._blobs
         except CorruptStore as error:
             return [Damage("database", self.address.shown, (), str(error))]
-        return verify.verify(self._database, blobs)
+        return verify.verify(self._database, blobs, last)
 
     def log(self) -> Sequence[Entry]:
         """The audit log."""

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from afina.errors import NotFound, Refused
 from afina.store import catalog, leases, log, steps
 from afina.store.blobs.blobs import Blobs
+from afina.store.clients import veiled
 from afina.store.database.database import Database
 from afina.store.database.tables import (
     ALIASES,
@@ -28,6 +29,9 @@ from afina.store.database.tables import (
 from afina.store.log import Said
 from afina.store.names import Reference
 from afina.store.version import Removed, Version
+
+_HALF_WRITTEN = 24 * leases.SECONDS
+"""Seconds after which nobody writes any more at what is not whole."""
 
 
 def delete_version(database: Database, reference: Reference, *, who: str | None, why: str) -> Version:
@@ -69,7 +73,7 @@ def collect(database: Database, blobs: Blobs) -> Removed:
     _empty(database, blobs)
     steps.reached("gc: committed")
     _finish(database, unfinished)
-    blobs.sweep(leases.SECONDS)
+    blobs.sweep(_HALF_WRITTEN)
     return Removed(len(gone), sum(gone.values()))
 
 
@@ -81,20 +85,20 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
     """
     made = Removed(0, 0)
     with database.writing() as connection:
-        row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == client)).one_or_none()
-        if row is not None and row.state == LIVE:
-            made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
-        unfinished = _erasing(connection)
-        if row is None and not unfinished:  # one that was not finished may have been this client's, whose name is gone
+        called = CLIENTS.c.name.in_((client, veiled(client)))
+        row = connection.execute(select(CLIENTS).where(called)).one_or_none()
+        if row is None:
             raise NotFound(
                 f"client {client}: there is none of that name in the store. `afina store list` shows what there is."
             )
+        if row.state == LIVE:
+            made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
         steps.reached("erase: in the transaction")
     steps.reached("erase: forgotten")
     _empty(database, blobs)
-    blobs.sweep(leases.SECONDS)
+    blobs.sweep(_HALF_WRITTEN)
     steps.reached("erase: removed")
-    _finish(database, unfinished)
+    _finish(database, [row.id])
     return made
 
 
@@ -106,14 +110,16 @@ def _erasing(connection: Connection) -> list[int]:
 def _finish(database: Database, unfinished: Collection[int]) -> None:
     """Once the files of those clients are gone: give up their names, then the pages, then what says that it is to do.
 
-    A row stays until the pages are given up, so that a killed process leaves word of it.
+    A row stays until the pages are given up, so that a killed process leaves word of it, and nobody may come under that
+    name meanwhile.
     """
     if not unfinished:
         return
     theirs = CLIENTS.c.id.in_(unfinished)
     with database.writing() as connection:
-        erasing = theirs & (CLIENTS.c.state == ERASING)
-        connection.execute(update(CLIENTS).where(erasing).values(name=None, state=ERASED))
+        for row in connection.execute(select(CLIENTS).where(theirs & (CLIENTS.c.state == ERASING))).all():
+            veil = {"name": veiled(row.name), "state": ERASED}
+            connection.execute(update(CLIENTS).where(CLIENTS.c.id == row.id).values(veil))
     steps.reached("erase: committed")
     database.scrub()
     steps.reached("erase: scrubbed")
@@ -128,6 +134,7 @@ def _forget(connection: Connection, client: int, said: Said, name: str) -> Remov
     versions = connection.execute(mine).scalars().all()
     connection.execute(delete(PARTS).where(PARTS.c.version.in_(mine)))
     leases.expire(connection)
+    connection.execute(delete(LEASES).where(LEASES.c.client == name))
     gone = _condemn(connection)  # all that is loose, for it may be of the client's versions that were deleted
     # who erased it is a hash too, whose salt goes with the others: the words are not kept
     payload = {

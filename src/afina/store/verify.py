@@ -45,8 +45,11 @@ class _Expected:
     aliases: dict[str, int] = field(default_factory=dict)
 
 
-def verify(database: Database, blobs: Blobs) -> list[Damage]:
-    """All that is damaged; nothing where all is as it was left. Raises NotFound where there is no store."""
+def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Damage]:
+    """All that is damaged; nothing where all is as it was left. Raises NotFound where there is no store.
+
+    last  the hash of an entry, kept elsewhere, which has to be in the log
+    """
     database.demand()
     shown = database.address.shown
     found = []
@@ -55,6 +58,8 @@ def verify(database: Database, blobs: Blobs) -> list[Damage]:
         with database.reading() as connection:
             entries, damaged = _read_log(connection)
             found += damaged
+            if last is not None and last not in [entry.hash for entry in entries]:
+                found.append(Damage("log", last[:80], (), "no entry has this hash: the log was written anew, or cut"))
             found += _place(connection, entries, shown)
             expected = _replayed(entries)
             found += _tables(connection, expected)
@@ -211,6 +216,8 @@ def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Exp
             yield from _content(connection, row, entry, version, name.salt)
         elif row.manifest is not None:
             yield Damage("manifest", version, (version,), "it is there, and the log says that it was deleted")
+        elif connection.execute(select(PARTS.c.role).where(PARTS.c.version == row.id)).first():
+            yield Damage("version", version, (version,), "it was deleted, and something still holds its bytes")
 
 
 def _content(connection: Connection, row: Row[Any], entry: Entry, version: str, salt: str) -> Iterator[Damage]:

@@ -21,13 +21,16 @@ from afina import atomic
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
 from afina.store.database import failures, sqlite
 from afina.store.database.address import Address
-from afina.store.database.tables import ALIASES, CLIENTS, NAMES, SAID, STORE, VERSIONS
+from afina.store.database.tables import ALIASES, CLIENTS, LEASES, NAMES, SAID, STORE, VERSIONS
 
 FORMAT = "0001"
 """The newest of `migrations`."""
 
 PATIENCE = 60
 """Seconds that a writer waits for the others."""
+
+_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Of PostgreSQL, whatever its default is: who has waited for the lock sees what the others have done."""
 
 _ADVISORY = 0x6166696E61
 """Of PostgreSQL's advisory locks, the one that whoever makes the tables holds: `afina` in ASCII."""
@@ -79,6 +82,8 @@ class Database:
                 if tables.has_table("store"):
                     raise CorruptStore(failures.damaged(self.address, "its format is not stated"))
                 return self._missing()
+            if not tables.has_table("store") and not self.is_file:
+                raise Refused(failures.foreign(self.address))
             found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
             raise CorruptStore(failures.damaged(self.address, f"its format is {found!r}, expected four digits"))
@@ -120,9 +125,12 @@ class Database:
         """Bring the tables up to this version; by one process, while others wait."""
         from afina.store.database.migrate import upgrade
 
-        begin = "BEGIN IMMEDIATE" if self.is_file else "BEGIN"
+        begin = "BEGIN IMMEDIATE" if self.is_file else _WRITE
         lock = None if self.is_file else f"SELECT pg_advisory_xact_lock({_ADVISORY})"
         with self._transaction(begin, lock) as connection:
+            tables = inspect(connection)
+            if not tables.has_table("alembic_version") and tables.get_table_names():
+                raise Refused(failures.foreign(self.address))
             upgrade(connection)
             fresh = connection.execute(select(STORE.c.id)).scalar() is None
             if fresh:
@@ -147,7 +155,7 @@ class Database:
         self.demand()
         if self.is_file and not sqlite.may_write(Path(self.address.url)):
             raise CannotWrite(self.address.shown, "read-only file system or directory")
-        begin = "BEGIN IMMEDIATE" if self.is_file else "BEGIN"
+        begin = "BEGIN IMMEDIATE" if self.is_file else _WRITE
         with self._transaction(begin) as connection:
             if not self.is_file:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{self.patience:g}s'"))
@@ -176,10 +184,24 @@ class Database:
                         raise failures.busy(self.address, self.patience)
                     threading.Event().wait(0.02)
             else:
-                # a plain VACUUM leaves the bytes in the page; the log, which may be long, has none of them
-                connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
-                wordy = ", ".join(table.name for table in (CLIENTS, NAMES, VERSIONS, ALIASES, SAID))
-                connection.execute(text(f"VACUUM (FULL, ANALYZE) {wordy}"))
+                self._rewrite(connection)
+
+    def _rewrite(self, connection: Connection) -> None:
+        """PostgreSQL's tables with words: a plain VACUUM leaves the bytes of deleted rows in their pages."""
+        connection.execute(text(f"SET lock_timeout = '{self.patience:g}s'"))
+        until = datetime.now(UTC) + timedelta(seconds=self.patience)
+        began = connection.execute(text("SELECT clock_timestamp()")).scalar()
+        # what a transaction that began before may still see is copied with what is live
+        while connection.execute(_OLDER, {"began": began}).scalar():
+            if datetime.now(UTC) > until:
+                raise failures.busy(self.address, self.patience)
+            threading.Event().wait(0.05)
+        wordy = [table.name for table in (CLIENTS, NAMES, VERSIONS, ALIASES, SAID, LEASES)]
+        files = text(f"SELECT {', '.join(f'pg_relation_filenode({name!r})' for name in wordy)}")
+        before = connection.execute(files).one()
+        connection.execute(text(f"VACUUM (FULL, ANALYZE) {', '.join(wordy)}"))
+        if any(one == other for one, other in zip(before, connection.execute(files).one(), strict=True)):
+            raise CannotWrite(self.address.shown, "only the owner of its tables may rewrite them, which erasing takes")
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong with its file; PostgreSQL looks after its own."""
@@ -252,6 +274,12 @@ class Database:
     def _in_words(self, error: DBAPIError) -> AfinaError:
         return failures.told(error, self.address, self._engine.url.password, self.patience)
 
+
+_OLDER = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+    "AND backend_xmin IS NOT NULL AND xact_start < :began"
+)
+"""Transactions that may still see what was deleted."""
 
 _LOOSE = text("PRAGMA foreign_key_check")
 

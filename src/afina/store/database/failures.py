@@ -47,6 +47,11 @@ def damaged(address: Address, problem: str) -> str:
     )
 
 
+def foreign(address: Address) -> str:
+    """What to say of a database in which other tables are."""
+    return f"store {address.shown}: holds tables of another program. Give an empty database, or another directory."
+
+
 def busy(address: Address, patience: float) -> Busy:
     """Others did not come to an end."""
     return Busy(f"store {address.shown}: others use it, and did not end within {patience:g} seconds. Try again.")

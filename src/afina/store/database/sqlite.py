@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
 from afina.store.database.address import BLOBS
@@ -29,16 +29,18 @@ _WITHOUT_LOCKS = "win32-none" if os.name == "nt" else "unix-none"
 def engine(path: Path, patience: float) -> Engine:
     """For connections to the file, each of its own, which wait so many seconds for others."""
     path = path.absolute()
-    mode = _mode(path)
-    settings = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
-    made = create_engine(
-        f"sqlite:///file:{quote(str(path))}?{mode}&uri=true",
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args={"timeout": patience},
-    )
-    event.listen(made, "connect", lambda connection, _: _set_up(connection, settings))
-    return made
+
+    def connect() -> sqlite3.Connection:
+        mode = _mode(path)  # looked at each time: others may begin to write
+        opened = sqlite3.connect(
+            f"file:{quote(str(path))}?{mode}", uri=True, timeout=patience, isolation_level=None, check_same_thread=False
+        )
+        settings = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
+        for setting in settings:
+            opened.execute(f"PRAGMA {setting}")
+        return opened
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
 
 def may_write(path: Path) -> bool:
@@ -67,13 +69,6 @@ def _mode(path: Path) -> str:
     # SQLite reads a write-ahead log by an index in shared memory, a file that it cannot make where it may not write.
     # Where there is none, nobody writes either: then it keeps the index to itself (`_ALONE`), without locks.
     return "mode=ro" if os.path.exists(f"{path}-shm") else f"mode=ro&vfs={_WITHOUT_LOCKS}"
-
-
-def _set_up(connection: DBAPIConnection, settings: tuple[str, ...]) -> None:
-    cursor = connection.cursor()
-    for setting in settings:
-        cursor.execute(f"PRAGMA {setting}")
-    cursor.close()
 
 
 def _size(path: str) -> int:

@@ -20,7 +20,7 @@ CLIENTS = Table(
     "clients",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", String(64), unique=True),  # NULL once it is erased
+    Column("name", String(64), unique=True),  # a hash of it while the last of its erasure is done
     Column("salt", String(64)),
     Column("state", String(8), nullable=False),
 )
@@ -104,6 +104,7 @@ LEASES = Table(
     metadata,
     Column("holder", String(40), primary_key=True),
     Column("digest", String(80), primary_key=True),
+    Column("client", String(64), nullable=False),  # whose version it is for, so that an erasure ends it
     Column("until", Float, nullable=False),  # seconds since 1970
 )
 

@@ -80,6 +80,14 @@ def inspect(directory: Path, limits: Limits = Limits(), *, links: bool = False) 
     return Inspected(tensor_file, header, files, sum(files.values()))
 
 
+def inspect_model(directory: Path, limits: Limits = Limits(), *, links: bool = False) -> None:  # noqa: B008 - frozen
+    """Look at the directory of a model that transformers saved, before transformers does. Raises as `inspect` does."""
+    for name in _files(directory, limits, links):
+        _check_kind(directory / name)
+        if name.endswith(within.TENSORS):
+            check_finite(directory / name, read_header(directory / name, limits))
+
+
 def _files(directory: Path, limits: Limits, links: bool) -> dict[str, int]:
     """Bytes by name."""
     try:

@@ -1,0 +1,88 @@
+"""afina store, as far as it looks after what is kept: verify, delete, gc, erase, export-audit."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from afina.cli.options import Json
+from afina.cli.store import ReasonOption, VersionArgument, opened, print_object
+from afina.cli.versions import size
+from afina.errors import AfinaError, CorruptStore
+
+
+def verify(
+    context: typer.Context,
+    last: Annotated[
+        str | None, typer.Option("--last", help="A last hash that you kept: it has to be in the log.", metavar="HASH")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hash every blob, manifest and entry of the log again, and say exactly what is damaged; then exit with 2."""
+    store = opened(context)
+    with suppress(CorruptStore):  # `verify` says what it is
+        newest = store.log()[-1].hash  # before it is verified, so that it is
+    damaged = store.verify(last=last)
+    if as_json:
+        known = {} if damaged else {"last": newest}
+        print_object({"ok": not damaged, "damaged": [one.as_json() for one in damaged], **known})
+    elif not damaged:
+        print(f"store {store.address.shown}: all is as it was left. The log's last hash is {newest}")
+    else:
+        for one in damaged:
+            about = f" (of {', '.join(one.versions)})" if one.versions and (one.id,) != one.versions else ""
+            print(f"{one.kind} {one.id}{about}: {one.problem}")
+    if damaged:
+        raise typer.Exit(AfinaError.exit_code)
+
+
+def delete(context: typer.Context, version: VersionArgument, reason: ReasonOption, as_json: Json = False) -> None:
+    """Delete a version. Its number is never given again, and its digests stay in the log."""
+    found = opened(context).delete(version, reason=reason)
+    if as_json:
+        print_object({"name": found.name, "version": found.number, "digest": found.digest})
+    else:
+        print(f"{found} deleted. afina store gc removes the bytes that no other version holds.")
+
+
+def gc(context: typer.Context, as_json: Json = False) -> None:
+    """Remove the bytes that no version holds."""
+    removed = opened(context).gc()
+    if as_json:
+        print_object(removed.as_json())
+    else:
+        print(f"{removed.blobs} blobs removed, {size(removed.bytes)}.")
+
+
+def erase(
+    context: typer.Context,
+    client: Annotated[str, typer.Argument(help="What stands before the / of its names.", metavar="CLIENT")],
+    reason: ReasonOption,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove all of a client for good: versions, words, names, bytes that no other holds. The log still verifies."""
+    if not yes:
+        typer.confirm(f"Remove all of client {client} for good?", abort=True, err=True)
+    removed = opened(context).erase(client, reason=reason)
+    if as_json:
+        print_object({"client": client, **removed.as_json()})
+    else:
+        several = "s" if removed.versions != 1 else ""
+        print(f"client {client}: {removed.versions} version{several} and {removed.blobs} blobs removed, for good.")
+
+
+def export_audit(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Where to write it.", metavar="FILE")],
+    as_json: Json = False,
+) -> None:
+    """Write the audit log as JSON lines, which a script of thirty lines can verify (docs/store.md)."""
+    count = opened(context).export_audit(file)
+    if as_json:
+        print_object({"file": str(file), "entries": count})
+    else:
+        print(f"{file}: {count:,} entries")
