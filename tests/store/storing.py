@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -30,6 +30,13 @@ WHY = "a test"
 
 
 # Adapters
+
+
+class Adapters(NamedTuple):
+    """Small adapters that share bodies and heads: `b0h1` is a directory there, and has that digest."""
+
+    directory: Path
+    digests: dict[str, str]
 
 
 def invent(made: Path, directory: Path, bodies: int, heads: int) -> dict[str, str]:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 from services import Postgres
+from storing import Adapters, invent
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
     from fakes import Runs
 
 
-class Adapters(NamedTuple):
-    """Small adapters that share bodies and heads: `b0h1` is a directory there, and has that digest."""
-
-    directory: Path
-    digests: dict[str, str]
-
-
 @pytest.fixture(scope="session")
 def adapters(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Adapters:
-    from storing import invent
-
     directory = tmp_path_factory.mktemp("adapters")
     return Adapters(directory, invent(runs.adapter("gpt2", "lora"), directory, 4, 4))
 

@@ -11,6 +11,7 @@ import pytest
 import storing
 from processes import Crew
 from services import S3, Postgres
+from storing import Adapters
 
 from afina.errors import Busy, NotFound
 from afina.store import steps
@@ -18,7 +19,6 @@ from afina.store.adapter_store import AdapterStore
 from afina.store.blobs.blobs import LocalBlobs
 from afina.store.database.database import Database
 from afina.store.database.tables import ALIASES, SAID
-from conftest import Adapters
 
 MANY = 8
 

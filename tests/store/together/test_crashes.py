@@ -14,12 +14,12 @@ import storing
 from lives import Life
 from processes import Crew
 from services import Postgres
+from storing import Adapters
 
 from afina.errors import Conflict, NotFound, Refused
 from afina.store import leases, steps
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import STORE
-from conftest import Adapters
 
 REACHED = {
     "init": [step for step in steps.STEPS if step.startswith("init:")],

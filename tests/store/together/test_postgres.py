@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import psycopg
 import pytest
 import storing
 from services import Postgres, free_port
+from storing import Adapters
 
-from afina.errors import AfinaError, Busy, CannotWrite, InvalidName, NotFound
+from afina.errors import AfinaError, Busy, CannotWrite, InvalidName, NotFound, Refused
 from afina.store import steps
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.database import Database
-from conftest import Adapters
 
 
 @pytest.fixture
@@ -206,3 +207,41 @@ def files_with(postgres: Postgres, url: str, word: bytes) -> list[Path]:
         connection.execute("CHECKPOINT")
     directory = postgres.directory / "data" / "base" / str(number)
     return [path for path in directory.iterdir() if word in path.read_bytes()]
+
+
+def test_an_erasure_waits_for_who_may_still_see_what_was_there(filled: AdapterStore, url: str) -> None:
+    filled._database.patience = 0.5
+    with psycopg.connect(url) as other:
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT count(*) FROM log").fetchone()
+        with pytest.raises(Busy):
+            filled.erase("acme", reason="asked to")
+    filled.erase("acme", reason="asked to")
+    assert filled.verify() == []
+
+
+def test_no_statistics_keep_words(filled: AdapterStore, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("ANALYZE")
+        kept = other.execute("SELECT tablename, attname FROM pg_stats WHERE schemaname = 'public'").fetchall()
+    wordy = {("said", "who"), ("said", "why"), ("versions", "manifest"), ("clients", "name"), ("names", "task")}
+    assert kept
+    assert not wordy & set(kept)
+
+
+def test_writers_do_not_depend_on_the_servers_default(filled: AdapterStore, url: str) -> None:
+    name = url.rpartition("/")[2]
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(f'ALTER DATABASE "{name}" SET default_transaction_isolation = "serializable"')
+    store = AdapterStore(url)
+    with ThreadPoolExecutor(4) as pool:
+        moved = [*pool.map(lambda number: store.alias(f"acme/reviews@{1 + number % 2}", f"a{number}"), range(16))]
+    assert len(moved) == 16
+
+
+@pytest.mark.parametrize("table", ["clients", "alembic_version", "wages"])
+def test_a_database_of_another_program_is_refused(url: str, tmp_path: Path, table: str) -> None:
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(f"CREATE TABLE {table} (version_num text)")
+    with pytest.raises(Refused, match="holds tables of another program"):
+        AdapterStore(url).init(str(tmp_path / "blobs"))

@@ -1,0 +1,223 @@
+"""What strangers' files, a damaged disk and bad timing must not do to a store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidName, NotFound, Refused
+from afina.store import content, leases, steps
+from afina.store.adapter_store import AdapterStore
+from afina.store.intake import admission, bundle
+from stores import kept
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def one(store: AdapterStore, made: Make) -> AdapterStore:
+    store.publish(made(), "acme/reviews", message="first")
+    return store
+
+
+@pytest.mark.parametrize("stolen", ["absolute", "../secret.json", "part-9", 7])
+def test_a_bundle_takes_no_file_but_its_own(one: AdapterStore, tmp_path: Path, stolen: object) -> None:
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}", encoding="utf-8")
+    one.export("acme/reviews", str(tmp_path / "good.tar"))
+    about = bundle.read(tmp_path / "good.tar", tmp_path / "parts")
+    about["parts"]["notes.json"] = str(secret) if stolen == "absolute" else stolen
+    bundle.write(tmp_path / "bad.tar", {file.name: file for file in (tmp_path / "parts").iterdir()}, about)
+    with pytest.raises(CorruptAdapter, match=r"its part 'notes\.json' is no file of the bundle"):
+        one.import_from(str(tmp_path / "bad.tar"), "bolt/reviews", message="theirs")
+    assert [listed.name for listed in one.list()] == ["acme/reviews"]
+
+
+@pytest.mark.parametrize("role", ["../body", ".hidden", "program.py", "body/x"])
+def test_a_bundle_has_no_part_of_another_kind(one: AdapterStore, tmp_path: Path, role: str) -> None:
+    one.export("acme/reviews", str(tmp_path / "good.tar"))
+    about = bundle.read(tmp_path / "good.tar", tmp_path / "parts")
+    about["parts"][role] = about["parts"]["body"]
+    bundle.write(tmp_path / "bad.tar", {file.name: file for file in (tmp_path / "parts").iterdir()}, about)
+    with pytest.raises(CorruptAdapter, match="is no file of the bundle"):
+        one.import_from(str(tmp_path / "bad.tar"), "bolt/reviews", message="theirs")
+
+
+def test_an_export_replaces_nothing(one: AdapterStore, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.tar"
+    precious.mkdir()
+    (precious / "thesis").touch()
+    with pytest.raises(Refused, match="something is there already"):
+        one.export("acme/reviews", str(precious))
+    with pytest.raises(CannotWrite, match="it is a directory"):
+        one.export_audit(precious)
+    assert (precious / "thesis").exists()
+
+
+def test_what_is_damaged_is_put_again_by_who_publishes_it(one: AdapterStore, made: Make) -> None:
+    root = one.address.directory
+    assert root
+    for file in (root / "blobs").glob("??/sha256-*"):
+        file.chmod(0o644)
+        file.write_bytes(bytes(file.stat().st_size))
+    assert one.verify()
+    one.publish(made(), "bolt/reviews", message="the same")
+    assert one.verify() == []
+    assert one.adapter("acme/reviews").digest == one.adapter("bolt/reviews").digest
+
+
+def test_a_file_that_became_a_link_since_it_was_looked_at_is_refused(
+    store: AdapterStore, made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret", encoding="utf-8")
+    beside = made() / "notes.txt"
+    beside.write_text("notes", encoding="utf-8")
+    admit = admission.admit
+
+    def swap(directory: Path, *given: object, **more: object) -> None:
+        admit(directory, *given, **more)  # type: ignore[arg-type]
+        beside.unlink()
+        beside.symlink_to(secret)
+
+    monkeypatch.setattr(admission, "admit", swap)
+    with pytest.raises(Refused, match=r"notes\.txt: cannot be read as a file"):
+        store.publish(made(), "acme/reviews", message="first")
+
+
+def test_a_stranger_may_not_come_under_a_name_whose_erasure_is_not_ended(
+    one: AdapterStore, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy() -> None:
+        raise Busy("somebody reads")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one._database, "scrub", busy)
+        with pytest.raises(Busy):
+            one.erase("acme", reason="asked to")
+    with pytest.raises(Refused, match="is being erased"):
+        one.publish(made(1), "acme/new", message="a new contract")
+    with pytest.raises(NotFound, match="none of that name"):
+        one.erase("acmee", reason="a typing error")
+    one.erase("acme", reason="asked to")
+    one.publish(made(1), "acme/new", message="a new contract")
+    assert one.verify() == []
+
+
+def test_what_was_being_published_for_a_client_goes_with_it(
+    one: AdapterStore, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """What ends a process."""
+
+    def kill(step: str) -> None:
+        if step == "publish: put":
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "reached", kill)
+        patched.setattr(leases, "given_back", lambda *_: _nothing())  # a killed process gives nothing back
+        with pytest.raises(Killed):
+            one.publish(made(1), "acme/reviews", message="never ended")
+    one.erase("acme", reason="asked to")
+    assert kept(one) == set()
+
+
+def test_who_publishes_for_a_client_that_was_erased_meanwhile_is_told(
+    one: AdapterStore, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def erase(step: str) -> None:
+        if step == "publish: put":
+            monkeypatch.setattr(steps, "reached", lambda _: None)
+            one.erase("acme", reason="asked to")
+
+    monkeypatch.setattr(steps, "reached", erase)
+    with pytest.raises(Refused, match="its client was erased while it was published"):
+        one.publish(made(1), "acme/reviews", message="late")
+    assert (one.list(), kept(one)) == ([], set())
+
+
+def test_bytes_that_come_too_late_are_garbage(one: AdapterStore, made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector takes a blob's row before the publisher whose lease has ended puts its file."""
+    monkeypatch.setattr(leases, "SECONDS", -1.0)
+
+    def collect(step: str) -> None:
+        if step == "publish: leased":
+            monkeypatch.setattr(steps, "reached", lambda _: None)
+            one.gc()
+            monkeypatch.setattr(leases, "SECONDS", 3600.0)
+
+    monkeypatch.setattr(steps, "reached", collect)
+    one.publish(made(1, 1), "acme/reviews", message="late")
+    one.gc()
+    assert one.verify() == []
+    root = one.address.directory
+    assert root
+    assert len([*(root / "blobs").glob("??/sha256-*")]) == 4
+
+
+def test_a_log_that_was_written_anew_is_seen_by_a_hash_that_was_kept(one: AdapterStore) -> None:
+    last = one.log()[-1].hash
+    one.alias("acme/reviews@1")
+    assert one.verify(last=last) == []
+    (found,) = one.verify(last=last[:-1] + "x")
+    assert (found.kind, found.problem) == ("log", "no entry has this hash: the log was written anew, or cut")
+
+
+@pytest.mark.parametrize("words", ["half \ud800", "an end\0"])
+def test_words_that_no_database_takes_are_refused_and_are_no_damage(
+    one: AdapterStore, made: Make, tmp_path: Path, words: str
+) -> None:
+    for act in (
+        lambda: one.publish(made(1), "acme/reviews", message=words),
+        lambda: one.publish(made(1), "acme/reviews", message="next", who=words),
+        lambda: one.alias("acme/reviews@1", message=words),
+        lambda: AdapterStore(tmp_path, who=words),
+        lambda: one.show(words),
+    ):
+        with pytest.raises(InvalidName):
+            act()
+    assert one.verify() == []
+
+
+def test_a_version_stands_for_its_name(one: AdapterStore) -> None:
+    version = one.show("acme/reviews")
+    assert one.adapter(version).digest == version.digest
+    assert one.alias(version, "staging").after == 1
+    assert one.show(version) == one.show("acme/reviews@staging")
+
+
+def test_a_models_directory_is_looked_at_before_transformers_reads_it(one: AdapterStore, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    shutil.copy(made_tensors(one, tmp_path), model / "model.safetensors")
+    (model / "training_args.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(Refused, match=r"training_args\.bin: a file of this kind can run a program"):
+        one.import_from(str(model), "bolt/reviews", message="theirs", backbone="gpt2")
+    (model / "training_args.bin").unlink()
+    (model / "notes.txt").symlink_to("/etc/hostname")
+    with pytest.raises(Refused, match="a link"):
+        one.import_from(str(model), "bolt/reviews", message="theirs", backbone="gpt2")
+
+
+def made_tensors(store: AdapterStore, tmp_path: Path) -> Path:
+    store.restore("acme/reviews", tmp_path / "restored")
+    return tmp_path / "restored" / "adapter_model.safetensors"
+
+
+def test_the_roles_of_parts() -> None:
+    assert all(map(content.is_role, ("body", "head", "adapter_config.json", "merges.txt")))
+    assert not any(map(content.is_role, ("", "x.py", "../x.json", os.sep, None, 1)))
+
+
+class _nothing:
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nor now."""
