@@ -58,15 +58,17 @@ def test_an_export_replaces_nothing(one: AdapterStore, tmp_path: Path) -> None:
     assert (precious / "thesis").exists()
 
 
-def test_what_is_damaged_is_put_again_by_who_publishes_it(one: AdapterStore, made: Make) -> None:
+@pytest.mark.parametrize("name", ["acme/reviews", "bolt/reviews"])
+def test_what_is_damaged_is_put_again_by_who_publishes_it(one: AdapterStore, made: Make, name: str) -> None:
     root = one.address.directory
     assert root
     for file in (root / "blobs").glob("??/sha256-*"):
         file.chmod(0o644)
         file.write_bytes(bytes(file.stat().st_size))
     assert one.verify()
-    one.publish(made(), "bolt/reviews", message="the same")
+    assert not one.publish(made(), name, message="the same").created or name != "acme/reviews"
     assert one.verify() == []
+    one.publish(made(), "bolt/reviews", message="the same")
     assert one.adapter("acme/reviews").digest == one.adapter("bolt/reviews").digest
 
 
@@ -213,6 +215,29 @@ def made_tensors(store: AdapterStore, tmp_path: Path) -> Path:
 def test_the_roles_of_parts() -> None:
     assert all(map(content.is_role, ("body", "head", "adapter_config.json", "merges.txt")))
     assert not any(map(content.is_role, ("", "x.py", "../x.json", os.sep, None, 1)))
+
+
+def test_bytes_that_can_have_no_place_are_told_when_a_store_is_begun(tmp_path: Path, made: Make) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(CannotWrite, match="it is a file"):
+        AdapterStore(tmp_path / "store").init(str(tmp_path / "taken"))
+    with pytest.raises(InvalidName, match="is a file, expected a directory"):
+        AdapterStore(tmp_path / "taken")
+
+
+def test_who_is_not_there_is_told(one: AdapterStore) -> None:
+    with pytest.raises(NotFound, match="client bolt: no adapter of it in the store"):
+        one.list("bolt")
+    with pytest.raises(NotFound, match="acme/reviews@production: there never was such an alias"):
+        one.history("acme/reviews", alias="production")
+
+
+def test_the_card_of_a_merged_model_is_of_a_model(one: AdapterStore) -> None:
+    card = one.card("acme/reviews", merged=True)
+    assert "library_name: transformers" in card
+    assert "folded into" in card
+    assert "PeftModel" not in card
+    assert "afina predict" not in card
 
 
 class _nothing:

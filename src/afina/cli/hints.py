@@ -51,6 +51,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "expected": "--expect",
         "force": "--force",
         "limits": "--limit",
+        "last": "--last",
+        "merged": "--merged",
         "message": "--message",
         "reason": "--reason",
         "store": "--store",

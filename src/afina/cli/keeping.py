@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from afina.cli.options import Json
-from afina.cli.store import ReasonOption, VersionArgument, opened, print_object
+from afina.cli.store import ReasonOption, opened, print_object
 from afina.cli.versions import size
 from afina.errors import AfinaError, CorruptStore
 
@@ -39,7 +39,12 @@ def verify(
         raise typer.Exit(AfinaError.exit_code)
 
 
-def delete(context: typer.Context, version: VersionArgument, reason: ReasonOption, as_json: Json = False) -> None:
+def delete(
+    context: typer.Context,
+    version: Annotated[str, typer.Argument(help="By its number: CLIENT/TASK@3.", metavar="NAME@VERSION")],
+    reason: ReasonOption,
+    as_json: Json = False,
+) -> None:
     """Delete a version. Its number is never given again, and its digests stay in the log."""
     found = opened(context).delete(version, reason=reason)
     if as_json:

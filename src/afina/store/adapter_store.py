@@ -68,7 +68,9 @@ class AdapterStore(Reader):
         if blobs is not None:
             # the next command may be typed elsewhere
             blobs = blobs if "://" in blobs else str(Path(blobs).expanduser().absolute())
-            open_blobs(blobs)  # what is wrong with it is told before anything is made
+            there = open_blobs(blobs)
+            with there.scratch():
+                there.size(f"sha256-{'0' * 64}-{'0' * 8}")  # what is wrong with it is told before anything is made
         if self._database.exists() or not self._begin(blobs or ""):
             raise Refused(f"store {self.address.shown}: it is there already.")
 
@@ -117,10 +119,6 @@ class AdapterStore(Reader):
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:
-            with self._database.reading() as connection:
-                found = publishing.there(connection, wanted, opened.digest)
-            if found is not None:
-                return found
             made = content.split(opened, scratch, links=links)
             steps.reached("publish: files made")
             files = {role: part.file for role, part in made.items()}

@@ -134,7 +134,7 @@ def _to_directory(store: Reader, version: Version, path: Path, merged: bool, bac
         else:
             store.restore(str(version), fresh)
             notes = ()
-        (fresh / content.CARD).write_text(store.card(str(version)), encoding="utf-8")
+        (fresh / content.CARD).write_text(store.card(version, merged=merged), encoding="utf-8")
     return notes
 
 

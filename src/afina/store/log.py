@@ -127,6 +127,8 @@ def check_words(text: str, field: str) -> str:
     except UnicodeEncodeError:
         found = ascii(text)[:80]
         raise InvalidName(f"`{field}`: found {found}, which holds half a character. Give it in UTF-8.") from None
+    if len(text) > LONGEST:
+        raise InvalidName(f"`{field}`: found {len(text):,} letters, expected at most {LONGEST:,}.")
     if "\0" in text:
         raise InvalidName(f"`{field}`: found a zero character in {ascii(text)[:80]}. Leave it out.")
     return text

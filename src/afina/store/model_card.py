@@ -41,15 +41,18 @@ def model_card(
     message: str,
     created: str,
     who: str | None,
+    merged: bool = False,
 ) -> str:
-    """The card of version `version` of `name`.
+    """The card of version `version` of `name`; `merged`, of the model that it and its backbone are together.
 
     manifest  the content of `manifest.json`;  digest  the adapter's
     message   what whoever added it said of it, with `who` and, as text, the time, `created`
     Raises pydantic's ValidationError for what is no manifest.
     """
     made = Manifest.model_validate({key: value for key, value in manifest.items() if key != "digest"})
-    backbone = f" on {_code(_model(made.backbone))}" if made.backbone else ""
+    made = made.model_copy(update={"tensor_file": _WHOLE}) if merged else made
+    joined = "folded into" if merged else "on"
+    backbone = f" {joined} {_code(_model(made.backbone))}" if made.backbone else ""
     added = f"Added {_code(created)}" + (f" by {_escaped(who)}" if who else "")
     about = [
         f"A text classifier: an adapter of method {_code(made.method)}{backbone}, version {version} of "
@@ -60,12 +63,17 @@ def model_card(
         f"# {_escaped(f'{name}, version {version}')}",
         *about,
         *_labels(made),
-        *_usage(made),
+        *_usage(made, merged),
         *_training(made),
         *_metrics(made),
         *_environment(made),
         "## Digest",
-        f"{_code(digest)}, over whatever its answers depend on; afina holds the files to it when it opens them.",
+        f"{_code(digest)}, "
+        + (
+            "of the adapter that was folded in; these files are not held to it."
+            if merged
+            else "over whatever its answers depend on; afina holds the files to it when it opens them."
+        ),
     ]
     return _front_matter(made, name, version) + "\n" + "\n\n".join(parts) + "\n"
 
@@ -115,14 +123,15 @@ def _labels(made: Manifest) -> Iterator[str]:
     yield "\n".join(f"{index}. {_escaped(label)}" for index, label in enumerate(made.label_names))
 
 
-def _usage(made: Manifest) -> Iterator[str]:
+def _usage(made: Manifest, merged: bool) -> Iterator[str]:
     library, labels = _library(made), len(made.label_names)
     local = made.backbone is None or _is_local(made.backbone)
     asks = local and made.backbone != EMBEDDED and made.vocabulary_digest is None
     named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
     yield "## How to use"
-    yield f"`DIRECTORY` stands for a local copy of these files{named_}."
-    yield f'```sh\nafina predict DIRECTORY "a text"{" --backbone BACKBONE" if asks else ""}\n```'
+    yield f"`DIRECTORY` stands for a local copy of these files{'' if merged else named_}."
+    if not merged:
+        yield f'```sh\nafina predict DIRECTORY "a text"{" --backbone BACKBONE" if asks else ""}\n```'
     if library == _PEFT:
         repository, _, revision = ("BACKBONE" if local else str(made.backbone)).partition("@")
         base = f'"{repository}"' + (f', revision="{revision}"' if revision else "")

@@ -13,9 +13,8 @@ from afina import digest
 from afina.errors import Busy, CorruptStore, Refused
 from afina.store import catalog, clients, leases, log, steps
 from afina.store.blobs.blobs import Blobs
-from afina.store.clients import Place
 from afina.store.database.database import Database
-from afina.store.database.tables import LIVE, PARTS, VERSIONS
+from afina.store.database.tables import BLOBS, LIVE, PARTS, VERSIONS
 from afina.store.names import Name
 from afina.store.version import Blob, Published
 
@@ -36,13 +35,11 @@ class Parts(NamedTuple):
         return str(self.manifest["digest"])
 
 
-def there(connection: Connection, name: Name, wanted: str) -> Published | None:
+def _there(connection: Connection, name: Name, wanted: str) -> Published | None:
     """The version that a name has of that adapter already."""
     place = clients.look(connection, name)
-    return _there(connection, place, wanted) if place else None
-
-
-def _there(connection: Connection, place: Place, wanted: str) -> Published | None:
+    if place is None:
+        return None
     same = select(VERSIONS.c.number).where(
         VERSIONS.c.name == place.id, VERSIONS.c.digest == wanted, VERSIONS.c.state == LIVE
     )
@@ -55,14 +52,16 @@ def publish(
 ) -> Published:
     """Keep the parts and make the version. `source`: from where, if not from a run.
 
-    Killed at any step, the store is as it was, or has the version. Raises Busy where it took so long that `gc` removed
-    what it was to be made of.
+    Killed at any step, the store is as it was, or has the version. Of a version that is there already, blobs that are
+    damaged are put again. Raises Busy where it took so long that `gc` removed what it was to be made of.
     """
     for _ in range(_TRIES):
         with database.writing() as connection:
-            found = there(connection, name, parts.digest)
+            found = _there(connection, name, parts.digest)
             if found is not None:
-                return found
+                held = select(BLOBS).where(BLOBS.c.digest.in_([blob.digest for blob in parts.blobs.values()]))
+                places = {row.digest: row.place for row in connection.execute(held)}
+                break
             clients.refuse_erasing(connection, name)
             before = clients.identity(connection, name)
             holder, places = leases.acquire(connection, parts.blobs, name.client)
@@ -81,14 +80,17 @@ def publish(
         if made is not None:
             steps.reached("publish: committed")
             return made
-    raise Busy(f"{name}: what it was to be made of was removed while it was published. Try again.")
+    else:
+        raise Busy(f"{name}: what it was to be made of was removed while it was published. Try again.")
+    _put(blobs, parts, places)
+    return found
 
 
 def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:
     for role, file in parts.files.items():
         blob = parts.blobs[role]
-        place = places[blob.digest]
-        if not _is_kept(blobs, place, blob):
+        place = places.get(blob.digest)  # files beside the tensors may be others than the version has
+        if place is not None and not _is_kept(blobs, place, blob):
             blobs.put(place, file)
         if role == "body":
             steps.reached("publish: body put")
@@ -107,7 +109,7 @@ def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
 
 def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None) -> Published:
     place = clients.find_or_make(connection, name)
-    found = _there(connection, place, parts.digest)  # another publisher may have been faster
+    found = _there(connection, name, parts.digest)  # another publisher may have been faster
     if found is not None:
         return found
     newest = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.name == place.id)).scalar()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import select
 
 from afina import atomic, digest
-from afina.errors import CorruptStore, Refused
+from afina.errors import CorruptStore, NotFound, Refused
 from afina.store import aliases, catalog, clients, log, opening
 from afina.store.blobs.blobs import Blobs
 from afina.store.blobs.remote import open_blobs
@@ -71,8 +71,8 @@ class Reader:
             raise Refused(f"{where}: something is there already. Give a directory that is not there yet.")
         return self.opened(version, lambda files: content.restore(where, version.manifest, files, f"store:{version}"))
 
-    def card(self, reference: str | Version) -> str:
-        """A model card of a version, Markdown in the Hub's form."""
+    def card(self, reference: str | Version, *, merged: bool = False) -> str:
+        """A model card of a version, Markdown in the Hub's form; `merged`, of it and its backbone as one model."""
         from afina.store.model_card import model_card
 
         version = self.show(reference)
@@ -84,6 +84,7 @@ class Reader:
             message=version.why or "",
             created=version.created,
             who=version.who,
+            merged=merged,
         )
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
@@ -95,7 +96,10 @@ class Reader:
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
-            return catalog.listed(connection, client)
+            found = catalog.listed(connection, client)
+        if client is not None and not found:
+            raise NotFound(f"client {client}: no adapter of it in the store. `afina store list` shows what there is.")
+        return found
 
     def show(self, reference: str | Version) -> Version:
         """One version."""
@@ -120,7 +124,10 @@ class Reader:
             place = clients.find(connection, wanted)
             events = (aliases.ALIAS, aliases.ROLLBACK) if alias is not None else ()
             done = catalog.happened(connection, place, events)
-        return [one for one in done if alias is None or one.details["alias"] == alias]
+        found = [one for one in done if alias is None or one.details["alias"] == alias]
+        if alias is not None and not found:
+            raise NotFound(f"{name}@{alias}: there never was such an alias.")
+        return found
 
     def verify(self, *, last: str | None = None) -> Sequence[Damage]:
         """Hash every blob, manifest and entry of the log again: all that is damaged.

@@ -87,6 +87,9 @@ class Published:
     version: Version
     created: bool
 
+    def __str__(self) -> str:
+        return str(self.version)
+
     def as_json(self) -> dict[str, Any]:
         """What a program needs of it."""
         made = self.version

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afina import atomic
-from afina.errors import CorruptStore
+from afina.errors import CannotWrite, CorruptStore
 
 
 class Kept(NamedTuple):
@@ -94,7 +94,10 @@ class LocalBlobs(Blobs):
     def scratch(self) -> Iterator[Path]:
         """Beside the blobs, so that `put` copies nothing."""
         with atomic.writing(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise CannotWrite(self.root, "it is a file, or below one") from None
             made = Path(tempfile.mkdtemp(prefix=atomic.TEMPORARY, dir=self.root))
         try:
             yield made

@@ -56,6 +56,8 @@ class Address:
             raise InvalidName(
                 f"`store` {written[:80]!r}: there is no user of that name. Expected a directory."
             ) from None
+        if path.is_file():
+            raise InvalidName(f"`store` {path}: is a file, expected a directory.")
         return cls(path, str(path / DATABASE), str(path))
 
 

@@ -103,12 +103,13 @@ def difference(first: Adapter, second: Adapter) -> Difference:
         layers.append(_layer(name, *(matched or (a, b)), where, comparable=matched is not None))
         if a is not None and b is not None and matched and layers[-1].change is None:
             apart.append(f"{name} (from {list(a.shape)} to {list(b.shape)})")
+    same = ["Both are the same adapter."] if first.digest == second.digest else []
     shapes = [f"Of another shape in each, so that there is no change to tell: {listed(apart)}."] if apart else []
     return Difference(
         digests=(first.digest, second.digest),
         fields=differing(first.manifest, second.manifest),
         layers=tuple(layers),
-        notes=(*_notes(first, second), *matching.notes, *shapes),
+        notes=(*same, *_notes(first, second), *matching.notes, *shapes),
     )
 
 
