@@ -123,7 +123,8 @@ LAYERS = {
     ),
     "notebook": ("display",),
     "cli": (
-        "options hints output text",
+        "options hints text",
+        "output",
         "display versions opening shown winner",
         "costs studies adapters asking store",
         "exchange keeping",

@@ -69,7 +69,8 @@ def test_train_takes_a_training_setting_with_or_without_its_section(afina: Comma
 
 
 def test_every_flag_is_an_option_of_a_command() -> None:
-    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    commands = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    commands |= {f"store {name}": command for name, command in commands["store"].commands.items()}
     of = {name: {o for one in command.params for o in one.opts} for name, command in commands.items()}
     assert {flag for flag in FLAGS.values() if flag.startswith("--")} <= set().union(*of.values())
     for name, words in COMMANDS.items():

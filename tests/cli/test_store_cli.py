@@ -73,7 +73,7 @@ def test_list_shows_names(two: Ask) -> None:
     assert [(one["name"], one["versions"], one["newest"], one["aliases"]) for one in found] == [
         ("acme/reviews", 2, 2, {"production": 1})
     ]
-    assert two("list", "nobody", "--json").object() == {"names": []}
+    assert "client nobody: no adapter of it in the store" in two("list", "nobody", "--json").error
     assert "'A B' is no client" in two("list", "A B").error
 
 

@@ -109,7 +109,8 @@ def test_numbers_are_of_a_name_and_names_of_clients(two: AdapterStore, made: Mak
         assert two.publish(made(1, 1), name, message="first").version.number == 1
     assert [one.name for one in two.list()] == ["acme/mail", "acme/reviews", "bolt/reviews"]
     assert [one.name for one in two.list("acme")] == ["acme/mail", "acme/reviews"]
-    assert two.list("nobody") == []
+    with pytest.raises(NotFound, match="client nobody: no adapter of it"):
+        two.list("nobody")
 
 
 def test_a_source_is_told_by_the_history_and_hashed_in_the_log(store: AdapterStore, made: Make) -> None:
@@ -401,7 +402,7 @@ def test_where_there_is_no_store_reading_says_so_and_makes_none(store: AdapterSt
 
 def test_where_a_file_is_in_the_way_of_a_store(tmp_path: Path, made: Make) -> None:
     (tmp_path / "file").write_text("")
-    store = AdapterStore(tmp_path / "file")
+    store = AdapterStore(tmp_path / "file" / "store")
     with pytest.raises(NotFound, match="there is none"):
         store.list()
     with pytest.raises(CannotWrite, match="cannot be written"):

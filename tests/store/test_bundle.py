@@ -107,7 +107,7 @@ def test_a_name_that_is_no_plain_one_is_not_written(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**70, "\ud800", object(), b"", {1, 2}])
 def test_what_is_no_json_is_not_written(value: object, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="`about` cannot be written as JSON"):
+    with pytest.raises(Refused, match="about cannot be written as JSON"):
         write(tmp_path / "x.tar", {}, {"a": value})
     deep: Any = 0
     for _ in range(40):

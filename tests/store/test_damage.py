@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.delete("acme/reviews@3", reason="not needed")
     store.gc()
     with closing(sqlite3.connect(root / "store" / DATABASE)) as raw:
-        raw.execute("INSERT INTO leases VALUES ('somebody', 'sha256:ab', 4e9)")
+        raw.execute("INSERT INTO leases VALUES ('somebody', 'sha256:ab', 'acme', 4e9)")
         raw.execute("INSERT INTO garbage VALUES ('sha256-ab-cd', 'sha256:ab')")
         raw.commit()
     assert store.verify() == []

@@ -280,7 +280,9 @@ def test_settings_that_are_no_json_are_corrupt_and_nothing_at_all_is_not_found(c
 )
 def test_more_than_the_limits_is_refused_and_names_the_limit(limits: Limits, trained: Path) -> None:
     (changed,) = [key for key in vars(limits) if getattr(limits, key) != getattr(Limits(), key)]
-    with pytest.raises(Refused, match=rf"at most [\d,]+ are taken\..* the limit `{changed}`\."):
+    with pytest.raises(
+        Refused, match=rf"at most [\d,]+ are taken\..* set another limit, {changed}=\.\.\., with `limits`\."
+    ):
         inspect(trained, limits)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import allocator
-from afina.cli.opening import AdapterArgument, open_adapter
+from afina.cli.opening import AdapterArgument, locate
 from afina.cli.options import (
     AllowLeakage,
     Json,
@@ -65,8 +65,9 @@ def evaluate(
     """Measure an adapter on labelled texts: all of a file, or of its own file what training left out."""
     from afina.data.task import check_address
 
+    open_adapter = locate(adapter, method, seed)
     check_address(task)  # before anything that takes time
-    opened = open_adapter(adapter, method, seed)
+    opened = open_adapter()
     from afina.data.labelled import Labelled
     from afina.inference.evaluation import evaluate, trained
 
@@ -131,7 +132,7 @@ def predict(
         from afina.cli.display import reading
         from afina.inference import probes
 
-        opened = open_adapter(adapter, method, seed)
+        opened = locate(adapter, method, seed)()
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
         answered = 0

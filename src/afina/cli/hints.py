@@ -41,22 +41,21 @@ FLAGS = {
     "words": "--words",
     "train_examples": "data.train_examples",
     "evaluation_examples": "data.evaluation_examples",
+    "blobs": "--blobs",
+    "expected": "--expect",
+    "force": "--force",
+    "last": "--last",
+    "limits": "--limit",
+    "merged": "--merged",
+    "message": "--message",
+    "reason": "--reason",
+    "store": "--store",
+    "who": "--who",
 }
 """By the library's word; what has no flag of its own is a key of a study."""
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
-    "store": {
-        "blobs": "--blobs",
-        "expected": "--expect",
-        "force": "--force",
-        "limits": "--limit",
-        "last": "--last",
-        "merged": "--merged",
-        "message": "--message",
-        "reason": "--reason",
-        "store": "--store",
-    },
     "study": {
         "batch_size": "train.batch_size",
         "class_weights": "train.class_weights",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,18 +24,25 @@ AdapterArgument = Annotated[
 ]
 
 
-def open_adapter(adapter: str, method: str | None, seed: int | None) -> Adapter:
-    """The adapter; `method` and `seed` choose within a study. Raises what reading it does."""
+def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], Adapter]:
+    """What opens the adapter, once it is known to be there; `method` and `seed` choose within a study.
+
+    Raises what looking for it does, in no time.
+    """
     if adapter.startswith(PREFIX):
         if method is not None or seed is not None:
             option = "method" if method is not None else "seed"
             raise InvalidStudy(f"{adapter}: a version is one adapter, so `{option}` cannot choose there. Leave it out.")
         from afina.store.adapter_store import AdapterStore
 
-        return AdapterStore().adapter(adapter)
+        store = AdapterStore()
+        return partial(store.adapter, store.show(adapter))
     from afina.studies.adapters import find
 
-    place = find(Path(adapter), method, seed)
+    return partial(_load, find(Path(adapter), method, seed))
+
+
+def _load(place: Path) -> Adapter:
     from afina.models.adapter import Adapter
 
     return Adapter.load(place)

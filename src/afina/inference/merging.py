@@ -45,7 +45,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     if predictor.dtype != "float32":
         raise InvalidStudy(
             f"{predictor.where}: opened in {predictor.dtype}, which has lost digits that the merged model is to have. "
-            'Open it with `dtype` "float32".'
+            "Open it in float32."
         )
     if predictor.manifest.offset is not None:
         raise Refused(

@@ -72,9 +72,9 @@ def check_alias(text: str) -> str:
     """The alias, once it is known to be one: it begins with a letter, and is not `v3`. Raises InvalidName."""
     if not _ALIAS.fullmatch(text) or _NUMBER.fullmatch(text):
         raise InvalidName(
-            f"{text[:80]!r} is neither a version, as 3 is, nor an alias. Expected a word such as production or staging. "
-            f"It begins with a letter, has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, and at most "
-            f"{LONGEST} of all; v3 is version 3."
+            f"{text[:80]!r} is no alias. Expected a word such as production, or a version's number. "
+            f"An alias begins with a letter, has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, {LONGEST} at "
+            "most; v3 is version 3."
         )
     return text
 

@@ -20,7 +20,7 @@ def adapters(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Adapters:
     return Adapters(directory, invent(runs.adapter("gpt2", "lora"), directory, 4, 4))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where no store is yet: a directory, or an empty database."""
     if request.param == "sqlite":

@@ -17,7 +17,7 @@ from services import Postgres
 from storing import Adapters
 
 from afina.errors import Conflict, NotFound, Refused
-from afina.store import leases, steps
+from afina.store import removing, steps
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import STORE
 
@@ -260,6 +260,6 @@ def test_what_a_killed_process_made_beside_the_blobs_is_swept(
     assert list(blobs.glob(".tmp-*"))
     store.gc()
     assert list(blobs.glob(".tmp-*")), "it may be another's that still runs"
-    monkeypatch.setattr(leases, "SECONDS", 0.0)
+    monkeypatch.setattr(removing, "_HALF_WRITTEN", 0.0)
     store.gc()
     assert list(blobs.glob(".tmp-*")) == []

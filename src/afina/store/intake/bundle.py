@@ -118,11 +118,9 @@ def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> byte
         text = digest.canonical_json(content | {"digest": digest.of_json(content)}).encode()
         plainfile.parse_json(text, INDEX)
     except (CorruptAdapter, TypeError, ValueError, RecursionError) as error:
-        raise Refused(f"{path}: `about` cannot be written as JSON ({error}). Give JSON values.") from None
+        raise Refused(f"{path}: about cannot be written as JSON ({error}). Give JSON values.") from None
     if len(text) > MOST_INDEX:
-        raise Refused(
-            f"{path}: its {INDEX} would have {len(text):,} bytes, at most {MOST_INDEX:,}. Say less in `about`."
-        )
+        raise Refused(f"{path}: its {INDEX} would have {len(text):,} bytes, at most {MOST_INDEX:,}. Say less in about.")
     return text
 
 

@@ -97,7 +97,7 @@ def _files(directory: Path, limits: Limits, links: bool) -> dict[str, int]:
     if len(entries) > limits.files:
         raise Refused(
             f"{directory}: {len(entries):,} files, at most {limits.files:,} are taken. Leave out what is no part of "
-            "the adapter, or raise the limit `files`."
+            "the adapter, or set another limit, files=..., with `limits`."
         )
     found = {entry.name: _size(entry, directory, links) for entry in entries}
     if (total := sum(found.values())) > limits.bytes:
@@ -182,5 +182,6 @@ def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
 
 def _too_large(path: Path, size: int, most: int, key: str) -> Refused:
     return Refused(
-        f"{path}: {size:,} bytes, at most {most:,} are taken. If it is what you mean to keep, raise the limit `{key}`."
+        f"{path}: {size:,} bytes, at most {most:,} are taken. If it is what you mean to keep, set another limit, "
+        f"{key}=..., with `limits`."
     )
