@@ -73,8 +73,8 @@ def check_alias(text: str) -> str:
     if not _ALIAS.fullmatch(text) or _NUMBER.fullmatch(text):
         raise InvalidName(
             f"{text[:80]!r} is no alias. Expected a word such as production, or a version's number. "
-            f"An alias begins with a letter, has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, {LONGEST} at "
-            "most; v3 is version 3."
+            f"An alias begins with a letter, has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, at most "
+            f"{LONGEST}; v3 is version 3."
         )
     return text
 
