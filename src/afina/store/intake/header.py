@@ -147,4 +147,7 @@ def _corrupt(path: Path, found: str) -> CorruptAdapter:
 
 
 def _too_much(path: Path, what: str, found: int, unit: str, most: int, key: str) -> Refused:
-    return Refused(f"{path}: {what} has {found:,} {unit}, at most {most:,} are taken. X")
+    return Refused(
+        f"{path}: {what} has {found:,} {unit}, at most {most:,} are taken. If it is what you mean to keep, set another "
+        f"limit, {key}=..., with `limits`."
+    )
