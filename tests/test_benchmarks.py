@@ -336,3 +336,12 @@ def test_every_method_is_measured_beside_trainer_and_lora(path: str, toy: str, t
         assert (found["D/B2"] is None) == (key == "prompt")
         assert ("over_a_pass" in found) == (key == "head")
     assert report.read_text() == done.stdout.rpartition("\n{")[0]
+
+
+def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
+    done = run("store.py", "--versions", "9", "--many", "3")
+    found = last_line(done.stdout)
+    assert (found["versions"], found["many"], found["together, complete"]) == (9, 3, True)
+    assert 9 * 600_000 < found["bytes"] < 9 * 800_000
+    assert min(found["publish"], found["list"], found["show"], found["get by alias"], found["verify"]) > 0
+    assert "| publish, median of library calls | " in done.stdout
