@@ -33,7 +33,8 @@ def listed(connection: Connection, client: str | None = None) -> list[Listed]:
         .group_by(VERSIONS.c.name)
         .subquery()
     )
-    asked = select(VERSIONS, newest.c.versions).join(
+    columns = (VERSIONS.c.name, VERSIONS.c.number, VERSIONS.c.digest, VERSIONS.c.method, VERSIONS.c.created)
+    asked = select(*columns, newest.c.versions).join(
         newest, (VERSIONS.c.name == newest.c.name) & (VERSIONS.c.number == newest.c.number)
     )
     aliases: dict[int, dict[str, int]] = {}
@@ -61,7 +62,8 @@ def resolve(connection: Connection, reference: Reference, *, deleted: bool = Fal
     deleted  whether one that was deleted will do
     """
     place = clients.find(connection, reference.name)
-    states = {row.number: row.state for row in connection.execute(select(VERSIONS).where(VERSIONS.c.name == place.id))}
+    numbers = select(VERSIONS.c.number, VERSIONS.c.state).where(VERSIONS.c.name == place.id)
+    states = {row.number: row.state for row in connection.execute(numbers)}
     live = sorted(number for number, state in states.items() if state == LIVE)
     number = reference.number
     if reference.alias is not None:
