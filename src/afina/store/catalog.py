@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 from afina.errors import NotFound
 from afina.store import clients, log
 from afina.store.clients import Place
-from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, DELETED, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
+from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
 from afina.store.names import Name, Reference
 from afina.store.version import Blob, Happened, Listed, Version
 
@@ -56,15 +56,10 @@ def listed(connection: Connection, client: str | None = None) -> list[Listed]:
     return sorted(made, key=lambda one: one.name)
 
 
-def resolve(connection: Connection, reference: Reference, *, deleted: bool = False) -> tuple[Place, int]:
-    """The name's row, and the number of the version that is meant. Raises NotFound, which says what there is.
-
-    deleted  whether one that was deleted will do
-    """
+def resolve(connection: Connection, reference: Reference) -> tuple[Place, int]:
+    """The name's row, and the number of the version that is meant. Raises NotFound, which says what there is."""
     place = clients.find(connection, reference.name)
-    numbers = select(VERSIONS.c.number, VERSIONS.c.state).where(VERSIONS.c.name == place.id)
-    states = {row.number: row.state for row in connection.execute(numbers)}
-    live = sorted(number for number, state in states.items() if state == LIVE)
+    mine, live = VERSIONS.c.name == place.id, VERSIONS.c.state == LIVE
     number = reference.number
     if reference.alias is not None:
         pointing = aliases_of(connection, place)
@@ -72,12 +67,15 @@ def resolve(connection: Connection, reference: Reference, *, deleted: bool = Fal
             raise NotFound(f"{reference}: no such alias. {_there('alias', pointing)}")
         number = pointing[reference.alias]
     elif number is None:
-        if not live:
+        number = connection.execute(select(func.max(VERSIONS.c.number)).where(mine, live)).scalar()
+        if number is None:
             raise NotFound(f"{reference}: all its versions were deleted. Publish another.")
-        number = live[-1]
-    if states.get(number) != LIVE and not (deleted and states.get(number) == DELETED):
-        why = "was deleted" if number in states else "is not there"
-        raise NotFound(f"{reference}: version {number} {why}. {_there('version', map(str, live[-20:]))}")
+    state = connection.execute(select(VERSIONS.c.state).where(mine, VERSIONS.c.number == number)).scalar()
+    if state != LIVE:
+        why = "is not there" if state is None else "was deleted"
+        newest = select(VERSIONS.c.number).where(mine, live).order_by(VERSIONS.c.number.desc()).limit(20)
+        there = sorted(connection.execute(newest).scalars())
+        raise NotFound(f"{reference}: version {number} {why}. {_there('version', map(str, there))}")
     return place, number
 
 

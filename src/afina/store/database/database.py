@@ -70,13 +70,17 @@ class Database:
                 ) from None
         return sqlite.engine(Path(self.address.url), self.patience)
 
+    @property
+    def _read(self) -> str:
+        return "BEGIN" if self.is_file else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
     def exists(self) -> bool:
         """Whether there is a store. Raises NotFound where nothing answers, CorruptStore."""
         if self._ready:
             return True
         if self.is_file and not self._is_there():
             return self._missing()
-        with self._connected() as connection:
+        with self._transaction(self._read) as connection:  # one state of it: others may be making the tables
             tables = inspect(connection)
             if not tables.has_table("alembic_version"):
                 if tables.has_table("store"):
@@ -142,8 +146,7 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the store. Raises NotFound where there is none."""
         self.demand()
-        begin = "BEGIN" if self.is_file else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        with self._transaction(begin) as connection:
+        with self._transaction(self._read) as connection:
             yield connection
 
     @contextmanager
