@@ -169,7 +169,7 @@ def measure(root: Path, versions: int, many: int, mlflow: str | None) -> dict[st
         path = adapter(root / "small", number, layers=0)
         crowd.publish(path, f"client-{number % 100}/{NAME.partition('/')[2]}", message="benchmark")
     if many:
-        shown = ["show", f"client-7/{NAME.partition('/')[2]}", "--json"]
+        shown = ["show", f"client-0/{NAME.partition('/')[2]}", "--json"]
         found["many"], found["list, many"], found["show, many"] = many, command(small, LIST), command(small, shown)
     return found
 

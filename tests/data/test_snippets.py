@@ -391,7 +391,7 @@ def test_a_task_of_all_snippets_takes_well_under_a_second() -> None:
         start = time.process_time()
         Task.load(f"snippets:{name}")
         taken.append(time.process_time() - start)
-    assert min(max(taken[:4]), max(taken[4:])) < 0.75, taken  # other work on the same core makes it slower
+    assert max(map(min, taken[:4], taken[4:])) < 0.75, taken  # other work on the same core makes one of two slower
 
 
 @pytest.mark.assets

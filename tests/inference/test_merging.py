@@ -240,7 +240,7 @@ def test_an_offset_has_no_place_in_a_head_without_a_bias(gpt2: Backbone, tmp_pat
 
 def test_a_predictor_in_bfloat16_is_not_merged(gpt2: Backbone, tmp_path: Path) -> None:
     predictor = Predictor.of(invented(gpt2, "lora"), gpt2, dtype="bfloat16")
-    with pytest.raises(InvalidStudy, match=r'opened in bfloat16, .* Open it with `dtype` "float32"'):
+    with pytest.raises(InvalidStudy, match=r"opened in bfloat16, .* Open it in float32"):
         merge(predictor, tmp_path / "merged")
 
 
