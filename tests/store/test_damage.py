@@ -107,6 +107,7 @@ def changes(value: Any) -> list[Any]:
 HARMLESS = {
     ("leases", "holder"),
     ("leases", "digest"),
+    ("leases", "client"),
     ("leases", "until"),
     ("garbage", "digest"),
     ("garbage", "place"),
