@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -199,7 +200,9 @@ def live(number: int, url: str, adapters: str, mine: str, seed: int) -> Iterator
         except (NotFound, Refused) as error:
             if action == "publish" and isinstance(error, Refused):  # a killed process left the erasure half done
                 yield ["begun", "erase", *told[1:]]
-                yield ["done", "erase", *told[1:], ACTIONS["erase"][1](store, Path(adapters), *told[1:])]
+                with suppress(NotFound):  # another's gc has come to its end meanwhile
+                    ACTIONS["erase"][1](store, Path(adapters), *told[1:])
+                yield ["done", "erase", *told[1:], None]
             else:
                 yield ["refused", *told, str(error)]
 
