@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import shutil
 import sqlite3
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 from afina import atomic
 from afina.errors import AfinaError, CannotWrite, CorruptStore, NotFound
 from afina.store.adapter_store import AdapterStore
+from full_disk import no_file_above
 from stores import adapter, seen
 
 Make = Callable[..., Path]
@@ -36,17 +36,6 @@ def filled(store: AdapterStore, made: Make) -> AdapterStore:
 def files(store: AdapterStore) -> set[Path]:
     assert store.address.directory
     return {path for path in store.address.directory.rglob("*") if path.is_file()}
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """The system refuses to let a file grow beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_where_a_blob_finds_no_room_nothing_is_left(

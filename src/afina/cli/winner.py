@@ -1,4 +1,4 @@
-"""--publish: the adapter that a study or a recommendation says to use, into the store. Knows neither how it is kept."""
+"""--publish: the adapter that a study or a recommendation says to use, into the store. Knows not how it is kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from afina.studies.results import Results
+
+MOST = 2000
+"""Letters of a conclusion that are kept with a version."""
 
 
 def check_publishing(name: str | None) -> None:
@@ -34,7 +37,3 @@ def publish_winner(results: Results, name: str) -> dict[str, object] | None:
         return None
     said = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. {' '.join(made.sentences)}"
     return AdapterStore().publish(results.out / made.of_use.adapter, name, message=said.strip()[:MOST]).as_json()
-
-
-MOST = 2000
-"""Letters of a conclusion that are kept with a version."""
