@@ -15,8 +15,8 @@ from afina.methods.method import Method
 from afina.methods.parameters import count
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
-from afina.models.classifier import Classifier, is_head
-from afina.models.families import FAMILIES
+from afina.models.classifier import Classifier
+from afina.models.families import FAMILIES, is_head
 from fakes import Backbones, encoded, fit_of, logits_of, opened, sentences, serves
 
 COUNTS = {

@@ -15,7 +15,8 @@ from afina.methods.full import Full
 from afina.methods.method import check_names
 from afina.models.adapter import Adapter
 from afina.models.backbone import ONE_LABEL, Backbone
-from afina.models.classifier import Classifier, is_head
+from afina.models.classifier import Classifier
+from afina.models.families import is_head
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number

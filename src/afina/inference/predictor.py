@@ -31,7 +31,8 @@ from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords, joined
-from afina.models.classifier import Classifier, is_head
+from afina.models.classifier import Classifier
+from afina.models.families import is_head
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 
@@ -160,8 +161,7 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
         if address is not None:
             raise InvalidStudy(f"{adapter.where}: the adapter has a model of its own. Leave `backbone` out.")
         return None
-    address = address or adapter.manifest.backbone
-    if address is None:
+    if (address := address or adapter.manifest.backbone) is None:
         raise NotFound(f"{adapter.where}: the adapter names no backbone. Give the one it is for with `backbone`.")
     return Backbone.load(address)
 
@@ -283,8 +283,8 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
 
 
 def _check(adapter: Adapter, backbone: Backbone, classifier: Classifier) -> None:
-    manifest, found = adapter.manifest, backbone.digest_of(classifier.body)
-    if found == manifest.backbone_digest:
+    manifest = adapter.manifest
+    if (found := backbone.digest_of(classifier.body)) == manifest.backbone_digest:
         return
     raise WrongBackbone(
         f"{adapter.where}: made for backbone {manifest.backbone} with digest {str(manifest.backbone_digest)[:19]}, "

@@ -16,18 +16,13 @@ from torch.nn import Parameter
 
 from afina.data.batch import Packed
 from afina.models.backbone import ONE_LABEL, Backbone
-from afina.models.families import HEAD
+from afina.models.families import HEAD, is_head
 from afina.models.kernels.insertion import insert
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, pack
 from afina.models.virtual_tokens import layout_of, prompt_of
-
-
-def is_head(name: str) -> bool:
-    """Whether the parameter of that name belongs to the classification head."""
-    return HEAD in name.split(".")
 
 
 @dataclass(frozen=True)

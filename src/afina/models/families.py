@@ -66,3 +66,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(_SEPARATE, _LLAMA),
 }
 """By transformers' `model_type`."""
+
+
+def is_head(name: str) -> bool:
+    """Whether the layer or tensor of that name belongs to the classification head."""
+    return HEAD in name.split(".")

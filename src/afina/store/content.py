@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from afina import atomic, digest, plainfile, tensorfile
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
 from afina.models.adapter import VOCABULARY, Adapter, read_vocabulary, write_vocabulary
-from afina.models.families import HEAD
+from afina.models.families import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
 from afina.store.intake import limits
 
@@ -38,11 +38,6 @@ class Part(NamedTuple):
     file: Path
     digest: str
     size: int
-
-
-def is_head(name: str) -> bool:
-    """Whether the tensor of that name is part of the classification head."""
-    return HEAD in name.split(".")
 
 
 def is_role(name: object) -> bool:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Self
 
 from afina.data.kinds import NUMBER
 from afina.models.adapter import Adapter
+from afina.models.families import is_head
 from afina.models.manifest import Manifest
 from afina.store.diff.low_rank import Product
-from afina.store.diff.weights import is_foreign, is_head
+from afina.store.diff.weights import is_foreign
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from afina.errors import CorruptAdapter
 from afina.models.adapter import FOREIGN, Adapter
-from afina.models.families import HEAD
 from afina.models.manifest import Manifest
 from afina.store.diff.low_rank import Product
 
@@ -70,11 +69,6 @@ def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: 
             "[outputs, rank] and [rank, inputs]. Copy the adapter again, or train it again."
         )
     return Product(left, right, scales.scale(layer, right.shape[0]))
-
-
-def is_head(name: str) -> bool:
-    """Whether a layer or tensor of that name is part of the classification head."""
-    return HEAD in name.split(".")
 
 
 @dataclass(frozen=True)
