@@ -6,13 +6,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from storing import WHY
 
-from afina.errors import AfinaError, Conflict, NotFound
+from afina.errors import AfinaError, Conflict, NotFound, Refused
 from afina.store.adapter_store import AdapterStore
 
 
@@ -77,9 +78,10 @@ def _collect(store: AdapterStore, adapters: list[Path], random: Random, number: 
 def _move(store: AdapterStore, adapters: list[Path], random: Random, number: int) -> None:
     """A new version becomes production, and the one before is deleted."""
     made = store.publish(random.choice(adapters), "acme/moving", message=WHY).version
-    moved = store.alias(str(made))
-    if moved.before is not None and moved.before != moved.after:
-        store.delete(f"acme/moving@{moved.before}", reason=WHY)
+    with suppress(NotFound, Refused):  # of two who move it, one may delete what the other moves to, or move it back
+        moved = store.alias(str(made))
+        if moved.before is not None and moved.before != moved.after:
+            store.delete(f"acme/moving@{moved.before}", reason=WHY)
 
 
 def _read(store: AdapterStore, adapters: list[Path], random: Random, number: int) -> None:
