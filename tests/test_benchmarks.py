@@ -338,6 +338,7 @@ def test_every_method_is_measured_beside_trainer_and_lora(path: str, toy: str, t
     assert report.read_text() == done.stdout.rpartition("\n{")[0]
 
 
+@pytest.mark.slow
 def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
     done = run("store.py", "--versions", "9", "--many", "3")
     found = last_line(done.stdout)

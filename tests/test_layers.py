@@ -102,9 +102,10 @@ LAYERS = {
         "run cost",
         # many of them
         "watcher space executors.executor executors.messages",
-        "executors.local executors.worker halving tuning",
+        "executors.local executors.worker pace portfolio tuning",
         "study setting",
-        "finals contenders",
+        "trainings",
+        "contenders",
         "recommend",
     ),
     "report": (
@@ -116,7 +117,8 @@ LAYERS = {
         "verdicts",
         "curves per_label",
         "conclusion counts recommendation answer forecasts tuning disagreements sections paper.published",
-        "plots.accuracy plots.costs plots.training plots.confusion plots.curve plots.labels plots.numbers plots.trust",
+        "plots.accuracy plots.costs plots.training plots.confusion plots.curve plots.labels plots.numbers plots.trust"
+        " plots.race",
         "paper.claims",
         "writers.html writers.markdown writers.terminal writers.data writers.summary",
         "report",

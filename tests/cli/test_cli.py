@@ -118,6 +118,7 @@ def _contrary(one: Result) -> Record:
     return one.record.model_copy(update={"predictions_digest": digest})
 
 
+@pytest.mark.slow
 def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Command, study_file: Path, toy: str) -> None:
     task = Path("mine" + Path(toy).suffix)
     task.write_bytes(Path(toy).read_bytes())
@@ -263,6 +264,7 @@ def test_several_classes_are_learnt_in_the_order_given(afina: Command, gpt2: Bac
     assert (shown["accuracy"], shown["f1"], shown["examples"]) == (record.accuracy, record.f1, record.examples)
 
 
+@pytest.mark.slow
 def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backbone) -> None:
     rows = [
         (f"the {thing} was {one}", f"it was {two}", "same" if (one in GOOD) == (two in GOOD) else "other")
@@ -405,6 +407,7 @@ def test_a_long_file_is_answered_in_its_order_and_an_error_far_down_comes_after_
     assert [json.loads(line)["text"] for line in answer.out.splitlines()] == texts[: 16 + 64]
 
 
+@pytest.mark.slow
 def test_texts_without_end_are_answered_until_nobody_reads_on(trained: Path) -> None:
     predict = shlex.join([*PROGRAM, "predict", str(trained), "--file", "-"])
     done = subprocess.run(

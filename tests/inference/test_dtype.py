@@ -96,6 +96,7 @@ def resident(do: Callable[[], object], times: int) -> int:
     return int(psutil.Process().memory_info().rss - before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_two_hundred_calls_keep_the_memory_as_it_is(runs: Runs, dtype: str) -> None:
     predictor = Predictor.load(runs.adapter("gpt2", "lora"), dtype=dtype)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fakes import Backbones
 
 LOCATE = """
@@ -17,6 +19,7 @@ print(path, path.stat().st_ino)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_want_the_same_weights_at_once_get_the_one_directory_that_the_first_made(
     backbones: Backbones, tmp_path: Path
 ) -> None:

@@ -100,7 +100,9 @@ def test_an_empty_table_has_its_headings() -> None:
     assert arms([]) == []
 
 
-@pytest.mark.parametrize("columns", [None, "80", "100", "140"])
+@pytest.mark.parametrize(
+    "columns", ["100", *(pytest.param(each, marks=pytest.mark.slow) for each in (None, "80", "140"))]
+)
 def test_commands_keep_to_the_width_that_there_is_and_to_80_where_nobody_says(
     afina: Command, monkeypatch: pytest.MonkeyPatch, columns: str | None
 ) -> None:

@@ -21,11 +21,13 @@ from afina.report.curves import CURVES
 from afina.report.report import Report
 from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
-from afina.studies.halving import Standing
+from afina.studies.record import Selection
 from afina.studies.spec import UNASKED, Data, Training
+from afina.studies.trainings import order
 from afina.studies.tuning import _value
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
+from records import record
 
 ROWS = sentences(120)
 HEADERS = {"number": "rating", "labels": "tags", "classes": "label", "pairs": "label"}
@@ -259,15 +261,21 @@ def test_a_number_is_not_asked_for_in_words(backbones: Backbones, files: dict[st
     assert make("lora").head is None
 
 
-def test_of_errors_a_race_and_tuning_prefer_the_lower() -> None:
+def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
     low, high = (Score(8, 8, 40, error, 0.5, lower=True) for error in (0.2, 0.9))
     assert (low.gain, high.gain, Score(8, 8, 40, None, None, lower=True).gain) == (-0.2, -0.9, None)
     assert _value(low) > _value(high)
-    standings = [
-        Standing("lora", rate, score.value, score.loss, 8, 1, gain=score.gain)
-        for rate, score in ((1e-3, high), (1e-4, low))
+    records = [
+        record(
+            "lora",
+            kind="number",
+            metric="rmse",
+            metrics={"rmse": 1.0},
+            selection=Selection(value=v, loss=1, examples=8),
+        )
+        for v in (0.9, 0.2)
     ]
-    assert min(standings, key=lambda one: one.order).rate == 1e-4
+    assert max(records, key=order) is records[1]
 
 
 def test_a_study_of_numbers_is_tuned_by_its_metric(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:

@@ -221,6 +221,7 @@ def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: s
     assert budget == 70 or one.terms.texts == run.training.batch_size
 
 
+@pytest.mark.slow
 def test_what_is_computed_in_parts_or_twice_takes_less_and_its_gradients_are_counted_while_the_next_part_is(
     backbones: Backbones,
 ) -> None:
@@ -344,6 +345,7 @@ def test_a_gpu_that_cannot_take_the_steps_is_an_error_that_says_what_needs_less(
         cost(runs.run("gpt2", "lora"))
 
 
+@pytest.mark.slow
 def test_the_task_is_read_once_for_all_methods(gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
     load = Task.load
@@ -412,6 +414,7 @@ def test_a_size_without_a_unit_is_an_error_that_shows_one(afina: Command, text: 
     assert "such as 8GiB" in afina("plan", "--backbone", "gpt2", f"--memory={text or ' '}").error
 
 
+@pytest.mark.slow
 def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
     short, long = (only(forecast("gpt2", [make("lora")], training=texts(length))) for length in (8, 64))
     assert short.state_bytes == long.state_bytes
@@ -421,6 +424,7 @@ def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
     assert long.peak > short.peak
 
 
+@pytest.mark.slow
 def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Backbone) -> None:
     found = [one.method for one in forecast(llama.address, training=texts(8))]
     assert found == [name for name in METHODS if serves("llama", name)]
@@ -429,6 +433,7 @@ def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Back
         forecast(llama.address, [make("prelayer-46080")])
 
 
+@pytest.mark.slow
 def test_methods_that_leave_no_room_for_texts_as_long_are_left_out_unless_asked_for(gpt2: Backbone) -> None:
     most = gpt2.longest
     found = [one.method for one in forecast(gpt2.address, training=texts(most, batch_size=1))]

@@ -264,7 +264,21 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "name"), CASES)
+QUICK = {
+    ("gpt2", "full"),
+    ("gpt2", "lora"),
+    ("llama", "full"),
+    ("llama", "lora"),
+    ("gpt_neox", "prelayer"),
+    ("qwen2", "head"),
+}
+"""Cases of every test run; the others are slow, which says nothing of what they find."""
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_losses_rates_and_weights_of_fifty_steps_are_those_of_trainer(
     backbones: Backbones, family: str, name: str, tmp_path: Path
 ) -> None:

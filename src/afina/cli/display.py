@@ -12,6 +12,7 @@ from afina.cli.hints import with_flags
 from afina.events import Progress
 from afina.report import progress
 from afina.report.progress import figures
+from afina.studies.record import Record
 from afina.studies.run import Run
 from afina.studies.watcher import Watcher
 
@@ -82,13 +83,14 @@ class Minutes(Watcher):
         """Say it."""
         self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {words}")
 
-    def trying(self, run: Run, number: int, spent: float) -> None:
-        """Name the candidate."""
-        self.says(progress.raced(run, number))
-
     def started(self, run: Run, number: int, total: int) -> None:
-        """Name the finalist, or what is evaluated as it is."""
-        self.says(progress.final(run))
+        """Name what is trained, or evaluated as it is."""
+        self.says(progress.planned(run))
+
+    def finished(self, run: Run, record: Record, *, now: bool) -> None:
+        """Say how it did, where that selects."""
+        if said := progress.selected(record):
+            self.says(said)
 
 
 class Lines(progress.Lines):

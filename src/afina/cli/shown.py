@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,8 @@ def show_results(results: Results, as_json: bool, published: Mapping[str, object
         print_tables(*made.findings, show=findings)
         if not results.records:
             print("No run of this study has finished.")
-    print_prose(" ".join(made.sentences))
+    for paragraph in made.sentences if results.recommendation else (" ".join(made.sentences),):
+        print_prose(paragraph)
     for adapter in _adapters(results):
         print(f"adapter {adapter}")
     for path in (results.out / MARKDOWN, results.out / PAGE):
@@ -42,6 +43,8 @@ def show_results(results: Results, as_json: bool, published: Mapping[str, object
         several = not results.recommendation and len(_trained(results)) > 1
         what = made.of_use.title if several else "it"
         print(f"To use {what}: {_use(results, made.of_use)}")
+    elif results.recommendation and results.recommendation.adapter:  # what no language model is needed for
+        print(f"To use it: {_command([str(results.out / results.recommendation.adapter)], results.data.text_pair)}")
     if published:
         print(f"published {published['name']}@{published['version']}")
 
@@ -63,7 +66,10 @@ def _use(results: Results, record: Record) -> str:
 
     alone = results.recommendation or len(_trained(results)) < 2
     where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
-    pairs = results.data.text_pair or takes_pairs(record.ask)
+    return _command(where, results.data.text_pair or takes_pairs(record.ask))
+
+
+def _command(where: Sequence[str], pairs: object) -> str:
     what = "--file pairs.jsonl" if pairs else '"Your text."'
     return f"{shlex.join(['afina', 'predict', *where])} {what}"
 

@@ -30,10 +30,12 @@ def publish_winner(results: Results, name: str) -> dict[str, object] | None:
     from afina.report.report import Report
     from afina.store.adapter_store import AdapterStore
 
-    made = Report.of(results)
-    if results.failed or made.of_use is None:
+    made, chosen = Report.of(results), results.recommendation
+    adapter = chosen.adapter if chosen else made.of_use.adapter if made.of_use else None
+    if results.failed or adapter is None:
         why = "a run failed" if results.failed else "what is recommended has no adapter"
         print(f"Nothing published as {name}: {why}.", file=sys.stderr)
         return None
-    said = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. {' '.join(made.sentences)}"
-    return AdapterStore().publish(results.out / made.of_use.adapter, name, message=said.strip()[:MOST]).as_json()
+    what = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. " if made.of_use else ""
+    said = f"{what}{' '.join(made.sentences)}"
+    return AdapterStore().publish(results.out / adapter, name, message=said.strip()[:MOST]).as_json()

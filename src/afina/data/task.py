@@ -45,7 +45,7 @@ class Task(Shown):
     label_names  name of each integer label; index 1 is the positive class in binary F1; of a number, its own
     leaked       evaluation texts that also occur in the training split (normalised)
     metric, ceiling, separator  as in `Read`
-    calibration  texts that were set aside from the training split
+    calibration, selection  texts set aside from the training split: to fit a temperature, to select a model by
     """
 
     address: str
@@ -58,6 +58,7 @@ class Task(Shown):
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
     calibration: Split | None = None
+    selection: Split | None = None
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
@@ -85,6 +86,7 @@ class Task(Shown):
         evaluation_examples: int | None = None,
         validation: float | None = None,
         evaluation: str | None = None,
+        selection: float | None = None,
         allow_leakage: bool = False,
         offline: bool = False,
     ) -> Task:
@@ -102,6 +104,7 @@ class Task(Shown):
                                 see it
         evaluation              a file, all of which stands in for the evaluation split; all of a file at `address` is
                                 then the training split
+        selection               share of the training split, as used, that is set aside to select a model by
         allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
         offline                 ask nothing of the network; NotFound where `is_at_hand` says no
 
@@ -119,9 +122,12 @@ class Task(Shown):
         if validation is not None:
             train, held_out = rows.cut(train, validation)
             found = replace(found, ceiling={})
+        train, selecting = (train, None) if selection is None else rows.cut(train, selection)
         _check_varied(address, found, train)
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)
-        return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found))
+        return cls(
+            address=address, train=train, evaluation=held_out, leaked=leaked, selection=selecting, **_told(found)
+        )
 
     def set_aside(self) -> Task:
         """The same with about CALIBRATION of its training texts apart: of those that tuning chooses by, some."""

@@ -64,6 +64,7 @@ class EncodedTask:
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
     calibration: EncodedSplit | None = None
+    selection: EncodedSplit | None = None
 
     @property
     def found(self) -> dict[str, str]:
@@ -86,7 +87,6 @@ class EncodedTask:
             how = {"max_length": max_length, "template": template, "where": where}
             return EncodedSplit(encode_split(tokenizer, tokenizer_digest, split, **how), split.labels, split.digest)  # type: ignore[arg-type]
 
-        kept = task.calibration
         return cls(
             task.address,
             task.label_names,
@@ -97,7 +97,7 @@ class EncodedTask:
             task.metric,
             task.ceiling,
             task.separator,
-            None if kept is None else encoded(kept, "training text"),
+            *(None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)),
         )
 
 

@@ -55,15 +55,12 @@ def tuned(run: Run, number: int, spent: float) -> str:
     return f"[tuning {run.title}, {spent:.0%}] candidate {number}"
 
 
-def raced(run: Run, number: int) -> str:
-    """A candidate in the race of a recommendation."""
-    return f"race, candidate {number}: {run.method}"
-
-
-def final(run: Run) -> str:
-    """A finalist of a recommendation, or what is evaluated as it is."""
-    trains = not make(run.method).trains_nothing
-    return f"training {run.method} on {run.data.train_examples:,} texts" if trains else f"asking: {run.method}"
+def planned(run: Run) -> str:
+    """A training of a recommendation, or what is evaluated as it is."""
+    if make(run.method).trains_nothing:
+        return f"asking: {run.method}"
+    aside = ", less those set aside to select by" if run.data.selection else ""
+    return f"training {run.title} on {run.data.train_examples:,} texts{aside}"
 
 
 def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
@@ -74,6 +71,14 @@ def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
         return f"{start}: diverged at step {trial.steps} of {length}"
     early = "" if trial.steps == length else f", stopped at step {trial.steps} of {length}"
     return f"{start}: {trial.value:.4f} on the validation cut{early}"
+
+
+def selected(record: Record) -> str:
+    """How a training of a recommendation did on what was set aside; empty where nothing was."""
+    seen = record.selection
+    if seen is None:
+        return ""
+    return f"{record.name}: {metrics.words(record.metric)} {seen.value:.4f} on {seen.examples:,} texts set aside"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:

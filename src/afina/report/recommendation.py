@@ -1,4 +1,4 @@
-"""A recommendation in words: three sentences, a table of the evidence, and the object that `--json` prints. Pure."""
+"""A recommendation in words: a few sentences, a table of the evidence, and the object that `--json` prints. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from afina.methods import METHODS
 from afina.report import asking, metrics
 from afina.report.tables import Column, Table
 from afina.report.verdicts import in_one
-from afina.report.words import NOTHING, count, number_of_texts, share, size, too_few
+from afina.report.words import NOTHING, count, listed, number_of_texts, share, size, too_few
 from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.recommendation import Contender, Dropped, Recommendation
@@ -19,10 +19,59 @@ from afina.studies.recommendation import Contender, Dropped, Recommendation
 EVIDENCE = "Evidence"
 
 
-def sentences(made: Recommendation) -> tuple[str, str, str]:
-    """Which and why; what it costs; how sure that is and what would settle it."""
+def sentences(made: Recommendation) -> tuple[str, ...]:
+    """Which and why; what it costs; how sure that is and what would settle it; what more minutes, and more labels,
+    would probably change.
+    """
     chosen = made.contender(made.recommended)
-    return _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
+    said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
+    return (*said, more_minutes(made), more_labels(made))
+
+
+def more_minutes(made: Recommendation) -> str:
+    """Whether they would change anything: what was not trained for want of time."""
+    waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train", "overrun")]
+    trained = [one for one in made.contenders if one.trained]
+    read = max((one.examples or 0 for one in trained), default=0)
+    more = []
+    if waiting:
+        more.append(f"{'also ' if trained else ''}train {listed([title(name) for name in waiting])}")
+    if trained and read < FEW_LEFT * made.train_examples:
+        more.append(f"read all {made.train_examples:,} training texts and not {read:,} of them")
+    if more:
+        return f"More minutes would {' and '.join(more)}."
+    if not trained:
+        return "More minutes would change nothing: nothing was left out for want of time."
+    return f"More minutes would change little: {_settings(len(trained))} planned {_was(len(trained))} trained whole."
+
+
+def more_labels(made: Recommendation) -> str:
+    """Whether they would probably help: what half of the texts come to."""
+    fewer = made.fewer
+    if fewer is None:
+        return "Whether more labels would help was not measured, for want of time or texts."
+    whole, half = made.contender(fewer.name).metrics[made.metric], fewer.metrics[made.metric]
+    seen = (
+        f"{title(fewer.name)} has {metrics.words(made.metric)} {half:.4f} when it is trained on half of the "
+        f"texts ({fewer.examples:,}), and {whole:.4f} on all"
+    )
+    if fewer.comparison.verdict == "better":
+        return f"More labels would probably help: {seen}."
+    if fewer.comparison.verdict == "equivalent":
+        return f"More labels would probably change little: {seen}, the same within {fewer.comparison.margin_in_words}."
+    return f"Whether more labels would help is not shown: {seen}."
+
+
+FEW_LEFT = 0.75
+"""Of the training texts, above which a training read about all of them: some are set aside."""
+
+
+def _settings(count: int) -> str:
+    return "the one setting that was" if count == 1 else f"all {count} settings that were"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def evidence(made: Recommendation) -> Table:
@@ -31,11 +80,11 @@ def evidence(made: Recommendation) -> Table:
     headings = (*map(metrics.heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
         (
-            _title(one.name),
+            title(one.name),
             *(NOTHING if figure is None else share(figure) for figure in map(one.metrics.get, names)),
             *(NOTHING if figure is None else count(figure) for figure in (one.examples, one.steps, one.seconds)),
             NOTHING if one.memory is None else size(one.memory),
-            _race(one) + _fallen_out(one, made.metric) or one.setting or _asked(one),
+            _trained(one, made.metric) or one.setting or _asked(one),
         )
         for one in made.contenders
     ]
@@ -43,18 +92,18 @@ def evidence(made: Recommendation) -> Table:
         f"On {made.examples:,} held-out texts that chose nothing. Of {made.train_examples:,} training texts, each "
         "model learnt from as many as its row says.",
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
-        *([_OF_THE_RACE] if any(_fallen_out(one, made.metric) for one in made.contenders) else []),
+        *([_SET_ASIDE] if any(one.validation is not None for one in made.contenders) else []),
         *asking.notes([one.ask for one in made.contenders if one.adapter]),
         *(_titled(one).words for one in made.comparisons),
-        *(f"{_title(name)} was left out: {_why(one)}" for name, one in made.dropped.items()),
+        *(f"{title(name)} was left out: {_why(one)}." for name, one in made.dropped.items()),
     ]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes))
 
 
-_OF_THE_RACE = (
-    "What is said of validation texts is the race's, of few steps and training texts that chose who goes on: it is not "
-    "comparable with that on held-out texts."
+_SET_ASIDE = (
+    "Texts set aside are of the training texts; what is selected by them was not trained on them. What was selected "
+    "was then trained on all, where there was time: its row has as many."
 )
 
 
@@ -74,7 +123,10 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
                 "accuracy": one.metrics.get(metrics.ACCURACY),
                 "f1": one.metrics.get(metrics.F1),
                 "metrics": one.metrics,
-                "race": _race(one),
+                "method": one.method,
+                "rate": one.rate,
+                "ended": one.ended,
+                "race": _trained(one, made.metric),
                 "validation": one.validation,
                 "validation_accuracy": one.validation if made.metric == metrics.ACCURACY else None,
                 "validation_examples": one.validation_examples,
@@ -89,6 +141,9 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
         ],
         "comparisons": [_titled(one).words for one in made.comparisons],
         "dropped": {name: _why(one) for name, one in made.dropped.items()},
+        "fewer": None
+        if made.fewer is None
+        else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": made.fewer.metrics},
         "train_examples": made.train_examples,
         "examples": made.examples,
         "minutes": made.minutes,
@@ -98,24 +153,26 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
 
 def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
-    first = next((one.name for one in trained if one.rounds), None)
     others = [one for one in trained if one.name != chosen.name] + _simple(made)
     figures = {one.name: one.metrics[made.metric] for one in others if made.metric in one.metrics}
-    beside = "".join(f", {_title(name)} {figure:.4f}" for name, figure in figures.items())
-    if first is None:
+    beside = "".join(f", {title(name)} {figure:.4f}" for name, figure in figures.items())
+    sign = -1 if metrics.metric_of(made.metric).lower else 1
+    asked = [one for one in trained if one.validation is not None]
+    first = max(asked, key=lambda one: sign * (one.validation or 0.0)) if asked else chosen
+    if len(trained) == 1:
         why = "it is what could be trained in the time and memory given"
-    elif chosen.name == first:
-        why = "it did best in the race"
-    elif any(_is_better(one, chosen.name, first) for one in made.comparisons):
-        why = f"it is better than {_title(first)}, which did best in the race"
+    elif chosen.validation is None or chosen.validation == first.validation:
+        why = "it did best on the texts set aside to select by"
+    elif any(_is_better(one, chosen.name, first.name) for one in made.comparisons):
+        why = f"it is better than {title(first.name)}, which did best on the texts set aside to select by"
     else:
-        why = f"{_title(first)} did best in the race, but it alone beats what trains nothing"
+        why = f"{title(first.name)} did best on the texts set aside, but it alone beats what trains nothing"
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
-        f"Use {_title(chosen.name)}: {why}, and has {_figure(made, chosen)} on {made.examples:,} held-out texts"
+        f"Use {title(chosen.name)}: {why}, and has {_figure(made, chosen)} on {made.examples:,} held-out texts"
         f"{beside}.",
         f"It trains {chosen.trainable:,} parameters, {100 * chosen.trainable / chosen.total:.3g} % of the model, and "
         f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}.",
@@ -131,19 +188,22 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
         best = max(trained, key=lambda one: sign * one.metrics[made.metric])
         why = (
             f"no adapted model beats it: it has {_figure(made, chosen)} on {made.examples:,} held-out texts, "
-            f"the best of them, {_title(best.name)}, {best.metrics[made.metric]:.4f}"
+            f"the best of them, {title(best.name)}, {best.metrics[made.metric]:.4f}"
         )
         name = floors.LINEAR[made.kind] if chosen.name == floors.CONSTANT[made.kind] else chosen.name
-        compared = [one for one in made.comparisons if name in (one.first, one.second)]
-        settle = f"{_sure(compared)}; with more minutes or more texts an adapted model may do better"
+        adapted = {one.name for one in trained}
+        compared = [
+            one for one in made.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}
+        ]
+        settle = _sure(compared)
     else:
         why = (
             f"no adapted model could be trained and evaluated in the time and memory given, and it has "
             f"{_figure(made, chosen)} on {made.examples:,} held-out texts"
         )
-        settle = "Whether an adapted model would be better is open; give more minutes, or more memory, to know"
+        settle = "Whether an adapted model would be better is open"
     if chosen.key:
-        use = f"Use the model as it is, asked in words ({_title(chosen.name)}): {why}."
+        use = f"Use the model as it is, asked in words ({title(chosen.name)}): {why}."
         costs = "It costs nothing to train; the adapter holds the template and the rows of its words, and no more."
     else:
         use = f"Use {chosen.name}, and no language model: {why}."
@@ -182,21 +242,19 @@ def _asked(one: Contender) -> str:
 
 def _sure(compared: Sequence[Comparison]) -> str:
     """What the comparisons say, as one sentence without its full stop; they are of one seed."""
-    return in_one([*map(_titled, compared)], one_seed=True).removesuffix(".")
+    return in_one([_titled(one) for one in compared], one_seed=True).removesuffix(".")
 
 
-def _race(one: Contender) -> str:
+def _trained(one: Contender, metric: str) -> str:
+    """At which rate, and how it did on what was set aside."""
     if one.rate is None:
         return ""
-    rounds = f"{one.rounds} round{'s' * (one.rounds > 1)}"
-    return f"raced {rounds}, learning rate {one.rate:.2g}" + ("" if one.finished else ", did not finish")
-
-
-def _fallen_out(one: Contender, metric: str) -> str:
-    """How a method did in the race that was not evaluated after it."""
-    if one.validation is None or one.validation_examples is None or one.metrics:
-        return ""
-    return f"; {metrics.words(metric)} {share(one.validation)} on {count(one.validation_examples)} validation texts"
+    told = f"learning rate {one.rate:.2g}"
+    if one.validation is None or one.validation_examples is None:
+        return told
+    return (
+        f"{told}; {metrics.words(metric)} {share(one.validation)} on {count(one.validation_examples)} texts set aside"
+    )
 
 
 def _why(one: Dropped) -> str:
@@ -216,9 +274,15 @@ def _why(one: Dropped) -> str:
 
 
 def _titled(one: Comparison) -> Comparison:
-    return replace(one, first=_title(one.first), second=_title(one.second))
+    return replace(one, first=title(one.first), second=title(one.second))
 
 
-def _title(name: str) -> str:
-    """A method's; a floor's name is its title."""
-    return METHODS[name].title if name in METHODS else name
+def title(name: str) -> str:
+    """A method's, with the rate where that is not its own; a floor's name is its title."""
+    if name in METHODS:
+        return METHODS[name].title
+    for method, kind in METHODS.items():
+        rate = name.removeprefix(f"{method}-")
+        if rate != name and rate[:1].isdigit():
+            return f"{kind.title} at {rate}"
+    return name

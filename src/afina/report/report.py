@@ -20,6 +20,7 @@ from afina.report.evaluated import Evaluated
 from afina.report.paper import claims, published
 from afina.report.paper.claims import Claim
 from afina.report.plots.drawing import Plot
+from afina.report.recommendation import EVIDENCE
 from afina.report.sections import Notes, Section
 from afina.report.tables import COST, PERFORMANCE, Beside, Table, all_tables
 from afina.report.tuning import tuning_table
@@ -120,7 +121,7 @@ class Report:
         """A fragment of HTML for a notebook: what is best, what it costs, and where the adapters are."""
         from afina.report.writers.html import fragment
 
-        found = self._first(self._plots((CURVES, VERDICTS, PERFORMANCE, COST)))
+        found = self._first(self._plots((EVIDENCE, CURVES, VERDICTS, PERFORMANCE, COST)))
         if self.arms:
             found.append(
                 Section(
@@ -188,7 +189,9 @@ class Report:
     def _first(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
         """What a reader wants first: what is recommended, what failed, verdicts, figures."""
         failed = self.results.failed
-        made = [sections.of_recommendation(self.sentences, table) for table in self.evidence]
+        made = [
+            sections.of_recommendation(self.sentences, table, *plots.get(table.title, ())) for table in self.evidence
+        ]
         made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
         made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
         if self.arms:
@@ -201,10 +204,12 @@ class Report:
         """By the title of the section where they stand, of these sections; by default of all."""
         if not self.arms:
             return {}
-        from afina.report.plots import accuracy, costs, curve, svg, training
+        from afina.report.plots import accuracy, costs, curve, race, svg, training
 
+        asked = self.results.recommendation
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
+                EVIDENCE: lambda: [race.race(asked)] if asked else [],
                 CURVES: lambda: [curve.curve(self.arms)] if is_curve(self.arms) else [],
                 VERDICTS: lambda: [accuracy.differences(self.arms, self.verdicts)],
                 PERFORMANCE: lambda: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],

@@ -66,9 +66,9 @@ def of_table(table: Table, *plots: Plot) -> Section:
     return Section(table.title, (table, *([Notes(table.notes)] if table.notes else []), *plots))
 
 
-def of_recommendation(sentences: Sequence[str], evidence: Table) -> Section:
+def of_recommendation(sentences: Sequence[str], evidence: Table, *plots: Plot) -> Section:
     """What is recommended, and on what evidence."""
-    return Section("Recommendation", (*map(Prose, sentences), evidence, Notes(evidence.notes)))
+    return Section("Recommendation", (*map(Prose, sentences), *plots, evidence, Notes(evidence.notes)))
 
 
 def of_conclusion(sentences: Sequence[str]) -> Section:

@@ -1,15 +1,17 @@
-"""What was fitted, raced or carried out, as contenders of a recommendation. Starts without torch."""
+"""What was fitted or trained, as contenders of a recommendation. Starts without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from afina.data.task import Task
+from afina.stats.comparison import compare
+from afina.stats.metrics import Metric
 from afina.studies import floors
 from afina.studies.floors import Floor
-from afina.studies.halving import Standing
-from afina.studies.recommendation import Contender
+from afina.studies.recommendation import HALF, Contender, Fewer
 from afina.studies.result import Result
+from afina.studies.trainings import Trainings, order
 
 
 def of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: str | None) -> Contender:
@@ -23,17 +25,45 @@ def of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: st
     )
 
 
-def of_method(one: Standing, result: Result | None) -> Contender:
-    """A method that was raced; result: of its last training, where it came so far."""
-    raced = Contender(
-        name=one.method,
-        rounds=one.rounds,
-        rate=one.rate,
-        finished=one.value is not None,
-        validation=one.value,
-        validation_examples=None if one.value is None else one.examples,
-    )
-    return raced if result is None else measured(raced, result)
+def finalists(trainings: Trainings) -> dict[str, Result]:
+    """Of each method its best by what was set aside, the best first; the selected one as it was trained last."""
+    trained = {name: one for name, one in trainings.results.items() if one.record.selection}
+    found: dict[str, Result] = {}
+    for name in sorted(trained, key=lambda each: order(trained[each].record), reverse=True):
+        if trained[name].record.method not in {one.record.method for one in found.values()}:
+            found[name] = trained[name]
+    best = trainings.selected
+    return found | ({best: trainings.again} if best and trainings.again else {})
+
+
+def trained(trainings: Trainings) -> list[Contender]:
+    """All that was trained, in its order."""
+    made = []
+    for name, result in trainings.results.items():
+        selection = result.record.selection
+        if selection is None:
+            continue
+        last = trainings.again if name == trainings.selected and trainings.again else result
+        one = Contender(
+            name=name,
+            method=result.record.method,
+            rate=result.record.training["learning_rate"],
+            validation=selection.value,
+            validation_examples=selection.examples,
+            ended=trainings.ended[name],
+        )
+        made.append(measured(one, last))
+    return made
+
+
+def fewer(trainings: Trainings, metric: Metric, margin: float | None) -> Fewer | None:
+    """What the selected one is with half of the texts."""
+    best, again, half = trainings.selected, trainings.again, trainings.half
+    if not best or not again or not half:
+        return None
+    values = {best: again.scores[None], HALF: half.scores[None]}
+    (compared,) = compare(values, metric=metric, margin=margin)
+    return Fewer(name=best, examples=half.record.train_examples, metrics=half.record.metrics, comparison=compared)
 
 
 def measured(contender: Contender, result: Result) -> Contender:

@@ -21,7 +21,7 @@ from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.studies.directory import Directory
 from afina.studies.prepared import Prepared, prepare
-from afina.studies.record import Asked, Environment, Memory, Record, Seconds
+from afina.studies.record import Asked, Environment, Memory, Record, Seconds, Selection
 from afina.studies.result import Predictions
 from afina.studies.spec import RunSpec
 from afina.training.checkpoint import Account
@@ -74,6 +74,7 @@ class _Execution:
         objective = self._calibrated(classifier, fit, prepared.task.calibration)
         predictions = self._evaluate(classifier, fit, prepared.task.evaluation)
         scores = objective.metrics(predictions.outputs, predictions.targets)
+        selection = self._selection(classifier, fit, prepared)
         training = self.run.training.model_dump(mode="json") | {
             "learning_rate": fit.recipe.learning_rate if fit.parameters else None,
             "max_length": prepared.max_length,
@@ -82,7 +83,8 @@ class _Execution:
         with self.meter.phase("save"):
             adapter = self._adapter(classifier, prepared, objective, training, scores)
             saved = self._save(adapter, classifier, prepared, predictions)
-        return self._record(prepared, objective, fit, measured, training, scores, saved)
+        made = self._record(prepared, objective, fit, measured, training, scores, saved)
+        return made.model_copy(update={"selection": selection})
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = Directory(self.out).checkpoint(self.run.label)
@@ -107,6 +109,14 @@ class _Execution:
             return fit.objective
         outputs = self._evaluate(classifier, fit, split).outputs
         return fit.objective.calibrated(outputs, split.labels)
+
+    def _selection(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> Selection | None:
+        split = prepared.task.selection
+        if split is None:
+            return None
+        outputs, objective = self._evaluate(classifier, fit, split).outputs, fit.objective
+        value = objective.value(prepared.metric, outputs, split.labels)
+        return Selection(value=value, loss=objective.mean_loss(outputs, split.labels), examples=len(split))
 
     def _evaluate(self, classifier: Classifier, fit: Fit, split: EncodedSplit) -> Predictions:
         self.listen(Progress("evaluate", 0, len(split)))

@@ -1,58 +1,39 @@
 """Recommend: which way of adapting to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`floors.py`), what fits in memory (`cost.py`), what a step costs here, the model as it is, the
-race on a validation cut (`halving.py`), then a head alone and the two best on as much of the training split as there
-is time for (`finals.py`), and one evaluation of all on the same held-out texts. What the race saw chooses who is
-trained; the held-out texts only say how good that is.
+In order: the floors (`floors.py`), what fits in memory (`cost.py`), what a step costs here (`pace.py`), the model as it
+is, and then whole trainings, one after the other (`trainings.py`), in the order of `portfolio.py`. A part of the
+training texts that none of them sees selects one; the held-out texts only say how good each is.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from afina import digest, meter
 from afina.data.readers import rows
-from afina.data.split import Split
 from afina.data.task import Task
-from afina.errors import AfinaError, InvalidData, InvalidStudy
+from afina.errors import InvalidData, InvalidStudy
 from afina.methods import METHODS, make
 from afina.models import objectives
 from afina.models.objective import metric_for
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS
-from afina.studies import contenders, floors
+from afina.studies import contenders, floors, portfolio
 from afina.studies.clock import Clock
 from afina.studies.directory import Directory
-from afina.studies.executors.executor import Executor, Overrun
+from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
-from afina.studies.finals import Finals, expected, texts_to_score
 from afina.studies.floors import Floor
-from afina.studies.halving import EPOCHS, Race, Speed, Standing, affords_another, measure
 from afina.studies.holding import Held
 from afina.studies.recommendation import Contender, Dropped, Recommendation, decide
-from afina.studies.result import Result
 from afina.studies.results import Results, of_recommendation
-from afina.studies.run import Run
-from afina.studies.setting import BATCH, Setting, reason
+from afina.studies.setting import Setting
 from afina.studies.spec import Ask, Data
+from afina.studies.trainings import AT_LEAST, Trainings
 from afina.studies.watcher import Watcher, watching
-
-MEASURING_SHARE = 0.4
-"""Of the minutes, by when all that is measured beforehand has to be, so that a slow machine answers too."""
-
-RACE_SHARE = 0.4
-"""Of the time that is left when every method's pace is known; the rest trains and evaluates the best."""
-
-FINALISTS = 2
-VALIDATION, MOST_VALIDATION = 0.2, 300
-"""Share of the training texts in the cut, and most of them: scoring more would cost the time to train."""
-
-AT_FIRST = 2_000
-"""Training texts that are read before it is known how many there is time for."""
 
 
 def recommend(
@@ -104,30 +85,14 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     fitted = [floors.constant(task.train, setting.objective), floors.tfidf(task.train, setting.objective)]
     handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
     names, lowered, dropped = _that_fit(setting, memory)
-    cut = min(VALIDATION, MOST_VALIDATION / min(len(task.train), AT_FIRST))
     untrained = [name for name in names if METHODS[name].head == "words"]
-    probes = [name for name in names if name not in untrained and not METHODS[name].trains_body]
-    raced = [name for name in names if name not in (*untrained, *probes)]
-    runs = {name: setting.run(name, train_examples=AT_FIRST, validation=cut) for name in raced}
-    validation = math.ceil(cut * min(len(task.train), AT_FIRST))
-    speeds = _speeds(setting, runs, dropped, validation)
-    standings: list[Standing] = []
-    texts = len(task.evaluation)
-    if speeds and clock.left > 0:
-        guess = {name: expected(speed, lowered=lowered) for name, speed in speeds.items()}
-        texts = texts_to_score(texts, guess, min(len(guess), FINALISTS), (1 - RACE_SHARE) * clock.left)
-    finals = Finals(setting, held, texts)
-    finals.evaluate(untrained, AT_FIRST, clock.left / (1 + FINALISTS))
-    if speeds and clock.left > 0:
-        standings = _race(setting, {name: runs[name] for name in speeds}, speeds, validation)
-    standing = {one.method for one in standings}
-    dropped |= {name: Dropped(why="train") for name in speeds if name not in standing}
-    finalists = [one for one in standings if one.value is not None][:FINALISTS]
-    finals.paces = {one.method: expected(one.speed or speeds[one.method], lowered=lowered) for one in finalists}
-    finals.evaluate(probes, AT_FIRST, clock.left / (1 + FINALISTS))
-    finals.carry_out(finalists)
-    held_out = rows.first(task.evaluation, texts, "evaluation_examples")
-    return _answer(setting, fitted, handed, held_out, standings, finals.results, dropped | finals.dropped)
+    candidates = portfolio.candidates(name for name in names if name not in untrained)
+    trainings = Trainings(setting, held, lowered)
+    trainings.plan(candidates)
+    trainings.evaluate(untrained, clock.left / (1 + AT_LEAST))
+    trainings.carry_out(candidates)
+    trainings.dropped |= dropped
+    return _answer(setting, fitted, handed, trainings)
 
 
 def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
@@ -182,61 +147,18 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
     return fitting, lowered, dropped
 
 
-def _speeds(setting: Setting, runs: Mapping[str, Run], dropped: dict[str, Dropped], texts: int) -> dict[str, Speed]:
-    """What each run costs that can be raced, where a trial is scored on `texts`; the others are put into `dropped`."""
-    speeds: dict[str, Speed] = {}
-    problem: AfinaError | None = None
-    until = setting.clock.began + MEASURING_SHARE * 60 * setting.clock.minutes
-    for name, run in runs.items():
-        if meter.now() >= until or not affords_another(speeds, RACE_SHARE * setting.clock.left, texts):
-            dropped[name] = Dropped(why="start")
-            continue
-        setting.watcher.says(f"measuring what a step of {name} takes")
-        listen = partial(setting.watcher.progress, run)
-        try:
-            speeds[name] = measure(run, setting.executor, listen, until)
-        except Overrun:
-            dropped[name] = Dropped(why="start")
-        except AfinaError as error:
-            problem = error
-            dropped[name] = Dropped(why="error", message=reason(run, error))
-    if problem and not speeds:
-        raise problem  # nothing can be trained here at all: its reason is what the user needs
-    return speeds
-
-
-def _race(setting: Setting, runs: Mapping[str, Run], speeds: Mapping[str, Speed], texts: int) -> list[Standing]:
-    examples = min(len(setting.task.train), AT_FIRST)
-    race = Race(
-        texts=texts,
-        longest=EPOCHS * math.ceil(examples * (1 - VALIDATION) / BATCH),
-        seconds=RACE_SHARE * setting.clock.left,
-        until=setting.clock.end,
-        executor=setting.executor,
-        watcher=setting.watcher,
-    )
-    return race.standings(runs, speeds)
-
-
 def _answer(
-    setting: Setting,
-    fitted: Sequence[Floor],
-    handed: Mapping[str, str],
-    held_out: Split,
-    standings: Sequence[Standing],
-    results: Mapping[str, Result],
-    dropped: Mapping[str, Dropped],
+    setting: Setting, fitted: Sequence[Floor], handed: Mapping[str, str], trainings: Trainings
 ) -> Recommendation:
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
+    held_out = rows.first(task.evaluation, trainings.texts, "evaluation_examples")
     outputs = {floor.name: floor.outputs(held_out) for floor in fitted}
-    untrained = {name: one for name, one in results.items() if not one.record.steps}
-    finalists = [one.method for one in standings if one.method in results]
-    others = [name for name in results if name not in (*finalists, *untrained)]
-    scores = {name: results[name].scores[None] for name in (*finalists, *others)}
     simple = {name: objective.values(metric.name, one, held_out.labels)[None] for name, one in outputs.items()}
+    untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}
     simple |= {name: result.scores[None] for name, result in untrained.items()}
-    everything = {name: one for name, one in (scores | simple).items() if name not in floors.CONSTANT.values()}
-    compared = compare(everything, metric=metric, margin=metric.margin(held_out.labels), references=simple)
+    finalists = contenders.finalists(trainings)
+    scores = {name: one.scores[None] for name, one in finalists.items()}
+    compared = compare(scores | simple, metric=metric, margin=metric.margin(held_out.labels), references=simple)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
     of_floors = [
         contenders.of_floor(
@@ -245,9 +167,7 @@ def _answer(
         for floor in fitted
     ]
     as_they_are = [contenders.measured(Contender(name=name), one) for name, one in untrained.items()]
-    chosen = results.get(recommended)
-    raced = [contenders.of_method(one, results.get(one.method)) for one in standings]
-    probes = [contenders.measured(Contender(name=name), results[name]) for name in scores if name not in finalists]
+    chosen = finalists.get(recommended) or untrained.get(recommended)
     return Recommendation(
         task=task.address,
         data=setting.data.model_copy(update={"evaluation_examples": len(held_out)}),
@@ -256,9 +176,10 @@ def _answer(
         metric=metric.name,
         recommended=recommended,
         adapter=chosen.record.adapter if chosen else handed.get(recommended),
-        contenders=(*of_floors, *as_they_are, *raced, *probes),
+        contenders=(*of_floors, *as_they_are, *contenders.trained(trainings)),
         comparisons=tuple(compared),
-        dropped=dict(dropped),
+        dropped=trainings.dropped,
+        fewer=contenders.fewer(trainings, metric, metric.margin(held_out.labels)),
         train_examples=len(task.train),
         examples=len(held_out),
         minutes=setting.clock.minutes,

@@ -25,12 +25,13 @@ NAME = "choose"
 class Contender(Frozen):
     """What was tried, and how it did on the held-out texts, where it came so far.
 
-    name      a floor's, or a method's key
+    name      a floor's, or a method's key, with the learning rate where that is not the method's own
+    method    its key; None of a floor and of the model as it is
     setting   what a floor chose for itself
-    rounds    that a method's trials went through; none for a floor
-    rate      the learning rate that did best in the last of them; finished: whether it gave numbers there
-    validation, validation_examples  its headline metric there on the validation cut, and how many texts that is; chose
-              it, or left it out, and is not comparable with what follows
+    rate      the learning rate
+    validation, validation_examples  its headline metric on texts that were set aside to select by, and how many these
+              are; whatever is selected may be trained once more, on all texts: then what follows is of that
+    ended     when its training ended, seconds from the start
     metrics   on the held-out texts, the kind's usual headline first; empty where it did not come so far
     examples  training texts that it learnt from
     seconds   its training;  memory  bytes, the peak of its process
@@ -39,12 +40,12 @@ class Contender(Frozen):
     """
 
     name: str
+    method: str | None = None
     setting: str = ""
-    rounds: int = 0
     rate: float | None = None
-    finished: bool = True
     validation: float | None = None
     validation_examples: int | None = None
+    ended: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     examples: int | None = None
     steps: int | None = None
@@ -64,8 +65,11 @@ class Contender(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _of_earlier_files(cls, given: Any) -> Any:
-        """They have accuracy and F1 by themselves."""
-        if not isinstance(given, dict) or not {"accuracy", "f1"} & given.keys():
+        """They have accuracy and F1 by themselves, and raced in rounds."""
+        if not isinstance(given, dict):
+            return given
+        given = {key: value for key, value in given.items() if key not in ("rounds", "finished")}
+        if not {"accuracy", "f1"} & given.keys():
             return given
         there = {name: given[name] for name in ("accuracy", "f1") if given.get(name) is not None}
         return {key: value for key, value in given.items() if key not in ("accuracy", "f1")} | {"metrics": there}
@@ -79,11 +83,11 @@ class Contender(Frozen):
 
 
 class Dropped(Frozen):
-    """Why a method is no contender, or no finalist.
+    """Why a method, or one of its learning rates, was not trained.
 
     why      memory: it does not fit (`needed`, `available`: bytes). start: no time was left to measure its pace.
-             train: none was left to train and evaluate it. overrun: its last training took longer than there was time
-             for. error: it failed, with `message`
+             train: none was left to train and evaluate it. overrun: its training took longer than there was time for.
+             error: it failed, with `message`
     """
 
     why: Literal["memory", "start", "train", "overrun", "error"]
@@ -98,15 +102,31 @@ class Dropped(Frozen):
         return self
 
 
+HALF = "half of the texts"
+
+
+class Fewer(Frozen):
+    """What fewer labels would have come to: `name` trained the same way on `examples` texts, half of them.
+
+    metrics     on the held-out texts;  comparison  of all texts, and half
+    """
+
+    name: str
+    examples: int
+    metrics: dict[str, float]
+    comparison: Comparison
+
+
 class Recommendation(Frozen):
     """The answer and its evidence.
 
     kind, metric    of the task, and what the methods were chosen by
     recommended     a method's key, or the name of a floor
     adapter         of what is recommended, relative to the output directory; None for the majority class
-    contenders      floors first, then the model that nothing trained, then methods, the best of the race first
-    comparisons     of every pair that was evaluated, by their names
-    dropped         by the method's key
+    contenders      floors first, then the model that nothing trained, then what was trained, in its order
+    comparisons     of every pair of floors, of the model as it is, and of each method's best, by their names
+    dropped         by the method's key, or the name of what would have been trained
+    fewer           what half of the texts come to; None where there was no time to see
     train_examples, examples  training texts there are, held-out texts evaluated
     data            how the task was read for that
     minutes, seconds  given, and taken
@@ -123,6 +143,7 @@ class Recommendation(Frozen):
     contenders: tuple[Contender, ...]
     comparisons: tuple[Comparison, ...]
     dropped: dict[str, Dropped]
+    fewer: Fewer | None = None
     train_examples: int
     examples: int
     minutes: float
@@ -148,11 +169,13 @@ def decide(
     *,
     lower: bool = False,
 ) -> str:
-    """Of the finalists that beat all that trains nothing, the best in the race, or another that is surely better.
+    """Of what was trained and beats all that trains nothing, the best by what was set aside, or another that is surely
+    better.
 
     Where none does, the best of what trains nothing.
 
-    order             the finalists, the best in the race first;  scores  what each answer adds to the metric, [1, N]
+    order             what was trained, the best by what was set aside first;  scores  what each answer adds to the
+                      metric, [1, N]
     scores_of_simple  the same of the floors, and of the model as it is
     lower             whether less of the metric is better
     """

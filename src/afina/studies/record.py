@@ -68,6 +68,17 @@ class Asked(Frozen):
     offset: tuple[float, ...] | None = None
 
 
+class Selection(Frozen):
+    """How a trained model did on texts of the training split that were set aside to select it, or another, by.
+
+    value, loss  the headline metric, and the loss, of `examples` texts
+    """
+
+    value: float
+    loss: float
+    examples: int
+
+
 class Record(Shown, Frozen):
     """One finished run.
 
@@ -83,6 +94,7 @@ class Record(Shown, Frozen):
     kind, metric     of the task's objective, and the headline metric
     objective        what was asked beside the labels' names, as an adapter's manifest has it
     metrics          by name, the kind's usual headline first; what each is: docs/figures.md
+    selection        on texts that were set aside to select by, where the run asked for that
     ceiling          likewise, how well one human tells what others say of the evaluation texts, where that is known
     predictions      path of the file of what was predicted, relative to the study's output directory, and its digest
     adapter          path of the adapter, relative to the study's output directory
@@ -106,6 +118,7 @@ class Record(Shown, Frozen):
     objective: dict[str, Any] | None = None
     metric: str
     metrics: dict[str, float]
+    selection: Selection | None = None
     ceiling: dict[str, float] = Field(default_factory=dict)
     train_examples: int
     examples: int

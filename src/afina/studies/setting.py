@@ -12,7 +12,6 @@ from afina.models import objectives
 from afina.models.objective import Objective
 from afina.studies.clock import Clock
 from afina.studies.executors.executor import Executor
-from afina.studies.halving import EPOCHS
 from afina.studies.run import Run
 from afina.studies.spec import Ask, Data, Training
 from afina.studies.watcher import Watcher
@@ -52,7 +51,7 @@ class Setting:
             method=method,
             data=self.data.model_copy(update=data),
             ask=self.ask,
-            training=Training(epochs=EPOCHS, learning_rate=rate, max_steps=steps),
+            training=Training(learning_rate=rate, max_steps=steps),
             metric=self.metric,
         )
 

@@ -34,6 +34,8 @@ class Data(Frozen):
     train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
     validation  share of the training split that stands in for the evaluation split, which is then not used at all
     evaluation  a file, all of which stands in for the evaluation split
+    selection   share of the training split that is not trained on, and scored beside the evaluation split, for whoever
+                selects one of several trained models
     """
 
     text: str | None = None
@@ -46,6 +48,7 @@ class Data(Frozen):
     evaluation_examples: int | None = Field(default=None, ge=1, le=MOST)
     validation: float | None = Field(default=None, gt=0, lt=1)
     evaluation: str | None = None
+    selection: float | None = Field(default=None, gt=0, lt=1)
     allow_leakage: bool = False
 
 
@@ -119,7 +122,7 @@ NO_EFFECT = frozenset({"checkpoint_seconds"})
 """Settings of training that change no result."""
 
 LATER = {
-    "data": ("validation", "evaluation", "kind", "separator"),
+    "data": ("validation", "evaluation", "kind", "separator", "selection"),
     "training": ("label_smoothing", "average", "pull", "class_weights", "temperature"),
 }
 """Settings that came after runs without them; at their defaults they do nothing, and the runs keep their keys."""

@@ -1,0 +1,124 @@
+"""How good is what `afina choose` recommends: the regret of its policy, and of others, on recorded learning curves.
+
+    python benchmarks/choose.py                docs/learning-curves.jsonl, which `learning_curves.py` records
+    python benchmarks/choose.py --markdown FILE
+
+Regret is the held-out accuracy of the setting that is best by validation at the full budget, less that of what a policy
+keeps in so many minutes. Floors and the model as it is are in both: what they beat is not recommended, so it is they.
+Each cell is judged with what the policy learnt from the other domain's alone. The last line is JSON, of the policy that
+`afina choose` has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from learning_curves import KEPT, cells, read
+from policies import POLICIES, Policy, Recorded, portfolio, recorded
+
+MINUTES = (5, 10, 30)
+OURS = "whole runs in a learnt order"
+
+
+@dataclass(frozen=True)
+class Regret:
+    """By cell, of each held-out text, best less kept: float [N], of -1, 0 and 1."""
+
+    by_cell: Mapping[str, np.ndarray]
+
+    @property
+    def mean(self) -> float:
+        """Over cells that weigh alike."""
+        return float(np.mean([one.mean() for one in self.by_cell.values()]))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, of other held-out texts: cells and trained models are as they are."""
+        variance = sum(one.var(ddof=1) / len(one) for one in self.by_cell.values()) / len(self.by_cell) ** 2
+        half = 1.96 * float(np.sqrt(variance))
+        return self.mean - half, self.mean + half
+
+
+def handed_over(cell: Recorded, right: np.ndarray | None) -> np.ndarray:
+    """The answers of what is recommended: the best untrained, where that is no worse."""
+    simple = max(cell.untrained.values(), key=lambda one: float(one.mean()))
+    return simple if right is None or right.mean() <= simple.mean() else right
+
+
+def regret(policy: Policy, there: Sequence[Recorded], minutes: float) -> Regret:
+    """Of a policy, in each cell by what the cells of other domains taught it."""
+    found = {}
+    for cell in there:
+        known = [one for one in there if one.cell.domain != cell.cell.domain]
+        kept = policy(cell, 60 * minutes * 0.97, known)
+        best = max(cell.ends.values(), key=lambda one: one.order)
+        mine = handed_over(cell, None if kept is None else kept.right)
+        name = f"{cell.cell.domain}, {cell.cell.size:,} texts"
+        found[name] = handed_over(cell, best.right).astype(float) - mine.astype(float)
+    return Regret(found)
+
+
+def grid(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    marks = ["---", *["---:"] * (len(heading) - 1)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in (heading, marks, *lines))
+
+
+def points(one: Regret) -> str:
+    """`1.2 (0.3 to 2.1)`."""
+    low, high = one.interval
+    return f"{100 * one.mean:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def of_policies(there: Sequence[Recorded], scale: float) -> str:
+    """The table."""
+    lines = []
+    for name, policy in POLICIES.items():
+        each = [regret(policy, there, minutes * scale) for minutes in MINUTES]
+        lines.append([f"**{name}**" if name == OURS else name, *map(points, each)])
+    return grid(["policy", *(f"{minutes} minutes" for minutes in MINUTES)], lines)
+
+
+def of_settings(there: Sequence[Recorded]) -> str:
+    """What the curves hold: held-out accuracy at the full budget, validation beside it."""
+    settings = [one for one in there[0].settings if all(one in cell.ends for cell in there)]
+    lines = [
+        [f"{method}, {rate:g}", *(f"{cell.ends[method, rate].right.mean():.3f}" for cell in there)]
+        for method, rate in settings
+    ]
+    lines += [[name, *(f"{cell.untrained[name].mean():.3f}" for cell in there)] for name in there[0].untrained]
+    return grid(["", *(f"{cell.cell.domain}, {cell.cell.size:,}" for cell in there)], lines)
+
+
+def main() -> None:
+    """As the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", type=Path, default=KEPT, help="a file of `learning_curves.py`")
+    parser.add_argument("--scale", type=float, default=1.0, help="how many times as fast as the paces the machine is")
+    parser.add_argument("--markdown", type=Path, help="write the tables there")
+    options = parser.parse_args()
+    lines = read(options.curves)
+    there = [recorded(lines, cell) for cell in cells()]
+    order = ", ".join(f"{method} at {rate:g}" for method, rate in portfolio(there))
+    text = (
+        f"{of_policies(there, options.scale)}\n{of_settings(there)}\nThe order of whole runs, by all cells: {order}.\n"
+    )
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text, encoding="utf-8")
+    found = {minutes: regret(POLICIES[OURS], there, minutes * options.scale) for minutes in MINUTES}
+    by_task = {
+        name: {str(minutes): round(float(one.by_cell[name].mean()), 4) for minutes, one in found.items()}
+        for name in found[MINUTES[0]].by_cell
+    }
+    print(json.dumps({"regret": {str(m): round(one.mean, 4) for m, one in found.items()}, "by_task": by_task}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Learning curves for `choose.py`: methods and learning rates on two snippet domains at two sizes, recorded once.
+
+    python benchmarks/learning_curves.py --paces         what steps and scoring cost; while nothing else runs
+    python benchmarks/learning_curves.py --shard 0/2     the curves that are not recorded yet; shards may run at once
+    python benchmarks/learning_curves.py --keep          what is recorded, into docs/learning-curves.jsonl
+
+Of each domain, `SIZES` training texts, of which `afina choose` cuts what it chooses by, and `HELD_OUT` others. Every
+setting is trained twice: all the way, and to an eighth of it with a decay of its own, since the end of a short run is
+not what a long one has there. Seconds are not measured on the way: a curve counts steps, and the paces say what these
+take. No text is kept: of held-out answers, a bit each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import machine
+from afina import device as devices
+from afina import meter
+from afina.data.task import Task
+from afina.data.token_cache import EncodedSplit, EncodedTask
+from afina.events import ignore
+from afina.inference.predictor import logits
+from afina.meter import Meter
+from afina.methods import METHODS, make
+from afina.models import objectives
+from afina.studies import floors
+from afina.studies.prepared import Prepared, prepare
+from afina.studies.spec import Data, RunSpec, Training
+from afina.training.fit import Fit
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS = ROOT / "results" / "learning-curves.jsonl"
+KEPT = ROOT / "docs" / "learning-curves.jsonl"
+DOMAINS = ("products", "tweets")
+SIZES = (200, 1_500)
+HELD_OUT = 300
+METHODS_RECORDED = ("full", "lora", "head", "ia3")
+FACTORS = (1 / 3, 1.0, 3.0)
+"""Of a method's own learning rate."""
+
+SHORT = 1 / 8
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
+HELD_OUT_AT = (1 / 2, 1.0)
+"""Shares of a curve's steps after which validation and held-out texts are scored."""
+
+BATCH, EPOCHS, MOST_TEXTS = 16, 3, 1_500
+"""The full budget is three epochs, of many texts fewer, down to one."""
+
+VALIDATION, MOST_VALIDATION = 0.2, 200
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Where policies are judged: a domain, and how many labelled texts there are."""
+
+    domain: str
+    size: int
+
+    @property
+    def cut(self) -> float:
+        """Share of the texts that choose."""
+        return min(VALIDATION, MOST_VALIDATION / self.size)
+
+    @property
+    def steps(self) -> int:
+        """Of the full budget."""
+        texts = self.size - math.ceil(self.size * self.cut)
+        return math.ceil(texts / BATCH) * max(1, min(EPOCHS, MOST_TEXTS // texts))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: `steps` is its length, by which its learning rate decays."""
+
+    cell: Cell
+    method: str
+    rate: float
+    steps: int
+
+
+def cells() -> list[Cell]:
+    """The small ones first."""
+    return [Cell(domain, size) for size in SIZES for domain in DOMAINS]
+
+
+def curves() -> Iterator[Curve]:
+    """All of them; methods in turn, so that what is recorded first compares them all."""
+    for cell, method, factor in itertools.product(cells(), METHODS_RECORDED, FACTORS):
+        for share in (1.0, SHORT):
+            rate = float(f"{factor * make(method).learning_rate:.3g}")
+            yield Curve(cell, method, rate, max(1, round(share * cell.steps)))
+
+
+def run_of(curve: Curve) -> RunSpec:
+    """It, scored on the cut."""
+    return RunSpec(
+        backbone="embedded",
+        task=f"snippets:{curve.cell.domain}",
+        method=curve.method,
+        data=Data(train_examples=curve.cell.size, validation=curve.cell.cut),
+        training=Training(epochs=EPOCHS, batch_size=BATCH, learning_rate=curve.rate, max_steps=curve.steps),
+    )
+
+
+def held_out(cell: Cell) -> Task:
+    """All labelled texts of a cell, and those that are held out."""
+    return Task.load(f"snippets:{cell.domain}", train_examples=cell.size, evaluation_examples=HELD_OUT)
+
+
+def record(curve: Curve) -> dict[str, Any]:
+    """Train it, scoring on the way."""
+    prepared, fit = prepare(run_of(curve), Meter(devices.choose()), ignore)
+    others = _encoded(prepared, held_out(curve.cell))
+    short = curve.steps < curve.cell.steps
+    points = []
+    for share in (1.0,) if short else SHARES:
+        fit.advance(max(1, round(share * curve.steps)))
+        score = fit.score(prepared.task.evaluation, "accuracy")
+        point: dict[str, Any] = {"step": score.step, "validation": score.value, "loss": score.loss}
+        if short or share in HELD_OUT_AT:
+            point["right"] = packed(_right(fit, others))
+        points.append({key: round(each, 5) if isinstance(each, float) else each for key, each in point.items()})
+    return {"curve": asdict(curve), "points": points}
+
+
+def untrained(cell: Cell) -> dict[str, Any]:
+    """What trains no model: floors, fitted on all labelled texts, and the model as it is; which answers are right."""
+    task = held_out(cell)
+    objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
+    fitted = {"majority": floors.constant(task.train, objective), "tfidf": floors.tfidf(task.train, objective)}
+    right = {
+        name: objective.values("accuracy", floor.outputs(task.evaluation), task.evaluation.labels)
+        for name, floor in fitted.items()
+    }
+    run = run_of(Curve(cell, "zero-shot", 1.0, 1))
+    prepared, fit = prepare(run, Meter(devices.choose()), ignore)
+    right["zero-shot"] = _right(fit, _encoded(prepared, task))
+    return {"untrained": asdict(cell), "right": {name: packed(each) for name, each in right.items()}}
+
+
+def _encoded(prepared: Prepared, task: Task) -> EncodedSplit:
+    tokenizer, digest = prepared.backbone.tokenizer, prepared.backbone.tokenizer_digest
+    return EncodedTask.of(task, tokenizer, digest, prepared.max_length, prepared.question.template).evaluation
+
+
+def _right(fit: Fit, split: EncodedSplit) -> np.ndarray:
+    outputs = logits(fit.classifier, split.encoded)
+    return np.asarray(fit.objective.values("accuracy", outputs, split.labels)).astype(bool)
+
+
+def packed(right: np.ndarray) -> str:
+    """Bits as hexadecimal digits."""
+    return np.packbits(np.asarray(right).reshape(-1).astype(bool)).tobytes().hex()
+
+
+def unpacked(told: str) -> np.ndarray:
+    """Of HELD_OUT texts."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(told), np.uint8))[:HELD_OUT].astype(bool)
+
+
+def paces() -> dict[str, Any]:
+    """Of each method: seconds of a step, of scoring a text, and of starting a process, as `choose` measures them."""
+    from afina.studies.executors.local import LocalExecutor
+    from afina.studies.pace import measure
+    from afina.studies.run import Run
+
+    found = {}
+    for method in (*METHODS_RECORDED, "zero-shot"):
+        if METHODS[method].head == "words":
+            continue
+        curve = Curve(Cell(DOMAINS[0], SIZES[-1]), method, make(method).learning_rate, 8)
+        run = Run.model_validate(run_of(curve).model_dump())
+        each = [measure(run, LocalExecutor(), ignore, meter.now() + 600) for _ in range(3)]
+        found[method] = {
+            name: round(float(np.median([getattr(one, name) for one in each])), 4)
+            for name in ("opening", "step", "text")
+        }
+        print(method, found[method], flush=True)
+    return {"paces": found, "machine": machine.describe()}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Records so far; a line that a killed process left half-written is none."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def add(record: dict[str, Any]) -> None:
+    """To the records."""
+    RECORDS.parent.mkdir(exist_ok=True)
+    with RECORDS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def main() -> None:
+    """As the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paces", action="store_true", help="measure what steps and scoring cost")
+    parser.add_argument("--shard", default="0/1", help="every N-th curve, from the one given on")
+    parser.add_argument("--keep", action="store_true", help="put what is recorded into docs/")
+    options = parser.parse_args()
+    if options.keep:
+        KEPT.write_text("".join(json.dumps(one) + "\n" for one in read(RECORDS)), encoding="utf-8")
+        return
+    if options.paces:
+        add(paces())
+        return
+    mine, of = map(int, options.shard.split("/"))
+    for number, cell in enumerate(cells()):
+        if number % of == mine and asdict(cell) not in [one.get("untrained") for one in read(RECORDS)]:
+            add(untrained(cell))
+    for number, curve in enumerate(curves()):
+        if number // 2 % of == mine and asdict(curve) not in [one.get("curve") for one in read(RECORDS)]:
+            began = meter.now()
+            add(record(curve))
+            print(f"{curve}: {meter.now() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

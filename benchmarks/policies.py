@@ -1,0 +1,361 @@
+"""Policies of choosing, replayed on recorded curves: each spends seconds on trainings, and names what it would keep.
+
+A policy sees what it would see: validation scores of what it has trained, and what that took. `Recorded` plays one cell
+of `learning_curves.py`. Whatever a policy tunes, it tunes on the cells `known` to it, never on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from learning_curves import HELD_OUT, Cell, unpacked
+
+Setting = tuple[str, float]
+"""Method and learning rate."""
+
+FLOORS = 10.0
+"""Seconds that reading, the floors and the report take."""
+
+EARLY = 0.03
+"""Share of the time that is kept back, as `afina.studies.clock` does."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A trained model: what validation says, and which held-out answers are right, bool [HELD_OUT]."""
+
+    setting: Setting
+    validation: float
+    loss: float
+    right: np.ndarray
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Greater is better."""
+        return self.validation, -self.loss
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A cell as a policy meets it.
+
+    long    by setting, (step, validation, loss) on the way of a run of full length, whose held-out answers are `ends`;
+    short   by setting, (steps, what a run of so many steps keeps)
+    untrained  right held-out answers of the floors and of the model as it is
+    """
+
+    cell: Cell
+    long: Mapping[Setting, Sequence[tuple[int, float, float]]]
+    ends: Mapping[Setting, Kept]
+    short: Mapping[Setting, tuple[int, Kept]]
+    untrained: Mapping[str, np.ndarray]
+    paces: Mapping[str, Mapping[str, float]]
+
+    @property
+    def cut(self) -> int:
+        """Texts in the validation cut."""
+        return math.ceil(self.cell.size * self.cell.cut)
+
+    def seconds(self, method: str, steps: float, texts: int) -> float:
+        """Of a process that takes so many steps and scores so many texts."""
+        pace = self.paces[method]
+        return pace["opening"] + steps * pace["step"] + texts * pace["text"]
+
+    def steps(self, method: str, seconds: float, texts: int) -> int:
+        """That `seconds` buy; at most the full budget, and fewer than 1 where they buy none."""
+        return min(self.cell.steps, math.floor((seconds - self.seconds(method, 0, texts)) / self.paces[method]["step"]))
+
+    def on_the_way(self, setting: Setting, step: float) -> tuple[float, float]:
+        """Validation and loss after `step` of the full budget: between two points, on the line through them."""
+        points = self.long[setting]
+        at = [one[0] for one in points]
+        return (float(np.interp(step, at, [p[1] for p in points])), float(np.interp(step, at, [p[2] for p in points])))
+
+    def whole(self, setting: Setting, steps: int) -> Kept:
+        """What a run of that length keeps: of the two lengths that are recorded, the nearer by quotient."""
+        length, kept = self.short[setting]
+        return kept if steps * steps < length * self.cell.steps else self.ends[setting]
+
+    @property
+    def settings(self) -> list[Setting]:
+        """All that are recorded."""
+        return list(self.ends)
+
+    def defaults(self) -> list[Setting]:
+        """Each method at the middle of its rates."""
+        rates = self.rates
+        return [(method, sorted(each)[len(each) // 2]) for method, each in rates.items()]
+
+    @cached_property
+    def rates(self) -> dict[str, list[float]]:
+        """By method."""
+        found: dict[str, list[float]] = {}
+        for method, rate in self.ends:
+            found.setdefault(method, []).append(rate)
+        return found
+
+
+Policy = Callable[[Recorded, float, Sequence[Recorded]], Kept | None]
+"""From a cell, seconds, and the other cells to what is kept; None where nothing could be trained."""
+
+
+def asked(cell: Recorded) -> float:
+    """Seconds before any policy begins: floors, and the model as it is."""
+    return FLOORS + cell.seconds("head", 0, HELD_OUT)
+
+
+def portfolio(known: Sequence[Recorded]) -> list[Setting]:
+    """Settings in the order in which each adds most to those before it, over cells: greedy, where of several that were
+    trained the best by validation is kept.
+    """
+    order: list[Setting] = []
+    there = [setting for setting in known[0].settings if all(setting in each.ends for each in known)]
+
+    def gained(settings: Sequence[Setting]) -> tuple[float, float]:
+        kept = [max((each.ends[one] for one in settings), key=lambda one: one.order) for each in known]
+        return float(np.mean([one.right.mean() for one in kept])), float(np.mean([one.validation for one in kept]))
+
+    while len(order) < len(there):
+        rest = [one for one in there if one not in order]
+        order.append(max(rest, key=lambda one: gained([*order, one])))
+    return order
+
+
+def in_order(cell: Recorded, left: float, order: Sequence[Setting], stop: int | None = None) -> Kept | None:
+    """Whole trainings in turn while there is time for one, and of them the best by validation.
+
+    The first takes what it can; of the others those that fit. stop: so many without beating a floor end it.
+    """
+    texts = cell.cut + HELD_OUT
+    kept: list[Kept] = []
+    for setting in order:
+        steps = cell.steps(setting[0], left, texts)
+        if steps < 1 or (kept and steps < cell.cell.steps):
+            continue
+        left -= cell.seconds(setting[0], steps, texts)
+        kept.append(cell.whole(setting, steps))
+        floor = max(one.mean() for one in cell.untrained.values())
+        if stop and len(kept) >= stop and max(one.validation for one in kept) < floor:
+            break
+    return max(kept, key=lambda one: one.order, default=None)
+
+
+def whole_runs(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """A portfolio."""
+    return in_order(cell, seconds - asked(cell), portfolio(known))
+
+
+def whole_runs_stopped(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """A portfolio, which ends after the third that is below a floor."""
+    return in_order(cell, seconds - asked(cell), portfolio(known), stop=3)
+
+
+def at_defaults(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """Each method at its own rate, in the order of METHODS_RECORDED: nothing is learnt from other cells."""
+    return in_order(cell, seconds - asked(cell), cell.defaults())
+
+
+def one_method(name: str) -> Policy:
+    """That method at its own rate, and no choice."""
+
+    def policy(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+        return in_order(cell, seconds - asked(cell), [one for one in cell.defaults() if one[0] == name])
+
+    return policy
+
+
+def race(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """What `afina choose` did: methods and rates raced with equal seconds in two rounds, in runs of that length; the
+    two best methods trained on what is left, and the best in the race kept unless the other is surely better.
+    """
+    methods = [method for method in cell.rates if method != "head"]
+    left = seconds - asked(cell) - sum(cell.seconds(method, 4, cell.cut) for method in methods)
+    budget = 0.4 * left
+
+    def affordable(method: str) -> int:
+        return max(1, min(3, int(budget / len(methods) / (3 * cell.seconds(method, 0, cell.cut)))))
+
+    counts = {method: affordable(method) for method in methods}
+    rates = {method: _some(cell.rates[method], counts[method]) for method in methods}
+    rounds = 2 if min(counts.values()) == 3 else 1
+    standing: dict[str, tuple[int, Kept]] = {}
+    for turn in range(1, rounds + 1):
+        each = budget / rounds / len(rates)
+        placed: dict[str, list[Kept]] = {}
+        for method, raced in rates.items():
+            tried = []
+            for rate in raced:
+                steps = max(1, cell.steps(method, each / len(raced) / 1.15, cell.cut))
+                left -= cell.seconds(method, steps, cell.cut)
+                tried.append(cell.whole((method, rate), steps))
+            placed[method] = sorted(tried, key=lambda one: one.order, reverse=True)
+            standing[method] = turn, placed[method][0]
+        best = sorted(placed, key=lambda name: placed[name][0].order, reverse=True)
+        rates = {
+            name: [one.setting[1] for one in placed[name][: math.ceil(len(placed[name]) / 2)]]
+            for name in best[: max(2, math.ceil(len(placed) / 2))]
+        }
+    first, *others = sorted(standing.values(), key=lambda one: (one[0], one[1].order), reverse=True)[:2]
+    left -= cell.seconds("head", cell.cell.steps, HELD_OUT)
+    return _finals(cell, [one.setting for _, one in (first, *others)], left)
+
+
+def _some(rates: Sequence[float], count: int) -> list[float]:
+    """As `RATES` of the race has them: the middle, the upper two, all."""
+    low, middle, high = sorted(rates)
+    return {1: [middle], 2: [middle, high], 3: [low, middle, high]}[count]
+
+
+def _finals(cell: Recorded, settings: Sequence[Setting], left: float) -> Kept | None:
+    """The first kept unless the second is better by McNemar's test."""
+    from afina.stats.intervals import mcnemar
+
+    kept = []
+    for number, (method, rate) in enumerate(settings):
+        later = sum(cell.seconds(other, cell.cell.steps, HELD_OUT) for other, _ in settings[number + 1 :])
+        steps = cell.steps(method, max(left / (len(settings) - number), left - later), HELD_OUT)
+        if steps >= 1:
+            left -= cell.seconds(method, steps, HELD_OUT)
+            kept.append(cell.whole((method, rate), steps))
+    if len(kept) == 2:
+        one, other = (each.right for each in kept)
+        if other.mean() > one.mean() and mcnemar(int((one & ~other).sum()), int((other & ~one).sum())) < 0.05:
+            return kept[1]
+    return kept[0] if kept else None
+
+
+def halving(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """Successive halving by steps of the full budget: all settings to an eighth, the better half to a quarter, and so
+    on, each continued where it stopped; of as many settings, the defaults first, as there is time for.
+    """
+    left = seconds - asked(cell)
+    order = [*cell.defaults(), *(one for one in cell.settings if one not in cell.defaults())]
+    for count in range(len(order), 0, -1):
+        chosen, spent = _halved(cell, order[:count])
+        if spent <= left or count == 1:
+            steps = cell.cell.steps if spent <= left else cell.steps(chosen[0], left, cell.cut + HELD_OUT)
+            return cell.whole(chosen, steps) if steps >= 1 else None
+    return None
+
+
+def _halved(cell: Recorded, settings: Sequence[Setting]) -> tuple[Setting, float]:
+    """Which is left of them, and the seconds that takes."""
+    spent, there, before = 0.0, list(settings), 0.0
+    for share in (1 / 8, 1 / 4, 1 / 2, 1.0):
+        if len(there) == 1:
+            share = 1.0
+        steps = share * cell.cell.steps
+        spent += sum(cell.seconds(method, steps - before, cell.cut) for method, _ in there)
+        ranked = sorted(there, key=lambda one: _order(cell.on_the_way(one, steps)), reverse=True)
+        there, before = ranked[: max(1, len(ranked) // 2)], steps
+        if share == 1.0:
+            break
+    method = there[0][0]
+    return there[0], spent + HELD_OUT * cell.paces[method]["text"]
+
+
+def _order(found: tuple[float, float]) -> tuple[float, float]:
+    return found[0], -found[1]
+
+
+def hyperband(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """Optuna's: settings in a fixed order, the defaults first, stopped by its Hyperband at eighths of the budget."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=8, reduction_factor=2)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    left = seconds - asked(cell)
+    order = [*cell.defaults(), *(one for one in cell.settings if one not in cell.defaults())]
+    done: list[Kept] = []
+    for setting in order:
+        if left < cell.seconds(setting[0], cell.cell.steps, 8 * cell.cut + HELD_OUT):
+            continue
+        trial, eighths = study.ask(), 8
+        for eighth in range(1, 9):
+            value, loss = cell.on_the_way(setting, eighth / 8 * cell.cell.steps)
+            trial.report(value - 1e-4 * loss, eighth)
+            if eighth < 8 and trial.should_prune():
+                eighths = eighth
+                break
+        left -= cell.seconds(setting[0], eighths / 8 * cell.cell.steps, eighths * cell.cut)
+        state = optuna.trial.TrialState.COMPLETE if eighths == 8 else optuna.trial.TrialState.PRUNED
+        study.tell(trial, value if eighths == 8 else None, state=state)
+        if eighths == 8:
+            left -= HELD_OUT * cell.paces[setting[0]]["text"]
+            done.append(cell.ends[setting])
+    if not done:
+        return at_defaults(cell, seconds, known)
+    return max(done, key=lambda one: one.order)
+
+
+def extrapolated(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """A quarter of the budget for as many settings as half of the time has room for; what the line through its eighth
+    and its quarter, by the logarithm of steps, foresees at the end picks the one that goes on.
+    """
+    left = seconds - asked(cell)
+    order = [*cell.defaults(), *(one for one in cell.settings if one not in cell.defaults())]
+    quarter, spent, tried = cell.cell.steps / 4, 0.0, []
+    for setting in order:
+        takes = cell.seconds(setting[0], quarter, 2 * cell.cut)
+        if tried and spent + takes > left / 2:
+            continue
+        spent += takes
+        (before, _), (now, loss) = cell.on_the_way(setting, quarter / 2), cell.on_the_way(setting, quarter)
+        tried.append((min(1.0, now + 2 * (now - before)), -loss, setting))
+    chosen = max(tried)[-1]
+    steps = cell.steps(chosen[0], left - spent + quarter * cell.paces[chosen[0]]["step"], HELD_OUT)
+    return cell.whole(chosen, steps) if steps >= 1 else None
+
+
+POLICIES: Mapping[str, Policy] = {
+    "race of seconds (before)": race,
+    "successive halving by steps": halving,
+    "Optuna's Hyperband": hyperband,
+    "extrapolated curves": extrapolated,
+    "LoRA at its default": one_method("lora"),
+    "full at its default": one_method("full"),
+    "every method at its default": at_defaults,
+    "whole runs in a learnt order": whole_runs,
+    "the same, stopped below the floors": whole_runs_stopped,
+}
+
+
+def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell, scale: float = 1.0) -> Recorded:
+    """A cell of the records; scale: how many times as fast the machine is as the one that measured the paces."""
+    paces = next(one["paces"] for one in reversed(lines) if "paces" in one)
+    paces = {method: {name: value / scale for name, value in pace.items()} for method, pace in paces.items()}
+    untrained = next(one["right"] for one in lines if one.get("untrained") == vars(cell))
+    long, ends, short = {}, {}, {}
+    for one in lines:
+        if "curve" not in one or one["curve"]["cell"] != vars(cell):
+            continue
+        setting = one["curve"]["method"], one["curve"]["rate"]
+        last = one["points"][-1]
+        diverged = last["validation"] is None
+        kept = Kept(
+            setting,
+            0.0 if diverged else last["validation"],
+            math.inf if diverged else last["loss"],
+            np.zeros(HELD_OUT, bool) if diverged else unpacked(last["right"]),
+        )
+        if one["curve"]["steps"] < cell.steps:
+            short[setting] = one["curve"]["steps"], kept
+        else:
+            ends[setting] = kept
+            long[setting] = [(p["step"], p["validation"] or 0.0, p["loss"] or math.inf) for p in one["points"]]
+    both = [setting for setting in ends if setting in short and setting[0] in paces]
+    return Recorded(
+        cell,
+        {one: long[one] for one in both},
+        {one: ends[one] for one in both},
+        {one: short[one] for one in both},
+        {name: unpacked(each) for name, each in untrained.items()},
+        paces,
+    )

@@ -1,0 +1,221 @@
+"""Trainings: candidates trained one after the other under a time limit, each whole, and of them one to select.
+
+What a step costs is measured before a method's first training and learnt from it. All trainings are of one length, for
+which the time is looked at once; what is left of it in the end trains the selected one again, on what was set aside to
+select by too, and once more on half of the texts, to see what labels are worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from afina import meter
+from afina.errors import AfinaError
+from afina.studies.executors.executor import Overrun
+from afina.studies.holding import Held
+from afina.studies.pace import Pace, measure
+from afina.studies.portfolio import Candidate
+from afina.studies.recommendation import NAME, Dropped
+from afina.studies.record import Record
+from afina.studies.result import Result
+from afina.studies.run import Run
+from afina.studies.setting import BATCH, Setting, reason
+
+EPOCHS = 3
+"""No training goes more often through its texts."""
+
+AT_LEAST, ROOM = 2, 2.6
+"""So many trainings there is to be time for: where it is short, by fewer epochs, then by fewer texts. Another method
+may be slower than the first and is measured before, so the time is to be so many times what the first one takes.
+"""
+
+SHARE, MOST = 0.2, 300
+"""Share of the training texts that is set aside to select by, and most of them."""
+
+AT_FIRST = 2_000
+"""Training texts that are read before it is known how many there is time for."""
+
+EVALUATION_SHARE, FEWEST = 0.3, 100
+"""Share of a training's time that scoring held-out texts may take, and how many are scored whatever it takes."""
+
+
+@dataclass
+class Trainings:
+    """What is trained, and what could not be.
+
+    lowered  whether training computes in bfloat16
+    texts    held-out texts that each is evaluated on
+    steps    of each training;  used  training texts that it reads, those that are set aside included
+    paces    by method, corrected as they are known better
+    results  by the names of candidates, in their order;  ended  when each ended, seconds from the start
+    again    of the selected one trained on all texts;  half  on half of them
+    """
+
+    setting: Setting
+    held: Held
+    lowered: bool
+    texts: int = 0
+    steps: int = 0
+    used: int = 0
+    paces: dict[str, Pace] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    again: Result | None = None
+    half: Result | None = None
+
+    def plan(self, candidates: Sequence[Candidate]) -> None:
+        """Measure the first that can be trained here, and from it on how many held-out texts each can be evaluated.
+
+        Raises what it ends in where none can.
+        """
+        self.texts = len(self.setting.task.evaluation)
+        problem: AfinaError | None = None
+        for number, one in enumerate(candidates):
+            try:
+                self._measure(one)
+            except AfinaError as error:
+                problem = error
+            if one.method in self.paces:
+                share = self.setting.clock.left / min(len(candidates) - number, AT_LEAST + 1) * EVALUATION_SHARE
+                bought = int(share / max(self.paces[one.method].text, 1e-9))
+                self.texts = min(self.texts, max(FEWEST, bought))
+                return
+        if problem:
+            raise problem  # nothing can be trained here at all: its reason is what the user needs
+
+    def evaluate(self, methods: Sequence[str], seconds: float) -> None:
+        """Evaluate methods that train nothing, each in so many seconds at most."""
+        for number, method in enumerate(methods, start=1):
+            if seconds > 0:
+                read = min(AT_FIRST, len(self.setting.task.train))
+                run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
+                made = self._execute(run, number, len(methods), meter.now() + seconds)
+                if made:
+                    self.results[method] = made
+            else:
+                self.dropped[method] = Dropped(why="start")
+
+    def carry_out(self, candidates: Sequence[Candidate]) -> None:
+        """Train each that there is time for, and what follows from who is selected."""
+        if self.paces:
+            self._set_length(next(iter(self.paces.values())))
+        for number, one in enumerate(candidates, start=1):
+            if one.method not in self.paces and one.method not in self.dropped:
+                try:
+                    self._measure(one)
+                except AfinaError as error:
+                    self.setting.watcher.says(str(error))
+            if one.method in self.paces:
+                self._train(one, number, len(candidates))
+        best = self.selected
+        if best is not None:
+            self._confirm(next(one for one in candidates if one.name == best))
+
+    @property
+    def selected(self) -> str | None:
+        """The name of the best by what was set aside; a lower loss is better among equals."""
+        trained = {name: one.record for name, one in self.results.items() if one.record.selection}
+        return max(trained, key=lambda name: order(trained[name]), default=None)
+
+    @property
+    def share(self) -> float:
+        """Of the texts that are read, which is set aside."""
+        return min(SHARE, MOST / max(1, self.used))
+
+    def _measure(self, one: Candidate) -> None:
+        setting, clock = self.setting, self.setting.clock
+        if clock.left <= 0:
+            self.dropped[one.method] = Dropped(why="start")
+            return
+        read = min(AT_FIRST, len(setting.task.train))
+        run = setting.run(one.method, train_examples=read, validation=min(SHARE, FEWEST / read))
+        setting.watcher.says(f"measuring what a step of {one.method} takes")
+        listen = partial(setting.watcher.progress, run)
+        until = meter.now() + clock.left / AT_LEAST
+        try:
+            self.paces[one.method] = measure(run, setting.executor, listen, until, lowered=self.lowered)
+        except Overrun:
+            self.dropped[one.method] = Dropped(why="start")
+        except AfinaError as error:
+            self.dropped[one.method] = Dropped(why="error", message=reason(run, error))
+            raise
+
+    def _set_length(self, pace: Pace) -> None:
+        left, there = self.setting.clock.left, len(self.setting.task.train)
+        self.used = there
+        epoch = math.ceil(there * (1 - self.share) / BATCH)
+        scored = self.texts + math.ceil(self.share * there)
+        for epochs in range(EPOCHS, 0, -1):
+            self.steps = epochs * epoch
+            if ROOM * pace.seconds(self.steps, scored) <= left:
+                return
+        bought = pace.steps(left / ROOM, scored)
+        self.steps = min(epoch, bought if bought >= 1 else pace.steps(left, scored))
+        self.used = min(there, math.ceil(max(1, self.steps) * BATCH + self.share * there))
+
+    def _train(self, one: Candidate, number: int, total: int) -> None:
+        pace, clock = self.paces[one.method], self.setting.clock
+        scored = self.texts + math.ceil(self.share * self.used)
+        if self.steps < 1 or clock.left <= 0 or pace.seconds(self.steps, scored) > clock.left:
+            self.dropped[one.name] = Dropped(why="train")
+            return
+        run = self._run(one, self.steps, self.used, selection=self.share)
+        began = meter.now()
+        made = self._execute(run, number, total, clock.end)
+        if made:
+            self.results[one.name], self.ended[one.name] = made, clock.spent
+            self.paces[one.method] = Pace.of_run(made.record, meter.now() - began)
+
+    def _confirm(self, one: Candidate) -> None:
+        """Train the selected one on all texts, then on half of them, as far as there is time."""
+        there = len(self.setting.task.train)
+        if self.used < there:
+            return  # there are more texts than time: neither would say anything
+        epochs = max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
+        self.again = self._once_more(one, epochs, there)
+        if self.again and there >= 2 * BATCH:
+            self.half = self._once_more(one, epochs, there // 2)
+
+    def _once_more(self, one: Candidate, epochs: int, examples: int) -> Result | None:
+        steps = epochs * math.ceil(examples / BATCH)
+        if self.paces[one.method].seconds(steps, self.texts) > self.setting.clock.left:
+            return None
+        return self._execute(self._run(one, steps, examples), 1, 1, self.setting.clock.end, keep=False)
+
+    def _run(self, one: Candidate, steps: int, examples: int, selection: float | None = None) -> Run:
+        data = {"train_examples": examples, "evaluation_examples": self.texts, "selection": selection}
+        run = self.setting.run(one.method, rate=one.rate, steps=steps, **data)
+        return run.model_copy(update={"name": one.name})
+
+    def _execute(self, run: Run, number: int, total: int, until: float, *, keep: bool = True) -> Result | None:
+        """Carry it out, and keep its result, or why there is none (keep: whether anybody is to be told)."""
+        setting, watcher = self.setting, self.setting.watcher
+        watcher.started(run, number, total)
+        try:
+            made: Record = setting.executor.carry_out(run, self.held.out, NAME, partial(watcher.progress, run), until)
+        except Overrun:
+            self._drop(run, Dropped(why="overrun"), f"run {run.title}: its time was up.", keep=keep)
+        except AfinaError as error:
+            self._drop(run, Dropped(why="error", message=reason(run, error)), str(error), keep=keep)
+        else:
+            watcher.finished(run, made, now=True)
+            return self.held.keep(made, run.label)
+        return None
+
+    def _drop(self, run: Run, why: Dropped, message: str, *, keep: bool) -> None:
+        if keep:
+            self.dropped[run.title] = why
+        self.held.abandon(run.label)
+        self.setting.watcher.failed(run, message)
+
+
+def order(made: Record) -> tuple[float, float]:
+    """How well a training did on what was set aside; greater is better."""
+    from afina.stats.metrics import METRICS
+
+    assert made.selection
+    return (-1 if METRICS[made.metric].lower else 1) * made.selection.value, -made.selection.loss
