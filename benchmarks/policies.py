@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from afina.studies.pace import MEASURED
+from afina.studies.trainings import FEWEST, ROOM
 from learning_curves import HELD_OUT, Cell, unpacked
 
 Setting = tuple[str, float]
@@ -128,22 +130,35 @@ def portfolio(known: Sequence[Recorded]) -> list[Setting]:
 
 
 def in_order(cell: Recorded, left: float, order: Sequence[Setting], stop: int | None = None) -> Kept | None:
-    """Whole trainings in turn while there is time for one, and of them the best by validation.
+    """Trainings of one length in turn while there is time for one, and of them the best by validation.
 
-    The first takes what it can; of the others those that fit. stop: so many without beating a floor end it.
+    As `afina.studies.trainings` has it: a method's pace is measured before its first training, and the length is such
+    that there would be time for ROOM times the first. stop: so many without beating a floor end it.
     """
-    texts = cell.cut + HELD_OUT
-    kept: list[Kept] = []
+    texts, kept, measured = cell.cut + HELD_OUT, [], set[str]()
+    steps = 0
     for setting in order:
-        steps = cell.steps(setting[0], left, texts)
-        if steps < 1 or (kept and steps < cell.cell.steps):
+        method = setting[0]
+        if method not in measured:
+            if left <= 0:
+                break
+            measured.add(method)
+            left -= cell.seconds(method, MEASURED, FEWEST)
+        steps = steps or _length(cell, method, left, texts)
+        takes = cell.seconds(method, steps, texts)
+        if steps < 1 or takes > left:
             continue
-        left -= cell.seconds(setting[0], steps, texts)
+        left -= takes
         kept.append(cell.whole(setting, steps))
         floor = max(one.mean() for one in cell.untrained.values())
         if stop and len(kept) >= stop and max(one.validation for one in kept) < floor:
             break
     return max(kept, key=lambda one: one.order, default=None)
+
+
+def _length(cell: Recorded, method: str, left: float, texts: int) -> int:
+    bought = cell.steps(method, left / ROOM, texts)
+    return bought if bought >= 1 else cell.steps(method, left, texts)
 
 
 def whole_runs(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
@@ -225,7 +240,7 @@ def _finals(cell: Recorded, settings: Sequence[Setting], left: float) -> Kept | 
             kept.append(cell.whole((method, rate), steps))
     if len(kept) == 2:
         one, other = (each.right for each in kept)
-        if other.mean() > one.mean() and mcnemar(int((one & ~other).sum()), int((other & ~one).sum())) < 0.05:
+        if other.mean() > one.mean() and mcnemar(one, other) < 0.05:
             return kept[1]
     return kept[0] if kept else None
 
@@ -327,10 +342,9 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
-def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell, scale: float = 1.0) -> Recorded:
-    """A cell of the records; scale: how many times as fast the machine is as the one that measured the paces."""
+def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell) -> Recorded:
+    """A cell of the records, of the settings whose two lengths are there."""
     paces = next(one["paces"] for one in reversed(lines) if "paces" in one)
-    paces = {method: {name: value / scale for name, value in pace.items()} for method, pace in paces.items()}
     untrained = next(one["right"] for one in lines if one.get("untrained") == vars(cell))
     long, ends, short = {}, {}, {}
     for one in lines:

@@ -81,8 +81,8 @@ def test_a_report_writes_what_it_is_asked_to_write(tmp_path: Path) -> None:
 
 def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
     finalist = Contender(
-        name="lora", method="lora", rate=1e-3, metrics={"accuracy": 0.6, "f1": 0.55}, examples=100, steps=250, seconds=100.0,
-        trainable=148_992, total=124_441_344, key="sha256:lora", adapter="adapters/lora-0",
+        name="lora", method="lora", rate=1e-3, metrics={"accuracy": 0.6, "f1": 0.55}, examples=100, steps=250,
+        seconds=100.0, trainable=148_992, total=124_441_344, key="sha256:lora", adapter="adapters/lora-0",
     )  # fmt: skip
     floors = (
         Contender(name=TFIDF, accuracy=0.5, f1=0.5),

@@ -1,0 +1,167 @@
+"""benchmarks/choose.py: policies replayed on curves that are made up, so that what is best is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+ENDS = {
+    **{("full", rate): end for rate, end in ((3e-5, 0.7), (1e-4, 0.9), (3e-4, 0.6))},
+    **{("lora", rate): end for rate, end in ((3e-4, 0.75), (1e-3, 0.8), (3e-3, 0.7))},
+    **{("head", rate): end for rate, end in ((3e-3, 0.5), (1e-2, 0.6), (3e-2, 0.55))},
+}
+"""By setting, where its curve ends; full begins below all others."""
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def choose() -> ModuleType:
+    import choose
+
+    return choose
+
+
+def lines() -> list[dict[str, Any]]:
+    """Records of every cell, as `learning_curves.py` writes them."""
+    import learning_curves as recorder
+
+    paces = {
+        name: {"opening": 5.0, "step": step, "text": 0.01} for name, step in (("full", 2), ("lora", 1), ("head", 0.5))
+    }
+    made: list[dict[str, Any]] = [{"paces": paces}]
+    for cell in recorder.cells():
+        bits = {name: share(value, recorder.HELD_OUT) for name, value in (("tfidf", 0.55), ("zero-shot", 0.5))}
+        made.append({"untrained": vars(cell), "right": {name: recorder.packed(each) for name, each in bits.items()}})
+        for (method, rate), end in ENDS.items():
+            for length in (cell.steps, max(1, round(recorder.SHORT * cell.steps))):
+                made.append({"curve": {"cell": vars(cell), "method": method, "rate": rate, "steps": length}})
+                shares = recorder.SHARES if length == cell.steps else (1.0,)
+                slow = 0.6 if method == "full" else 0.2
+                reached = [end - slow * (1 - step * length / cell.steps) for step in shares]
+                made[-1]["points"] = [
+                    {
+                        "step": max(1, round(step * length)),
+                        "validation": value,
+                        "loss": 1 - value,
+                        "right": recorder.packed(share(value, recorder.HELD_OUT)),
+                    }
+                    for step, value in zip(shares, reached, strict=True)
+                ]
+    return made
+
+
+def share(value: float, count: int) -> np.ndarray:
+    return np.arange(count) < round(value * count)
+
+
+@pytest.fixture
+def there(choose: ModuleType) -> list[Any]:
+    from learning_curves import cells
+    from policies import recorded
+
+    return [recorded(lines(), cell) for cell in cells()]
+
+
+def test_with_all_time_whole_runs_keep_the_best_and_have_no_regret(choose: ModuleType, there: list[Any]) -> None:
+    from policies import POLICIES
+
+    for name in ("whole runs in a learnt order", "every method at its default", "Optuna's Hyperband"):
+        assert choose.regret(POLICIES[name], there, 600).mean == 0, name
+
+
+def test_the_learnt_order_begins_with_what_is_best_elsewhere(there: list[Any]) -> None:
+    from policies import portfolio
+
+    assert portfolio(there[:1])[0] == ("full", 1e-4)
+    assert sorted(portfolio(there)) == sorted(ENDS)
+
+
+def test_what_a_race_of_seconds_misses_is_its_regret(choose: ModuleType, there: list[Any]) -> None:
+    """Full, which ends best, is last at first: a race of short runs lets it fall behind."""
+    from policies import POLICIES
+
+    of_race = choose.regret(POLICIES["race of seconds (before)"], there, 5)
+    assert of_race.mean > 0.03
+    low, high = of_race.interval
+    assert low < of_race.mean < high
+
+
+@pytest.mark.parametrize("minutes", [1, 3, 10])
+def test_whole_runs_take_no_more_than_the_time(there: list[Any], minutes: float) -> None:
+    from policies import HELD_OUT, in_order, portfolio
+
+    for cell in there:
+        spent: list[float] = []
+        whole = cell.whole
+
+        def noting(setting: Any, steps: int, cell: Any = cell, spent: list[float] = spent, whole: Any = whole) -> Any:
+            spent.append(cell.seconds(setting[0], steps, cell.cut + HELD_OUT))
+            return whole(setting, steps)
+
+        object.__setattr__(cell, "whole", noting)
+        in_order(cell, 60 * minutes, portfolio(there))
+        assert sum(spent) <= 60 * minutes
+
+
+def test_what_the_floors_beat_is_not_handed_over(choose: ModuleType, there: list[Any]) -> None:
+    cell = there[0]
+    floor = cell.untrained["tfidf"]
+    assert choose.handed_over(cell, np.zeros(len(floor), bool)) is floor
+    assert choose.handed_over(cell, None) is floor
+    better = np.ones(len(floor), bool)
+    assert choose.handed_over(cell, better) is better
+
+
+def test_a_run_that_diverged_is_a_setting_that_answers_nothing(choose: ModuleType) -> None:
+    from learning_curves import cells
+    from policies import recorded
+
+    made = lines()
+    broken = next(one for one in made if "curve" in one and one["curve"]["method"] == "full")
+    broken["points"] = [{"step": 3, "validation": None, "loss": None}]
+    cell = recorded(made, cells()[0])
+    kept = cell.ends["full", 3e-5]
+    assert (kept.validation, kept.loss, kept.right.sum()) == (0.0, math.inf, 0)
+
+
+def test_the_last_line_has_the_regret_by_minutes_and_by_task(
+    choose: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "curves.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines()), encoding="utf-8")
+    report = tmp_path / "tables.md"
+    monkeypatch.setattr(sys, "argv", ["choose.py", "--curves", str(path), "--markdown", str(report)])
+    choose.main()
+    output = capsys.readouterr().out
+    found = json.loads(output.splitlines()[-1])
+    assert set(found) == {"regret", "by_task"}
+    assert set(found["regret"]) == {"5", "10", "30"}
+    assert found["regret"]["30"] == 0
+    assert set(found["by_task"]) == {
+        "products, 200 texts",
+        "products, 1,500 texts",
+        "tweets, 200 texts",
+        "tweets, 1,500 texts",
+    }
+    assert report.read_text(encoding="utf-8") == output.rpartition("\n{")[0]
+    assert "| **whole runs in a learnt order** |" in output
+
+
+def test_answers_are_kept_a_bit_each() -> None:
+    from learning_curves import HELD_OUT, packed, unpacked
+
+    right = np.random.default_rng(0).integers(0, 2, HELD_OUT).astype(bool)
+    assert (unpacked(packed(right)) == right).all()
+    assert len(packed(right)) == 2 * math.ceil(HELD_OUT / 8)
