@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from learning_curves import KEPT, cells, read
 from policies import POLICIES, Policy, Recorded, portfolio, recorded
 
 MINUTES = (5, 10, 30)
+PAGE = KEPT.parent / "choose.md"
+MARKS = re.compile(r"(<!-- begin: benchmarks/choose.py -->\n).*(<!-- end -->)", re.DOTALL)
 OURS = "whole runs in a learnt order"
 
 
@@ -102,6 +105,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=KEPT, help="a file of `learning_curves.py`")
     parser.add_argument("--scale", type=float, default=1.0, help="how many times as fast as the paces the machine is")
     parser.add_argument("--markdown", type=Path, help="write the tables there")
+    parser.add_argument("--page", action="store_true", help="put them between the marks of docs/choose.md")
     options = parser.parse_args()
     lines = read(options.curves)
     there = [recorded(lines, cell) for cell in cells()]
@@ -112,6 +116,9 @@ def main() -> None:
     print(text)
     if options.markdown:
         options.markdown.write_text(text, encoding="utf-8")
+    if options.page:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(MARKS.sub(lambda marks: f"{marks[1]}\n{text}\n{marks[2]}", page), encoding="utf-8")
     found = {minutes: regret(POLICIES[OURS], there, minutes * options.scale) for minutes in MINUTES}
     by_task = {
         name: {str(minutes): round(float(one.by_cell[name].mean()), 4) for minutes, one in found.items()}

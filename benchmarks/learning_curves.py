@@ -219,6 +219,9 @@ def main() -> None:
     if options.keep:
         KEPT.write_text("".join(json.dumps(one) + "\n" for one in read(RECORDS)), encoding="utf-8")
         return
+    if not RECORDS.exists() and KEPT.exists():  # go on with what is kept
+        RECORDS.parent.mkdir(exist_ok=True)
+        RECORDS.write_bytes(KEPT.read_bytes())
     if options.paces:
         add(paces())
         return

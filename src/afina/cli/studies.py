@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 def study(
     source: Annotated[
-        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, fair, paper.", metavar="STUDY")
+        str, typer.Argument(help="A study file (TOML), or a preset: quickstart, fair, methods, paper.", metavar="STUDY")
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Where results go; by default results/NAME.")] = None,
     overrides: Overrides = None,
