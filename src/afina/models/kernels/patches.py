@@ -54,7 +54,12 @@ class Patch(IntEnum):
     LOOK_UP = auto()
     """Forward of an embedding that trains. After its weight is lowered, since it reads the float32 one behind that."""
     PACKED = auto()
-    """Forward of a frozen linear layer, and its weight. Last: a forward from before cannot read the weight any more."""
+    """Forward of a frozen linear layer, and its weight. After all others: a forward from before cannot read the weight
+    any more."""
+
+    # By `afina.models.host`, when it is known what the model computes with:
+    RIDDEN = auto()
+    """Forward of every layer that several adapters may change, around its own."""
 
 
 def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: Any) -> None:
@@ -121,7 +126,7 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
         if adapter is not None:
             patch(layer, Patch.LORA, lora_layer, adapter)
         elif (adapter := dora.dora_adapter(layer)) is not None:
-            dora.prepare(layer)
+            dora.prepare(layer, layer.base_layer)
             patch(layer, Patch.DORA, dora.dora_layer, adapter)
         elif (adapter := vera_adapter(layer)) is not None:
             patch(layer, Patch.VERA, vera_layer, adapter)
