@@ -14,7 +14,8 @@ from crowd import adapter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from afina import Adapter, Backbone, Predictor
+from afina import Adapter, Backbone, Predictor, digest
+from afina.errors import CorruptAdapter
 from afina.models.host import Host
 from afina.serving.engine import Engine
 from fakes import TEXTS, Backbones, sentences
@@ -141,8 +142,16 @@ def test_only_what_changes_a_matrix_or_an_embedding_has_a_model_of_its_own(crowd
 @pytest.mark.parametrize("family", ["gptj", "gpt_neox", "mistral", "qwen2", "qwen3"])
 def test_other_families(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
-    with_biases = [("lora+bitfit", {"lora": {"dora": True}})] if family in ("gptj", "gpt_neox", "qwen2") else []
-    cases = RIDING + with_biases
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("lora", {"targets": "all-linear", "dora": True}),
+        ("layernorm", {}),
+        ("ia3", {}),
+        ("prompt+prefix", {"prompt": {"tokens": 3}, "prefix": {"tokens": 2}}),
+        ("adapter", {"kind": "houlsby"}),
+        ("adapter", {"kind": "parallel"}),
+        ("head", {}),
+        ("lora+bitfit", {}) if family in ("gptj", "gpt_neox", "qwen2") else ("vera", {"r": 8}),
+    ]
     adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
     made = Crowd(backbone, adapters, TEXTS)
     with made.engine:
@@ -180,9 +189,6 @@ def test_a_text_is_computed_once_for_adapters_that_leave_the_model_as_it_is(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_an_adapter_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd, value: float) -> None:
-    from afina import digest
-    from afina.errors import CorruptAdapter
-
     good = crowd.adapters[0]
     tensors = {
         name: torch.full_like(tensor, value) if "lora_B" in name else tensor for name, tensor in good.tensors.items()
@@ -196,3 +202,33 @@ def test_an_adapter_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd, valu
         assert not isinstance(found, Exception)
         expected = crowd.alone[crowd.adapters.index(one)]
         assert np.abs(found.outputs - expected[crowd.texts.index(text)]).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_another_type_of_pefts_has_a_model_of_its_own(crowd: Crowd) -> None:
+    one = adapter(crowd.backbone, "peft", {"type": "LN_TUNING"})
+    found = crowd.engine.predict([(each, TEXTS[2]) for each in (crowd.adapters[0], one, crowd.adapters[1])])
+    expected = Predictor.of(one, crowd.backbone).outputs([TEXTS[2]])[0]
+    assert np.allclose(found[1].outputs, expected, atol=TOLERANCE)
+    assert not crowd.engine.load(one)[0].rides
+
+
+def test_bfloat16_is_as_near_as_a_predictors(crowd: Crowd) -> None:
+    with Engine(crowd.backbone, dtype="bfloat16") as engine:
+        for which, one in [*enumerate(crowd.adapters)][::3]:
+            found = engine.predict([(each, text) for text in crowd.texts for each in (one, crowd.adapters[0])])[::2]
+            scale = np.abs(crowd.alone[which]).max()
+            lowered = Predictor.of(one, crowd.backbone, "bfloat16").outputs(crowd.texts)
+            allowed = 2 * np.abs(lowered - crowd.alone[which]).max() + 0.01 * scale
+            assert np.abs(np.stack([each.outputs for each in found]) - crowd.alone[which]).max() <= allowed
+
+
+def test_texts_too_long_for_one_row_and_for_the_short_kernel(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = " ".join(crowd.texts)[:600]
+    monkeypatch.setattr("afina.models.kernels.attention.SHORT", 8)
+    monkeypatch.setattr("afina.serving.mixing.TOKEN_BUDGET", 300)
+    riding = [one for one in crowd.adapters[::2] if one.manifest.max_length == 0]
+    found = crowd.engine.predict([(one, text) for one in riding for text in (long, *crowd.texts[:3])])
+    for place, one in enumerate(riding):
+        expected = Predictor.of(one, crowd.backbone).outputs([long, *crowd.texts[:3]])
+        mine = np.stack([each.outputs for each in found[4 * place : 4 * place + 4]])
+        assert np.abs(mine - expected).max() <= TOLERANCE * np.abs(expected).max()

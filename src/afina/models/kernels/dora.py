@@ -29,10 +29,10 @@ def dora_adapter(layer: nn.Module) -> str | None:
     return name if name is not None and type(peft_layer.base_layer) in (nn.Linear, Conv1D) else None
 
 
-def prepare(layer: Any, frozen: Any) -> None:
-    """Give a layer what is needed of the frozen weight in it, or of its own, while that is float32, and not packed."""
+def prepare(layer: Any, frozen: Any = None) -> None:
+    """Give a layer what is needed of a frozen weight, by default that in it, while it is float32, and not packed."""
     if not hasattr(layer, SQUARES):
-        weight = Operands.of(frozen).weight
+        weight = Operands.of(layer.base_layer if frozen is None else frozen).weight
         layer.register_buffer(SQUARES, weight.float().square().sum(1), persistent=False)
 
 

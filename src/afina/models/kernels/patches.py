@@ -126,7 +126,7 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
         if adapter is not None:
             patch(layer, Patch.LORA, lora_layer, adapter)
         elif (adapter := dora.dora_adapter(layer)) is not None:
-            dora.prepare(layer, layer.base_layer)
+            dora.prepare(layer)
             patch(layer, Patch.DORA, dora.dora_layer, adapter)
         elif (adapter := vera_adapter(layer)) is not None:
             patch(layer, Patch.VERA, vera_layer, adapter)
