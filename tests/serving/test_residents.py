@@ -18,6 +18,7 @@ from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidS
 from afina.models.bag_of_words import BagOfWords
 from afina.serving.boarding import Boarding
 from afina.serving.engine import Engine
+from afina.store.version import Version
 from fakes import Backbones
 
 TOLERANCE = 1e-5
@@ -136,6 +137,27 @@ def test_a_lease_keeps_its_version_whatever_happens_to_it(
     lease.release()
     with pytest.raises(NotFound, match="version 1 was deleted"):
         engine.predict([(reference, TEXTS[1])])
+
+
+def test_a_version_that_goes_while_it_is_read_is_looked_up_once_more(
+    gpt2: Backbone, store: AdapterStore, publish: Callable[[int, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = publish(0, "acme/reviews"), publish(1, "acme/reviews")
+    store.alias(first.removeprefix("store:"))
+    plain = AdapterStore.adapter
+
+    def late(self: AdapterStore, version: Version) -> Adapter:
+        if version.number == 1:
+            store.alias(second.removeprefix("store:"))
+            store.delete(str(version), reason="wrong")
+            store.gc()
+        return plain(self, version)
+
+    monkeypatch.setattr(AdapterStore, "adapter", late)
+    with Engine(gpt2, store, fresh=60) as engine:
+        assert engine.predict([("store:acme/reviews@production", "a")])[0].version == "acme/reviews@2"
+        with pytest.raises(NotFound, match="version 1 was deleted"):
+            engine.predict([(first, "a")])
 
 
 def test_beyond_the_limit_what_was_used_longest_ago_goes_and_what_is_pinned_or_held_stays(

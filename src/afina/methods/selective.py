@@ -53,10 +53,12 @@ class Selective(Method):
         for name, plain in heard.items():
             path, _, kind = plain.rpartition(".")
             theirs.setdefault(path, {})[kind] = state[name]
+        shapes = {plain_name(name): parameter.dim() for name, parameter in model.named_parameters()}
+        matrices = {name.rpartition(".")[0] for name, sides in shapes.items() if sides > 1}
         changes: dict[str, tuple[Change, ...]] = {}
         for path, vectors in theirs.items():
             layer = base.get_submodule(path)
-            if all(parameter.dim() == 1 for parameter in layer.parameters()):
+            if path not in matrices:
                 changes[path] = (Renormed(layer, **vectors),)
             elif vectors.keys() == {"bias"}:
                 bias = layer.bias.detach()

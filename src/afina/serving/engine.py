@@ -11,7 +11,8 @@ import torch
 
 from afina import device as devices
 from afina.card import Shown
-from afina.errors import AfinaError
+from afina.errors import AfinaError, Busy, NotFound
+from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.host import Host
@@ -88,12 +89,13 @@ class Engine(Shown):
         """The adapters in memory, the one used last first; of each, whether it shares the model and what it takes."""
         return self._residents.all()
 
-    def lease(self, address: Address) -> Lease:
+    def lease(self, address: Address, *, anew: bool = False) -> Lease:
         """A lease on what an address means now, until it is released; loading begins, and is not waited for.
 
+        anew  look it up, however fresh it is
         Raises what looking it up does: NotFound, InvalidName, InvalidStudy, CorruptAdapter.
         """
-        found = self._sources.find(address)
+        found = self._sources.find(address, anew=anew)
         return self._residents.lease(found.digest, lambda: self._boarding.board(found.read()), found.version)
 
     def load(self, *addresses: Address) -> tuple[Resident, ...]:
@@ -142,11 +144,11 @@ class Engine(Shown):
         outcomes: list[Outcome | None] = [None] * len(given)
         asked: dict[int, Asked] = {}
         with ExitStack() as stack:
-            for index, lease in enumerate(self._leases(given, stack)):
+            leases = self._leases(given, stack)
+            for index, one in enumerate(given):
                 try:
-                    if isinstance(lease, AfinaError):
-                        raise lease
-                    asked[index] = Asked(lease.resident(), lease.version, given[index].text, given[index].pair)
+                    lease, resident = self._boarded(leases[index], one.adapter, stack)
+                    asked[index] = Asked(resident, lease.version, one.text, one.pair)
                 except AfinaError as error:
                     outcomes[index] = error
             for index, outcome in zip(asked, self._answering.outcomes([*asked.values()]), strict=True):
@@ -166,6 +168,18 @@ class Engine(Shown):
                 except AfinaError as error:
                     found[key] = error
         return [found[key] for key in keys]
+
+    def _boarded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> tuple[Lease, Resident]:
+        """A lease and its adapter, loaded. What was removed or exchanged while it was read is looked up once more."""
+        if isinstance(lease, AfinaError):
+            raise lease
+        try:
+            return lease, lease.resident()
+        except (Busy, NotFound):
+            if isinstance(adapter, Adapter | Lease):
+                raise
+        again = stack.enter_context(self.lease(adapter, anew=True))
+        return again, again.resident()
 
     def close(self) -> None:
         """Load nothing more; who is being answered is answered."""

@@ -41,20 +41,23 @@ class Sources:
         self._versions: dict[str, tuple[float, Version]] = {}
         self._directories: dict[Path, tuple[_Signature, str]] = {}
 
-    def find(self, address: Address) -> Found:
-        """Raises NotFound for what is not there, InvalidStudy for a reference without a store, InvalidName."""
+    def find(self, address: Address, *, anew: bool = False) -> Found:
+        """What it means; anew: look a reference up, however fresh it is.
+
+        Raises NotFound for what is not there, InvalidStudy for a reference without a store, InvalidName.
+        """
         if isinstance(address, Adapter):
             return Found(address.digest, lambda: address)
         if isinstance(address, Version):
             return self._of_version(address)
         if isinstance(address, str) and address.startswith(PREFIX):
-            return self._of_version(self._version(address))
+            return self._of_version(self._version(address, anew))
         return self._of_directory(Path(address))
 
-    def _version(self, reference: str) -> Version:
+    def _version(self, reference: str, anew: bool) -> Version:
         now = meter.now()
         found = self._versions.get(reference)
-        if found is not None and now - found[0] < self.fresh:
+        if found is not None and not anew and now - found[0] < self.fresh:
             return found[1]
         self._versions.pop(reference, None)  # what is not there any more is not there for others either
         version = self._demanded().show(reference)
