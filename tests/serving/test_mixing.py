@@ -112,7 +112,7 @@ def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crow
         yield made
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_mix_is_answered_as_each_adapter_alone(crowd: Crowd, data: st.DataObject) -> None:
     pairs = st.tuples(st.integers(0, len(crowd.adapters) - 1), st.integers(0, len(crowd.texts) - 1))
