@@ -109,6 +109,7 @@ def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crow
     adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
     made = Crowd(backbone, adapters, [*TEXTS, *(text for text, _ in sentences(4))])
     with made.engine:
+        assert len(made.alone) == len(made.engine.load(*adapters))  # here, not in the first test
         yield made
 
 

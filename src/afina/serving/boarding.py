@@ -25,7 +25,7 @@ from afina.serving.resident import Apart, Resident, Riding
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEPT = 32
+_KEPT = 64
 """Skeletons, those used last."""
 
 
