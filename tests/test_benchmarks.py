@@ -108,6 +108,18 @@ def test_prediction_reports_the_quotients_of_its_speeds_and_the_same_labels(path
 
 
 @pytest.mark.slow
+def test_mixed_batches_are_told_beside_the_merged_model_and_pefts_and_answer_alike(path: str, toy: str) -> None:
+    arguments = ("--adapters", "1,3,32", "--batches", "1", "--repeats", "1", "--backbone", path, "--task", toy)
+    result = last_line(run("serve.py", *arguments).stdout)
+    assert list(result["mixed"]) == ["1", "3", "32"]
+    for one in result["mixed"].values():
+        assert one["relative_to_merged"] == one["texts_per_second"] / result["merged"]
+        assert one["relative_to_peft"] == one["texts_per_second"] / one["peft_texts_per_second"]
+        assert one["difference"] < 1e-5
+        assert one["equal_labels"] == 1
+
+
+@pytest.mark.slow
 def test_long_texts_are_measured_in_a_process_an_arm(path: str, tmp_path: Path) -> None:
     from long_texts import ARMS, BATCH_SIZE
 

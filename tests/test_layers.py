@@ -46,23 +46,26 @@ LAYERS = {
         "comparison",
     ),
     "models": (
-        "families shapes objective label_words kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
-        "source dimensions virtual_tokens kernels.insertion objectives",
+        "families shapes objective label_words rider",
+        "kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
+        "source dimensions virtual_tokens kernels.insertion kernels.riding kernels.ia3 objectives",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",
         "kernels.patches",
         "backbone meta bag_of_words",
         "classifier",
+        "host",
     ),
     "methods": (
         "method",
-        "attachment selective peft outside virtual",
+        "attachment selective peft_layers outside virtual",
+        "peft",
         "baseline zero_shot full lora ia3 vera prelayer foreign sum head last bitfit layernorm",
         "bottleneck prompt prefix peft_type",
         "methods",
         "parameters",
     ),
-    "inference": ("predictor", "probes calibration", "evaluation asking merging importing"),
+    "inference": ("reading", "predictor", "probes calibration", "evaluation asking merging importing"),
     "store": (
         # each package within: no store, no version
         "names steps version blobs blobs.blobs blobs.answers intake intake.limits",
@@ -81,6 +84,12 @@ LAYERS = {
         "reader",
         "exchange",
         "adapter_store",
+    ),
+    "serving": (
+        "resident sources",
+        "residents boarding mixing",
+        "answering",
+        "engine",
     ),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
@@ -146,9 +155,9 @@ STRANGERS = {
     "stats": {"data"},
     "notebook": {"cli"},
     "cli": {"notebook"},
-    "training": {"store"},
-    "studies": {"store"},
-    "report": {"store"},
+    "training": {"store", "serving"},
+    "studies": {"store", "serving"},
+    "report": {"store", "serving"},
 }
 """Packages that stand side by side: those that a package does not import, though they come before it in the table."""
 
@@ -158,7 +167,7 @@ DOORS = {"__init__", "__main__"}
 OWNERS = {
     "transformers": "data.template data.tokenize data.token_cache models.backbone models.address models.pretrained "
     "models.meta models.output_embedding "
-    "models.kernels.attention models.kernels.linear models.kernels.dora models.kernels.vera",
+    "models.kernels.attention models.kernels.linear models.kernels.dora models.kernels.ia3 models.kernels.vera",
     "peft": "methods.*",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",

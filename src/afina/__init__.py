@@ -19,6 +19,7 @@ _HOMES = {
     "AfinaError": "afina.errors",
     "Backbone": "afina.models.backbone",
     "Classifier": "afina.models.classifier",
+    "Engine": "afina.serving.engine",
     "Lines": "afina.report.progress",
     "METHODS": "afina.methods",
     "Predictor": "afina.inference.predictor",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from afina.models.backbone import Backbone as Backbone
     from afina.models.classifier import Classifier as Classifier
     from afina.report.progress import Lines as Lines
+    from afina.serving.engine import Engine as Engine
     from afina.store.adapter_store import AdapterStore as AdapterStore
     from afina.studies.recommend import recommend as recommend
     from afina.studies.record import Record as Record

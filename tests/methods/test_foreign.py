@@ -146,3 +146,10 @@ def test_a_rank_wider_than_every_layer_is_an_error_that_says_how_wide_they_are(
     with pytest.raises(InvalidStudy, match=rf"method lora: r is 1,000,000, and the widest .* adapt has {widest} "):
         classifier.wrap(make("lora", {"r": 1_000_000}).for_family(family).attach)
     classifier.wrap(METHODS["lora"](r=widest).for_family(family).attach)
+
+
+def test_opening_it_changes_neither_its_settings_nor_its_digest(gpt2: Backbone, saved: Path) -> None:
+    adapter = Adapter.load(saved)
+    before = adapter.digest, json.dumps(adapter.manifest.hyperparameters, sort_keys=True)
+    Predictor.of(adapter, gpt2)
+    assert (adapter.digest, json.dumps(adapter.manifest.hyperparameters, sort_keys=True)) == before

@@ -42,7 +42,7 @@ class Limits:
             chosen = np.arange(start, min(start + self.examples, len(lengths)))
             if lengths[chosen].sum() > self.tokens:
                 chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
-                parts += [chosen[first:last] for first, last in _runs(lengths[chosen], self.tokens)]
+                parts += [chosen[first:last] for first, last in runs(lengths[chosen], self.tokens)]
             else:
                 parts.append(chosen)
         return parts
@@ -135,12 +135,12 @@ def by_length(
     """
     lengths = encoded.lengths
     order = np.argsort(lengths, kind="stable") if among is None else among[np.argsort(lengths[among], kind="stable")]
-    for first, last in _runs(lengths[order] + before, budget):
+    for first, last in runs(lengths[order] + before, budget):
         chosen = order[first:last]
         yield chosen, pack([encoded[index] for index in chosen])
 
 
-def _runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
+def runs(lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
     """Consecutive (first, last) whose lengths add up to at most `budget`, as many in each as fit, at least one."""
     first, size = 0, 0
     for last, length in enumerate(lengths.tolist()):

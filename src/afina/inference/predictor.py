@@ -17,22 +17,21 @@ import numpy as np
 import torch
 
 from afina import device as devices
-from afina import methods
 from afina.allocator import keep_freed
 from afina.card import Shown
 from afina.data.loader import by_length
-from afina.data.readers.texts import refuse_blank
 from afina.data.template import Template
-from afina.data.tokenize import Encoded, encode
-from afina.errors import CorruptAdapter, InvalidData, InvalidStudy, NotFound, WrongBackbone
+from afina.data.tokenize import Encoded
+from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Progress, ignore
+from afina.inference import reading
+from afina.inference.reading import Reading
 from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier
-from afina.models.families import is_head
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 
@@ -124,22 +123,7 @@ class Predictor(Shown, ABC):
     @property
     def takes_pairs(self) -> bool | None:
         """Whether it was trained on pairs of texts; None where its manifest does not tell."""
-        if self.manifest.template is not None:
-            return Template(self.manifest.template).takes_pairs
-        return True if self.manifest.data.get("text_pair") else None
-
-    def _check(self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int) -> None:
-        if self.takes_pairs not in (None, pairs is not None):
-            if pairs is not None:
-                raise InvalidData(
-                    f"{self.where}: trained on single texts, and these are pairs. Name the one column to read with "
-                    "`text`."
-                )
-            raise InvalidData(
-                f"{self.where}: trained on pairs of texts, and these are single texts. Give pairs: a `file` with a "
-                "column of second texts, which `text_pair` names."
-            )
-        refuse_blank(texts, pairs, where=where, before=before)
+        return reading.takes_pairs(self.manifest)
 
     def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0) -> np.ndarray:
         """Outputs of raw texts, [N, width]; `before` as in `predict`."""
@@ -184,7 +168,7 @@ class WordsPredictor(Predictor):
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[np.ndarray, int]:
         """As `Predictor.predict`, float64."""
-        self._check(texts, pairs, where, before)
+        reading.check(self.manifest, self.where, texts, pairs, where=where, before=before)
         return self.model.outputs(joined(texts, pairs)), 0
 
 
@@ -204,13 +188,10 @@ class ModelPredictor(Predictor):
         """In float32. Raises as `Predictor.of` does."""
         manifest = adapter.manifest
         gc.collect()  # a model and its patches refer to each other: one that was let go of stays until this
-        method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
-        _check_sizes(adapter, backbone, method.takes_positions)
+        method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
         classifier = Classifier.open(backbone, asked.label_names, seed=0, problem_type=asked.problem_type)
-        if manifest.backbone_digest is not None:
-            _check(adapter, backbone, classifier)
-        method = method.for_family(backbone.family)
+        reading.check_backbone(adapter, backbone, classifier.body)
         method.check(classifier.model, adapter.tensors)
         classifier.wrap(method.attach)
         method.restore(classifier.model, adapter.tensors)
@@ -231,70 +212,29 @@ class ModelPredictor(Predictor):
             self.classifier.lower(wanted, packs=self.method.packs, unlowered=unlowered)
 
     @cached_property
+    def reading(self) -> Reading:
+        """How it reads texts."""
+        return Reading(self.manifest, self.where, self.backbone, self.method)
+
+    @property
     def template(self) -> Template | None:
         """What texts are put in before they are read."""
-        return Template(self.manifest.template) if self.manifest.template is not None else None
+        return self.reading.template
 
     @property
     def max_length(self) -> int:
         """Tokens that a text is cut to."""
-        return self.manifest.max_length or self.backbone.longest - self.method.takes_positions
+        return self.reading.max_length
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> Encoded:
         """The texts as the adapter was trained to read them; raises as `predict` does."""
-        self._check(texts, pairs, where, before)
-        tokenizer, length = self.backbone.tokenizer, self.max_length
-        return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
+        return self.reading.encode(texts, pairs, where=where, before=before)
 
     def predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[np.ndarray, int]:
         """As `Predictor.predict`, float32."""
         encoded = self.encode(texts, pairs, where=where, before=before)
-        outputs = logits(self.classifier, encoded)
-        if not np.isfinite(outputs).all():
-            raise CorruptAdapter(
-                f"{self.where}: its outputs are no numbers, or too large, for some of the texts. Train it again."
-            )
-        return outputs, encoded.truncated
-
-
-def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
-    """Raise CorruptAdapter where a size that the manifest states cannot be, before anything is as large as that.
-
-    taken: tokens that its method takes from what a text may have
-    """
-    manifest = adapter.manifest
-    if manifest.max_length + taken > backbone.longest:
-        beside = f" beside the {taken} of its method" if taken else ""
-        raise CorruptAdapter(
-            f"{adapter.where}: its maximum length is {manifest.max_length} tokens, backbone {backbone.address} takes "
-            f"{backbone.longest - taken} at most{beside}. Copy the adapter again, or train it again."
-        )
-    for name, tensor in adapter.tensors.items():
-        rows = tensor.shape[0] if tensor.dim() == 2 else 0
-        if is_head(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
-            raise CorruptAdapter(
-                f"{adapter.where}: its head {name} has shape {list(tensor.shape)}, and there are "
-                f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again."
-            )
-
-
-def _check(adapter: Adapter, backbone: Backbone, classifier: Classifier) -> None:
-    manifest = adapter.manifest
-    if (found := backbone.digest_of(classifier.body)) == manifest.backbone_digest:
-        return
-    raise WrongBackbone(
-        f"{adapter.where}: made for backbone {manifest.backbone} with digest {str(manifest.backbone_digest)[:19]}, "
-        f"but {backbone.address} has {found[:19]} ({_difference(backbone, classifier, manifest)}). "
-        "Give the right one with `backbone`."
-    )
-
-
-def _difference(backbone: Backbone, classifier: Classifier, manifest: Manifest) -> str:
-    if backbone.tokenizer_digest == manifest.tokenizer_digest:
-        return "the weights differ"
-    with_its_tokenizer = backbone.digest_of(classifier.body, manifest.tokenizer_digest)
-    return "the tokenizer differs" if with_its_tokenizer == manifest.backbone_digest else "weights and tokenizer differ"
+        return reading.finite(logits(self.classifier, encoded), self.where), encoded.truncated

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from afina.errors import InvalidStudy
-from afina.methods.method import Method
+from afina.methods.method import Method, plain_name
 from afina.models.families import FAMILIES, HEAD
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.models.rider import Change, Rider
 
 _LARGEST = 1e6
 """Scale; far more than any use of it."""
@@ -67,3 +72,21 @@ class Adapter(Method):
         from afina.models.bottleneck import NAME
 
         return not {NAME, HEAD}.isdisjoint(name.split("."))
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Each module, at the one that it belongs to."""
+        from afina.models.bottleneck import NAME, Added
+        from afina.models.rider import Rider
+
+        changes: dict[str, tuple[Change, ...]] = {}
+        heard: set[str] = set()
+        for full, module in model.named_modules():
+            if full.rpartition(".")[2] != NAME:
+                continue
+            names = [f"{full}.{layer}.{kind}" for layer in ("down", "up") for kind in ("weight", "bias")]
+            down, down_bias, up, up_bias = (state[name] for name in names)
+            beside = self.kind == "parallel"
+            made = Added(down, down_bias, up, up_bias, module.activation, module.scale, beside)
+            changes[plain_name(full).removesuffix(f".{NAME}")] = (made,)
+            heard.update(names)
+        return Rider(changes, heard=frozenset(heard))

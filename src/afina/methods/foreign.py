@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,8 +44,8 @@ class Foreign(PeftMethod):
         from peft import PeftConfig
 
         try:
-            # peft would warn that its base is found elsewhere
-            given = {key: value for key, value in self.saved.items() if key != "base_model_name_or_path"}
+            # peft would warn that its base is found elsewhere, and adds to lists that it is given
+            given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
             settings = PeftConfig.from_peft_type(**given)
             kind = str(settings.peft_type.value)
         except OF_PEFT as error:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from afina.models.backbone import Backbone
+    from afina.models.rider import Rider
 
 
 _LATER = "later"
@@ -178,6 +179,14 @@ class Method(ABC):
         with torch.no_grad():
             for name, tensor in expected.items():
                 tensor.copy_(state[name])
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """How a saved state takes part in a row of several adapters; None: it does not, and needs weights of its own.
+
+        model  attached, on the `meta` device;  state  of such a model;  base  the frozen one, without the method
+        What the rider does not name among what it has `heard` is taken for a reason to let it have its own weights.
+        """
+        return None
 
     def merged(self, model: Any) -> Any:
         """The attached model without what stands beside the backbone's weights, folded into them. Changes `model`.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from afina.models.backbone import Backbone
+    from afina.models.rider import Rider
 
 
 OF_PEFT = (
@@ -62,6 +63,12 @@ class PeftMethod(Method):
         check_names(self.state(model), state)
         with quiet():
             set_peft_model_state_dict(model, dict(state))
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Where every layer that peft wraps computes what has a `Change`."""
+        from afina.methods import peft_layers
+
+        return peft_layers.rider(model, state, base)
 
     def merged(self, model: Any) -> Any:
         """By peft. Raises InvalidStudy where its type has no such way, or what would come of it is no number."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from afina.methods.method import plain_name
 from afina.methods.virtual import Virtual
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.models.rider import Rider
 
 
 @dataclass(frozen=True)
@@ -38,3 +45,14 @@ class Prefix(Virtual):
         columns = virtual_tokens.activations(body, rows)
         for attention, (key, value) in zip(virtual_tokens.attentions(body), columns, strict=True):
             attention.add_module(self.adds, virtual_tokens.Prefix(key, value))
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Its keys and values, by attention."""
+        from afina.models.rider import Columns, Rider
+
+        added = self.added(state)
+        found: dict[str, dict[str, Tensor]] = {}
+        for name in added:
+            path, _, kind = plain_name(name).rpartition(".")
+            found.setdefault(path.removesuffix(f".{self.adds}"), {})[kind] = state[name].transpose(0, 1)
+        return Rider(prefix={path: Columns(**two) for path, two in found.items()}, heard=frozenset(added))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.methods.virtual import Virtual
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.models.rider import Rider
 
 
 @dataclass(frozen=True)
@@ -33,3 +39,10 @@ class Prompt(Virtual):
         from afina.models import virtual_tokens
 
         body.add_module(self.adds, virtual_tokens.Prompt(virtual_tokens.words(body, self.tokens)))
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Its rows."""
+        from afina.models.rider import Rider
+
+        (name,) = self.added(state)
+        return Rider(prompt=state[name], heard=frozenset({name}))

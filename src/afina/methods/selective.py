@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from afina.methods.method import Method, plain_name
-from afina.models.families import HEAD
+from afina.models.families import HEAD, is_head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from afina.models.rider import Change, Rider
 
 
 @dataclass(frozen=True)
@@ -36,3 +42,27 @@ class Selective(Method):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(plain_name(name) in chosen)
         return model
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Biases and norms take part; a changed matrix, or embedding, is a model of its own."""
+        from afina.models.rider import Renormed, Rider, Shifted
+
+        own = self.chosen(model) & {name for name, _ in base.named_parameters()}
+        theirs: dict[str, dict[str, Tensor]] = {}
+        heard = {name: plain_name(name) for name in state if plain_name(name) in own and not is_head(name)}
+        for name, plain in heard.items():
+            path, _, kind = plain.rpartition(".")
+            theirs.setdefault(path, {})[kind] = state[name]
+        shapes = {plain_name(name): parameter.dim() for name, parameter in model.named_parameters()}
+        matrices = {name.rpartition(".")[0] for name, sides in shapes.items() if sides > 1}
+        changes: dict[str, tuple[Change, ...]] = {}
+        for path, vectors in theirs.items():
+            layer = base.get_submodule(path)
+            if path not in matrices:
+                changes[path] = (Renormed(layer, **vectors),)
+            elif vectors.keys() == {"bias"}:
+                bias = layer.bias.detach()
+                changes[path] = (Shifted(vectors["bias"].to(bias.device) - bias),)
+            else:
+                return None
+        return Rider(changes, heard=frozenset(heard))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from afina.models.backbone import Backbone
+    from afina.models.rider import Rider
 
 PLUS = "+"
 MULTIPLIER = "multiplier"
@@ -207,6 +208,15 @@ class Sum(Method):
             for name, parameter in beside.items():
                 parameter.copy_(state[name])
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Where every part has one; what is changed inside a layer of peft's comes first."""
+        from afina.models.rider import Rider
+
+        inside = sorted(self.parts.values(), key=lambda part: not isinstance(part, Selective))
+        riders = [part.rider(model, state, base) for part in inside]
+        made = [one for one in riders if one is not None]
+        return Rider.joined(made) if len(made) == len(riders) else None
 
     def merged(self, model: Any) -> Any:
         """Of what peft wraps; what other parts have added stays."""

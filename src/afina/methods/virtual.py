@@ -63,9 +63,13 @@ class Virtual(Method):
         """What it adds, and the head."""
         return not {self.adds, HEAD}.isdisjoint(name.split("."))
 
+    def added(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Names of the saved tensors of what it adds."""
+        return [name for name in state if self.adds in plain_name(name).split(".")]
+
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """What is saved must have as many virtual tokens as the settings say."""
-        added = {name: tensor for name, tensor in state.items() if self.adds in plain_name(name).split(".")}
+        added = {name: state[name] for name in self.added(state)}
         if not added:
             raise CorruptAdapter(f"the adapter has no tensor of method {self.name}. Copy it again, or train it again.")
         for name, tensor in added.items():

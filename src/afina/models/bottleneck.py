@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, relu
+from torch.nn.functional import gelu, linear, relu
+
+from afina.models.rider import Change
 
 NAME = "bottleneck"
 """What it is called among the children of the module that it belongs to."""
@@ -47,3 +50,26 @@ def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any)
 def beside(module: Any, plain: Callable[..., Any], inputs: Tensor) -> Any:
     """A module of one input, whose own forward is `plain`, and the bottleneck of the same input added."""
     return plain(inputs) + module.get_submodule(NAME)(inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Added(Change):
+    """What a bottleneck adds to a module's output. Weights and biases of its two layers, as `nn.Linear` has them.
+
+    beside  whether it reads what the module was given, and not what comes out
+    """
+
+    down: Tensor
+    down_bias: Tensor
+    up: Tensor
+    up_bias: Tensor
+    activation: str
+    scale: float
+    beside: bool
+
+    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
+        """[N, width], both."""
+        given = inputs if self.beside else outputs
+        assert given is not None
+        inner = ACTIVATIONS[self.activation](linear(given, self.down, self.down_bias))
+        outputs.add_(linear(inner, self.up, self.up_bias), alpha=self.scale)

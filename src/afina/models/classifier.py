@@ -119,6 +119,13 @@ class Classifier(nn.Module):
         empty = layout_of(self.body, torch.zeros(1, dtype=torch.int32))
         return empty.before + empty.prefix
 
+    @property
+    def size(self) -> int:
+        """Bytes of all weights, also of those that are kept in oneDNN's order."""
+        packed = [module.__dict__["packed"] for module in self.model.modules() if "packed" in module.__dict__]
+        kept = [*self.model.parameters(), *(one.weight for one in packed), *(one.transposed for one in packed)]
+        return sum(int(weight.numel()) * weight.element_size() for weight in kept)
+
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """Logits, float32 [B, number of labels]: the head applied to each sequence's last token.
 
@@ -129,7 +136,14 @@ class Classifier(nn.Module):
     def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """What the head is given: the body's output at each sequence's last token, float32 [B, width]."""
         layout = layout or self.layout(packed)
-        output = self.body(**self._row(packed, layout), use_cache=False, layout=layout)
+        return self.read(self._row(packed, layout), layout)
+
+    def read(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
+        """Features of a row that is laid out already, float32 [B, width]: what the body takes, by name.
+
+        options  for attention, see `afina.models.kernels.attention.packed_attention`
+        """
+        output = self.body(**row, use_cache=False, layout=layout, **options)
         hidden = output.last_hidden_state.squeeze(0)
         last: Tensor = hidden.index_select(0, layout.bounds[1:].long() - 1)
         return last.float()

@@ -19,7 +19,11 @@ from afina.models.shapes import CONFIGURATIONS
 
 def meta_model(address: str, labels: int = 2) -> PreTrainedModel:
     """transformers' classifier, from the configuration at that address alone. Raises NotFound, InvalidStudy."""
-    config = _configuration(address)
+    return meta_of(_configuration(address), labels)
+
+
+def meta_of(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
+    """The same, from a configuration, which is changed."""
     config.num_labels = labels
     with torch.device("meta"), quiet():
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention.NAME)

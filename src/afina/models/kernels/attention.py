@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from afina.models.kernels.dropout import scaled_mask
 from afina.models.kernels.insertion import insert, take_out
 from afina.models.kernels.layout import Layout
+from afina.models.kernels.riding import Stretches
 from afina.models.virtual_tokens import prefix_of
 
 try:
@@ -116,6 +117,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     keep: dict[nn.Module, tuple[Tensor, Tensor]] | None = None,
+    stretches: Stretches | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each sequence of a packed row, and to the prefix of `module`, if it has one.
@@ -123,26 +125,49 @@ def packed_attention(
     query [1, H, T, D]; key, value [1, G, T, D] with G dividing H; returns [1, T, H, D].
     sliding_window  how many tokens of the row a token sees, itself among them; it always sees the prefix besides
     keep            is given key and value
+    stretches       where the row's parts have prefixes of their own: all of it, in order
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
     if keep is not None:
         keep[module] = key, value
-    if sliding_window is not None and layout.longest <= sliding_window:
-        sliding_window = None
     row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
-    prefix = prefix_of(module)
-    columns = prefix.columns() if prefix else None
+    if stretches is None:
+        prefix = prefix_of(module)
+        columns = prefix.columns() if prefix else None
+        return _attend(*row, columns, layout, scale, dropout, sliding_window)[None], None
+    parts = []
+    for cells, own, prefixes in stretches:
+        q, k, v = (states[:, cells] for states in row)
+        columns = None if prefixes is None else prefixes[module]
+        parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window))
+    return torch.cat(parts)[None], None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    columns: tuple[Tensor, Tensor] | None,
+    layout: Layout,
+    scale: float,
+    dropout: float,
+    window: int | None,
+) -> Tensor:
+    """query [H, T, D]; key, value [G, T, D]; columns [G, P, D] each, the prefix; returns [T, H, D]."""
+    row = query, key, value
+    if window is not None and layout.longest <= window:
+        window = None
     if query.device.type != "cuda" and (layout.longest <= SHORT or dropout):
         first = columns or (None, None)
-        mixed = _ShortAttention.apply(*row, *first, layout, sliding_window, scale, dropout)  # type: ignore[no-untyped-call]
-        return mixed[None], None
+        mixed: Tensor = _ShortAttention.apply(*row, *first, layout, window, scale, dropout)  # type: ignore[no-untyped-call]
+        return mixed
     if columns is None:
-        return _by_torch(*row, layout, scale, dropout, sliding_window)[None], None
+        return _by_torch(*row, layout, scale, dropout, window)
     longer, count = layout.extended, layout.prefix
-    unread = query.new_zeros(query.shape[1], count, query.shape[3])
+    unread = query.new_zeros(query.shape[0], count, query.shape[2])
     q, k, v = (insert(rows, first, longer) for rows, first in zip(row, (unread, *columns), strict=True))
-    return take_out(_by_torch(q, k, v, longer, scale, dropout, sliding_window, count), longer)[None], None
+    return take_out(_by_torch(q, k, v, longer, scale, dropout, window, count), longer)
 
 
 def _by_torch(

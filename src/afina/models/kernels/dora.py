@@ -8,17 +8,18 @@ Knows the layout of peft's layer, not the model that it stands in.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from afina.models.kernels.linear import Operands, multiply
-from afina.models.kernels.lora import DORA, mask_of, only_adapter
+from afina.models.kernels.lora import DORA, LowRank, mask_of, only_adapter
 
 SQUARES = "squares"
-"""Buffer of a layer that `dora_layer` serves: float32 [M], ||W||^2 by row."""
+"""Buffer of a layer that `dora_layer` or `Turned` serves: float32 [M], ||W||^2 by row."""
 
 
 def dora_adapter(layer: nn.Module) -> str | None:
@@ -28,10 +29,10 @@ def dora_adapter(layer: nn.Module) -> str | None:
     return name if name is not None and type(peft_layer.base_layer) in (nn.Linear, Conv1D) else None
 
 
-def prepare(layer: Any) -> None:
-    """Take what `dora_layer` needs of the frozen weight while that is float32, and not packed."""
+def prepare(layer: Any, frozen: Any = None) -> None:
+    """Give a layer what is needed of a frozen weight, by default that in it, while it is float32, and not packed."""
     if not hasattr(layer, SQUARES):
-        weight = Operands.of(layer.base_layer).weight
+        weight = Operands.of(layer.base_layer if frozen is None else frozen).weight
         layer.register_buffer(SQUARES, weight.float().square().sum(1), persistent=False)
 
 
@@ -117,3 +118,37 @@ class _DoRA(torch.autograd.Function):
                 into.addcmul_(within, mask.view(into.shape))
             into = into.view(ctx.shape)
         return into, None, grad_down, grad_up, grad_magnitude, grad_bias, None, None, None
+
+
+@dataclass(frozen=True, eq=False)
+class Turned(LowRank):
+    """What the layer makes of W x + b: (m / ||W + s B A||) (W + s B A) x + b.
+
+    beyond  [M], what a row is scaled by, less 1
+    layer   the frozen one;  bias  [M], where the adapter has another than that
+    """
+
+    beyond: Tensor
+    layer: Any
+    bias: Tensor | None
+
+    @classmethod
+    def over(
+        cls, layer: Any, down: Tensor, up: Tensor, scaling: float, magnitude: Tensor, bias: Tensor | None = None
+    ) -> Self:
+        """On a layer that was made ready by `prepare`; down [r, K], up [M, r], magnitude [M] float32."""
+        device, dtype = layer.squares.device, layer.weight.dtype
+        down, up = down.to(device, dtype), up.to(device, dtype)
+        with torch.inference_mode():
+            lengths = _lengths(layer.squares, down, up, scaling, Operands.of(layer))
+            return cls(down, up, scaling, magnitude.to(device).float() / lengths - 1, layer, bias)
+
+    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
+        """inputs [N, K], outputs [N, M]."""
+        bias = self.layer.bias if self.bias is None else self.bias
+        if bias is not None:
+            outputs.sub_(bias)
+        super().leaving(inputs, outputs)
+        outputs.addcmul_(outputs, self.beyond)
+        if bias is not None:
+            outputs.add_(bias)

@@ -54,7 +54,12 @@ class Patch(IntEnum):
     LOOK_UP = auto()
     """Forward of an embedding that trains. After its weight is lowered, since it reads the float32 one behind that."""
     PACKED = auto()
-    """Forward of a frozen linear layer, and its weight. Last: a forward from before cannot read the weight any more."""
+    """Forward of a frozen linear layer, and its weight. After all others: a forward from before cannot read the weight
+    any more."""
+
+    # By `afina.models.host`, when it is known what the model computes with:
+    RIDDEN = auto()
+    """Forward of every layer that several adapters may change, around its own."""
 
 
 def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: Any) -> None:

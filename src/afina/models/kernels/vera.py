@@ -7,6 +7,7 @@ Knows the layout of peft's layer, not the model that it stands in.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from afina.models.kernels.linear import Operands, multiply
 from afina.models.kernels.lora import mask_of
+from afina.models.rider import Change
 
 
 def vera_adapter(layer: nn.Module) -> str | None:
@@ -84,3 +86,26 @@ class _VeRA(torch.autograd.Function):
             back = multiply(grad_within.mul_(inner), down.t().to(grad.dtype))
             into = (into.add_(back) if mask is None else into.addcmul_(back, mask.view(into.shape))).view(ctx.shape)
         return into, None, grad_inner, grad_outer, None, None, grad_bias, None
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Random matrices [r, K], [M, r] that many adapters share: of none of them."""
+
+    down: Tensor
+    up: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors(Change):
+    """What the layer adds to W x + b: l_b * B (l_d * A x). inner [r], outer [M]."""
+
+    inner: Tensor
+    outer: Tensor
+    shared: Shared
+
+    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
+        """inputs [N, K], outputs [N, M]."""
+        assert inputs is not None
+        low = multiply(inputs, self.shared.down.to(inputs)) * self.inner
+        outputs.addcmul_(multiply(low, self.shared.up.to(inputs)), self.outer)

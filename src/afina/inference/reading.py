@@ -1,0 +1,139 @@
+"""Reading: how an adapter reads texts, and whether it is one of a backbone. Opens no model, computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from afina import methods
+from afina.data.readers.texts import refuse_blank
+from afina.data.template import Template
+from afina.data.tokenize import Encoded, encode
+from afina.errors import CorruptAdapter, InvalidData, WrongBackbone
+from afina.methods.method import Method
+from afina.models.adapter import Adapter
+from afina.models.backbone import Backbone
+from afina.models.families import is_head
+from afina.models.manifest import Manifest
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How an adapter on a backbone was trained to read texts.
+
+    where   the adapter's directory, for messages
+    method  the adapter's, with the defaults of the backbone's family
+    """
+
+    manifest: Manifest
+    where: str
+    backbone: Backbone
+    method: Method
+
+    @cached_property
+    def template(self) -> Template | None:
+        """What texts are put in before they are read."""
+        return Template(self.manifest.template) if self.manifest.template is not None else None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a text is cut to."""
+        return self.manifest.max_length or self.backbone.longest - self.method.takes_positions
+
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    ) -> Encoded:
+        """Their tokens. Raises InvalidData as `Predictor.predict` does."""
+        check(self.manifest, self.where, texts, pairs, where=where, before=before)
+        tokenizer, length = self.backbone.tokenizer, self.max_length
+        return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
+
+
+def takes_pairs(manifest: Manifest) -> bool | None:
+    """Whether an adapter was trained on pairs of texts; None where its manifest does not tell."""
+    if manifest.template is not None:
+        return Template(manifest.template).takes_pairs
+    return True if manifest.data.get("text_pair") else None
+
+
+def check(
+    manifest: Manifest, adapter: str, texts: Sequence[str], pairs: Sequence[str] | None, *, where: str, before: int
+) -> None:
+    """Raise InvalidData for texts that an adapter, so called, cannot read; the others as in `Predictor.predict`."""
+    if takes_pairs(manifest) not in (None, pairs is not None):
+        if pairs is not None:
+            raise InvalidData(
+                f"{adapter}: trained on single texts, and these are pairs. Name the one column to read with `text`."
+            )
+        raise InvalidData(
+            f"{adapter}: trained on pairs of texts, and these are single texts. Give pairs: a `file` with a "
+            "column of second texts, which `text_pair` names."
+        )
+    refuse_blank(texts, pairs, where=where, before=before)
+
+
+def finite(outputs: np.ndarray, adapter: str) -> np.ndarray:
+    """The outputs of an adapter, so called. Raises CorruptAdapter where one is not a number."""
+    if not np.isfinite(outputs).all():
+        raise CorruptAdapter(
+            f"{adapter}: its outputs are no numbers, or too large, for some of the texts. Train it again."
+        )
+    return outputs
+
+
+def method_of(adapter: Adapter, backbone: Backbone) -> Method:
+    """The adapter's, with the defaults of the backbone's family.
+
+    Raises UnknownName and InvalidStudy for one that is none, CorruptAdapter for sizes that cannot be.
+    """
+    manifest = adapter.manifest
+    method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
+    _check_sizes(adapter, backbone, method.takes_positions)
+    return method.for_family(backbone.family)
+
+
+def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
+    """Raise CorruptAdapter where a size that the manifest states cannot be, before anything is as large as that.
+
+    taken: tokens that its method takes from what a text may have
+    """
+    manifest = adapter.manifest
+    if manifest.max_length + taken > backbone.longest:
+        beside = f" beside the {taken} of its method" if taken else ""
+        raise CorruptAdapter(
+            f"{adapter.where}: its maximum length is {manifest.max_length} tokens, backbone {backbone.address} takes "
+            f"{backbone.longest - taken} at most{beside}. Copy the adapter again, or train it again."
+        )
+    for name, tensor in adapter.tensors.items():
+        rows = tensor.shape[0] if tensor.dim() == 2 else 0
+        if is_head(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
+            raise CorruptAdapter(
+                f"{adapter.where}: its head {name} has shape {list(tensor.shape)}, and there are "
+                f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again."
+            )
+
+
+def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
+    """Raise WrongBackbone unless it is the one that the adapter was made for, where its manifest says which.
+
+    body  its weights, open and untouched, or any others once they were hashed
+    """
+    manifest = adapter.manifest
+    if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
+        return
+    raise WrongBackbone(
+        f"{adapter.where}: made for backbone {manifest.backbone} with digest {str(manifest.backbone_digest)[:19]}, "
+        f"but {backbone.address} has {found[:19]} ({_difference(backbone, body, manifest)}). "
+        "Give the right one with `backbone`."
+    )
+
+
+def _difference(backbone: Backbone, body: Any, manifest: Manifest) -> str:
+    if backbone.tokenizer_digest == manifest.tokenizer_digest:
+        return "the weights differ"
+    with_its_tokenizer = backbone.digest_of(body, manifest.tokenizer_digest)
+    return "the tokenizer differs" if with_its_tokenizer == manifest.backbone_digest else "weights and tokenizer differ"

@@ -1,0 +1,51 @@
+"""What peft's (IA)^3 layer does to the rows of one adapter among others. Knows the layout of peft's layer.
+
+For a model of its own it needs no kernel: peft calls the frozen layer and scales once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from afina.models.rider import Change
+
+
+def ia3_adapter(layer: nn.Module) -> str | None:
+    """The adapter of a peft layer that has one and computes (IA)^3's formula, by name; None of any other layer."""
+    if not hasattr(layer, "ia3_l") or type(getattr(layer, "base_layer", None)) not in (nn.Linear, Conv1D):
+        return None
+    peft_layer: Any = layer
+    names = list(peft_layer.ia3_l)
+    plain = (
+        len(names) == 1
+        and names == list(peft_layer.active_adapters)
+        and not peft_layer.disable_adapters
+        and not peft_layer.merged
+    )
+    return names[0] if plain else None
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledInput(Change):
+    """What the layer is given, times `by`, [K]."""
+
+    by: Tensor
+
+    def entering(self, inputs: Tensor) -> Tensor:
+        """[N, K] -> [N, K]."""
+        return inputs * self.by
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledOutput(Change):
+    """What comes out of it, bias and all, times `by`, [M]."""
+
+    by: Tensor
+
+    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
+        """outputs [N, M]."""
+        outputs.mul_(self.by)

@@ -1,0 +1,235 @@
+"""Many adapters in one packed row: each text is answered as by its adapter alone, whoever rides along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from crowd import adapter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from afina import Adapter, Backbone, Predictor, digest
+from afina.errors import CorruptAdapter
+from afina.models.host import Host
+from afina.serving.engine import Engine
+from fakes import TEXTS, Backbones, sentences
+
+TOLERANCE = 1e-5
+
+RIDING: list[tuple[str, dict[str, Any]]] = [
+    ("lora", {}),
+    ("lora", {"r": 2, "targets": "all-linear"}),
+    ("lora", {"r": 8, "rslora": True, "alpha": 4}),
+    ("lora", {"dora": True}),
+    ("lora", {"init": "orthogonal"}),
+    ("layernorm", {}),
+    ("ia3", {}),
+    ("vera", {"r": 16}),
+    ("vera", {"r": 8, "key": 3}),
+    ("prompt", {"tokens": 3}),
+    ("prefix", {"tokens": 5}),
+    ("prefix", {"tokens": 2}),
+    ("adapter", {}),
+    ("adapter", {"kind": "houlsby", "reduction": 4}),
+    ("adapter", {"kind": "parallel", "reduction": 8}),
+    ("zero-shot", {}),
+    ("baseline", {}),
+    ("head", {}),
+    ("lora+layernorm", {}),
+    ("lora+adapter", {}),
+    ("lora+prompt", {}),
+    ("prompt+prefix", {"prompt": {"tokens": 3}, "prefix": {"tokens": 2}}),
+    ("vera+adapter+layernorm", {"vera": {"r": 8}}),
+]
+"""Method and hyperparameters of adapters that share the model, whatever the family."""
+
+WITH_BIASES: list[tuple[str, dict[str, Any]]] = [
+    ("bitfit", {}),
+    ("lora+bitfit", {}),
+    ("lora+bitfit", {"lora": {"dora": True}}),
+    ("ia3+bitfit", {}),
+    ("bitfit+adapter", {}),
+    ("prelayer-46080", {}),
+]
+"""Likewise, of GPT-2, whose layers have biases: what is inside a layer comes before what peft puts around it."""
+
+APART: list[tuple[str, dict[str, Any]]] = [
+    ("full", {}),
+    ("last", {"blocks": 1}),
+    ("prelayer", {}),
+    ("prelayer+lora", {}),
+]
+
+KINDS: list[dict[str, Any]] = [
+    {"labels": ("bad", "good")},
+    {"labels": ("a", "b", "c", "d", "e"), "template": "Review: {text}\nSentiment:"},
+    {"labels": ("score",), "objective": {"kind": "number", "mean": 3.0, "scale": 2.0}},
+    {"labels": ("x", "y", "z"), "objective": {"kind": "labels"}},
+    {"labels": ("no", "yes"), "offset": (0.5, -2.0), "max_length": 6},
+]
+"""Kinds of task, sizes of head, templates and lengths, which adapters of any method may have."""
+
+
+@dataclass(eq=False)
+class Crowd:
+    """Adapters of one backbone, an engine that all are in, and what each says alone."""
+
+    backbone: Backbone
+    adapters: list[Adapter]
+    texts: Sequence[str]
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.backbone)
+
+    @cached_property
+    def alone(self) -> list[np.ndarray]:
+        return [Predictor.of(one, self.backbone).outputs(self.texts) for one in self.adapters]
+
+    def check(self, asked: Sequence[tuple[int, int]]) -> None:
+        """Ask about (adapter, text) pairs in one call."""
+        found = self.engine.predict((self.adapters[which], self.texts[text]) for which, text in asked)
+        assert [one.digest for one in found] == [self.adapters[which].digest for which, _ in asked]
+        for (which, text), one in zip(asked, found, strict=True):
+            expected = self.alone[which][text]
+            scale = np.abs(self.alone[which]).max()
+            assert np.abs(one.outputs - expected).max() <= TOLERANCE * scale, self.adapters[which].manifest.method
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crowd]:
+    backbone = Backbone.load(str(backbones.path(request.param)))
+    cases = RIDING + (WITH_BIASES if request.param == "gpt2" else []) + APART[:1]
+    adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
+    made = Crowd(backbone, adapters, [*TEXTS, *(text for text, _ in sentences(4))])
+    with made.engine:
+        assert len(made.alone) == len(made.engine.load(*adapters))  # here, not in the first test
+        yield made
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_mix_is_answered_as_each_adapter_alone(crowd: Crowd, data: st.DataObject) -> None:
+    pairs = st.tuples(st.integers(0, len(crowd.adapters) - 1), st.integers(0, len(crowd.texts) - 1))
+    crowd.check(data.draw(st.lists(pairs, min_size=1, max_size=40)))
+
+
+def test_all_adapters_on_all_texts_at_once(crowd: Crowd) -> None:
+    crowd.check([(which, text) for text in range(len(crowd.texts)) for which in range(len(crowd.adapters))])
+
+
+def test_only_what_changes_a_matrix_or_an_embedding_has_a_model_of_its_own(crowd: Crowd, backbones: Backbones) -> None:
+    apart = [adapter(crowd.backbone, *one) for one in APART]
+    found = crowd.engine.load(*crowd.adapters, *apart)
+    assert [one.manifest.method for one in found if not one.rides] == [
+        "full",
+        "full",
+        "last",
+        "prelayer",
+        "prelayer+lora",
+    ]
+    whole = sum(each.numel() * 4 for each in crowd.engine.host.model.base_model.parameters())
+    for one, source in zip(found, [*crowd.adapters, *apart], strict=True):
+        file = sum(tensor.numel() * 4 for tensor in source.tensors.values())
+        assert one.size >= whole if not one.rides else file * 0.9 <= one.size <= 1.2 * file
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt_neox", "mistral", "qwen2", "qwen3"])
+def test_other_families(backbones: Backbones, family: str) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("lora", {"targets": "all-linear", "dora": True}),
+        ("layernorm", {}),
+        ("ia3", {}),
+        ("prompt+prefix", {"prompt": {"tokens": 3}, "prefix": {"tokens": 2}}),
+        ("adapter", {"kind": "houlsby"}),
+        ("adapter", {"kind": "parallel"}),
+        ("head", {}),
+        ("lora+bitfit", {}) if family in ("gptj", "gpt_neox", "qwen2") else ("vera", {"r": 8}),
+    ]
+    adapters = [adapter(backbone, *one, seed=seed, **KINDS[seed % len(KINDS)]) for seed, one in enumerate(cases)]
+    made = Crowd(backbone, adapters, TEXTS)
+    with made.engine:
+        assert all(one.rides for one in made.engine.load(*adapters))
+        made.check([(which, text) for which in range(len(adapters)) for text in range(len(TEXTS))])
+
+
+def test_the_base_is_computed_once_for_all_adapters_of_a_row(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    plain = Host.features
+    monkeypatch.setattr(Host, "features", lambda self, parties: rows.append(len(parties)) or plain(self, parties))
+    riding = [index for index, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.rides]
+    crowd.check([(which, 2) for which in riding])
+    bare = sum(crowd.adapters[which].manifest.method in ("zero-shot", "baseline", "head") for which in riding)
+    assert rows == [len(riding) - bare + 1]
+
+
+def test_a_text_is_computed_once_for_adapters_that_leave_the_model_as_it_is(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = [adapter(crowd.backbone, "head", seed=seed) for seed in range(5)]
+    texts: list[int] = []
+    plain = Host.features
+    monkeypatch.setattr(
+        Host,
+        "features",
+        lambda self, parties: texts.extend(len(one.sequences) for one in parties) or plain(self, parties),
+    )
+    found = crowd.engine.tasks(TEXTS[2], [*heads, heads[0]])
+    assert texts == [1]
+    assert len({one.outputs.tobytes() for one in found}) == 5
+    expected = [Predictor.of(one, crowd.backbone).outputs([TEXTS[2]])[0] for one in heads]
+    assert np.allclose([one.outputs for one in found[:5]], expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_an_adapter_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd, value: float) -> None:
+    good = crowd.adapters[0]
+    tensors = {
+        name: torch.full_like(tensor, value) if "lora_B" in name else tensor for name, tensor in good.tensors.items()
+    }
+    bad = Adapter(good.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)}), tensors, "bad")
+    asked = [(one, text) for text in crowd.texts for one in (bad, *crowd.adapters[:6])]
+    for (one, text), found in zip(asked, crowd.engine.attempt(asked), strict=True):
+        if one is bad:
+            assert isinstance(found, CorruptAdapter)
+            continue
+        assert not isinstance(found, Exception)
+        expected = crowd.alone[crowd.adapters.index(one)]
+        assert np.abs(found.outputs - expected[crowd.texts.index(text)]).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def test_another_type_of_pefts_has_a_model_of_its_own(crowd: Crowd) -> None:
+    one = adapter(crowd.backbone, "peft", {"type": "LN_TUNING"})
+    found = crowd.engine.predict([(each, TEXTS[2]) for each in (crowd.adapters[0], one, crowd.adapters[1])])
+    expected = Predictor.of(one, crowd.backbone).outputs([TEXTS[2]])[0]
+    assert np.allclose(found[1].outputs, expected, atol=TOLERANCE)
+    assert not crowd.engine.load(one)[0].rides
+
+
+def test_bfloat16_is_as_near_as_a_predictors(crowd: Crowd) -> None:
+    with Engine(crowd.backbone, dtype="bfloat16") as engine:
+        for which, one in [*enumerate(crowd.adapters)][::3]:
+            found = engine.predict([(each, text) for text in crowd.texts for each in (one, crowd.adapters[0])])[::2]
+            scale = np.abs(crowd.alone[which]).max()
+            lowered = Predictor.of(one, crowd.backbone, "bfloat16").outputs(crowd.texts)
+            allowed = 2 * np.abs(lowered - crowd.alone[which]).max() + 0.01 * scale
+            assert np.abs(np.stack([each.outputs for each in found]) - crowd.alone[which]).max() <= allowed
+
+
+def test_texts_too_long_for_one_row_and_for_the_short_kernel(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = " ".join(crowd.texts)[:600]
+    monkeypatch.setattr("afina.models.kernels.attention.SHORT", 8)
+    monkeypatch.setattr("afina.serving.mixing.TOKEN_BUDGET", 300)
+    riding = [one for one in crowd.adapters[::2] if one.manifest.max_length == 0]
+    found = crowd.engine.predict([(one, text) for one in riding for text in (long, *crowd.texts[:3])])
+    for place, one in enumerate(riding):
+        expected = Predictor.of(one, crowd.backbone).outputs([long, *crowd.texts[:3]])
+        mine = np.stack([each.outputs for each in found[4 * place : 4 * place + 4]])
+        assert np.abs(mine - expected).max() <= TOLERANCE * np.abs(expected).max()
