@@ -31,7 +31,7 @@ from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.events import ignore
 from afina.inference.predictor import logits
 from afina.meter import Meter
-from afina.methods import METHODS, make
+from afina.methods import make
 from afina.models import objectives
 from afina.studies import floors
 from afina.studies.prepared import Prepared, prepare
@@ -44,9 +44,8 @@ KEPT = ROOT / "docs" / "learning-curves.jsonl"
 DOMAINS = ("products", "tweets")
 SIZES = (200, 1_500)
 HELD_OUT = 300
-METHODS_RECORDED = ("full", "lora", "head", "ia3")
-FACTORS = (1 / 3, 1.0, 3.0)
-"""Of a method's own learning rate."""
+FACTORS = {"full": (1 / 3, 1.0, 3.0), "lora": (1 / 3, 1.0, 3.0), "head": (1.0,), "ia3": (1.0,)}
+"""By method, multiples of its own learning rate."""
 
 SHORT = 1 / 8
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
@@ -94,11 +93,9 @@ def cells() -> list[Cell]:
 
 
 def curves() -> Iterator[Curve]:
-    """All of them; the last method after the others, so that what is recorded first compares those everywhere."""
-    *first, last = METHODS_RECORDED
-    rest = itertools.product(cells(), [last], FACTORS)
-    for cell, method, factor in itertools.chain(itertools.product(cells(), first, FACTORS), rest):
-        for share in (1.0, SHORT):
+    """All of them, cell by cell."""
+    for cell, (method, factors) in itertools.product(cells(), FACTORS.items()):
+        for factor, share in itertools.product(factors, (1.0, SHORT)):
             rate = float(f"{factor * make(method).learning_rate:.3g}")
             yield Curve(cell, method, rate, max(1, round(share * cell.steps)))
 
@@ -177,9 +174,7 @@ def paces() -> dict[str, Any]:
     from afina.studies.run import Run
 
     found = {}
-    for method in (*METHODS_RECORDED, "zero-shot"):
-        if METHODS[method].head == "words":
-            continue
+    for method in FACTORS:
         curve = Curve(Cell(DOMAINS[0], SIZES[-1]), method, make(method).learning_rate, 8)
         run = Run.model_validate(run_of(curve).model_dump())
         each = [measure(run, LocalExecutor(), ignore, meter.now() + 600) for _ in range(3)]

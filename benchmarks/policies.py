@@ -172,7 +172,7 @@ def whole_runs_stopped(cell: Recorded, seconds: float, known: Sequence[Recorded]
 
 
 def at_defaults(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """Each method at its own rate, in the order of METHODS_RECORDED: nothing is learnt from other cells."""
+    """Each method at its own rate, in the order of FACTORS: nothing is learnt from other cells."""
     return in_order(cell, seconds - asked(cell), cell.defaults())
 
 
