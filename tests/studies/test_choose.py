@@ -384,6 +384,21 @@ def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World, 
     assert labels == "Whether more labels would help was not measured, for want of time or texts."
 
 
+def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(world: World, tmp_path: Path) -> None:
+    world.step, world.needs["prelayer"] = dict.fromkeys(world.step, 1.0), 99 * GIB
+    made = world.choose(tmp_path / "out", 8)
+    assert {one.steps for one in made.contenders if one.trained and one.name != made.recommended} == {2 * 60}
+    assert sentences(made)[3] == "More minutes would go 3 times through the texts, where each training went twice."
+
+
+def test_what_was_trained_again_and_what_was_trained_on_half_leave_no_adapters(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out", 60)
+    there = {path.name for path in (tmp_path / "out" / "adapters").iterdir()}
+    assert there == {Path(one.adapter).name for one in made.contenders if one.adapter}
+    named = {one.adapter for one in Results.read(tmp_path / "out").records}
+    assert {one.adapter for one in read(tmp_path / "out" / "records.jsonl")} == named
+
+
 def test_learning_rates_of_a_method_have_rows_of_their_own_and_the_best_is_compared(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

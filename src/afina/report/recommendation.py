@@ -15,6 +15,8 @@ from afina.report.words import NOTHING, count, listed, number_of_texts, share, s
 from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.recommendation import Contender, Dropped, Recommendation
+from afina.studies.setting import BATCH
+from afina.studies.trainings import EPOCHS
 
 EVIDENCE = "Evidence"
 
@@ -38,6 +40,9 @@ def more_minutes(made: Recommendation) -> str:
         more.append(f"{'also ' if trained else ''}train {listed([title(name) for name in waiting])}")
     if trained and read < FEW_LEFT * made.train_examples:
         more.append(f"read all {made.train_examples:,} training texts and not {read:,} of them")
+    passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in trained), default=EPOCHS)
+    if trained and not more and passes < EPOCHS:
+        more.append(f"go {EPOCHS} times through the texts, where each training went {_times(passes)}")
     if more:
         return f"More minutes would {' and '.join(more)}."
     if not trained:
@@ -68,6 +73,10 @@ FEW_LEFT = 0.75
 
 def _settings(count: int) -> str:
     return "the one setting that was" if count == 1 else f"all {count} settings that were"
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _was(count: int) -> str:

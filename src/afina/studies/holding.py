@@ -64,6 +64,12 @@ class Held:
         self.directory.checkpoint(label).unlink(missing_ok=True)
         self.directory.sweep()
 
+    def forget(self, made: Record, label: str) -> None:
+        """Remove a record with its adapter and predictions, which another has taken the place of."""
+        self.records = [one for one in self.records if one.key != made.key]
+        self.directory.write(self.records)
+        self.directory.discard(label)
+
     def result(self, made: Record) -> Result:
         """A record with what the run predicted. Raises InvalidData."""
         return Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import PurePosixPath
 
 from afina import meter
 from afina.errors import AfinaError
@@ -177,8 +178,16 @@ class Trainings:
             return  # there are more texts than time: neither would say anything
         epochs = max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
         self.again = self._once_more(one, epochs, there)
-        if self.again and there >= 2 * BATCH:
+        if self.again is None:
+            return
+        self._forget(self.results[one.name])  # its adapter has no use any more, and may take gigabytes
+        if there >= 2 * BATCH:
             self.half = self._once_more(one, epochs, there // 2)
+            if self.half:
+                self._forget(self.half)
+
+    def _forget(self, result: Result) -> None:
+        self.held.forget(result.record, PurePosixPath(result.record.adapter).name)
 
     def _once_more(self, one: Candidate, epochs: int, examples: int) -> Result | None:
         steps = epochs * math.ceil(examples / BATCH)
