@@ -60,7 +60,7 @@ def recommend(
     executor  by default, a process a run here
     command   what a reader may type to repeat it
     began     `meter.now()` of the start, where that was earlier
-    The recommendation is the results' `recommendation`, and they are its finalists'.
+    The recommendation is the results' `recommendation`, and they are of what was trained for it.
     Raises whatever reading the task or the backbone does, InvalidData, NotFound, Busy.
     """
     if not 0 < minutes < math.inf:

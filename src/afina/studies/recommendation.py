@@ -19,7 +19,7 @@ from afina.studies.record import Asked
 from afina.studies.spec import Data
 
 NAME = "choose"
-"""What the records of finalists have as their study's name: the command's."""
+"""What the records of its runs have as their study's name: the command's."""
 
 
 class Contender(Frozen):

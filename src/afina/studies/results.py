@@ -58,7 +58,7 @@ class Results(Shown):
     task, data      what the runs were evaluated on, and how it was read
     command         the argument list that repeats it, empty where not known
     tuned           what choosing each method's settings took, where the study tunes
-    recommendation  where these are the results of one: `results` are then its finalists
+    recommendation  where these are the results of one: `results` are then of its contenders
     waiting         runs of the study that have neither a result nor, this time, an error
     """
 
@@ -147,7 +147,7 @@ class Results(Shown):
 
 
 def of_recommendation(held: Held, made: Recommendation) -> Results:
-    """A recommendation with its finalists' results, the best in its race first."""
+    """A recommendation with the results of its contenders, in their order."""
     keys = [one.key for one in made.contenders if one.key is not None]
     return Results(
         name=made.name,
