@@ -358,3 +358,15 @@ def test_a_stores_figures_are_of_what_was_published(tmp_path: Path) -> None:
     assert 9 * 600_000 < found["bytes"] < 9 * 800_000
     assert min(found["publish"], found["list"], found["show"], found["get by alias"], found["verify"]) > 0
     assert "| publish, median of library calls | " in done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: Path) -> None:
+    options = ["--domain", "editorials", "--texts", "60", "--minutes", "1", "--backbone", path]
+    command = [sys.executable, str(BENCHMARKS / "real_regret.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = last_line(done.stdout)
+    assert set(found) == {"recommended", "accuracy", "minutes", "whole", "untrained", "regret"}
+    assert set(found["whole"]) == {"head", "full", "lora", "prelayer"}
+    assert found["regret"] == pytest.approx(max(found["whole"].values()) - found["accuracy"], abs=1e-3)
