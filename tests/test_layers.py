@@ -91,6 +91,10 @@ LAYERS = {
         "answering",
         "engine",
     ),
+    "server": (
+        "settings line",
+        "batching",
+    ),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
         "optimizer inputs",
@@ -155,9 +159,9 @@ STRANGERS = {
     "stats": {"data"},
     "notebook": {"cli"},
     "cli": {"notebook"},
-    "training": {"store", "serving"},
-    "studies": {"store", "serving"},
-    "report": {"store", "serving"},
+    "training": {"store", "serving", "server"},
+    "studies": {"store", "serving", "server"},
+    "report": {"store", "serving", "server"},
 }
 """Packages that stand side by side: those that a package does not import, though they come before it in the table."""
 
