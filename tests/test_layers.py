@@ -70,7 +70,8 @@ LAYERS = {
         # each package within: no store, no version
         "names steps version blobs blobs.blobs blobs.answers intake intake.limits",
         "database database.address database.tables database.migrations",
-        "database.migrations.env database.migrations.versions.v0001 database.failures database.migrate database.sqlite",
+        "database.migrations.env database.migrations.versions.v0001 database.migrations.versions.v0002",
+        "database.failures database.migrate database.sqlite",
         "diff diff.low_rank diff.fields intake.header model_card content",
         "blobs.remote diff.weights intake.inspection intake.fit intake.bundle",
         "diff.matching diff.flips intake.admission",
@@ -79,8 +80,8 @@ LAYERS = {
         # a store
         "database.database log",
         "leases clients",
-        "catalog",
-        "opening publishing aliases removing verify",
+        "catalog keys",
+        "news opening publishing aliases removing verify",
         "reader",
         "exchange",
         "adapter_store",
@@ -142,7 +143,7 @@ LAYERS = {
         "output",
         "display versions opening shown winner",
         "costs studies adapters asking store",
-        "exchange keeping",
+        "exchange keeping keys",
         "cli",
     ),
 }

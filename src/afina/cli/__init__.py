@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from afina import __version__, atomic
-from afina.cli import adapters, asking, costs, exchange, keeping, store, studies
+from afina.cli import adapters, asking, costs, exchange, keeping, keys, store, studies
 from afina.cli.hints import with_flags
 from afina.cli.text import check_arguments, escape_unwritable
 from afina.errors import AfinaError
@@ -37,6 +37,9 @@ STORE: dict[str, Callable[..., None]] = {
 }
 """In the order of `afina store --help`."""
 
+KEYS: dict[str, Callable[..., None]] = {"create": keys.create, "list": keys.list_keys, "revoke": keys.revoke}
+"""In the order of `afina keys --help`."""
+
 app = typer.Typer(
     name="afina",
     help="Which way of adapting a language model to your texts is best, what it costs, and how sure that is.",
@@ -51,6 +54,9 @@ for command in COMMANDS:
 for name, of_store in STORE.items():
     store.app.command(name)(of_store)
 app.add_typer(store.app)
+for name, of_keys in KEYS.items():
+    keys.app.command(name)(of_keys)
+app.add_typer(keys.app)
 
 
 def _version(wanted: bool) -> None:

@@ -48,7 +48,9 @@ FLAGS = {
     "limits": "--limit",
     "merged": "--merged",
     "message": "--message",
+    "rate": "--rate",
     "reason": "--reason",
+    "scope": "--scope",
     "store": "--store",
     "who": "--who",
 }
