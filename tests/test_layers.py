@@ -93,8 +93,19 @@ LAYERS = {
         "engine",
     ),
     "server": (
-        "settings line",
-        "batching",
+        "settings line receipt",
+        "batching tenants",
+        "figures",
+        "current",
+        "core",
+        # the web
+        "http http.refusal http.protocols http.protocols.scores",
+        "http.bodies",
+        "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",
+        "http.gate http.asking http.bulk http.described",
+        "http.routes",
+        "http.app",
+        "running",
     ),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
@@ -143,7 +154,7 @@ LAYERS = {
         "output",
         "display versions opening shown winner",
         "costs studies adapters asking store",
-        "exchange keeping keys",
+        "exchange keeping keys serving",
         "cli",
     ),
 }
@@ -191,6 +202,11 @@ OWNERS = {
     "sqlalchemy": "store.*",
     "alembic": "store.database.migrate store.database.migrations.*",
     "obstore": "store.blobs.remote",
+    "fastapi": "server.http.*",
+    "starlette": "server.http.*",
+    "uvicorn": "server.running",
+    "prometheus_client": "server.figures",
+    "limits": "server.tenants",
 }
 """A foreign library, and the modules that may import it."""
 

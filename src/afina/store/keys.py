@@ -125,7 +125,7 @@ def expected(entries: Collection[log.Entry]) -> dict[str, dict[str, Any]]:
         if entry.event == CREATED:
             row = {name: entry.payload[name] for name in ("hash", "scopes", "rate", "client")}
             made[entry.payload["key"]] = row | {"created": entry.seq, "revoked": None}
-        elif entry.event == REVOKED:
+        elif entry.event == REVOKED and entry.payload["key"] in made:
             made[entry.payload["key"]]["revoked"] = entry.seq
         elif entry.event == "erase":
             made = {id: row for id, row in made.items() if row["client"] != entry.payload["client"]}
