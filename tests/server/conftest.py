@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
+from afina.store.keys import SCOPES
 from crowd import adapter
 
 TAGS = {"labels": ("loud", "late", "rude"), "objective": {"kind": "labels"}}
@@ -68,34 +70,36 @@ def crowd(gpt2: Backbone) -> dict[str, Adapter]:
     return {name: probed(one, gpt2) for name, one in made.items()}
 
 
+@contextmanager
+def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any) -> Iterator[Served]:
+    store = AdapterStore(root / "store", who="ada")
+    for name, one in crowd.items():
+        path = root / name.replace("/", "-")
+        one.save(path)
+        store.publish(path, name.partition("@")[0], message="why")
+    store.alias("acme/reviews@1")
+    secrets = {
+        who: store.create_key(who.partition("-")[0], [who.partition("-")[2] or "predict"]).secret
+        for who in ("acme", "bolt", "acme-admin", "acme-publish")
+    }
+    revoked = store.create_key("acme", SCOPES)
+    store.revoke_key(revoked.key.id)
+    secrets["revoked"] = revoked.secret
+    with Engine(gpt2, store) as engine:
+        core = Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05} | settings)))
+        with TestClient(make_app(core), raise_server_exceptions=False) as web:
+            yield Served(web, core, store, crowd, gpt2, secrets)
+
+
 @pytest.fixture
 def serve(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Begin a server with settings."""
-    begun: list[tuple[TestClient, Engine]] = []
-
-    def make(**settings: Any) -> Served:
-        store = AdapterStore(tmp_path / "store", who="ada")
-        for name, one in crowd.items():
-            path = tmp_path / name.replace("/", "-")
-            one.save(path)
-            store.publish(path, name.partition("@")[0], message="why")
-        store.alias("acme/reviews@1")
-        secrets = {
-            who: store.create_key(who.partition("-")[0], [who.partition("-")[2] or "predict"]).secret
-            for who in ("acme", "bolt", "acme-admin", "acme-publish")
-        }
-        engine = Engine(gpt2, store)
-        core = Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05} | settings)))
-        web = TestClient(make_app(core), raise_server_exceptions=False)
-        web.__enter__()
-        begun.append((web, engine))
-        return Served(web, core, store, crowd, gpt2, secrets)
-
-    yield make
-    for web, _ in begun:
-        web.__exit__(None, None, None)
+    """Begin a server of a test's own, with settings."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(serving(gpt2, crowd, tmp_path, **settings))
 
 
-@pytest.fixture
-def served(serve: Callable[..., Served]) -> Served:
-    return serve()
+@pytest.fixture(scope="module")
+def served(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One for tests that leave it as it is."""
+    with serving(gpt2, crowd, tmp_path_factory.mktemp("served")) as made:
+        yield made

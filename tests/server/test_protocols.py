@@ -105,11 +105,11 @@ def test_vllm(served: Any) -> None:
 def test_hugging_face(served: Any) -> None:
     one, other = map(ranked, served.alone("acme/reviews@1", *TEXTS))
     path = "/models/acme/reviews@production"
-    assert near(served.post(path, {"inputs": TEXTS[0]}).json(), one)
+    assert near(served.post(path, {"inputs": TEXTS[0]}).json(), [one])
     top = served.post(path, {"inputs": [*TEXTS], "parameters": {"top_k": 1}})
     assert near(top.json(), [one[:1], other[:1]])
     check_receipt(served, top, "acme/reviews@1")
-    raw = served.post(path, {"inputs": TEXTS[0], "parameters": {"function_to_apply": "none"}}).json()
+    (raw,) = served.post(path, {"inputs": TEXTS[0], "parameters": {"function_to_apply": "none"}}).json()
     assert sum(one["score"] for one in raw) != pytest.approx(1.0)
     other_function = served.post(path, {"inputs": TEXTS[0], "parameters": {"function_to_apply": "sigmoid"}})
     assert other_function.status_code == 422
@@ -182,7 +182,7 @@ def test_numbers_and_several_labels_have_their_own_form_in_each(served: Any) -> 
         served.post("/predict", {"inputs": TEXTS[0], "model": "acme/price"}).json(),
         [{"label": "price", "score": price["value"]}],
     )
-    assert near(served.post("/models/acme/tags", {"inputs": TEXTS[0]}).json(), ranked(tags))
+    assert near(served.post("/models/acme/tags", {"inputs": TEXTS[0]}).json(), [ranked(tags)])
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [TEXTS[0]]}
     value, labels = (
         served.post(f"/v2/models/acme/{task}/infer", {"inputs": [tensor]}).json()["outputs"][0]

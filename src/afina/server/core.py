@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
+from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, NotFound
 from afina.inference import probes
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
@@ -29,9 +29,10 @@ from afina.server.tenants import Tenants, reference_of
 from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
 from afina.serving.residents import Lease
+from afina.store.adapter_store import AdapterStore
+from afina.store.aliases import ANY
 from afina.store.keys import Key
-from afina.store.reader import Reader
-from afina.store.version import Version
+from afina.store.version import Moved, Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.1}
 """By what is computed in, the largest difference of a golden probe, as a share of its largest output."""
@@ -82,7 +83,7 @@ class Asked:
 class Core:
     """May be asked by many threads, from `start` to `close`."""
 
-    def __init__(self, engine: Engine, store: Reader, settings: Settings | None = None) -> None:
+    def __init__(self, engine: Engine, store: AdapterStore, settings: Settings | None = None) -> None:
         self.engine, self.store, self.settings = engine, store, settings or Settings()
         self.figures = Figures()
         chosen = self.settings
@@ -182,6 +183,17 @@ class Core:
     def version(self, key: Key, model: str) -> Version:
         """What a model's name means for that key. Raises NotFound."""
         return self.current.find(reference_of(model, key))
+
+    def move(self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None) -> Moved:
+        """Let an alias of the key's client point to a version, in the key's name.
+
+        Raises NotFound, and what `AdapterStore.alias` does.
+        """
+        reference = reference_of(f"{model}@{version}", key)
+        if self.store.known(reference) is None:
+            raise NotFound("no such model")
+        store = self.store.on_behalf_of(f"key {key.id}")
+        return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 
     def ask(self, key: Key, model: str, texts: Sequence[Text]) -> Asked:
         """Find and load what is to answer; `release` what comes back, or use it within `held`.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from sqlalchemy import select
 
@@ -43,6 +44,12 @@ class Reader:
 
     def __repr__(self) -> str:
         return f"AdapterStore({self.address.shown!r})"
+
+    def on_behalf_of(self, who: str) -> Self:
+        """The same store, for somebody else's doing."""
+        made = copy.copy(self)
+        made.who = log.check_words(who, "who")
+        return made
 
     @cached_property
     def _blobs(self) -> Blobs:

@@ -21,7 +21,7 @@ from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
 from afina.server.http.routes import router
 
-BODIES: list[type[Body]] = [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer, native.Tasks]
+BODIES: list[type[Body]] = [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer, native.Tasks, native.Alias]
 
 
 class App(FastAPI):

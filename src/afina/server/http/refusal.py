@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, NotFound, Overloaded, WrongBackbone
+from afina.errors import (
+    Busy,
+    Conflict,
+    CorruptAdapter,
+    InvalidData,
+    InvalidName,
+    NotFound,
+    Overloaded,
+    Refused,
+    WrongBackbone,
+)
 
 NO_MODEL = "no such model"
 """What is said of every name that is not to be had, whatever the reason."""
@@ -33,13 +43,13 @@ class Refusal(Exception):
                 return cls(503, "unavailable", "not available at the moment. Try again.", {"Retry-After": "1"})
             case NotFound():
                 return cls(404, "not_found", NO_MODEL)
-            case InvalidData():
+            case Conflict() | Refused():
+                return cls(409, "conflict", str(error))
+            case InvalidData() | InvalidName():
                 return cls(422, "invalid", str(error))
             case TimeoutError():
                 return cls(504, "timeout", "not answered in time. Try again later.", {"Retry-After": "1"})
             case CorruptAdapter() | WrongBackbone():
                 return cls(503, "unservable", "this model does not compute what it did when it was made, or not here.")
-            case AfinaError():
-                return cls(500, "failed", "it could not be computed.")
             case _:
                 return cls(500, "failed", "it could not be computed.")

@@ -155,6 +155,15 @@ async def bulk(request: Request) -> Response:
     return Bulk(core_of(request), key_of(request), request.query_params.get("model"))
 
 
+@router.put("/aliases/{client}/{task}/{alias}", **described("afina", native.Alias, native.ALIAS_EXAMPLE))
+async def move(request: Request, client: str, task: str, alias: str) -> Response:
+    """Let an alias point to a version, in the log as the key's doing; it is served once its golden probe has passed."""
+    body = parsed(await request.body(), native.Alias)
+    given = (f"{client}/{task}", alias, body.version, body.expected, body.message)
+    moved = await asyncio.to_thread(core_of(request).move, key_of(request), *given)
+    return JSONResponse(moved.as_json())
+
+
 @router.get("/metrics", **described("health"))
 async def metrics(request: Request) -> Response:
     """For Prometheus; with a key that has the scope admin."""

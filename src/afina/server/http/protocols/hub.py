@@ -1,4 +1,7 @@
-"""Hugging Face's text-classification task: `POST /models/CLIENT/TASK`, as `InferenceClient` sends it to a URL."""
+"""Hugging Face's text-classification task: `POST /models/CLIENT/TASK`, as `InferenceClient` sends it to a URL.
+
+The clients of the Hub take the first of what comes, so a single text has an array around its scores too.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,7 @@ def answered(body: Classification, answers: Sequence[Answer]) -> Any:
     if asked.function_to_apply not in (None, "none", own):
         raise InvalidData(f"`function_to_apply` {asked.function_to_apply}: this model has {own} or none.")
     raw = asked.function_to_apply == "none" and own != "none"
-    made = [ranked(one, raw=raw, most=asked.top_k) for one in answers]
-    return made[0] if isinstance(body.inputs, str) else made
+    return [ranked(one, raw=raw, most=asked.top_k) for one in answers]
 
 
 def error(status: int, kind: str, message: str) -> dict[str, Any]:

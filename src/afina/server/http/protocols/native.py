@@ -10,6 +10,7 @@ from afina.server.core import Answer
 from afina.server.http.bodies import Body
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
+ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
 LINE_EXAMPLE = '{"model": "acme/reviews", "text": "It broke."}\n{"model": "acme/urgent", "text": "Call me now!"}\n'
 
 
