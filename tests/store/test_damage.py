@@ -172,6 +172,7 @@ def named(table: str, said: str) -> bool:
         "aliases": "alias",
         "log": "log",
         "said": "log|database",
+        "keys": "key",
         "alembic_version": "format",
     }
     return bool(re.search(rf"\b({kinds.get(table, 'nothing')})\b", said)) or "its database is damaged" in said

@@ -9,11 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 from afina.errors import AfinaError, CorruptAdapter, NotFound
 from afina.server.figures import Figures
-from afina.store.names import Name, Reference
+from afina.store.names import Reference
 from afina.store.reader import Reader
 from afina.store.version import Version
 
@@ -33,36 +32,34 @@ class Current:
         self._proven: set[str] = set()
         self._failed: dict[str, AfinaError] = {}
         self._behind: set[Reference] = set()
+        self._again: set[Reference] = set()
+        self._turn = 0
         self._last, _ = store.news(0, ())
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="afina-switch")
 
     @property
-    def last(self) -> int:
-        """The last entry of the store's log that is known here."""
-        return self._last
-
-    @property
     def behind(self) -> int:
-        """References whose version did not pass, so that another than the store's is served, or none."""
+        """References that the store lets mean a version that is not served."""
         return len(self._behind)
 
     def find(self, reference: Reference) -> Version:
         """What is served. Raises NotFound, and what `prove` raises where nothing else was served before."""
-        found = self._served.get(reference)
-        if found is not None:
-            return found
-        version = self._store.known(reference)
-        if version is None:
-            raise NotFound("no such model")
-        self._demand(version)
-        with self._lock:
-            if len(self._served) >= MOST:
-                self._served.clear()
-            return self._served.setdefault(reference, version)
+        while (found := self._served.get(reference)) is None:
+            turn = self._turn
+            version = self._store.known(reference)
+            if version is None:
+                raise NotFound("no such model")
+            self._demand(version)
+            with self._lock:
+                if len(self._served) >= MOST:
+                    self._served.clear()
+                if turn == self._turn:  # else `refresh` has looked meanwhile, and did not know of this one
+                    self._served[reference] = version
+        return found
 
     def _demand(self, version: Version) -> None:
-        """Prove a version, once for all that are the same adapter. An error is remembered until there is news."""
+        """Prove a version, once for all that are the same adapter. What did not pass does not until there is news."""
         if version.digest in self._proven:
             return
         if version.digest in self._failed:
@@ -76,31 +73,43 @@ class Current:
 
     def refresh(self) -> bool:
         """Follow the store; whether there was news."""
-        known = {reference.name for reference in self._served}
-        last, touched = self._store.news(self._last, known)
-        if last == self._last:
+        last, _ = self._store.news(self._last, ())
+        if last == self._last and not self._again:
             return False
-        self._failed.clear()
-        names: set[Name] = {*touched} | {reference.name for reference in self._behind}
-        for done in self._pool.map(self._follow, [one for one in [*self._served] if one.name in names]):
-            assert done is None
-        self._last = last
-        return True
+        with self._lock:
+            self._turn += 1
+            known = [*self._served]
+        # what is added to the log from here on is news once more the next time, when more may be known
+        _, touched = self._store.news(self._last, {reference.name for reference in known})
+        if last != self._last:
+            self._failed.clear()
+        again, self._again = self._again, set()
+        followed = [one for one in known if one.name in touched or one in again or one in self._behind]
+        for _ in self._pool.map(self._follow, followed):
+            pass
+        news, self._last = last != self._last, last
+        return news
 
     def _follow(self, reference: Reference) -> None:
+        """Serve what a reference means now; where that cannot be, what it meant before."""
         version = self._store.known(reference)
-        before = self._served.get(reference)
         if version is None:
             with self._lock:
                 self._served.pop(reference, None)
-                self._behind.discard(reference)
-            return
-        with suppress(AfinaError):
-            self._behind.add(reference)
-            self._demand(version)
-            with self._lock:
-                self._served[reference] = version
             self._behind.discard(reference)
+            return
+        try:
+            self._demand(version)
+        except CorruptAdapter:
+            self._behind.add(reference)
+        except AfinaError:  # not loaded in time, or nothing answered
+            self._behind.add(reference)
+            self._again.add(reference)
+        else:
+            self._behind.discard(reference)
+            with self._lock:
+                before = self._served.get(reference)
+                self._served[reference] = version
             if before is not None and before.digest != version.digest:
                 self._figures.switches.inc()
 
