@@ -100,7 +100,7 @@ LAYERS = {
         "core",
         # the web
         "http http.refusal http.protocols http.protocols.scores",
-        "http.bodies",
+        "http.bodies http.desk",
         "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",
         "http.gate http.asking http.bulk http.described",
         "http.routes",

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from afina.server.core import Text
+from afina import AdapterStore
+from afina.server.core import Core, Text
+from afina.server.http.desk import Desk
+from afina.server.settings import Settings
 from afina.serving.engine import Engine
 from crowd import adapter
 
@@ -312,3 +315,76 @@ def test_engine_counts_what_it_loads_and_gives_up(gpt2: Any, crowd: Any) -> None
     with Engine(gpt2, limit=1) as engine:
         engine.load(*[replace(one) for one in crowd.values()])
         assert (engine.counts.loads, engine.counts.evictions) == (len(crowd), len(crowd))
+
+
+def test_who_waits_for_adapters_that_do_not_load_keeps_nobody_else_waiting(serve: Any) -> None:
+    served = serve()
+    version(served)
+    loads, go = served.core.engine.lease, threading.Event()
+
+    def held(address: Any, **more: Any) -> Any:
+        if "bolt" in str(address):
+            go.wait(20)
+        return loads(address, **more)
+
+    served.core.engine.lease = held
+    with ThreadPoolExecutor(100) as pool:
+        asking = [pool.submit(served.post, "/predict", {**BODY, "model": "bolt/mail"}, "bolt") for _ in range(90)]
+        time.sleep(0.3)
+        try:
+            started = time.perf_counter()
+            assert version(served) == "acme/reviews@1"
+            assert time.perf_counter() - started < 5
+            assert not any(one.done() for one in asking)
+        finally:
+            go.set()
+        assert {one.result().status_code for one in asking} == {200}
+
+
+def test_who_goes_while_its_adapter_is_loaded_leaves_no_lease(serve: Any) -> None:
+    served = serve()
+    version(served)
+    key = served.core.tenants.whose(served.secrets["acme"])
+    leases, go, taken = served.core.engine.lease, threading.Event(), threading.Event()
+
+    def held(address: Any, **more: Any) -> Any:
+        go.wait(20)
+        made = leases(address, **more)
+        taken.set()
+        return made
+
+    async def ask() -> None:
+        desk = Desk(served.core)
+        asking = asyncio.create_task(desk.ask(key, "acme/reviews@production", [Text("a")]))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go.set()
+        assert await asyncio.to_thread(taken.wait, 10)
+        while held_now():
+            await asyncio.sleep(0.01)
+        desk.close()
+
+    def held_now() -> int:
+        return sum(place.leases for place in served.core.engine._residents._places.values())
+
+    served.core.engine.lease = held
+    asyncio.run(asyncio.wait_for(ask(), 10))
+    assert held_now() == 0
+
+
+def test_several_servers_on_one_store_agree_within_a_second_of_a_move(serve: Any, gpt2: Any) -> None:
+    served = serve(every=0.4)
+    with Engine(gpt2, served.store) as engine:
+        other = Core(engine, AdapterStore(served.store.address.directory), Settings())
+        other.start()
+        key = other.tenants.whose(served.secrets["acme"])
+
+        def theirs() -> str:
+            return str(other.version(key, BODY["model"]))
+
+        assert (version(served), theirs()) == ("acme/reviews@1", "acme/reviews@1")
+        served.store.alias("acme/reviews@2")
+        assert within(1.0, lambda: (version(served), theirs()) == ("acme/reviews@2", "acme/reviews@2"))
+        other.close()

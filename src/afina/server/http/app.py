@@ -16,6 +16,7 @@ from afina.errors import AfinaError
 from afina.server.core import Core
 from afina.server.http.bodies import Body
 from afina.server.http.described import schemas
+from afina.server.http.desk import Desk
 from afina.server.http.gate import Gate, told
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
@@ -45,10 +46,12 @@ def make_app(core: Core) -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core.start()
+        app.state.desk = desk = Desk(core)
         try:
             yield
         finally:
             await asyncio.to_thread(core.close)
+            desk.close()
 
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.state.core = core

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from afina.server.core import Answer, Asked, Core, Text
+from afina.server.http.desk import Desk
 from afina.server.http.refusal import Refusal
 from afina.store.keys import Key
 
@@ -20,6 +21,12 @@ SPARE = 1.0
 def core_of(request: Request) -> Core:
     """The core that a request is for."""
     found: Core = request.app.state.core
+    return found
+
+
+def desk_of(request: Request) -> Desk:
+    """Where it waits for what takes the store."""
+    found: Desk = request.app.state.desk
     return found
 
 
@@ -41,7 +48,7 @@ async def together(request: Request, given: Sequence[tuple[str, Sequence[Text]]]
     asked: list[Asked] = []
     try:
         for model, texts in given:
-            asked.append(await asyncio.to_thread(core.ask, key, model, texts))
+            asked.append(await desk_of(request).ask(key, model, texts))
         futures = [core.submit(one) for one in asked]
         flat = [future for some in futures for future in some]
         outcomes = iter(await _awaited(request, flat, core.settings.timeout + SPARE))

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from afina.errors import AfinaError, Overloaded
 from afina.server.core import Asked, Core, Text
 from afina.server.http.bodies import parsed
+from afina.server.http.desk import Desk
 from afina.server.http.protocols import native
 from afina.server.http.refusal import Refusal
 from afina.store.keys import Key
@@ -28,9 +29,9 @@ class Bulk(Response):
     model  for lines that name none
     """
 
-    def __init__(self, core: Core, key: Key, model: str | None) -> None:
+    def __init__(self, core: Core, desk: Desk, key: Key, model: str | None) -> None:
         super().__init__()
-        self._core, self._key, self._model = core, key, model
+        self._core, self._desk, self._key, self._model = core, desk, key, model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. What comes after the first line that is too long, or too late, is not read."""
@@ -86,7 +87,7 @@ class Bulk(Response):
             model = body.model or self._model
             if model is None:
                 raise Refusal(422, "invalid", "`model`: there is none, neither in the line nor in the query.")
-            asked = await asyncio.to_thread(self._core.ask, self._key, model, [Text(body.text, body.pair)])
+            asked = await self._desk.ask(self._key, model, [Text(body.text, body.pair)])
             try:
                 return native.answered(asked.answer(0, await self._outcome(asked)))
             finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from afina.errors import NotFound
 from afina.models import objectives
 from afina.server.core import Answer, Text
 from afina.server.figures import CONTENT_TYPE
-from afina.server.http.asking import answers, core_of, key_of, together
+from afina.server.http.asking import answers, core_of, desk_of, key_of, together
 from afina.server.http.bodies import parsed
 from afina.server.http.bulk import Bulk
 from afina.server.http.described import described
@@ -53,9 +52,9 @@ async def classify(request: Request) -> Response:
 @router.get("/v1/models", **described("vLLM"))
 async def models(request: Request) -> Response:
     """The names that the caller's client has."""
-    core, client = core_of(request), key_of(request).client
+    core, key = core_of(request), key_of(request)
     try:
-        listed = await asyncio.to_thread(core.store.list, client)
+        listed = await desk_of(request).look(key, core.store.list, key.client)
     except NotFound:
         listed = []
     return JSONResponse(vllm.models(listed, int(leases.time())))
@@ -111,7 +110,7 @@ async def metadata(request: Request, client: str, task: str, version: str | None
         asked = objectives.make(tuple(manifest["label_names"]), manifest.get("objective"))
         return kserve.metadata(model, numbers, asked)
 
-    return JSONResponse(await asyncio.to_thread(look))
+    return JSONResponse(await desk_of(request).look(key_of(request), look))
 
 
 @router.get("/v2/models/{client}/{task}/ready", **described("Open Inference Protocol"))
@@ -119,7 +118,7 @@ async def metadata(request: Request, client: str, task: str, version: str | None
 async def model_ready(request: Request, client: str, task: str, version: str | None = None) -> Response:
     """Whether a model answers."""
     model = _model(client, task, version)
-    await asyncio.to_thread(core_of(request).version, key_of(request), model)
+    await desk_of(request).look(key_of(request), core_of(request).version, key_of(request), model)
     return JSONResponse({"name": model, "ready": True})
 
 
@@ -152,7 +151,7 @@ async def tasks(request: Request) -> Response:
 @router.post("/bulk", **described("afina", lines=native.LINE_EXAMPLE))
 async def bulk(request: Request) -> Response:
     """JSON lines in, JSON lines out, in their order, while they come; `?model=` for lines that name none."""
-    return Bulk(core_of(request), key_of(request), request.query_params.get("model"))
+    return Bulk(core_of(request), desk_of(request), key_of(request), request.query_params.get("model"))
 
 
 @router.put("/aliases/{client}/{task}/{alias}", **described("afina", native.Alias, native.ALIAS_EXAMPLE))
@@ -160,7 +159,7 @@ async def move(request: Request, client: str, task: str, alias: str) -> Response
     """Let an alias point to a version, in the log as the key's doing; it is served once its golden probe has passed."""
     body = parsed(await request.body(), native.Alias)
     given = (f"{client}/{task}", alias, body.version, body.expected, body.message)
-    moved = await asyncio.to_thread(core_of(request).move, key_of(request), *given)
+    moved = await desk_of(request).look(key_of(request), core_of(request).move, key_of(request), *given)
     return JSONResponse(moved.as_json())
 
 
