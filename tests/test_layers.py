@@ -93,7 +93,7 @@ LAYERS = {
         "engine",
     ),
     "server": (
-        "settings line receipt",
+        "settings line receipt missing",
         "batching tenants",
         "figures",
         "current",

@@ -70,6 +70,14 @@ def test_batches_are_smaller_while_several_ask() -> None:
     assert made.budget(MEMORY + 0.5) == 100
 
 
+def test_who_only_looks_after_things_makes_no_batch_smaller() -> None:
+    made = line(most=100, shared=40)
+    made.offer(items("a", 1), SPEED)
+    made.offer(items("", 1), SPEED, asks=False)
+    assert made.budget(0.0) == 100
+    assert works(made.take(0.0)) == ["a-0", "-0"]
+
+
 def test_a_client_may_have_so_much_waiting_and_the_others_still_have_room() -> None:
     made = line(bound=100)
     made.offer(items("flood", *[10] * 10), SPEED)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from afina import AdapterStore
+from afina.errors import NotFound
 from afina.server.core import Core, Text
 from afina.server.http.desk import Desk
 from afina.server.settings import Settings
@@ -388,3 +389,19 @@ def test_several_servers_on_one_store_agree_within_a_second_of_a_move(serve: Any
         served.store.alias("acme/reviews@2")
         assert within(1.0, lambda: (version(served), theirs()) == ("acme/reviews@2", "acme/reviews@2"))
         other.close()
+
+
+def test_while_the_store_does_not_answer_nothing_is_said_not_to_be_there(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    version(served)
+
+    def silent(*_: Any) -> Any:
+        raise NotFound("store postgresql://db/x: the database does not answer as expected.")
+
+    monkeypatch.setattr(served.store, "known", silent)
+    assert version(served) == "acme/reviews@1"
+    refused = served.post("/predict", {**BODY, "model": "acme/tags"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert "postgresql" not in refused.text

@@ -45,6 +45,7 @@ FLAGS = {
     "expected": "--expect",
     "force": "--force",
     "last": "--last",
+    "limit": "--memory",
     "limits": "--limit",
     "merged": "--merged",
     "message": "--message",

@@ -62,9 +62,12 @@ class Batching:
         with self._changed:
             return self._line.tokens, self._line.texts
 
-    def submit(self, client: str, works: Sequence[Any], tokens: Sequence[int], timeout: float) -> Sequence[Future[Any]]:
+    def submit(
+        self, client: str, works: Sequence[Any], tokens: Sequence[int], timeout: float, *, asks: bool = True
+    ) -> Sequence[Future[Any]]:
         """Let works wait, all or none; of each, a future of its outcome, which raises TimeoutError after `timeout`.
 
+        asks: as in `Line.offer`.
         Raises Overloaded where no more may wait, Busy once it is closed. A future that is cancelled is not computed.
         """
         now = self._clock()
@@ -73,7 +76,7 @@ class Batching:
         with self._changed:
             if self._closing:
                 raise Busy("the server is shutting down. Try another, or later.")
-            self._line.offer(items, self._speed)
+            self._line.offer(items, self._speed, asks=asks)
             self._changed.notify()
         for item in items:
             item.future.add_done_callback(lambda done, item=item: self._given_up(item))  # type: ignore[misc]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, NotFound
+from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
 from afina.inference import probes
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
@@ -23,6 +23,7 @@ from afina.server.batching import Batching
 from afina.server.current import Current
 from afina.server.figures import Figures
 from afina.server.line import Line
+from afina.server.missing import Missing
 from afina.server.receipt import Receipt
 from afina.server.settings import Settings
 from afina.server.tenants import Tenants, reference_of
@@ -151,7 +152,7 @@ class Core:
                 asked = probes.asked(manifest)
                 works = [Request(lease, text, pair) for text, pair in asked]
                 counts = [self._count(Text(*one)) for one in asked]
-                futures = self.batching.submit(OURS, works, counts, LOADING)
+                futures = self.batching.submit(OURS, works, counts, LOADING, asks=False)
                 outcomes = [future.result() for future in futures]
                 self._compare(outcomes, manifest, str(version))
             except (AfinaError, TimeoutError) as error:
@@ -181,24 +182,24 @@ class Core:
         return max(1, min(len(self._counter.encode(whole).ids), self.engine.backbone.longest))
 
     def version(self, key: Key, model: str) -> Version:
-        """What a model's name means for that key. Raises NotFound."""
+        """What a model's name means for that key. Raises Missing."""
         return self.current.find(reference_of(model, key))
 
     def move(self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None) -> Moved:
         """Let an alias of the key's client point to a version, in the key's name.
 
-        Raises NotFound, and what `AdapterStore.alias` does.
+        Raises Missing, and what `AdapterStore.alias` does.
         """
         reference = reference_of(f"{model}@{version}", key)
         if self.store.known(reference) is None:
-            raise NotFound("no such model")
+            raise Missing()
         store = self.store.on_behalf_of(f"key {key.id}")
         return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 
     def ask(self, key: Key, model: str, texts: Sequence[Text]) -> Asked:
         """Find and load what is to answer; `release` what comes back, or use it within `held`.
 
-        Raises NotFound, InvalidData for texts that nobody could read, Overloaded for more tokens than the key has left,
+        Raises Missing, InvalidData for texts that nobody could read, Overloaded for more tokens than the key has left,
         and what loading does.
         """
         _check(texts, self.settings)

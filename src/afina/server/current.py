@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from afina.errors import AfinaError, CorruptAdapter, NotFound
+from afina.errors import AfinaError, CorruptAdapter
 from afina.server.figures import Figures
+from afina.server.missing import Missing
 from afina.store.names import Reference
 from afina.store.reader import Reader
 from afina.store.version import Version
@@ -44,12 +45,12 @@ class Current:
         return len(self._behind)
 
     def find(self, reference: Reference) -> Version:
-        """What is served. Raises NotFound, and what `prove` raises where nothing else was served before."""
+        """What is served. Raises Missing, and what `prove` raises where nothing else was served before."""
         while (found := self._served.get(reference)) is None:
             turn = self._turn
             version = self._store.known(reference)
             if version is None:
-                raise NotFound("no such model")
+                raise Missing()
             self._demand(version)
             with self._lock:
                 if len(self._served) >= MOST:

@@ -50,10 +50,11 @@ class Line:
         self._floor = 0
         self._seen: dict[str, float] = {}
 
-    def offer(self, items: Sequence[Item], speed: float) -> None:
+    def offer(self, items: Sequence[Item], speed: float, *, asks: bool = True) -> None:
         """Let items of one client wait, all or none.
 
         speed  tokens a second that are computed, for what is said of when to come again
+        asks   whether batches are to be smaller for a while because this one is there too
         Raises Overloaded where its share is taken. What is more than a whole share is taken where nothing waits.
         """
         client, asked = items[0].client, sum(item.tokens for item in items)
@@ -66,7 +67,8 @@ class Line:
             self._given[client] = max(self._given.get(client, 0), self._floor)
         self._waiting[client].extend(items)
         self._tokens[client] = mine + asked
-        self._seen[client] = max(item.arrived for item in items)
+        if asks:
+            self._seen[client] = max(item.arrived for item in items)
 
     @property
     def tokens(self) -> int:

@@ -6,7 +6,8 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from afina.errors import InvalidName, NotFound, Overloaded
+from afina.errors import InvalidName, Overloaded
+from afina.server.missing import Missing
 from afina.store import keys, leases
 from afina.store.keys import Key
 from afina.store.names import Name, Reference
@@ -51,12 +52,12 @@ def reference_of(model: str, key: Key) -> Reference:
     """The reference that a client's key may ask for.
 
     Another client's name becomes one that no store has, so that it is looked for like any that is not there.
-    Raises NotFound for what is no reference.
+    Raises Missing for what is no reference.
     """
     try:
         asked = Reference.parse(model)
     except InvalidName:
-        raise NotFound("no such model") from None
+        raise Missing() from None
     if asked.name.client == key.client:
         return asked
     return Reference(Name(f"#{key.client}", asked.name.task), asked.number, asked.alias)

@@ -16,9 +16,7 @@ from afina.errors import (
     Refused,
     WrongBackbone,
 )
-
-NO_MODEL = "no such model"
-"""What is said of every name that is not to be had, whatever the reason."""
+from afina.server.missing import Missing
 
 
 @dataclass
@@ -39,10 +37,10 @@ class Refusal(Exception):
             case Overloaded():
                 after = {"Retry-After": str(max(1, math.ceil(error.after)))}
                 return cls(429, "overloaded", str(error), after)
-            case Busy():
+            case Missing():
+                return cls(404, "not_found", str(error))
+            case Busy() | NotFound():
                 return cls(503, "unavailable", "not available at the moment. Try again.", {"Retry-After": "1"})
-            case NotFound():
-                return cls(404, "not_found", NO_MODEL)
             case Conflict() | Refused():
                 return cls(409, "conflict", str(error))
             case InvalidData() | InvalidName():

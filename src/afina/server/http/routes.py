@@ -18,7 +18,8 @@ from afina.server.http.bodies import parsed
 from afina.server.http.bulk import Bulk
 from afina.server.http.described import described
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
-from afina.server.http.refusal import NO_MODEL, Refusal
+from afina.server.http.refusal import Refusal
+from afina.server.missing import Missing
 from afina.store import leases
 
 RECEIPT = "Afina-Receipt"
@@ -93,7 +94,7 @@ def _model(client: str, task: str, version: str | None) -> str:
     if version is None:
         return f"{client}/{task}"
     if "@" in task:
-        raise Refusal(404, "not_found", NO_MODEL)
+        raise Missing
     return f"{client}/{task}@{version}"
 
 
