@@ -45,7 +45,7 @@ def test_a_command_line_in_the_documentation_exists(page: str, words: list[str])
     assert words[0] in COMMANDS.commands
     command, given = COMMANDS.commands[words[0]], words[1:]
     context = command.make_context(words[0], given)  # fails on unknown or missing options
-    if words[0] == "store":
+    if words[0] in ("store", "keys"):
         name, command, given = command.resolve_command(context, [*context._protected_args, *context.args])
         command.make_context(name, given, parent=context)
     if words[0] == "study" and not words[1].endswith(".toml"):

@@ -70,7 +70,8 @@ LAYERS = {
         # each package within: no store, no version
         "names steps version blobs blobs.blobs blobs.answers intake intake.limits",
         "database database.address database.tables database.migrations",
-        "database.migrations.env database.migrations.versions.v0001 database.failures database.migrate database.sqlite",
+        "database.migrations.env database.migrations.versions.v0001 database.migrations.versions.v0002",
+        "database.failures database.migrate database.sqlite",
         "diff diff.low_rank diff.fields intake.header model_card content",
         "blobs.remote diff.weights intake.inspection intake.fit intake.bundle",
         "diff.matching diff.flips intake.admission",
@@ -79,8 +80,8 @@ LAYERS = {
         # a store
         "database.database log",
         "leases clients",
-        "catalog",
-        "opening publishing aliases removing verify",
+        "catalog keys",
+        "news opening publishing aliases removing verify",
         "reader",
         "exchange",
         "adapter_store",
@@ -90,6 +91,21 @@ LAYERS = {
         "residents boarding mixing",
         "answering",
         "engine",
+    ),
+    "server": (
+        "settings line receipt missing",
+        "batching tenants",
+        "figures",
+        "current",
+        "core",
+        # the web
+        "http http.refusal http.protocols http.protocols.scores",
+        "http.bodies http.desk",
+        "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",
+        "http.gate http.asking http.bulk http.described",
+        "http.routes",
+        "http.app",
+        "running",
     ),
     "training": (
         "recipe regularization checkpoint activation_checkpointing mixed_precision",
@@ -138,7 +154,7 @@ LAYERS = {
         "output",
         "display versions opening shown winner",
         "costs studies adapters asking store",
-        "exchange keeping",
+        "exchange keeping keys serving",
         "cli",
     ),
 }
@@ -155,9 +171,9 @@ STRANGERS = {
     "stats": {"data"},
     "notebook": {"cli"},
     "cli": {"notebook"},
-    "training": {"store", "serving"},
-    "studies": {"store", "serving"},
-    "report": {"store", "serving"},
+    "training": {"store", "serving", "server"},
+    "studies": {"store", "serving", "server"},
+    "report": {"store", "serving", "server"},
 }
 """Packages that stand side by side: those that a package does not import, though they come before it in the table."""
 
@@ -186,6 +202,11 @@ OWNERS = {
     "sqlalchemy": "store.*",
     "alembic": "store.database.migrate store.database.migrations.*",
     "obstore": "store.blobs.remote",
+    "fastapi": "server.http.*",
+    "starlette": "server.http.*",
+    "uvicorn": "server.running",
+    "prometheus_client": "server.figures",
+    "limits": "server.tenants",
 }
 """A foreign library, and the modules that may import it."""
 

@@ -12,6 +12,7 @@
     ├── Diverged           a loss that is no longer a number
     ├── RunFailed          a run of a study whose process reported an error or was killed
     ├── Busy               another process is writing to the same place
+    │   └── Overloaded     more is asked of a server than it takes at the moment
     ├── CannotWrite        a place that takes no more: a full disk, a limit, a file system that is read only
     ├── InvalidName        what can be no name, alias or address in a store
     ├── Conflict           an alias that another process has moved meanwhile
@@ -95,6 +96,14 @@ class RunFailed(AfinaError):
 
 class Busy(AfinaError):
     """Another process holds the place that this one would write to."""
+
+
+class Overloaded(Busy):
+    """More is waiting than a server takes, or a client has asked for more than it may. `after`: seconds to wait."""
+
+    def __init__(self, message: str, after: float) -> None:
+        super().__init__(message)
+        self.after = after
 
 
 class CannotWrite(AfinaError):

@@ -37,6 +37,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.rollback("acme/reviews")
     store.delete("acme/reviews@3", reason="not needed")
     store.gc()
+    store.create_key("acme", ["predict"], rate=5, message="for their router")
+    store.revoke_key(store.create_key("bolt", ["admin"], rate=6).key.id)
     with closing(sqlite3.connect(root / "store" / DATABASE)) as raw:
         raw.execute("INSERT INTO leases VALUES ('somebody', 'sha256:ab', 'acme', 4e9)")
         raw.execute("INSERT INTO garbage VALUES ('sha256-ab-cd', 'sha256:ab')")
@@ -170,6 +172,7 @@ def named(table: str, said: str) -> bool:
         "aliases": "alias",
         "log": "log",
         "said": "log|database",
+        "keys": "key",
         "alembic_version": "format",
     }
     return bool(re.search(rf"\b({kinds.get(table, 'nothing')})\b", said)) or "its database is damaged" in said

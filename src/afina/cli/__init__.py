@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from afina import __version__, atomic
-from afina.cli import adapters, asking, costs, exchange, keeping, store, studies
+from afina.cli import adapters, asking, costs, exchange, keeping, keys, serving, store, studies
 from afina.cli.hints import with_flags
 from afina.cli.text import check_arguments, escape_unwritable
 from afina.errors import AfinaError
@@ -25,6 +25,7 @@ COMMANDS = (
     *(adapters.evaluate, adapters.predict),
     *(costs.params, costs.plan, costs.methods),
     *(studies.show, studies.report),
+    *(serving.serve, serving.replay),
 )
 """In the order of `afina --help`."""
 
@@ -36,6 +37,9 @@ STORE: dict[str, Callable[..., None]] = {
     **{"import": exchange.bring_in, "export": exchange.send_out, "export-audit": keeping.export_audit},
 }
 """In the order of `afina store --help`."""
+
+KEYS: dict[str, Callable[..., None]] = {"create": keys.create, "list": keys.list_keys, "revoke": keys.revoke}
+"""In the order of `afina keys --help`."""
 
 app = typer.Typer(
     name="afina",
@@ -51,6 +55,9 @@ for command in COMMANDS:
 for name, of_store in STORE.items():
     store.app.command(name)(of_store)
 app.add_typer(store.app)
+for name, of_keys in KEYS.items():
+    keys.app.command(name)(of_keys)
+app.add_typer(keys.app)
 
 
 def _version(wanted: bool) -> None:

@@ -45,10 +45,13 @@ FLAGS = {
     "expected": "--expect",
     "force": "--force",
     "last": "--last",
+    "limit": "--memory",
     "limits": "--limit",
     "merged": "--merged",
     "message": "--message",
+    "rate": "--rate",
     "reason": "--reason",
+    "scope": "--scope",
     "store": "--store",
     "who": "--who",
 }

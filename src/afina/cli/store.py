@@ -56,7 +56,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def _which(
+def which(
     context: typer.Context,
     store: Annotated[
         str | None,
@@ -73,6 +73,7 @@ def _which(
         typer.Option("--limit", help="What may come in, as tensors=30000,bytes=100GiB.", metavar="KEY=VALUE,..."),
     ] = None,
 ) -> None:
+    """The options before the command."""
     context.obj = Opened(store, who, limit)
 
 

@@ -79,9 +79,19 @@ def difference(predictor: Predictor) -> float:
     if predictor.dtype == "bfloat16":
         raise InvalidStudy("the probe is compared in float32, and this predictor computes in bfloat16. Check it first.")
     actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
+    return compared(actual, expected, predictor.where)
+
+
+def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
+    """The built-in sentences as an adapter is asked them, each with its pair, if it has one."""
+    return [*zip(PROBE, _pairs(manifest.template) or [None] * len(PROBE), strict=True)]
+
+
+def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
+    """The largest difference of outputs, as a share of the largest that is expected. Raises as `difference` does."""
     if actual.shape != expected.shape:
         raise CorruptAdapter(
-            f"{predictor.where}: its probe has the shape {list(expected.shape)}, its outputs {list(actual.shape)}. "
+            f"{where}: its probe has the shape {list(expected.shape)}, its outputs {list(actual.shape)}. "
             "Copy the adapter again, or train it again."
         )
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))

@@ -19,7 +19,7 @@ from afina.models.host import Host
 from afina.serving.answering import Answering, Asked, Outcome, Prediction
 from afina.serving.boarding import Boarding
 from afina.serving.resident import Resident
-from afina.serving.residents import Lease, Residents
+from afina.serving.residents import Counts, Lease, Residents
 from afina.serving.sources import Address, Sources
 from afina.store.adapter_store import AdapterStore
 from afina.store.reader import Reader
@@ -88,6 +88,11 @@ class Engine(Shown):
     def residents(self) -> tuple[Resident, ...]:
         """The adapters in memory, the one used last first; of each, whether it shares the model and what it takes."""
         return self._residents.all()
+
+    @property
+    def counts(self) -> Counts:
+        """How many adapters were loaded and given up."""
+        return self._residents.counts
 
     def lease(self, address: Address, *, anew: bool = False) -> Lease:
         """A lease on what an address means now, until it is released; loading begins, and is not waited for.

@@ -32,6 +32,14 @@ class _Place:
         return self.future.result().size if there else 0
 
 
+@dataclass
+class Counts:
+    """Since the beginning: adapters that were begun to be loaded, and that were given up."""
+
+    loads: int = 0
+    evictions: int = 0
+
+
 @dataclass(eq=False)
 class Lease:
     """What keeps an adapter in memory for as long as somebody needs it. `release` it once; or use it in a `with`.
@@ -86,6 +94,7 @@ class Residents:
         self.limit = limit
         self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="afina-loader")
         self._places: dict[str, _Place] = {}
+        self.counts = Counts()
         self._lock, self._clock = RLock(), count(1)  # a load that is done at once calls back from within
 
     def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
@@ -94,6 +103,7 @@ class Residents:
             place = self._places.get(digest)
             if place is None:
                 place = _Place(self._start(digest, load))
+                self.counts.loads += 1
                 self._places[digest] = place
                 place.future.add_done_callback(partial(self._forget_failed, digest, place))
             place.leases += 1
@@ -136,6 +146,7 @@ class Residents:
             if size <= self.limit:
                 return
             size -= self._places.pop(key).size
+            self.counts.evictions += 1
 
     def pin(self, lease: Lease) -> None:
         """Keep an adapter whatever the limit says. Raises Refused where all that is pinned would be beyond it."""
@@ -160,7 +171,9 @@ class Residents:
     def evict(self, digest: str) -> bool:
         """Forget an adapter, pinned or not; who holds a lease on it goes on with it. Whether it was there."""
         with self._lock:
-            return self._places.pop(digest, None) is not None
+            there = self._places.pop(digest, None) is not None
+            self.counts.evictions += there
+            return there
 
     def all(self) -> tuple[Resident, ...]:
         """Those that are loaded, the one used last first."""

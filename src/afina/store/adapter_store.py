@@ -5,6 +5,7 @@ A database says what there is, blobs hold the bytes. `replay` is imported by wha
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, insert
 
 from afina.errors import NotFound, Refused
-from afina.store import aliases, catalog, log, publishing, removing, steps
+from afina.store import aliases, catalog, keys, log, publishing, removing, steps
 from afina.store.aliases import ANY, Anything
 from afina.store.blobs.remote import open_blobs
 from afina.store.database.tables import STORE
+from afina.store.keys import Key, MadeKey
 from afina.store.names import Name, Reference, check_client
 from afina.store.publishing import Parts
 from afina.store.reader import Reader
@@ -153,6 +155,17 @@ class AdapterStore(Reader):
         if wanted.number is None:
             raise Refused(f"{reference}: say which version by its number, as in {wanted.name}@3.")
         return removing.delete_version(self._database, wanted, who=self.who, why=why)
+
+    def create_key(
+        self, client: str, scopes: Collection[str], *, rate: int | None = None, message: str | None = None
+    ) -> MadeKey:
+        """A key of a client for a server. See `keys.create`."""
+        check_client(client)
+        return keys.create(self._database, client, scopes, rate, who=self.who, why=_words(message))
+
+    def revoke_key(self, id: str, *, message: str | None = None) -> Key:
+        """End a key for good. See `keys.revoke`."""
+        return keys.revoke(self._database, id, who=self.who, why=_words(message))
 
     def gc(self) -> Removed:
         """Remove the bytes that no version holds."""

@@ -53,18 +53,39 @@ def find(connection: Connection, name: Name) -> Place:
 
 def find_or_make(connection: Connection, name: Name) -> Place:
     """In a transaction of a writer. Raises Refused while the client is being erased."""
-    refuse_erasing(connection, name)
+    client = find_or_make_client(connection, name.client)
     found = look(connection, name)
     if found is not None:
         return found
-    row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == name.client)).one_or_none()
-    if row is None:
-        fresh = {"name": name.client, "salt": secrets.token_hex(32), "state": LIVE}
-        client, salt = made_key(connection.execute(insert(CLIENTS), fresh)), fresh["salt"]
-    else:
-        client, salt = row.id, row.salt
-    made = made_key(connection.execute(insert(NAMES), {"client": client, "task": name.task}))
-    return Place(name, made, client, salt)
+    made = made_key(connection.execute(insert(NAMES), {"client": client.id, "task": name.task}))
+    return Place(name, made, client.id, client.salt)
+
+
+class Client(NamedTuple):
+    """A client's row."""
+
+    name: str
+    id: int
+    salt: str
+
+    @property
+    def payload(self) -> dict[str, str]:
+        """How an entry begins that is about this client, and none of its names."""
+        return {"client": log.salted(self.salt, self.name)}
+
+    def said(self, who: str | None, why: str | None = None) -> Said:
+        """Who does something about it, and why."""
+        return Said(self.id, self.salt, who, why)
+
+
+def find_or_make_client(connection: Connection, name: str) -> Client:
+    """In a transaction of a writer. Raises Refused while the client is being erased."""
+    refuse_erasing(connection, name)
+    row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == name)).one_or_none()
+    if row is not None:
+        return Client(name, row.id, row.salt)
+    fresh = {"name": name, "salt": secrets.token_hex(32), "state": LIVE}
+    return Client(name, made_key(connection.execute(insert(CLIENTS), fresh)), fresh["salt"])
 
 
 def veiled(client: str) -> str:
@@ -77,12 +98,12 @@ def identity(connection: Connection, name: Name) -> int | None:
     return connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.name == name.client)).scalar()
 
 
-def refuse_erasing(connection: Connection, name: Name) -> None:
+def refuse_erasing(connection: Connection, client: str) -> None:
     """Raise Refused while the client is being erased: nothing of it may come in meanwhile."""
-    called = CLIENTS.c.name.in_((name.client, veiled(name.client)))
+    called = CLIENTS.c.name.in_((client, veiled(client)))
     states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
-        raise Refused(f"client {name.client}: is being erased. Finish that first: afina store erase {name.client}.")
+        raise Refused(f"client {client}: is being erased. Finish that first: afina store erase {client}.")
 
 
 def made_key(inserted: CursorResult[Any]) -> int:

@@ -62,7 +62,7 @@ def publish(
                 held = select(BLOBS).where(BLOBS.c.digest.in_([blob.digest for blob in parts.blobs.values()]))
                 places = {row.digest: row.place for row in connection.execute(held)}
                 break
-            clients.refuse_erasing(connection, name)
+            clients.refuse_erasing(connection, name.client)
             before = clients.identity(connection, name)
             holder, places = leases.acquire(connection, parts.blobs, name.client)
         with leases.given_back(database, holder):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from sqlalchemy import select
 
 from afina import atomic, digest
 from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import aliases, catalog, clients, log, opening
+from afina.store import aliases, catalog, clients, keys, log, news, opening
 from afina.store.blobs.blobs import Blobs
 from afina.store.blobs.remote import open_blobs
 from afina.store.database import address
@@ -19,6 +20,7 @@ from afina.store.database.address import Address
 from afina.store.database.database import Database
 from afina.store.database.tables import BLOBS, PARTS, STORE
 from afina.store.intake.limits import Limits
+from afina.store.keys import Key
 from afina.store.log import Entry
 from afina.store.names import Name, Reference, check_alias, check_client
 from afina.store.version import Damage, Happened, Listed, Version
@@ -42,6 +44,12 @@ class Reader:
 
     def __repr__(self) -> str:
         return f"AdapterStore({self.address.shown!r})"
+
+    def on_behalf_of(self, who: str) -> Self:
+        """The same store, for somebody else's doing."""
+        made = copy.copy(self)
+        made.who = log.check_words(who, "who")
+        return made
 
     @cached_property
     def _blobs(self) -> Blobs:
@@ -128,6 +136,23 @@ class Reader:
         if alias is not None and not found:
             raise NotFound(f"{name}@{alias}: there never was such an alias.")
         return found
+
+    def keys(self, client: str | None = None) -> Sequence[Key]:
+        """The keys of one client or of all, also revoked ones, in the order in which they were made."""
+        if client is not None:
+            check_client(client)
+        with self._database.reading() as connection:
+            return keys.listed(connection, client)
+
+    def known(self, reference: Reference) -> Version | None:
+        """One version; None where there is nothing of that name, version or alias. Says nothing of what there is."""
+        with self._database.reading() as connection:
+            return news.known(connection, reference)
+
+    def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
+        """The number of the log's last entry, and those of the names about which there is one after `since`."""
+        with self._database.reading() as connection:
+            return news.since(connection, since, names)
 
     def verify(self, *, last: str | None = None) -> Sequence[Damage]:
         """Hash every blob, manifest and entry of the log again: all that is damaged.

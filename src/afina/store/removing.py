@@ -19,6 +19,7 @@ from afina.store.database.tables import (
     ERASED,
     ERASING,
     GARBAGE,
+    KEYS,
     LEASES,
     LIVE,
     NAMES,
@@ -150,6 +151,7 @@ def _forget(connection: Connection, client: int, said: Said, name: str) -> Remov
     connection.execute(delete(VERSIONS).where(VERSIONS.c.name.in_(ids)))
     connection.execute(delete(NAMES).where(NAMES.c.client == client))
     connection.execute(delete(SAID).where(SAID.c.client == client))
+    connection.execute(delete(KEYS).where(KEYS.c.client == client))
     connection.execute(update(CLIENTS).where(CLIENTS.c.id == client).values(state=ERASING, salt=None))
     return Removed(len(gone), sum(gone.values()), len(versions))
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Row
 
 from afina import digest
 from afina.errors import AfinaError, CorruptStore, NotFound
-from afina.store import catalog, leases, log
+from afina.store import catalog, keys, leases, log
 from afina.store.blobs.blobs import Blobs
 from afina.store.database.database import Database
 from afina.store.database.tables import (
@@ -63,6 +63,7 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
             found += _place(connection, entries, shown)
             expected = _replayed(entries)
             found += _tables(connection, expected)
+            found += _keys(connection, entries)
             found += _said(connection, entries)
             held = catalog.held(connection)
             rows = {row.digest: row for row in connection.execute(select(BLOBS))}
@@ -194,6 +195,17 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
                 yield Damage("alias", f"{name}@{alias}", (f"{name}@{wanted.get(alias)}",), problem)
     for subject in expected.keys() - seen:
         yield Damage("client", subject, (), _LOST.format("row"))
+
+
+def _keys(connection: Connection, entries: list[Entry]) -> Iterator[Damage]:
+    expected, found = keys.expected(entries), keys.rows(connection)
+    for id in sorted(expected.keys() | found.keys(), key=str):
+        if id not in found or id not in expected:
+            problem = _LOST.format("row") if id not in found else "no entry of the log says that it was made"
+            yield Damage("key", str(id), (), problem)
+        elif found[id] != expected[id]:
+            wrong = ", ".join(name for name, value in expected[id].items() if found[id][name] != value)
+            yield Damage("key", str(id), (), f"its {wrong} is not what the log says")
 
 
 def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Expected) -> Iterator[Damage]:

@@ -21,9 +21,9 @@ from afina import atomic
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
 from afina.store.database import failures, sqlite
 from afina.store.database.address import Address
-from afina.store.database.tables import ALIASES, CLIENTS, LEASES, NAMES, SAID, STORE, VERSIONS
+from afina.store.database.tables import ALIASES, CLIENTS, KEYS, LEASES, NAMES, SAID, STORE, VERSIONS
 
-FORMAT = "0001"
+FORMAT = "0002"
 """The newest of `migrations`."""
 
 PATIENCE = 60
@@ -199,7 +199,7 @@ class Database:
             if datetime.now(UTC) > until:
                 raise failures.busy(self.address, self.patience)
             threading.Event().wait(0.05)
-        wordy = [table.name for table in (CLIENTS, NAMES, VERSIONS, ALIASES, SAID, LEASES)]
+        wordy = [table.name for table in (CLIENTS, NAMES, VERSIONS, ALIASES, SAID, LEASES, KEYS)]
         files = text(f"SELECT {', '.join(f'pg_relation_filenode({name!r})' for name in wordy)}")
         before = connection.execute(files).one()
         connection.execute(text(f"VACUUM (FULL, ANALYZE) {', '.join(wordy)}"))

@@ -115,6 +115,19 @@ GARBAGE = Table(
     Column("digest", String(80), nullable=False),
 )
 
+KEYS = Table(
+    "keys",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("client", ForeignKey("clients.id"), nullable=False),
+    Column("hash", String(80), nullable=False),  # of the whole key, which is kept nowhere
+    Column("scopes", String(80), nullable=False),  # in alphabetical order, a space between them
+    Column("rate", Integer),  # tokens a minute; NULL: what the server says
+    Column("created", BigInteger, nullable=False),  # the log's entry
+    Column("revoked", BigInteger),  # likewise
+    Index("keys_by_client", "client"),
+)
+
 LIVE, DELETED = "live", "deleted"
 """States of a version; a client is LIVE too."""
 

@@ -1,0 +1,87 @@
+"""afina keys: who may ask a server, as which client, and for what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from afina.cli.options import Json
+from afina.cli.output import print_columns
+from afina.cli.store import NoteOption, opened, print_object, which
+from afina.cli.versions import minute
+
+app = typer.Typer(
+    name="keys",
+    help="Keys of clients for a server: make, list and revoke them. They are in the store, as hashes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.callback()(which)
+
+ClientArgument = Annotated[str, typer.Argument(help="What stands before the / of its names.", metavar="CLIENT")]
+
+
+def create(
+    context: typer.Context,
+    client: ClientArgument,
+    scope: Annotated[
+        list[str], typer.Option("--scope", help="What it may do: predict, publish, admin; may be repeated.")
+    ] = ["predict"],  # noqa: B006 - typer copies it
+    rate: Annotated[
+        int | None,
+        typer.Option("--rate", help="Tokens a minute that it may ask for; by default what the server says."),
+    ] = None,
+    message: NoteOption = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key. It is printed once, and kept as a hash."""
+    store = opened(context)
+    store.make_ready()
+    made = store.create_key(client, scope, rate=rate, message=message)
+    if as_json:
+        print_object({**made.key.as_json(), "secret": made.secret})
+    else:
+        print(f"key {made.key.id} of {client} ({', '.join(made.key.scopes)}). It is not shown again:\n{made.secret}")
+
+
+def list_keys(
+    context: typer.Context,
+    client: Annotated[str | None, typer.Argument(help="Only this client's.", metavar="CLIENT")] = None,
+    as_json: Json = False,
+) -> None:
+    """List keys by their ids, also revoked ones."""
+    found = opened(context).keys(client)
+    if as_json:
+        print_object({"keys": [one.as_json() for one in found]})
+        return
+    rows = [
+        (
+            one.id,
+            one.client,
+            ", ".join(one.scopes),
+            "-" if one.rate is None else f"{one.rate:,}",
+            minute(one.created),
+            "-" if one.revoked is None else minute(one.revoked),
+            one.who or "-",
+            one.why or "-",
+        )
+        for one in found
+    ]
+    print_columns(("id", "client", "scopes", "tokens a minute", "created (UTC)", "revoked", "who", "why"), rows)
+    if not found:
+        print("No key yet. Make one: afina keys create CLIENT")
+
+
+def revoke(
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(help="Its id, as `afina keys list` shows it.", metavar="ID")],
+    message: NoteOption = None,
+    as_json: Json = False,
+) -> None:
+    """End a key for good. Servers notice within a second."""
+    found = opened(context).revoke_key(key, message=message)
+    if as_json:
+        print_object(found.as_json())
+    else:
+        print(f"key {found.id} of {found.client}: revoked")

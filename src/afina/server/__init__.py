@@ -1,0 +1,5 @@
+"""The server of an engine: clients with keys, requests in batches, several protocols. Knows no training and no study.
+
+`running` is the door, `http` the web. What computes nothing and speaks no protocol (`line`, `batching`) is apart from
+what does.
+"""

@@ -1,0 +1,247 @@
+"""Core: a client's texts to answers, whatever protocol they came in. Knows no protocol.
+
+Reading the store, loading an adapter and counting tokens are done by whoever asks; one thread computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
+from afina.inference import probes
+from afina.models.manifest import Manifest
+from afina.models.objective import Objective
+from afina.server.batching import Batching
+from afina.server.current import Current
+from afina.server.figures import Figures
+from afina.server.line import Line
+from afina.server.missing import Missing
+from afina.server.receipt import Receipt
+from afina.server.settings import Settings
+from afina.server.tenants import Tenants, reference_of
+from afina.serving.answering import Prediction
+from afina.serving.engine import Engine, Request
+from afina.serving.residents import Lease
+from afina.store.adapter_store import AdapterStore
+from afina.store.aliases import ANY
+from afina.store.keys import Key
+from afina.store.version import Moved, Version
+
+TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.1}
+"""By what is computed in, the largest difference of a golden probe, as a share of its largest output."""
+
+OURS = ""
+"""Whose the probes are, among clients."""
+
+LOADING = 20.0
+"""Seconds that an adapter may take to be loaded."""
+
+
+class Text(NamedTuple):
+    """One text, or a pair, as it came."""
+
+    text: str
+    pair: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Of one text. tokens: those that were counted."""
+
+    prediction: Prediction
+    objective: Objective
+    receipt: Receipt
+    tokens: int
+
+
+@dataclass(eq=False)
+class Asked:
+    """Texts for one adapter, which is loaded, and kept until `release`."""
+
+    key: Key
+    texts: Sequence[Text]
+    tokens: Sequence[int]
+    lease: Lease
+    manifest: Manifest
+    objective: Objective
+    receipt: Receipt
+
+    def answer(self, index: int, outcome: Prediction | AfinaError) -> Answer:
+        """Of the text at that place. Raises the outcome, where it is an error."""
+        if isinstance(outcome, AfinaError):
+            raise outcome
+        return Answer(outcome, self.objective, self.receipt, self.tokens[index])
+
+
+class Core:
+    """May be asked by many threads, from `start` to `close`."""
+
+    def __init__(self, engine: Engine, store: AdapterStore, settings: Settings | None = None) -> None:
+        self.engine, self.store, self.settings = engine, store, settings or Settings()
+        self.figures = Figures()
+        chosen = self.settings
+        line = Line(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
+        self.batching = Batching(line, engine.attempt, watch=self.figures.computed)
+        self.tenants = Tenants(store, chosen.tokens_per_minute)
+        self.current = Current(store, self._prove, self.figures)
+        self.figures.watch(self._looked)
+        self._counter = copy.deepcopy(engine.backbone.tokenizer.backend_tokenizer)  # nobody sets how this one cuts
+        self._counter.no_truncation()
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
+        self._follows = True
+
+    def start(self) -> None:
+        """Begin to compute, and to follow the store."""
+        self.batching.start()
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Take nothing more, finish what was taken, and end."""
+        self._over.set()
+        self.batching.close()
+        self._watcher.join()
+        self.current.close()
+        self.engine.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers, and knows what the store says."""
+        return self.batching.alive and self._watcher.is_alive() and self._follows
+
+    def _watch(self) -> None:
+        while not self._over.wait(self.settings.every):
+            try:
+                if self.current.refresh():
+                    self.tenants.refresh()
+                self._follows = True
+            except AfinaError:  # the store does not answer: what is known is served, and `ready` says so
+                self._follows = False
+
+    def _looked(self) -> dict[str, float]:
+        tokens, texts = self.batching.waiting
+        residents = self.engine.residents
+        counts = self.engine.counts
+        return {
+            "afina_queue_tokens": tokens,
+            "afina_queue_texts": texts,
+            "afina_adapters": len(residents),
+            "afina_adapter_bytes": sum(one.size for one in residents),
+            "afina_adapter_loads": counts.loads,
+            "afina_adapter_evictions": counts.evictions,
+            "afina_references_behind": self.current.behind,
+        }
+
+    def _prove(self, version: Version) -> None:
+        """Load a version and replay its golden probe. Raises what loading does, CorruptAdapter where it differs."""
+        with self.engine.lease(version) as lease:
+            try:
+                lease.resident(LOADING)
+                manifest = lease.resident().manifest
+                if manifest.probe is None:
+                    self.figures.probes.labels("none").inc()
+                    return
+                asked = probes.asked(manifest)
+                works = [Request(lease, text, pair) for text, pair in asked]
+                counts = [self._count(Text(*one)) for one in asked]
+                futures = self.batching.submit(OURS, works, counts, LOADING, asks=False)
+                outcomes = [future.result() for future in futures]
+                self._compare(outcomes, manifest, str(version))
+            except (AfinaError, TimeoutError) as error:
+                self.figures.probes.labels("failed" if isinstance(error, CorruptAdapter) else "not replayed").inc()
+                raise error if isinstance(error, AfinaError) else Busy(f"{version}: its probe took too long.") from None
+        self.figures.probes.labels("passed").inc()
+
+    def _compare(self, outcomes: Sequence[Prediction | AfinaError], manifest: Manifest, where: str) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, AfinaError):
+                raise outcome
+        outputs = np.stack([one.outputs for one in outcomes if isinstance(one, Prediction)])
+        found = probes.compared(outputs, probes.recorded(manifest, where), where)
+        if not found <= TOLERANCES[self.dtype]:
+            raise CorruptAdapter(
+                f"{where}: its golden probe differs by {found:.1e}, at most {TOLERANCES[self.dtype]} may."
+            )
+
+    @property
+    def dtype(self) -> str:
+        """What is computed in."""
+        return str(self.engine.host.dtype).removeprefix("torch.")
+
+    def _count(self, text: Text) -> int:
+        """Tokens of a text, without template, at most as many as the backbone reads."""
+        whole = text.text if text.pair is None else f"{text.text} {text.pair}"
+        return max(1, min(len(self._counter.encode(whole).ids), self.engine.backbone.longest))
+
+    def version(self, key: Key, model: str) -> Version:
+        """What a model's name means for that key. Raises Missing."""
+        return self.current.find(reference_of(model, key))
+
+    def move(self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None) -> Moved:
+        """Let an alias of the key's client point to a version, in the key's name.
+
+        Raises Missing, and what `AdapterStore.alias` does.
+        """
+        reference = reference_of(f"{model}@{version}", key)
+        if self.store.known(reference) is None:
+            raise Missing()
+        store = self.store.on_behalf_of(f"key {key.id}")
+        return store.alias(str(reference), alias, expected=expected or ANY, message=message)
+
+    def ask(self, key: Key, model: str, texts: Sequence[Text]) -> Asked:
+        """Find and load what is to answer; `release` what comes back, or use it within `held`.
+
+        Raises Missing, InvalidData for texts that nobody could read, Overloaded for more tokens than the key has left,
+        and what loading does.
+        """
+        _check(texts, self.settings)
+        lease = self.engine.lease(self.version(key, model))
+        try:
+            manifest, objective = lease.resident(LOADING).manifest, lease.resident().objective
+            assert lease.version is not None
+            tokens = [self._count(text) for text in texts]
+            self.tenants.spend(key, sum(tokens))
+        except BaseException:
+            lease.release()
+            raise
+        receipt = Receipt(lease.version, lease.digest, self.engine.backbone.digest, self.dtype)
+        return Asked(key, texts, tokens, lease, manifest, objective, receipt)
+
+    @contextmanager
+    def asked(self, key: Key, model: str, texts: Sequence[Text]) -> Iterator[Asked]:
+        """`ask`, released after the block."""
+        made = self.ask(key, model, texts)
+        try:
+            yield made
+        finally:
+            made.lease.release()
+
+    def submit(self, asked: Asked) -> Sequence[Future[Any]]:
+        """Let them wait: of each text, a future of its outcome. Raises Overloaded, Busy."""
+        works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
+        return self.batching.submit(asked.key.client, works, asked.tokens, self.settings.timeout)
+
+
+def _check(texts: Sequence[Text], settings: Settings) -> None:
+    if not 1 <= len(texts) <= settings.texts:
+        raise InvalidData(f"found {len(texts):,} texts, expected 1 to {settings.texts:,}.")
+    for text in texts:
+        for part in text:
+            if part is None:
+                continue
+            if len(part) > settings.characters:
+                raise InvalidData(f"a text has {len(part):,} characters, at most {settings.characters:,} may.")
+            if not part.strip():
+                raise InvalidData("a text is empty.")
+            try:
+                part.encode()
+            except UnicodeEncodeError:
+                raise InvalidData("a text holds half a character (a lone surrogate).") from None

@@ -1,0 +1,68 @@
+"""Figures: what Prometheus is told of a server. No label is a text, a client, or a name that somebody chose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from afina.server.batching import Computed
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class Figures:
+    """Of one server; each has a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        here = self.registry
+        self.requests = Counter("afina_requests", "Requests.", ("route", "status"), registry=here)
+        self.latency = Histogram(
+            "afina_request_seconds",
+            "From a request's head to the end of its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=here,
+        )
+        self.tokens = Counter("afina_tokens", "Tokens that were computed.", registry=here)
+        self.texts = Counter("afina_texts", "Texts that were computed.", registry=here)
+        self.batch = Histogram("afina_batch_seconds", "A batch's computation.", buckets=_SECONDS, registry=here)
+        self.fill = Histogram(
+            "afina_batch_fill",
+            "Tokens of a batch, as a share of what it had room for.",
+            buckets=_SHARES,
+            registry=here,
+        )
+        self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
+        self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
+        self.switches = Counter("afina_switches", "References that mean another version now.", registry=here)
+
+    def computed(self, batch: Computed) -> None:
+        """Count a batch."""
+        self.tokens.inc(batch.tokens)
+        self.texts.inc(batch.texts)
+        self.batch.observe(batch.seconds)
+        self.fill.observe(min(1.0, batch.tokens / batch.budget))
+
+    def watch(self, look: Callable[[], dict[str, float]]) -> None:
+        """Have what `look` says by name at each scrape."""
+        self.registry.register(_Looked(look))
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Looked(Collector):
+    def __init__(self, look: Callable[[], dict[str, float]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._look().items():
+            yield GaugeMetricFamily(name, name.removeprefix("afina_").replace("_", " ").capitalize() + ".", value)

@@ -1,0 +1,81 @@
+"""Asking: from a request to the core and back, for as long as somebody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from starlette.requests import Request
+
+from afina.server.core import Answer, Asked, Core, Text
+from afina.server.http.desk import Desk
+from afina.server.http.refusal import Refusal
+from afina.store.keys import Key
+
+SPARE = 1.0
+"""Seconds beyond the time of what waits, for what is being computed when that is over."""
+
+
+def core_of(request: Request) -> Core:
+    """The core that a request is for."""
+    found: Core = request.app.state.core
+    return found
+
+
+def desk_of(request: Request) -> Desk:
+    """Where it waits for what takes the store."""
+    found: Desk = request.app.state.desk
+    return found
+
+
+def key_of(request: Request) -> Key:
+    """Whose key it came with; the gate has seen to it that there is one."""
+    found: Key = request.scope["afina.key"]
+    return found
+
+
+async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[Answer]:
+    """What a model says of texts. Raises Refusal where the client goes, what `Core.ask` and `Core.submit` do."""
+    (found,) = await together(request, [(model, texts)])
+    return found
+
+
+async def together(request: Request, given: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer]]:
+    """What several models say, each of its texts; in the same batch, as far as there is room."""
+    core, key = core_of(request), key_of(request)
+    asked: list[Asked] = []
+    try:
+        for model, texts in given:
+            asked.append(await desk_of(request).ask(key, model, texts))
+        futures = [core.submit(one) for one in asked]
+        flat = [future for some in futures for future in some]
+        outcomes = iter(await _awaited(request, flat, core.settings.timeout + SPARE))
+        return [[one.answer(index, next(outcomes)) for index in range(len(one.texts))] for one in asked]
+    finally:
+        for one in asked:
+            one.lease.release()
+
+
+async def _awaited(request: Request, futures: Sequence[Future[Any]], timeout: float) -> Sequence[Any]:
+    """Of each, its result; none of them is computed any more where the client goes."""
+    waiting = asyncio.gather(*map(asyncio.wrap_future, futures))
+    gone = asyncio.ensure_future(_gone(request))
+    both: list[asyncio.Future[Any]] = [waiting, gone]
+    try:
+        await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        if gone.done():
+            raise Refusal(499, "gone", "the client has gone.")
+        raise TimeoutError
+    finally:
+        gone.cancel()
+        if not waiting.done():
+            waiting.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

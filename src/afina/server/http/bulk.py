@@ -1,0 +1,108 @@
+"""Bulk: lines to answers in their order, as they come, in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from afina.errors import AfinaError, Overloaded
+from afina.server.core import Asked, Core, Text
+from afina.server.http.bodies import parsed
+from afina.server.http.desk import Desk
+from afina.server.http.protocols import native
+from afina.server.http.refusal import Refusal
+from afina.store.keys import Key
+
+PATIENCE = 0.05
+"""Seconds after which a line that found no room tries again."""
+
+
+class Bulk(Response):
+    """An answer, in ASGI: reads no further than `window` lines beyond what is answered.
+
+    model  for lines that name none
+    """
+
+    def __init__(self, core: Core, desk: Desk, key: Key, model: str | None) -> None:
+        super().__init__()
+        self._core, self._desk, self._key, self._model = core, desk, key, model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI. What comes after the first line that is too long, or too late, is not read."""
+        headers = [(b"content-type", b"application/x-ndjson")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        pending: deque[asyncio.Task[dict[str, Any]]] = deque()
+
+        async def first() -> None:
+            line = json.dumps(await pending[0], ensure_ascii=False)
+            pending.popleft()
+            await send({"type": "http.response.body", "body": f"{line}\n".encode(), "more_body": True})
+
+        try:
+            async for line in self._lines(receive):
+                while pending and (len(pending) >= self._core.settings.window or pending[0].done()):
+                    await first()
+                pending.append(asyncio.create_task(self._answered(line)))
+            while pending:
+                await first()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _lines(self, receive: Receive) -> AsyncIterator[bytes | Refusal]:
+        settings, rest, more = self._core.settings, b"", True
+        while more:
+            try:
+                message = await asyncio.wait_for(receive(), settings.body_seconds)
+            except TimeoutError:
+                yield Refusal(408, "slow", "nothing came for too long.")
+                return
+            if message["type"] == "http.disconnect":
+                raise Refusal(499, "gone", "the client has gone.")
+            more = message.get("more_body", False)
+            *lines, rest = (rest + message.get("body", b"")).split(b"\n")
+            for line in [*lines, *([] if more else [rest])]:
+                if len(line) > settings.body_bytes:
+                    break
+                if line.strip():
+                    yield line
+            if len(rest) > settings.body_bytes or any(len(line) > settings.body_bytes for line in lines):
+                yield Refusal(413, "too_large", f"a line may have {settings.body_bytes:,} bytes.")
+                return
+
+    async def _answered(self, line: bytes | Refusal) -> dict[str, Any]:
+        """A line's answer, or why there is none, in its place."""
+        try:
+            if isinstance(line, Refusal):
+                raise line
+            body = parsed(line, native.Line)
+            model = body.model or self._model
+            if model is None:
+                raise Refusal(422, "invalid", "`model`: there is none, neither in the line nor in the query.")
+            asked = await self._desk.ask(self._key, model, [Text(body.text, body.pair)])
+            try:
+                return native.answered(asked.answer(0, await self._outcome(asked)))
+            finally:
+                asked.lease.release()
+        except (AfinaError, TimeoutError, Refusal) as error:
+            refusal = Refusal.of(error)
+            return native.error(refusal.status, refusal.kind, refusal.message)
+
+    async def _outcome(self, asked: Asked) -> Any:
+        """Waits for room, too: whoever sends lines is slowed down instead of refused."""
+        async with asyncio.timeout(self._core.settings.timeout):
+            while True:
+                try:
+                    (future,) = self._core.submit(asked)
+                except Overloaded:
+                    await asyncio.sleep(PATIENCE)
+                else:
+                    return await asyncio.wrap_future(future)

@@ -1,0 +1,164 @@
+"""Gate: before every route. Who asks, whether they may, how much they send; and what is noted of it.
+
+Whatever is not named here is refused to whoever has no key with `admin`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from afina import meter
+from afina.server.core import Core
+from afina.server.http.protocols import hub, kserve, native, tei, vllm
+from afina.server.http.refusal import Refusal
+from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
+
+LOG = logging.getLogger("afina.server")
+
+OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+"""What anybody may ask: these say nothing of anyone."""
+
+NEEDS: Sequence[tuple[str, str]] = (
+    *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/models/", PREDICT)),
+    *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), ("/openapi.json", PREDICT)),
+    ("/aliases/", PUBLISH),
+)
+"""By what a path is or, where that ends in a stroke, begins with; `/v2` alone stands for all below it too."""
+
+STREAMED = "/bulk"
+"""The path whose body is read as it comes, and so is bounded a line."""
+
+SHAPES = (
+    ("/predict", tei.error),
+    ("/classify", vllm.error),
+    ("/v1/models", vllm.error),
+    ("/models/", hub.error),
+    ("/v2", kserve.error),
+)
+
+
+def needed(path: str) -> str | None:
+    """The scope that a path asks for; None where it asks for no key."""
+    if path in OPEN:
+        return None
+    for prefix, scope in NEEDS:
+        if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
+            return scope
+    return PREDICT if path.startswith("/v2/") else ADMIN
+
+
+def told(path: str, refusal: Refusal) -> JSONResponse:
+    """A refusal in the words of the protocol that the path is of."""
+    shape = next((shape for prefix, shape in SHAPES if path.startswith(prefix)), native.error)
+    return JSONResponse(shape(refusal.status, refusal.kind, refusal.message), refusal.status, refusal.headers)
+
+
+@dataclass(eq=False)
+class _Seen:
+    """Of one request."""
+
+    status: int = 0
+    key: Key | None = None
+
+
+class Gate:
+    """ASGI, around an application."""
+
+    def __init__(self, app: ASGIApp, core: Core) -> None:
+        self._app, self._core = app, core
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI. Of WebSockets there is none."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, seen, request = meter.now(), _Seen(), secrets.token_hex(8)
+        scope["afina.request"] = request
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen.status = message["status"]
+                extra = [(b"x-request-id", request.encode()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message.get("headers", []), *extra, (b"cache-control", b"no-store")]
+            await send(message)
+
+        try:
+            seen.key = self._key(scope)
+            scope["afina.key"] = seen.key
+            whole = receive if scope["path"] == STREAMED else self._bounded(scope, receive)
+            await self._app(scope, whole, sending)
+        except Refusal as refusal:
+            self._core.figures.refused.labels(refusal.kind).inc()
+            await told(scope["path"], refusal)(scope, receive, sending)
+        except Exception as error:  # noqa: BLE001 - the message may hold a text, so that the type alone is noted
+            LOG.error(json.dumps({"request": request, "unforeseen": type(error).__name__}))
+            if not seen.status:
+                await told(scope["path"], Refusal.of(error))(scope, receive, sending)
+        finally:
+            self._note(scope, seen, meter.now() - started)
+
+    def _key(self, scope: Scope) -> Key | None:
+        wanted = needed(scope["path"])
+        if wanted is None:
+            return None
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        kind, _, secret = (given[0] if len(given) == 1 else b"").decode("latin-1").partition(" ")
+        key = self._core.tenants.whose(secret.strip())
+        if key is None or kind.lower() != "bearer":
+            challenge = {"WWW-Authenticate": "Bearer"}
+            raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)
+        if wanted not in key.scopes:
+            raise Refusal(403, "forbidden", f"this key has not the scope that is needed: {wanted}.")
+        return key
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """Refuses what is too large before it is read, and what takes too long to come."""
+        settings, state = self._core.settings, {"bytes": 0, "over": False}
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        large = Refusal(413, "too_large", f"a request may have {settings.body_bytes:,} bytes.")
+        if not length.isdigit() or int(length[:20]) > settings.body_bytes:
+            raise large
+        until = meter.now() + settings.body_seconds
+
+        async def receiving() -> Message:
+            if state["over"]:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, until - meter.now()))
+            except TimeoutError:
+                raise Refusal(408, "slow", "the request did not come in time.") from None
+            state["bytes"] += len(message.get("body", b""))
+            state["over"] = not message.get("more_body", False)
+            if state["bytes"] > settings.body_bytes:
+                raise large
+            return message
+
+        return receiving
+
+    def _note(self, scope: Scope, seen: _Seen, seconds: float) -> None:
+        route = scope.get("route")
+        path = getattr(route, "path", "none")  # the template, so that there are only so many
+        self._core.figures.requests.labels(path, str(seen.status)).inc()
+        self._core.figures.latency.labels(path).observe(seconds)
+        key = seen.key
+        line = {
+            "request": scope["afina.request"],
+            "method": scope["method"][:16],
+            "route": path,
+            "status": seen.status,
+            "seconds": round(seconds, 6),
+            "client": key.client if key else None,
+            "key": key.id if key else None,
+        }
+        LOG.info(json.dumps(line))

@@ -1,0 +1,53 @@
+"""Hugging Face's text-classification task: `POST /models/CLIENT/TASK`, as `InferenceClient` sends it to a URL.
+
+The clients of the Hub take the first of what comes, so a single text has an array around its scores too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from afina.data.kinds import CLASSES, LABELS
+from afina.errors import InvalidData
+from afina.server.core import Answer, Text
+from afina.server.http.bodies import Body
+from afina.server.http.protocols.scores import ranked
+
+EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
+
+
+class Parameters(Body):
+    """What it may ask for."""
+
+    top_k: int | None = Field(None, ge=1)
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+
+
+class Classification(Body):
+    """A request."""
+
+    inputs: str | list[str]
+    parameters: Parameters | None = None
+
+
+def texts(body: Classification) -> Sequence[Text]:
+    """One or several."""
+    return [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
+
+
+def answered(body: Classification, answers: Sequence[Answer]) -> Any:
+    """A response. Raises InvalidData for a function that the adapter's kind has not."""
+    asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
+    own = {CLASSES: "softmax", LABELS: "sigmoid"}.get(answers[0].objective.kind, "none")
+    if asked.function_to_apply not in (None, "none", own):
+        raise InvalidData(f"`function_to_apply` {asked.function_to_apply}: this model has {own} or none.")
+    raw = asked.function_to_apply == "none" and own != "none"
+    return [ranked(one, raw=raw, most=asked.top_k) for one in answers]
+
+
+def error(status: int, kind: str, message: str) -> dict[str, Any]:
+    """What is said instead."""
+    return {"error": message}

@@ -1,0 +1,114 @@
+"""The Open Inference Protocol, version 2: infer, metadata and health, with texts as BYTES in JSON.
+
+Its binary data extension is not spoken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from afina.data.kinds import LABELS, NUMBER
+from afina.errors import InvalidData
+from afina.models.objective import Objective
+from afina.server.core import Answer, Text
+from afina.server.http.bodies import Body
+from afina.server.http.protocols.scores import label, scores
+
+TEXT, PAIR = "text", "pair"
+
+EXAMPLE = {
+    "id": "42",
+    "inputs": [{"name": TEXT, "shape": [1], "datatype": "BYTES", "data": ["It broke on the second day."]}],
+}
+
+
+class Tensor(Body):
+    """An input."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[str] | list[list[str]]
+
+
+class Output(Body):
+    """An output that is wanted."""
+
+    name: str
+
+
+class Infer(Body):
+    """A request."""
+
+    id: str | None = None
+    inputs: list[Tensor] = Field(min_length=1, max_length=2)
+    outputs: list[Output] | None = None
+
+
+def texts(body: Infer) -> Sequence[Text]:
+    """One input, or two of which the second is named `pair`. Raises InvalidData."""
+    columns = [_column(one) for one in body.inputs]
+    if len(columns) == 1:
+        return [Text(one) for one in columns[0]]
+    if body.inputs[1].name != PAIR or len(columns[0]) != len(columns[1]):
+        raise InvalidData(f"`inputs`: the second has to be `{PAIR}`, and as long as the first.")
+    return [Text(*two) for two in zip(*columns, strict=True)]
+
+
+def _column(tensor: Tensor) -> list[str]:
+    flat = [one for row in tensor.data for one in ([row] if isinstance(row, str) else row)]
+    if tensor.datatype != "BYTES":
+        raise InvalidData(f"`inputs` {tensor.name[:40]}: found datatype {tensor.datatype[:20]}, expected BYTES.")
+    if tensor.shape not in ([len(flat)], [len(flat), 1]):
+        raise InvalidData(f"`inputs` {tensor.name[:40]}: its shape is not that of {len(flat)} texts.")
+    return flat
+
+
+def answered(body: Infer, answers: Sequence[Answer], name: str, version: str) -> dict[str, Any]:
+    """A response. Raises InvalidData for an output that there is not."""
+    made = {one["name"]: one for one in _outputs(answers)}
+    wanted = [*made] if body.outputs is None else [one.name for one in body.outputs]
+    if missing := [one for one in wanted if one not in made]:
+        raise InvalidData(f"`outputs` {missing[0][:40]}: there is none. This model has {', '.join(made)}.")
+    head = {"model_name": name, "model_version": version} | ({} if body.id is None else {"id": body.id})
+    return {**head, "outputs": [made[one] for one in wanted]}
+
+
+def _outputs(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    objective, count = answers[0].objective, len(answers)
+    numbers = [score.score for one in answers for score in scores(one)]
+    if objective.kind == NUMBER:
+        return [_tensor("value", [count], "FP64", numbers)]
+    made = [_tensor("probabilities", [count, objective.width], "FP32", numbers)]
+    if objective.kind == LABELS:
+        decoded = objective.decode(np.stack([one.prediction.outputs for one in answers]))
+        return [_tensor("labels", [count, objective.width], "BOOL", decoded.astype(bool).ravel().tolist()), *made]
+    return [_tensor("label", [count], "BYTES", [label(one) for one in answers]), *made]
+
+
+def _tensor(name: str, shape: list[int], datatype: str, data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+
+
+def metadata(name: str, versions: Sequence[int], objective: Objective) -> dict[str, Any]:
+    """Of a model."""
+    kinds = {NUMBER: [("value", "FP64", [-1])], LABELS: [("labels", "BOOL", [-1, objective.width])]}
+    outputs = kinds.get(objective.kind, [("label", "BYTES", [-1])])
+    outputs += [] if objective.kind == NUMBER else [("probabilities", "FP32", [-1, objective.width])]
+    return {
+        "name": name,
+        "versions": [str(one) for one in versions],
+        "platform": "afina",
+        "inputs": [{"name": TEXT, "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [dict(zip(("name", "datatype", "shape"), one, strict=True)) for one in outputs],
+        "parameters": {"labels": [*objective.label_names], "kind": objective.kind},
+    }
+
+
+def error(status: int, kind: str, message: str) -> dict[str, Any]:
+    """What is said instead."""
+    return {"error": message}

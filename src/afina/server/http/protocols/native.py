@@ -1,0 +1,48 @@
+"""Our own: one text for several models (`POST /tasks`), and lines (`POST /bulk`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from afina.server.core import Answer
+from afina.server.http.bodies import Body
+
+TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
+ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
+LINE_EXAMPLE = '{"model": "acme/reviews", "text": "It broke."}\n{"model": "acme/urgent", "text": "Call me now!"}\n'
+
+
+class Tasks(Body):
+    """A text, or a pair, and the models to ask."""
+
+    text: str
+    pair: str | None = None
+    models: list[str] = Field(min_length=1, max_length=64)
+
+
+class Line(Body):
+    """A line of `/bulk`; the model may be in the query."""
+
+    text: str
+    pair: str | None = None
+    model: str | None = None
+
+
+class Alias(Body):
+    """Where an alias is to point to; expected: where it points to now."""
+
+    version: int = Field(ge=1)
+    expected: int | None = Field(None, ge=1)
+    message: str | None = None
+
+
+def answered(answer: Answer) -> dict[str, Any]:
+    """What a model says: its answer as `afina predict` prints it, and what answered."""
+    return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
+
+
+def error(status: int, kind: str, message: str) -> dict[str, Any]:
+    """What is said instead."""
+    return {"error": message, "kind": kind}

@@ -1,0 +1,53 @@
+"""vLLM: `POST /classify`, and `GET /v1/models`, which its clients ask first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from afina.server.core import Answer, Text
+from afina.server.http.bodies import Body
+from afina.server.http.protocols.scores import label, scores
+from afina.store.version import Listed
+
+EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
+
+
+class Classify(Body):
+    """A request; token ids are not taken."""
+
+    model: str = Field(description="client/task, client/task@alias or client/task@version")
+    input: str | list[str]
+
+
+def texts(body: Classify) -> Sequence[Text]:
+    """One or several."""
+    return [Text(one) for one in ([body.input] if isinstance(body.input, str) else body.input)]
+
+
+def answered(body: Classify, answers: Sequence[Answer], request: str, created: int) -> dict[str, Any]:
+    """A response. created: seconds since 1970."""
+    data = []
+    for index, one in enumerate(answers):
+        found = [score.score for score in scores(one)]
+        data.append({"index": index, "label": label(one), "probs": found, "num_classes": len(found)})
+    tokens = sum(one.tokens for one in answers)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
+    head = {"id": f"classify-{request}", "object": "list", "created": created, "model": body.model}
+    return {**head, "data": data, "usage": usage}
+
+
+def models(listed: Sequence[Listed], created: int) -> dict[str, Any]:
+    """The names that a client has."""
+    data = [
+        {"id": one.name, "object": "model", "created": created, "owned_by": one.name.partition("/")[0]}
+        for one in listed
+    ]
+    return {"object": "list", "data": data}
+
+
+def error(status: int, kind: str, message: str) -> dict[str, Any]:
+    """What is said instead."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}

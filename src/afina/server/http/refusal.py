@@ -1,0 +1,53 @@
+"""Refusal: why a request is not answered, in HTTP's terms. Knows no protocol."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from afina.errors import (
+    Busy,
+    Conflict,
+    CorruptAdapter,
+    InvalidData,
+    InvalidName,
+    NotFound,
+    Overloaded,
+    Refused,
+    WrongBackbone,
+)
+from afina.server.missing import Missing
+
+
+@dataclass
+class Refusal(Exception):
+    """kind: one word for programs, which metrics count by."""
+
+    status: int
+    kind: str
+    message: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: Exception) -> Refusal:
+        """That of an error. What is said of one that is not the caller's names nothing of the store."""
+        match error:
+            case Refusal():
+                return error
+            case Overloaded():
+                after = {"Retry-After": str(max(1, math.ceil(error.after)))}
+                return cls(429, "overloaded", str(error), after)
+            case Missing():
+                return cls(404, "not_found", str(error))
+            case Busy() | NotFound():
+                return cls(503, "unavailable", "not available at the moment. Try again.", {"Retry-After": "1"})
+            case Conflict() | Refused():
+                return cls(409, "conflict", str(error))
+            case InvalidData() | InvalidName():
+                return cls(422, "invalid", str(error))
+            case TimeoutError():
+                return cls(504, "timeout", "not answered in time. Try again later.", {"Retry-After": "1"})
+            case CorruptAdapter() | WrongBackbone():
+                return cls(503, "unservable", "this model does not compute what it did when it was made, or not here.")
+            case _:
+                return cls(500, "failed", "it could not be computed.")

@@ -1,0 +1,170 @@
+"""Routes: thin shims over the core, one a protocol's call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from afina import __version__
+from afina.errors import NotFound
+from afina.models import objectives
+from afina.server.core import Answer, Text
+from afina.server.figures import CONTENT_TYPE
+from afina.server.http.asking import answers, core_of, desk_of, key_of, together
+from afina.server.http.bodies import parsed
+from afina.server.http.bulk import Bulk
+from afina.server.http.described import described
+from afina.server.http.protocols import hub, kserve, native, tei, vllm
+from afina.server.http.refusal import Refusal
+from afina.server.missing import Missing
+from afina.store import leases
+
+RECEIPT = "Afina-Receipt"
+
+router = APIRouter()
+
+
+def _answer(content: Any, found: Sequence[Answer]) -> Response:
+    return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
+
+
+@router.post("/predict", **described("text-embeddings-inference", tei.Predict, tei.EXAMPLE))
+async def predict(request: Request) -> Response:
+    """Labels and scores, the best first, as text-embeddings-inference gives them."""
+    body = parsed(await request.body(), tei.Predict)
+    model = body.model or request.query_params.get("model")
+    if model is None:
+        raise Refusal(422, "invalid", "`model`: there is none, neither in the body nor in the query.")
+    found = await answers(request, model, tei.texts(body))
+    return _answer(tei.answered(body, found), found)
+
+
+@router.post("/classify", **described("vLLM", vllm.Classify, vllm.EXAMPLE))
+async def classify(request: Request) -> Response:
+    """Labels and probabilities in the adapter's order, as vLLM gives them."""
+    body = parsed(await request.body(), vllm.Classify)
+    found = await answers(request, body.model, vllm.texts(body))
+    return _answer(vllm.answered(body, found, request.scope["afina.request"], int(leases.time())), found)
+
+
+@router.get("/v1/models", **described("vLLM"))
+async def models(request: Request) -> Response:
+    """The names that the caller's client has."""
+    core, key = core_of(request), key_of(request)
+    try:
+        listed = await desk_of(request).look(key, core.store.list, key.client)
+    except NotFound:
+        listed = []
+    return JSONResponse(vllm.models(listed, int(leases.time())))
+
+
+@router.post("/models/{client}/{task}", **described("Hugging Face", hub.Classification, hub.EXAMPLE))
+async def classification(request: Request, client: str, task: str) -> Response:
+    """Labels and scores, the best first, as the Hub's text-classification task has them."""
+    body = parsed(await request.body(), hub.Classification)
+    found = await answers(request, f"{client}/{task}", hub.texts(body))
+    return _answer(hub.answered(body, found), found)
+
+
+@router.get("/v2", **described("Open Inference Protocol"))
+async def server(request: Request) -> Response:
+    """What this server is."""
+    return JSONResponse({"name": "afina", "version": __version__, "extensions": []})
+
+
+@router.get("/v2/health/live", **described("Open Inference Protocol"))
+@router.get("/health/live", **described("health"))
+async def live(request: Request) -> Response:
+    """Whether it runs."""
+    return JSONResponse({"live": True})
+
+
+@router.get("/v2/health/ready", **described("Open Inference Protocol"))
+@router.get("/health/ready", **described("health"))
+async def ready(request: Request) -> Response:
+    """Whether it answers, and the store answers it; 503 where not."""
+    is_ready = core_of(request).ready
+    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+
+def _model(client: str, task: str, version: str | None) -> str:
+    if version is None:
+        return f"{client}/{task}"
+    if "@" in task:
+        raise Missing
+    return f"{client}/{task}@{version}"
+
+
+@router.get("/v2/models/{client}/{task}", **described("Open Inference Protocol"))
+@router.get("/v2/models/{client}/{task}/versions/{version}", **described("Open Inference Protocol"))
+async def metadata(request: Request, client: str, task: str, version: str | None = None) -> Response:
+    """A model's versions, inputs, outputs and labels."""
+    core, model = core_of(request), _model(client, task, version)
+
+    def look() -> dict[str, Any]:
+        found = core.version(key_of(request), model)
+        numbers = [one.number for one in core.store.versions(found.name) if not one.deleted]
+        manifest = found.manifest
+        asked = objectives.make(tuple(manifest["label_names"]), manifest.get("objective"))
+        return kserve.metadata(model, numbers, asked)
+
+    return JSONResponse(await desk_of(request).look(key_of(request), look))
+
+
+@router.get("/v2/models/{client}/{task}/ready", **described("Open Inference Protocol"))
+@router.get("/v2/models/{client}/{task}/versions/{version}/ready", **described("Open Inference Protocol"))
+async def model_ready(request: Request, client: str, task: str, version: str | None = None) -> Response:
+    """Whether a model answers."""
+    model = _model(client, task, version)
+    await desk_of(request).look(key_of(request), core_of(request).version, key_of(request), model)
+    return JSONResponse({"name": model, "ready": True})
+
+
+@router.post("/v2/models/{client}/{task}/infer", **described("Open Inference Protocol", kserve.Infer, kserve.EXAMPLE))
+@router.post(
+    "/v2/models/{client}/{task}/versions/{version}/infer",
+    **described("Open Inference Protocol", kserve.Infer, kserve.EXAMPLE),
+)
+async def infer(request: Request, client: str, task: str, version: str | None = None) -> Response:
+    """Labels and probabilities as tensors."""
+    if "inference-header-content-length" in request.headers:
+        raise Refusal(400, "invalid", "the binary data extension is not spoken here. Send BYTES as JSON.")
+    body = parsed(await request.body(), kserve.Infer)
+    model = _model(client, task, version)
+    found = await answers(request, model, kserve.texts(body))
+    number = found[0].receipt.version.rpartition("@")[2]
+    return _answer(kserve.answered(body, found, model, number), found)
+
+
+@router.post("/tasks", **described("afina", native.Tasks, native.TASKS_EXAMPLE))
+async def tasks(request: Request) -> Response:
+    """What several of the caller's models say of one text, in one batch."""
+    body = parsed(await request.body(), native.Tasks)
+    text = [Text(body.text, body.pair)]
+    found = await together(request, [(model, text) for model in body.models])
+    pairs = zip(body.models, found, strict=True)
+    return JSONResponse({"results": [{"model": model, **native.answered(one)} for model, (one,) in pairs]})
+
+
+@router.post("/bulk", **described("afina", lines=native.LINE_EXAMPLE))
+async def bulk(request: Request) -> Response:
+    """JSON lines in, JSON lines out, in their order, while they come; `?model=` for lines that name none."""
+    return Bulk(core_of(request), desk_of(request), key_of(request), request.query_params.get("model"))
+
+
+@router.put("/aliases/{client}/{task}/{alias}", **described("afina", native.Alias, native.ALIAS_EXAMPLE))
+async def move(request: Request, client: str, task: str, alias: str) -> Response:
+    """Let an alias point to a version, in the log as the key's doing; it is served once its golden probe has passed."""
+    body = parsed(await request.body(), native.Alias)
+    given = (f"{client}/{task}", alias, body.version, body.expected, body.message)
+    moved = await desk_of(request).look(key_of(request), core_of(request).move, key_of(request), *given)
+    return JSONResponse(moved.as_json())
+
+
+@router.get("/metrics", **described("health"))
+async def metrics(request: Request) -> Response:
+    """For Prometheus; with a key that has the scope admin."""
+    return Response(core_of(request).figures.text(), media_type=CONTENT_TYPE)

@@ -1,0 +1,36 @@
+"""Settings: what a server takes, how much at once, and for how long. Knows no server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Tokens are the backbone's, times are seconds.
+
+    batch_tokens    computed at once while one client asks
+    shared_tokens   the same while several do: less, so that nobody waits long for a batch of somebody else's texts; a
+                    quiet client waits for at most one such batch and then for its own
+    delay           for which a text waits for company where nothing is computed
+    queue_tokens    that may wait, of a client alone; where several wait, each has its share of it
+    timeout         after which a request is given up
+    body_bytes      of a request, or of a line of `/bulk`;  body_seconds  in which all of it has to come
+    texts           in a request;  characters  of a text
+    tokens_per_minute  that a client may ask for where its key says nothing; None: no limit
+    every           in which the store is asked for news: so late is a moved alias, or a revoked key, noticed
+    window          lines of a `/bulk` that are being answered
+    """
+
+    batch_tokens: int = 1024
+    shared_tokens: int = 64
+    delay: float = 0.004
+    queue_tokens: int = 65_536
+    timeout: float = 30.0
+    body_bytes: int = 1 << 20
+    body_seconds: float = 10.0
+    texts: int = 256
+    characters: int = 100_000
+    tokens_per_minute: int | None = None
+    every: float = 0.4
+    window: int = 64

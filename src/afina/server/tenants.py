@@ -1,0 +1,63 @@
+"""Tenants: whose a key is, what it may do, and how much. Follows the store's keys; knows no protocol."""
+
+from __future__ import annotations
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from afina.errors import InvalidName, Overloaded
+from afina.server.missing import Missing
+from afina.store import keys, leases
+from afina.store.keys import Key
+from afina.store.names import Name, Reference
+from afina.store.reader import Reader
+
+
+class Tenants:
+    """May be asked by many threads.
+
+    rate  tokens a minute of a client whose key does not say; None: no limit
+    """
+
+    def __init__(self, store: Reader, rate: int | None) -> None:
+        self._store, self._rate = store, rate
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._keys: dict[str, Key] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the keys anew."""
+        found = self._store.keys()
+        self._keys = {key.id: key for key in found}
+
+    def whose(self, secret: str) -> Key | None:
+        """The key, if there is such a one and it was not revoked."""
+        key = self._keys.get(keys.id_of(secret) or "")
+        return key if keys.matches(secret, key) else None
+
+    def spend(self, key: Key, tokens: int) -> None:
+        """Count tokens of a key. Raises Overloaded where it may ask for no more now, or never for so many."""
+        rate = key.rate if key.rate is not None else self._rate
+        if rate is None:
+            return
+        item = RateLimitItemPerMinute(rate)
+        if not self._limiter.hit(item, key.client, key.id, cost=tokens):
+            reset = self._limiter.get_window_stats(item, key.client, key.id).reset_time
+            wait = max(1.0, min(60.0, reset - leases.time()))
+            raise Overloaded(f"the key's {rate:,} tokens a minute are spent. Try again later.", wait)
+
+
+def reference_of(model: str, key: Key) -> Reference:
+    """The reference that a client's key may ask for.
+
+    Another client's name becomes one that no store has, so that it is looked for like any that is not there.
+    Raises Missing for what is no reference.
+    """
+    try:
+        asked = Reference.parse(model)
+    except InvalidName:
+        raise Missing() from None
+    if asked.name.client == key.client:
+        return asked
+    return Reference(Name(f"#{key.client}", asked.name.task), asked.number, asked.alias)

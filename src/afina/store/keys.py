@@ -1,0 +1,176 @@
+"""Keys: who may ask a server, on whose behalf, for what. In the database, as hashes.
+
+A key is `afina_ID_SECRET`, of which SECRET is 32 random bytes. Nobody guesses those, however fast they hash, so SHA-256
+does: a slow hash is for words that people choose. The log has the hash too, so that `verify` sees one that was
+exchanged.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from afina import digest
+from afina.errors import InvalidName, NotFound, Refused, UnknownName
+from afina.store import clients, log
+from afina.store.clients import Client
+from afina.store.database.database import Database
+from afina.store.database.tables import CLIENTS, KEYS, LIVE, LOG, SAID
+
+PREDICT, PUBLISH, ADMIN = "predict", "publish", "admin"
+SCOPES = (PREDICT, PUBLISH, ADMIN)
+"""To ask; to move aliases; to see how the server is. None includes another."""
+
+CREATED, REVOKED = "key", "revoke"
+"""Events of the log."""
+
+_WRITTEN = re.compile(r"afina_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", re.ASCII)
+
+_OF_NOBODY = digest.of_bytes(secrets.token_bytes(32))
+"""What a key is compared with of which there is none, so that it takes as long."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a key. Times are UTC.
+
+    rate     tokens a minute that it may ask for; None: what the server says
+    revoked  when, if it was
+    """
+
+    id: str
+    client: str
+    scopes: tuple[str, ...]
+    rate: int | None
+    hash: str
+    created: str
+    revoked: str | None = None
+    who: str | None = None
+    why: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values, without the hash."""
+        shown = ("id", "client", "scopes", "rate", "created", "revoked", "who", "why")
+        return {name: getattr(self, name) for name in shown} | {"scopes": [*self.scopes]}
+
+
+@dataclass(frozen=True)
+class MadeKey:
+    """A key as its client gets it: `secret` is all of it, and is shown once."""
+
+    key: Key
+    secret: str
+
+
+def create(
+    database: Database, client: str, scopes: Collection[str], rate: int | None, *, who: str | None, why: str | None
+) -> MadeKey:
+    """A new key of a client, which need not have any adapter yet.
+
+    Raises UnknownName for another scope, InvalidName for none of them or a rate below 1.
+    """
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise UnknownName("scope", scope, SCOPES)
+    if not scopes:
+        raise InvalidName(f"`scope`: found none, expected one or more of {', '.join(SCOPES)}.")
+    if rate is not None and not 1 <= rate < 1 << 31:
+        raise InvalidName(f"`rate`: found {rate}, expected tokens a minute, at least 1.")
+    made = secrets.token_hex(8)
+    secret = f"afina_{made}_{secrets.token_urlsafe(32)}"
+    row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), "rate": rate}
+    with database.writing() as connection:
+        owner = clients.find_or_make_client(connection, client)
+        entry = log.append(connection, CREATED, {**owner.payload, **_told(row)}, owner.said(who, why))
+        connection.execute(insert(KEYS), {**row, "client": owner.id, "created": entry.seq})
+        (found,) = _read(connection, KEYS.c.id == made)
+    return MadeKey(found, secret)
+
+
+def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> Key:
+    """End a key for good. Raises NotFound where there is none of that id, Refused where it was revoked before."""
+    with database.writing() as connection:
+        found = _read(connection, KEYS.c.id == id)
+        if not found:
+            raise NotFound(f"key {id[:40]}: there is none of that id. `afina keys list` shows what there is.")
+        if found[0].revoked is not None:
+            raise Refused(f"key {id}: was revoked at {found[0].revoked} already.")
+        row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
+        owner = Client(row.name, row.id, row.salt)
+        entry = log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.said(who, why))
+        connection.execute(update(KEYS).where(KEYS.c.id == id).values(revoked=entry.seq))
+        return _read(connection, KEYS.c.id == id)[0]
+
+
+def listed(connection: Connection, client: str | None = None) -> Sequence[Key]:
+    """The keys, also revoked ones, in the order in which they were made; of one client or of all."""
+    return _read(connection, True if client is None else CLIENTS.c.name == client)
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """What the log has of a key."""
+    return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}}
+
+
+def expected(entries: Collection[log.Entry]) -> dict[str, dict[str, Any]]:
+    """By id, the row that every key has to have after all that was done, but for its client's number."""
+    made: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        if entry.event == CREATED:
+            row = {name: entry.payload[name] for name in ("hash", "scopes", "rate", "client")}
+            made[entry.payload["key"]] = row | {"created": entry.seq, "revoked": None}
+        elif entry.event == REVOKED and entry.payload["key"] in made:
+            made[entry.payload["key"]]["revoked"] = entry.seq
+        elif entry.event == "erase":
+            made = {id: row for id, row in made.items() if row["client"] != entry.payload["client"]}
+    return made
+
+
+def rows(connection: Connection) -> dict[str, dict[str, Any]]:
+    """What stands in the table, in the form of `expected`."""
+    asked = select(KEYS, CLIENTS.c.name, CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
+    names = ("hash", "scopes", "rate", "created", "revoked")
+    return {
+        row.id: {name: row._mapping[name] for name in names} | {"client": log.salted(row.salt or "", row.name or "")}
+        for row in connection.execute(asked)
+    }
+
+
+def _read(connection: Connection, which: Any) -> Sequence[Key]:
+    ended = LOG.alias("ended")
+    asked = (
+        select(KEYS, CLIENTS.c.name, LOG.c.time, ended.c.time.label("ended"), SAID.c.who, SAID.c.why)
+        .join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
+        .join(LOG, LOG.c.seq == KEYS.c.created)
+        .outerjoin(ended, ended.c.seq == KEYS.c.revoked)
+        .outerjoin(SAID, SAID.c.seq == KEYS.c.created)
+        .where(which, CLIENTS.c.state == LIVE)
+        .order_by(KEYS.c.created)
+    )
+    return [
+        Key(row.id, row.name, tuple(row.scopes.split()), row.rate, row.hash, row.time, row.ended, row.who, row.why)
+        for row in connection.execute(asked)
+    ]
+
+
+def hashed(secret: str) -> str:
+    """What is kept of a key."""
+    return digest.of_bytes(secret.encode())
+
+
+def id_of(secret: str) -> str | None:
+    """Which key it says to be; None for what cannot be one."""
+    found = _WRITTEN.fullmatch(secret)
+    return found[1] if found else None
+
+
+def matches(secret: str, key: Key | None) -> bool:
+    """Whether it is that key, in a time that does not depend on where they differ, or on whether there is one."""
+    kept = key.hash if key is not None and key.revoked is None else _OF_NOBODY
+    return hmac.compare_digest(hashed(secret), kept)

@@ -1,0 +1,52 @@
+"""afina keys: make, list and revoke, for people and for programs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from afina.store import keys
+from afina.store.adapter_store import AdapterStore
+from command import Command
+
+
+@pytest.fixture(autouse=True)
+def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("LOGNAME", "ada")
+
+
+def test_a_key_is_made_listed_and_revoked(afina: Command) -> None:
+    said = afina("keys", "create", "acme", "--rate", 6000, "-m", "their router")
+    found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. It is not shown again:\n(\S+)\n", said.out)
+    assert found, said
+    (key,) = AdapterStore().keys()
+    assert keys.matches(found[2], key)
+    heading, row = afina("keys", "list").out.splitlines()
+    assert re.split(r"  +", heading) == [
+        *("id", "client", "scopes", "tokens a minute", "created (UTC)", "revoked", "who", "why")
+    ]
+    cells = re.split(r"  +", row)
+    assert [*cells[:4], *cells[5:]] == [found[1], "acme", "predict", "6,000", "-", "ada", "their router"]
+    assert afina("keys", "revoke", found[1]).out == f"key {found[1]} of acme: revoked\n"
+    assert "was revoked at" in afina("keys", "revoke", found[1]).error
+
+
+def test_programs_get_objects(afina: Command) -> None:
+    made = afina("keys", "create", "acme", "--scope", "predict", "--scope", "admin", "--json").object()
+    assert made["scopes"] == ["admin", "predict"]
+    secret = made.pop("secret")
+    assert keys.id_of(secret) == made["id"]
+    assert afina("keys", "list", "acme", "--json").object() == {"keys": [made]}
+    assert afina("keys", "list", "bolt", "--json").object() == {"keys": []}
+    assert afina("keys", "revoke", made["id"], "--json").object()["revoked"] is not None
+
+
+def test_errors_name_what_was_typed(afina: Command) -> None:
+    assert afina("keys", "create", "acme", "--scope", "read").error.startswith("unknown scope 'read'.")
+    assert afina("keys", "create", "acme", "--rate", 0).error.startswith("--rate: found 0")
+    assert afina("keys", "list").out == "No key yet. Make one: afina keys create CLIENT\n"
+    assert afina("keys", "--store", "other", "create", "acme").code == 0
+    assert len(AdapterStore("other").keys()) == 1

@@ -1,0 +1,111 @@
+"""afina serve as a process, asked by Hugging Face's own client; afina replay."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+from afina import AdapterStore, Backbone, Predictor
+from afina.server.receipt import Receipt
+from command import PROGRAM, Command
+from crowd import adapter
+
+TEXT = "the soup was bright."
+
+
+class Server(NamedTuple):
+    process: subprocess.Popen[str]
+    url: str
+    secret: str
+    answer: dict[str, Any]
+
+
+@pytest.fixture
+def server(gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    made = adapter(gpt2, "lora", {"r": 2})
+    made.save(tmp_path / "adapter")
+    store = AdapterStore()
+    store.publish(tmp_path / "adapter", "acme/reviews", message="first")
+    secret = store.create_key("acme", ["predict"]).secret
+    command = [*PROGRAM, "serve", "--backbone", gpt2.address, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        said = process.stdout.readline()
+        found = re.fullmatch(rf"serving {re.escape(os.environ['AFINA_STORE'])} on (http://127.0.0.1:\d+)\n", said)
+        try:
+            assert found, said
+            (answer,) = Predictor.of(made, gpt2)([TEXT])
+            yield Server(process, found[1], secret, answer)
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_it_answers_hugging_faces_client_and_ends_when_it_is_told_to(server: Server, afina: Command) -> None:
+    client = InferenceClient(model=f"{server.url}/models/acme/reviews", token=server.secret)
+    best, _ = client.text_classification(TEXT)
+    assert best.label == server.answer["label"]
+    assert best.score == pytest.approx(server.answer["probabilities"][best.label], abs=1e-5)
+    with pytest.raises(HfHubHTTPError, match="401"):
+        InferenceClient(model=f"{server.url}/models/acme/reviews", token="wrong").text_classification(TEXT)
+    headers = {"Authorization": f"Bearer {server.secret}"}
+    lines = "".join(json.dumps({"text": TEXT}) + "\n" for _ in range(500))
+    bulk = httpx2.post(f"{server.url}/bulk?model=acme/reviews", content=lines.encode(), headers=headers, timeout=60)
+    assert {json.loads(line)["label"] for line in bulk.text.splitlines()} == {server.answer["label"]}
+    assert bulk.text.count("\n") == 500
+    response = httpx2.post(
+        f"{server.url}/predict", json={"inputs": TEXT, "model": "acme/reviews"}, headers=headers, timeout=60
+    )
+    server.process.send_signal(signal.SIGTERM)
+    _, errors = server.process.communicate(timeout=60)
+    assert server.process.returncode in (0, -signal.SIGTERM), errors
+    logged = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
+    assert [one["status"] for one in logged] == [200, 401, 200, 200]
+    assert "soup" not in errors
+    again = afina("replay", response.headers["afina-receipt"], TEXT)
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["probabilities"] == pytest.approx(server.answer["probabilities"], abs=1e-5)
+
+
+@pytest.fixture
+def receipt(gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Receipt:
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    made = adapter(gpt2, "lora", {"r": 2})
+    made.save(tmp_path / "adapter")
+    AdapterStore().publish(tmp_path / "adapter", "acme/reviews", message="first")
+    return Receipt("acme/reviews@1", made.digest, gpt2.digest, "float32")
+
+
+def test_a_receipt_is_computed_again(gpt2: Backbone, afina: Command, receipt: Receipt) -> None:
+    answer = json.loads(afina("replay", receipt, TEXT).out)
+    (alone,) = Predictor.of(adapter(gpt2, "lora", {"r": 2}), gpt2)([TEXT])
+    assert answer == alone
+    found = afina("replay", receipt, TEXT, "--backbone", gpt2.address, "--json").object()
+    assert found == {**alone, "receipt": receipt.as_json()}
+    pair = json.loads(afina("replay", receipt, TEXT, "--pair", "a").out)
+    assert pair != answer
+
+
+def test_a_receipt_of_something_else_is_refused(afina: Command, receipt: Receipt) -> None:
+    given = receipt.as_json()
+    for change, said in (
+        ({"adapter": "sha256:0"}, "its adapter is sha256"),
+        ({"base": "sha256:0"}, "its backbone is sha256"),
+        ({"version": "acme/reviews@2"}, "version 2 is not there"),
+        ({"dtype": "float8"}, "float8"),
+    ):
+        assert said in afina("replay", json.dumps({**given, **change}), TEXT).error
+    for text in ("{", "[]", "{}", '{"version": 1, "adapter": "", "base": "", "dtype": ""}', "[" * 100_000):
+        assert "is no receipt" in afina("replay", text, TEXT).error

@@ -1,0 +1,177 @@
+"""One thread computes what many ask for, finishes what it took, and survives whatever a batch does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from afina.errors import Busy, Overloaded
+from afina.server.batching import Batching, Computed
+from afina.server.line import Line
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Fake:
+    """Doubles numbers; notes each batch, and takes a second of the test's clock a batch."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.batches = clock, list[list[Any]]()
+
+    def __call__(self, works: Sequence[Any]) -> Sequence[Any]:
+        self.batches.append([*works])
+        self.clock.now += 1.0
+        if "broken" in works:
+            raise ZeroDivisionError("broken")
+        return [2 * work for work in works]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fake(clock: Clock) -> Fake:
+    return Fake(clock)
+
+
+@pytest.fixture
+def told() -> list[Computed]:
+    return []
+
+
+@pytest.fixture
+def made(clock: Clock, fake: Fake, told: list[Computed]) -> Batching:
+    """Whose thread is not begun: a test makes its steps."""
+    return Batching(Line(100, 40, 0.5, 200), fake, watch=told.append, clock=clock)
+
+
+def test_what_comes_within_the_delay_is_computed_together(made: Batching, fake: Fake, clock: Clock) -> None:
+    (first,) = made.submit("a", [1], [10], 30)
+    assert not made.step()
+    clock.now = 0.4
+    (second,) = made.submit("b", [2], [10], 30)
+    clock.now = 0.5
+    assert made.step()
+    assert (first.result(0), second.result(0), fake.batches) == (2, 4, [[1, 2]])
+
+
+def test_a_batch_is_told_of(made: Batching, told: list[Computed]) -> None:
+    made.submit("a", [1, 2], [60, 40], 30)
+    made.step()
+    assert told == [Computed(100, 2, 100, 1.0)]
+    assert made.waiting == (0, 0)
+
+
+def test_what_is_given_up_before_its_turn_is_not_computed(made: Batching, fake: Fake, clock: Clock) -> None:
+    first, second = made.submit("a", [1, 2], [10, 10], 30)
+    assert first.cancel()
+    assert made.waiting == (10, 1)
+    clock.now = 1.0
+    made.step()
+    assert (second.result(0), fake.batches) == (4, [[2]])
+    with pytest.raises(CancelledError):
+        first.result(0)
+
+
+def test_what_is_being_computed_cannot_be_given_up(clock: Clock) -> None:
+    given_up = []
+    made = Batching(Line(100, 40, 0.0, 200), lambda works: given_up.append(future.cancel()) or works, clock=clock)
+    (future,) = made.submit("a", [1], [10], 30)
+    made.step()
+    assert (given_up, future.result(0)) == ([False], 1)
+
+
+def test_what_waited_longer_than_its_time_is_not_computed(made: Batching, fake: Fake, clock: Clock) -> None:
+    (late,) = made.submit("a", [1], [10], 2)
+    (other,) = made.submit("a", [2], [10], 30)
+    clock.now = 3.0
+    made.step()
+    assert (other.result(0), fake.batches) == (4, [[2]])
+    with pytest.raises(TimeoutError):
+        late.result(0)
+
+
+def test_what_a_batch_raises_is_the_outcome_of_all_in_it_and_of_no_other(made: Batching, clock: Clock) -> None:
+    both = made.submit("a", ["broken", 1], [10, 10], 30)
+    clock.now = 1.0
+    made.step()
+    for future in both:
+        with pytest.raises(ZeroDivisionError):
+            future.result(0)
+    (after,) = made.submit("a", [3], [10], 30)
+    clock.now = 5.0
+    made.step()
+    assert after.result(0) == 6
+
+
+def test_what_is_too_much_is_refused_with_the_time_that_what_waits_takes(made: Batching) -> None:
+    made.submit("a", [1], [150], 30)
+    with pytest.raises(Overloaded) as raised:
+        made.submit("a", [2], [100], 30)
+    assert raised.value.after == pytest.approx(150 / 500)
+    assert made.waiting == (150, 1)
+
+
+@pytest.fixture
+def begun() -> Iterator[tuple[Batching, threading.Event, list[str]]]:
+    """On a thread of its own, which computes nothing until the event is set; with the names of those that did."""
+    go, threads = threading.Event(), list[str]()
+
+    def compute(works: Sequence[Any]) -> Sequence[Any]:
+        go.wait(10)
+        threads.append(threading.current_thread().name)
+        return works
+
+    made = Batching(Line(2, 2, 0.0, 10_000), compute)
+    made.start()
+    yield made, go, threads
+    go.set()
+    made.close()
+
+
+def test_closing_computes_all_that_was_taken_and_takes_nothing_more(
+    begun: tuple[Batching, threading.Event, list[str]],
+) -> None:
+    made, go, threads = begun
+    futures = [future for client in "abc" for future in made.submit(client, [*range(20)], [1] * 20, 30)]
+    closing = threading.Thread(target=made.close)
+    closing.start()
+    while made.alive:
+        pass
+    with pytest.raises(Busy, match="shutting down"):
+        made.submit("a", [1], [1], 30)
+    go.set()
+    closing.join(10)
+    assert [future.result(0) for future in futures] == [*range(20)] * 3
+    assert set(threads) == {"afina-inference"}
+
+
+def test_many_threads_get_each_its_own(begun: tuple[Batching, threading.Event, list[str]]) -> None:
+    made, go, _ = begun
+    go.set()
+    found: dict[int, list[int]] = {}
+
+    def ask(number: int) -> None:
+        found[number] = [
+            future.result(10)
+            for start in range(0, 50, 5)
+            for future in made.submit(str(number), [1000 * number + start + step for step in range(5)], [1] * 5, 30)
+        ]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert found == {number: [1000 * number + step for step in range(50)] for number in range(6)}

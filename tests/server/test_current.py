@@ -1,0 +1,159 @@
+"""Which version a reference means, while others publish and move, and loading fails now and then."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from afina.errors import Busy, CorruptAdapter, NotFound
+from afina.server.current import Current
+from afina.server.figures import Figures
+from afina.store.adapter_store import AdapterStore
+from afina.store.names import Reference
+from afina.store.version import Version
+from stores import adapter
+
+PRODUCTION = Reference.parse("acme/reviews@production")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    """With three versions, of which `production` is the first."""
+    made = AdapterStore(tmp_path / "store", who="ada")
+    for head in range(3):
+        made.publish(adapter(tmp_path / f"adapter-{head}", 0, head), "acme/reviews", message="why")
+    made.alias("acme/reviews@1")
+    return made
+
+
+class Prove:
+    """Notes what is proven; raises what a test puts there, by number."""
+
+    def __init__(self) -> None:
+        self.proven, self.errors = list[int](), dict[int, Exception]()
+
+    def __call__(self, version: Version) -> None:
+        self.proven.append(version.number)
+        if version.number in self.errors:
+            raise self.errors[version.number]
+
+
+@pytest.fixture
+def prove() -> Prove:
+    return Prove()
+
+
+@pytest.fixture
+def current(store: AdapterStore, prove: Prove) -> Current:
+    return Current(store, prove, Figures())
+
+
+def test_a_version_is_proven_once_however_often_and_under_whatever_name_it_is_asked_for(
+    current: Current, prove: Prove
+) -> None:
+    for text in ("acme/reviews@production", "acme/reviews@1", "acme/reviews@production", "acme/reviews"):
+        current.find(Reference.parse(text))
+    assert prove.proven == [1, 3]
+
+
+def test_what_is_there_is_followed_only_where_there_is_news_of_it(
+    current: Current, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current.find(PRODUCTION)
+    looked = []
+    known = store.known
+    monkeypatch.setattr(store, "known", lambda reference: looked.append(reference) or known(reference))
+    assert not current.refresh()
+    store.create_key("bolt", ["predict"])
+    assert current.refresh()
+    assert looked == []
+    store.alias("acme/reviews@2")
+    assert current.refresh()
+    assert (looked, current.find(PRODUCTION).number) == ([PRODUCTION], 2)
+
+
+def test_a_version_that_does_not_pass_leaves_the_one_before_until_another_does(
+    current: Current, store: AdapterStore, prove: Prove
+) -> None:
+    prove.errors[2] = CorruptAdapter("its probe differs")
+    current.find(PRODUCTION)
+    store.alias("acme/reviews@2")
+    current.refresh()
+    for _ in range(3):
+        current.refresh()
+    assert (current.find(PRODUCTION).number, current.behind, prove.proven) == (1, 1, [1, 2])
+    with pytest.raises(CorruptAdapter):
+        current.find(Reference.parse("acme/reviews@2"))
+    assert prove.proven == [1, 2]
+    store.alias("acme/reviews@3")
+    current.refresh()
+    assert (current.find(PRODUCTION).number, current.behind) == (3, 0)
+
+
+def test_a_version_that_could_not_be_loaded_is_tried_again_without_news(
+    current: Current, store: AdapterStore, prove: Prove
+) -> None:
+    prove.errors[2] = Busy("not loaded in time")
+    current.find(PRODUCTION)
+    store.alias("acme/reviews@2")
+    current.refresh()
+    assert (current.find(PRODUCTION).number, current.behind) == (1, 1)
+    del prove.errors[2]
+    assert not current.refresh()
+    assert (current.find(PRODUCTION).number, current.behind) == (2, 0)
+
+
+def test_what_is_gone_is_not_found(current: Current, store: AdapterStore) -> None:
+    newest = Reference.parse("acme/reviews@3")
+    assert current.find(newest).number == 3
+    store.delete("acme/reviews@3", reason="not needed")
+    assert current.find(newest).number == 3
+    current.refresh()
+    with pytest.raises(NotFound):
+        current.find(newest)
+    assert current.find(PRODUCTION).number == 1
+    store.erase("acme", reason="asked to")
+    current.refresh()
+    with pytest.raises(NotFound):
+        current.find(PRODUCTION)
+
+
+@pytest.mark.parametrize("steps", [*itertools.permutations(["move", "refresh", "refresh"])])
+@pytest.mark.parametrize("when", ["before it is looked up", "after it is looked up", "while it is proven"])
+def test_a_move_at_any_moment_of_the_first_look_is_noticed(
+    current: Current,
+    store: AdapterStore,
+    prove: Prove,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: tuple[str, ...],
+    when: str,
+) -> None:
+    acts: dict[str, Callable[[], object]] = {
+        "move": lambda: store.alias("acme/reviews@2"),
+        "refresh": current.refresh,
+    }
+    done = []
+
+    def meanwhile(moment: str) -> None:
+        if moment == when and not done:
+            done.append(moment)
+            for step in steps:
+                acts[step]()
+
+    known = store.known
+
+    def looked(reference: Reference) -> Version | None:
+        meanwhile("before it is looked up")
+        found = known(reference)
+        meanwhile("after it is looked up")
+        return found
+
+    monkeypatch.setattr(store, "known", looked)
+    monkeypatch.setattr(current, "_prove", lambda version: meanwhile("while it is proven"))
+    current.find(PRODUCTION)
+    current.refresh()
+    assert done
+    assert current.find(PRODUCTION).number == 2

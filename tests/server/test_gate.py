@@ -1,0 +1,153 @@
+"""Who may pass: every route refuses without a key, and another client's adapter is like one that does not exist."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from afina.server.http.app import App
+from afina.server.http.gate import OPEN, needed
+from afina.store.keys import ADMIN, PREDICT, PUBLISH
+
+
+def routes(app: App) -> Iterator[tuple[str, str]]:
+    """Every (method, path) that there is, however it came there, with some name in the place of a parameter."""
+    for route in app.routes:
+        for one in getattr(getattr(route, "original_router", None), "routes", [route]):
+            path = one.path
+            for name, value in (("client", "acme"), ("task", "reviews"), ("version", "1"), ("alias", "production")):
+                path = path.replace(f"{{{name}}}", value)
+            assert "{" not in path, path
+            yield from ((method, path) for method in sorted(one.methods))
+
+
+def test_there_are_the_routes_that_are_looked_at(served: Any) -> None:
+    found = {path for _, path in routes(served.web.app)}
+    assert {"/predict", "/classify", "/tasks", "/bulk", "/metrics", "/openapi.json"} <= found
+    assert "/v2/models/acme/reviews/versions/1/infer" in found
+    assert found >= OPEN
+
+
+@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer x", "Basic x", "revoked", "cut", "twice", "another"])
+def test_every_route_refuses_who_has_no_valid_key(served: Any, given: str | None) -> None:
+    secret = served.secrets["acme"]
+    written = {
+        "revoked": f"Bearer {served.secrets['revoked']}",
+        "cut": f"Bearer {secret[:-1]}",
+        "another": f"Basic {secret}",
+    }
+    headers: Any = {} if given is None else {"Authorization": written.get(given, given)}
+    if given == "twice":
+        headers = [("Authorization", f"Bearer {secret}"), ("Authorization", "Bearer x")]
+    for method, path in [*routes(served.web.app), ("GET", "/nothing"), ("DELETE", "/predict"), ("GET", "/docs")]:
+        response = served.web.request(method, path, headers=headers)
+        if path in OPEN:
+            assert response.status_code == 200, path
+        else:
+            assert response.status_code == 401, (method, path)
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert "afina-receipt" not in response.headers
+
+
+def test_every_route_refuses_a_key_without_its_scope(served: Any) -> None:
+    mine = {"acme": PREDICT, "acme-admin": ADMIN, "acme-publish": PUBLISH}
+    for method, path in [*routes(served.web.app), ("GET", "/nothing")]:
+        wanted = needed(path)
+        for who, scope in mine.items():
+            status = served.web.request(method, path, headers=served.auth(who)).status_code
+            assert (status == 403) == (wanted not in (None, scope)), (method, path, who, status)
+
+
+def test_a_path_that_is_not_thought_of_takes_an_administrator(served: Any) -> None:
+    for path in ("/", "/predictions", "/v3", "/v2x", "/docs", "/health", "/metrics/x", "//predict", "/Predict"):
+        assert needed(path) == ADMIN, path
+
+
+def test_a_new_key_passes_and_a_revoked_one_does_not_within_a_second(serve: Any) -> None:
+    served = serve()
+    made = served.store.create_key("acme", ["predict"])
+    headers = {"Authorization": f"Bearer {made.secret}"}
+
+    def passes() -> bool:
+        return bool(served.web.get("/v1/models", headers=headers).status_code == 200)
+
+    assert within_a_second(passes)
+    served.store.revoke_key(made.key.id)
+    assert within_a_second(lambda: not passes())
+
+
+def within_a_second(is_so: Any) -> bool:
+    until = time.perf_counter() + 1.0
+    while time.perf_counter() < until:
+        if is_so():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+ASKED = [
+    ("POST", "/predict", {"inputs": "a", "model": "{}"}),
+    ("POST", "/classify", {"input": "a", "model": "{}"}),
+    ("POST", "/models/{}", {"inputs": "a"}),
+    ("POST", "/v2/models/{}/infer", {"inputs": [TENSOR]}),
+    ("POST", "/v2/models/{}/versions/1/infer", {"inputs": [TENSOR]}),
+    ("GET", "/v2/models/{}", None),
+    ("GET", "/v2/models/{}/ready", None),
+    ("POST", "/tasks", {"text": "a", "models": ["acme/reviews", "{}"]}),
+    ("POST", "/bulk?model={}", {"text": "a"}),
+]
+
+
+def put(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {key: put(one, name) for key, one in value.items()}
+    if isinstance(value, list):
+        return [put(one, name) for one in value]
+    return value.replace("{}", name) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ASKED)
+def test_another_clients_adapter_is_like_one_that_does_not_exist(
+    served: Any, method: str, path: str, body: Any
+) -> None:
+    assert served.post("/predict", {"inputs": "a", "model": "bolt/mail"}, "bolt").status_code == 200
+
+    def asked(name: str) -> tuple[int, bytes, list[str]]:
+        headers = served.auth("acme")
+        response = served.web.request(method, put(path, name), json=put(body, name), headers=headers)
+        varying = ("x-request-id", "date")
+        return response.status_code, response.content, [name for name in response.headers if name not in varying]
+
+    theirs = asked("bolt/mail")
+    assert theirs[0] == (200 if "bulk" in path else 404)
+    assert b"no such model" in theirs[1]
+    assert b"bolt" not in theirs[1]
+    for missing in ("acme/mail", "bolt/nothing", "nobody/mail"):
+        assert asked(missing) == theirs, missing
+
+
+def test_another_clients_adapter_takes_as_long_to_refuse_as_one_that_does_not_exist(served: Any) -> None:
+    def took(name: str) -> float:
+        started = time.perf_counter()
+        served.post("/predict", {"inputs": "a", "model": name})
+        return time.perf_counter() - started
+
+    served.post("/predict", {"inputs": "a", "model": "bolt/mail"}, "bolt")
+    names = ("bolt/mail", "acme/mail", "bolt/nothing")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(40):
+        for name in names:
+            times[name].append(took(name))
+    medians = [statistics.median(times[name]) for name in names]
+    assert max(medians) < 2 * min(medians), medians
+
+
+def test_what_is_listed_is_the_callers_own(served: Any) -> None:
+    assert [one["id"] for one in served.get("/v1/models", "bolt").json()["data"]] == ["bolt/mail"]
+    text = served.get("/openapi.json").text
+    assert "bolt" not in text

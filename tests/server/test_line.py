@@ -1,0 +1,136 @@
+"""What of many clients' texts is computed next, and together with what; by a clock that a test sets."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+
+import pytest
+
+from afina.errors import Overloaded
+from afina.server.line import MEMORY, Item, Line
+
+SPEED = 1000.0
+
+
+def items(client: str, *tokens: int, at: float = 0.0) -> list[Item]:
+    return [Item(client, count, f"{client}-{index}", at, at + 30) for index, count in enumerate(tokens)]
+
+
+def line(most: int = 100, shared: int = 40, delay: float = 0.01, bound: int = 1000) -> Line:
+    return Line(most, shared, delay, bound)
+
+
+def works(batch: Sequence[Item]) -> list[str]:
+    return [item.work for item in batch]
+
+
+def test_the_first_waits_for_company_until_the_delay_is_over_or_the_batch_is_full() -> None:
+    made = line()
+    assert made.due(0.0) is None
+    made.offer(items("a", 30), SPEED)
+    assert made.due(0.004) == pytest.approx(0.006)
+    assert made.due(0.02) == 0
+    made.offer(items("a", 70, at=0.004), SPEED)
+    assert made.due(0.004) == 0
+
+
+def test_a_batch_has_no_more_than_it_has_room_for_and_at_least_one() -> None:
+    made = line()
+    made.offer(items("a", 60, 40, 1, 500), SPEED)
+    assert [works(made.take(0.0)) for _ in range(3)] == [["a-0", "a-1"], ["a-2"], ["a-3"]]
+    assert (made.take(0.0), made.tokens, made.texts) == ([], 0, 0)
+
+
+def test_clients_take_turns_by_tokens() -> None:
+    made = line(shared=40)
+    made.offer(items("much", *[10] * 50), SPEED)
+    made.offer(items("little", 10, 10), SPEED)
+    assert sorted(works(made.take(0.0))) == ["little-0", "little-1", "much-0", "much-1"]
+
+
+def test_who_was_away_is_owed_nothing() -> None:
+    made = line(shared=20)
+    made.offer(items("much", *[10] * 10), SPEED)
+    made.offer(items("little", 10), SPEED)
+    for _ in range(4):
+        made.take(0.0)
+    made.offer(items("little", *[10] * 4), SPEED)
+    taken = works(made.take(0.0)) + works(made.take(0.0))
+    assert [work.partition("-")[0] for work in taken].count("much") >= 1
+
+
+def test_batches_are_smaller_while_several_ask() -> None:
+    made = line(most=100, shared=40)
+    made.offer(items("a", 1, at=0.0), SPEED)
+    assert made.budget(0.0) == 100
+    made.offer(items("b", 1, at=1.0), SPEED)
+    assert made.budget(1.0) == 40
+    assert made.budget(MEMORY + 0.5) == 100
+
+
+def test_who_only_looks_after_things_makes_no_batch_smaller() -> None:
+    made = line(most=100, shared=40)
+    made.offer(items("a", 1), SPEED)
+    made.offer(items("", 1), SPEED, asks=False)
+    assert made.budget(0.0) == 100
+    assert works(made.take(0.0)) == ["a-0", "-0"]
+
+
+def test_a_client_may_have_so_much_waiting_and_the_others_still_have_room() -> None:
+    made = line(bound=100)
+    made.offer(items("flood", *[10] * 10), SPEED)
+    with pytest.raises(Overloaded) as raised:
+        made.offer(items("flood", 10), SPEED)
+    assert raised.value.after == pytest.approx(0.1)
+    made.offer(items("other", 25, 25), SPEED)
+    with pytest.raises(Overloaded):
+        made.offer(items("other", 1), SPEED)
+    assert made.tokens == 150
+
+
+def test_of_items_that_are_refused_none_waits() -> None:
+    made = line(bound=100)
+    made.offer(items("a", 10), SPEED)
+    with pytest.raises(Overloaded):
+        made.offer(items("a", 10, 90), SPEED)
+    assert made.texts == 1
+
+
+def test_what_nobody_waits_for_is_not_taken() -> None:
+    made = line()
+    given = items("a", 10, 10, 10)
+    made.offer(given, SPEED)
+    made.forget([given[1], given[1]])
+    assert (works(made.take(0.0)), made.tokens) == (["a-0", "a-2"], 0)
+    made.forget(given)
+
+
+def latencies(flood: bool, *, texts: int = 400, seed: int = 0) -> list[float]:
+    """Of a client that asks for 32 tokens now and then, on a machine that takes 5 ms a batch and 0.2 ms a token."""
+    draw, made = random.Random(seed), Line(1024, 32, 0.004, 65_536)
+    arrivals = [when := 0.0]
+    arrivals += [when := when + draw.expovariate(3.0) for _ in range(texts - 1)]
+    now, took = 0.0, list[float]()
+    while len(took) < texts:
+        if flood and made.texts < 200:
+            made.offer(items("flood", *[32] * 100, at=now), SPEED)
+        while arrivals and arrivals[0] <= now:
+            made.offer(items("quiet", 32, at=arrivals.pop(0)), SPEED)
+        due = made.due(now)
+        if due != 0.0:
+            ahead = [when for when in (arrivals[0] if arrivals else None,) if when is not None]
+            now = min([*ahead, *([] if due is None else [now + due])])
+            continue
+        batch = made.take(now)
+        now += 0.005 + 0.0002 * sum(item.tokens for item in batch)
+        took += [now - item.arrived for item in batch if item.client == "quiet"]
+    return took
+
+
+def test_a_flood_of_one_client_leaves_the_95th_percentile_of_another_within_twice_of_what_it_is_alone() -> None:
+    """Where batches that several share are as large as what the quiet one asks for: it waits for one, and has one."""
+    idle, flooded = (statistics.quantiles(latencies(flood), n=20)[-1] for flood in (False, True))
+    assert flooded > idle
+    assert flooded <= 2 * idle, (idle, flooded)

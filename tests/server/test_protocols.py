@@ -1,0 +1,226 @@
+"""Each protocol's requests and responses, field by field, on answers that the adapter alone gives."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+TEXTS = ("the soup was bright.", "What a dull ferry!")
+
+
+def near(found: Any, expected: Any) -> bool:
+    """The same JSON, where numbers may differ as batches do."""
+    if isinstance(expected, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == expected.keys()
+            and all(near(found[key], value) for key, value in expected.items())
+        )
+    if isinstance(expected, list):
+        return (
+            isinstance(found, list)
+            and len(found) == len(expected)
+            and all(near(one, other) for one, other in zip(found, expected, strict=True))
+        )
+    if isinstance(expected, float):
+        return isinstance(found, float) and found == pytest.approx(expected, abs=1e-5)
+    return bool(found == expected and type(found) is type(expected))
+
+
+def ranked(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    scores = answer["probabilities"].items()
+    return [{"label": label, "score": score} for label, score in sorted(scores, key=lambda one: -one[1])]
+
+
+def check_receipt(served: Any, response: Any, version: str) -> None:
+    assert json.loads(response.headers["afina-receipt"]) == {
+        "version": version,
+        "adapter": served.adapters[version].digest,
+        "base": served.backbone.digest,
+        "dtype": "float32",
+    }
+
+
+def test_text_embeddings_inference(served: Any) -> None:
+    one, other = map(ranked, served.alone("acme/reviews@1", *TEXTS))
+    model = "acme/reviews@production"
+    single = served.post("/predict", {"inputs": TEXTS[0], "model": model, "raw_scores": False, "truncate": True})
+    assert single.status_code == 200, single.text
+    assert near(single.json(), one)
+    check_receipt(served, single, "acme/reviews@1")
+    batch = served.post(f"/predict?model={model}", {"inputs": [[text] for text in TEXTS]})
+    assert near(batch.json(), [one, other])
+    pair = served.post("/predict", {"inputs": [*TEXTS], "model": model})
+    assert [one["label"] for one in sorted(pair.json(), key=lambda one: one["label"])] == ["bad", "good"]
+    assert not near(pair.json(), one)
+    raw = served.post("/predict", {"inputs": TEXTS[0], "model": model, "raw_scores": True}).json()
+    assert sum(one["score"] for one in raw) != pytest.approx(1.0)
+    long = {"inputs": "soup " * 2000, "model": model}
+    assert served.post("/predict", long).status_code == 200
+    cut = served.post("/predict", {**long, "truncate": False})
+    assert (cut.status_code, cut.json()["error_type"]) == (422, "Validation")
+
+
+def test_vllm(served: Any) -> None:
+    one, other = served.alone("acme/reviews@2", *TEXTS)
+    response = served.post("/classify", {"model": "acme/reviews", "input": [*TEXTS], "user": "somebody"})
+    body = response.json()
+    assert body.pop("id") == f"classify-{response.headers['x-request-id']}"
+    assert isinstance(body.pop("created"), int)
+    tokens = body["usage"]["prompt_tokens"]
+    assert tokens == sum(len(served.backbone.tokenizer(text)["input_ids"]) for text in TEXTS)
+    assert near(
+        body,
+        {
+            "object": "list",
+            "model": "acme/reviews",
+            "data": [
+                {
+                    "index": index,
+                    "label": answer["label"],
+                    "probs": [answer["probabilities"]["bad"], answer["probabilities"]["good"]],
+                    "num_classes": 2,
+                }
+                for index, answer in enumerate((one, other))
+            ],
+            "usage": {
+                "prompt_tokens": tokens,
+                "total_tokens": tokens,
+                "completion_tokens": 0,
+                "prompt_tokens_details": None,
+            },
+        },
+    )
+    check_receipt(served, response, "acme/reviews@2")
+    listed = served.get("/v1/models").json()
+    assert [(model["id"], model["owned_by"]) for model in listed["data"]] == [
+        (f"acme/{task}", "acme") for task in ("price", "reviews", "tags")
+    ]
+    missing = served.post("/classify", {"model": "acme/none", "input": "a"})
+    assert missing.json() == {"error": {"message": "no such model", "type": "not_found", "param": None, "code": 404}}
+
+
+def test_hugging_face(served: Any) -> None:
+    one, other = map(ranked, served.alone("acme/reviews@1", *TEXTS))
+    path = "/models/acme/reviews@production"
+    assert near(served.post(path, {"inputs": TEXTS[0]}).json(), [one])
+    top = served.post(path, {"inputs": [*TEXTS], "parameters": {"top_k": 1}})
+    assert near(top.json(), [one[:1], other[:1]])
+    check_receipt(served, top, "acme/reviews@1")
+    (raw,) = served.post(path, {"inputs": TEXTS[0], "parameters": {"function_to_apply": "none"}}).json()
+    assert sum(one["score"] for one in raw) != pytest.approx(1.0)
+    other_function = served.post(path, {"inputs": TEXTS[0], "parameters": {"function_to_apply": "sigmoid"}})
+    assert other_function.status_code == 422
+    assert served.post(path, {"inputs": TEXTS[0], "parameters": {"top_k": 0}}).status_code == 422
+
+
+def test_open_inference_protocol(served: Any) -> None:
+    one, other = served.alone("acme/reviews@1", *TEXTS)
+    tensor = {"name": "text", "shape": [2, 1], "datatype": "BYTES", "data": [[text] for text in TEXTS]}
+    response = served.post("/v2/models/acme/reviews/versions/1/infer", {"id": "42", "inputs": [tensor]})
+    assert near(
+        response.json(),
+        {
+            "model_name": "acme/reviews@1",
+            "model_version": "1",
+            "id": "42",
+            "outputs": [
+                {"name": "label", "shape": [2], "datatype": "BYTES", "data": [one["label"], other["label"]]},
+                {
+                    "name": "probabilities",
+                    "shape": [2, 2],
+                    "datatype": "FP32",
+                    "data": [*one["probabilities"].values(), *other["probabilities"].values()],
+                },
+            ],
+        },
+    )
+    check_receipt(served, response, "acme/reviews@1")
+    flat = {**tensor, "shape": [2], "data": [*TEXTS]}
+    wanted = {"inputs": [flat], "outputs": [{"name": "probabilities"}]}
+    newest = served.post("/v2/models/acme%2Freviews/infer", wanted).json()
+    assert (newest["model_version"], [one["name"] for one in newest["outputs"]]) == ("2", ["probabilities"])
+    pair = {**flat, "name": "pair"}
+    assert served.post("/v2/models/acme/reviews/infer", {"inputs": [flat, pair]}).status_code == 200
+    for wrong in (
+        {"inputs": [{**flat, "shape": [3]}]},
+        {"inputs": [{**flat, "datatype": "FP32"}]},
+        {"inputs": [flat, {**pair, "shape": [1], "data": ["a"]}]},
+        {"inputs": [flat], "outputs": [{"name": "logits"}]},
+        {"inputs": []},
+    ):
+        refused = served.post("/v2/models/acme/reviews/infer", wrong)
+        assert (refused.status_code, [*refused.json()]) == (422, ["error"]), wrong
+
+
+def test_open_inference_protocols_metadata_and_health(served: Any) -> None:
+    assert served.get("/v2/models/acme/reviews").json() == {
+        "name": "acme/reviews",
+        "versions": ["1", "2"],
+        "platform": "afina",
+        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+        ],
+        "parameters": {"labels": ["bad", "good"], "kind": "classes"},
+    }
+    assert [one["name"] for one in served.get("/v2/models/acme/price").json()["outputs"]] == ["value"]
+    assert served.get("/v2/models/acme/tags/versions/1").json()["outputs"][0]["shape"] == [-1, 3]
+    assert served.get("/v2/models/acme/tags/ready").json() == {"name": "acme/tags", "ready": True}
+    assert served.get("/v2/models/acme/tags/versions/7/ready").status_code == 404
+    assert served.web.get("/v2/health/live").json() == {"live": True}
+    assert served.web.get("/v2/health/ready").json() == {"ready": True}
+    assert served.get("/v2").json()["name"] == "afina"
+
+
+def test_numbers_and_several_labels_have_their_own_form_in_each(served: Any) -> None:
+    (price,), (tags,) = served.alone("acme/price@1", TEXTS[0]), served.alone("acme/tags@1", TEXTS[0])
+    assert near(
+        served.post("/predict", {"inputs": TEXTS[0], "model": "acme/price"}).json(),
+        [{"label": "price", "score": price["value"]}],
+    )
+    assert near(served.post("/models/acme/tags", {"inputs": TEXTS[0]}).json(), [ranked(tags)])
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [TEXTS[0]]}
+    value, labels = (
+        served.post(f"/v2/models/acme/{task}/infer", {"inputs": [tensor]}).json()["outputs"][0]
+        for task in ("price", "tags")
+    )
+    assert near(value, {"name": "value", "shape": [1], "datatype": "FP64", "data": [price["value"]]})
+    assert (labels["name"], labels["datatype"], labels["shape"]) == ("labels", "BOOL", [1, 3])
+    names = ("loud", "late", "rude")
+    assert [name for name, has in zip(names, labels["data"], strict=True) if has] == tags["labels"]
+    (one,) = served.post("/classify", {"model": "acme/tags", "input": TEXTS[0]}).json()["data"]
+    assert (one["label"], one["num_classes"]) == (ranked(tags)[0]["label"], 3)
+
+
+def test_one_text_for_several_of_the_callers_models(served: Any) -> None:
+    names = ["acme/reviews@production", "acme/tags", "acme/price@1"]
+    found = served.post("/tasks", {"text": TEXTS[0], "models": names}).json()["results"]
+    assert [one.pop("model") for one in found] == names
+    assert [one.pop("receipt")["version"] for one in found] == ["acme/reviews@1", "acme/tags@1", "acme/price@1"]
+    assert [one.pop("truncated") for one in found] == [False] * 3
+    alone = [served.alone(name, TEXTS[0])[0] for name in ("acme/reviews@1", "acme/tags@1", "acme/price@1")]
+    assert near(found, alone)
+    assert served.post("/tasks", {"text": TEXTS[0], "models": [*names, "bolt/mail"]}).status_code == 404
+
+
+def test_lines_are_answered_in_their_order_and_errors_stand_in_their_place(served: Any) -> None:
+    names = ("acme/reviews@1", "acme/tags@1", "acme/price@1")
+    lines = [{"model": names[index % 3], "text": TEXTS[index % 2]} for index in range(200)]
+    lines[7] = {"model": "bolt/mail", "text": "a"}
+    lines[9] = {"text": "a"}
+    content = "\n".join([*map(json.dumps, lines), "no json", "", json.dumps(lines[0])])
+    response = served.web.post("/bulk", content=content.encode(), headers=served.auth())
+    assert response.headers["content-type"] == "application/x-ndjson"
+    found = [json.loads(line) for line in response.text.splitlines()]
+    assert len(found) == 202
+    assert found[7] == {"error": "no such model", "kind": "not_found"}
+    assert found[9]["kind"] == found[200]["kind"] == "invalid"
+    for index in (0, 1, 2, 3, 50, 199):
+        (alone,) = served.alone(names[index % 3], TEXTS[index % 2])
+        assert found[index].pop("receipt")["version"] == names[index % 3]
+        assert near(found[index], {**alone, "truncated": False})
+    assert found[201]["receipt"]["version"] == names[0]

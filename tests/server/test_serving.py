@@ -1,0 +1,407 @@
+"""A server under way: limits, updates, cancellation, the end, figures, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import AdapterStore
+from afina.errors import NotFound
+from afina.server.core import Core, Text
+from afina.server.http.desk import Desk
+from afina.server.settings import Settings
+from afina.serving.engine import Engine
+from crowd import adapter
+
+BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@production"}
+
+
+def version(served: Any, model: str = "acme/reviews@production") -> str:
+    response = served.post("/predict", {**BODY, "model": model})
+    assert response.status_code == 200, response.text
+    return str(json.loads(response.headers["afina-receipt"])["version"])
+
+
+def within(seconds: float, is_so: Any) -> bool:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        if is_so():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def figure(served: Any, name: str) -> float:
+    text = served.get("/metrics", "acme-admin").text
+    found = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+def publish(served: Any, made: Any, path: Path, name: str = "acme/reviews") -> str:
+    made.save(path)
+    return str(served.store.publish(path, name, message="why").version)
+
+
+def test_a_moved_alias_is_followed_within_a_second(serve: Any) -> None:
+    served = serve(every=0.4)
+    assert version(served) == "acme/reviews@1"
+    served.store.alias("acme/reviews@2")
+    assert within(1.0, lambda: version(served) == "acme/reviews@2")
+    served.store.rollback("acme/reviews")
+    assert within(1.0, lambda: version(served) == "acme/reviews@1")
+    assert figure(served, "afina_switches_total") == 2
+
+
+def test_a_version_whose_golden_probe_fails_is_not_switched_to(serve: Any, gpt2: Any, tmp_path: Path) -> None:
+    from conftest import probed
+
+    served = serve()
+    assert version(served) == "acme/reviews@1"
+    bad = publish(served, probed(adapter(gpt2, "lora", {"r": 3}, seed=9), gpt2, off=0.5), tmp_path / "bad")
+    served.store.alias(bad)
+    name = 'afina_probes_total{outcome="failed"}'
+    assert within(2.0, lambda: figure(served, name) >= 1)
+    assert figure(served, "afina_references_behind") == 1
+    assert version(served) == "acme/reviews@1"
+    # Asked for by its number, where nothing was served before, it is refused.
+    refused = served.post("/predict", {**BODY, "model": bad})
+    assert refused.status_code == 503
+    assert "does not compute what it did" in refused.json()["error"]
+    good = publish(served, probed(adapter(gpt2, "lora", {"r": 3}, seed=10), gpt2), tmp_path / "good")
+    served.store.alias(good)
+    assert within(2.0, lambda: version(served) == good)
+    assert figure(served, "afina_references_behind") == 0
+
+
+def test_an_adapter_without_a_probe_is_served_and_counted(serve: Any, gpt2: Any, tmp_path: Path) -> None:
+    served = serve()
+    bare = publish(served, adapter(gpt2, "lora", {"r": 3}, seed=11), tmp_path / "bare", "acme/bare")
+    assert version(served, "acme/bare") == bare
+    assert figure(served, 'afina_probes_total{outcome="none"}') == 1
+
+
+def test_a_version_that_was_deleted_is_gone_within_a_second(serve: Any) -> None:
+    served = serve()
+    assert version(served, "acme/reviews@2") == "acme/reviews@2"
+    served.store.delete("acme/reviews@2", reason="not needed")
+    gone = {**BODY, "model": "acme/reviews@2"}
+    assert within(1.0, lambda: served.post("/predict", gone).status_code == 404)
+    assert version(served, "acme/reviews") == "acme/reviews@1"
+
+
+class Held:
+    """An engine's computation that waits for a word."""
+
+    def __init__(self, served: Any) -> None:
+        self.go, self.began, self.asked = threading.Event(), threading.Event(), list[int]()
+        compute = served.core.batching._compute
+
+        def held(works: Any) -> Any:
+            self.began.set()
+            self.go.wait(20)
+            self.asked.append(len(works))
+            return compute(works)
+
+        served.core.batching._compute = held
+
+
+def test_what_is_too_much_is_429_with_a_time_to_come_again(serve: Any) -> None:
+    served = serve(queue_tokens=60, batch_tokens=8, shared_tokens=8)
+    version(served)
+    held = Held(served)
+    with ThreadPoolExecutor(40) as pool:
+        asking = [pool.submit(served.post, "/predict", BODY) for _ in range(40)]
+        assert within(10, lambda: sum(one.done() for one in asking) >= 20)
+        mine = served.post("/v2/models/bolt/mail/ready", who="bolt")
+        assert mine.status_code == 405
+        held.go.set()
+        responses = [one.result() for one in asking]
+    codes = [one.status_code for one in responses]
+    assert set(codes) == {200, 429}
+    refused = next(one for one in responses if one.status_code == 429)
+    assert refused.json()["error_type"] == "Overloaded"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert codes.count(200) >= 5
+
+
+def test_a_flood_of_one_client_leaves_room_for_another(serve: Any) -> None:
+    served = serve(queue_tokens=60, batch_tokens=8, shared_tokens=8)
+    version(served)
+    assert served.post("/predict", {**BODY, "model": "bolt/mail"}, "bolt").status_code == 200
+    held = Held(served)
+    with ThreadPoolExecutor(40) as pool:
+        asking = [pool.submit(served.post, "/predict", BODY) for _ in range(30)]
+        assert within(10, lambda: any(one.done() for one in asking))
+        other = pool.submit(served.post, "/predict", {**BODY, "model": "bolt/mail"}, "bolt")
+        time.sleep(0.1)
+        held.go.set()
+        assert other.result().status_code == 200
+        assert {one.result().status_code for one in asking} == {200, 429}
+
+
+def test_a_key_has_so_many_tokens_a_minute(serve: Any) -> None:
+    served = serve(tokens_per_minute=30)
+    codes = [served.post("/predict", BODY) for _ in range(8)]
+    assert codes[0].status_code == 200
+    assert codes[-1].status_code == 429
+    assert 1 <= int(codes[-1].headers["retry-after"]) <= 60
+    assert "30 tokens a minute" in codes[-1].json()["error"]
+    assert served.post("/predict", {**BODY, "model": "bolt/mail"}, "bolt").status_code == 200
+    own = served.store.create_key("acme", ["predict"], rate=100_000)
+    headers = {"Authorization": f"Bearer {own.secret}"}
+    assert within(1.0, lambda: served.web.get("/v1/models", headers=headers).status_code == 200)
+    assert {served.web.post("/predict", json=BODY, headers=headers).status_code for _ in range(8)} == {200}
+
+
+def test_what_takes_too_long_is_504_and_is_not_computed(serve: Any) -> None:
+    served = serve(timeout=0.3, batch_tokens=1, shared_tokens=1)
+    version(served)
+    held = Held(served)
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(served.post, "/predict", BODY) for _ in range(3)]
+        codes = [one.result().status_code for one in asking]
+    assert codes == [504] * 3
+    held.go.set()
+    assert within(5, lambda: served.core.batching.waiting == (0, 0))
+    assert version(served) == "acme/reviews@1"
+    assert held.asked == [1, 1]
+
+
+def test_when_the_client_goes_what_it_asked_for_is_not_computed(serve: Any) -> None:
+    served = serve(batch_tokens=1, shared_tokens=1)
+    version(served)
+    held = Held(served)
+
+    async def ask(gone: asyncio.Event) -> None:
+        content = [{"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False}]
+
+        async def receive() -> Any:
+            if content:
+                return content.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            pass
+
+        headers = [(name.lower().encode(), value.encode()) for name, value in served.auth().items()]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "query_string": b""}
+        scope |= {"raw_path": b"/predict", "root_path": "", "scheme": "http", "http_version": "1.1", "state": {}}
+        scope |= {"server": ("test", 80), "client": ("test", 1), "asgi": {"version": "3.0"}}
+        await served.web.app(scope, receive, send)
+
+    async def both() -> None:
+        gone = asyncio.Event()
+        first = asyncio.create_task(ask(asyncio.Event()))
+        await asyncio.to_thread(held.began.wait, 10)
+        second = asyncio.create_task(ask(gone))
+        while served.core.batching.waiting[1] < 1:
+            await asyncio.sleep(0.01)
+        gone.set()
+        await second
+        assert served.core.batching.waiting == (0, 0)
+        held.go.set()
+        await first
+
+    asyncio.run(both())
+    assert held.asked == [1]
+
+
+def test_at_the_end_all_that_was_accepted_is_answered(gpt2: Any, crowd: Any, tmp_path: Path) -> None:
+    from conftest import serving
+
+    with ThreadPoolExecutor(10) as pool:
+        with serving(gpt2, crowd, tmp_path, batch_tokens=8, shared_tokens=8) as served:
+            version(served, "acme/tags")
+            held = Held(served)
+            asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), "acme/tags", [Text("a")])
+            futures = [future for _ in range(10) for future in served.core.submit(asked)]
+            assert held.began.wait(10)
+            threading.Timer(0.2, held.go.set).start()
+        assert all(future.result(0).version == "acme/tags@1" for future in futures)
+        pool.shutdown()
+    assert not served.core.ready
+
+
+def test_figures_name_no_client_no_model_and_no_path_that_somebody_made_up(serve: Any) -> None:
+    served = serve()
+    version(served)
+    served.get("/quixotic", "acme-admin")
+    served.post("/v2/models/quixotic/mail/infer", {"inputs": []})
+    text = served.get("/metrics", "acme-admin").text
+    for word in ("acme", "bolt", "quixotic", "reviews", "soup"):
+        assert word not in text, word
+    for name in (
+        'afina_requests_total{route="/predict",status="200"}',
+        'afina_request_seconds_count{route="/predict"}',
+        "afina_tokens_total",
+        "afina_texts_total",
+        "afina_batch_fill_count",
+        "afina_batch_seconds_count",
+        "afina_adapter_loads",
+        "afina_adapters",
+        'afina_probes_total{outcome="passed"}',
+    ):
+        assert figure(served, name) >= 1, name
+    for name in ("afina_queue_tokens", "afina_queue_texts", "afina_adapter_evictions", "afina_references_behind"):
+        assert figure(served, name) == 0, name
+
+
+def test_logs_are_lines_of_json_without_a_text(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "afina.server")
+    served = serve()
+    served.post("/predict", {**BODY, "inputs": "windmills are giants"})
+    served.post("/predict", {"inputs": 7, "secret": "windmills"})
+    lines = [json.loads(one.getMessage()) for one in caplog.records if one.name == "afina.server"]
+    assert [(one["route"], one["status"], one["client"]) for one in lines] == [
+        ("/predict", 200, "acme"),
+        ("/predict", 422, "acme"),
+    ]
+    assert "windmills" not in caplog.text
+    assert served.secrets["acme"] not in caplog.text
+
+
+def test_what_nobody_foresaw_is_500_and_its_message_is_in_no_log(
+    serve: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("the soup was bright.")
+
+    monkeypatch.setattr(served.core, "submit", broken)
+    response = served.post("/predict", BODY)
+    assert (response.status_code, response.json()["error_type"]) == (500, "Backend")
+    assert "soup" not in caplog.text + response.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_knows(serve: Any) -> None:
+    served = serve()
+    version(served)
+    assert served.web.get("/health/ready").status_code == 200
+    path = Path(served.store.address.url)
+    content = path.read_bytes()
+    path.write_bytes(b"no database" * 1000)
+    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 503)
+    assert version(served) == "acme/reviews@1"
+    path.write_bytes(content)
+
+
+def test_openapi_has_every_route_with_examples_that_work(served: Any) -> None:
+    found = served.get("/openapi.json").json()
+    posts = {path: one["post"] for path, one in found["paths"].items() if "post" in one}
+    assert {"/predict", "/classify", "/tasks", "/bulk", "/models/{client}/{task}"} <= posts.keys()
+    for path, one in posts.items():
+        (content,) = one["requestBody"]["content"].values()
+        assert content["example"], path
+        reference = content["schema"].get("$ref", "").rpartition("/")[2]
+        assert not reference or reference in found["components"]["schemas"]
+    assert found["security"] == [{"key": []}]
+    for path in ("/predict", "/classify"):
+        example = posts[path]["requestBody"]["content"]["application/json"]["example"]
+        assert served.post(path, example).status_code == 200, path
+
+
+def test_engine_counts_what_it_loads_and_gives_up(gpt2: Any, crowd: Any) -> None:
+    with Engine(gpt2, limit=1) as engine:
+        engine.load(*[replace(one) for one in crowd.values()])
+        assert (engine.counts.loads, engine.counts.evictions) == (len(crowd), len(crowd))
+
+
+def test_who_waits_for_adapters_that_do_not_load_keeps_nobody_else_waiting(serve: Any) -> None:
+    served = serve()
+    version(served)
+    loads, go = served.core.engine.lease, threading.Event()
+
+    def held(address: Any, **more: Any) -> Any:
+        if "bolt" in str(address):
+            go.wait(20)
+        return loads(address, **more)
+
+    served.core.engine.lease = held
+    with ThreadPoolExecutor(100) as pool:
+        asking = [pool.submit(served.post, "/predict", {**BODY, "model": "bolt/mail"}, "bolt") for _ in range(90)]
+        time.sleep(0.3)
+        try:
+            started = time.perf_counter()
+            assert version(served) == "acme/reviews@1"
+            assert time.perf_counter() - started < 5
+            assert not any(one.done() for one in asking)
+        finally:
+            go.set()
+        assert {one.result().status_code for one in asking} == {200}
+
+
+def test_who_goes_while_its_adapter_is_loaded_leaves_no_lease(serve: Any) -> None:
+    served = serve()
+    version(served)
+    key = served.core.tenants.whose(served.secrets["acme"])
+    leases, go, taken = served.core.engine.lease, threading.Event(), threading.Event()
+
+    def held(address: Any, **more: Any) -> Any:
+        go.wait(20)
+        made = leases(address, **more)
+        taken.set()
+        return made
+
+    async def ask() -> None:
+        desk = Desk(served.core)
+        asking = asyncio.create_task(desk.ask(key, "acme/reviews@production", [Text("a")]))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go.set()
+        assert await asyncio.to_thread(taken.wait, 10)
+        while held_now():
+            await asyncio.sleep(0.01)
+        desk.close()
+
+    def held_now() -> int:
+        return sum(place.leases for place in served.core.engine._residents._places.values())
+
+    served.core.engine.lease = held
+    asyncio.run(asyncio.wait_for(ask(), 10))
+    assert held_now() == 0
+
+
+def test_several_servers_on_one_store_agree_within_a_second_of_a_move(serve: Any, gpt2: Any) -> None:
+    served = serve(every=0.4)
+    with Engine(gpt2, served.store) as engine:
+        other = Core(engine, AdapterStore(served.store.address.directory), Settings())
+        other.start()
+        key = other.tenants.whose(served.secrets["acme"])
+
+        def theirs() -> str:
+            return str(other.version(key, BODY["model"]))
+
+        assert (version(served), theirs()) == ("acme/reviews@1", "acme/reviews@1")
+        served.store.alias("acme/reviews@2")
+        assert within(1.0, lambda: (version(served), theirs()) == ("acme/reviews@2", "acme/reviews@2"))
+        other.close()
+
+
+def test_while_the_store_does_not_answer_nothing_is_said_not_to_be_there(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    version(served)
+
+    def silent(*_: Any) -> Any:
+        raise NotFound("store postgresql://db/x: the database does not answer as expected.")
+
+    monkeypatch.setattr(served.store, "known", silent)
+    assert version(served) == "acme/reviews@1"
+    refused = served.post("/predict", {**BODY, "model": "acme/tags"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert "postgresql" not in refused.text

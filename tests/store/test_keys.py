@@ -1,0 +1,163 @@
+"""Keys: shown once, kept as hashes, told of in the log, gone with their client; what `verify` sees."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from afina.errors import InvalidName, NotFound, Refused, UnknownName
+from afina.store import keys
+from afina.store.adapter_store import AdapterStore
+from afina.store.names import Name, Reference
+
+
+@pytest.fixture
+def begun(store: AdapterStore) -> AdapterStore:
+    store.init()
+    return store
+
+
+def _changed(store: AdapterStore, statement: str) -> None:
+    with closing(sqlite3.connect(store.address.url)) as raw:
+        raw.execute(statement)
+        raw.commit()
+
+
+def test_a_key_is_shown_once_and_is_in_no_byte_of_the_store(begun: AdapterStore) -> None:
+    made = begun.create_key("acme", ["publish", "predict"], rate=6000, message="their router")
+    (found,) = begun.keys()
+    assert found == made.key
+    assert (found.client, found.scopes, found.rate, found.revoked) == ("acme", ("predict", "publish"), 6000, None)
+    assert (found.who, found.why) == (begun.who, "their router")
+    assert "hash" not in found.as_json()
+    secret = made.secret.rpartition("_")[2].encode()
+    assert begun.address.directory
+    written = [path.read_bytes() for path in begun.address.directory.rglob("*") if path.is_file()]
+    assert any(found.id.encode() in content for content in written)
+    assert not any(secret in content for content in written)
+
+
+def test_no_two_keys_are_alike_and_only_its_own_secret_matches(begun: AdapterStore) -> None:
+    one, other = (begun.create_key("acme", ["predict"]) for _ in range(2))
+    assert one.secret != other.secret
+    assert keys.id_of(one.secret) == one.key.id
+    assert keys.matches(one.secret, one.key)
+    assert not keys.matches(one.secret, other.key)
+    assert not keys.matches(one.secret, None)
+    for text in ("", "afina_", one.secret[:-1], one.secret + "x", one.secret.upper(), f"{one.secret}\n", "afina_é_x"):
+        assert keys.id_of(text) is None, text
+
+
+def test_a_revoked_key_matches_no_more_and_stays_in_the_list(begun: AdapterStore) -> None:
+    made = begun.create_key("acme", ["predict"])
+    revoked = begun.revoke_key(made.key.id, message="it was in a log")
+    assert revoked.revoked is not None
+    assert not keys.matches(made.secret, revoked)
+    assert begun.keys("acme") == [revoked]
+    with pytest.raises(Refused, match="was revoked at"):
+        begun.revoke_key(made.key.id)
+    with pytest.raises(NotFound, match="there is none of that id"):
+        begun.revoke_key("0" * 16)
+
+
+def test_what_can_be_no_key_is_refused(begun: AdapterStore) -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'predict'"):
+        begun.create_key("acme", ["predicts"])
+    with pytest.raises(InvalidName, match="`scope`: found none"):
+        begun.create_key("acme", [])
+    with pytest.raises(InvalidName, match="`rate`: found 0"):
+        begun.create_key("acme", ["predict"], rate=0)
+    with pytest.raises(InvalidName, match="is no client"):
+        begun.create_key("A B", ["predict"])
+    assert begun.keys() == []
+    assert [entry.event for entry in begun.log()] == ["create"]
+
+
+def test_the_log_has_each_key_and_its_end_and_not_whose_it_is(begun: AdapterStore) -> None:
+    made = begun.create_key("quixotic", ["predict"], rate=10, message="Dulcinea asked")
+    begun.revoke_key(made.key.id)
+    created, revoked = begun.log()[-2:]
+    assert (created.event, revoked.event) == ("key", "revoke")
+    assert {name: created.payload[name] for name in ("key", "hash", "scopes", "rate")} == {
+        "key": made.key.id,
+        "hash": keys.hashed(made.secret),
+        "scopes": "predict",
+        "rate": 10,
+    }
+    assert revoked.payload["key"] == made.key.id
+    assert not any(word in str(entry) for entry in begun.log() for word in ("quixotic", "Dulcinea"))
+    assert begun.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE keys SET hash = 'sha256:0'", "its hash is not what the log says"),
+        ("UPDATE keys SET scopes = 'admin predict', rate = NULL", "its scopes, rate is not what the log says"),
+        ("UPDATE keys SET revoked = NULL", "its revoked is not what the log says"),
+        (
+            "UPDATE keys SET client = (SELECT id FROM clients WHERE name = 'bolt') WHERE rate = 5",
+            "its client is not what",
+        ),
+        ("DELETE FROM keys", "there is no row of it, and the log says that there is one"),
+        ("UPDATE keys SET id = '0123456789abcdef' WHERE rate = 5", "no entry of the log says that it was made"),
+    ],
+)
+def test_verify_sees_a_key_that_was_changed(begun: AdapterStore, statement: str, problem: str) -> None:
+    begun.create_key("bolt", ["predict"])
+    begun.revoke_key(begun.keys("bolt")[0].id)
+    made = begun.create_key("acme", ["predict"], rate=5)
+    begun.revoke_key(made.key.id)
+    assert begun.verify() == []
+    _changed(begun, statement)
+    found = begun.verify()
+    assert any(one.kind == "key" and problem in one.problem for one in found), found
+
+
+def test_an_erased_client_has_no_keys_and_the_log_still_verifies(
+    begun: AdapterStore, made: Callable[..., Path]
+) -> None:
+    begun.publish(made(), "acme/reviews", message="first")
+    gone, kept = begun.create_key("acme", ["predict"]), begun.create_key("bolt", ["predict"])
+    begun.erase("acme", reason="asked to")
+    assert begun.keys() == [kept.key]
+    assert begun.verify() == []
+    with pytest.raises(NotFound):
+        begun.revoke_key(gone.key.id)
+    # of the same name, another client
+    assert begun.create_key("acme", ["predict"]).key.id != gone.key.id
+    assert begun.verify() == []
+
+
+def test_a_store_of_the_first_format_is_brought_up_to_this_one(begun: AdapterStore, made: Callable[..., Path]) -> None:
+    begun.publish(made(), "acme/reviews", message="first")
+    _changed(begun, "DROP TABLE keys")
+    _changed(begun, "UPDATE alembic_version SET version_num = '0001'")
+    later = AdapterStore(begun.address.directory)
+    assert [one.name for one in later.list()] == ["acme/reviews"]
+    assert later.keys() == []
+    assert later.create_key("acme", ["predict"]).key.client == "acme"
+    assert later.verify() == []
+
+
+def test_news_are_of_the_names_that_something_was_done_about(begun: AdapterStore, made: Callable[..., Path]) -> None:
+    begun.publish(made(), "acme/reviews", message="first")
+    begun.publish(made(), "acme/mail", message="first")
+    names = {Name.parse(name) for name in ("acme/reviews", "acme/mail", "bolt/mail")}
+    last, _ = begun.news(0, names)
+    assert begun.news(last, names) == (last, ())
+    begun.alias("acme/reviews@1")
+    assert begun.news(last, names) == (last + 1, {Name.parse("acme/reviews"), Name.parse("bolt/mail")})
+    begun.erase("acme", reason="asked to")
+    assert begun.news(last + 1, names)[1] == names
+
+
+def test_what_is_not_known_is_none_whatever_is_missing(begun: AdapterStore, made: Callable[..., Path]) -> None:
+    begun.publish(made(), "acme/reviews", message="first")
+    assert str(begun.known(Reference.parse("acme/reviews"))) == "acme/reviews@1"
+    for missing in ("acme/mail", "bolt/reviews", "acme/reviews@2", "acme/reviews@production"):
+        assert begun.known(Reference.parse(missing)) is None
