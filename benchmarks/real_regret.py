@@ -23,8 +23,8 @@ from afina.events import ignore
 from afina.report.recommendation import sentences
 from afina.stats.comparison import compare
 from afina.studies.executors.local import LocalExecutor
+from afina.studies.portfolio import EPOCHS
 from afina.studies.run import Run
-from afina.studies.trainings import EPOCHS
 
 HELD_OUT = 600
 

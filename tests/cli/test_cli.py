@@ -375,6 +375,7 @@ def test_texts_in_a_file_are_predicted_like_texts_on_the_command_line(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_texts_come_from_standard_input_and_options_after_them_hold(trained: Path, gpt2: Backbone) -> None:
     done = subprocess.run(
         [*PROGRAM, "predict", str(trained), "--file", "-", "--backbone", str(gpt2.path)],

@@ -256,8 +256,8 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("study", "papr"), "unknown preset 'papr'. Did you mean 'paper'? Known: fair, paper, quickstart."),
-        (("study", "nope.toml"), "study file nope.toml is not there. Presets: fair, paper, quickstart."),
+        (("study", "papr"), "unknown preset 'papr'. Did you mean 'paper'? Known: fair, methods, paper, quickstart."),
+        (("study", "nope.toml"), "study file nope.toml is not there. Presets: fair, methods, paper, quickstart."),
         (
             ("study", "quickstart", "--set", "train.epoch=1"),
             "preset quickstart: unknown key 'train.epoch'. Did you mean 'train.epochs'? Known: train.accumulate, ",

@@ -19,6 +19,7 @@ def ran(*arguments: str | bytes, encoding: str = "utf-8", **variables: str) -> s
     return subprocess.run([*PROGRAM, *arguments], capture_output=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_what_is_json_remains_so_where_the_output_lacks_its_characters(trained: Path, encoding: str) -> None:
     done = ran("predict", str(trained), TEXT, encoding=encoding)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowd import adapter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from afina import Adapter, Backbone, Predictor, digest
 from afina.errors import CorruptAdapter
 from afina.models.host import Host
 from afina.serving.engine import Engine
+from crowd import adapter
 from fakes import TEXTS, Backbones, sentences
 
 TOLERANCE = 1e-5
@@ -140,7 +140,10 @@ def test_only_what_changes_a_matrix_or_an_embedding_has_a_model_of_its_own(crowd
         assert one.size >= whole if not one.rides else file * 0.9 <= one.size <= 1.2 * file
 
 
-@pytest.mark.parametrize("family", ["gptj", "gpt_neox", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "family",
+    ["gptj", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt_neox", "mistral", "qwen2", "qwen3"))],
+)
 def test_other_families(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
     cases: list[tuple[str, dict[str, Any]]] = [

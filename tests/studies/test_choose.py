@@ -249,7 +249,7 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
 def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, tmp_path: Path) -> None:
     world.choose(tmp_path / "long", 60)
     first = [run for run in world.carried if run.data.selection]
-    assert {run.training.max_steps for run in first} == {trainings.EPOCHS * math.ceil(1_200 * 0.8 / 16)}
+    assert {run.training.max_steps for run in first} == {portfolio.EPOCHS * math.ceil(1_200 * 0.8 / 16)}
     world.carried.clear()
     world.step = dict.fromkeys(world.step, 2.0)
     world.choose(tmp_path / "short", 10)

@@ -241,6 +241,7 @@ def test_what_is_computed_in_parts_or_twice_takes_less_and_its_gradients_are_cou
     assert peak(batch_size=16, checkpointing=True, token_budget=100) <= parts
 
 
+@pytest.mark.slow
 def test_a_checkpointed_trainings_memory_on_a_gpu_is_more_than_its_state_and_grows_with_its_tokens(
     backbones: Backbones,
 ) -> None:
@@ -314,6 +315,7 @@ def test_time_is_the_measured_pace_times_the_tokens_of_all_epochs(
         assert one.train_seconds == 0.5 * epochs * tokens
 
 
+@pytest.mark.slow
 def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, toy: str) -> None:
     def activations(*asked: str) -> int:
         given = ("plan", "--backbone", gpt2.address, "--task", toy, "--method", "lora", "--no-calibrate", "--json")
@@ -372,6 +374,7 @@ def test_nothing_is_trained_that_this_machine_cannot_hold(
 # Terms and words
 
 
+@pytest.mark.slow
 def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     one = only(forecast("gpt2", [make("lora")], training=texts(8)))

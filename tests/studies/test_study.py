@@ -137,7 +137,7 @@ def test_the_quickstart_preset_is_the_embedded_model_on_movie_sentences() -> Non
 
 
 def test_every_preset_is_read_by_the_same_code_as_a_file(tmp_path: Path) -> None:
-    assert study_file.presets() == ["fair", "paper", "quickstart"]
+    assert study_file.presets() == ["fair", "methods", "paper", "quickstart"]
     for name in study_file.presets():
         text = (Path(study_file.__file__).parent / "presets" / f"{name}.toml").read_text(encoding="utf-8")
         assert Study.load(write(tmp_path / "copy.toml", text)) == Study.load(name)
@@ -266,9 +266,9 @@ def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "kind", "told"),
     [
-        ("papr", UnknownName, "unknown preset 'papr'. Did you mean 'paper'? Known: fair, paper, quickstart."),
-        ("nope.toml", NotFound, "study file nope.toml is not there. Presets: fair, paper, quickstart."),
-        ("some/where", NotFound, "study file some/where is not there. Presets: fair, paper, quickstart."),
+        ("papr", UnknownName, "unknown preset 'papr'. Did you mean 'paper'? Known: fair, methods, paper, quickstart."),
+        ("nope.toml", NotFound, "study file nope.toml is not there. Presets: fair, methods, paper, quickstart."),
+        ("some/where", NotFound, "study file some/where is not there. Presets: fair, methods, paper, quickstart."),
     ],
 )
 def test_a_study_that_is_not_there_is_told_with_the_presets(source: str, kind: type[AfinaError], told: str) -> None:

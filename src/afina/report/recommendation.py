@@ -9,16 +9,16 @@ from typing import Any
 
 from afina.methods import METHODS
 from afina.report import asking, metrics
-from afina.report.tables import Column, Table
+from afina.report.tables import EVIDENCE, Column, Table
 from afina.report.verdicts import in_one
 from afina.report.words import NOTHING, count, listed, number_of_texts, share, size, too_few
 from afina.stats.comparison import Comparison
 from afina.studies import floors
+from afina.studies.portfolio import EPOCHS
 from afina.studies.recommendation import Contender, Dropped, Recommendation
-from afina.studies.setting import BATCH
-from afina.studies.trainings import EPOCHS
+from afina.studies.spec import Training
 
-EVIDENCE = "Evidence"
+BATCH = Training().batch_size
 
 
 def sentences(made: Recommendation) -> tuple[str, ...]:

@@ -20,9 +20,8 @@ from afina.report.evaluated import Evaluated
 from afina.report.paper import claims, published
 from afina.report.paper.claims import Claim
 from afina.report.plots.drawing import Plot
-from afina.report.recommendation import EVIDENCE
 from afina.report.sections import Notes, Section
-from afina.report.tables import COST, PERFORMANCE, Beside, Table, all_tables
+from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
 from afina.report.tuning import tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts
 from afina.report.writers import data, markdown

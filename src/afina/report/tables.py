@@ -17,6 +17,7 @@ from afina.report.words import NOTHING, count, percent, seconds, share, size, sp
 from afina.studies.record import Record
 from afina.studies.spec import Data
 
+EVIDENCE = "Evidence"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
 FURTHER = "Further figures"
 EACH_SEED = "Each seed by itself"

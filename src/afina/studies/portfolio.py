@@ -19,6 +19,10 @@ LEARNT: tuple[tuple[str, float], ...] = (
 """Methods, and multiples of their own learning rates."""
 
 
+EPOCHS = 3
+"""No candidate is trained more often on its texts."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A method at a learning rate.

@@ -18,15 +18,12 @@ from afina.errors import AfinaError
 from afina.studies.executors.executor import Overrun
 from afina.studies.holding import Held
 from afina.studies.pace import Pace, measure
-from afina.studies.portfolio import Candidate
+from afina.studies.portfolio import EPOCHS, Candidate
 from afina.studies.recommendation import NAME, Dropped
 from afina.studies.record import Record
 from afina.studies.result import Result
 from afina.studies.run import Run
 from afina.studies.setting import BATCH, Setting, reason
-
-EPOCHS = 3
-"""No training goes more often through its texts."""
 
 AT_LEAST, ROOM = 2, 2.6
 """So many trainings there is to be time for: where it is short, by fewer epochs, then by fewer texts. Another method
