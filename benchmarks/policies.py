@@ -16,7 +16,7 @@ import numpy as np
 
 from afina.studies.pace import MEASURED
 from afina.studies.trainings import FEWEST, ROOM
-from learning_curves import HELD_OUT, Cell, unpacked
+from learning_curves import HELD_OUT, Cell, curves, unpacked
 
 Setting = tuple[str, float]
 """Method and learning rate."""
@@ -189,7 +189,7 @@ def race(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | No
     """What `afina choose` did: methods and rates raced with equal seconds in two rounds, in runs of that length; the
     two best methods trained on what is left, and the best in the race kept unless the other is surely better.
     """
-    methods = [method for method in cell.rates if method != "head"]
+    methods = [method for method, rates in cell.rates.items() if len(rates) == 3]
     left = seconds - asked(cell) - sum(cell.seconds(method, 4, cell.cut) for method in methods)
     budget = 0.4 * left
 
@@ -364,7 +364,8 @@ def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell) -> Recorded:
         else:
             ends[setting] = kept
             long[setting] = [(p["step"], p["validation"] or 0.0, p["loss"] or math.inf) for p in one["points"]]
-    both = [setting for setting in ends if setting in short and setting[0] in paces]
+    asked = {(curve.method, curve.rate) for curve in curves()}
+    both = [setting for setting in ends if setting in short and setting in asked]
     return Recorded(
         cell,
         {one: long[one] for one in both},

@@ -14,9 +14,10 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 ENDS = {
-    **{("full", rate): end for rate, end in ((3e-5, 0.7), (1e-4, 0.9), (3e-4, 0.6))},
-    **{("lora", rate): end for rate, end in ((3e-4, 0.75), (1e-3, 0.8), (3e-3, 0.7))},
-    **{("head", rate): end for rate, end in ((3e-3, 0.5), (1e-2, 0.6), (3e-2, 0.55))},
+    **{("full", rate): end for rate, end in ((3.33e-5, 0.7), (1e-4, 0.9), (3e-4, 0.6))},
+    **{("lora", rate): end for rate, end in ((3.33e-4, 0.75), (1e-3, 0.8), (3e-3, 0.7))},
+    ("head", 1e-2): 0.6,
+    ("ia3", 5e-3): 0.65,
 }
 """By setting, where its curve ends; full begins below all others."""
 
@@ -38,7 +39,8 @@ def lines() -> list[dict[str, Any]]:
     import learning_curves as recorder
 
     paces = {
-        name: {"opening": 5.0, "step": step, "text": 0.01} for name, step in (("full", 2), ("lora", 1), ("head", 0.5))
+        name: {"opening": 5.0, "step": step, "text": 0.01}
+        for name, step in (("full", 2), ("lora", 1), ("head", 0.5), ("ia3", 1))
     }
     made: list[dict[str, Any]] = [{"paces": paces}]
     for cell in recorder.cells():
@@ -132,7 +134,7 @@ def test_a_run_that_diverged_is_a_setting_that_answers_nothing(choose: ModuleTyp
     broken = next(one for one in made if "curve" in one and one["curve"]["method"] == "full")
     broken["points"] = [{"step": 3, "validation": None, "loss": None}]
     cell = recorded(made, cells()[0])
-    kept = cell.ends["full", 3e-5]
+    kept = cell.ends["full", 3.33e-5]
     assert (kept.validation, kept.loss, kept.right.sum()) == (0.0, math.inf, 0)
 
 

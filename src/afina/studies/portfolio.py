@@ -1,7 +1,8 @@
 """Portfolio: the settings that a recommendation trains, one after the other. Starts without torch.
 
-The order was learnt from recorded learning curves, on which benchmarks/choose.py also judges it (docs/choose.md): each
-next setting is the one that adds most to those before it. Knows no task and no time.
+The order is to be learnt from recorded learning curves, each next setting the one that adds most to those before it
+(benchmarks/choose.py, docs/choose.md). Until all curves are recorded it is that of the first look in docs/methods.md.
+Knows no task and no time.
 """
 
 from __future__ import annotations
