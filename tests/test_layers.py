@@ -47,7 +47,7 @@ LAYERS = {
     ),
     "models": (
         "families shapes objective label_words rider",
-        "kernels kernels.dropout kernels.gelu kernels.layout kernels.linear",
+        "kernels kernels.dropout kernels.gelu kernels.layout kernels.linear kernels.peft_layer",
         "source dimensions virtual_tokens kernels.insertion kernels.riding kernels.ia3 objectives",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",

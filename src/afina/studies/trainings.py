@@ -190,30 +190,30 @@ class Trainings:
         steps = epochs * math.ceil(examples / BATCH)
         if self.paces[one.method].seconds(steps, self.texts) > self.setting.clock.left:
             return None
-        return self._execute(self._run(one, steps, examples), 1, 1, self.setting.clock.end, keep=False)
+        return self._execute(self._run(one, steps, examples), 1, 1, self.setting.clock.end, noted=False)
 
     def _run(self, one: Candidate, steps: int, examples: int, selection: float | None = None) -> Run:
         data = {"train_examples": examples, "evaluation_examples": self.texts, "selection": selection}
         run = self.setting.run(one.method, rate=one.rate, steps=steps, **data)
         return run.model_copy(update={"name": one.name})
 
-    def _execute(self, run: Run, number: int, total: int, until: float, *, keep: bool = True) -> Result | None:
-        """Carry it out, and keep its result, or why there is none (keep: whether anybody is to be told)."""
+    def _execute(self, run: Run, number: int, total: int, until: float, *, noted: bool = True) -> Result | None:
+        """Carry it out, and keep its result; where there is none, `dropped` has the reason if that is to be noted."""
         setting, watcher = self.setting, self.setting.watcher
         watcher.started(run, number, total)
         try:
             made: Record = setting.executor.carry_out(run, self.held.out, NAME, partial(watcher.progress, run), until)
         except Overrun:
-            self._drop(run, Dropped(why="overrun"), f"run {run.title}: its time was up.", keep=keep)
+            self._drop(run, Dropped(why="overrun"), f"run {run.title}: its time was up.", noted=noted)
         except AfinaError as error:
-            self._drop(run, Dropped(why="error", message=reason(run, error)), str(error), keep=keep)
+            self._drop(run, Dropped(why="error", message=reason(run, error)), str(error), noted=noted)
         else:
             watcher.finished(run, made, now=True)
             return self.held.keep(made, run.label)
         return None
 
-    def _drop(self, run: Run, why: Dropped, message: str, *, keep: bool) -> None:
-        if keep:
+    def _drop(self, run: Run, why: Dropped, message: str, *, noted: bool) -> None:
+        if noted:
             self.dropped[run.title] = why
         self.held.abandon(run.label)
         self.setting.watcher.failed(run, message)

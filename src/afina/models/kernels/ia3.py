@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from afina.models.kernels.peft_layer import is_alone
 from afina.models.rider import Change
 
 
@@ -20,13 +21,7 @@ def ia3_adapter(layer: nn.Module) -> str | None:
         return None
     peft_layer: Any = layer
     names = list(peft_layer.ia3_l)
-    plain = (
-        len(names) == 1
-        and names == list(peft_layer.active_adapters)
-        and not peft_layer.disable_adapters
-        and not peft_layer.merged
-    )
-    return names[0] if plain else None
+    return names[0] if is_alone(layer, names) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from afina.models.kernels.dropout import Dropout, scaled_mask
 from afina.models.kernels.linear import Operands, multiply
+from afina.models.kernels.peft_layer import is_alone
 from afina.models.rider import Change
 
 DORA = "DoraLinearVariant"
@@ -30,10 +31,7 @@ def only_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
     names = list(peft_layer.lora_A)
     variants = [type(one).__name__ for one in getattr(peft_layer, "lora_variant", {}).values()]
     plain = (
-        len(names) == 1
-        and names == list(peft_layer.active_adapters)
-        and not peft_layer.disable_adapters
-        and not peft_layer.merged
+        is_alone(layer, names)
         and any(peft_layer.use_dora.values()) == (variant == DORA)
         and variants == ([] if variant is None else [variant])
         and not any(peft_layer.lora_bias.values())

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from afina.models.kernels.linear import Operands, multiply
 from afina.models.kernels.lora import mask_of
+from afina.models.kernels.peft_layer import is_alone
 from afina.models.rider import Change
 
 
@@ -25,13 +26,7 @@ def vera_adapter(layer: nn.Module) -> str | None:
         return None
     peft_layer: Any = layer
     names = list(peft_layer.vera_lambda_d)
-    plain = (
-        len(names) == 1
-        and names == list(peft_layer.active_adapters)
-        and not peft_layer.disable_adapters
-        and not peft_layer.merged
-    )
-    return names[0] if plain else None
+    return names[0] if is_alone(layer, names) else None
 
 
 def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
