@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowd import adapter
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from afina import Backbone, Predictor
 from afina.serving.engine import Engine
+from crowd import adapter
 from fakes import TEXTS
 
 TOLERANCE = 1e-5

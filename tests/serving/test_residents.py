@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowd import adapter
 
 from afina import Adapter, AdapterStore, Backbone, Predictor, digest
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy, NotFound, Refused, WrongBackbone
@@ -19,6 +18,7 @@ from afina.models.bag_of_words import BagOfWords
 from afina.serving.boarding import Boarding
 from afina.serving.engine import Engine
 from afina.store.version import Version
+from crowd import adapter
 from fakes import Backbones
 
 TOLERANCE = 1e-5
