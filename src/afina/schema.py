@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of texts, steps, parameters, bytes: a file that was tampered with may hold numbers that no float can."""
 
 
 class Frozen(BaseModel):

@@ -691,8 +691,10 @@ class Killer(Watcher):
         self.killed = 0
 
     def progress(self, run: Run, progress: Progress) -> None:
+        worker_module = "afina.studies.executors.worker"
         if run.title == "lora" and progress.phase == "train" and progress.step and not self.killed:
-            (worker,) = psutil.Process().children()
+            # The tests before may have left processes of their own.
+            (worker,) = [one for one in psutil.Process().children() if worker_module in one.cmdline()]
             self.killed = worker.pid
             os.kill(worker.pid, signal.SIGKILL)
 

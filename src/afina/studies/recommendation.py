@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from afina.data.kinds import CLASSES, Kind
-from afina.schema import Frozen
+from afina.schema import Count, Frozen
 from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.record import Asked
@@ -44,15 +44,15 @@ class Contender(Frozen):
     setting: str = ""
     rate: float | None = None
     validation: float | None = None
-    validation_examples: int | None = None
+    validation_examples: Count | None = None
     ended: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
-    examples: int | None = None
-    steps: int | None = None
+    examples: Count | None = None
+    steps: Count | None = None
     seconds: float | None = None
-    memory: int | None = None
-    trainable: int | None = None
-    total: int | None = None
+    memory: Count | None = None
+    trainable: Count | None = None
+    total: Count | None = None
     ask: Asked = Asked()
     key: str | None = None
     adapter: str | None = None
@@ -91,8 +91,8 @@ class Dropped(Frozen):
     """
 
     why: Literal["memory", "start", "train", "overrun", "error"]
-    needed: int | None = None
-    available: int | None = None
+    needed: Count | None = None
+    available: Count | None = None
     message: str = ""
 
     @model_validator(mode="after")
@@ -112,7 +112,7 @@ class Fewer(Frozen):
     """
 
     name: str
-    examples: int
+    examples: Count
     metrics: dict[str, float]
     comparison: Comparison
 
@@ -144,8 +144,8 @@ class Recommendation(Frozen):
     comparisons: tuple[Comparison, ...]
     dropped: dict[str, Dropped]
     fewer: Fewer | None = None
-    train_examples: int
-    examples: int
+    train_examples: Count
+    examples: Count
     minutes: float
     seconds: float
     command: tuple[str, ...] = ()
