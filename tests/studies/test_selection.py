@@ -8,6 +8,7 @@ import pytest
 
 from afina import Adapter, Backbone, Task
 from afina.data.labelled import Labelled
+from afina.data.task import CALIBRATION
 from afina.errors import InvalidData
 from afina.inference.evaluation import evaluate, trained
 from afina.inference.predictor import Predictor
@@ -37,6 +38,33 @@ def test_they_are_those_that_a_validation_cut_of_that_share_takes(toy: str) -> N
     selection = Task.load(toy, selection=0.25).selection
     assert selection is not None
     assert selection.texts == Task.load(toy, validation=0.25).evaluation.texts
+
+
+def test_what_chooses_settings_what_selects_and_what_a_temperature_is_fitted_on_are_apart(toy: str) -> None:
+    whole, made = Task.load(toy).train, Task.load(toy, validation=0.2, selection=0.25, calibration=True)
+    assert made.selection is not None
+    assert made.calibration is not None
+    parts = [set(part.texts) for part in (made.train, made.evaluation, made.selection, made.calibration)]
+    assert set().union(*parts) == set(whole.texts)
+    assert sum(map(len, parts)) == len(set(whole.texts))
+    assert 0.1 < len(made.selection) / (len(whole) - len(made.evaluation)) < 0.4
+
+
+def test_the_first_cut_is_the_same_whatever_it_is_for(toy: str) -> None:
+    alone = Task.load(toy, calibration=True).calibration
+    assert alone is not None
+    assert alone.texts == Task.load(toy, selection=CALIBRATION).selection.texts  # type: ignore[union-attr]
+
+
+def test_a_temperature_is_fitted_where_texts_are_set_aside_to_select_by(
+    gpt2: Backbone, toy: str, tmp_path: Path
+) -> None:
+    training = {"max_steps": 2, "temperature": True}
+    record = Run(backbone=gpt2.address, task=toy, method="lora", data={"selection": 0.25}, training=training).execute(
+        tmp_path
+    )
+    assert record.selection is not None
+    assert Adapter.load(tmp_path / record.adapter).manifest.objective["temperature"] != 1
 
 
 def test_a_share_that_leaves_nothing_is_told(toy: str) -> None:

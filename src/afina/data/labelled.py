@@ -16,7 +16,7 @@ from afina.data.readers.files import Asked
 from afina.data.readers.labels import Form, Label
 from afina.data.readers.rows import Rows
 from afina.data.readers.targets import matched, splits
-from afina.data.split import Split
+from afina.data.split import Example, Split
 from afina.data.task import LEAKAGE_LIMIT, Task, count_leaked, find, is_at_hand
 from afina.errors import AfinaError, InvalidData, Leakage
 
@@ -154,18 +154,18 @@ def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | 
     if trained.train_digest is None:
         return None
     try:
-        found = Task.load(address, **{**trained.data, **changed, "allow_leakage": True, "offline": True})
+        kept = {"calibration": trained.calibrated, "allow_leakage": True, "offline": True}
+        found = Task.load(address, **{**trained.data, **changed, **kept})
     except (AfinaError, TypeError):  # or how it was read is of another version
         return None
-    learnt = found.set_aside() if trained.calibrated else found
-    return found if learnt.train.digest == trained.train_digest else None
+    return found if found.train.digest == trained.train_digest else None
 
 
-def _training(trained: Trained) -> Split | None:
-    """The texts that the adapter learnt from, where they are at hand as they were."""
+def _training(trained: Trained) -> list[Example] | None:
+    """The texts that the adapter learnt from, its temperature's too, where they are at hand as they were."""
     if trained.task is None or not is_at_hand(trained.task):
         return None
     # The texts that it was evaluated on may be gone; which are trained on does not depend on what is in their place.
     own = {"evaluation": trained.task} if "evaluation" in trained.data and Path(trained.task).is_file() else {}
     found = _read(trained.task, trained, own)
-    return found.train if found else None
+    return [*found.train, *(found.calibration or ())] if found else None

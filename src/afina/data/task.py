@@ -6,7 +6,7 @@ Knows texts and labels; not tokens or models.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from afina.data.readers.files import Asked
 from afina.data.readers.labels import Form
 from afina.data.readers.table import READERS
 from afina.data.readers.targets import Read, matched
-from afina.data.split import Split, key
+from afina.data.split import Example, Split, key
 from afina.errors import InvalidData, Leakage, NotFound, UnknownName
 
 CALIBRATION = 0.1
@@ -87,6 +87,7 @@ class Task(Shown):
         validation: float | None = None,
         evaluation: str | None = None,
         selection: float | None = None,
+        calibration: bool = False,
         allow_leakage: bool = False,
         offline: bool = False,
     ) -> Task:
@@ -105,6 +106,7 @@ class Task(Shown):
         evaluation              a file, all of which stands in for the evaluation split; all of a file at `address` is
                                 then the training split
         selection               share of the training split, as used, that is set aside to select a model by
+        calibration             set CALIBRATION of the training split, as used, aside to fit a temperature on
         allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
         offline                 ask nothing of the network; NotFound where `is_at_hand` says no
 
@@ -120,19 +122,21 @@ class Task(Shown):
         train = rows.first(found.train, train_examples, "train_examples")
         held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
-            train, held_out = rows.cut(train, validation)
             found = replace(found, ceiling={})
-        train, selecting = (train, None) if selection is None else rows.cut(train, selection)
+        shares = {"evaluation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
+        train, aside = rows.cuts(train, {name: share for name, share in shares.items() if share is not None})
+        held_out = aside.get("evaluation", held_out)
         _check_varied(address, found, train)
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)
         return cls(
-            address=address, train=train, evaluation=held_out, leaked=leaked, selection=selecting, **_told(found)
+            address=address,
+            train=train,
+            evaluation=held_out,
+            leaked=leaked,
+            calibration=aside.get("calibration"),
+            selection=aside.get("selection"),
+            **_told(found),
         )
-
-    def set_aside(self) -> Task:
-        """The same with about CALIBRATION of its training texts apart: of those that tuning chooses by, some."""
-        train, kept = rows.cut(self.train, CALIBRATION)
-        return replace(self, train=train, calibration=kept)
 
     @property
     def told(self) -> str:
@@ -147,7 +151,7 @@ class Task(Shown):
         return f"label: {len(both):,} rows, {what}: kind {self.kind}"
 
 
-def count_leaked(train: Split, evaluation: Split) -> int:
+def count_leaked(train: Iterable[Example], evaluation: Split) -> int:
     """How many evaluation examples occur in the training split; those without letters or digits do not count."""
     seen = {key(example) for example in train} - {""}
     return sum(key(example) in seen for example in evaluation)

@@ -31,9 +31,8 @@ def finalists(trainings: Trainings) -> dict[str, Result]:
     found: dict[str, Result] = {}
     for name in sorted(trained, key=lambda each: order(trained[each].record), reverse=True):
         if trained[name].record.method not in {one.record.method for one in found.values()}:
-            found[name] = trained[name]
-    best = trainings.selected
-    return found | ({best: trainings.again} if best and trainings.again else {})
+            found[name] = trainings.last(name)
+    return found
 
 
 def trained(trainings: Trainings) -> list[Contender]:
@@ -43,7 +42,6 @@ def trained(trainings: Trainings) -> list[Contender]:
         selection = result.record.selection
         if selection is None:
             continue
-        last = trainings.again if name == trainings.selected and trainings.again else result
         one = Contender(
             name=name,
             method=result.record.method,
@@ -52,7 +50,7 @@ def trained(trainings: Trainings) -> list[Contender]:
             validation_examples=selection.examples,
             ended=trainings.ended[name],
         )
-        made.append(measured(one, last))
+        made.append(measured(one, trainings.last(name)))
     return made
 
 

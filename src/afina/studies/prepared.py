@@ -120,8 +120,7 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit
 
 def read(run: RunSpec) -> Task:
     """The task of `run`; what a temperature is fitted on, where it asks for one, is set aside."""
-    task = Task.load(run.task, **run.data.model_dump())
-    return task.set_aside() if run.training.temperature else task
+    return Task.load(run.task, **run.data.model_dump(), calibration=run.training.temperature)
 
 
 def objective_of(run: RunSpec, task: Task | EncodedTask) -> Objective:

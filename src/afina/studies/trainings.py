@@ -119,6 +119,10 @@ class Trainings:
         trained = {name: one.record for name, one in self.results.items() if one.record.selection}
         return max(trained, key=lambda name: order(trained[name]), default=None)
 
+    def last(self, name: str) -> Result:
+        """What a candidate was in the end: of the selected one, as it was trained again."""
+        return self.again if self.again and name == self.selected else self.results[name]
+
     @property
     def share(self) -> float:
         """Of the texts that are read, which is set aside."""

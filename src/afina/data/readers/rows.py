@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from afina import digest
@@ -145,17 +145,22 @@ def first(split: Split, count: int | None, field: str) -> Split:
     return split.take(sorted(order[:count]))
 
 
-def cut(train: Split, share: float) -> tuple[Split, Split]:
-    """A training split without, and of, about `share` of its texts, by a hash of their own; order kept.
+def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
+    """A training split without about each of these shares, one cut after the other, and by name what was cut.
 
-    Duplicates stay on one side, and a text's side depends on no other text. Raises InvalidData.
+    By a hash of the texts: duplicates stay on one side, a text's side depends on no other text; order kept. The first
+    cut is the same whatever it is for. Raises InvalidData.
     """
-    limit = int(share * 2**64)
-    chosen = [rank(example, "validation") < limit for example in train]
-    kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
-    if not kept or not held:
-        raise InvalidData(
-            f"cutting a validation split of {share:g} from {len(train)} training examples left one side empty. "
-            "Give more examples."
-        )
-    return train.take(kept), train.take(held)
+    made = {}
+    for number, (name, share) in enumerate(shares.items()):
+        # By another hash each: those that are left have none of the first one's lowest ranks.
+        purpose = f"validation {number}" if number else "validation"
+        chosen = [rank(example, purpose) < int(share * 2**64) for example in train]
+        kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
+        if not kept or not held:
+            raise InvalidData(
+                f"cutting a share of {share:g} for {name} from {len(train)} training examples left one side empty. "
+                "Give more examples."
+            )
+        train, made[name] = train.take(kept), train.take(held)
+    return train, made
