@@ -5,7 +5,7 @@ READY := .venv/.installed
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
-.PHONY: help install study test test-slow bench clean
+.PHONY: help install study serve test test-slow bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ $(READY): pyproject.toml
 
 study: $(READY) ## run the quickstart comparison; results in results/quickstart
 	$(BIN)/afina study quickstart
+
+serve: $(READY) ## train four small classifiers for two clients, and answer for them over HTTP
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/serve.sh
 
 test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 	$(BIN)/ruff format --check .

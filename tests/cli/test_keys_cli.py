@@ -20,10 +20,10 @@ def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_key_is_made_listed_and_revoked(afina: Command) -> None:
     said = afina("keys", "create", "acme", "--rate", 6000, "-m", "their router")
-    found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. It is not shown again:\n(\S+)\n", said.out)
+    found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. It is not shown again:\n", said.err)
     assert found, said
     (key,) = AdapterStore().keys()
-    assert keys.matches(found[2], key)
+    assert keys.matches(said.out.rstrip("\n"), key)
     heading, row = afina("keys", "list").out.splitlines()
     assert re.split(r"  +", heading) == [
         *("id", "client", "scopes", "tokens a minute", "created (UTC)", "revoked", "who", "why")

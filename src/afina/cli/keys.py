@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -35,14 +36,16 @@ def create(
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key. It is printed once, and kept as a hash."""
+    """Make a key. It is printed once, alone on standard output, and kept as a hash."""
     store = opened(context)
     store.make_ready()
     made = store.create_key(client, scope, rate=rate, message=message)
     if as_json:
         print_object({**made.key.as_json(), "secret": made.secret})
     else:
-        print(f"key {made.key.id} of {client} ({', '.join(made.key.scopes)}). It is not shown again:\n{made.secret}")
+        scopes = ", ".join(made.key.scopes)
+        print(f"key {made.key.id} of {client} ({scopes}). It is not shown again:", file=sys.stderr)
+        print(made.secret)  # alone there, for KEY=$(afina keys create CLIENT)
 
 
 def list_keys(

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Two clients with two classifiers each, trained here in minutes on one model, and a server that answers for all four.
+#
+#     make serve                          the embedded model, on http://127.0.0.1:8000
+#     BACKBONE=gpt2 PORT=9000 make serve  another model, another port
+#
+# What was trained is kept in results/serve and not trained again.
+set -euo pipefail
+
+BACKBONE=${BACKBONE:-embedded}
+PORT=${PORT:-8000}
+OUT=${OUT:-results/serve}
+STEPS=${STEPS:-20}
+export AFINA_STORE="$OUT/store"
+url="http://127.0.0.1:$PORT"
+
+mkdir -p "$OUT"
+[[ -d "$AFINA_STORE" ]] || afina store init
+
+for name in acme/movies acme/products bolt/tweets bolt/domains; do
+    task=${name#*/}
+    [[ ! -e "$OUT/$task/served" ]] || continue
+    cat > "$OUT/$task.toml" << TOML
+name = "$task"
+backbone = "$BACKBONE"
+task = "snippets:$task"
+
+[data]
+train_examples = 320
+evaluation_examples = 200
+
+[train]
+max_steps = $STEPS
+
+[methods.lora]
+TOML
+    afina study "$OUT/$task.toml" --out "$OUT/$task" --publish "$name"
+    afina store alias "$name" production
+    touch "$OUT/$task/served"
+done
+
+for client in acme bolt; do
+    key="$OUT/$client.key"
+    [[ -s "$key" ]] || (umask 077 && afina keys create "$client" > "$key")
+done
+
+cat << LINES
+
+Type, in another terminal:
+
+curl -s $url/predict -H "Authorization: Bearer \$(cat $OUT/acme.key)" -H 'Content-Type: application/json' -d '{"model": "acme/movies@production", "inputs": "A film that I will see again."}'
+curl -s $url/tasks -H "Authorization: Bearer \$(cat $OUT/acme.key)" -H 'Content-Type: application/json' -d '{"text": "It broke on the second day.", "models": ["acme/products", "acme/movies"]}'
+curl -s $url/classify -H "Authorization: Bearer \$(cat $OUT/bolt.key)" -H 'Content-Type: application/json' -d '{"model": "bolt/domains", "input": ["my phone died again lol"]}'
+
+The page is at $url/, its keys are in $OUT/acme.key and $OUT/bolt.key. Ctrl-C ends the server.
+
+LINES
+
+if [[ -t 1 ]]; then
+    (until curl --silent --fail --output "$OUT/ready" "$url/health/ready"; do sleep 1; done && python3 -m webbrowser "$url/") &
+fi
+exec afina serve --backbone "$BACKBONE" --port "$PORT"
