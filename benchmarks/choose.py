@@ -99,6 +99,12 @@ def of_settings(there: Sequence[Recorded]) -> str:
     return grid(["", *(f"{cell.cell.domain}, {cell.cell.size:,}" for cell in there)], lines)
 
 
+def tables(there: Sequence[Recorded], scale: float = 1.0) -> str:
+    """Of policies and of settings, and the order that all cells teach. scale: of the machine's speed."""
+    order = ", ".join(f"{method} at {rate:g}" for method, rate in portfolio(there))
+    return f"{of_policies(there, scale)}\n{of_settings(there)}\nThe order of whole runs, by all cells: {order}.\n"
+
+
 def main() -> None:
     """As the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,10 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     lines = read(options.curves)
     there = [recorded(lines, cell) for cell in cells()]
-    order = ", ".join(f"{method} at {rate:g}" for method, rate in portfolio(there))
-    text = (
-        f"{of_policies(there, options.scale)}\n{of_settings(there)}\nThe order of whole runs, by all cells: {order}.\n"
-    )
+    text = tables(there, options.scale)
     print(text)
     if options.markdown:
         options.markdown.write_text(text, encoding="utf-8")

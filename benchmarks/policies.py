@@ -285,7 +285,7 @@ def hyperband(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=8, reduction_factor=2)
-    study = optuna.create_study(direction="maximize", pruner=pruner)
+    study = optuna.create_study(study_name="choose", direction="maximize", pruner=pruner)  # brackets go by the name
     left = seconds - asked(cell)
     order = [*cell.defaults(), *(one for one in cell.settings if one not in cell.defaults())]
     done: list[Kept] = []
