@@ -120,6 +120,16 @@ def test_mixed_batches_are_told_beside_the_merged_model_and_pefts_and_answer_ali
 
 
 @pytest.mark.slow
+def test_while_versions_change_every_answer_is_that_of_the_adapter_that_its_receipt_names(path: str, toy: str) -> None:
+    arguments = ("--adapters", "6", "--seconds", "8", "--churn", "--backbone", path, "--task", toy)
+    result = last_line(run("traffic.py", *arguments).stdout)
+    assert (result["requests"], result["errors"], result["wrong"]) == (32, 0, 0)
+    assert 0 < result["milliseconds"]["p50"] <= result["milliseconds"]["p95"] <= result["milliseconds"]["p99"]
+    assert sum(result["changes"].values()) > 0
+    assert result["resident_relative_to_file"] > 0
+
+
+@pytest.mark.slow
 def test_long_texts_are_measured_in_a_process_an_arm(path: str, tmp_path: Path) -> None:
     from long_texts import ARMS, BATCH_SIZE
 

@@ -167,3 +167,23 @@ def test_answers_are_kept_a_bit_each() -> None:
     right = np.random.default_rng(0).integers(0, 2, HELD_OUT).astype(bool)
     assert (unpacked(packed(right)) == right).all()
     assert len(packed(right)) == 2 * math.ceil(HELD_OUT / 8)
+
+
+def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleType) -> None:
+    from learning_curves import KEPT, cells, read
+    from policies import recorded
+
+    kept = read(KEPT)
+    assert choose.tables([recorded(kept, cell) for cell in cells()]) in choose.PAGE.read_text(encoding="utf-8")
+
+
+def test_what_is_built_in_is_the_order_that_the_recorded_curves_teach(choose: ModuleType) -> None:
+    from afina.methods import make
+    from afina.studies.portfolio import LEARNT
+    from learning_curves import KEPT, cells, read
+    from policies import portfolio, recorded
+
+    kept = read(KEPT)
+    order = portfolio([recorded(kept, cell) for cell in cells()])
+    built_in = [(method, float(f"{factor * make(method).learning_rate:.3g}")) for method, factor in LEARNT]
+    assert built_in == order[: len(built_in)]
