@@ -95,6 +95,7 @@ LAYERS = {
     "server": (
         "settings line receipt missing",
         "batching tenants",
+        "throughput",
         "figures",
         "current",
         "core",
@@ -103,7 +104,8 @@ LAYERS = {
         "http.bodies http.desk",
         "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",
         "http.gate http.asking http.bulk http.described",
-        "http.routes",
+        "http.page http.page.rendered",
+        "http.routes http.page.routes",
         "http.app",
         "running",
     ),
@@ -193,7 +195,7 @@ OWNERS = {
     "scipy": "stats.calibration stats.classification stats.intervals stats.random_effects stats.evidence "
     "report.paper.claims",
     "matplotlib": "report.plots.*",
-    "jinja2": "report.writers.html",
+    "jinja2": "report.writers.html server.http.page.rendered",
     "time": "meter",
     "typer": "cli.*",
     "rich": "cli.* report.writers.terminal",
