@@ -93,11 +93,11 @@ LAYERS = {
         "engine",
     ),
     "server": (
-        "settings line receipt missing",
+        "settings line receipt missing tally",
         "batching tenants",
         "throughput",
         "figures",
-        "current",
+        "current shadows",
         "core",
         # the web
         "http http.refusal http.protocols http.protocols.scores",
@@ -156,7 +156,8 @@ LAYERS = {
         "output",
         "display versions opening shown winner",
         "costs studies adapters asking store",
-        "exchange keeping keys serving",
+        "exchange keeping keys serving remote",
+        "shadow",
         "cli",
     ),
 }

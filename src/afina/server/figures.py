@@ -42,6 +42,9 @@ class Figures:
         )
         self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
         self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
+        self.shadowed = Counter(
+            "afina_shadow_texts", "Texts with which a version was to ride along.", ("outcome",), registry=here
+        )
         self.switches = Counter("afina_switches", "References that mean another version now.", registry=here)
 
     def computed(self, batch: Computed) -> None:

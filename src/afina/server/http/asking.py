@@ -58,7 +58,7 @@ async def together(request: Request, given: Sequence[tuple[str, Sequence[Text]]]
         return [[one.answer(index, next(outcomes)) for index in range(len(one.texts))] for one in asked]
     finally:
         for one in asked:
-            one.lease.release()
+            one.release()
 
 
 async def each(request: Request, given: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer] | Refusal]:
@@ -72,7 +72,7 @@ async def each(request: Request, given: Sequence[tuple[str, Sequence[Text]]]) ->
                 outcomes = await asyncio.gather(*map(asyncio.wrap_future, core.submit(asked)))
                 return [asked.answer(index, outcome) for index, outcome in enumerate(outcomes)]
             finally:
-                asked.lease.release()
+                asked.release()
         except (AfinaError, TimeoutError) as error:
             return Refusal.of(error)
 

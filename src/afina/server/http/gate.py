@@ -35,7 +35,7 @@ NEEDS: Sequence[tuple[str, str]] = (
     *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/models/", PREDICT)),
     *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), ("/openapi.json", PREDICT)),
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
-    ("/aliases/", PUBLISH),
+    *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
 )
 """By what a path is or, where that ends in a stroke, begins with; `/v2` alone stands for all below it too."""
 
