@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from browser import View, viewed
 from crowd import adapter
@@ -124,6 +124,31 @@ def test_a_refusal_is_told_in_its_words_and_a_wrong_key_is_not_kept(chromium: Br
         settled(view)
         expect(alert).to_have_text("")
     assert len(view.said) == 2, "the browser notes the two refusals, and nothing else"
+
+
+def test_what_is_no_answer_of_the_server_is_told(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 360, "light") as view:
+        view.page.route("**/page/answers", lambda route: route.fulfill(status=502, body="<html>bad gateway</html>"))
+        ask(view.page, made.secrets["acme"])
+        expect(view.page.get_by_role("alert")).to_have_text("no answer of the server (status 502).")
+
+
+def test_an_answer_that_comes_after_a_later_question_is_left_alone(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 1280, "light") as view:
+        page, held = view.page, list[Route]()
+        page.route("**/page/answers", lambda route: held.append(route))
+        for text in ("first", "second"):
+            ask(page, made.secrets["acme"], text)
+        while len(held) < 2:
+            page.wait_for_timeout(10)
+        answers = page.get_by_label("Answers", exact=True)
+        held[1].fulfill(body="<p>of the second</p>")
+        expect(answers).to_have_text("of the second")
+        expect(answers).to_have_attribute("aria-busy", "false")
+        with page.expect_response("**/page/answers"):
+            held[0].fulfill(body="<p>of the first</p>")
+        page.wait_for_timeout(100)
+        expect(answers).to_have_text("of the second")
 
 
 def test_figures_go_on_by_themselves(chromium: Browser, made: Served, url: str) -> None:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from afina import Predictor
-from afina.errors import Busy
+from afina.errors import Busy, NotFound
 from afina.server.batching import Batching
 from afina.server.core import Core, Text
 from afina.server.shadows import LATE, UNSERVABLE
+from afina.store.names import Reference
 from crowd import adapter
 from servers import PRICE, Served, probed
 
@@ -346,7 +347,7 @@ def test_a_store_that_does_not_answer_is_asked_again(
     served = serve()
     core: Core = served.core
     ask(served, TEXTS[:1])
-    assert within(5, lambda: told(served)["state"] == "none")
+    assert told(served)["state"] == "none"
     known, silent = served.store.known, threading.Event()
 
     def look(reference: Any) -> Any:
@@ -359,6 +360,23 @@ def test_a_store_that_does_not_answer_is_asked_again(
     served.store.shadow("acme/reviews@2")
     assert in_state(served, "riding")
     assert silent.is_set()
+
+
+def test_nothing_is_told_of_what_the_store_was_never_asked(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    ask(served, TEXTS[:1], "acme/reviews@1")
+    served.core.current.find(Reference.parse(PRODUCTION))
+
+    def silent(_: Any) -> Any:
+        raise NotFound("store postgresql://db/x: the database does not answer as expected.")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(served.core.shadows._store, "known", silent)
+        refused = served.get("/shadows/acme/reviews", "acme-publish")
+        assert (refused.status_code, "postgresql" in refused.text) == (503, False)
+    assert told(served)["state"] == "none"
 
 
 def test_it_answers_as_the_adapter_that_it_is(served: Served, gpt2: Any) -> None:

@@ -27,8 +27,8 @@ from afina.store.version import Version
 MOST = 65_536
 """Names that are remembered."""
 
-NONE, LOADING, RIDING, FAILED, PROMOTED = "none", "loading", "riding", "failed", "promoted"
-"""How it stands with a name: no alias; not ready yet; compared; not servable; the version that answers itself."""
+UNSEEN, NONE, LOADING, RIDING, FAILED, PROMOTED = "unseen", "none", "loading", "riding", "failed", "promoted"
+"""How it stands with a name: not looked up yet; no alias; not ready yet; compared; not servable; it answers itself."""
 
 LATE = "it was not loaded in time, or the store does not answer. It is tried again."
 UNSERVABLE = "it does not compute what it did when it was made, or not here. `afina store check` says more."
@@ -186,10 +186,16 @@ class Shadows:
             wish.state, wish.problem = FAILED, problem
 
     def told(self, name: Name, current: Version) -> dict[str, Any]:
-        """How it stands, as JSON values: what answers, what rides along, and what was counted; asks the store once."""
-        if name not in self._wishes:
+        """How it stands, as JSON values: what answers, what rides along, and what was counted.
+
+        Raises Busy where the store was never asked about it, and does not answer now.
+        """
+        unseen = Wish(None, UNSEEN)
+        if self._wishes.get(name, unseen).state == UNSEEN:
             self._looking.submit(self._look, name).result()
-        wish = self._wishes.get(name) or Wish(None, NONE)
+        wish = self._wishes.get(name, unseen)
+        if wish.state == UNSEEN:
+            raise Busy("the store does not answer.")
         version, state = wish.version, wish.state
         if version is not None and version.digest == current.digest:
             state = PROMOTED
@@ -217,7 +223,7 @@ class Shadows:
                 return
             if len(self._wishes) >= MOST:
                 self._wishes.clear()
-            self._wishes[name] = Wish(None, NONE)
+            self._wishes[name] = Wish(None, UNSEEN)
         self._soon(name)
 
     def _soon(self, name: Name) -> None:
@@ -235,7 +241,7 @@ class Shadows:
         with self._lock:
             before = self._wishes.get(name)
             if before is not None and made.identity == before.identity:
-                if before.state != FAILED:
+                if before.state not in (FAILED, UNSEEN):
                     return
                 made.tallies = before.tallies
             if before is not None:
