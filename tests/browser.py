@@ -48,15 +48,15 @@ class View:
 
 
 @contextmanager
-def viewed(browser: Browser, path: Path, width: int, scheme: Literal["light", "dark"]) -> Iterator[View]:
-    """A file, loaded, in a profile of its own."""
+def viewed(browser: Browser, what: Path | str, width: int, scheme: Literal["light", "dark"]) -> Iterator[View]:
+    """A file or a URL, loaded, in a profile of its own."""
     mobile = width < 600
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, is_mobile=mobile, service_workers="block"
     )
     try:
         view = View(context.new_page())
-        view.page.goto(path.absolute().as_uri(), wait_until="load")
+        view.page.goto(what if isinstance(what, str) else what.absolute().as_uri(), wait_until="load")
         yield view
     finally:
         context.close()

@@ -12,6 +12,8 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the other tests start at once
+    from playwright.sync_api import Browser
+
     from afina import Backbone
     from command import Command
     from fakes import Backbones, Runs
@@ -109,3 +111,16 @@ def afina(
 def trained(runs: Runs) -> Path:
     """The directory of a LoRA adapter of the tiny GPT-2, trained on `toy`. Copy it before you change it."""
     return runs.adapter("gpt2", "lora")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The system's browser; not for longer than a module, for its thread runs no other event loop meanwhile."""
+    import browser
+
+    program = browser.find()
+    if program is None:
+        absent = "no Chromium: set AFINA_BROWSER, or put chromium on the PATH"
+        pytest.fail(absent) if os.environ.get("CI") == "true" else pytest.skip(absent)  # .ci/run sees to one
+    with browser.opened(program) as opened:
+        yield opened

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from afina import Adapter, AdapterStore, Backbone, Predictor
@@ -74,3 +77,24 @@ def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: A
         core = Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05} | settings)))
         with TestClient(make_app(core), raise_server_exceptions=False) as web:
             yield Served(web, core, store, crowd, gpt2, secrets)
+
+
+@contextmanager
+def listening(served: Served) -> Iterator[str]:
+    """Another server on the same store, on a port of this machine; its URL."""
+    with Engine(served.backbone, served.store) as engine:
+        core = Core(engine, served.store, Settings(delay=0.001, every=0.05))
+        config = uvicorn.Config(make_app(core), port=0, http="h11", ws="none", lifespan="on", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            until = time.perf_counter() + 30
+            while not server.started and thread.is_alive() and time.perf_counter() < until:
+                time.sleep(0.01)
+            assert server.started
+            host, port = server.servers[0].sockets[0].getsockname()[:2]
+            yield f"http://{host}:{port}/"
+        finally:
+            server.should_exit = True
+            thread.join()

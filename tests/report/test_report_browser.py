@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser
 
-import browser
 from afina.report.evaluated import Evaluated
 from afina.report.report import Report
 from browser import viewed
@@ -21,16 +18,6 @@ pytestmark = pytest.mark.browser
 WIDTHS, SCHEMES = (360, 1280), ("light", "dark")
 LONG = "unbroken" * 40
 HOSTILE = '<script>document.title = "taken"</script><img src="http://example.invalid/x.png" onerror="throw 1">'
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = browser.find()
-    if program is None:
-        absent = "no Chromium: set AFINA_BROWSER, or put chromium on the PATH"
-        pytest.fail(absent) if os.environ.get("CI") == "true" else pytest.skip(absent)  # .ci/run sees to one
-    with browser.opened(program) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,19 @@ def test_every_route_refuses_a_key_without_its_scope(served: Any) -> None:
 
 
 def test_a_path_that_is_not_thought_of_takes_an_administrator(served: Any) -> None:
-    for path in ("/", "/predictions", "/v3", "/v2x", "/docs", "/health", "/metrics/x", "//predict", "/Predict"):
+    for path in (
+        "/page",
+        "/page/",
+        "/page/x",
+        "/predictions",
+        "/v3",
+        "/v2x",
+        "/docs",
+        "/health",
+        "/metrics/x",
+        "//predict",
+        "/Predict",
+    ):
         assert needed(path) == ADMIN, path
 
 

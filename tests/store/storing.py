@@ -158,6 +158,7 @@ OPERATIONS: dict[str, Callable[[AdapterStore, Path], object]] = {
     "publish": lambda store, adapters: store.publish(adapters / "b1h1", "acme/reviews", message=WHY),
     "alias": lambda store, adapters: store.alias("acme/reviews@2", expected=1),
     "rollback": lambda store, adapters: store.rollback("beta/other"),
+    "unalias": lambda store, adapters: store.unalias("beta/other", "production"),
     "delete": lambda store, adapters: store.delete("acme/reviews@2", reason=WHY),
     "gc": lambda store, adapters: store.gc(),
     "erase": lambda store, adapters: store.erase("acme", reason=WHY),

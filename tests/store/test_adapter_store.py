@@ -215,6 +215,48 @@ def test_an_alias_moves_only_as_it_is_told(two: AdapterStore, made: Make) -> Non
     assert two.show("acme/reviews@2").aliases == ("production", "staging")
 
 
+def test_an_alias_that_is_taken_away_is_gone_and_the_log_says_so(two: AdapterStore) -> None:
+    two.alias("acme/reviews@1", "staging")
+    two.alias("acme/reviews@2", "staging")
+    taken = two.unalias("acme/reviews", "staging", message="not needed")
+    assert taken.as_json() == {"name": "acme/reviews", "alias": "staging", "from": 2, "to": None}
+    with pytest.raises(NotFound, match="acme/reviews@staging: no such alias"):
+        two.show("acme/reviews@staging")
+    with pytest.raises(NotFound, match="no such alias"):
+        two.unalias("acme/reviews", "staging")
+    last = two.history("acme/reviews", alias="staging")[-1]
+    assert (last.event, last.why, last.details["from"]) == ("unalias", "not needed", 2)
+    assert two.verify() == []
+    assert two.delete("acme/reviews@2", reason="nothing points to it").deleted
+    # What it pointed to before is forgotten with it.
+    two.alias("acme/reviews@1", "staging")
+    with pytest.raises(NotFound, match="pointed to no other version"):
+        two.rollback("acme/reviews", "staging")
+
+
+def test_an_alias_that_is_gone_without_an_entry_of_the_log_is_damage(two: AdapterStore) -> None:
+    two.alias("acme/reviews@1", "staging")
+    with closing(sqlite3.connect(two.address.url)) as raw:
+        raw.execute("DELETE FROM aliases")
+        raw.commit()
+    (damage,) = two.verify()
+    assert (damage.kind, damage.id) == ("alias", "acme/reviews@staging")
+
+
+def test_what_rides_along_is_another_version_than_production(two: AdapterStore) -> None:
+    with pytest.raises(NotFound, match="acme/reviews@production: no such alias"):
+        two.shadow("acme/reviews@2")
+    two.alias("acme/reviews@1")
+    with pytest.raises(Refused, match=r"acme/reviews@1: is what production points to"):
+        two.shadow("acme/reviews@1")
+    assert two.shadow("acme/reviews@2", message="a larger rank").as_json() == {
+        "name": "acme/reviews",
+        "alias": "shadow",
+        "from": None,
+        "to": 2,
+    }
+
+
 def test_an_alias_moves_by_compare_and_swap(two: AdapterStore) -> None:
     with pytest.raises(Conflict, match=r"acme/reviews@production: points to no version, expected version 1"):
         two.alias("acme/reviews@2", expected=1)

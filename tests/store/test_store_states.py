@@ -113,6 +113,17 @@ class States(RuleBasedStateMachine):
         versions.aliases[alias] = path
         self.entries += 1
 
+    @rule(name=NAMES, alias=ALIASES)
+    def unalias(self, name: str, alias: str) -> None:
+        path = self.model.get(name, Versions()).aliases.pop(alias, None)
+        if path is None:
+            with pytest.raises(NotFound):
+                self.store.unalias(name, alias)
+            return
+        moved = self.store.unalias(name, alias)
+        assert (moved.before, moved.after) == (path[-1], None)
+        self.entries += 1
+
     @rule(name=NAMES, number=NUMBERS)
     def delete(self, name: str, number: int) -> None:
         versions = self.model.get(name, Versions())

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from afina import __version__, atomic
-from afina.cli import adapters, asking, costs, exchange, keeping, keys, serving, store, studies
+from afina.cli import adapters, asking, costs, exchange, keeping, keys, serving, shadow, store, studies
 from afina.cli.hints import with_flags
 from afina.cli.text import check_arguments, escape_unwritable
 from afina.errors import AfinaError
@@ -25,7 +25,7 @@ COMMANDS = (
     *(adapters.evaluate, adapters.predict),
     *(costs.params, costs.plan, costs.methods),
     *(studies.show, studies.report),
-    *(serving.serve, serving.replay),
+    *(serving.serve, serving.replay, shadow.shadow),
 )
 """In the order of `afina --help`."""
 

@@ -47,6 +47,8 @@ def what(event: str, details: Any) -> str:
     if event in ("alias", "rollback"):
         forced = ", forced" if details.get("forced") else ""
         return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"
+    if event == "unalias":
+        return f"{details['alias']}: {details['from']} -> none"
     outcome = {True: " passed", False: " failed"}.get(details.get("passed"), "")
     return f"version {details.get('version')}{outcome}"
 

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
+from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, Overloaded
 from afina.inference import probes
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
@@ -26,13 +27,15 @@ from afina.server.line import Line
 from afina.server.missing import Missing
 from afina.server.receipt import Receipt
 from afina.server.settings import Settings
+from afina.server.shadows import FAILED, RIDING, Paired, Ride, Shadows
 from afina.server.tenants import Tenants, reference_of
 from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
 from afina.serving.residents import Lease
-from afina.store.adapter_store import AdapterStore
+from afina.store.adapter_store import PRODUCTION, AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
+from afina.store.names import Reference
 from afina.store.version import Moved, Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.1}
@@ -64,7 +67,7 @@ class Answer:
 
 @dataclass(eq=False)
 class Asked:
-    """Texts for one adapter, which is loaded, and kept until `release`."""
+    """Texts for one adapter, which is loaded, and kept until `release`; ride: what is compared with it, if anything."""
 
     key: Key
     texts: Sequence[Text]
@@ -73,6 +76,13 @@ class Asked:
     manifest: Manifest
     objective: Objective
     receipt: Receipt
+    ride: Ride | None = None
+
+    def release(self) -> None:
+        """Give back what answered; once."""
+        self.lease.release()
+        if self.ride is not None:
+            self.ride.release()
 
     def answer(self, index: int, outcome: Prediction | AfinaError) -> Answer:
         """Of the text at that place. Raises the outcome, where it is an error."""
@@ -89,15 +99,16 @@ class Core:
         self.figures = Figures()
         chosen = self.settings
         line = Line(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
-        self.batching = Batching(line, engine.attempt, watch=self.figures.computed)
-        self.tenants = Tenants(store, chosen.tokens_per_minute)
         self.current = Current(store, self._prove, self.figures)
+        self.shadows = Shadows(store, lambda version: engine.lease(version), self.current.demand, self.figures)
+        self.batching = Batching(line, partial(self.shadows.compute, engine.attempt), watch=self.figures.computed)
+        self.tenants = Tenants(store, chosen.tokens_per_minute)
         self.figures.watch(self._looked)
         self._counter = copy.deepcopy(engine.backbone.tokenizer.backend_tokenizer)  # nobody sets how this one cuts
         self._counter.no_truncation()
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
-        self._follows = True
+        self._follows, self._news = True, False
 
     def start(self) -> None:
         """Begin to compute, and to follow the store."""
@@ -110,6 +121,7 @@ class Core:
         self.batching.close()
         self._watcher.join()
         self.current.close()
+        self.shadows.close()
         self.engine.close()
 
     @property
@@ -120,9 +132,11 @@ class Core:
     def _watch(self) -> None:
         while not self._over.wait(self.settings.every):
             try:
-                if self.current.refresh():
+                self._news |= self.current.refresh()
+                if self._news:
                     self.tenants.refresh()
-                self._follows = True
+                self.shadows.refresh(self._news)
+                self._follows, self._news = True, False
             except AfinaError:  # the store does not answer: what is known is served, and `ready` says so
                 self._follows = False
 
@@ -138,6 +152,8 @@ class Core:
             "afina_adapter_loads": counts.loads,
             "afina_adapter_evictions": counts.evictions,
             "afina_references_behind": self.current.behind,
+            "afina_shadows_riding": self.shadows.count(RIDING),
+            "afina_shadows_failed": self.shadows.count(FAILED),
         }
 
     def _prove(self, version: Version) -> None:
@@ -185,6 +201,11 @@ class Core:
         """What a model's name means for that key. Raises Missing."""
         return self.current.find(reference_of(model, key))
 
+    def shadow(self, key: Key, model: str) -> dict[str, Any]:
+        """What rides along with what a name's `production` is, and what came of it, as JSON values. Raises Missing."""
+        reference = reference_of(f"{model}@{PRODUCTION}", key)
+        return self.shadows.told(reference.name, self.current.find(reference))
+
     def move(self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None) -> Moved:
         """Let an alias of the key's client point to a version, in the key's name.
 
@@ -203,7 +224,9 @@ class Core:
         and what loading does.
         """
         _check(texts, self.settings)
-        lease = self.engine.lease(self.version(key, model))
+        reference = reference_of(model, key)
+        version = self.current.find(reference)
+        lease = self.engine.lease(version)
         try:
             manifest, objective = lease.resident(LOADING).manifest, lease.resident().objective
             assert lease.version is not None
@@ -213,7 +236,10 @@ class Core:
             lease.release()
             raise
         receipt = Receipt(lease.version, lease.digest, self.engine.backbone.digest, self.dtype)
-        return Asked(key, texts, tokens, lease, manifest, objective, receipt)
+        bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
+        rides = bare or reference.alias == PRODUCTION
+        ride = self.shadows.ride(reference.name, version, len(texts)) if rides else None
+        return Asked(key, texts, tokens, lease, manifest, objective, receipt, ride)
 
     @contextmanager
     def asked(self, key: Key, model: str, texts: Sequence[Text]) -> Iterator[Asked]:
@@ -222,12 +248,25 @@ class Core:
         try:
             yield made
         finally:
-            made.lease.release()
+            made.release()
 
     def submit(self, asked: Asked) -> Sequence[Future[Any]]:
-        """Let them wait: of each text, a future of its outcome. Raises Overloaded, Busy."""
+        """Let them wait: of each text, a future of its outcome. Raises Overloaded, Busy.
+
+        What rides along counts as much again; where there is no room for that, it does not ride.
+        """
+        client, timeout = asked.key.client, self.settings.timeout
         works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
-        return self.batching.submit(asked.key.client, works, asked.tokens, self.settings.timeout)
+        ride = asked.ride
+        if ride is not None:
+            try:
+                both = [Paired(work, ride) for work in works]
+                return self.batching.submit(client, both, [2 * count for count in asked.tokens], timeout)
+            except Overloaded:
+                self.shadows.left_out(ride, len(works))
+                ride.release()
+                asked.ride = None
+        return self.batching.submit(client, works, asked.tokens, timeout)
 
 
 def _check(texts: Sequence[Text], settings: Settings) -> None:

@@ -51,7 +51,7 @@ class Current:
             version = self._store.known(reference)
             if version is None:
                 raise Missing()
-            self._demand(version)
+            self.demand(version)
             with self._lock:
                 if len(self._served) >= MOST:
                     self._served.clear()
@@ -59,7 +59,7 @@ class Current:
                     self._served[reference] = version
         return found
 
-    def _demand(self, version: Version) -> None:
+    def demand(self, version: Version) -> None:
         """Prove a version, once for all that are the same adapter. What did not pass does not until there is news."""
         if version.digest in self._proven:
             return
@@ -100,7 +100,7 @@ class Current:
             self._behind.discard(reference)
             return
         try:
-            self._demand(version)
+            self.demand(version)
         except CorruptAdapter:
             self._behind.add(reference)
         except AfinaError:  # not loaded in time, or nothing answered

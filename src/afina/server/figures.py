@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from afina.server.batching import Computed
+from afina.server.throughput import Throughput
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,7 +21,7 @@ class Figures:
     """Of one server; each has a registry of its own."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry, self.throughput = CollectorRegistry(), Throughput()
         here = self.registry
         self.requests = Counter("afina_requests", "Requests.", ("route", "status"), registry=here)
         self.latency = Histogram(
@@ -41,6 +42,9 @@ class Figures:
         )
         self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
         self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
+        self.shadowed = Counter(
+            "afina_shadow_texts", "Texts with which a version was to ride along.", ("outcome",), registry=here
+        )
         self.switches = Counter("afina_switches", "References that mean another version now.", registry=here)
 
     def computed(self, batch: Computed) -> None:
@@ -49,6 +53,7 @@ class Figures:
         self.texts.inc(batch.texts)
         self.batch.observe(batch.seconds)
         self.fill.observe(min(1.0, batch.tokens / batch.budget))
+        self.throughput.computed(batch)
 
     def watch(self, look: Callable[[], dict[str, float]]) -> None:
         """Have what `look` says by name at each scrape."""

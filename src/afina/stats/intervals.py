@@ -11,7 +11,7 @@ from math import atanh, exp, inf, sqrt, tanh
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 from scipy.stats import binomtest
 
 
@@ -70,6 +70,17 @@ def bent(value: float, width: float, within: tuple[float, float], *, logit: bool
     at = (value - middle) / half
     z, stretched = atanh(at), width / half / (1 - at**2)
     return Interval(middle + half * tanh(z - stretched), middle + half * tanh(z + stretched))
+
+
+def around_mean(
+    mean: float, scatter: float, n: int, within: tuple[float, float] | None = None, level: float = 0.95
+) -> Interval:
+    """Student's t interval for a mean of n >= 2 values, of whose squared deviations `scatter` is the sum.
+
+    within  ends of the range that values can have: then as `bent`, which stays there
+    """
+    width = float(stdtrit(n - 1, (1 + level) / 2)) * sqrt(max(scatter, 0.0) / (n - 1) / n)
+    return Interval(mean - width, mean + width) if within is None else bent(mean, width, within)
 
 
 def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:

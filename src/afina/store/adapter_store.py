@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from afina.store.diff.flips import Flips
     from afina.store.replay import Check
 
-PRODUCTION = "production"
+PRODUCTION, SHADOW = "production", "shadow"
+"""Aliases that a server knows: what it answers by, and what rides along to be compared."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,23 @@ class AdapterStore(Reader):
         """Let an alias point to the version it had before. See `aliases.roll_back`."""
         wanted = Name.parse(name)
         return aliases.roll_back(self._database, wanted, alias, force=force, who=self.who, why=_words(message))
+
+    def unalias(self, name: str, alias: str, *, message: str | None = None) -> Moved:
+        """Take an alias away. See `aliases.remove`."""
+        return aliases.remove(self._database, Name.parse(name), alias, who=self.who, why=_words(message))
+
+    def shadow(self, reference: str | Version, *, force: bool = False, message: str | None = None) -> Moved:
+        """Let a version ride along with what `production` points to: servers compute both, and answer by the latter.
+
+        Raises NotFound where there is no such alias, Refused where that is the same version, and what `alias` does.
+        """
+        wanted = self.show(reference)
+        current = self.show(f"{wanted.name}@{PRODUCTION}")
+        if current.digest == wanted.digest:
+            raise Refused(
+                f"{wanted}: is what {PRODUCTION} points to. Name another version, to compare it with this one."
+            )
+        return self.alias(str(wanted), SHADOW, force=force, message=message)
 
     def delete(self, reference: str | Version, *, reason: str) -> Version:
         """Delete a version that no alias points to; `gc` then removes what no other version holds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.errors import Conflict, NotFound, Refused
 from afina.store import catalog, log, steps
@@ -24,8 +24,8 @@ class Anything(Enum):
 
 ANY = Anything.ANY
 
-ALIAS, ROLLBACK = "alias", "rollback"
-"""Events of the log: an alias is set, and set back."""
+ALIAS, ROLLBACK, UNALIAS = "alias", "rollback", "unalias"
+"""Events of the log: an alias is set, set back, and taken away."""
 
 
 def move(
@@ -83,14 +83,29 @@ def roll_back(database: Database, name: Name, alias: str, *, force: bool, who: s
     return made
 
 
+def remove(database: Database, name: Name, alias: str, *, who: str | None, why: str | None) -> Moved:
+    """Take an alias away, with what it pointed to before. Raises NotFound where there is none."""
+    check_alias(alias)
+    with database.writing() as connection:
+        place, before = catalog.resolve(connection, Reference(name, alias=alias))
+        connection.execute(delete(ALIASES).where((ALIASES.c.name == place.id) & (ALIASES.c.alias == alias)))
+        made = Moved(str(place.name), alias, before, None)
+        _log(connection, UNALIAS, place, made, False, who, why)
+        steps.reached("alias: in the transaction")
+    steps.reached("alias: committed")
+    return made
+
+
 def _path(connection: Connection, place: Place, alias: str) -> list[int]:
     """The versions that the alias was set to and not set back from, the present one last."""
     path: list[int] = []
-    for entry in log.entries(connection, (ALIAS, ROLLBACK), place.subject):
+    for entry in log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), place.subject):
         if entry.payload["alias"] != alias:
             continue
         target = entry.payload["to"]
-        if entry.event == ROLLBACK:
+        if entry.event == UNALIAS:
+            path = []
+        elif entry.event == ROLLBACK:
             while path and path[-1] != target:
                 path.pop()
             path = path or [target]

@@ -130,7 +130,7 @@ class Reader:
             check_alias(alias)
         with self._database.reading() as connection:
             place = clients.find(connection, wanted)
-            events = (aliases.ALIAS, aliases.ROLLBACK) if alias is not None else ()
+            events = (aliases.ALIAS, aliases.ROLLBACK, aliases.UNALIAS) if alias is not None else ()
             done = catalog.happened(connection, place, events)
         found = [one for one in done if alias is None or one.details["alias"] == alias]
         if alias is not None and not found:

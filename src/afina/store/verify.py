@@ -165,6 +165,8 @@ def _replayed(entries: list[Entry]) -> dict[str, _Expected]:
             about.deleted.add(payload["version"])
         elif entry.event in ("alias", "rollback"):
             about.aliases[payload["alias"]] = payload["to"]
+        elif entry.event == "unalias":
+            about.aliases.pop(payload["alias"], None)
     return made
 
 

@@ -98,12 +98,12 @@ class Published:
 
 @dataclass(frozen=True)
 class Moved:
-    """An alias that was moved; `before` is None where it was not there yet."""
+    """An alias that was moved; `before` is None where it was not there yet, `after` where it is not there any more."""
 
     name: str
     alias: str
     before: int | None
-    after: int
+    after: int | None
 
     def as_json(self) -> dict[str, Any]:
         """What a program needs of it."""

@@ -26,6 +26,7 @@ REACHED = {
     "publish": [step for step in steps.STEPS if step.startswith("publish:")],
     "alias": ["alias: in the transaction", "alias: committed"],
     "rollback": ["alias: in the transaction", "alias: committed"],
+    "unalias": ["alias: in the transaction", "alias: committed"],
     "delete": ["delete: in the transaction", "delete: committed"],
     "gc": [step for step in steps.STEPS if step.startswith("gc:")],
     "erase": [step for step in steps.STEPS if step.startswith("erase:")] + ["gc: one removed", "gc: removed"],
@@ -47,6 +48,7 @@ DONE_AGAIN: dict[tuple[str, str], type[Exception]] = {
     ("init", "init: committed"): Refused,
     ("alias", "alias: committed"): Conflict,
     ("rollback", "alias: committed"): NotFound,
+    ("unalias", "alias: committed"): NotFound,
     ("delete", "delete: committed"): NotFound,
     ("erase", "erase: ended"): NotFound,
 }

@@ -18,11 +18,13 @@ from afina.server.http.bodies import Body
 from afina.server.http.described import schemas
 from afina.server.http.desk import Desk
 from afina.server.http.gate import Gate, told
+from afina.server.http.page import routes as page
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
 from afina.server.http.routes import router
 
 BODIES: list[type[Body]] = [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer, native.Tasks, native.Alias]
+BODIES += [page.Sentence]
 
 
 class App(FastAPI):
@@ -56,6 +58,7 @@ def make_app(core: Core) -> App:
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.state.core = core
     app.include_router(router)
+    app.include_router(page.router)
     app.add_middleware(Gate, core=core)
     for kind in (Refusal, AfinaError, TimeoutError):
         app.add_exception_handler(kind, _refused)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from afina.server.core import Answer, Asked, Core, Text
+from afina.errors import AfinaError
+from afina.server.core import LOADING, Answer, Asked, Core, Text
 from afina.server.http.desk import Desk
 from afina.server.http.refusal import Refusal
 from afina.store.keys import Key
+
+Made = TypeVar("Made")
 
 SPARE = 1.0
 """Seconds beyond the time of what waits, for what is being computed when that is over."""
@@ -50,17 +52,36 @@ async def together(request: Request, given: Sequence[tuple[str, Sequence[Text]]]
         for model, texts in given:
             asked.append(await desk_of(request).ask(key, model, texts))
         futures = [core.submit(one) for one in asked]
-        flat = [future for some in futures for future in some]
-        outcomes = iter(await _awaited(request, flat, core.settings.timeout + SPARE))
+        flat = [asyncio.wrap_future(future) for some in futures for future in some]
+        computed: list[Any] = await _awaited(request, asyncio.gather(*flat), core.settings.timeout + SPARE)
+        outcomes = iter(computed)
         return [[one.answer(index, next(outcomes)) for index in range(len(one.texts))] for one in asked]
     finally:
         for one in asked:
-            one.lease.release()
+            one.release()
 
 
-async def _awaited(request: Request, futures: Sequence[Future[Any]], timeout: float) -> Sequence[Any]:
-    """Of each, its result; none of them is computed any more where the client goes."""
-    waiting = asyncio.gather(*map(asyncio.wrap_future, futures))
+async def each(request: Request, given: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer] | Refusal]:
+    """As `together`, where what keeps one model from answering keeps no other."""
+    core, key = core_of(request), key_of(request)
+
+    async def one(model: str, texts: Sequence[Text]) -> Sequence[Answer] | Refusal:
+        try:
+            asked = await desk_of(request).ask(key, model, texts)
+            try:
+                outcomes = await asyncio.gather(*map(asyncio.wrap_future, core.submit(asked)))
+                return [asked.answer(index, outcome) for index, outcome in enumerate(outcomes)]
+            finally:
+                asked.release()
+        except (AfinaError, TimeoutError) as error:
+            return Refusal.of(error)
+
+    waiting = asyncio.gather(*(one(model, texts) for model, texts in given))
+    return await _awaited(request, waiting, LOADING + core.settings.timeout + SPARE)
+
+
+async def _awaited(request: Request, waiting: asyncio.Future[Made], timeout: float) -> Made:
+    """What comes of it; nothing of it is computed any more where the client goes."""
     gone = asyncio.ensure_future(_gone(request))
     both: list[asyncio.Future[Any]] = [waiting, gone]
     try:

@@ -91,7 +91,7 @@ class Bulk(Response):
             try:
                 return native.answered(asked.answer(0, await self._outcome(asked)))
             finally:
-                asked.lease.release()
+                asked.release()
         except (AfinaError, TimeoutError, Refusal) as error:
             refusal = Refusal.of(error)
             return native.error(refusal.status, refusal.kind, refusal.message)

@@ -48,4 +48,4 @@ class Desk:
 
 def _give_back(asking: asyncio.Future[Asked]) -> None:
     if not asking.cancelled() and asking.exception() is None:
-        asking.result().lease.release()
+        asking.result().release()

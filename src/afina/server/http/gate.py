@@ -23,15 +23,24 @@ from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
 LOG = logging.getLogger("afina.server")
 
-OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+OPEN = frozenset(
+    {
+        *("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
+        *("/", "/page/script.js", "/page/style.css"),
+    }
+)
 """What anybody may ask: these say nothing of anyone."""
 
 NEEDS: Sequence[tuple[str, str]] = (
     *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/models/", PREDICT)),
     *(("/v2", PREDICT), ("/tasks", PREDICT), ("/bulk", PREDICT), ("/openapi.json", PREDICT)),
-    ("/aliases/", PUBLISH),
+    *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
+    *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
 )
 """By what a path is or, where that ends in a stroke, begins with; `/v2` alone stands for all below it too."""
+
+UNCOUNTED = frozenset({"/page/figures", "/metrics"})
+"""Paths that are asked again and again to see how many ask."""
 
 STREAMED = "/bulk"
 """The path whose body is read as it comes, and so is bounded a line."""
@@ -151,6 +160,8 @@ class Gate:
         path = getattr(route, "path", "none")  # the template, so that there are only so many
         self._core.figures.requests.labels(path, str(seen.status)).inc()
         self._core.figures.latency.labels(path).observe(seconds)
+        if seen.key is not None and path not in UNCOUNTED:
+            self._core.figures.throughput.requested()
         key = seen.key
         line = {
             "request": scope["afina.request"],

@@ -164,6 +164,13 @@ async def move(request: Request, client: str, task: str, alias: str) -> Response
     return JSONResponse(moved.as_json())
 
 
+@router.get("/shadows/{client}/{task}", **described("afina"))
+async def shadow(request: Request, client: str, task: str) -> Response:
+    """What rides along with the version that answers, and how often the two differ, of the texts that came here."""
+    core, key = core_of(request), key_of(request)
+    return JSONResponse(await desk_of(request).look(key, core.shadow, key, f"{client}/{task}"))
+
+
 @router.get("/metrics", **described("health"))
 async def metrics(request: Request) -> Response:
     """For Prometheus; with a key that has the scope admin."""

@@ -1,0 +1,152 @@
+"""afina shadow: a candidate version rides along with the one that answers, and what came of it is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from afina.cli.options import Json
+from afina.cli.serving import StoreOption
+from afina.cli.store import ForceOption, NoteOption, print_object
+from afina.errors import Conflict, NotFound, Refused
+
+if TYPE_CHECKING:
+    from afina.server.tally import Tally
+    from afina.store.adapter_store import AdapterStore
+
+KEY = "AFINA_KEY"
+"""Where a key is, if not in a file."""
+
+
+def shadow(
+    name: Annotated[str, typer.Argument(help="CLIENT/TASK, in lower case.", metavar="CLIENT/TASK")],
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            help="A number or an alias: what is to ride along. Without: say how it stands.", metavar="VERSION"
+        ),
+    ] = None,
+    store: StoreOption = None,
+    off: Annotated[bool, typer.Option("--off", help="Let nothing ride along any more.")] = False,
+    server: Annotated[
+        list[str], typer.Option("--server", help="Ask a server what it counted; several are added up.", metavar="URL")
+    ] = [],  # noqa: B006 - typer copies it
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", help=f"A file with a key that may publish; else what {KEY} says.", metavar="FILE"),
+    ] = None,
+    force: ForceOption = False,
+    message: NoteOption = None,
+    as_json: Json = False,
+) -> None:
+    """Let a version ride along with production, in the same batches: compared, and not answered by."""
+    if (version is not None) + off + bool(server) > 1:
+        raise Refused("give one of VERSION, --off and --server: what is to ride along, nothing, or whom to ask.")
+    if server:
+        from afina.cli.remote import shadows
+
+        _told(shadows(name, server, _key(key_file)), as_json)
+        return
+    from afina.store.adapter_store import SHADOW, AdapterStore
+
+    opened = AdapterStore(store)
+    if version is None and not off:
+        _wished(opened, name, as_json)
+        return
+    if off:
+        moved = opened.unalias(name, SHADOW, message=message)
+    else:
+        moved = opened.shadow(f"{name}@{version}", force=force, message=message)
+    if as_json:
+        print_object(moved.as_json())
+    elif off:
+        print(f"{name}: version {moved.before} rides along no more")
+    else:
+        print(f"{name}: version {moved.after} rides along with production. How often they differ, a server tells:")
+        print(f"afina shadow {name} --server URL --key-file FILE")
+
+
+def _wished(store: AdapterStore, name: str, as_json: bool) -> None:
+    """What the store says."""
+    from afina.store.adapter_store import PRODUCTION, SHADOW
+
+    pointing = {alias: one.number for one in store.versions(name) for alias in one.aliases}
+    candidate, current = pointing.get(SHADOW), pointing.get(PRODUCTION)
+    if as_json:
+        print_object({"name": name, "current": current, "shadow": candidate})
+    elif candidate is None:
+        print(f"{name}: nothing rides along")
+    elif candidate == current:
+        print(f"{name}: version {candidate} is production itself, so that nothing is compared")
+    else:
+        print(f"{name}: version {candidate} is to ride along with {f'version {current}' if current else 'production'}")
+
+
+def _key(file: Path | None) -> str:
+    if file is None:
+        if found := os.environ.get(KEY):
+            return found.strip()
+        raise NotFound(f"a server asks for a key that may publish. Give --key-file FILE, or put it into {KEY}.")
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"{file}: no key can be read there ({error}).") from None
+
+
+def _told(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """What servers counted, together. Raises Conflict where they do not compare the same versions."""
+    from afina.server.tally import Tally
+
+    heads = {(one["name"], one["current"], one["shadow"]) for one in found}
+    if len(heads) > 1:
+        raise Conflict(
+            "the servers compare different versions. One may have noticed a move later: ask again in a second."
+        )
+    total = Tally()
+    for one in found:
+        total = total.plus(Tally.of(one))
+    states = {one["state"]: one for one in found}
+    chosen = states[next(state for state in (*WORDS, *states) if state in states)]
+    if as_json:
+        print_object({**chosen, **total.as_json(), "servers": len(found)})
+        return
+    told = {key: chosen[key] for key in ("name", "current", "shadow")}
+    print(WORDS.get(chosen["state"], "{name}").format(**told) + (f": {chosen['problem']}" if chosen["problem"] else ""))
+    for line in _lines(total, chosen["current"]):
+        print(line)
+
+
+WORDS = {
+    "failed": "{name}: version {shadow} does not ride along with version {current}",
+    "loading": "{name}: version {shadow} is being loaded, to ride along with version {current}",
+    "riding": "{name}: version {shadow} rides along with version {current}",
+    "promoted": "{name}: version {shadow} answers itself, so that nothing is compared",
+    "none": "{name}: nothing rides along with version {current}",
+}
+"""By how it stands; of several servers, the first of these counts."""
+
+
+def _lines(total: Tally, current: int) -> Sequence[str]:
+    made = []
+    if total.flip_rate is not None and total.flip_interval is not None:
+        ends = total.flip_interval
+        made.append(
+            f"flip rate: {total.flip_rate:.2%} of {total.texts:,} texts have another label "
+            f"(95 % interval {ends.low:.2%} to {ends.high:.2%})"
+        )
+    if total.texts:
+        what = "the value" if total.flips is None else f"the probability of version {current}'s label"
+        drift = total.drift_interval
+        where = "" if drift is None else f" (95 % interval {drift.low:+.4g} to {drift.high:+.4g})"
+        made.append(f"score drift: {what} differs by {total.drift:+.4g} on average{where}")
+    if total.faults:
+        made.append(f"texts that it did not answer: {total.faults:,}")
+    if total.left_out:
+        made.append(
+            f"texts that it was not asked, since it was not in memory or too much was waiting: {total.left_out:,}"
+        )
+    return made

@@ -1,0 +1,122 @@
+"""Routes of the page. The page itself, its script and its style say nothing of anyone, and ask for no key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+
+from afina.data.kinds import LABELS, NUMBER
+from afina.errors import Busy, NotFound
+from afina.server.core import Answer, Text
+from afina.server.http.asking import core_of, desk_of, each, key_of
+from afina.server.http.bodies import Body, parsed
+from afina.server.http.described import described
+from afina.server.http.page import rendered
+from afina.server.http.page.rendered import Card
+from afina.server.http.protocols.scores import label, scores
+from afina.server.http.refusal import Refusal
+from afina.store.adapter_store import PRODUCTION
+from afina.store.version import Listed
+
+MOST = 64
+"""Tasks that one text is asked of, by name."""
+
+OF_THE_TEXT = (422, 429)
+"""Status of refusals that say something of the text, or of how much was asked, and nothing of a task."""
+
+EXAMPLE = {"text": "It broke on the second day."}
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Nothing is loaded from elsewhere, no script or style stands in the page, no other page holds or opens it."""
+
+router = APIRouter()
+
+
+class Sentence(Body):
+    """What is typed into the page."""
+
+    text: str
+
+
+def _html(content: str) -> Response:
+    return Response(content, media_type="text/html", headers=HEADERS)
+
+
+@router.get("/", **described("page"))
+async def page(request: Request) -> Response:
+    """The page: a sentence, and what every adapter of a client says of it."""
+    return _html(rendered.whole())
+
+
+@router.get("/page/script.js", **described("page"))
+async def script(request: Request) -> Response:
+    """The page's script."""
+    return Response(rendered.static("script.js"), media_type="text/javascript", headers=HEADERS)
+
+
+@router.get("/page/style.css", **described("page"))
+async def style(request: Request) -> Response:
+    """The page's style."""
+    return Response(rendered.static("style.css"), media_type="text/css", headers=HEADERS)
+
+
+@router.post("/page/answers", **described("page", Sentence, EXAMPLE))
+async def answers(request: Request) -> Response:
+    """What every adapter of the caller's client says of a text, as a part of the page: production's, or the newest."""
+    body = parsed(await request.body(), Sentence)
+    listed = await _listed(request)
+    asked = listed[:MOST]
+    found = await each(request, [(_served(one), [Text(body.text)]) for one in asked])
+    refused = [one for one in found if isinstance(one, Refusal)]
+    if refused and len(refused) == len(found) and refused[0].status in OF_THE_TEXT:
+        raise refused[0]
+    cards = [_card(one, outcome) for one, outcome in zip(asked, found, strict=True)]
+    return _html(rendered.answers(cards, len(listed) - len(asked)))
+
+
+@router.get("/page/figures", **described("page"))
+async def figures(request: Request) -> Response:
+    """What the server does at the moment, as a part of the page."""
+    core = core_of(request)
+    made = rendered.figures(core.figures.throughput.rates(), core.batching.waiting[1], len(core.engine.residents))
+    return _html(made)
+
+
+async def _listed(request: Request) -> Sequence[Listed]:
+    """The tasks of the caller's client that are to be asked."""
+    core, key = core_of(request), key_of(request)
+    try:
+        return await desk_of(request).look(key, core.store.list, key.client)
+    except NotFound:
+        if not core.ready:
+            raise Busy("the store does not answer.") from None
+        return []
+
+
+def _served(one: Listed) -> str:
+    return f"{one.name}@{PRODUCTION if PRODUCTION in one.aliases else one.newest}"
+
+
+def _card(one: Listed, found: Sequence[Answer] | Refusal) -> Card:
+    if isinstance(found, Refusal):
+        number = one.aliases.get(PRODUCTION, one.newest)
+        return Card(one.name, number, _aliases(one, number), problem=found.message)
+    (answer,) = found
+    number = int(answer.receipt.version.rpartition("@")[2])
+    ranked = sorted(scores(answer), key=lambda score: -score.score)
+    aliases, cut = _aliases(one, number), answer.prediction.truncated
+    if answer.objective.kind == NUMBER:
+        return Card(one.name, number, aliases, [f"{ranked[0].score:.4g}"], cut=cut)
+    said = answer.prediction.answer["labels"] if answer.objective.kind == LABELS else [label(answer)]
+    return Card(one.name, number, aliases, said, ranked, cut)
+
+
+def _aliases(one: Listed, number: int) -> Sequence[str]:
+    return [alias for alias, to in one.aliases.items() if to == number]

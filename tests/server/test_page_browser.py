@@ -1,0 +1,160 @@
+"""The page at `/` in a real browser: a key and a sentence are typed, and every task's labels are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from browser import View, viewed
+from crowd import adapter
+from servers import Served, listening, probed, serving
+
+pytestmark = pytest.mark.browser
+
+WIDTHS, SCHEMES = (360, 1280), ("light", "dark")
+LONG = "unbroken" * 20
+HOSTILE = '<img src=x onerror="document.title = \'taken\'"><script>document.title = "taken"</script>'
+TEXT = "the soup was bright."
+
+
+@pytest.fixture(scope="module")
+def made(gpt2: Any, crowd: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """With a task whose labels are hostile, long, and many."""
+    root = tmp_path_factory.mktemp("page")
+    labels = (HOSTILE, LONG, *(f"label {number}" for number in range(10)))
+    hostile = probed(adapter(gpt2, "lora", {"r": 2}, seed=41, labels=labels), gpt2)
+    with serving(gpt2, crowd | {"acme/hostile@1": hostile}, root) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def url(made: Served) -> Iterator[str]:
+    with listening(made) as found:
+        yield found
+
+
+def ask(page: Page, key: str, text: str = TEXT) -> None:
+    page.get_by_label("Key").fill(key)
+    page.get_by_label("Sentence").fill(text)
+    page.get_by_role("button", name="Ask").click()
+
+
+def settled(view: View) -> None:
+    """Until the answers and the figures are there."""
+    expect(view.page.get_by_role("article")).to_have_count(4, timeout=20_000)
+    expect(view.page.get_by_text("Tokens/s")).to_be_visible(timeout=20_000)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_sentence_is_typed_and_labels_are_read_and_nothing_sticks_out(
+    chromium: Browser, made: Served, url: str, width: int, scheme: Literal["light", "dark"]
+) -> None:
+    with viewed(chromium, url, width, scheme) as view:
+        page = view.page
+        ask(page, made.secrets["acme"])
+        settled(view)
+        (alone,) = made.alone("acme/reviews@1", TEXT)
+        reviews = page.get_by_role("article").filter(has=page.get_by_role("heading", name="acme/reviews"))
+        expect(reviews.locator("strong")).to_have_text(alone["label"])
+        for label, chance in alone["probabilities"].items():
+            expect(reviews.get_by_role("listitem").filter(has_text=label)).to_contain_text(f"{100 * chance:.1f} %")
+        page.get_by_text("4 more").click()
+        assert page.evaluate("innerWidth") == width
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+        columns = page.locator(".cards").evaluate("one => getComputedStyle(one).gridTemplateColumns.split(' ').length")
+        assert (columns == 1) == (width < 600)
+        assert page.title() == "afina"
+    assert view.said == []
+    assert all(one.startswith((url, "data:")) for one in view.asked)
+
+
+def test_the_keyboard_alone_is_enough(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 1280, "light") as view:
+        page = view.page
+        focused = [page.evaluate("document.activeElement.id || document.activeElement.textContent")]
+        for _ in range(3):
+            page.keyboard.press("Tab")
+            focused.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", focused
+        assert focused == ["key", "forget", "text", "Ask"]
+        for _ in range(3):
+            page.keyboard.press("Shift+Tab")
+        page.keyboard.type(made.secrets["acme"])
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.type(TEXT)
+        page.keyboard.press("Control+Enter")
+        settled(view)
+        assert page.get_by_label("Answers", exact=True).get_attribute("aria-live") == "polite"
+        assert page.evaluate("document.activeElement.id") == "text"
+
+
+def test_the_key_is_kept_by_the_tab_alone_and_forgotten_when_told(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 1280, "light") as view:
+        page, key = view.page, made.secrets["acme"]
+        ask(page, key)
+        settled(view)
+        page.reload()
+        expect(page.get_by_label("Key")).to_have_value(key)
+        assert page.evaluate("document.activeElement.id") == "text"
+        assert page.context.cookies() == []
+        assert page.evaluate("localStorage.length") == 0
+        other = page.context.new_page()
+        other.goto(url)
+        expect(other.get_by_label("Key")).to_have_value("")
+        page.get_by_role("button", name="Forget").click()
+        expect(page.get_by_label("Key")).to_have_value("")
+        assert page.evaluate("sessionStorage.length") == 0
+    assert not [one for one in view.asked if key in one]
+
+
+def test_a_refusal_is_told_in_its_words_and_a_wrong_key_is_not_kept(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 360, "light") as view:
+        page, alert = view.page, view.page.get_by_role("alert")
+        ask(page, "wrong")
+        expect(alert).to_have_text("a valid key is needed: Authorization: Bearer KEY.")
+        assert page.evaluate("sessionStorage.length") == 0
+        ask(page, made.secrets["acme"], "  ")
+        expect(alert).to_have_text("a text is empty.")
+        ask(page, made.secrets["acme"])
+        settled(view)
+        expect(alert).to_have_text("")
+    assert len(view.said) == 2, "the browser notes the two refusals, and nothing else"
+
+
+def test_what_is_no_answer_of_the_server_is_told(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 360, "light") as view:
+        view.page.route("**/page/answers", lambda route: route.fulfill(status=502, body="<html>bad gateway</html>"))
+        ask(view.page, made.secrets["acme"])
+        expect(view.page.get_by_role("alert")).to_have_text("no answer of the server (status 502).")
+
+
+def test_an_answer_that_comes_after_a_later_question_is_left_alone(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 1280, "light") as view:
+        page, held = view.page, list[Route]()
+        page.route("**/page/answers", lambda route: held.append(route))
+        for text in ("first", "second"):
+            ask(page, made.secrets["acme"], text)
+        while len(held) < 2:
+            page.wait_for_timeout(10)
+        answers = page.get_by_label("Answers", exact=True)
+        held[1].fulfill(body="<p>of the second</p>")
+        expect(answers).to_have_text("of the second")
+        expect(answers).to_have_attribute("aria-busy", "false")
+        with page.expect_response("**/page/answers"):
+            held[0].fulfill(body="<p>of the first</p>")
+        page.wait_for_timeout(100)
+        expect(answers).to_have_text("of the second")
+
+
+def test_figures_go_on_by_themselves(chromium: Browser, made: Served, url: str) -> None:
+    with viewed(chromium, url, 1280, "light") as view:
+        ask(view.page, made.secrets["acme"])
+        settled(view)
+        tokens = view.page.locator("dl div").filter(has_text="Tokens/s").locator("dd")
+        expect(tokens).not_to_have_text("0", timeout=10_000)
+        expect(tokens).to_have_text("0", timeout=20_000)

@@ -1,0 +1,387 @@
+"""A version that rides along: compared with the one that answers, in its batch, and never in its way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from afina import Predictor
+from afina.errors import Busy, NotFound
+from afina.server.batching import Batching
+from afina.server.core import Core, Text
+from afina.server.shadows import LATE, UNSERVABLE
+from afina.store.names import Reference
+from crowd import adapter
+from servers import PRICE, Served, probed
+
+PRODUCTION = "acme/reviews@production"
+TEXTS = [f"the {noun} was {word}." for noun in ("soup", "road", "sky", "film") for word in ("bright", "late", "bad")]
+
+
+def ask(served: Served, texts: list[str], model: str = PRODUCTION) -> Any:
+    """Scores by text, in the adapter's order, and the version that answered."""
+    response = served.post("/classify", {"model": model, "input": texts})
+    assert response.status_code == 200, response.text
+    return [one["probs"] for one in response.json()["data"]], response.headers["afina-receipt"]
+
+
+def told(served: Served, name: str = "acme/reviews") -> Any:
+    response = served.get(f"/shadows/{name}", "acme-publish")
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def within(seconds: float, is_so: Callable[[], bool]) -> bool:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        if is_so():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def in_state(served: Served, state: str) -> bool:
+    return within(10, lambda: told(served)["state"] == state)
+
+
+def figure(served: Served, name: str) -> float:
+    text = served.get("/metrics", "acme-admin").text
+    found = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+def publish(served: Served, made: Any, path: Path) -> str:
+    made.save(path)
+    return str(served.store.publish(path, "acme/reviews", message="why").version)
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    """Whose second version rides along with the first."""
+    made = serve()
+    made.store.shadow("acme/reviews@2")
+    assert in_state(made, "riding")
+    return made
+
+
+def test_what_is_answered_is_as_without_it_and_what_differs_is_counted(served: Served) -> None:
+    (before, receipt), first, second = (
+        ask(served, TEXTS, "acme/reviews@1"),
+        served.alone("acme/reviews@1", *TEXTS),
+        served.alone("acme/reviews@2", *TEXTS),
+    )
+    assert told(served)["texts"] == 0, "a version that is asked for by its number has none riding along"
+    found, again = ask(served, TEXTS)
+    assert again == receipt
+    assert torch.tensor(found) == pytest.approx(torch.tensor(before), abs=1e-5)
+    said = told(served)
+    flips = sum(one["label"] != other["label"] for one, other in zip(first, second, strict=True))
+    assert 0 < flips < len(TEXTS), "a case in which some flip"
+    assert (said["current"], said["shadow"], said["texts"], said["flips"]) == (1, 2, len(TEXTS), flips)
+    assert said["flip_rate"] == flips / len(TEXTS)
+    assert said["flip_interval"][0] < said["flip_rate"] < said["flip_interval"][1]
+    drifts = [
+        other["probabilities"][one["label"]] - one["probabilities"][one["label"]]
+        for one, other in zip(first, second, strict=True)
+    ]
+    assert said["drift"] == pytest.approx(sum(drifts) / len(drifts), abs=1e-5)
+    assert said["drift_interval"][0] < said["drift"] < said["drift_interval"][1]
+    assert (said["faults"], said["left_out"], said["problem"]) == (0, 0, None)
+    assert figure(served, 'afina_shadow_texts_total{outcome="flipped"}') == flips
+    assert figure(served, 'afina_shadow_texts_total{outcome="same"}') == len(TEXTS) - flips
+    assert figure(served, "afina_shadows_riding") == 1
+
+
+def test_it_rides_in_the_same_batch_and_its_tokens_count(served: Served) -> None:
+    batches = []
+    attempt = served.core.engine.attempt
+    served.core.batching._compute = lambda works: served.core.shadows.compute(
+        lambda given: batches.append([str(one.adapter.version) for one in given]) or attempt(given), works
+    )
+    tokens, texts = figure(served, "afina_tokens_total"), figure(served, "afina_texts_total")
+    asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
+    try:
+        served.core.submit(asked)[0].result(10)
+    finally:
+        asked.release()
+    assert batches == [["acme/reviews@1", "acme/reviews@2"]]
+    assert figure(served, "afina_tokens_total") - tokens == 2 * sum(asked.tokens)
+    assert figure(served, "afina_texts_total") - texts == 1
+
+
+def test_a_bare_name_has_it_riding_along_where_it_means_what_production_is(served: Served) -> None:
+    ask(served, TEXTS[:2], "acme/reviews")
+    assert told(served)["texts"] == 0, "the newest is version 2 here"
+    served.store.alias("acme/reviews@2")
+    served.store.shadow("acme/reviews@1")
+    assert within(10, lambda: (told(served)["current"], told(served)["state"]) == (2, "riding"))
+    ask(served, TEXTS[:2], "acme/reviews")
+    assert told(served)["texts"] == 2
+
+
+def test_it_stops_within_a_second_when_the_alias_goes(served: Served) -> None:
+    ask(served, TEXTS[:3])
+    served.store.unalias("acme/reviews", "shadow")
+    assert within(1.0, lambda: told(served)["state"] == "none")
+    said = told(served)
+    assert (said["shadow"], said["texts"]) == (None, 0)
+    ask(served, TEXTS[:3])
+    assert told(served)["texts"] == 0
+    assert figure(served, "afina_shadows_riding") == 0
+
+
+def test_it_stops_when_the_version_is_promoted(served: Served) -> None:
+    ask(served, TEXTS[:3])
+    served.store.alias("acme/reviews@2")
+    assert within(1.0, lambda: told(served)["current"] == 2)
+    tokens = figure(served, "afina_tokens_total")
+    _, receipt = ask(served, TEXTS[:3])
+    assert '"acme/reviews@2"' in receipt
+    said = told(served)
+    assert (said["state"], said["texts"], said["shadow"]) == ("promoted", 0, 2)
+    again = figure(served, "afina_tokens_total")
+    ask(served, TEXTS[:3], "acme/reviews@2")
+    assert figure(served, "afina_tokens_total") - again == again - tokens, "no more is computed than of it alone"
+
+
+def test_what_waits_for_a_shadow_that_goes_meanwhile_is_computed_without_it(served: Served) -> None:
+    wish = next(iter(served.core.shadows._wishes.values()))
+    asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
+    assert asked.ride is not None
+    served.store.unalias("acme/reviews", "shadow")
+    assert within(2, lambda: wish.state == "none")
+    assert served.core.submit(asked)[0].result(10).version == "acme/reviews@1"
+    assert wish.tallies == {}
+    asked.release()
+
+
+def test_one_whose_probe_fails_does_not_ride_and_is_told_of(served: Served, gpt2: Any, tmp_path: Path) -> None:
+    bad = publish(served, probed(adapter(gpt2, "lora", {"r": 3}, seed=51), gpt2, off=0.5), tmp_path / "bad")
+    before, _ = ask(served, TEXTS)
+    served.store.shadow(bad)
+    assert in_state(served, "failed")
+    assert told(served)["problem"] == UNSERVABLE
+    found, receipt = ask(served, TEXTS)
+    assert torch.tensor(found) == pytest.approx(torch.tensor(before), abs=1e-5)
+    assert '"acme/reviews@1"' in receipt
+    assert told(served)["texts"] == 0, "and the one that rode before does so no more"
+    assert figure(served, "afina_shadows_failed") == 1
+    good = publish(served, probed(adapter(gpt2, "lora", {"r": 3}, seed=52), gpt2), tmp_path / "good")
+    served.store.shadow(good)
+    assert in_state(served, "riding")
+
+
+def test_one_that_is_not_loaded_in_time_is_tried_again_and_keeps_nobody_waiting(serve: Callable[..., Served]) -> None:
+    served, go, tried = serve(), threading.Event(), list[str]()
+    demand = served.core.shadows._demand
+
+    def late(version: Any) -> None:
+        tried.append(str(version))
+        if not go.is_set():
+            raise Busy("not loaded in 20 s")
+        demand(version)
+
+    served.core.shadows._demand = late
+    served.store.shadow("acme/reviews@2")
+    ask(served, TEXTS[:1])
+    assert within(10, lambda: len(tried) >= 2)
+    assert told(served)["problem"] == LATE
+    ask(served, TEXTS[:1])
+    go.set()
+    assert in_state(served, "riding")
+
+
+def test_texts_that_it_cannot_answer_are_faults_of_its_own(served: Served, gpt2: Any, tmp_path: Path) -> None:
+    other = publish(served, probed(adapter(gpt2, "ia3", seed=53, **PRICE), gpt2), tmp_path / "number")
+    served.store.shadow(other)
+    assert within(10, lambda: (told(served)["shadow"], told(served)["state"]) == (3, "riding"))
+    ask(served, TEXTS[:4])
+    said = told(served)
+    assert (said["texts"], said["faults"]) == (0, 4)
+    assert figure(served, 'afina_shadow_texts_total{outcome="fault"}') == 4
+
+
+def test_one_that_gives_what_is_no_number_spoils_nothing(served: Served, gpt2: Any, tmp_path: Path) -> None:
+    made = adapter(gpt2, "lora", {"r": 2}, seed=54)
+    before, _ = ask(served, TEXTS)
+    other = publish(served, made, tmp_path / "infinite")
+    served.store.shadow(other)
+    assert within(10, lambda: (told(served)["shadow"], told(served)["state"]) == (3, "riding"))
+    (resident,) = [one for one in served.core.engine.residents if one.digest == made.digest]
+    resident.head.fill_(float("inf"))
+    found, _ = ask(served, TEXTS)
+    assert torch.tensor(found) == pytest.approx(torch.tensor(before), abs=1e-5)
+    assert told(served)["faults"] == len(TEXTS)
+
+
+class Broken:
+    """An engine that fails altogether where a certain version is asked."""
+
+    def __init__(self, served: Served, version: str) -> None:
+        self.version, self.attempt = version, served.core.engine.attempt
+        served.core.batching._compute = lambda works: served.core.shadows.compute(self, works)
+
+    def __call__(self, given: Any) -> Any:
+        if any(one.adapter.version == self.version for one in given):
+            raise ZeroDivisionError("the soup was bright.")
+        return self.attempt(given)
+
+
+def test_a_fault_that_nobody_foresaw_stops_it_and_harms_nobody(served: Served) -> None:
+    before, _ = ask(served, TEXTS, "acme/reviews@1")
+    Broken(served, "acme/reviews@2")
+    found, receipt = ask(served, TEXTS)
+    assert torch.tensor(found) == pytest.approx(torch.tensor(before), abs=1e-5)
+    assert '"acme/reviews@1"' in receipt
+    said = told(served)
+    assert (said["state"], said["faults"], said["texts"]) == ("failed", len(TEXTS), 0)
+    assert said["problem"] == "it failed with ZeroDivisionError, which is not foreseen."
+    ask(served, TEXTS)
+    assert told(served)["faults"] == len(TEXTS), "it is not asked again"
+
+
+def test_a_fault_of_the_version_that_answers_is_not_taken_for_the_shadows(served: Served) -> None:
+    Broken(served, "acme/reviews@1")
+    assert served.post("/classify", {"model": PRODUCTION, "input": TEXTS}).status_code == 500
+    assert told(served)["state"] == "riding"
+
+
+def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: Any, tmp_path: Path) -> None:
+    probed(adapter(gpt2, "bitfit", seed=55, labels=("loud", "late")), gpt2).save(tmp_path / "tags")
+    served.store.publish(tmp_path / "tags", "acme/tags", message="why")
+    served.store.alias("acme/tags@1")
+    served.store.shadow("acme/tags@2")
+    assert within(10, lambda: told(served, "acme/tags")["state"] == "riding")
+    Broken(served, "acme/reviews@2")
+    key = served.core.tenants.whose(served.secrets["acme"])
+    both = [served.core.ask(key, model, [Text(TEXTS[0])]) for model in (PRODUCTION, "acme/tags@production")]
+    paired = []
+    served.core.batching.submit = lambda client, works, *_, **__: paired.extend(works)
+    for asked in both:
+        served.core.submit(asked)
+    outcomes = served.core.batching._compute(paired)
+    assert [one.version for one in outcomes] == ["acme/reviews@1", "acme/tags@1"]
+    assert [wish.state for wish in (one.ride.wish for one in both)] == ["failed", "riding"]
+    assert told(served, "acme/tags")["texts"] + told(served, "acme/tags")["faults"] == 1
+    for asked in both:
+        asked.release()
+
+
+def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served: Served) -> None:
+    key = served.core.tenants.whose(served.secrets["acme"])
+    asked = served.core.ask(key, PRODUCTION, [Text(TEXTS[0])])
+    offered = []
+    submit = Batching.submit
+
+    def full(client: str, works: Any, tokens: Any, timeout: float) -> Any:
+        offered.append(sum(tokens))
+        line = served.core.batching._line
+        bound, line.bound = line.bound, sum(asked.tokens)
+        line._tokens[client] = 1  # as if something of it waited, so that its share counts
+        try:
+            line.bound += 1
+            return submit(served.core.batching, client, works, tokens, timeout)
+        finally:
+            line.bound = bound
+
+    served.core.batching.submit = full
+    assert served.core.submit(asked)[0].result(10).version == "acme/reviews@1"
+    assert offered == [2 * sum(asked.tokens), sum(asked.tokens)]
+    assert (told(served)["left_out"], told(served)["texts"]) == (1, 0)
+    asked.release()
+
+
+def test_one_that_is_not_in_memory_is_not_waited_for(served: Served) -> None:
+    shadow = served.store.show("acme/reviews@2")
+    boarding, go = served.core.engine._boarding.board, threading.Event()
+    served.core.engine._boarding.board = lambda made: (go.wait(20), boarding(made))[1]
+    (resident,) = [one for one in served.core.engine.residents if one.digest == shadow.digest]
+    served.core.engine.evict(resident)
+    ask(served, TEXTS[:2])
+    assert told(served)["left_out"] == 2
+    go.set()
+    assert within(10, lambda: ask(served, TEXTS[:1]) and told(served)["texts"] >= 1)
+
+
+def test_nothing_of_it_is_held_once_all_is_answered(served: Served) -> None:
+    ask(served, TEXTS)
+    served.post("/tasks", {"text": TEXTS[0], "models": [PRODUCTION, "acme/tags"]})
+    served.post("/bulk?model=acme/reviews@production", {"text": TEXTS[0]})
+    served.post("/page/answers", {"text": TEXTS[0]})
+    assert told(served)["texts"] == len(TEXTS) + 3
+    places = served.core.engine._residents._places.values()
+    assert within(2, lambda: sum(place.leases for place in places) == 0)
+
+
+def test_a_server_that_was_not_asked_yet_looks_before_it_tells(serve: Callable[..., Served]) -> None:
+    served = serve()
+    served.store.shadow("acme/reviews@2")
+    assert told(served)["shadow"] == 2
+
+
+def test_only_a_publisher_of_the_client_is_told(served: Served) -> None:
+    assert served.get("/shadows/acme/reviews").status_code == 403
+    missing = served.get("/shadows/acme/nothing", "acme-publish")
+    assert missing.status_code == 404
+    for name in ("bolt/mail", "bolt/nothing", "acme/reviews@1", "acme/tags"):
+        refused = served.get(f"/shadows/{name}", "acme-publish")
+        assert (refused.status_code, refused.content) == (404, missing.content), name
+
+
+def test_figures_of_it_name_no_client_and_no_text(served: Served) -> None:
+    ask(served, TEXTS)
+    text = served.get("/metrics", "acme-admin").text
+    for word in ("acme", "reviews", "soup"):
+        assert word not in text
+
+
+def test_a_store_that_does_not_answer_is_asked_again(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    core: Core = served.core
+    ask(served, TEXTS[:1])
+    assert told(served)["state"] == "none"
+    known, silent = served.store.known, threading.Event()
+
+    def look(reference: Any) -> Any:
+        if reference.alias == "shadow" and not silent.is_set():
+            silent.set()
+            raise Busy("the database is locked")
+        return known(reference)
+
+    monkeypatch.setattr(core.shadows._store, "known", look)
+    served.store.shadow("acme/reviews@2")
+    assert in_state(served, "riding")
+    assert silent.is_set()
+
+
+def test_nothing_is_told_of_what_the_store_was_never_asked(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    ask(served, TEXTS[:1], "acme/reviews@1")
+    served.core.current.find(Reference.parse(PRODUCTION))
+
+    def silent(_: Any) -> Any:
+        raise NotFound("store postgresql://db/x: the database does not answer as expected.")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(served.core.shadows._store, "known", silent)
+        refused = served.get("/shadows/acme/reviews", "acme-publish")
+        assert (refused.status_code, "postgresql" in refused.text) == (503, False)
+    assert told(served)["state"] == "none"
+
+
+def test_it_answers_as_the_adapter_that_it_is(served: Served, gpt2: Any) -> None:
+    """The whole way once more: by `Predictor`, of the two adapters that are in the store."""
+    made = {number: Predictor.of(served.store.adapter(f"acme/reviews@{number}"), gpt2)(TEXTS) for number in (1, 2)}
+    ask(served, TEXTS)
+    flips = [one["label"] != other["label"] for one, other in zip(made[1], made[2], strict=True)]
+    assert told(served)["flips"] == sum(flips)
