@@ -26,7 +26,7 @@ from afina.studies.executors.local import LocalExecutor
 from afina.studies.portfolio import EPOCHS
 from afina.studies.run import Run
 
-HELD_OUT = 600
+HELD_OUT = 400
 
 
 def write(path: Path, split: Split, names: tuple[str, ...]) -> str:

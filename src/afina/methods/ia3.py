@@ -23,7 +23,6 @@ class Ia3(PeftMethod):
     title: ClassVar[str] = "(IA)³"
     summary: ClassVar[str] = "vectors train that scale keys, values and the inside of each MLP, the body stays frozen"
     learning_rate: ClassVar[float] = 5e-3
-    practical: ClassVar[bool] = False
 
     targets: tuple[str, ...] = ()
     feedforward: tuple[str, ...] = ()

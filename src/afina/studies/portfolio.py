@@ -1,8 +1,7 @@
 """Portfolio: the settings that a recommendation trains, one after the other. Starts without torch.
 
-The order is to be learnt from recorded learning curves, each next setting the one that adds most to those before it
-(benchmarks/choose.py, docs/choose.md). Until all curves are recorded it is that of the first look in docs/methods.md.
-Knows no task and no time.
+The order was learnt from recorded learning curves: each next setting is the one that adds most to those before it
+(benchmarks/choose.py, docs/choose.md). Knows no task and no time.
 """
 
 from __future__ import annotations
@@ -13,9 +12,14 @@ from dataclasses import dataclass
 from afina.methods import make
 
 LEARNT: tuple[tuple[str, float], ...] = (
-    ("lora", 1.0),
+    ("full", 1.0),
+    ("full", 3.0),
     ("full", 1 / 3),
+    ("lora", 1.0),
+    ("ia3", 1.0),
+    ("lora", 1 / 3),
     ("head", 1.0),
+    ("lora", 3.0),
 )
 """Methods, and multiples of their own learning rates."""
 
