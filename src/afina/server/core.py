@@ -6,6 +6,8 @@ Reading the store, loading an adapter and counting tokens are done by whoever as
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -34,6 +36,8 @@ from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
 from afina.store.version import Moved, Version
+
+LOG = logging.getLogger("afina.server")
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.1}
 """By what is computed in, the largest difference of a golden probe, as a share of its largest output."""
@@ -89,7 +93,7 @@ class Core:
         self.figures = Figures()
         chosen = self.settings
         line = Line(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
-        self.batching = Batching(line, engine.attempt, watch=self.figures.computed)
+        self.batching = Batching(line, engine.attempt, watch=self.figures.computed, failed=self.failed)
         self.tenants = Tenants(store, chosen.tokens_per_minute)
         self.current = Current(store, self._prove, self.figures)
         self.figures.watch(self._looked)
@@ -125,6 +129,14 @@ class Core:
                 self._follows = True
             except AfinaError:  # the store does not answer: what is known is served, and `ready` says so
                 self._follows = False
+            except Exception as error:  # noqa: BLE001 - who follows the store goes on whatever it meets there
+                self._follows = False
+                self.failed("store", error)
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """Count what nobody foresaw. The message may hold a text, so that the type alone is noted."""
+        self.figures.failures.labels(what).inc()
+        LOG.error(json.dumps({"failed": what, "unforeseen": type(error).__name__}))
 
     def _looked(self) -> dict[str, float]:
         tokens, texts = self.batching.waiting
@@ -155,9 +167,11 @@ class Core:
                 futures = self.batching.submit(OURS, works, counts, LOADING, asks=False)
                 outcomes = [future.result() for future in futures]
                 self._compare(outcomes, manifest, str(version))
-            except (AfinaError, TimeoutError) as error:
+            except Exception as error:
                 self.figures.probes.labels("failed" if isinstance(error, CorruptAdapter) else "not replayed").inc()
-                raise error if isinstance(error, AfinaError) else Busy(f"{version}: its probe took too long.") from None
+                if isinstance(error, AfinaError):
+                    raise
+                raise Busy(f"{version}: its probe was not computed. Try again later.") from None
         self.figures.probes.labels("passed").inc()
 
     def _compare(self, outcomes: Sequence[Prediction | AfinaError], manifest: Manifest, where: str) -> None:

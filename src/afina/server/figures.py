@@ -40,6 +40,9 @@ class Figures:
             registry=here,
         )
         self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
+        self.failures = Counter(
+            "afina_failures", "What failed that nobody foresaw: see the log.", ("what",), registry=here
+        )
         self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
         self.switches = Counter("afina_switches", "References that mean another version now.", registry=here)
 

@@ -115,6 +115,12 @@ class Line:
             if item in self._waiting.get(item.client, ()):
                 self._remove(item)
 
+    def clear(self) -> list[Item]:
+        """Be as new; what waited."""
+        waited = [item for queue in self._waiting.values() for item in queue]
+        self._waiting, self._tokens, self._given, self._floor = {}, {}, {}, 0
+        return waited
+
     def _remove(self, item: Item) -> None:
         queue = self._waiting[item.client]
         queue.remove(item)

@@ -92,7 +92,9 @@ class Bulk(Response):
                 return native.answered(asked.answer(0, await self._outcome(asked)))
             finally:
                 asked.lease.release()
-        except (AfinaError, TimeoutError, Refusal) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it stands in its line's place, and others go on
+            if not isinstance(error, AfinaError | TimeoutError | Refusal):
+                self._core.failed("bulk", error)
             refusal = Refusal.of(error)
             return native.error(refusal.status, refusal.kind, refusal.message)
 
