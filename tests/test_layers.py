@@ -93,7 +93,7 @@ LAYERS = {
         "engine",
     ),
     "server": (
-        "settings line receipt missing",
+        "settings line receipt missing logs",
         "batching tenants",
         "figures",
         "current",

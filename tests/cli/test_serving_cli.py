@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,12 +72,31 @@ def test_it_answers_hugging_faces_client_and_ends_when_it_is_told_to(server: Ser
     server.process.send_signal(signal.SIGTERM)
     _, errors = server.process.communicate(timeout=60)
     assert server.process.returncode in (0, -signal.SIGTERM), errors
-    logged = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
-    assert [one["status"] for one in logged] == [200, 401, 200, 200]
+    logged = [json.loads(line) for line in errors.splitlines()]
+    assert [one["status"] for one in logged if "status" in one] == [200, 401, 200, 200]
+    said = [one["message"] for one in logged if one.get("logger") == "uvicorn.error"]
+    assert said[0].startswith("Started server process")
+    assert said[-1].startswith("Finished server process")
     assert "soup" not in errors
     again = afina("replay", response.headers["afina-receipt"], TEXT)
     assert again.code == 0, again.err
     assert json.loads(again.out)["probabilities"] == pytest.approx(server.answer["probabilities"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_its_lines_are_json_whatever_it_is_asked_and_however_it_ends(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    for sent in (b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: soup\r\n\r\n"):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(sent)
+            assert connection.recv(100).startswith(b"HTTP/1.1 4")
+    server.process.send_signal(signal.SIGINT)
+    said, errors = server.process.communicate(timeout=60)
+    assert (server.process.returncode, said) == (0, "")
+    logged = [json.loads(line) for line in errors.splitlines()]
+    assert [one["status"] for one in logged if "status" in one] == [401]
+    assert next(one["message"] for one in logged if one.get("level") == "warning") == "Invalid HTTP request received."
+    assert "soup" not in errors
 
 
 @pytest.fixture

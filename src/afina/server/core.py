@@ -25,6 +25,7 @@ from afina.server.batching import Batching
 from afina.server.current import Current
 from afina.server.figures import Figures
 from afina.server.line import Line
+from afina.server.logs import NAME
 from afina.server.missing import Missing
 from afina.server.receipt import Receipt
 from afina.server.settings import Settings
@@ -37,7 +38,7 @@ from afina.store.aliases import ANY
 from afina.store.keys import Key
 from afina.store.version import Moved, Version
 
-LOG = logging.getLogger("afina.server")
+LOG = logging.getLogger(NAME)
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.1}
 """By what is computed in, the largest difference of a golden probe, as a share of its largest output."""

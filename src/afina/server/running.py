@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
+from afina.server import logs
 from afina.server.core import Core
 from afina.server.http.app import make_app
 
@@ -29,6 +31,7 @@ class _Server(uvicorn.Server):
 
 def serve(core: Core, host: str, port: int, listening: Callable[[str], None] = lambda url: None) -> None:
     """Serve until SIGTERM or SIGINT. port: 0 for any that is free; listening: is told the URL."""
+    logs.adopt()
     config = uvicorn.Config(
         make_app(core),
         host=host,
@@ -44,4 +47,5 @@ def serve(core: Core, host: str, port: int, listening: Callable[[str], None] = l
         timeout_keep_alive=10,
         timeout_graceful_shutdown=int(core.settings.timeout) + 5,
     )
-    _Server(config, listening).run()
+    with suppress(KeyboardInterrupt):  # raised once all is answered, as uvicorn raises what it was told to end by
+        _Server(config, listening).run()

@@ -19,9 +19,10 @@ from afina import meter
 from afina.server.core import Core
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
+from afina.server.logs import NAME
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
-LOG = logging.getLogger("afina.server")
+LOG = logging.getLogger(NAME)
 
 OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 """What anybody may ask: these say nothing of anyone."""
