@@ -100,7 +100,7 @@ LAYERS = {
         "core",
         # the web
         "http http.refusal http.protocols http.protocols.scores",
-        "http.bodies http.desk",
+        "http.bodies http.desk http.connection",
         "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",
         "http.gate http.asking http.bulk http.described",
         "http.routes",
@@ -204,7 +204,8 @@ OWNERS = {
     "obstore": "store.blobs.remote",
     "fastapi": "server.http.*",
     "starlette": "server.http.*",
-    "uvicorn": "server.running",
+    "uvicorn": "server.running server.http.connection",
+    "h11": "server.http.connection",
     "prometheus_client": "server.figures",
     "limits": "server.tenants",
 }

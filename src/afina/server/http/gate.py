@@ -9,7 +9,9 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
@@ -75,6 +77,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app, self._core = app, core
+        self._asking: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Of WebSockets there is none."""
@@ -95,10 +98,10 @@ class Gate:
             await send(message)
 
         try:
-            seen.key = self._key(scope)
-            scope["afina.key"] = seen.key
+            scope["afina.key"] = seen.key = self._key(scope)
             whole = receive if scope["path"] == STREAMED else self._bounded(scope, receive)
-            await self._app(scope, whole, sending)
+            with self._counted(seen.key):
+                await self._app(scope, whole, sending)
         except Refusal as refusal:
             self._core.figures.refused.labels(refusal.kind).inc()
             await told(scope["path"], refusal)(scope, receive, sending)
@@ -122,6 +125,24 @@ class Gate:
         if wanted not in key.scopes:
             raise Refusal(403, "forbidden", f"this key has not the scope that is needed: {wanted}.")
         return key
+
+    @contextmanager
+    def _counted(self, key: Key | None) -> Iterator[None]:
+        """Refuses a client more requests than it may have open, so that those of others find room."""
+        if key is None:
+            yield
+            return
+        if self._asking[key.client] >= self._core.settings.at_once:
+            raise Refusal(
+                429, "overloaded", "too many requests are open already. Try again later.", {"Retry-After": "1"}
+            )
+        self._asking[key.client] += 1
+        try:
+            yield
+        finally:
+            self._asking[key.client] -= 1
+            if not self._asking[key.client]:
+                del self._asking[key.client]
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Refuses what is too large before it is read, and what takes too long to come."""
