@@ -99,8 +99,8 @@ LAYERS = {
         "current",
         "core",
         # the web
-        "http http.refusal http.protocols http.protocols.scores",
-        "http.bodies http.desk http.connection",
+        "http http.refusal http.protocols http.shapes",
+        "http.bodies http.desk http.connection http.protocols.scores",
         "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",
         "http.gate http.asking http.bulk http.described",
         "http.routes",

@@ -8,10 +8,20 @@ from pydantic import Field
 
 from afina.server.core import Answer
 from afina.server.http.bodies import Body
+from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, array, by_name, either, record
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
 LINE_EXAMPLE = '{"model": "acme/reviews", "text": "It broke."}\n{"model": "acme/urgent", "text": "Call me now!"}\n'
+
+_RECEIPT = record({"version": TEXT, "adapter": TEXT, "base": TEXT, "dtype": TEXT})
+_ANSWERED = {"model": TEXT, "truncated": YES_OR_NO, "receipt": _RECEIPT}
+_KINDS = ({"label": TEXT}, {"labels": array(TEXT)})
+_BY_LABEL = [record({**_ANSWERED, **one, "probabilities": by_name(NUMBER)}) for one in _KINDS]
+TASKS_ANSWER = record({"results": array(either(*_BY_LABEL, record({**_ANSWERED, "value": NUMBER})))})
+ALIAS_ANSWER = record({"name": TEXT, "alias": TEXT, "from": either(COUNT, NOTHING), "to": COUNT})
+LIVE, READY = record({"live": YES_OR_NO}), record({"ready": YES_OR_NO})
+ERROR = record({"error": TEXT, "kind": TEXT})
 
 
 class Tasks(Body):
