@@ -95,7 +95,7 @@ LAYERS = {
     "server": (
         "settings line receipt missing logs",
         "batching tenants",
-        "figures",
+        "figures traces",
         "current",
         "core",
         # the web
@@ -205,6 +205,7 @@ OWNERS = {
     "fastapi": "server.http.*",
     "starlette": "server.http.*",
     "uvicorn": "server.running server.http.connection",
+    "opentelemetry": "server.traces",
     "h11": "server.http.connection",
     "prometheus_client": "server.figures",
     "limits": "server.tenants",

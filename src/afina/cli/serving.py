@@ -46,7 +46,7 @@ def serve(
         if str(error.name).partition(".")[0] == "afina":
             raise
         raise NotFound(f"a server needs {error.name}. Install it: pip install 'afina[serve]'.") from None
-    from afina.server import logs
+    from afina.server import logs, traces
     from afina.server.core import Core
     from afina.server.settings import Settings
     from afina.serving.engine import Engine
@@ -63,7 +63,7 @@ def serve(
     )
     limit = None if memory is None else memory << 20
     with Engine(backbone, opened, dtype=dtype, limit=limit) as engine:
-        core = Core(engine, opened, chosen)
+        core = Core(engine, opened, chosen, traces.make())
         run(core, host, port, lambda url: print(f"serving {opened.address.shown} on {url}", flush=True))
 
 

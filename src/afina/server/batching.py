@@ -20,12 +20,16 @@ LINE, COMPUTE, WATCH = "line", "compute", "watch"
 
 
 class Computed(NamedTuple):
-    """A batch that was computed: tokens and texts in it, the tokens that it had room for, seconds that it took."""
+    """A batch that was computed: tokens and texts in it, the tokens that it had room for, seconds that it took.
+
+    asked  of each text of somebody who is known by something: that, seconds that it waited, tokens
+    """
 
     tokens: int
     texts: int
     budget: int
     seconds: float
+    asked: Sequence[tuple[Any, float, int]] = ()
 
 
 class Batching:
@@ -68,16 +72,23 @@ class Batching:
             return self._line.tokens, self._line.texts
 
     def submit(
-        self, client: str, works: Sequence[Any], tokens: Sequence[int], timeout: float, *, asks: bool = True
+        self,
+        client: str,
+        works: Sequence[Any],
+        tokens: Sequence[int],
+        timeout: float,
+        *,
+        asks: bool = True,
+        of: Any = None,
     ) -> Sequence[Future[Any]]:
         """Let works wait, all or none; of each, a future of its outcome, which raises TimeoutError after `timeout`.
 
-        asks: as in `Line.offer`.
+        asks: as in `Line.offer`; of: as in `Item`.
         Raises Overloaded where no more may wait, Busy once it is closed. A future that is cancelled is not computed.
         """
         now = self._clock()
         pairs = zip(works, tokens, strict=True)
-        items = [Item(client, count, work, now, now + timeout) for work, count in pairs]
+        items = [Item(client, count, work, now, now + timeout, of) for work, count in pairs]
         with self._changed:
             if self._closing:
                 raise Busy("the server is shutting down. Try another, or later.")
@@ -124,7 +135,8 @@ class Batching:
         try:
             seconds, tokens = self._clock() - began, sum(item.tokens for item in batch)
             self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
-            self._watch(Computed(tokens, len(batch), budget, seconds))
+            asked = tuple((item.of, began - item.arrived, item.tokens) for item in batch if item.of is not None)
+            self._watch(Computed(tokens, len(batch), budget, seconds, asked))
         except BaseException as error:  # noqa: BLE001 - the answers are right whoever is told of them
             self._note(WATCH, error)
 

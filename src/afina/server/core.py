@@ -21,7 +21,7 @@ from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData
 from afina.inference import probes
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
-from afina.server.batching import Batching
+from afina.server.batching import Batching, Computed
 from afina.server.current import Current
 from afina.server.figures import Figures
 from afina.server.line import Line
@@ -30,6 +30,7 @@ from afina.server.missing import Missing
 from afina.server.receipt import Receipt
 from afina.server.settings import Settings
 from afina.server.tenants import Tenants, reference_of
+from afina.server.traces import CURRENT, Traces
 from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
 from afina.serving.residents import Lease
@@ -89,12 +90,15 @@ class Asked:
 class Core:
     """May be asked by many threads, from `start` to `close`."""
 
-    def __init__(self, engine: Engine, store: AdapterStore, settings: Settings | None = None) -> None:
+    def __init__(
+        self, engine: Engine, store: AdapterStore, settings: Settings | None = None, traces: Traces | None = None
+    ) -> None:
         self.engine, self.store, self.settings = engine, store, settings or Settings()
+        self.traces = traces
         self.figures = Figures()
         chosen = self.settings
         line = Line(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
-        self.batching = Batching(line, engine.attempt, watch=self.figures.computed, failed=self.failed)
+        self.batching = Batching(line, engine.attempt, watch=self._computed, failed=self.failed)
         self.tenants = Tenants(store, chosen.tokens_per_minute)
         self.current = Current(store, self._prove, self.figures)
         self.figures.watch(self._looked)
@@ -116,6 +120,8 @@ class Core:
         self._watcher.join()
         self.current.close()
         self.engine.close()
+        if self.traces is not None:
+            self.traces.close()
 
     @property
     def ready(self) -> bool:
@@ -138,6 +144,11 @@ class Core:
         """Count what nobody foresaw. The message may hold a text, so that the type alone is noted."""
         self.figures.failures.labels(what).inc()
         LOG.error(json.dumps({"failed": what, "unforeseen": type(error).__name__}))
+
+    def _computed(self, batch: Computed) -> None:
+        self.figures.computed(batch)
+        if self.traces is not None:
+            self.traces.computed(batch)
 
     def _looked(self) -> dict[str, float]:
         tokens, texts = self.batching.waiting
@@ -242,7 +253,8 @@ class Core:
     def submit(self, asked: Asked) -> Sequence[Future[Any]]:
         """Let them wait: of each text, a future of its outcome. Raises Overloaded, Busy."""
         works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
-        return self.batching.submit(asked.key.client, works, asked.tokens, self.settings.timeout)
+        of = CURRENT.get() if self.traces is not None else None
+        return self.batching.submit(asked.key.client, works, asked.tokens, self.settings.timeout, of=of)
 
 
 def _check(texts: Sequence[Text], settings: Settings) -> None:

@@ -24,6 +24,7 @@ class Item:
 
     work     whatever computes it takes;  tokens  what it counts
     arrived  when it came, in seconds;  until  when it is given up
+    of       whatever whoever asked is known by to who is told of batches; None: nothing
     """
 
     client: str
@@ -31,6 +32,7 @@ class Item:
     work: Any
     arrived: float
     until: float
+    of: Any = None
     future: Future[Any] = field(default_factory=Future)
 
 

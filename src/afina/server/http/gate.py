@@ -22,6 +22,7 @@ from afina.server.core import Core
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
 from afina.server.logs import NAME
+from afina.server.traces import Traced
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
 LOG = logging.getLogger(NAME)
@@ -70,6 +71,7 @@ class _Seen:
 
     status: int = 0
     key: Key | None = None
+    traced: Traced | None = None
 
 
 class Gate:
@@ -89,6 +91,8 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, seen, request = meter.now(), _Seen(), secrets.token_hex(8)
         scope["afina.request"] = request
+        if self._core.traces is not None:
+            seen.traced = self._core.traces.begin()
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -173,6 +177,8 @@ class Gate:
         path = getattr(route, "path", "none")  # the template, so that there are only so many
         self._core.figures.requests.labels(path, str(seen.status)).inc()
         self._core.figures.latency.labels(path).observe(seconds)
+        if self._core.traces is not None and seen.traced is not None:
+            self._core.traces.end(seen.traced, scope["method"], path, seen.status)
         key = seen.key
         line = {
             "request": scope["afina.request"],
