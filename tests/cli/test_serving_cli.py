@@ -33,8 +33,13 @@ class Server(NamedTuple):
 
 
 @pytest.fixture
-def server(gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(
+    gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """With further variables of the environment, where a test gives some."""
     monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    for name, value in getattr(request, "param", {}).items():
+        monkeypatch.setenv(name, value)
     made = adapter(gpt2, "lora", {"r": 2})
     made.save(tmp_path / "adapter")
     store = AdapterStore()
@@ -84,7 +89,9 @@ def test_it_answers_hugging_faces_client_and_ends_when_it_is_told_to(server: Ser
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", [{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}], indirect=True)
 def test_its_lines_are_json_whatever_it_is_asked_and_however_it_ends(server: Server) -> None:
+    """Traces that nobody takes are no exception."""
     host, port = server.url.removeprefix("http://").split(":")
     for sent in (b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: soup\r\n\r\n"):
         with socket.create_connection((host, int(port))) as connection:
@@ -96,6 +103,7 @@ def test_its_lines_are_json_whatever_it_is_asked_and_however_it_ends(server: Ser
     logged = [json.loads(line) for line in errors.splitlines()]
     assert [one["status"] for one in logged if "status" in one] == [401]
     assert next(one["message"] for one in logged if one.get("level") == "warning") == "Invalid HTTP request received."
+    assert any(one.get("logger", "").startswith("opentelemetry.") for one in logged)
     assert "soup" not in errors
 
 
