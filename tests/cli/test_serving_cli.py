@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +37,11 @@ class Server(NamedTuple):
 def server(
     gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Server]:
-    """With further variables of the environment, where a test gives some."""
+    """With variables of the environment, or a number of files that it may open, where a test gives some."""
     monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
-    for name, value in getattr(request, "param", {}).items():
+    given = {**getattr(request, "param", {})}
+    files = given.pop("files", None)
+    for name, value in given.items():
         monkeypatch.setenv(name, value)
     made = adapter(gpt2, "lora", {"r": 2})
     made.save(tmp_path / "adapter")
@@ -46,6 +49,8 @@ def server(
     store.publish(tmp_path / "adapter", "acme/reviews", message="first")
     secret = store.create_key("acme", ["predict"]).secret
     command = [*PROGRAM, "serve", "--backbone", gpt2.address, "--port", "0"]
+    if files is not None:
+        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         said = process.stdout.readline()
@@ -105,6 +110,29 @@ def test_its_lines_are_json_whatever_it_is_asked_and_however_it_ends(server: Ser
     assert next(one["message"] for one in logged if one.get("level") == "warning") == "Invalid HTTP request received."
     assert any(one.get("logger", "").startswith("opentelemetry.") for one in logged)
     assert "soup" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [{"files": 256}], indirect=True)
+def test_more_connections_than_it_may_open_files_keep_nobody_out(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    body, headers = {"inputs": TEXT, "model": "acme/reviews"}, {"Authorization": f"Bearer {server.secret}"}
+
+    def answered() -> int:
+        return httpx2.post(f"{server.url}/predict", json=body, headers=headers, timeout=20).status_code
+
+    assert answered() == 200
+    with ExitStack() as stack:
+        for index in range(1000):
+            one = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            with suppress(ConnectionError):  # closed already
+                one.sendall(b"GET / HT")
+            if index % 50 == 0:
+                assert answered() == 200
+        assert answered() == 200
+    server.process.send_signal(signal.SIGTERM)
+    _, errors = server.process.communicate(timeout=60)
+    assert [one for one in map(json.loads, errors.splitlines()) if one.get("level") in ("warning", "error")] == []
 
 
 @pytest.fixture
