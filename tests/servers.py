@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
-import uvicorn
 from starlette.testclient import TestClient
 
 from afina import Adapter, AdapterStore, Backbone, Predictor
 from afina.inference.probes import PROBE
 from afina.server.core import Core
 from afina.server.http.app import make_app
+from afina.server.running import server
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
 from afina.store.keys import SCOPES
@@ -59,7 +60,10 @@ class Served:
 
 
 @contextmanager
-def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any) -> Iterator[Served]:
+def prepared(
+    gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any
+) -> Iterator[tuple[Core, dict[str, str]]]:
+    """A core that is not begun, on a store of its own, and secrets of its keys by whose they are."""
     store = AdapterStore(root / "store", who="ada")
     for name, one in crowd.items():
         path = root / name.replace("/", "-")
@@ -74,27 +78,64 @@ def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: A
     store.revoke_key(revoked.key.id)
     secrets["revoked"] = revoked.secret
     with Engine(gpt2, store) as engine:
-        core = Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05} | settings)))
-        with TestClient(make_app(core), raise_server_exceptions=False) as web:
-            yield Served(web, core, store, crowd, gpt2, secrets)
+        yield Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05} | settings))), secrets
 
 
 @contextmanager
-def listening(served: Served) -> Iterator[str]:
+def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any) -> Iterator[Served]:
+    """Without a network."""
+    with (
+        prepared(gpt2, crowd, root, **settings) as (core, secrets),
+        TestClient(make_app(core), raise_server_exceptions=False) as web,
+    ):
+        yield Served(web, core, core.store, crowd, gpt2, secrets)
+
+
+@dataclass
+class Listening:
+    """A server on a port."""
+
+    port: int
+    core: Core
+    secrets: dict[str, str]
+
+    def connect(self) -> socket.socket:
+        """A connection that waits for nothing longer than ten seconds."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def head(self, length: int | None = None, path: str = "/predict") -> bytes:
+        """A POST's, with a valid key; without a length, in chunks."""
+        said = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        lines = (f"POST {path} HTTP/1.1", "Host: test", f"Authorization: Bearer {self.secrets['acme']}", said, "", "")
+        return "\r\n".join(lines).encode()
+
+
+@contextmanager
+def listening(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any) -> Iterator[Listening]:
+    """As `afina serve` has it, in a thread of this process."""
+    with prepared(gpt2, crowd, root, **settings) as (core, secrets), _running(core) as url:
+        yield Listening(int(url.rpartition(":")[2]), core, secrets)
+
+
+@contextmanager
+def beside(served: Served) -> Iterator[str]:
     """Another server on the same store, on a port of this machine; its URL."""
     with Engine(served.backbone, served.store) as engine:
         core = Core(engine, served.store, Settings(delay=0.001, every=0.05))
-        config = uvicorn.Config(make_app(core), port=0, http="h11", ws="none", lifespan="on", log_config=None)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            until = time.perf_counter() + 30
-            while not server.started and thread.is_alive() and time.perf_counter() < until:
-                time.sleep(0.01)
-            assert server.started
-            host, port = server.servers[0].sockets[0].getsockname()[:2]
-            yield f"http://{host}:{port}/"
-        finally:
-            server.should_exit = True
-            thread.join()
+        with _running(core) as url:
+            yield f"{url}/"
+
+
+@contextmanager
+def _running(core: Core) -> Iterator[str]:
+    """As `afina serve` has it, in a thread of this process; its URL."""
+    urls: Queue[str] = Queue()
+    made = server(core, "127.0.0.1", 0, urls.put)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    try:
+        yield urls.get(timeout=20)
+    finally:
+        made.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

@@ -52,6 +52,18 @@ def test_a_command_line_in_the_documentation_exists(page: str, words: list[str])
         Study.load(words[1], context.params["overrides"] or [])
 
 
+def test_tests_named_in_the_text_exist_once() -> None:
+    """What is said to be protected, is: by a test of that name."""
+    there = [
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
+    assert len(named) >= 30
+    assert {name: there.count(name) for name in named if there.count(name) != 1} == {}
+
+
 def test_commands_named_in_the_text_exist() -> None:
     named = {name for page in PAGES for name in re.findall(r"`afina ([a-z-]+)[^`]*`", page.read_text(encoding="utf-8"))}
     assert named

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +34,23 @@ class Server(NamedTuple):
 
 
 @pytest.fixture
-def server(gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(
+    gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """With variables of the environment, or a number of files that it may open, where a test gives some."""
     monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    given = {**getattr(request, "param", {})}
+    files = given.pop("files", None)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     made = adapter(gpt2, "lora", {"r": 2})
     made.save(tmp_path / "adapter")
     store = AdapterStore()
     store.publish(tmp_path / "adapter", "acme/reviews", message="first")
     secret = store.create_key("acme", ["predict"]).secret
     command = [*PROGRAM, "serve", "--backbone", gpt2.address, "--port", "0"]
+    if files is not None:
+        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         said = process.stdout.readline()
@@ -71,12 +82,57 @@ def test_it_answers_hugging_faces_client_and_ends_when_it_is_told_to(server: Ser
     server.process.send_signal(signal.SIGTERM)
     _, errors = server.process.communicate(timeout=60)
     assert server.process.returncode in (0, -signal.SIGTERM), errors
-    logged = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
-    assert [one["status"] for one in logged] == [200, 401, 200, 200]
+    logged = [json.loads(line) for line in errors.splitlines()]
+    assert [one["status"] for one in logged if "status" in one] == [200, 401, 200, 200]
+    said = [one["message"] for one in logged if one.get("logger") == "uvicorn.error"]
+    assert said[0].startswith("Started server process")
+    assert said[-1].startswith("Finished server process")
     assert "soup" not in errors
     again = afina("replay", response.headers["afina-receipt"], TEXT)
     assert again.code == 0, again.err
     assert json.loads(again.out)["probabilities"] == pytest.approx(server.answer["probabilities"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}], indirect=True)
+def test_its_lines_are_json_whatever_it_is_asked_and_however_it_ends(server: Server) -> None:
+    """Traces that nobody takes are no exception."""
+    host, port = server.url.removeprefix("http://").split(":")
+    for sent in (b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: soup\r\n\r\n"):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(sent)
+            assert connection.recv(100).startswith(b"HTTP/1.1 4")
+    server.process.send_signal(signal.SIGINT)
+    said, errors = server.process.communicate(timeout=60)
+    assert (server.process.returncode, said) == (0, "")
+    logged = [json.loads(line) for line in errors.splitlines()]
+    assert [one["status"] for one in logged if "status" in one] == [401]
+    assert next(one["message"] for one in logged if one.get("level") == "warning") == "Invalid HTTP request received."
+    assert any(one.get("logger", "").startswith("opentelemetry.") for one in logged)
+    assert "soup" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [{"files": 256}], indirect=True)
+def test_more_connections_than_it_may_open_files_keep_nobody_out(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    body, headers = {"inputs": TEXT, "model": "acme/reviews"}, {"Authorization": f"Bearer {server.secret}"}
+
+    def answered() -> int:
+        return httpx2.post(f"{server.url}/predict", json=body, headers=headers, timeout=20).status_code
+
+    assert answered() == 200
+    with ExitStack() as stack:
+        for index in range(1000):
+            one = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            with suppress(ConnectionError):  # closed already
+                one.sendall(b"GET / HT")
+            if index % 50 == 0:
+                assert answered() == 200
+        assert answered() == 200
+    server.process.send_signal(signal.SIGTERM)
+    _, errors = server.process.communicate(timeout=60)
+    assert [one for one in map(json.loads, errors.splitlines()) if one.get("level") in ("warning", "error")] == []
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from afina import AdapterStore
 from afina.server.tally import Seen, Tally
 from command import Command
 from crowd import adapter as made_adapter
-from servers import listening, probed, serving
+from servers import beside, probed, serving
 from stores import adapter
 
 
@@ -200,7 +200,7 @@ def test_a_server_of_afinas_is_asked(
     gpt2: Any, tmp_path: Path, afina: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crowd = {f"acme/reviews@{seed}": probed(made_adapter(gpt2, "lora", {"r": 2}, seed=seed), gpt2) for seed in (1, 2)}
-    with serving(gpt2, crowd, tmp_path / "served") as served, listening(served) as url:
+    with serving(gpt2, crowd, tmp_path / "served") as served, beside(served) as url:
         monkeypatch.setenv("AFINA_KEY", served.secrets["acme-publish"])
         assert afina("shadow", "acme/reviews", "2", "--store", str(served.store.address.directory)).code == 0
         said = afina("shadow", "acme/reviews", "--server", url).out

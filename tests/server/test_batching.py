@@ -1,9 +1,10 @@
-"""One thread computes what many ask for, finishes what it took, and survives whatever a batch does."""
+"""One thread computes what many ask for, finishes what it took, and goes on whatever a batch does."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from afina.errors import Busy, Overloaded
 from afina.server.batching import Batching, Computed
-from afina.server.line import Line
+from afina.server.line import Item, Line
 
 
 class Clock:
@@ -113,6 +114,114 @@ def test_what_a_batch_raises_is_the_outcome_of_all_in_it_and_of_no_other(made: B
     clock.now = 5.0
     made.step()
     assert after.result(0) == 6
+
+
+@pytest.fixture
+def failures() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def thread(clock: Clock, failures: list[tuple[str, str]]) -> Iterator[Callable[..., Batching]]:
+    """Begin a thread on what a test gives; it has to go on until the test ends."""
+    begun: list[Batching] = []
+
+    def begin(compute: Any, line: Line | None = None, **more: Any) -> Batching:
+        def failed(what: str, error: BaseException) -> None:
+            failures.append((what, type(error).__name__))
+
+        made = Batching(line or Line(100, 100, 0.0, 1000), compute, failed=failed, **more)
+        made.start()
+        begun.append(made)
+        return made
+
+    yield begin
+    for one in begun:
+        assert one.alive
+        one.close()
+
+
+def asked(made: Batching, work: Any) -> Any:
+    (future,) = made.submit("a", [work], [1], 30)
+    return future.result(10)
+
+
+@pytest.mark.parametrize("raised", [ValueError, SystemExit, KeyboardInterrupt])
+def test_who_is_told_of_batches_may_raise_what_it_likes(
+    thread: Callable[..., Batching], failures: list[tuple[str, str]], raised: type[BaseException]
+) -> None:
+    def watch(computed: Computed) -> None:
+        raise raised("the soup was bright.")
+
+    made = thread(lambda works: works, watch=watch)
+    assert [asked(made, number) for number in range(3)] == [0, 1, 2]
+    assert failures == [("watch", raised.__name__)] * 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_outcomes_of_which_nobody_knows_whose_they_are_are_given_to_nobody(
+    thread: Callable[..., Batching], failures: list[tuple[str, str]], count: int
+) -> None:
+    given = [[7] * count]
+    made = thread(lambda works: given.pop() if given else works)
+    both = made.submit("a", [1, 2], [1, 1], 30)
+    for future in both:
+        with pytest.raises(RuntimeError, match=f"^{count} outcomes of 2 works$"):
+            future.result(10)
+    assert asked(made, 5) == 5
+    assert failures == [("compute", "RuntimeError")]
+
+
+@pytest.mark.parametrize("raised", [MemoryError, SystemExit, KeyboardInterrupt, StopIteration, CancelledError])
+def test_what_would_end_a_thread_or_a_task_reaches_who_asked_as_an_error_of_its_own(
+    thread: Callable[..., Batching], failures: list[tuple[str, str]], raised: type[BaseException]
+) -> None:
+    def compute(works: Sequence[Any]) -> Sequence[Any]:
+        if works == ["end"]:
+            raise raised()
+        return works
+
+    made = thread(compute)
+
+    async def awaited() -> Any:
+        (future,) = made.submit("a", ["end"], [1], 30)
+        return await asyncio.wait_for(asyncio.wrap_future(future), 10)
+
+    with pytest.raises(MemoryError if raised is MemoryError else RuntimeError):
+        asyncio.run(awaited())
+    assert asked(made, 5) == 5
+    assert failures == [("compute", raised.__name__)]
+
+
+def test_a_line_that_fails_is_begun_anew_and_who_waited_in_it_is_told(
+    thread: Callable[..., Batching], failures: list[tuple[str, str]]
+) -> None:
+    class Broken(Line):
+        broken = True
+
+        def take(self, now: float) -> list[Item]:
+            if self.broken and self.texts == 2:
+                self.broken = False
+                raise IndexError
+            return super().take(now)
+
+    made = thread(lambda works: works, Broken(100, 100, 0.0, 1000))
+    for future in made.submit("a", [1, 2], [1, 1], 30):
+        with pytest.raises(IndexError):
+            future.result(10)
+    assert made.waiting == (0, 0)
+    assert asked(made, 5) == 5
+    assert failures == [("line", "IndexError")]
+
+
+def test_who_is_told_of_failures_may_fail_too(clock: Clock) -> None:
+    def failed(what: str, error: BaseException) -> None:
+        raise error
+
+    made = Batching(Line(100, 40, 0.0, 200), lambda works: [], failed=failed, clock=clock)
+    (future,) = made.submit("a", [1], [10], 30)
+    assert made.step()
+    assert isinstance(future.exception(0), RuntimeError)
 
 
 def test_what_is_too_much_is_refused_with_the_time_that_what_waits_takes(made: Batching) -> None:

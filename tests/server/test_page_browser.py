@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from browser import View, viewed
 from crowd import adapter
-from servers import Served, listening, probed, serving
+from servers import Served, beside, probed, serving
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +32,7 @@ def made(gpt2: Any, crowd: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def url(made: Served) -> Iterator[str]:
-    with listening(made) as found:
+    with beside(made) as found:
         yield found
 
 

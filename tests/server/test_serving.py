@@ -16,7 +16,8 @@ import pytest
 
 from afina import AdapterStore
 from afina.errors import NotFound
-from afina.server.core import Core, Text
+from afina.server.asked import Text
+from afina.server.core import Core
 from afina.server.http.desk import Desk
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
@@ -280,6 +281,64 @@ def test_what_nobody_foresaw_is_500_and_its_message_is_in_no_log(
     assert (response.status_code, response.json()["error_type"]) == (500, "Backend")
     assert "soup" not in caplog.text + response.text
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["compute", "watch"])
+def test_a_batch_that_fails_is_500_and_counted_and_the_next_is_answered(
+    serve: Any, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    served = serve()
+    version(served)
+    batching = served.core.batching
+    compute, watch = batching._compute, batching._watch
+
+    def broken(*_: Any) -> Any:
+        raise SystemExit("the soup was bright.")
+
+    if what == "compute":
+        batching._compute = lambda works: compute(works)[1:]
+    else:
+        batching._watch = broken
+    response = served.post("/predict", BODY)
+    lines = served.web.post("/bulk", content=json.dumps({**BODY, "text": "a"}) + "\n", headers=served.auth())
+    (line,) = map(json.loads, lines.text.splitlines())
+    if what == "compute":
+        assert (response.status_code, response.json()["error"]) == (500, "it could not be computed.")
+        assert line == {"error": "it could not be computed.", "kind": "failed"}
+    else:
+        assert (response.status_code, line["label"] in ("bad", "good")) == (200, True)
+    batching._compute, batching._watch = compute, watch
+    assert version(served) == "acme/reviews@1"
+    assert figure(served, f'afina_failures_total{{what="{what}"}}') == 2
+    assert "soup" not in caplog.text
+    assert json.dumps({"failed": what})[1:-1] in caplog.text
+    assert served.web.get("/health/ready").status_code == 200
+
+
+def test_a_probe_that_fails_as_nobody_foresaw_is_replayed_again(serve: Any) -> None:
+    served = serve()
+    assert version(served) == "acme/reviews@1"
+    compute = served.core.batching._compute
+    served.core.batching._compute = lambda works: []
+    served.store.alias("acme/reviews@2")
+    assert within(2.0, lambda: figure(served, 'afina_probes_total{outcome="not replayed"}') >= 1)
+    assert figure(served, "afina_references_behind") == 1
+    served.core.batching._compute = compute
+    assert within(2.0, lambda: version(served) == "acme/reviews@2")
+
+
+def test_who_follows_the_store_goes_on_whatever_it_meets_there(serve: Any) -> None:
+    served = serve()
+    news = served.store.news
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    served.store.news = broken
+    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 503)
+    assert figure(served, 'afina_failures_total{what="store"}') >= 1
+    served.store.news = news
+    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 200)
 
 
 def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_knows(serve: Any) -> None:

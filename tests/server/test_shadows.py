@@ -13,8 +13,9 @@ import torch
 
 from afina import Predictor
 from afina.errors import Busy, NotFound
+from afina.server.asked import Text
 from afina.server.batching import Batching
-from afina.server.core import Core, Text
+from afina.server.core import Core
 from afina.server.shadows import LATE, UNSERVABLE
 from afina.store.names import Reference
 from crowd import adapter

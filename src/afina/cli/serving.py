@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from typing import Annotated
 
 import typer
@@ -48,11 +46,13 @@ def serve(
         if str(error.name).partition(".")[0] == "afina":
             raise
         raise NotFound(f"a server needs {error.name}. Install it: pip install 'afina[serve]'.") from None
+    from afina.server import logs, traces
     from afina.server.core import Core
     from afina.server.settings import Settings
     from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
+    logs.begin()
     opened = AdapterStore(store)
     opened.make_ready()
     chosen = Settings(
@@ -61,10 +61,9 @@ def serve(
         batch_tokens=batch_tokens,
         shared_tokens=min(batch_tokens, shared_tokens),
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     limit = None if memory is None else memory << 20
     with Engine(backbone, opened, dtype=dtype, limit=limit) as engine:
-        core = Core(engine, opened, chosen)
+        core = Core(engine, opened, chosen, traces.make())
         run(core, host, port, lambda url: print(f"serving {opened.address.shown} on {url}", flush=True))
 
 

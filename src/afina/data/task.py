@@ -113,12 +113,7 @@ class Task(Shown):
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         asked = Asked(text, text_pair, label, kind, separator)
-        origin = named(address)
-        if origin is not None:
-            found = _of_origin(address, origin, asked, labels, evaluation, offline)
-        else:
-            file = None if evaluation is None else evaluation_file(evaluation)
-            found = files.load(find(address), asked, labels, file)
+        found = _found(address, asked, labels, evaluation, offline)
         train = rows.first(found.train, train_examples, "train_examples")
         held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
@@ -190,6 +185,14 @@ def _check_varied(address: str, found: Read, train: Split) -> None:
         f"task {address}: all {len(train)} training examples are labelled {found.label_names[train.labels[0]]!r}. "
         "Expected at least two different labels; give more examples."
     )
+
+
+def _found(address: str, asked: Asked, labels: Sequence[str] | None, evaluation: str | None, offline: bool) -> Read:
+    origin = named(address)
+    if origin is not None:
+        return _of_origin(address, origin, asked, labels, evaluation, offline)
+    file = None if evaluation is None else evaluation_file(evaluation)
+    return files.load(find(address), asked, labels, file)
 
 
 def _of_origin(

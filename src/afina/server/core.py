@@ -6,37 +6,41 @@ Reading the store, loading an adapter and counting tokens are done by whoever as
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, Overloaded
+from afina.errors import AfinaError, Busy, CorruptAdapter, Overloaded
 from afina.inference import probes
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective
-from afina.server.batching import Batching
+from afina.server.asked import Asked, Text, check
+from afina.server.batching import Batching, Computed
 from afina.server.current import Current
 from afina.server.figures import Figures
 from afina.server.line import Line
+from afina.server.logs import NAME
 from afina.server.missing import Missing
 from afina.server.receipt import Receipt
 from afina.server.settings import Settings
-from afina.server.shadows import FAILED, RIDING, Paired, Ride, Shadows
+from afina.server.shadows import FAILED, RIDING, Paired, Shadows
 from afina.server.tenants import Tenants, reference_of
+from afina.server.traces import CURRENT, Traces
 from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
-from afina.serving.residents import Lease
 from afina.store.adapter_store import PRODUCTION, AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
 from afina.store.names import Reference
 from afina.store.version import Moved, Version
+
+LOG = logging.getLogger(NAME)
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.1}
 """By what is computed in, the largest difference of a golden probe, as a share of its largest output."""
@@ -48,60 +52,21 @@ LOADING = 20.0
 """Seconds that an adapter may take to be loaded."""
 
 
-class Text(NamedTuple):
-    """One text, or a pair, as it came."""
-
-    text: str
-    pair: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """Of one text. tokens: those that were counted."""
-
-    prediction: Prediction
-    objective: Objective
-    receipt: Receipt
-    tokens: int
-
-
-@dataclass(eq=False)
-class Asked:
-    """Texts for one adapter, which is loaded, and kept until `release`; ride: what is compared with it, if anything."""
-
-    key: Key
-    texts: Sequence[Text]
-    tokens: Sequence[int]
-    lease: Lease
-    manifest: Manifest
-    objective: Objective
-    receipt: Receipt
-    ride: Ride | None = None
-
-    def release(self) -> None:
-        """Give back what answered; once."""
-        self.lease.release()
-        if self.ride is not None:
-            self.ride.release()
-
-    def answer(self, index: int, outcome: Prediction | AfinaError) -> Answer:
-        """Of the text at that place. Raises the outcome, where it is an error."""
-        if isinstance(outcome, AfinaError):
-            raise outcome
-        return Answer(outcome, self.objective, self.receipt, self.tokens[index])
-
-
 class Core:
     """May be asked by many threads, from `start` to `close`."""
 
-    def __init__(self, engine: Engine, store: AdapterStore, settings: Settings | None = None) -> None:
+    def __init__(
+        self, engine: Engine, store: AdapterStore, settings: Settings | None = None, traces: Traces | None = None
+    ) -> None:
         self.engine, self.store, self.settings = engine, store, settings or Settings()
+        self.traces = traces
         self.figures = Figures()
         chosen = self.settings
         line = Line(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
         self.current = Current(store, self._prove, self.figures)
         self.shadows = Shadows(store, lambda version: engine.lease(version), self.current.demand, self.figures)
-        self.batching = Batching(line, partial(self.shadows.compute, engine.attempt), watch=self.figures.computed)
+        compute = partial(self.shadows.compute, engine.attempt)
+        self.batching = Batching(line, compute, watch=self._computed, failed=self.failed)
         self.tenants = Tenants(store, chosen.tokens_per_minute)
         self.figures.watch(self._looked)
         self._counter = copy.deepcopy(engine.backbone.tokenizer.backend_tokenizer)  # nobody sets how this one cuts
@@ -123,6 +88,8 @@ class Core:
         self.current.close()
         self.shadows.close()
         self.engine.close()
+        if self.traces is not None:
+            self.traces.close()
 
     @property
     def ready(self) -> bool:
@@ -139,6 +106,19 @@ class Core:
                 self._follows, self._news = True, False
             except AfinaError:  # the store does not answer: what is known is served, and `ready` says so
                 self._follows = False
+            except Exception as error:  # noqa: BLE001 - who follows the store goes on whatever it meets there
+                self._follows = False
+                self.failed("store", error)
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """Count what nobody foresaw. The message may hold a text, so that the type alone is noted."""
+        self.figures.failures.labels(what).inc()
+        LOG.error(json.dumps({"failed": what, "unforeseen": type(error).__name__}))
+
+    def _computed(self, batch: Computed) -> None:
+        self.figures.computed(batch)
+        if self.traces is not None:
+            self.traces.computed(batch)
 
     def _looked(self) -> dict[str, float]:
         tokens, texts = self.batching.waiting
@@ -171,9 +151,11 @@ class Core:
                 futures = self.batching.submit(OURS, works, counts, LOADING, asks=False)
                 outcomes = [future.result() for future in futures]
                 self._compare(outcomes, manifest, str(version))
-            except (AfinaError, TimeoutError) as error:
+            except Exception as error:
                 self.figures.probes.labels("failed" if isinstance(error, CorruptAdapter) else "not replayed").inc()
-                raise error if isinstance(error, AfinaError) else Busy(f"{version}: its probe took too long.") from None
+                if isinstance(error, AfinaError):
+                    raise
+                raise Busy(f"{version}: its probe was not computed. Try again later.") from None
         self.figures.probes.labels("passed").inc()
 
     def _compare(self, outcomes: Sequence[Prediction | AfinaError], manifest: Manifest, where: str) -> None:
@@ -223,7 +205,7 @@ class Core:
         Raises Missing, InvalidData for texts that nobody could read, Overloaded for more tokens than the key has left,
         and what loading does.
         """
-        _check(texts, self.settings)
+        check(texts, self.settings)
         reference = reference_of(model, key)
         version = self.current.find(reference)
         lease = self.engine.lease(version)
@@ -257,30 +239,14 @@ class Core:
         """
         client, timeout = asked.key.client, self.settings.timeout
         works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
+        of = CURRENT.get() if self.traces is not None else None
         ride = asked.ride
         if ride is not None:
             try:
                 both = [Paired(work, ride) for work in works]
-                return self.batching.submit(client, both, [2 * count for count in asked.tokens], timeout)
+                return self.batching.submit(client, both, [2 * count for count in asked.tokens], timeout, of=of)
             except Overloaded:
                 self.shadows.left_out(ride, len(works))
                 ride.release()
                 asked.ride = None
-        return self.batching.submit(client, works, asked.tokens, timeout)
-
-
-def _check(texts: Sequence[Text], settings: Settings) -> None:
-    if not 1 <= len(texts) <= settings.texts:
-        raise InvalidData(f"found {len(texts):,} texts, expected 1 to {settings.texts:,}.")
-    for text in texts:
-        for part in text:
-            if part is None:
-                continue
-            if len(part) > settings.characters:
-                raise InvalidData(f"a text has {len(part):,} characters, at most {settings.characters:,} may.")
-            if not part.strip():
-                raise InvalidData("a text is empty.")
-            try:
-                part.encode()
-            except UnicodeEncodeError:
-                raise InvalidData("a text holds half a character (a lone surrogate).") from None
+        return self.batching.submit(client, works, asked.tokens, timeout, of=of)

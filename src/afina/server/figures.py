@@ -41,6 +41,12 @@ class Figures:
             registry=here,
         )
         self.refused = Counter("afina_refused", "Requests that were refused.", ("reason",), registry=here)
+        self.closed = Counter(
+            "afina_connections_closed", "Connections that were closed on their peers.", ("reason",), registry=here
+        )
+        self.failures = Counter(
+            "afina_failures", "What failed that nobody foresaw: see the log.", ("what",), registry=here
+        )
         self.probes = Counter("afina_probes", "Golden probes that were replayed.", ("outcome",), registry=here)
         self.shadowed = Counter(
             "afina_shadow_texts", "Texts with which a version was to ride along.", ("outcome",), registry=here

@@ -24,6 +24,7 @@ class Item:
 
     work     whatever computes it takes;  tokens  what it counts
     arrived  when it came, in seconds;  until  when it is given up
+    of       whatever whoever asked is known by to who is told of batches; None: nothing
     """
 
     client: str
@@ -31,6 +32,7 @@ class Item:
     work: Any
     arrived: float
     until: float
+    of: Any = None
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -114,6 +116,12 @@ class Line:
         for item in items:
             if item in self._waiting.get(item.client, ()):
                 self._remove(item)
+
+    def clear(self) -> list[Item]:
+        """Be as new; what waited."""
+        waited = [item for queue in self._waiting.values() for item in queue]
+        self._waiting, self._tokens, self._given, self._floor = {}, {}, {}, 0
+        return waited
 
     def _remove(self, item: Item) -> None:
         queue = self._waiting[item.client]

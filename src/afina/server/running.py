@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
+from afina.server import logs
 from afina.server.core import Core
 from afina.server.http.app import make_app
+from afina.server.http.connection import Doors, fitting
 
-CONNECTIONS = 2000
-"""That may be open; more are answered with 503."""
+QUEUE = 2048
+"""Connections that may wait to be accepted."""
+
+KEEP_ALIVE = 10
+"""Seconds for which a connection may be open between an answer and the next request."""
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
+    """Of a core; `run` until it is told to end."""
+
     def __init__(self, config: uvicorn.Config, listening: Callable[[str], None]) -> None:
         super().__init__(config)
         self._listening = listening
@@ -23,25 +31,38 @@ class _Server(uvicorn.Server):
         """Say where, once it listens."""
         await super().startup(sockets)
         if self.started:
+            for one in self.servers[0].sockets:  # `backlog` is how many asyncio accepts in a turn; more may queue
+                with socket.fromfd(one.fileno(), one.family, one.type) as same:
+                    same.listen(QUEUE)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
-def serve(core: Core, host: str, port: int, listening: Callable[[str], None] = lambda url: None) -> None:
-    """Serve until SIGTERM or SIGINT. port: 0 for any that is free; listening: is told the URL."""
+def server(core: Core, host: str, port: int, listening: Callable[[str], None] = lambda url: None) -> Server:
+    """A server that is not begun. port: 0 for any that is free; listening: is told the URL."""
+    settings = core.settings
+    connections, accepted = fitting(settings.connections)
+    doors = Doors(connections, settings.head_seconds, lambda reason: core.figures.closed.labels(reason).inc())
     config = uvicorn.Config(
         make_app(core),
         host=host,
         port=port,
-        http="h11",
+        http=doors.protocol(),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=int(core.settings.timeout) + 5,
+        backlog=accepted,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(settings.timeout) + 5,
     )
-    _Server(config, listening).run()
+    return Server(config, listening)
+
+
+def serve(core: Core, host: str, port: int, listening: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until SIGTERM or SIGINT. As `server`."""
+    logs.adopt()
+    with suppress(KeyboardInterrupt):  # raised once all is answered, as uvicorn raises what it was told to end by
+        server(core, host, port, listening).run()

@@ -15,6 +15,9 @@ class Settings:
     delay           for which a text waits for company where nothing is computed
     queue_tokens    that may wait, of a client alone; where several wait, each has its share of it
     timeout         after which a request is given up
+    connections     that may be open, where the process may open twice as many files
+    at_once         requests of a client that are being answered
+    head_seconds    in which a request's head has to come
     body_bytes      of a request, or of a line of `/bulk`;  body_seconds  in which all of it has to come
     texts           in a request;  characters  of a text
     tokens_per_minute  that a client may ask for where its key says nothing; None: no limit
@@ -27,6 +30,9 @@ class Settings:
     delay: float = 0.004
     queue_tokens: int = 65_536
     timeout: float = 30.0
+    connections: int = 2000
+    at_once: int = 256
+    head_seconds: float = 10.0
     body_bytes: int = 1 << 20
     body_seconds: float = 10.0
     texts: int = 256

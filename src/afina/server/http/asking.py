@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from afina.errors import AfinaError
-from afina.server.core import LOADING, Answer, Asked, Core, Text
+from afina.server.asked import Answer, Asked, Text
+from afina.server.core import LOADING, Core
 from afina.server.http.desk import Desk
 from afina.server.http.refusal import Refusal
 from afina.store.keys import Key

@@ -11,8 +11,10 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from afina import meter
 from afina.errors import AfinaError, Overloaded
-from afina.server.core import Asked, Core, Text
+from afina.server.asked import Asked, Text
+from afina.server.core import Core
 from afina.server.http.bodies import parsed
 from afina.server.http.desk import Desk
 from afina.server.http.protocols import native
@@ -21,6 +23,10 @@ from afina.store.keys import Key
 
 PATIENCE = 0.05
 """Seconds after which a line that found no room tries again."""
+
+
+class _Gone(Exception):
+    """The client, in the midst of its lines."""
 
 
 class Bulk(Response):
@@ -52,6 +58,8 @@ class Bulk(Response):
             while pending:
                 await first()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except _Gone:  # nobody is left to be told
+            pass
         finally:
             for task in pending:
                 task.cancel()
@@ -59,14 +67,17 @@ class Bulk(Response):
 
     async def _lines(self, receive: Receive) -> AsyncIterator[bytes | Refusal]:
         settings, rest, more = self._core.settings, b"", True
+        left = settings.body_seconds  # that a line may be waited for, not counting while nobody waits
         while more:
+            began = meter.now()
             try:
-                message = await asyncio.wait_for(receive(), settings.body_seconds)
+                message = await asyncio.wait_for(receive(), left)
             except TimeoutError:
-                yield Refusal(408, "slow", "nothing came for too long.")
+                yield Refusal(408, "slow", "no whole line came for too long.")
                 return
+            left = settings.body_seconds if b"\n" in message.get("body", b"") else left - (meter.now() - began)
             if message["type"] == "http.disconnect":
-                raise Refusal(499, "gone", "the client has gone.")
+                raise _Gone
             more = message.get("more_body", False)
             *lines, rest = (rest + message.get("body", b"")).split(b"\n")
             for line in [*lines, *([] if more else [rest])]:
@@ -92,7 +103,9 @@ class Bulk(Response):
                 return native.answered(asked.answer(0, await self._outcome(asked)))
             finally:
                 asked.release()
-        except (AfinaError, TimeoutError, Refusal) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it stands in its line's place, and others go on
+            if not isinstance(error, AfinaError | TimeoutError | Refusal):
+                self._core.failed("bulk", error)
             refusal = Refusal.of(error)
             return native.error(refusal.status, refusal.kind, refusal.message)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from afina.server.core import Asked, Core, Text
+from afina.server.asked import Asked, Text
+from afina.server.core import Core
 from afina.store.keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12

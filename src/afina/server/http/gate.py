@@ -9,7 +9,9 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
@@ -19,9 +21,11 @@ from afina import meter
 from afina.server.core import Core
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
+from afina.server.logs import NAME
+from afina.server.traces import Traced
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
-LOG = logging.getLogger("afina.server")
+LOG = logging.getLogger(NAME)
 
 OPEN = frozenset(
     {
@@ -76,6 +80,7 @@ class _Seen:
 
     status: int = 0
     key: Key | None = None
+    traced: Traced | None = None
 
 
 class Gate:
@@ -83,6 +88,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app, self._core = app, core
+        self._asking: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Of WebSockets there is none."""
@@ -94,6 +100,8 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, seen, request = meter.now(), _Seen(), secrets.token_hex(8)
         scope["afina.request"] = request
+        if self._core.traces is not None:
+            seen.traced = self._core.traces.begin()
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -103,10 +111,10 @@ class Gate:
             await send(message)
 
         try:
-            seen.key = self._key(scope)
-            scope["afina.key"] = seen.key
+            scope["afina.key"] = seen.key = self._key(scope)
             whole = receive if scope["path"] == STREAMED else self._bounded(scope, receive)
-            await self._app(scope, whole, sending)
+            with self._counted(seen.key):
+                await self._app(scope, whole, sending)
         except Refusal as refusal:
             self._core.figures.refused.labels(refusal.kind).inc()
             await told(scope["path"], refusal)(scope, receive, sending)
@@ -130,6 +138,24 @@ class Gate:
         if wanted not in key.scopes:
             raise Refusal(403, "forbidden", f"this key has not the scope that is needed: {wanted}.")
         return key
+
+    @contextmanager
+    def _counted(self, key: Key | None) -> Iterator[None]:
+        """Refuses a client more requests than it may have open, so that those of others find room."""
+        if key is None:
+            yield
+            return
+        if self._asking[key.client] >= self._core.settings.at_once:
+            raise Refusal(
+                429, "overloaded", "too many requests are open already. Try again later.", {"Retry-After": "1"}
+            )
+        self._asking[key.client] += 1
+        try:
+            yield
+        finally:
+            self._asking[key.client] -= 1
+            if not self._asking[key.client]:
+                del self._asking[key.client]
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Refuses what is too large before it is read, and what takes too long to come."""
@@ -162,6 +188,8 @@ class Gate:
         self._core.figures.latency.labels(path).observe(seconds)
         if seen.key is not None and path not in UNCOUNTED:
             self._core.figures.throughput.requested()
+        if self._core.traces is not None and seen.traced is not None:
+            self._core.traces.end(seen.traced, scope["method"], path, seen.status)
         key = seen.key
         line = {
             "request": scope["afina.request"],

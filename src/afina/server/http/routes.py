@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,12 +12,12 @@ from fastapi.responses import JSONResponse
 from afina import __version__
 from afina.errors import NotFound
 from afina.models import objectives
-from afina.server.core import Answer, Text
+from afina.server.asked import Answer, Text
 from afina.server.figures import CONTENT_TYPE
 from afina.server.http.asking import answers, core_of, desk_of, key_of, together
 from afina.server.http.bodies import parsed
 from afina.server.http.bulk import Bulk
-from afina.server.http.described import described
+from afina.server.http.described import described, health
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
 from afina.server.missing import Missing
@@ -26,12 +27,19 @@ RECEIPT = "Afina-Receipt"
 
 router = APIRouter()
 
+INFERENCE = "Open Inference Protocol"
+TEI = partial(described, "text-embeddings-inference", tei.ERROR)
+VLLM = partial(described, "vLLM", vllm.ERROR)
+HUB = partial(described, "Hugging Face", hub.ERROR)
+KSERVE = partial(described, INFERENCE, kserve.ERROR)
+AFINA = partial(described, "afina", native.ERROR)
+
 
 def _answer(content: Any, found: Sequence[Answer]) -> Response:
     return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
 
-@router.post("/predict", **described("text-embeddings-inference", tei.Predict, tei.EXAMPLE))
+@router.post("/predict", **TEI(tei.ANSWER, tei.Predict, tei.EXAMPLE, query=["model"]))
 async def predict(request: Request) -> Response:
     """Labels and scores, the best first, as text-embeddings-inference gives them."""
     body = parsed(await request.body(), tei.Predict)
@@ -42,7 +50,7 @@ async def predict(request: Request) -> Response:
     return _answer(tei.answered(body, found), found)
 
 
-@router.post("/classify", **described("vLLM", vllm.Classify, vllm.EXAMPLE))
+@router.post("/classify", **VLLM(vllm.ANSWER, vllm.Classify, vllm.EXAMPLE))
 async def classify(request: Request) -> Response:
     """Labels and probabilities in the adapter's order, as vLLM gives them."""
     body = parsed(await request.body(), vllm.Classify)
@@ -50,7 +58,7 @@ async def classify(request: Request) -> Response:
     return _answer(vllm.answered(body, found, request.scope["afina.request"], int(leases.time())), found)
 
 
-@router.get("/v1/models", **described("vLLM"))
+@router.get("/v1/models", **VLLM(vllm.MODELS))
 async def models(request: Request) -> Response:
     """The names that the caller's client has."""
     core, key = core_of(request), key_of(request)
@@ -61,7 +69,7 @@ async def models(request: Request) -> Response:
     return JSONResponse(vllm.models(listed, int(leases.time())))
 
 
-@router.post("/models/{client}/{task}", **described("Hugging Face", hub.Classification, hub.EXAMPLE))
+@router.post("/models/{client}/{task}", **HUB(hub.ANSWER, hub.Classification, hub.EXAMPLE))
 async def classification(request: Request, client: str, task: str) -> Response:
     """Labels and scores, the best first, as the Hub's text-classification task has them."""
     body = parsed(await request.body(), hub.Classification)
@@ -69,21 +77,21 @@ async def classification(request: Request, client: str, task: str) -> Response:
     return _answer(hub.answered(body, found), found)
 
 
-@router.get("/v2", **described("Open Inference Protocol"))
+@router.get("/v2", **KSERVE(kserve.SERVER))
 async def server(request: Request) -> Response:
     """What this server is."""
     return JSONResponse({"name": "afina", "version": __version__, "extensions": []})
 
 
-@router.get("/v2/health/live", **described("Open Inference Protocol"))
-@router.get("/health/live", **described("health"))
+@router.get("/v2/health/live", **health(INFERENCE, native.LIVE, ready=False))
+@router.get("/health/live", **health("health", native.LIVE, ready=False))
 async def live(request: Request) -> Response:
     """Whether it runs."""
     return JSONResponse({"live": True})
 
 
-@router.get("/v2/health/ready", **described("Open Inference Protocol"))
-@router.get("/health/ready", **described("health"))
+@router.get("/v2/health/ready", **health(INFERENCE, native.READY, ready=True))
+@router.get("/health/ready", **health("health", native.READY, ready=True))
 async def ready(request: Request) -> Response:
     """Whether it answers, and the store answers it; 503 where not."""
     is_ready = core_of(request).ready
@@ -98,8 +106,8 @@ def _model(client: str, task: str, version: str | None) -> str:
     return f"{client}/{task}@{version}"
 
 
-@router.get("/v2/models/{client}/{task}", **described("Open Inference Protocol"))
-@router.get("/v2/models/{client}/{task}/versions/{version}", **described("Open Inference Protocol"))
+@router.get("/v2/models/{client}/{task}", **KSERVE(kserve.METADATA))
+@router.get("/v2/models/{client}/{task}/versions/{version}", **KSERVE(kserve.METADATA))
 async def metadata(request: Request, client: str, task: str, version: str | None = None) -> Response:
     """A model's versions, inputs, outputs and labels."""
     core, model = core_of(request), _model(client, task, version)
@@ -114,8 +122,8 @@ async def metadata(request: Request, client: str, task: str, version: str | None
     return JSONResponse(await desk_of(request).look(key_of(request), look))
 
 
-@router.get("/v2/models/{client}/{task}/ready", **described("Open Inference Protocol"))
-@router.get("/v2/models/{client}/{task}/versions/{version}/ready", **described("Open Inference Protocol"))
+@router.get("/v2/models/{client}/{task}/ready", **KSERVE(kserve.MODEL_READY))
+@router.get("/v2/models/{client}/{task}/versions/{version}/ready", **KSERVE(kserve.MODEL_READY))
 async def model_ready(request: Request, client: str, task: str, version: str | None = None) -> Response:
     """Whether a model answers."""
     model = _model(client, task, version)
@@ -123,10 +131,10 @@ async def model_ready(request: Request, client: str, task: str, version: str | N
     return JSONResponse({"name": model, "ready": True})
 
 
-@router.post("/v2/models/{client}/{task}/infer", **described("Open Inference Protocol", kserve.Infer, kserve.EXAMPLE))
+@router.post("/v2/models/{client}/{task}/infer", **KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE))
 @router.post(
     "/v2/models/{client}/{task}/versions/{version}/infer",
-    **described("Open Inference Protocol", kserve.Infer, kserve.EXAMPLE),
+    **KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE),
 )
 async def infer(request: Request, client: str, task: str, version: str | None = None) -> Response:
     """Labels and probabilities as tensors."""
@@ -139,7 +147,7 @@ async def infer(request: Request, client: str, task: str, version: str | None = 
     return _answer(kserve.answered(body, found, model, number), found)
 
 
-@router.post("/tasks", **described("afina", native.Tasks, native.TASKS_EXAMPLE))
+@router.post("/tasks", **AFINA(native.TASKS_ANSWER, native.Tasks, native.TASKS_EXAMPLE))
 async def tasks(request: Request) -> Response:
     """What several of the caller's models say of one text, in one batch."""
     body = parsed(await request.body(), native.Tasks)
@@ -149,13 +157,13 @@ async def tasks(request: Request) -> Response:
     return JSONResponse({"results": [{"model": model, **native.answered(one)} for model, (one,) in pairs]})
 
 
-@router.post("/bulk", **described("afina", lines=native.LINE_EXAMPLE))
+@router.post("/bulk", **AFINA(lines=native.LINE_EXAMPLE, media="application/x-ndjson", query=["model"]))
 async def bulk(request: Request) -> Response:
     """JSON lines in, JSON lines out, in their order, while they come; `?model=` for lines that name none."""
     return Bulk(core_of(request), desk_of(request), key_of(request), request.query_params.get("model"))
 
 
-@router.put("/aliases/{client}/{task}/{alias}", **described("afina", native.Alias, native.ALIAS_EXAMPLE))
+@router.put("/aliases/{client}/{task}/{alias}", **AFINA(native.ALIAS_ANSWER, native.Alias, native.ALIAS_EXAMPLE))
 async def move(request: Request, client: str, task: str, alias: str) -> Response:
     """Let an alias point to a version, in the log as the key's doing; it is served once its golden probe has passed."""
     body = parsed(await request.body(), native.Alias)
@@ -164,14 +172,14 @@ async def move(request: Request, client: str, task: str, alias: str) -> Response
     return JSONResponse(moved.as_json())
 
 
-@router.get("/shadows/{client}/{task}", **described("afina"))
+@router.get("/shadows/{client}/{task}", **AFINA(native.SHADOW))
 async def shadow(request: Request, client: str, task: str) -> Response:
     """What rides along with the version that answers, and how often the two differ, of the texts that came here."""
     core, key = core_of(request), key_of(request)
     return JSONResponse(await desk_of(request).look(key, core.shadow, key, f"{client}/{task}"))
 
 
-@router.get("/metrics", **described("health"))
+@router.get("/metrics", **described("health", native.ERROR, media="text/plain"))
 async def metrics(request: Request) -> Response:
     """For Prometheus; with a key that has the scope admin."""
     return Response(core_of(request).figures.text(), media_type=CONTENT_TYPE)

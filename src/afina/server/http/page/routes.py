@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
 from afina.data.kinds import LABELS, NUMBER
 from afina.errors import Busy, NotFound
-from afina.server.core import Answer, Text
+from afina.server.asked import Answer, Text
 from afina.server.http.asking import core_of, desk_of, each, key_of
 from afina.server.http.bodies import Body, parsed
-from afina.server.http.described import described
+from afina.server.http.described import described, still
 from afina.server.http.page import rendered
 from afina.server.http.page.rendered import Card
+from afina.server.http.protocols import native
 from afina.server.http.protocols.scores import label, scores
 from afina.server.http.refusal import Refusal
 from afina.store.adapter_store import PRODUCTION
@@ -36,6 +38,8 @@ HEADERS = {
 }
 """Nothing is loaded from elsewhere, no script or style stands in the page, no other page holds or opens it."""
 
+PAGE = partial(described, "page", native.ERROR)
+
 router = APIRouter()
 
 
@@ -49,25 +53,25 @@ def _html(content: str) -> Response:
     return Response(content, media_type="text/html", headers=HEADERS)
 
 
-@router.get("/", **described("page"))
+@router.get("/", **still("page", "text/html"))
 async def page(request: Request) -> Response:
     """The page: a sentence, and what every adapter of a client says of it."""
     return _html(rendered.whole())
 
 
-@router.get("/page/script.js", **described("page"))
+@router.get("/page/script.js", **still("page", "text/javascript"))
 async def script(request: Request) -> Response:
     """The page's script."""
     return Response(rendered.static("script.js"), media_type="text/javascript", headers=HEADERS)
 
 
-@router.get("/page/style.css", **described("page"))
+@router.get("/page/style.css", **still("page", "text/css"))
 async def style(request: Request) -> Response:
     """The page's style."""
     return Response(rendered.static("style.css"), media_type="text/css", headers=HEADERS)
 
 
-@router.post("/page/answers", **described("page", Sentence, EXAMPLE))
+@router.post("/page/answers", **PAGE(None, Sentence, EXAMPLE, media="text/html"))
 async def answers(request: Request) -> Response:
     """What every adapter of the caller's client says of a text, as a part of the page: production's, or the newest."""
     body = parsed(await request.body(), Sentence)
@@ -81,7 +85,7 @@ async def answers(request: Request) -> Response:
     return _html(rendered.answers(cards, len(listed) - len(asked)))
 
 
-@router.get("/page/figures", **described("page"))
+@router.get("/page/figures", **PAGE(media="text/html"))
 async def figures(request: Request) -> Response:
     """What the server does at the moment, as a part of the page."""
     core = core_of(request)

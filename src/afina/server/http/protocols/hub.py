@@ -12,11 +12,15 @@ from pydantic import Field
 
 from afina.data.kinds import CLASSES, LABELS
 from afina.errors import InvalidData
-from afina.server.core import Answer, Text
+from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Body
-from afina.server.http.protocols.scores import ranked
+from afina.server.http.protocols.scores import RANKED, ranked
+from afina.server.http.shapes import TEXT, array, record
 
 EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
+
+ANSWER = array(RANKED)
+ERROR = record({"error": TEXT})
 
 
 class Parameters(Body):

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from afina.data.kinds import LABELS, NUMBER
+from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.errors import InvalidData
 from afina.models.objective import Objective
-from afina.server.core import Answer, Text
+from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Body
 from afina.server.http.protocols.scores import label, scores
+from afina.server.http.shapes import NUMBER as ANY_NUMBER
+from afina.server.http.shapes import TEXT as ANY_TEXT
+from afina.server.http.shapes import YES_OR_NO, array, either, one_of, record
 
 TEXT, PAIR = "text", "pair"
 
@@ -24,6 +27,17 @@ EXAMPLE = {
     "id": "42",
     "inputs": [{"name": TEXT, "shape": [1], "datatype": "BYTES", "data": ["It broke on the second day."]}],
 }
+
+_SHAPE = array({"type": "integer", "minimum": -1})
+_TYPED = {"name": ANY_TEXT, "datatype": one_of("BYTES", "BOOL", "FP32", "FP64"), "shape": _SHAPE}
+_TENSOR = record({**_TYPED, "data": array(either(ANY_TEXT, ANY_NUMBER, YES_OR_NO))})
+ANSWER = record({"model_name": ANY_TEXT, "model_version": ANY_TEXT, "id": ANY_TEXT, "outputs": array(_TENSOR)}, "id")
+_ABOUT = record({"labels": array(ANY_TEXT), "kind": one_of(CLASSES, NUMBER, LABELS)})
+_NAMED = {"name": ANY_TEXT, "versions": array(ANY_TEXT), "platform": one_of("afina")}
+METADATA = record({**_NAMED, "inputs": array(record(_TYPED)), "outputs": array(record(_TYPED)), "parameters": _ABOUT})
+SERVER = record({"name": one_of("afina"), "version": ANY_TEXT, "extensions": array(ANY_TEXT)})
+MODEL_READY = record({"name": ANY_TEXT, "ready": one_of(True)})
+ERROR = record({"error": ANY_TEXT})
 
 
 class Tensor(Body):

@@ -6,12 +6,33 @@ from typing import Any
 
 from pydantic import Field
 
-from afina.server.core import Answer
+from afina.server.asked import Answer
 from afina.server.http.bodies import Body
+from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, array, by_name, either, record
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
 LINE_EXAMPLE = '{"model": "acme/reviews", "text": "It broke."}\n{"model": "acme/urgent", "text": "Call me now!"}\n'
+
+_RECEIPT = record({"version": TEXT, "adapter": TEXT, "base": TEXT, "dtype": TEXT})
+_ANSWERED = {"model": TEXT, "truncated": YES_OR_NO, "receipt": _RECEIPT}
+_KINDS = ({"label": TEXT}, {"labels": array(TEXT)})
+_BY_LABEL = [record({**_ANSWERED, **one, "probabilities": by_name(NUMBER)}) for one in _KINDS]
+TASKS_ANSWER = record({"results": array(either(*_BY_LABEL, record({**_ANSWERED, "value": NUMBER})))})
+ALIAS_ANSWER = record({"name": TEXT, "alias": TEXT, "from": either(COUNT, NOTHING), "to": COUNT})
+_ENDS = either(array(NUMBER), NOTHING)
+_COUNTED = {"texts": COUNT, "flips": either(COUNT, NOTHING), "drift": NUMBER, "scatter": NUMBER, "faults": COUNT}
+_TOLD = {"flip_rate": either(NUMBER, NOTHING), "flip_interval": _ENDS, "drift_interval": _ENDS, "left_out": COUNT}
+_WISH = {
+    "name": TEXT,
+    "current": COUNT,
+    "shadow": either(COUNT, NOTHING),
+    "state": TEXT,
+    "problem": either(TEXT, NOTHING),
+}
+SHADOW = record({**_WISH, **_COUNTED, **_TOLD})
+LIVE, READY = record({"live": YES_OR_NO}), record({"ready": YES_OR_NO})
+ERROR = record({"error": TEXT, "kind": TEXT})
 
 
 class Tasks(Body):

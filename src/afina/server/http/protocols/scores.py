@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from afina.data.kinds import LABELS, NUMBER
-from afina.server.core import Answer
+from afina.server.asked import Answer
+from afina.server.http.shapes import NUMBER as ANY_NUMBER
+from afina.server.http.shapes import TEXT, array, record
+
+RANKED = array(record({"label": TEXT, "score": ANY_NUMBER}))
 
 
 class Score(NamedTuple):

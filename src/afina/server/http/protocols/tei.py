@@ -12,11 +12,15 @@ from typing import Any
 from pydantic import Field
 
 from afina.errors import InvalidData
-from afina.server.core import Answer, Text
+from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Body
-from afina.server.http.protocols.scores import ranked
+from afina.server.http.protocols.scores import RANKED, ranked
+from afina.server.http.shapes import TEXT, array, either, record
 
 EXAMPLE = {"model": "acme/reviews@production", "inputs": [["It broke on the second day."], ["As good as they say."]]}
+
+ANSWER = either(RANKED, array(RANKED))
+ERROR = record({"error": TEXT, "error_type": TEXT})
 
 
 class Predict(Body):

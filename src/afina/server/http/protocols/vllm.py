@@ -7,12 +7,23 @@ from typing import Any
 
 from pydantic import Field
 
-from afina.server.core import Answer, Text
+from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Body
 from afina.server.http.protocols.scores import label, scores
+from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, array, one_of, record
 from afina.store.version import Listed
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
+
+_LABELLED = record({"index": COUNT, "label": TEXT, "probs": array(NUMBER), "num_classes": COUNT})
+_USAGE = record(
+    dict.fromkeys(("prompt_tokens", "total_tokens", "completion_tokens"), COUNT) | {"prompt_tokens_details": NOTHING}
+)
+_HEAD = {"id": TEXT, "object": one_of("list"), "created": COUNT, "model": TEXT}
+ANSWER = record({**_HEAD, "data": array(_LABELLED), "usage": _USAGE})
+_MODEL = record({"id": TEXT, "object": one_of("model"), "created": COUNT, "owned_by": TEXT})
+MODELS = record({"object": one_of("list"), "data": array(_MODEL)})
+ERROR = record({"error": record({"message": TEXT, "type": TEXT, "param": NOTHING, "code": COUNT})})
 
 
 class Classify(Body):

@@ -1,0 +1,78 @@
+"""Asked: texts for one adapter, on their way to answers. Knows no protocol and no store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from afina.errors import AfinaError, InvalidData
+from afina.models.manifest import Manifest
+from afina.models.objective import Objective
+from afina.server.receipt import Receipt
+from afina.server.settings import Settings
+from afina.server.shadows import Ride
+from afina.serving.answering import Prediction
+from afina.serving.residents import Lease
+from afina.store.keys import Key
+
+
+class Text(NamedTuple):
+    """One text, or a pair, as it came."""
+
+    text: str
+    pair: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Of one text. tokens: those that were counted."""
+
+    prediction: Prediction
+    objective: Objective
+    receipt: Receipt
+    tokens: int
+
+
+@dataclass(eq=False)
+class Asked:
+    """Texts for one adapter, which is loaded, and kept until `release`; ride: what is compared with it, if anything."""
+
+    key: Key
+    texts: Sequence[Text]
+    tokens: Sequence[int]
+    lease: Lease
+    manifest: Manifest
+    objective: Objective
+    receipt: Receipt
+    ride: Ride | None = None
+
+    def release(self) -> None:
+        """Give back what answered; once."""
+        self.lease.release()
+        if self.ride is not None:
+            self.ride.release()
+
+    def answer(self, index: int, outcome: Prediction | AfinaError) -> Answer:
+        """Of the text at that place. Raises the outcome, where it is an error."""
+        if isinstance(outcome, AfinaError):
+            raise outcome
+        return Answer(outcome, self.objective, self.receipt, self.tokens[index])
+
+
+def check(texts: Sequence[Text], settings: Settings) -> None:
+    """Raise InvalidData for more than may be asked at once, and for texts that nobody could read."""
+    if not 1 <= len(texts) <= settings.texts:
+        raise InvalidData(f"found {len(texts):,} texts, expected 1 to {settings.texts:,}.")
+    for text in texts:
+        for part in text:
+            if part is None:
+                continue
+            if len(part) > settings.characters:
+                raise InvalidData(f"a text has {len(part):,} characters, at most {settings.characters:,} may.")
+            if not part.strip():
+                raise InvalidData("a text is empty.")
+            try:
+                part.encode()
+            except UnicodeEncodeError:
+                raise InvalidData("a text holds half a character (a lone surrogate).") from None

@@ -1,0 +1,280 @@
+"""Peers that take their time, or come by the thousand, lose their connections, and others are answered meanwhile."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina.server.http.connection import Doors, fitting
+from servers import Listening, listening
+
+BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()
+
+
+@pytest.fixture
+def listen(gpt2: Any, crowd: Any, tmp_path: Path) -> Iterator[Callable[..., Listening]]:
+    """Begin a server of a test's own, with settings."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(listening(gpt2, crowd, tmp_path, **settings))
+
+
+def answered(server: Listening) -> str:
+    """The first line of what a client gets that asks as it should, on a connection of its own."""
+    with server.connect() as connection:
+        return asked(server, connection)
+
+
+def asked(server: Listening, connection: socket.socket, body: bytes = BODY, path: str = "/predict") -> str:
+    connection.sendall(server.head(len(body), path) + body)
+    head, _, rest = received(connection).partition(b"\r\n\r\n")
+    lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    while len(rest) < int(lines.get(b"content-length", b"0")):
+        rest += connection.recv(1 << 16)
+    return head.split(b"\r\n")[0].decode()
+
+
+def received(connection: socket.socket) -> bytes:
+    found = b""
+    while b"\r\n\r\n" not in found and (more := connection.recv(1 << 16)):
+        found += more
+    return found
+
+
+OK = "HTTP/1.1 200 OK"
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the server has closed it, or does within the time of the socket."""
+    with suppress(ConnectionError):
+        while connection.recv(1 << 16):
+            pass
+    return True
+
+
+def closed(server: Listening, reason: str) -> float:
+    return server.core.figures.closed.labels(reason)._value.get()
+
+
+def dripped(connection: socket.socket, content: bytes, every: float, seconds: float) -> float:
+    """Send a byte now and then; after how many seconds the other side had closed."""
+    began = time.perf_counter()
+    for byte in content:
+        try:
+            connection.sendall(bytes([byte]))
+            connection.settimeout(every)
+            if not connection.recv(1 << 16):
+                break
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            break
+        assert time.perf_counter() - began < seconds, "it is still open"
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX: ", None])
+def test_a_head_that_does_not_come_is_not_waited_for_and_others_are_answered(
+    listen: Callable[..., Listening], begun: bytes | None
+) -> None:
+    server = listen(head_seconds=1.0)
+    assert answered(server) == OK
+    with server.connect() as slow, server.connect() as quick, ThreadPoolExecutor(1) as pool:
+        assert asked(server, quick) == OK
+        if begun is None:  # the second head of a connection, after an answer
+            assert asked(server, slow) == OK
+        content = begun if begun == b"" else (begun or b"GET / HTTP/1.1\r\nX: ") + b"y" * 1000
+        waiting = pool.submit(dripped, slow, content, 0.05, 5.0) if content else pool.submit(ended, slow)
+        while not waiting.done():
+            assert answered(server) == OK
+        assert waiting.result()
+        assert closed(server, "slow") == 1
+        assert asked(server, quick) == OK  # which had waited, too, but owed nothing
+
+
+@pytest.mark.parametrize("length", [len(BODY), None])
+def test_a_body_that_comes_slowly_is_refused_and_others_are_answered(
+    listen: Callable[..., Listening], length: int | None
+) -> None:
+    server = listen(head_seconds=1.0, body_seconds=1.0)
+    assert answered(server) == OK
+    with server.connect() as slow, ThreadPoolExecutor(1) as pool:
+        slow.sendall(server.head(length))
+        drip = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY * 9) if length is None else BODY * 9
+        slow.settimeout(0.05)
+        began, found = time.perf_counter(), b""
+        for byte in drip:
+            assert time.perf_counter() - began < 8, "it is still open"
+            try:
+                slow.sendall(bytes([byte]))
+                found += (more := slow.recv(1 << 16))
+                if not more:
+                    break
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                break
+            assert pool.submit(answered, server).result() == OK
+        assert found.startswith(b"HTTP/1.1 408 ")
+        assert b"did not come in time" in found
+
+
+def test_lines_that_never_end_are_given_up_though_something_comes(listen: Callable[..., Listening]) -> None:
+    server = listen(body_seconds=1.0)
+    assert answered(server) == OK
+    line = json.dumps({"text": "a", "model": "acme/reviews"}).encode() + b"\n"
+    with server.connect() as slow:
+        slow.sendall(server.head(None, "/bulk") + b"%x\r\n%s\r\n" % (len(line), line))
+        found, until = b"", time.perf_counter() + 8
+        slow.settimeout(0.05)
+        while b"0\r\n\r\n" not in found and time.perf_counter() < until:
+            with suppress(TimeoutError):
+                slow.sendall(b"1\r\nx\r\n")
+                found += slow.recv(1 << 16)
+        answers = [json.loads(one) for one in found.split(b"\r\n") if one.startswith(b"{")]
+        assert [one.get("kind") for one in answers] == [None, "slow"]
+
+
+def test_who_does_not_read_what_it_asked_for_is_let_go(listen: Callable[..., Listening], monkeypatch: Any) -> None:
+    monkeypatch.setattr("afina.server.http.connection.UNREAD", 1.0)
+    enter = Doors.enter
+
+    def with_little_room(doors: Doors, new: Any) -> None:
+        new.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        enter(doors, new)
+
+    monkeypatch.setattr(Doors, "enter", with_little_room)
+    server = listen(head_seconds=1.0)
+    assert answered(server) == OK
+    lines = b"{}\n" * 1000
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", server.port))
+        deaf.settimeout(0.2)
+        deaf.sendall(server.head(None, "/bulk"))
+        until, left = time.perf_counter() + 20, b""
+        while not closed(server, "unread"):
+            assert time.perf_counter() < until
+            assert answered(server) == OK
+            left = left or b"%x\r\n%s\r\n" % (len(lines), lines)
+            with suppress(TimeoutError, ConnectionError):
+                left = left[deaf.send(left) :]
+
+
+@pytest.mark.parametrize("path", ["/bulk", "/nothing"])
+def test_what_is_no_http_after_an_answer_has_begun_ends_that_connection_alone(
+    listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    server = listen()
+    with server.connect() as wrong:
+        wrong.sendall(server.head(None, path))
+        assert received(wrong).startswith(b"HTTP/1.1 ")
+        wrong.sendall(b"no chunk\r\n")
+        assert ended(wrong)
+    assert answered(server) == OK
+    assert [one.levelname for one in caplog.records if one.levelno > logging.WARNING] == []
+
+
+def flood(server: Listening, count: int, stack: ExitStack) -> None:
+    """So many connections that say a little and wait."""
+    for _ in range(count):
+        one = stack.enter_context(server.connect())
+        with suppress(ConnectionError):  # closed already
+            one.sendall(b"GET / HT")
+
+
+def flooded(server: Listening, count: int, most: int) -> None:
+    """Open so many, and ask as clients do meanwhile: one that has a connection, and one that makes one each time."""
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool, server.connect() as kept:
+        assert asked(server, kept) == OK
+        flooding = pool.submit(flood, server, count, stack)
+        found = set()
+        while not flooding.done():
+            found |= {answered(server), asked(server, kept)}
+        flooding.result()
+        found |= {answered(server), asked(server, kept)}
+        assert found == {OK}
+        assert closed(server, "crowded") >= count - most
+        assert closed(server, "full") == 0
+        began = time.perf_counter()
+        assert answered(server) == OK
+        assert time.perf_counter() - began < 2
+
+
+def test_a_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callable[..., Listening]) -> None:
+    server = listen(connections=100, head_seconds=60.0)
+    assert answered(server) == OK
+    flooded(server, 1000, 100)
+
+
+@pytest.mark.slow
+def test_ten_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callable[..., Listening]) -> None:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    server = listen(head_seconds=60.0)
+    most, _ = fitting(2000)
+    count = min(10_000, files - 2 * most - 1000)
+    if count < 1000:
+        pytest.skip(f"this process may open {files} files, too few for a flood")
+    assert answered(server) == OK
+    flooded(server, count, most)
+
+
+def test_where_all_are_being_answered_no_more_are_taken_and_none_is_lost(listen: Callable[..., Listening]) -> None:
+    server = listen(connections=4, body_seconds=5.0)
+    with ExitStack() as stack:
+        full = [stack.enter_context(server.connect()) for _ in range(4)]
+        for one in full:
+            one.sendall(server.head(len(BODY)) + BODY[:5])
+            time.sleep(0.1)
+        assert ended(stack.enter_context(server.connect()))
+        assert closed(server, "full") == 1
+        for one in full:
+            one.sendall(BODY[5:])
+            assert received(one).startswith(OK.encode())
+    assert closed(server, "crowded") == 0
+
+
+def test_a_client_has_so_many_requests_open_and_another_does_not_notice(listen: Callable[..., Listening]) -> None:
+    server = listen(at_once=3, body_seconds=5.0)
+    with ExitStack() as stack:
+        held = [stack.enter_context(server.connect()) for _ in range(3)]
+        for one in held:
+            one.sendall(server.head(len(BODY)) + BODY[:5])
+            time.sleep(0.1)
+        assert answered(server) == "HTTP/1.1 429 Too Many Requests"
+        mine, server.secrets["acme"] = server.secrets["acme"], server.secrets["bolt"]
+        assert answered(server) == "HTTP/1.1 404 Not Found"  # as it is for bolt
+        server.secrets["acme"] = mine
+        for one in held:
+            one.sendall(BODY[5:])
+            assert received(one).startswith(OK.encode())
+    assert answered(server) == OK
+
+
+def test_a_head_is_not_as_long_as_somebody_likes(listen: Callable[..., Listening]) -> None:
+    server = listen()
+    with server.connect() as long:
+        with suppress(ConnectionError):
+            long.sendall(b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (one, b"y" * 900) for one in range(80)))
+        assert received(long).startswith(b"HTTP/1.1 400 ")
+    assert answered(server) == OK
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [(1024, (512, 64)), (100_000, (2000, 250)), (64, (32, 4)), (resource.RLIM_INFINITY, (2000, 250))],
+)
+def test_connections_are_as_many_as_the_process_may_open_files_for(
+    monkeypatch: pytest.MonkeyPatch, files: int, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
+    assert fitting(2000) == expected

@@ -1,0 +1,155 @@
+"""What OpenAPI says is so: whatever a client with a key sends, no answer is a 5xx or differs from the description."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from afina.server.http.gate import needed
+from afina.store.keys import PREDICT
+from servers import Listening, listening
+
+CHECKS: list[Any] = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+MODELS = ("acme/reviews", "acme/reviews@production", "acme/tags@1", "acme/price", "bolt/mail", "acme/none")
+
+ROUTES = [
+    *("POST /predict", "POST /classify", "GET /v1/models", "POST /models/{client}/{task}", "GET /v2"),
+    *("GET /v2/health/live", "GET /health/live", "GET /v2/health/ready", "GET /health/ready"),
+    *("GET /v2/models/{client}/{task}", "GET /v2/models/{client}/{task}/versions/{version}"),
+    *("GET /v2/models/{client}/{task}/ready", "GET /v2/models/{client}/{task}/versions/{version}/ready"),
+    *("POST /v2/models/{client}/{task}/infer", "POST /v2/models/{client}/{task}/versions/{version}/infer"),
+    *("POST /tasks", "POST /bulk", "PUT /aliases/{client}/{task}/{alias}", "GET /metrics"),
+    *("GET /shadows/{client}/{task}", "POST /page/answers", "GET /page/figures"),
+    *("GET /", "GET /page/script.js", "GET /page/style.css"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(gpt2: Any, crowd: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
+    with listening(gpt2, crowd, Path(tmp_path_factory.mktemp("described"))) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as made:
+        yield made
+
+
+def bearer(server: Listening, path: str) -> dict[str, str]:
+    """A key that has the scope."""
+    scope = needed(path) or PREDICT
+    return {"Authorization": f"Bearer {server.secrets['acme' if scope == PREDICT else f'acme-{scope}']}"}
+
+
+@pytest.fixture(scope="module")
+def schema(server: Listening) -> Any:
+    url = f"http://127.0.0.1:{server.port}"
+    said = requests.get(f"{url}/openapi.json", headers=bearer(server, "/openapi.json"), timeout=10).json()
+    return schemathesis.openapi.from_dict(said)
+
+
+def test_every_route_is_described_and_looked_at(schema: Any) -> None:
+    said = [f"{method.upper()} {path}" for path, methods in schema.raw_schema["paths"].items() for method in methods]
+    assert sorted(said) == sorted(ROUTES)
+    for path, methods in schema.raw_schema["paths"].items():
+        for one in methods.values():
+            assert all(
+                content["schema"] for found in one["responses"].values() for content in found["content"].values()
+            )
+            assert ("security" in one) == (needed(path) is None), path
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(context: Any, value: Any) -> Any:
+    """As they are, whatever they are."""
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else json.dumps(value).encode()
+
+
+def named(case: Any, model: str | None) -> None:
+    """Let a request ask about a model that there is, or is somebody else's, or is none."""
+    if model is None:
+        return
+    name, _, version = model.partition("@")
+    client, task = name.split("/")
+    chosen = {"client": client, "task": task, "version": version or "1", "alias": "production"}
+    for key in case.path_parameters or {}:
+        case.path_parameters[key] = chosen[key]
+    if isinstance(case.body, dict) and "model" in case.body:
+        case.body["model"] = model
+    if isinstance(case.body, dict) and "models" in case.body:
+        case.body["models"] = [model, *MODELS[2:4]]
+    if isinstance(case.body, str):
+        case.body = json.dumps({"text": case.body, "model": model}) + f"\n{case.body}"
+    if isinstance(case.query, dict) and "model" in case.query:
+        case.query["model"] = model
+
+
+def held_to(route: str, schema: Any, server: Listening, session: requests.Session, examples: int) -> set[int]:
+    """Send what fits the description, and what does not, and hold what comes to it; which codes there were."""
+    method, path = route.split()
+    operation, codes = schema[path][method], set[int]()
+    headers, url = bearer(server, path), f"http://127.0.0.1:{server.port}"
+    cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        suppress_health_check=[*HealthCheck],
+    )
+    @given(cases, st.sampled_from([None, *MODELS]))
+    def ask(case: Any, model: str | None) -> None:
+        named(case, model)
+        case.headers.update(headers)  # some requests are sent without it on purpose: schemathesis leaves it out
+        response = case.call(base_url=url, session=session, timeout=30)
+        codes.add(response.status_code)
+        case.validate_response(response, checks=CHECKS)
+
+    ask()
+    return codes
+
+
+FEW, MANY = 8, 200
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_answer_is_a_5xx_or_differs_from_the_description(
+    route: str, schema: Any, server: Listening, session: requests.Session
+) -> None:
+    codes = held_to(route, schema, server, session, FEW)
+    assert codes
+    if "{" not in route and not route.startswith("P"):
+        assert 200 in codes
+        assert codes <= {200, 401}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_answer_of_many_is_a_5xx_or_differs_from_the_description(
+    route: str, schema: Any, server: Listening, session: requests.Session
+) -> None:
+    assert 200 in held_to(route, schema, server, session, MANY)
