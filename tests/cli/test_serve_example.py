@@ -1,9 +1,10 @@
-"""`make serve`: what examples/serve.sh prints works as it is typed."""
+"""What is to be typed at a server: the lines that `make serve` prints, and those of docs/serve.md, as they stand."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from afina import AdapterStore, Backbone
-from pages import ROOT
+from crowd import adapter
+from pages import ROOT, blocks
 
-pytestmark = [pytest.mark.slow, pytest.mark.assets]
+PAGE = ROOT / "docs" / "serve.md"
 
 
 def free_port() -> int:
@@ -32,7 +34,9 @@ def environment(gpt2: Backbone, tmp_path: Path) -> dict[str, str]:
     return os.environ | own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{there}"}
 
 
-def test_the_lines_that_it_prints_are_answered(environment: dict[str, str]) -> None:
+@pytest.mark.slow
+@pytest.mark.assets
+def test_the_lines_that_make_serve_prints_are_answered(environment: dict[str, str]) -> None:
     with subprocess.Popen(
         [ROOT / "examples" / "serve.sh"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
@@ -59,3 +63,29 @@ def test_the_lines_that_it_prints_are_answered(environment: dict[str, str]) -> N
     assert names == ["acme/movies", "acme/products", "bolt/domains", "bolt/tweets"]
     for who in ("acme", "bolt"):
         assert (Path(environment["OUT"]) / f"{who}.key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_what_the_page_tells_to_type_is_answered(gpt2: Backbone, environment: dict[str, str], tmp_path: Path) -> None:
+    """One shell types all of it, but for the line that installs; the server goes on beside the lines after it."""
+    store = AdapterStore(tmp_path / "adapters")
+    for number in range(1, 6):
+        adapter(gpt2, "lora", {"r": 2}, seed=number).save(tmp_path / str(number))
+        store.publish(tmp_path / str(number), "acme/urgent" if number == 5 else "acme/reviews", message="made up")
+    store.alias("acme/reviews@2", "production")
+    port = environment["PORT"]
+    ready = f"until curl -sf http://127.0.0.1:{port}/health/ready > ready; do sleep 0.2; kill -0 $!; done"
+    typed = ["set -euo pipefail", "trap 'kill $(jobs -p)' EXIT"]
+    for line in "".join(blocks(PAGE, "sh")).splitlines():
+        if line.startswith("pip "):
+            continue  # it is installed here
+        line = line.replace("8000", port).replace("--backbone embedded", f"--backbone {gpt2.address}")
+        typed += [f"{line} > said 2> log &", ready] if line.startswith("afina serve") else [line]
+    assert any("/health/ready" in line for line in typed)
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(typed)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-2000:])
+    assert json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
+    assert '{"name":"acme/reviews","alias":"production","from":2,"to":3}' in done.stdout
+    assert len(re.findall(r"[\"']label[\"']", done.stdout)) >= 9

@@ -66,7 +66,7 @@ class World(Executor):
             "zero-shot": int(1.2 * GIB),
         }
         self.gpu: int | None = None
-        for name in ("head", "last", "adapter"):  # these have tests of their own
+        for name in ("head", "ia3", "last", "adapter"):  # these have tests of their own
             monkeypatch.setattr(METHODS[name], "practical", False)
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
@@ -273,6 +273,21 @@ def test_what_a_training_took_corrects_what_the_next_of_its_method_is_thought_to
     made = world.choose(tmp_path / "out", 12)
     assert made.seconds <= 12 * 60
     assert all(one.why != "overrun" for one in made.dropped.values())
+
+
+def test_after_a_measurement_on_a_busy_machine_trainings_are_made_longer_once(world: World, tmp_path: Path) -> None:
+    world.step = dict.fromkeys(world.step, 8.0)
+    world.slower = 0.2
+    made = world.choose(tmp_path / "out", 10)
+    first, *others = [run.training.max_steps or 0 for run in world.carried if run.data.selection]
+    assert others
+    assert {*others} == {others[0]}
+    assert others[0] >= trainings.FASTER * first
+    ours = [one for one in made.contenders if one.trained]
+    assert len(ours) == len(others)
+    assert {one.steps for one in ours if one.name != made.recommended} <= {others[0]}
+    left = {path.name for path in (tmp_path / "out" / "adapters").iterdir()}
+    assert left == {Path(one.adapter).name for one in made.contenders if one.adapter}
 
 
 def test_each_method_is_measured_once_and_only_when_its_turn_comes(

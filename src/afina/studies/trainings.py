@@ -36,6 +36,11 @@ SHARE, MOST = 0.2, 300
 AT_FIRST = 2_000
 """Training texts that are read before it is known how many there is time for."""
 
+FASTER = 1.5
+"""Where the first training shows that there is time for so many times its steps, all are made longer: a machine that
+was busy while the pace was measured would else cut every training short.
+"""
+
 EVALUATION_SHARE, FEWEST = 0.3, 100
 """Share of a training's time that scoring held-out texts may take, and how many are scored whatever it takes."""
 
@@ -109,6 +114,8 @@ class Trainings:
                     self.setting.watcher.says(str(error))
             if one.method in self.paces:
                 self._train(one, number, len(candidates))
+                if [*self.ended] == [one.name] and self._longer(self.results[one.name]):
+                    self._train(one, number, len(candidates))
         best = self.selected
         if best is not None:
             self._confirm(next(one for one in candidates if one.name == best))
@@ -158,6 +165,18 @@ class Trainings:
         bought = pace.steps(left / ROOM, scored)
         self.steps = min(epoch, bought if bought >= 1 else pace.steps(left, scored))
         self.used = min(there, math.ceil(max(1, self.steps) * BATCH + self.share * there))
+
+    def _longer(self, first: Result) -> bool:
+        """Decide the length anew by what the first training took. Whether it is longer; `first` is then undone."""
+        before = self.steps, self.used
+        self._set_length(self.paces[first.record.method])
+        if self.steps < FASTER * before[0]:
+            self.steps, self.used = before
+            return False
+        name = next(iter(self.ended))
+        del self.results[name], self.ended[name]
+        self._forget(first)
+        return True
 
     def _train(self, one: Candidate, number: int, total: int) -> None:
         pace, clock = self.paces[one.method], self.setting.clock
