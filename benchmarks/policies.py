@@ -132,8 +132,9 @@ def portfolio(known: Sequence[Recorded]) -> list[Setting]:
 def in_order(cell: Recorded, left: float, order: Sequence[Setting], stop: int | None = None) -> Kept | None:
     """Trainings of one length in turn while there is time for one, and of them the best by validation.
 
-    As `afina.studies.trainings` has it: a method's pace is measured before its first training, and the length is such
-    that there would be time for ROOM times the first. stop: so many without beating a floor end it.
+    As `afina.studies.trainings` has it: a method's pace is measured before its first training, the length is such that
+    there would be time for ROOM times the first, and time is kept to train on all texts again: the curves do not say
+    what that gains. stop: so many without beating a floor end it.
     """
     texts, kept, measured = cell.cut + HELD_OUT, [], set[str]()
     steps = 0
@@ -146,7 +147,7 @@ def in_order(cell: Recorded, left: float, order: Sequence[Setting], stop: int | 
             left -= cell.seconds(method, MEASURED, FEWEST)
         steps = steps or _length(cell, method, left, texts)
         takes = cell.seconds(method, steps, texts)
-        if steps < 1 or takes > left:
+        if steps < 1 or takes + _kept_back(cell, kept, method, steps, left) > left:
             continue
         left -= takes
         kept.append(cell.whole(setting, steps))
@@ -154,6 +155,15 @@ def in_order(cell: Recorded, left: float, order: Sequence[Setting], stop: int | 
         if stop and len(kept) >= stop and max(one.validation for one in kept) < floor:
             break
     return max(kept, key=lambda one: one.order, default=None)
+
+
+def _kept_back(cell: Recorded, kept: Sequence[Kept], method: str, steps: int, left: float) -> float:
+    """Seconds that training the selected one on all texts is to have; none where there are not so many."""
+    if not kept or steps < cell.cell.steps:
+        return 0.0
+    selected = max(kept, key=lambda one: one.order).setting[0]
+    now, then = (cell.seconds(each, steps / (1 - cell.cell.cut), HELD_OUT) for each in (selected, method))
+    return max(now, then) if now <= left else 0.0
 
 
 def _length(cell: Recorded, method: str, left: float, texts: int) -> int:

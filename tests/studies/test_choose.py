@@ -240,7 +240,7 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
     made = world.choose(tmp_path / "out", minutes)
     assert made.adapter is not None
     ours = [one for one in made.contenders if one.trained]
-    assert len(ours) >= 2
+    assert len(world.carried) >= 2  # another setting, or the selected one again
     # Much time is left over only where everything was trained, and the selected one on half of the texts.
     early = made.seconds < 0.5 * 60 * minutes
     assert not early or (len(ours) == len(portfolio.candidates(world.step)) and made.fewer is not None)
@@ -399,10 +399,14 @@ def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World, 
     assert labels == "Whether more labels would help was not measured, for want of time or texts."
 
 
-def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(world: World, tmp_path: Path) -> None:
-    world.step, world.needs["prelayer"] = dict.fromkeys(world.step, 1.0), 99 * GIB
-    made = world.choose(tmp_path / "out", 8)
-    assert {one.steps for one in made.contenders if one.trained and one.name != made.recommended} == {2 * 60}
+def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portfolio, "LEARNT", (("full", 1.0),))
+    world.step = dict.fromkeys(world.step, 1.0)
+    world.needs |= {"lora": 99 * GIB, "prelayer": 99 * GIB}
+    made = world.choose(tmp_path / "out", 7)
+    assert made.contender("full").steps == 2 * math.ceil(1_200 / 16)
     assert sentences(made)[3] == "More minutes would go 3 times through the texts, where each training went twice."
 
 
@@ -450,7 +454,7 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
             self.changes.append(results)
 
     scribe = Scribe()
-    results = world.recommend(tmp_path / "out", watcher=scribe, command=["afina", "choose"])
+    results = world.recommend(tmp_path / "out", 60, watcher=scribe, command=["afina", "choose"])
     made = results.recommendation
     assert made is not None
     trained = [one.name for one in made.contenders if one.trained]

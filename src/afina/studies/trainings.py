@@ -1,8 +1,8 @@
 """Trainings: candidates trained one after the other under a time limit, each whole, and of them one to select.
 
 What a step costs is measured before a method's first training and learnt from it. All trainings are of one length, for
-which the time is looked at once; what is left of it in the end trains the selected one again, on what was set aside to
-select by too, and once more on half of the texts, to see what labels are worth.
+which the time is looked at once; enough of it is kept to train the selected one again, on what was set aside to select
+by too, and what is left then trains it once more on half of the texts, to see what labels are worth.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from afina.studies.result import Result
 from afina.studies.run import Run
 from afina.studies.setting import BATCH, Setting, reason
 
-AT_LEAST, ROOM = 2, 2.6
-"""So many trainings there is to be time for: where it is short, by fewer epochs, then by fewer texts. Another method
-may be slower than the first and is measured before, so the time is to be so many times what the first one takes.
+AT_LEAST, ROOM = 2, 2.3
+"""So many trainings there is to be time for: where it is short, by fewer epochs, then by fewer texts. The second is of
+what was selected, on all texts, and so of more steps; where there are more texts than time, of another setting.
 """
 
 SHARE, MOST = 0.2, 300
@@ -181,7 +181,8 @@ class Trainings:
     def _train(self, one: Candidate, number: int, total: int) -> None:
         pace, clock = self.paces[one.method], self.setting.clock
         scored = self.texts + math.ceil(self.share * self.used)
-        if self.steps < 1 or clock.left <= 0 or pace.seconds(self.steps, scored) > clock.left:
+        needed = pace.seconds(self.steps, scored) + self._kept_back(one)
+        if self.steps < 1 or clock.left <= 0 or needed > clock.left:
             self.dropped[one.name] = Dropped(why="train")
             return
         run = self._run(one, self.steps, self.used, selection=self.share)
@@ -191,26 +192,45 @@ class Trainings:
             self.results[one.name], self.ended[one.name] = made, clock.spent
             self.paces[one.method] = Pace.of_run(made.record, meter.now() - began)
 
+    def _kept_back(self, one: Candidate) -> float:
+        """Seconds that training the selected one again is to have, be that this candidate or what is selected now;
+        none where there is no time for that in any case.
+        """
+        selected, there = self.selected, len(self.setting.task.train)
+        if selected is None or self.used < there:
+            return 0.0
+        steps = self._epochs * math.ceil(there / BATCH)
+        now, then = (
+            self.paces[method].seconds(steps, self.texts)
+            for method in (self.results[selected].record.method, one.method)
+        )
+        return max(now, then) if now <= self.setting.clock.left else 0.0
+
+    @property
+    def _epochs(self) -> int:
+        """Of trainings on all texts."""
+        there = len(self.setting.task.train)
+        return max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
+
     def _confirm(self, one: Candidate) -> None:
         """Train the selected one on all texts, then on half of them, as far as there is time."""
         there = len(self.setting.task.train)
         if self.used < there:
             return  # there are more texts than time: neither would say anything
-        epochs = max(1, round(self.steps / math.ceil(there * (1 - self.share) / BATCH)))
-        self.again = self._once_more(one, epochs, there)
+        self.again = self._once_more(one, there)
         if self.again is None:
             return
         self._forget(self.results[one.name])  # its adapter has no use any more, and may take gigabytes
         if there >= 2 * BATCH:
-            self.half = self._once_more(one, epochs, there // 2)
+            self.half = self._once_more(one, there // 2)
             if self.half:
                 self._forget(self.half)
 
     def _forget(self, result: Result) -> None:
         self.held.forget(result.record, PurePosixPath(result.record.adapter).name)
 
-    def _once_more(self, one: Candidate, epochs: int, examples: int) -> Result | None:
-        steps = epochs * math.ceil(examples / BATCH)
+    def _once_more(self, one: Candidate, examples: int) -> Result | None:
+        steps = self._epochs * math.ceil(examples / BATCH)
         if self.paces[one.method].seconds(steps, self.texts) > self.setting.clock.left:
             return None
         return self._execute(self._run(one, steps, examples), 1, 1, self.setting.clock.end, noted=False)
