@@ -57,7 +57,7 @@ def test_the_lines_that_make_serve_prints_are_answered(environment: dict[str, st
             server.terminate()
     movies, tasks, domains = answers
     assert {one["label"] for one in movies} == {"negative", "positive"}
-    assert [one["model"] for one in tasks["results"]] == ["acme/products@1", "acme/movies@1"]
+    assert [one["model"] for one in tasks["results"]] == ["acme/products", "acme/movies"]
     assert {one["label"] for one in domains["data"]} <= {"movies", "products", "tweets"}
     names = [one.name for one in AdapterStore(f"{environment['OUT']}/store").list()]
     assert names == ["acme/movies", "acme/products", "bolt/domains", "bolt/tweets"]

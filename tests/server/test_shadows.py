@@ -280,14 +280,14 @@ def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served:
     offered = []
     submit = Batching.submit
 
-    def full(client: str, works: Any, tokens: Any, timeout: float) -> Any:
+    def full(client: str, works: Any, tokens: Any, timeout: float, **more: Any) -> Any:
         offered.append(sum(tokens))
         line = served.core.batching._line
         bound, line.bound = line.bound, sum(asked.tokens)
         line._tokens[client] = 1  # as if something of it waited, so that its share counts
         try:
             line.bound += 1
-            return submit(served.core.batching, client, works, tokens, timeout)
+            return submit(served.core.batching, client, works, tokens, timeout, **more)
         finally:
             line.bound = bound
 

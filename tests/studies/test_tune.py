@@ -115,7 +115,9 @@ def test_the_cut_comes_from_the_training_split_alone_and_keeps_duplicates_togeth
 
 def test_a_cut_that_leaves_nothing_is_told(tmp_path: Path) -> None:
     source = str(write_csv(tmp_path / "few.csv", [(text, str(label)) for text, label in sentences(12)]))
-    with pytest.raises(InvalidData, match=r"cutting a validation split of 1e-06 from \d+ training examples left one"):
+    with pytest.raises(
+        InvalidData, match=r"cutting a share of 1e-06 for validation from \d+ training examples left one"
+    ):
         Task.load(source, validation=1e-6)
 
 

@@ -118,9 +118,9 @@ class Task(Shown):
         held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
             found = replace(found, ceiling={})
-        shares = {"evaluation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
+        shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
         train, aside = rows.cuts(train, {name: share for name, share in shares.items() if share is not None})
-        held_out = aside.get("evaluation", held_out)
+        held_out = aside.get("validation", held_out)
         _check_varied(address, found, train)
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)
         return cls(
