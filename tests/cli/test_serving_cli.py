@@ -98,7 +98,10 @@ def test_it_answers_hugging_faces_client_and_ends_when_it_is_told_to(server: Ser
 def test_its_lines_are_json_whatever_it_is_asked_and_however_it_ends(server: Server) -> None:
     """Traces that nobody takes are no exception."""
     host, port = server.url.removeprefix("http://").split(":")
-    for sent in (b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: soup\r\n\r\n"):
+    for sent in (
+        b"no request\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: soup\r\n\r\n",
+    ):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(sent)
             assert connection.recv(100).startswith(b"HTTP/1.1 4")
