@@ -58,7 +58,7 @@ def test_the_lines_that_make_serve_prints_are_answered(environment: dict[str, st
     movies, tasks, domains = answers
     assert {one["label"] for one in movies} == {"negative", "positive"}
     assert [one["model"] for one in tasks["results"]] == ["acme/products", "acme/movies"]
-    assert {one["label"] for one in domains["data"]} <= {"movies", "products", "tweets"}
+    assert {one["label"] for one in domains["data"]} <= {"editorials", "movies", "products", "tweets"}
     names = [one.name for one in AdapterStore(f"{environment['OUT']}/store").list()]
     assert names == ["acme/movies", "acme/products", "bolt/domains", "bolt/tweets"]
     for who in ("acme", "bolt"):
