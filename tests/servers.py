@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,3 +140,13 @@ def _running(core: Core) -> Iterator[str]:
         made.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+def within(seconds: float, is_so: Callable[[], bool]) -> bool:
+    """Whether it becomes so in that time."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        if is_so():
+            return True
+        time.sleep(0.01)
+    return False

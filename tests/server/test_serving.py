@@ -22,7 +22,7 @@ from afina.server.http.desk import Desk
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
 from crowd import adapter
-from servers import probed, serving
+from servers import probed, serving, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@production"}
 
@@ -31,15 +31,6 @@ def version(served: Any, model: str = "acme/reviews@production") -> str:
     response = served.post("/predict", {**BODY, "model": model})
     assert response.status_code == 200, response.text
     return str(json.loads(response.headers["afina-receipt"])["version"])
-
-
-def within(seconds: float, is_so: Any) -> bool:
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        if is_so():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def figure(served: Any, name: str) -> float:

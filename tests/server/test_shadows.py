@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from afina.server.core import Core
 from afina.server.shadows import LATE, UNSERVABLE
 from afina.store.names import Reference
 from crowd import adapter
-from servers import PRICE, Served, probed
+from servers import PRICE, Served, probed, within
 
 PRODUCTION = "acme/reviews@production"
 TEXTS = [f"the {noun} was {word}." for noun in ("soup", "road", "sky", "film") for word in ("bright", "late", "bad")]
@@ -36,15 +35,6 @@ def told(served: Served, name: str = "acme/reviews") -> Any:
     response = served.get(f"/shadows/{name}", "acme-publish")
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def within(seconds: float, is_so: Callable[[], bool]) -> bool:
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        if is_so():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def in_state(served: Served, state: str) -> bool:
