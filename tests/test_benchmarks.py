@@ -378,5 +378,5 @@ def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: 
     assert done.returncode == 0, done.stderr
     found = last_line(done.stdout)
     assert set(found) == {"recommended", "accuracy", "minutes", "whole", "untrained", "regret"}
-    assert set(found["whole"]) == {"head", "full", "lora", "prelayer"}
+    assert set(found["whole"]) == {"head", "full", "ia3", "lora", "prelayer"}
     assert found["regret"] == pytest.approx(max(found["whole"].values()) - found["accuracy"], abs=1e-3)

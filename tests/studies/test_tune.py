@@ -325,6 +325,7 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
 ) -> None:
     from afina.studies.trial import try_out
 
+    before = psutil.Process().children()  # another test of this process may have left some
     run = tuning.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, tuning.Tune())
     here = list(try_out(run, (0.25, 1.0)))
     there: list[Score] = []
@@ -336,7 +337,7 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
     assert LocalExecutor().try_out(run, (0.25, 1.0), None, goes_on, lambda progress: None) == here[-1]
     assert there == here
     assert LocalExecutor().try_out(run, (0.25, 1.0), None, lambda score: False, lambda progress: None) == here[0]
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= set(before)
     assert not list(tmp_path.iterdir())
 
 
