@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch is imported by the fixtures that need it, so that the
     from afina import Backbone
     from command import Command
     from fakes import Backbones, Runs
+    from services import S3, Postgres
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -111,6 +112,38 @@ def afina(
 def trained(runs: Runs) -> Path:
     """The directory of a LoRA adapter of the tiny GPT-2, trained on `toy`. Copy it before you change it."""
     return runs.adapter("gpt2", "lora")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of these tests' own: `postgres.database()` is the URL of a new and empty database."""
+    from services import Postgres, postgres_programs
+
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    running = Postgres(programs)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def _s3() -> Iterator[S3]:
+    from services import S3, moto_is_there
+
+    if not moto_is_there():
+        pytest.skip("moto is not installed (pip install 'moto[server]')")
+    running = S3()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def s3(_s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """An S3 of these tests' own, in the environment: `s3.bucket()` is an address in a new bucket."""
+    for name, value in _s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return _s3
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from afina.server.running import server
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
 from afina.store.keys import SCOPES
+from command import PROGRAM
 
 TAGS = {"labels": ("loud", "late", "rude"), "objective": {"kind": "labels"}}
 PRICE = {"labels": ("price",), "objective": {"kind": "number", "mean": 10.0, "scale": 2.0}}
@@ -140,6 +143,23 @@ def _running(core: Core) -> Iterator[str]:
         made.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@contextmanager
+def started(backbone: Backbone, *, limit: int | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`afina serve` as a process, on the store of the environment, and its URL. limit: of files that it may open."""
+    command = [*PROGRAM, "serve", "--backbone", backbone.address, "--port", "0"]
+    if limit is not None:
+        command = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            said = process.stdout.readline()
+            found = re.fullmatch(r"serving \S+ on (http://127.0.0.1:\d+)\n", said)
+            assert found, said
+            yield process, found[1]
+        finally:
+            process.kill()
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
 from services import S3, DidNotStart, Postgres, Service
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -20,8 +18,9 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from afina import AdapterStore, Backbone, Predictor
 from afina.server.receipt import Receipt
-from command import PROGRAM, Command
+from command import Command
 from crowd import adapter
+from servers import started
 
 TEXT = "the soup was bright."
 
@@ -48,19 +47,9 @@ def server(
     store = AdapterStore()
     store.publish(tmp_path / "adapter", "acme/reviews", message="first")
     secret = store.create_key("acme", ["predict"]).secret
-    command = [*PROGRAM, "serve", "--backbone", gpt2.address, "--port", "0"]
-    if files is not None:
-        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        said = process.stdout.readline()
-        found = re.fullmatch(rf"serving {re.escape(os.environ['AFINA_STORE'])} on (http://127.0.0.1:\d+)\n", said)
-        try:
-            assert found, said
-            (answer,) = Predictor.of(made, gpt2)([TEXT])
-            yield Server(process, found[1], secret, answer)
-        finally:
-            process.kill()
+    with started(gpt2, limit=files) as (process, url):
+        (answer,) = Predictor.of(made, gpt2)([TEXT])
+        yield Server(process, url, secret, answer)
 
 
 @pytest.mark.slow

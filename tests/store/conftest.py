@@ -1,4 +1,4 @@
-"""Services that stores are kept in, each started once for all tests of a worker."""
+"""Stores, what stands between them and their bucket, and processes that use them."""
 
 from __future__ import annotations
 
@@ -8,38 +8,10 @@ from pathlib import Path
 import pytest
 from processes import Crew
 from proxy import Proxy
-from services import S3, Postgres, moto_is_there, postgres_programs
 
 from afina.store.adapter_store import AdapterStore
+from services import S3
 from stores import adapter
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL of these tests' own: `postgres.database()` is the URL of a new and empty database."""
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
-    running = Postgres(programs)
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="session")
-def _s3() -> Iterator[S3]:
-    if not moto_is_there():
-        pytest.skip("moto is not installed (pip install 'moto[server]')")
-    running = S3()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def s3(_s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    """An S3 of these tests' own, in the environment: `s3.bucket()` is an address in a new bucket."""
-    for name, value in _s3.environment.items():
-        monkeypatch.setenv(name, value)
-    return _s3
 
 
 @pytest.fixture

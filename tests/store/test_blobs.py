@@ -18,12 +18,12 @@ import pytest
 from processes import Crew
 from proxy import Proxy
 from putting import content, place_of, put, put_again_and_again, put_and_remove, put_many, verify
-from services import S3
 
 from afina import atomic
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound
 from afina.store.blobs.blobs import Blobs, LocalBlobs, below
 from afina.store.blobs.remote import PART, RemoteBlobs, open_blobs
+from services import S3
 
 SECRET = "invented-secret"
 TIMEOUT_S = 1.0

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from proxy import Proxy
-from services import S3
 
 from afina.errors import NotFound
 from afina.store.adapter_store import AdapterStore
 from afina.store.blobs.remote import RemoteBlobs
+from services import S3
 
 Make = Callable[..., Path]
 

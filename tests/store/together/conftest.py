@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from services import Postgres
 from storing import Adapters, invent
+
+from services import Postgres
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore

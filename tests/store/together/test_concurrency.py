@@ -10,7 +10,6 @@ import contending
 import pytest
 import storing
 from processes import Crew
-from services import S3, Postgres
 from storing import Adapters
 
 from afina.errors import Busy, NotFound
@@ -19,6 +18,7 @@ from afina.store.adapter_store import AdapterStore
 from afina.store.blobs.blobs import LocalBlobs
 from afina.store.database.database import Database
 from afina.store.database.tables import ALIASES, SAID
+from services import S3, Postgres
 
 MANY = 8
 

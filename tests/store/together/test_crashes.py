@@ -13,13 +13,13 @@ import sqlalchemy as sa
 import storing
 from lives import Life
 from processes import Crew
-from services import Postgres
 from storing import Adapters
 
 from afina.errors import Conflict, NotFound, Refused
 from afina.store import removing, steps
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import STORE
+from services import Postgres
 
 REACHED = {
     "init": [step for step in steps.STEPS if step.startswith("init:")],

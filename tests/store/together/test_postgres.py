@@ -13,13 +13,13 @@ from pathlib import Path
 import psycopg
 import pytest
 import storing
-from services import Postgres, free_port
 from storing import Adapters
 
 from afina.errors import AfinaError, Busy, CannotWrite, InvalidName, NotFound, Refused
 from afina.store import steps
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.database import Database
+from services import Postgres, free_port
 
 
 @pytest.fixture
