@@ -1,8 +1,10 @@
 """Prediction beside what people use today: texts in, labels out, tokenising included.
 
+    python benchmarks/predict.py --onnx VENV/bin/python
+
 The arms, a process each, take turns on the same texts, a random sample of the evaluation split with its mean of real
 tokens; an arm's time is the median of its turns. All have the same weights, and their labels are compared. The last
-line of the output is one JSON object.
+line of the output is one JSON object. `--onnx` names an interpreter that has optimum-onnx and ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -11,7 +13,11 @@ import argparse
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -29,6 +35,7 @@ from afina.data.tokenize import encode
 from afina.inference import predictor
 from afina.models.classifier import Classifier
 from arm import CPU, LENGTH, SEED
+from elsewhere import Elsewhere
 from sample import choose
 
 DATA = "../shared/data"
@@ -41,8 +48,20 @@ ARMS = {
     "D": "afina.inference.predictor, fp32 as shipped",
     "D-bf16": "the same, --dtype bfloat16",
 }
+ONNX = {
+    "onnx": "the same model in ONNX Runtime, fp32, padded batches in the given order",
+    "onnx-sorted": "the same, sorted by length",
+    "onnx-int8": "the given order, products in int8 (dynamic quantisation)",
+    "onnx-int8-sorted": "the same, sorted by length",
+}
 LOWERED = "-bf16"
 """Ends the names of arms in bfloat16."""
+
+Answer = Callable[[list[str]], list[int]]
+"""Texts to labels."""
+
+Turn = Callable[[], tuple[float, list[int]]]
+"""An arm predicts the texts once: seconds, and labels."""
 
 
 def padded(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int, sort: bool) -> list[int]:
@@ -59,8 +78,17 @@ def padded(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
     return labels
 
 
-def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callable[[list[str]], list[int]]:
-    """The arm of that name: texts to labels. All have the same weights."""
+def reference(classifier: Classifier, backbone: Backbone, label_names: Sequence[str]) -> Any:
+    """transformers' own model with the same weights."""
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        backbone.path, num_labels=len(label_names), pad_token_id=backbone.tokenizer.pad_token_id, dtype=torch.float32
+    ).eval()
+    plain.load_state_dict(classifier.model.state_dict())
+    return plain
+
+
+def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Answer:
+    """The arm of that name. All have the same weights."""
     classifier = Classifier.open(backbone, label_names, SEED)
     tokenizer, longest = backbone.tokenizer, min(LENGTH, backbone.longest)
     dtype = torch.bfloat16 if name.endswith(LOWERED) else torch.float32
@@ -73,11 +101,7 @@ def prepare(name: str, backbone: Backbone, label_names: Sequence[str]) -> Callab
             return [int(label) for label in found]
 
         return ours
-    plain = AutoModelForSequenceClassification.from_pretrained(
-        backbone.path, num_labels=len(label_names), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
-    ).eval()
-    plain.load_state_dict(classifier.model.state_dict())
-    plain.to(dtype)
+    plain = reference(classifier, backbone, label_names).to(dtype)
     if name != "pipeline":
         return lambda texts: padded(plain, tokenizer, texts, longest, sort=name.startswith("sorted"))
     pipe = pipeline("text-classification", model=plain, tokenizer=tokenizer, batch_size=BATCH_SIZE, device=CPU)
@@ -101,6 +125,47 @@ def serve(turns: Connection, name: str, address: str, label_names: Sequence[str]
         turns.send((meter.now() - start, labels))
 
 
+@contextmanager
+def here(name: str, address: str, label_names: Sequence[str], texts: list[str]) -> Iterator[Turn]:
+    """An arm in a process of this interpreter."""
+    spawn = multiprocessing.get_context("spawn")
+    turns, theirs = spawn.Pipe()
+    spawn.Process(target=serve, args=(theirs, name, address, label_names, texts), daemon=True).start()
+    theirs.close()
+    turns.recv()
+
+    def turn() -> tuple[float, list[int]]:
+        turns.send(True)
+        answer: tuple[float, list[int]] = turns.recv()
+        return answer
+
+    yield turn
+    turns.send(False)
+
+
+@contextmanager
+def onnx(python: str, address: str, label_names: Sequence[str], texts: list[str]) -> Iterator[dict[str, Turn]]:
+    """ONNX Runtime's arms, those of one precision in one process."""
+    backbone = Backbone.load(address)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        reference(Classifier.open(backbone, label_names, SEED), backbone, label_names).save_pretrained(scratch)
+        backbone.tokenizer.save_pretrained(scratch)
+        turns: dict[str, Turn] = {}
+        for kind in ("fp32", "int8"):
+            arm = Elsewhere(python, "onnx_arm.py", scratch, kind, str(BATCH_SIZE), str(min(LENGTH, backbone.longest)))
+            stack.callback(arm.close)
+            for name in ONNX:
+                if ("int8" in name) == (kind == "int8"):
+                    turns[name] = partial(told, arm, {"texts": texts, "sort": name.endswith("sorted")})
+        yield turns
+
+
+def told(arm: Elsewhere, asked: dict[str, Any]) -> tuple[float, list[int]]:
+    """A turn of it."""
+    answer = arm(asked)
+    return answer["seconds"], answer["labels"]
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Prediction speed beside transformers' pipeline and padded batches.")
@@ -108,6 +173,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="how often each arm predicts them")
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
     parser.add_argument("--task", default=f"{DATA}/sst2")
+    parser.add_argument("--onnx", metavar="PYTHON", help="an interpreter that has optimum-onnx and ONNX Runtime")
     parser.add_argument("--markdown", type=Path, help="write the table and the machine to this file")
     options = parser.parse_args()
     if min(options.texts, options.repeats) < 1:
@@ -115,27 +181,21 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def measure(arms: Sequence[str], texts: list[str], label_names: Sequence[str], options: argparse.Namespace) -> Any:
+def measure(texts: list[str], label_names: Sequence[str], options: argparse.Namespace) -> Any:
     """By arm: seconds of each turn, and labels int [N]."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    seconds: dict[str, list[float]] = defaultdict(list)
     labels: dict[str, np.ndarray] = {}
-    spawn = multiprocessing.get_context("spawn")
-    turns = {}
-    for name in arms:
-        turns[name], theirs = spawn.Pipe()
-        arguments = (theirs, name, options.backbone, label_names, texts)
-        spawn.Process(target=serve, args=arguments, daemon=True).start()
-        theirs.close()
-        turns[name].recv()
-    for repeat in range(options.repeats):
-        for name, turn in turns.items():
-            turn.send(True)
-            spent, found = turn.recv()
-            labels[name] = np.array(found)
-            seconds[name].append(spent)
-            print(f"{repeat + 1} of {options.repeats}: {name} {spent:.2f} s", file=sys.stderr, flush=True)
-    for turn in turns.values():
-        turn.send(False)
+    with ExitStack() as stack:
+        common = (options.backbone, label_names, texts)
+        turns = {name: stack.enter_context(here(name, *common)) for name in ARMS}
+        if options.onnx:
+            turns |= stack.enter_context(onnx(options.onnx, *common))
+        for repeat in range(options.repeats):
+            for name, turn in turns.items():
+                spent, found = turn()
+                labels[name] = np.array(found)
+                seconds[name].append(spent)
+                print(f"{repeat + 1} of {options.repeats}: {name} {spent:.2f} s", file=sys.stderr, flush=True)
     return seconds, labels
 
 
@@ -152,6 +212,7 @@ def summary(seconds: dict[str, list[float]], labels: dict[str, np.ndarray], toke
         }
     quotients = [("D", other) for other in ("pipeline", "padded", "sorted")]
     quotients += [("D-bf16", other) for other in ("pipeline", "padded", "sorted", "sorted-bf16", "D")]
+    quotients += [(ours, other) for ours in ("D", "D-bf16") for other in ONNX if other in result]
     for ours, other in quotients:
         result[f"{ours}/{other}"] = result[ours]["tokens_per_second"] / result[other]["tokens_per_second"]
     return result
@@ -186,8 +247,7 @@ def main() -> None:
     lengths = encode(backbone.tokenizer, every, max_length=min(LENGTH, backbone.longest)).lengths
     chosen = choose(lengths, float(lengths.mean()), options.texts, SEED)
     texts, tokens = [every[index] for index in chosen], int(lengths[chosen].sum())
-    arms = list(ARMS)
-    seconds, labels = measure(arms, texts, task.label_names, options)
+    seconds, labels = measure(texts, task.label_names, options)
     result = summary(seconds, labels, tokens)
     report = "\n".join(
         [
@@ -195,9 +255,9 @@ def main() -> None:
             f"- backbone `{options.backbone}`, task `{Path(options.task).name}`: {len(texts)} of {len(every)} "
             f"evaluation texts, {tokens:,} tokens, predicted {options.repeats} times",
             "",
-            *(f"- {name}: {ARMS[name]}" for name in arms),
+            *(f"- {name}: {(ARMS | ONNX)[name]}" for name in seconds),
             "",
-            tabled(arms, result),
+            tabled([*seconds], result),
             "",
         ]
     )

@@ -26,6 +26,7 @@ import torch
 import machine
 from afina import Adapter, AdapterStore, digest
 from afina.models.manifest import Manifest
+from elsewhere import Elsewhere
 
 NAME = "acme/reviews"
 LAYERS, WIDTH, RANK = 12, 768, 4
@@ -79,39 +80,12 @@ def command(url: Path, arguments: list[str], times: int = 7) -> float:
     )
 
 
-class Registry:
-    """MLflow, in a process of an environment of its own, which is told a line at a time what to do."""
-
-    def __init__(self, python: str, root: Path) -> None:
-        script = Path(__file__).with_name("mlflow_arm.py")
-        self._command = [python, str(script), str(root)]
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.version = self._answer()["version"]
-
-    def __call__(self, *words: str) -> dict[str, Any]:
-        """What it answers to a line."""
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(words) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def listing(self, times: int = 3) -> float:
-        """Median seconds of a fresh process that lists."""
-        once = [*self._command, "list"]
-        return statistics.median(
-            seconds(lambda: subprocess.run(once, check=True, capture_output=True)) for _ in range(times)
-        )
-
-    def close(self) -> None:
-        """End it."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(60)
+def listing(command: list[str], times: int = 3) -> float:
+    """Median seconds of a fresh process of MLflow that lists."""
+    once = [*command, "list"]
+    return statistics.median(
+        seconds(lambda: subprocess.run(once, check=True, capture_output=True)) for _ in range(times)
+    )
 
 
 def publish_share(url: str, paths: list[Path], name: str) -> list[int]:
@@ -139,15 +113,15 @@ def measure(root: Path, versions: int, many: int, mlflow: str | None) -> dict[st
     """All figures, in seconds and bytes."""
     url = root / "store"
     store = AdapterStore(url)
-    registry = Registry(mlflow, root / "mlflow") if mlflow else None
+    registry = Elsewhere(mlflow, "mlflow_arm.py", str(root / "mlflow")) if mlflow else None
     times: dict[str, list[float]] = {"publish": [], "mlflow publish": []}
     for seed in range(versions):
         path = adapter(root / "adapters" / str(seed), seed)
         if seed % 2 and registry:
-            times["mlflow publish"].append(registry("publish", str(path))["seconds"])
+            times["mlflow publish"].append(registry(["publish", str(path)])["seconds"])
         times["publish"].append(seconds(lambda path=path: store.publish(path, NAME, message="benchmark")))
         if not seed % 2 and registry:
-            times["mlflow publish"].append(registry("publish", str(path))["seconds"])
+            times["mlflow publish"].append(registry(["publish", str(path)])["seconds"])
     store.alias(f"{NAME}@1", "production")
     found: dict[str, Any] = {key: statistics.median(value) for key, value in times.items() if value}
     found["publish, 95th percentile"] = statistics.quantiles(times["publish"], n=20)[-1]
@@ -156,11 +130,11 @@ def measure(root: Path, versions: int, many: int, mlflow: str | None) -> dict[st
     found["bytes"], found["versions"] = size(url), versions
     found["verify"] = seconds(store.verify)
     if registry:
-        found["mlflow version"] = registry.version
-        registry("alias")
-        found["mlflow get by alias"] = statistics.median(registry("get")["seconds"] for _ in range(20))
+        found["mlflow version"] = registry.hello["version"]
+        registry(["alias"])
+        found["mlflow get by alias"] = statistics.median(registry(["get"])["seconds"] for _ in range(20))
         registry.close()
-        found["mlflow list"], found["mlflow bytes"] = registry.listing(), size(root / "mlflow")
+        found["mlflow list"], found["mlflow bytes"] = listing(registry.command), size(root / "mlflow")
     found["together"], numbers = together(url, [root / "adapters" / str(seed) for seed in range(min(100, versions))])
     found["together, complete"] = numbers == list(range(1, len(numbers) + 1))
     small = root / "many"
