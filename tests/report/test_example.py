@@ -1,7 +1,8 @@
-"""docs/example-report: a study's output without its adapters, held to what its records and predictions give."""
+"""Reports in docs/: a study's output without its adapters, held to what its records and predictions give."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,28 +13,35 @@ from afina.report.report import FILES, PAGE, Report
 from afina.studies.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "docs" / "example-report"
+RUNS = {"example-report": 15, "methods-report": 12}
+"""By directory, how many runs there are."""
+
+
+@pytest.fixture(scope="module", params=[*RUNS])
+def example(request: pytest.FixtureRequest) -> Path:
+    made: Path = ROOT / "docs" / request.param
+    return made
 
 
 @pytest.fixture(scope="module")
-def results() -> Results:
-    return Results.read(EXAMPLE)
+def results(example: Path) -> Results:
+    return Results.read(example)
 
 
-def test_the_example_report_is_what_its_records_give(results: Results) -> None:
+def test_a_report_is_what_its_records_give(results: Results, example: Path) -> None:
     made = Report.of(results, WITHHELD).files([name for name in FILES if name != PAGE])  # its plots are matplotlib's
     for name, text in made.items():
-        assert (EXAMPLE / name).read_text(encoding="utf-8") == text, f"write it anew: afina report {EXAMPLE.name}"
+        assert (example / name).read_text(encoding="utf-8") == text, f"write it anew: afina report docs/{example.name}"
 
 
-def test_the_example_report_is_whole_and_has_nothing_else(results: Results) -> None:
+def test_a_report_is_whole_and_has_nothing_else(results: Results, example: Path) -> None:
     predictions = {result.record.predictions for result in results.results}
-    found = {path.relative_to(EXAMPLE).as_posix() for path in EXAMPLE.rglob("*") if path.is_file()}
+    found = {path.relative_to(example).as_posix() for path in example.rglob("*") if path.is_file()}
     assert found == {*FILES, "records.jsonl", "study.json", "tuning.json", *predictions}
 
 
-def test_the_example_reports_figures_are_those_of_its_predictions(results: Results) -> None:
-    assert len(results.results) == 15
+def test_a_reports_figures_are_those_of_its_predictions(results: Results, example: Path) -> None:
+    assert len(results.results) == RUNS[example.name]
     for result in results.results:
         given = result.predictions
         found = result.objective.metrics(given.outputs, given.targets)
@@ -41,10 +49,18 @@ def test_the_example_reports_figures_are_those_of_its_predictions(results: Resul
         assert len(given.outputs) == result.record.examples
 
 
+def test_the_readme_says_of_all_methods_what_their_report_says() -> None:
+    said = (ROOT / "README.md").read_text(encoding="utf-8").split("`afina study methods` does")[1].split("\n\n")[0]
+    figures = re.findall(r"0\.\d{4}", said)
+    assert len(figures) == 5
+    report = (ROOT / "docs" / "methods-report" / "report.md").read_text(encoding="utf-8").split("## Verdicts")[0]
+    assert set(figures) == set(re.findall(r"0\.\d{4}", report)) - {"0.0437"}  # a share of the parameters
+
+
 @pytest.mark.assets
-def test_the_example_report_holds_no_sentence_of_the_data() -> None:
+def test_a_report_holds_no_sentence_of_the_data(example: Path) -> None:
     task = Task.load("snippets:movies")
-    kept = b"\n".join(path.read_bytes() for path in EXAMPLE.rglob("*") if path.is_file())
+    kept = b"\n".join(path.read_bytes() for path in example.rglob("*") if path.is_file())
     sentences = [text for split in (task.train, task.evaluation) for text in split.texts if len(text) > 25]
     assert len(sentences) > 5_000
     assert not [text for text in sentences if text.encode() in kept]
