@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from learning_curves import KEPT, cells, read
-from policies import POLICIES, Policy, Recorded, portfolio, recorded
+from policies import POLICIES, Policy, Recorded, learnt, recorded
 
 MINUTES = (5, 10, 30)
 PAGE = KEPT.parent / "choose.md"
@@ -100,9 +100,16 @@ def of_settings(there: Sequence[Recorded]) -> str:
 
 
 def tables(there: Sequence[Recorded], scale: float = 1.0) -> str:
-    """Of policies and of settings, and the order that all cells teach. scale: of the machine's speed."""
-    order = ", ".join(f"{method} at {rate:g}" for method, rate in portfolio(there))
-    return f"{of_policies(there, scale)}\n{of_settings(there)}\nThe order of whole runs, by all cells: {order}.\n"
+    """Of policies and of settings, and what all cells teach. scale: of the machine's speed."""
+    taught = learnt(there)
+    order = ", ".join(
+        f"{method} at {rate:g} ({100 * taught.ahead[method, rate]:+.1f})" for method, rate in taught.order
+    )
+    said = (
+        f"The order of whole runs, by all cells, and how many points each is ahead of the mean: {order}. That counts "
+        f"as {taught.counts:.0f} texts set aside."
+    )
+    return f"{of_policies(there, scale)}\n{of_settings(there)}\n{said}\n"
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,12 +30,16 @@ EARLY = 0.03
 
 @dataclass(frozen=True)
 class Kept:
-    """A trained model: what validation says, and which held-out answers are right, bool [HELD_OUT]."""
+    """A trained model: what validation says, and which held-out answers are right, bool [HELD_OUT].
+
+    whole  of a run of the full length
+    """
 
     setting: Setting
     validation: float
     loss: float
     right: np.ndarray
+    whole: bool = True
 
     @property
     def order(self) -> tuple[float, float]:
@@ -112,6 +116,66 @@ def asked(cell: Recorded) -> float:
     return FLOORS + cell.seconds("head", 0, HELD_OUT)
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What other cells teach.
+
+    order   settings, as each adds most to those before it
+    ahead   held-out accuracy of each at the full length, less the mean of all: a mean over cells
+    counts  texts of validation that tell as much as `ahead` does
+    """
+
+    order: Sequence[Setting]
+    ahead: Mapping[Setting, float]
+    counts: float
+
+    def standing(self, cell: Recorded) -> Standing:
+        """By validation and by what is expected, as `afina.studies.portfolio` weighs them."""
+
+        def stands(one: Kept) -> tuple[float, float]:
+            if not one.whole:
+                return one.order
+            weighed = cell.cut * one.validation + self.counts * self.ahead.get(one.setting, 0.0)
+            return weighed / (cell.cut + self.counts), -one.loss
+
+        return stands
+
+
+Standing = Callable[[Kept], tuple[float, float]]
+"""What trainings are ranked by; greater is better."""
+
+
+def by_validation(one: Kept) -> tuple[float, float]:
+    """Alone."""
+    return one.order
+
+
+def learnt(known: Sequence[Recorded]) -> Learnt:
+    """From cells."""
+    there = [setting for setting in known[0].settings if all(setting in each.ends for each in known)]
+    right = np.array([[cell.ends[one].right for one in there] for cell in known], float)
+    accuracy = right.mean(axis=2)
+    ahead = accuracy - accuracy.mean(axis=1, keepdims=True)
+    return Learnt(portfolio(known), dict(zip(there, ahead.mean(axis=0), strict=True)), _counts(right, ahead))
+
+
+MOST_COUNTS = 1000.0
+"""Where cells differ by no more than chance."""
+
+
+def _counts(right: np.ndarray, ahead: np.ndarray) -> float:
+    """The variance of a setting's answer on a text, beside other settings and texts, by the variance between cells of
+    how far it is ahead, chance taken off: what an analysis of variance of two ways says.
+
+    right  [C, S, N];  ahead  [C, S]
+    """
+    cells, settings, texts = right.shape
+    rest = right - right.mean(1, keepdims=True) - right.mean(2, keepdims=True) + right.mean((1, 2), keepdims=True)
+    of_a_text = float((rest**2).sum()) / (cells * (settings - 1) * (texts - 1))
+    between = float(((ahead - ahead.mean(axis=0)) ** 2).sum()) / max(1, (cells - 1) * (settings - 1))
+    return min(MOST_COUNTS, of_a_text / max(between - of_a_text / texts, 1e-9))
+
+
 def portfolio(known: Sequence[Recorded]) -> list[Setting]:
     """Settings in the order in which each adds most to those before it, over cells: greedy, where of several that were
     trained the best by validation is kept.
@@ -120,7 +184,7 @@ def portfolio(known: Sequence[Recorded]) -> list[Setting]:
     there = [setting for setting in known[0].settings if all(setting in each.ends for each in known)]
 
     def gained(settings: Sequence[Setting]) -> tuple[float, float]:
-        kept = [max((each.ends[one] for one in settings), key=lambda one: one.order) for each in known]
+        kept = [max((each.ends[one] for one in settings), key=by_validation) for each in known]
         return float(np.mean([one.right.mean() for one in kept])), float(np.mean([one.validation for one in kept]))
 
     while len(order) < len(there):
@@ -129,8 +193,15 @@ def portfolio(known: Sequence[Recorded]) -> list[Setting]:
     return order
 
 
-def in_order(cell: Recorded, left: float, order: Sequence[Setting], stop: int | None = None) -> Kept | None:
-    """Trainings of one length in turn while there is time for one, and of them the best by validation.
+def in_order(
+    cell: Recorded,
+    left: float,
+    order: Sequence[Setting],
+    *,
+    standing: Standing = by_validation,
+    stop: int | None = None,
+) -> Kept | None:
+    """Trainings of one length in turn while there is time for one, and of them the best.
 
     As `afina.studies.trainings` has it: a method's pace is measured before its first training, the length is such that
     there would be time for ROOM times the first, and time is kept to train on all texts again: the curves do not say
@@ -147,22 +218,22 @@ def in_order(cell: Recorded, left: float, order: Sequence[Setting], stop: int | 
             left -= cell.seconds(method, MEASURED, FEWEST)
         steps = steps or _length(cell, method, left, texts)
         takes = cell.seconds(method, steps, texts)
-        if steps < 1 or takes + _kept_back(cell, kept, method, steps, left) > left:
+        selected = max(kept, key=standing, default=None)
+        if steps < 1 or takes + _kept_back(cell, selected, method, steps, left) > left:
             continue
         left -= takes
         kept.append(cell.whole(setting, steps))
         floor = max(one.mean() for one in cell.untrained.values())
         if stop and len(kept) >= stop and max(one.validation for one in kept) < floor:
             break
-    return max(kept, key=lambda one: one.order, default=None)
+    return max(kept, key=standing, default=None)
 
 
-def _kept_back(cell: Recorded, kept: Sequence[Kept], method: str, steps: int, left: float) -> float:
+def _kept_back(cell: Recorded, selected: Kept | None, method: str, steps: int, left: float) -> float:
     """Seconds that training the selected one on all texts is to have; none where there are not so many."""
-    if not kept or steps < cell.cell.steps:
+    if selected is None or steps < cell.cell.steps:
         return 0.0
-    selected = max(kept, key=lambda one: one.order).setting[0]
-    now, then = (cell.seconds(each, steps / (1 - cell.cell.cut), HELD_OUT) for each in (selected, method))
+    now, then = (cell.seconds(each, steps / (1 - cell.cell.cut), HELD_OUT) for each in (selected.setting[0], method))
     return max(now, then) if now <= left else 0.0
 
 
@@ -172,13 +243,20 @@ def _length(cell: Recorded, method: str, left: float, texts: int) -> int:
 
 
 def whole_runs(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """A portfolio."""
+    """A portfolio, and of what was trained the best by validation and by what was to be expected."""
+    taught = learnt(known)
+    return in_order(cell, seconds - asked(cell), taught.order, standing=taught.standing(cell))
+
+
+def whole_runs_by_validation(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
+    """A portfolio, and the best by validation alone."""
     return in_order(cell, seconds - asked(cell), portfolio(known))
 
 
 def whole_runs_stopped(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
     """A portfolio, which ends after the third that is below a floor."""
-    return in_order(cell, seconds - asked(cell), portfolio(known), stop=3)
+    taught = learnt(known)
+    return in_order(cell, seconds - asked(cell), taught.order, standing=taught.standing(cell), stop=3)
 
 
 def at_defaults(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
@@ -348,6 +426,7 @@ POLICIES: Mapping[str, Policy] = {
     "full at its default": one_method("full"),
     "every method at its default": at_defaults,
     "whole runs in a learnt order": whole_runs,
+    "the same, selected by validation alone": whole_runs_by_validation,
     "the same, stopped below the floors": whole_runs_stopped,
 }
 
@@ -370,7 +449,7 @@ def recorded(lines: Sequence[Mapping[str, Any]], cell: Cell) -> Recorded:
             np.zeros(HELD_OUT, bool) if diverged else unpacked(last["right"]),
         )
         if one["curve"]["steps"] < cell.steps:
-            short[setting] = one["curve"]["steps"], kept
+            short[setting] = one["curve"]["steps"], replace(kept, whole=False)
         else:
             ends[setting] = kept
             long[setting] = [(p["step"], p["validation"] or 0.0, p["loss"] or math.inf) for p in one["points"]]

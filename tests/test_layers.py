@@ -137,13 +137,13 @@ LAYERS = {
         "recommend",
     ),
     "report": (
-        "words evaluated asking answers paper plots plots.svg writers",
+        "words evaluated asking answers paper plots plots.svg titles writers",
         "metrics",
         "arms progress",
         "meanings untrained amounts",
         "tables plots.drawing",
         "verdicts",
-        "curves per_label",
+        "advice curves per_label",
         "conclusion counts recommendation answer forecasts tuning disagreements sections paper.published",
         "plots.accuracy plots.costs plots.training plots.confusion plots.curve plots.labels plots.numbers plots.trust"
         " plots.race",

@@ -21,7 +21,8 @@ from afina.data.split import Split
 from afina.errors import AfinaError, InvalidStudy, RunFailed
 from afina.events import Progress, Score
 from afina.inference.evaluation import evaluate, trained
-from afina.report.recommendation import as_json, evidence, sentences
+from afina.report.advice import sentences
+from afina.report.recommendation import as_json, evidence
 from afina.stats.comparison import compare
 from afina.studies import cost, floors, portfolio, trainings
 from afina.studies.adapters import find
@@ -191,6 +192,38 @@ def test_a_candidate_is_called_by_its_rate_where_that_is_not_the_methods_own(mon
         ("lora", "lora"),
     ]
     assert [one.rate for one in made] == [0.003, 3.33e-05, 0.001]
+
+
+# Who is selected
+
+
+@pytest.mark.parametrize(("right", "chosen"), [(0.87, "full"), (0.89, "lora")])
+def test_what_recorded_trainings_say_counts_beside_few_texts(
+    world: World, tmp_path: Path, right: float, chosen: str
+) -> None:
+    """They have full 1.7 points ahead of LoRA, which tells as much as 370 texts do, and 240 are set aside."""
+    ours = {one.name: one for one in portfolio.candidates(["full", "lora"])}
+    assert (ours["full"].ahead - ours["lora"].ahead, portfolio.COUNTS) == (pytest.approx(0.017), 370)
+    world.right |= {"lora": right, "full": 0.86, "prelayer": 0.5}
+    world.best = {"full": "full", "lora": "lora"}
+    made = world.choose(tmp_path / "out", 60)
+    assert made.recommended == chosen
+    assert [made.contender(name).validation for name in ("lora", "full")] == [pytest.approx(right), pytest.approx(0.86)]
+    assert max(made.contenders, key=lambda one: one.weighed or -1).name == chosen
+    nearly = "it did nearly as well on the 240 texts set aside to select by as LoRA, and better in recorded trainings"
+    assert {"full": nearly, "lora": "it did best on the texts set aside"}[chosen] in sentences(made)[0]
+
+
+def test_where_there_is_no_time_for_all_texts_what_was_measured_counts_alone(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short trainings end otherwise than those that are recorded."""
+    monkeypatch.setattr(portfolio, "LEARNT", (("full", 1.0), ("lora", 1.0)))
+    world.step = dict.fromkeys(world.step, 4.0)
+    world.right |= {"lora": 0.865, "full": 0.86, "prelayer": 0.5}
+    made = world.choose(tmp_path / "out", 10)
+    assert {one.weighed for one in made.contenders} == {None}
+    assert made.recommended == "lora"
 
 
 # The floors
@@ -492,7 +525,7 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
     }  # fmt: skip
     assert list(told["rows"][3]) == [
         "name", "accuracy", "f1", "metrics", "method", "rate", "ended", "race",
-        "validation", "validation_accuracy", "validation_examples",
+        "validation", "validation_accuracy", "validation_examples", "weighed",
         "examples", "steps", "seconds", "memory", "adapter", "remark",
     ]  # fmt: skip
     assert Path(told["adapter"]).is_dir()

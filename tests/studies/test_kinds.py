@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
 from afina.studies.record import Selection
 from afina.studies.spec import UNASKED, Data, Training
-from afina.studies.trainings import order
+from afina.studies.trainings import Trainings
 from afina.studies.tuning import _value
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
@@ -275,7 +276,9 @@ def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
         )
         for v in (0.9, 0.2)
     ]
-    assert max(records, key=order) is records[1]
+    made: Any = Trainings(*(SimpleNamespace(),) * 2, lowered=False)  # type: ignore[arg-type]
+    made.results = {name: SimpleNamespace(record=each) for name, each in zip(("high", "low"), records, strict=True)}
+    assert made.ranked == ["low", "high"]
 
 
 def test_a_study_of_numbers_is_tuned_by_its_metric(backbones: Backbones, files: dict[str, str], tmp_path: Path) -> None:

@@ -91,10 +91,10 @@ class Report:
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """The answer: what is recommended, or what the study comes to."""
-        from afina.report import conclusion, recommendation
+        from afina.report import advice, conclusion
 
         if self.results.recommendation:
-            return recommendation.sentences(self.results.recommendation)
+            return advice.sentences(self.results.recommendation)
         return tuple(conclusion.sentences(self.arms, self.verdicts, self.results.failed, self.results.waiting))
 
     @cached_property

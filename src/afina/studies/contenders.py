@@ -11,7 +11,7 @@ from afina.studies import floors
 from afina.studies.floors import Floor
 from afina.studies.recommendation import HALF, Contender, Fewer
 from afina.studies.result import Result
-from afina.studies.trainings import Trainings, order
+from afina.studies.trainings import Trainings
 
 
 def of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: str | None) -> Contender:
@@ -26,11 +26,10 @@ def of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: st
 
 
 def finalists(trainings: Trainings) -> dict[str, Result]:
-    """Of each method its best by what was set aside, the best first; the selected one as it was trained last."""
-    trained = {name: one for name, one in trainings.results.items() if one.record.selection}
+    """Each method's best, the best first; the selected one as it was trained last."""
     found: dict[str, Result] = {}
-    for name in sorted(trained, key=lambda each: order(trained[each].record), reverse=True):
-        if trained[name].record.method not in {one.record.method for one in found.values()}:
+    for name in trainings.ranked:
+        if trainings.results[name].record.method not in {one.record.method for one in found.values()}:
             found[name] = trainings.last(name)
     return found
 
@@ -48,6 +47,7 @@ def trained(trainings: Trainings) -> list[Contender]:
             rate=result.record.training["learning_rate"],
             validation=selection.value,
             validation_examples=selection.examples,
+            weighed=trainings.weighed(name),
             ended=trainings.ended[name],
         )
         made.append(measured(one, trainings.last(name)))

@@ -31,6 +31,7 @@ class Contender(Frozen):
     rate      the learning rate
     validation, validation_examples  its headline metric on texts that were set aside to select by, and how many these
               are; whatever is selected may be trained once more, on all texts: then what follows is of that
+    weighed   that, weighed with what recorded trainings on other tasks lead to expect: who is ahead, not how good it is
     ended     when its training ended, seconds from the start
     metrics   on the held-out texts, the kind's usual headline first; empty where it did not come so far
     examples  training texts that it learnt from
@@ -45,6 +46,7 @@ class Contender(Frozen):
     rate: float | None = None
     validation: float | None = None
     validation_examples: Count | None = None
+    weighed: float | None = None
     ended: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     examples: Count | None = None

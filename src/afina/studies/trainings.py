@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from afina import meter
+from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
+from afina.stats.metrics import METRICS
 from afina.studies.executors.executor import Overrun
 from afina.studies.holding import Held
 from afina.studies.pace import Pace, measure
@@ -52,7 +54,7 @@ class Trainings:
     lowered  whether training computes in bfloat16
     texts    held-out texts that each is evaluated on
     steps    of each training;  used  training texts that it reads, those that are set aside included
-    paces    by method, corrected as they are known better
+    candidates  by name;  paces  by method, corrected as they are known better
     results  by the names of candidates, in their order;  ended  when each ended, seconds from the start
     again    of the selected one trained on all texts;  half  on half of them
     """
@@ -63,6 +65,7 @@ class Trainings:
     texts: int = 0
     steps: int = 0
     used: int = 0
+    candidates: dict[str, Candidate] = field(default_factory=dict)
     paces: dict[str, Pace] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
@@ -104,6 +107,7 @@ class Trainings:
 
     def carry_out(self, candidates: Sequence[Candidate]) -> None:
         """Train each that there is time for, and what follows from who is selected."""
+        self.candidates = {one.name: one for one in candidates}
         if self.paces:
             self._set_length(next(iter(self.paces.values())))
         for number, one in enumerate(candidates, start=1):
@@ -118,13 +122,35 @@ class Trainings:
                     self._train(one, number, len(candidates))
         best = self.selected
         if best is not None:
-            self._confirm(next(one for one in candidates if one.name == best))
+            self._confirm(self.candidates[best])
 
     @property
     def selected(self) -> str | None:
-        """The name of the best by what was set aside; a lower loss is better among equals."""
-        trained = {name: one.record for name, one in self.results.items() if one.record.selection}
-        return max(trained, key=lambda name: order(trained[name]), default=None)
+        """The name of the best."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def ranked(self) -> list[str]:
+        """Names of what was trained to be selected from, the best first."""
+        trained = [name for name, one in self.results.items() if one.record.selection]
+        return sorted(trained, key=self._standing, reverse=True)
+
+    def weighed(self, name: str) -> float | None:
+        """How one did on what was set aside, weighed with what recorded trainings lead to expect, since few texts tell
+        little; None where these say nothing: of other kinds of answers, and where there is no time for all texts.
+        """
+        made = self.results[name].record
+        metric, seen = METRICS[made.metric], made.selection
+        if not seen or metric.kind != CLASSES or not metric.points or self.used < len(self.setting.task.train):
+            return None
+        return self.candidates[name].weighed(seen.value, seen.examples)
+
+    def _standing(self, name: str) -> tuple[float, float]:
+        """Greater is better; a lower loss is better among equals."""
+        made, weighed = self.results[name].record, self.weighed(name)
+        assert made.selection
+        measured = -made.selection.value if METRICS[made.metric].lower else made.selection.value
+        return measured if weighed is None else weighed, -made.selection.loss
 
     def last(self, name: str) -> Result:
         """What a candidate was in the end: of the selected one, as it was trained again."""
@@ -260,11 +286,3 @@ class Trainings:
             self.dropped[run.title] = why
         self.held.abandon(run.label)
         self.setting.watcher.failed(run, message)
-
-
-def order(made: Record) -> tuple[float, float]:
-    """How well a training did on what was set aside; greater is better."""
-    from afina.stats.metrics import METRICS
-
-    assert made.selection
-    return (-1 if METRICS[made.metric].lower else 1) * made.selection.value, -made.selection.loss

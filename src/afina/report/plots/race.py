@@ -8,7 +8,7 @@ from typing import Any
 from afina.report import metrics
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot, brief, canvas, finish
-from afina.report.recommendation import title
+from afina.report.titles import title
 from afina.studies.recommendation import Recommendation
 
 
