@@ -2,13 +2,15 @@
 
 A batch is 32 texts, real sentences, under K distinct adapters (LoRA, r = 4, a head each); tokenising included. The
 arms, a process each, take turns batch by batch; an arm's time for a batch is the median of its turns. All have the same
-weights; what they answer is compared. The last line of the output is one JSON object.
+weights; what they answer is compared. Then one text is asked of one adapter after the other, and adapters are loaded
+from a store. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 import machine
 import tables
-from afina import Adapter, Backbone, Predictor, Task, digest, meter
+from afina import Adapter, AdapterStore, Backbone, Predictor, Task, digest, meter
 from afina.inference.predictor import ModelPredictor, logits
 from afina.methods import make
 from afina.models.classifier import Classifier
@@ -42,6 +44,9 @@ ARMS = {
     "padded": "the same model in transformers, a padded batch",
     "peft": "peft's mixed batch (adapter_names), K adapters, padded",
 }
+SWITCHES = 200
+"""Times that the adapter is changed."""
+
 FIXED = ("merged", "padded")
 """Arms to which K is no matter."""
 
@@ -136,6 +141,34 @@ def serve(turns: Connection, name: str, address: str, root: Path, count: int, dt
         turns.send((meter.now() - start, found))
 
 
+def switching(backbone: Backbone, root: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds: to load an adapter from a store, where it is checked, and what it takes to ask another adapter than
+    the one before, both in memory, more than to ask the same again (medians).
+    """
+    store = AdapterStore(root / "store")
+    store.init()
+    names = [f"acme/task-{index}" for index in range(max(2, *options.adapters))]
+    for index, name in enumerate(names):
+        store.publish(root / str(min(index, max(options.adapters) - 1)), name, message="benchmark")
+    loads, same, other = list[float](), list[float](), list[float]()
+    with Engine(backbone, store, dtype=options.dtype, fresh=math.inf) as engine:
+        for name in names:
+            start = meter.now()
+            engine.load(f"store:{name}")
+            loads.append(meter.now() - start)
+        text = "The same sentence each time."
+        for turn in range(SWITCHES):
+            for times, name in ((other, names[turn % len(names)]), (same, names[turn % len(names)])):
+                start = meter.now()
+                engine.predict([(f"store:{name}", text)])
+                times.append(meter.now() - start)
+    return {
+        "load": 1000 * median(loads[1:]),  # the first opens the store
+        "ask": 1000 * median(same),
+        "switch": 1000 * (median(other) - median(same)),
+    }
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Batches of many adapters beside one merged, and beside peft's.")
@@ -212,6 +245,11 @@ def report(result: dict[str, Any]) -> str:
         for count, one in result["mixed"].items()
     ]
     said = f"Merged, packed {result['merged']:.1f} texts/s; merged, padded {result['padded']:.1f}."
+    moves = result["milliseconds"]
+    said += (
+        f" An adapter is loaded from a store in {moves['load']:.1f} ms; one text takes {moves['ask']:.1f} ms, and "
+        f"{moves['switch']:.2f} ms more where another adapter was asked before."
+    )
     arms = "\n".join(f"- {name}: {what}" for name, what in ARMS.items())
     return f"{tables.table(header, rows)}\n\n{said}\n\n{arms}\n\n" + "\n".join(machine.describe()) + "\n"
 
@@ -225,9 +263,11 @@ def main() -> None:
     places = np.random.default_rng(0).choice(len(task.evaluation), BATCH * options.batches, replace=True)
     texts = [[task.evaluation.texts[place] for place in part] for part in np.split(places, options.batches)]
     with tempfile.TemporaryDirectory() as scratch:
-        publish(Backbone.load(options.backbone), max(options.adapters), Path(scratch))
+        backbone = Backbone.load(options.backbone)
+        publish(backbone, max(options.adapters), Path(scratch))
         speeds, outputs = measure(texts, Path(scratch), options)
-    result = summary(speeds, outputs, options.adapters)
+        moves = switching(backbone, Path(scratch), options)
+    result = summary(speeds, outputs, options.adapters) | {"milliseconds": moves}
     text = report(result)
     print(text)
     if options.markdown:

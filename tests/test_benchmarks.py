@@ -112,6 +112,8 @@ def test_mixed_batches_are_told_beside_the_merged_model_and_pefts_and_answer_ali
     arguments = ("--adapters", "1,3,32", "--batches", "1", "--repeats", "1", "--backbone", path, "--task", toy)
     result = last_line(run("serve.py", *arguments).stdout)
     assert list(result["mixed"]) == ["1", "3", "32"]
+    assert result["milliseconds"]["load"] > 0
+    assert result["milliseconds"]["switch"] < result["milliseconds"]["ask"]
     for one in result["mixed"].values():
         assert one["relative_to_merged"] == one["texts_per_second"] / result["merged"]
         assert one["relative_to_peft"] == one["texts_per_second"] / one["peft_texts_per_second"]

@@ -49,7 +49,7 @@ LAYERS = {
         "families shapes objective label_words rider",
         "kernels kernels.dropout kernels.gelu kernels.layout kernels.linear kernels.peft_layer",
         "source dimensions virtual_tokens kernels.insertion kernels.riding kernels.ia3 objectives",
-        "manifest pretrained question kernels.attention kernels.last_block kernels.lora",
+        "manifest pretrained question kernels.attention kernels.last_block kernels.lora kernels.low_rank",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",
         "kernels.patches",
         "backbone meta bag_of_words",

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from afina.methods.method import plain_name
 from afina.models.kernels.dora import Turned, dora_adapter
 from afina.models.kernels.ia3 import ScaledInput, ScaledOutput, ia3_adapter
-from afina.models.kernels.lora import LowRank, only_adapter
+from afina.models.kernels.lora import only_adapter
+from afina.models.kernels.low_rank import LowRank
 from afina.models.kernels.vera import Shared, Vectors, vera_adapter
 from afina.models.rider import Change, Rider
 
@@ -46,7 +47,7 @@ def rider(model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
 def _change(layer: Any, saved: Mapping[str, Tensor], settings: Any, frozen: Any, bias: Tensor | None) -> Change | None:
     """That of one layer; saved: its tensors, as peft saves them; bias: where the adapter has another."""
     if (name := only_adapter(layer)) is not None:
-        return LowRank(saved["lora_A.weight"], saved["lora_B.weight"], layer.scaling[name])
+        return LowRank(saved["lora_A.weight"], saved["lora_B.weight"].t().contiguous(), layer.scaling[name])
     if (name := dora_adapter(layer)) is not None:
         low = saved["lora_A.weight"], saved["lora_B.weight"], layer.scaling[name]
         return Turned.over(frozen, *low, saved["lora_magnitude_vector"], bias)

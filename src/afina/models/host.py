@@ -19,6 +19,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.dora import prepare
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import serves
+from afina.models.kernels.low_rank import Masks, joined
 from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 from afina.models.kernels.riding import Ridden, Seats, Stretch, ridden
 from afina.models.rider import Rider
@@ -167,4 +168,5 @@ def _changes(seated: Sequence[tuple[Rider, slice]], bounds: Sequence[int]) -> di
         tokens = slice(bounds[sequences.start], bounds[sequences.stop])
         for path, changes in rider.changes.items():
             found.setdefault(path, []).extend(Ridden(change, tokens, sequences) for change in changes)
-    return found
+    masks: Masks = {}
+    return {path: joined(riding, masks) for path, riding in found.items()}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from afina.models.kernels.linear import Operands, multiply
-from afina.models.kernels.lora import DORA, LowRank, mask_of, only_adapter
+from afina.models.kernels.lora import DORA, mask_of, only_adapter
+from afina.models.kernels.low_rank import LowRank
 
 SQUARES = "squares"
 """Buffer of a layer that `dora_layer` or `Turned` serves: float32 [M], ||W||^2 by row."""
@@ -141,7 +142,7 @@ class Turned(LowRank):
         down, up = down.to(device, dtype), up.to(device, dtype)
         with torch.inference_mode():
             lengths = _lengths(layer.squares, down, up, scaling, Operands.of(layer))
-            return cls(down, up, scaling, magnitude.to(device).float() / lengths - 1, layer, bias)
+            return cls(down, up.t().contiguous(), scaling, magnitude.to(device).float() / lengths - 1, layer, bias)
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
         """inputs [N, K], outputs [N, M]."""

@@ -5,7 +5,6 @@ Knows the layout of peft's layer, not the model that it stands in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from afina.models.kernels.dropout import Dropout, scaled_mask
 from afina.models.kernels.linear import Operands, multiply
 from afina.models.kernels.peft_layer import is_alone
-from afina.models.rider import Change
 
 DORA = "DoraLinearVariant"
 """peft's name for what DoRA adds to a layer of LoRA's."""
@@ -109,17 +107,3 @@ class _LoRA(torch.autograd.Function):
                 into.addcmul_(grad_low @ down, mask.view(into.shape))
             into = into.view(ctx.shape)
         return into, None, grad_down, grad_up, grad_bias, None, None
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank(Change):
-    """What the layer adds to W x + b: scaling B A x. down [r, K], up [M, r]."""
-
-    down: Tensor
-    up: Tensor
-    scaling: float
-
-    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """inputs [N, K], outputs [N, M]."""
-        assert inputs is not None
-        outputs.addmm_(inputs @ self.down.t(), self.up.t(), alpha=self.scaling)
