@@ -1,9 +1,9 @@
 """Many adapters in a batch beside one adapter merged into the model, and beside peft's own mixed batch.
 
 A batch is 32 texts, real sentences, under K distinct adapters (LoRA, r = 4, a head each); tokenising included. The
-arms, a process each, take turns batch by batch; an arm's time for a batch is the median of its turns. All have the same
-weights; what they answer is compared. Then one text is asked of one adapter after the other, and adapters are loaded
-from a store. The last line of the output is one JSON object.
+arms, a process each, take turns in any order, batch by batch; an arm's time for a batch is the median of its turns. All
+have the same weights; what they answer is compared. Then one text is asked of one adapter after the other, and adapters
+are loaded from a store. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -196,17 +196,16 @@ def measure(texts: list[list[str]], root: Path, options: argparse.Namespace) -> 
         turns[name].recv()
     seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     outputs: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    asked = [(name, count) for name in ARMS for count in ([1] if name in FIXED else options.adapters)]
+    draw = np.random.default_rng(1)
     for repeat in range(options.repeats):
         for batch, chosen in enumerate(texts):
-            for count in options.adapters:
-                which = [place % count for place in range(len(chosen))]
-                for name, turn in turns.items():
-                    if name in FIXED and count != options.adapters[0]:
-                        continue
-                    key = name if name in FIXED else f"{name} {count}"
-                    turn.send((chosen, which))
-                    spent, outputs[key][batch] = turn.recv()
-                    seconds[key][batch].append(spent)
+            for place in draw.permutation(len(asked)):  # an arm is slower after some than after others
+                name, count = asked[place]
+                key = name if name in FIXED else f"{name} {count}"
+                turns[name].send((chosen, [place % count for place in range(len(chosen))]))
+                spent, outputs[key][batch] = turns[name].recv()
+                seconds[key][batch].append(spent)
         print(f"{repeat + 1} of {options.repeats}", file=sys.stderr, flush=True)
     for turn in turns.values():
         turn.send(None)
