@@ -1,10 +1,10 @@
 """Matrix products with a layer's weight, by oneDNN where that is the faster. Knows layers, not what they belong to.
 
 torch gives float32 products on a CPU to MKL, which on processors with AVX-512 of other makes than Intel's takes more
-than twice as long as oneDNN; without AVX-512 it is oneDNN that takes up to twice as long (docs/LOG.md). In bfloat16,
-oneDNN brings a weight into its own order before it multiplies: a frozen weight is packed in that order once, for each
-direction, which saves a sixth of a product. Results are the same but for rounding;
-`tests/models/kernels/test_linear.py` holds them to torch's.
+than twice as long as oneDNN; without AVX-512, and on Intel's, it is oneDNN that takes up to twice as long, with weights
+as Conv1D stores them (docs/LOG.md). In bfloat16, oneDNN brings a weight into its own order before it multiplies: a frozen
+weight is packed in that order once, for each direction, which saves a sixth of a product. Results are the same but for
+rounding; `tests/models/kernels/test_linear.py` holds them to torch's.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from torch.nn.functional import linear as plain_linear
 from transformers.pytorch_utils import Conv1D
 
 from afina import allocator
+from afina import device as devices
 
 allocator.keep_kernels(allocator.SOME, anew=False)
 
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 _ONEDNN_FLOAT32 = _ONEDNN and (
-    not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    not torch.backends.mkl.is_available()
+    or (torch.backends.cpu.get_cpu_capability() == "AVX512" and "Intel" not in devices.processor())
 )
 _ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
