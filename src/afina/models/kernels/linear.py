@@ -2,9 +2,9 @@
 
 torch gives float32 products on a CPU to MKL, which on processors with AVX-512 of other makes than Intel's takes more
 than twice as long as oneDNN; without AVX-512, and on Intel's, it is oneDNN that takes up to twice as long, with weights
-as Conv1D stores them (docs/LOG.md). In bfloat16, oneDNN brings a weight into its own order before it multiplies: a frozen
-weight is packed in that order once, for each direction, which saves a sixth of a product. Results are the same but for
-rounding; `tests/models/kernels/test_linear.py` holds them to torch's.
+as Conv1D stores them (docs/LOG.md). In bfloat16, oneDNN brings a weight into its own order before it multiplies: a
+frozen weight is packed in that order once, for each direction, which saves a sixth of a product. Results are the same
+but for rounding; `tests/models/kernels/test_linear.py` holds them to torch's.
 """
 
 from __future__ import annotations
