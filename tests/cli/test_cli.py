@@ -475,6 +475,7 @@ def test_params_prints_counts_and_percentages_and_why_a_run_has_others(afina: Co
     assert "The published study counts PreLayer without the head" in " ".join(lines)
 
 
+@pytest.mark.slow
 def test_params_and_plan_of_the_embedded_model_fetch_nothing(
     afina: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -486,6 +487,7 @@ def test_params_and_plan_of_the_embedded_model_fetch_nothing(
 
 
 @pytest.mark.assets
+@pytest.mark.slow
 def test_the_shapes_that_are_known_of_the_embedded_model_are_its_own() -> None:
     known, real = meta_model("embedded"), Backbone.load("embedded").config
     for field in CONFIGURATIONS["embedded"]:
