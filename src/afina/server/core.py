@@ -42,8 +42,10 @@ from afina.store.version import Moved, Version
 
 LOG = logging.getLogger(NAME)
 
-TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.1}
-"""By what is computed in, the largest difference of a golden probe, as a share of its largest output."""
+TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}
+"""By what is computed in, the largest difference of a golden probe, as a share of its largest output. Of 31 adapters of
+the embedded model, the farthest is at 0.24 in bfloat16, and at 0.00003 in float32 (docs/LOG.md).
+"""
 
 OURS = ""
 """Whose the probes are, among clients."""
