@@ -155,7 +155,8 @@ def started(backbone: Backbone, *, limit: int | None = None) -> Iterator[tuple[s
         try:
             assert process.stdout
             said = process.stdout.readline()
-            found = re.fullmatch(r"serving \S+ on (http://127.0.0.1:\d+)\n", said)
+            shown = re.escape(AdapterStore().address.shown)
+            found = re.fullmatch(rf"serving {shown} on (http://127.0.0.1:\d+)\n", said)
             assert found, said
             yield process, found[1]
         finally:
