@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
@@ -14,12 +15,14 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from afina import Adapter, AdapterStore, Backbone, Predictor
 from afina.inference.probes import PROBE
 from afina.server.core import Core
 from afina.server.http.app import make_app
+from afina.server.logs import Objects
 from afina.server.running import server
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
@@ -161,6 +164,11 @@ def started(backbone: Backbone, *, limit: int | None = None) -> Iterator[tuple[s
             yield process, found[1]
         finally:
             process.kill()
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The lines of the log, as the server writes them."""
+    return [json.loads(Objects().format(one)) for one in caplog.records]
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:

@@ -1,8 +1,9 @@
-"""Every line of standard error is a JSON object, whoever writes it, and what an error says is in none."""
+"""Every line of standard error has time, level and message, whoever writes it; what an error says is in none."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ ALL = """
 
     from afina.server import logs
 
-    logs.begin()
+    logs.begin(sys.argv[1])
     logs.adopt()
 
     def soup(*_):
@@ -28,7 +29,7 @@ ALL = """
     logging.getLogger("uvicorn.error").info("Started %s\\nhere", "process")
     theirs.warning("theirs")
     logging.getLogger("theirs.quiet").info("not told")
-    logging.getLogger("afina.server").info(json.dumps({"route": "/predict"}))
+    logs.note("request", route="/predict", method="A B", client=None)
     warnings.warn("old\\nfashioned")
 
     thread = threading.Thread(target=soup)
@@ -51,19 +52,40 @@ ALL = """
 """
 
 
-@pytest.fixture(scope="module")
-def lines() -> list[dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(ALL)], capture_output=True, text=True)
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+def written(form: str) -> list[str]:
+    """The lines of a process that ends by an error."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(ALL), form], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert "bright" not in done.stderr
-    return [json.loads(line) for line in done.stderr.splitlines()]
+    return done.stderr.splitlines()
 
 
-def test_every_line_is_an_object_and_says_who_wrote_it(lines: list[dict[str, Any]]) -> None:
+@pytest.fixture(scope="module")
+def lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in written("json")]
+
+
+def test_every_line_says_when_how_grave_and_who_wrote_it(lines: list[dict[str, Any]]) -> None:
+    assert all(re.fullmatch(TIME, line.pop("time")) for line in lines)
     assert lines[0] == {"level": "info", "logger": "uvicorn.error", "message": "Started process\nhere"}
     assert lines[1] == {"level": "warning", "logger": "theirs", "message": "theirs"}
-    assert lines[2] == {"route": "/predict"}
+    assert lines[2] == {
+        **{"level": "info", "logger": "afina.server", "message": "request"},
+        **{"route": "/predict", "method": "A B", "client": None},
+    }
     assert (lines[3]["logger"], "old\nfashioned" in lines[3]["message"]) == ("py.warnings", True)
+
+
+def test_in_the_format_for_people_a_record_is_one_line_too() -> None:
+    lines = written("text")
+    assert all(re.match(rf"{TIME} (INFO|WARNING|ERROR) [\w.]+: ", line) for line in lines)
+    said = [line.partition(" ")[2] for line in lines]
+    assert said[0] == r'INFO uvicorn.error: "Started process\nhere"'
+    assert said[1:3] == ["WARNING theirs: theirs", 'INFO afina.server: request route=/predict method="A B"']
+    assert said[-1] == "ERROR python: uncaught unforeseen=ZeroDivisionError at=<string>:14"
 
 
 def test_of_an_error_that_nobody_caught_type_and_place_are_told(lines: list[dict[str, Any]]) -> None:

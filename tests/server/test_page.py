@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from crowd import adapter
-from servers import probed
+from servers import logged, probed
 
 TEXT = {"text": "the soup was bright."}
 HOSTILE = '<script>document.title = "taken"</script>'
@@ -159,8 +160,9 @@ def test_what_is_asked_by_the_page_is_in_no_log(serve: Any, caplog: pytest.LogCa
     caplog.set_level(logging.INFO)
     served = serve()
     asked(served, text="windmills are giants")
-    assert "windmills" not in caplog.text
-    assert served.secrets["acme"] not in caplog.text
+    said = json.dumps(logged(caplog))
+    assert "windmills" not in said
+    assert served.secrets["acme"] not in said
 
 
 def test_figures_are_of_the_whole_server_and_looking_at_them_counts_as_nothing(serve: Any) -> None:

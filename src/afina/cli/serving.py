@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -19,6 +20,13 @@ StoreOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="What to compute in: float32, bfloat16, or auto.")]
+
+
+class LogFormat(StrEnum):
+    """How lines of the log are written."""
+
+    json = "json"
+    text = "text"
 
 
 def serve(
@@ -38,6 +46,9 @@ def serve(
     shared_tokens: Annotated[
         int, typer.Option("--shared-tokens", min=1, help="The same, while several clients ask.")
     ] = 64,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", help="Lines of the log: JSON objects, or words for a person.")
+    ] = LogFormat.json,
 ) -> None:
     """Answer over HTTP for the store's adapters of one backbone, to clients that have keys (afina keys)."""
     try:
@@ -52,7 +63,7 @@ def serve(
     from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
-    logs.begin()
+    logs.begin(log_format)
     opened = AdapterStore(store)
     opened.make_ready()
     chosen = Settings(

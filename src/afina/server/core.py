@@ -6,7 +6,6 @@ Reading the store, loading an adapter and counting tokens are done by whoever as
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,12 +19,12 @@ import numpy as np
 from afina.errors import AfinaError, Busy, CorruptAdapter, Overloaded
 from afina.inference import probes
 from afina.models.manifest import Manifest
+from afina.server import logs
 from afina.server.asked import Asked, Text, check
 from afina.server.batching import Batching, Computed
 from afina.server.current import Current
 from afina.server.figures import Figures
 from afina.server.line import Line
-from afina.server.logs import NAME
 from afina.server.missing import Missing
 from afina.server.receipt import Receipt
 from afina.server.settings import Settings
@@ -39,8 +38,6 @@ from afina.store.aliases import ANY
 from afina.store.keys import Key
 from afina.store.names import Reference
 from afina.store.version import Moved, Version
-
-LOG = logging.getLogger(NAME)
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}
 """By what is computed in, the largest difference of a golden probe, as a share of its largest output. Of 31 adapters of
@@ -113,9 +110,10 @@ class Core:
                 self.failed("store", error)
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Count what nobody foresaw. The message may hold a text, so that the type alone is noted."""
+        """Count what nobody foresaw. The message may hold a text, so that only type and place are noted."""
         self.figures.failures.labels(what).inc()
-        LOG.error(json.dumps({"failed": what, "unforeseen": type(error).__name__}))
+        unforeseen, at = logs.named(error)
+        logs.note("failed", logging.ERROR, what=what, unforeseen=unforeseen, at=at)
 
     def _computed(self, batch: Computed) -> None:
         self.figures.computed(batch)

@@ -1,4 +1,4 @@
-"""Logs: every line of standard error is a JSON object, whoever wrote it. Knows no request.
+"""Logs: every line of standard error has a time, a level and a message, whoever wrote it. Knows no request.
 
 What an error says may hold a text of a client, so that of one which nobody foresaw only type and place are written.
 """
@@ -10,27 +10,61 @@ import logging
 import logging.config
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 NAME = "afina.server"
-"""The logger of lines that are JSON already."""
+"""The logger of what the server itself says."""
+
+JSON, TEXT = "json", "text"
+"""Formats: an object a line, for programs; words a line, for a person."""
 
 
-class Lines(logging.Formatter):
-    """One object a record; asyncio's have what failed in their text, of which the beginning is enough."""
+def note(message: str, level: int = logging.INFO, **fields: Any) -> None:
+    """Write a line of the server's own, with fields beside its message. No field may be a text or a secret."""
+    logging.getLogger(NAME).log(level, "%s", message, extra={"fields": fields})
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a line says: time (UTC), level, logger, message, and the fields of a line of the server's own.
+
+    asyncio's messages have what failed in their text, of which the beginning is enough.
+    """
+    message = record.getMessage()
+    if record.name == "asyncio":
+        message = message.partition("\n")[0].partition("(")[0].strip()
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = {"time": time, "level": record.levelname.lower(), "logger": record.name, "message": message}
+    if record.exc_info and record.exc_info[1] is not None:
+        line["unforeseen"], line["at"] = named(record.exc_info[1])
+    return {**line, **getattr(record, "fields", {})}
+
+
+class Objects(logging.Formatter):
+    """One JSON object a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """A line without its end."""
-        message = record.getMessage()
-        if record.name == NAME:
-            return message
-        if record.name == "asyncio":
-            message = message.partition("\n")[0].partition("(")[0].strip()
-        line = {"level": record.levelname.lower(), "logger": record.name, "message": message}
-        if record.exc_info and record.exc_info[1] is not None:
-            line["unforeseen"], line["at"] = named(record.exc_info[1])
-        return json.dumps(line)
+        return json.dumps(fields_of(record))
+
+
+class Words(logging.Formatter):
+    """`TIME LEVEL LOGGER: MESSAGE name=value ...`; a value or message that could be taken for more is in quotes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A line without its end."""
+        line = fields_of(record)
+        time, level, logger, message = (str(line.pop(name)) for name in ("time", "level", "logger", "message"))
+        shown = message if message.isprintable() else json.dumps(message)
+        named_values = [f"{name}={_shown(value)}" for name, value in line.items() if value is not None]
+        return " ".join([time, level.upper(), f"{logger}:", shown, *named_values])
+
+
+def _shown(value: Any) -> str:
+    is_word = isinstance(value, str) and value.isprintable() and value and not set(value) & set(' "=')
+    return value if is_word else json.dumps(value)
 
 
 def named(error: BaseException) -> tuple[str, str]:
@@ -42,13 +76,13 @@ def named(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, at
 
 
-def begin() -> None:
-    """From now on, in this process: warnings and errors that nobody catches too."""
+def begin(form: str = JSON) -> None:
+    """From now on, in this process: warnings and errors that nobody catches too. form: JSON or TEXT."""
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"lines": {"()": Lines}},
+            "formatters": {"lines": {"()": Words if form == TEXT else Objects}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
             "root": {"level": "WARNING", "handlers": ["stderr"]},
             "loggers": {NAME: {"level": "INFO"}, "uvicorn": {"level": "INFO"}},

@@ -6,7 +6,6 @@ Whatever is not named here is refused to whoever has no key with `admin`.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections import Counter
@@ -18,14 +17,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
+from afina.server import logs
 from afina.server.core import Core
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
-from afina.server.logs import NAME
 from afina.server.traces import Traced
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
-
-LOG = logging.getLogger(NAME)
 
 OPEN = frozenset(
     {
@@ -118,8 +115,9 @@ class Gate:
         except Refusal as refusal:
             self._core.figures.refused.labels(refusal.kind).inc()
             await told(scope["path"], refusal)(scope, receive, sending)
-        except Exception as error:  # noqa: BLE001 - the message may hold a text, so that the type alone is noted
-            LOG.error(json.dumps({"request": request, "unforeseen": type(error).__name__}))
+        except Exception as error:  # noqa: BLE001 - the message may hold a text, so that only type and place are noted
+            unforeseen, at = logs.named(error)
+            logs.note("request failed", logging.ERROR, request=request, unforeseen=unforeseen, at=at)
             if not seen.status:
                 await told(scope["path"], Refusal.of(error))(scope, receive, sending)
         finally:
@@ -191,13 +189,13 @@ class Gate:
         if self._core.traces is not None and seen.traced is not None:
             self._core.traces.end(seen.traced, scope["method"], path, seen.status)
         key = seen.key
-        line = {
-            "request": scope["afina.request"],
-            "method": scope["method"][:16],
-            "route": path,
-            "status": seen.status,
-            "seconds": round(seconds, 6),
-            "client": key.client if key else None,
-            "key": key.id if key else None,
-        }
-        LOG.info(json.dumps(line))
+        logs.note(
+            "request",
+            request=scope["afina.request"],
+            method=scope["method"][:16],
+            route=path,
+            status=seen.status,
+            seconds=round(seconds, 6),
+            client=key.client if key else None,
+            key=key.id if key else None,
+        )
