@@ -26,7 +26,7 @@ LAYERS = {
         "environment tensorfile sizes",
     ),
     "data": (
-        "kinds split batch template readers readers.source readers.tsv readers.raters",
+        "given kinds split batch template readers readers.source readers.tsv readers.raters",
         "tokenize readers.table",
         "readers.labels",
         "readers.rows",

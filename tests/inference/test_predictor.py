@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -193,3 +194,17 @@ def test_one_string_in_the_place_of_a_list_is_refused_and_not_labelled_letter_by
         predictor("good")
     with pytest.raises(InvalidData, match=r"text 2: found a NoneType, expected a text\."):
         predictor(["good", None])  # type: ignore[list-item]
+
+
+def test_lists_arrays_series_and_frames_are_answered_alike_and_in_their_order(runs: Runs) -> None:
+    predictor = Predictor.load(runs.adapter("gpt2", "lora"))
+    texts = [text for text, _ in sentences(3)]
+    expected = predictor(texts)
+    series = pd.Series(texts, index=[2, 0, 1])
+    for given in (tuple(texts), np.array(texts), series, series.to_frame("text"), (text for text in texts)):
+        assert predictor(given) == expected
+    assert np.array_equal(predictor.outputs(series), predictor.outputs(texts))
+    with pytest.raises(InvalidData, match=r"found a DataFrame with the columns 'a', 'b', 'c'"):
+        predictor(pd.DataFrame([texts], columns=list("abc")))
+    with pytest.raises(InvalidData, match=r"text 2: found a float, expected a text\."):
+        predictor(pd.Series(["good", float("nan")]))

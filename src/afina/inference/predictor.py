@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from afina import device as devices
 from afina.allocator import keep_freed
 from afina.card import Shown
+from afina.data import given
 from afina.data.loader import by_length
 from afina.data.template import Template
 from afina.data.tokenize import Encoded
@@ -109,31 +110,40 @@ class Predictor(Shown, ABC):
     def lower(self, dtype: str) -> None:
         """Compute in what `dtype` stands for here from now on, see `of`; there is no way back to more digits."""
 
-    @abstractmethod
     def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+        self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[np.ndarray, int]:
         """Outputs of raw texts, floats [N, width], and how many of the texts were cut.
+
+        texts, pairs  lists, arrays, Series, ...: see `afina.data.given.as_lists`
 
         Raises InvalidData for a text that cannot be read or is blank, or where the adapter is known to read pairs and
         there are none, or the other way round; `where` names the texts in that message, and `before` is how
         many came earlier. Raises CorruptAdapter where an output is not a number.
         """
+        return self._predict(*given.as_lists(texts, pairs), where, before)
+
+    @abstractmethod
+    def _predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
+    ) -> tuple[np.ndarray, int]:
+        """As `predict`, of lists."""
 
     @property
     def takes_pairs(self) -> bool | None:
         """Whether it was trained on pairs of texts; None where its manifest does not tell."""
         return reading.takes_pairs(self.manifest)
 
-    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0) -> np.ndarray:
+    def outputs(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0) -> np.ndarray:
         """Outputs of raw texts, [N, width]; `before` as in `predict`."""
         return self.predict(texts, pairs, before=before)[0]
 
     def __call__(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, before: int = 0
+        self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
-        """What a user is told of each text, as JSON values: `Objective.answers`; `before` as in `predict`."""
-        return list(self.objective.answers(self.outputs(texts, pairs, before=before))) if len(texts) else []
+        """What a user is told of each text, as JSON values: `Objective.answers`; all arguments as in `predict`."""
+        first, second = given.as_lists(texts, pairs)
+        return list(self.objective.answers(self.outputs(first, second, before=before))) if len(first) else []
 
 
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
@@ -164,8 +174,8 @@ class WordsPredictor(Predictor):
     def lower(self, dtype: str) -> None:
         """Does nothing."""
 
-    def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    def _predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[np.ndarray, int]:
         """As `Predictor.predict`, float64."""
         reading.check(self.manifest, self.where, texts, pairs, where=where, before=before)
@@ -232,8 +242,8 @@ class ModelPredictor(Predictor):
         """The texts as the adapter was trained to read them; raises as `predict` does."""
         return self.reading.encode(texts, pairs, where=where, before=before)
 
-    def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
+    def _predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[np.ndarray, int]:
         """As `Predictor.predict`, float32."""
         encoded = self.encode(texts, pairs, where=where, before=before)

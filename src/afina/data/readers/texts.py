@@ -133,8 +133,6 @@ def refuse_blank(
     before  how many came earlier
     """
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
-        if isinstance(given, str):
-            raise InvalidData(f"one string, {given[:40]!r}: expected a list of texts, such as [{given[:40]!r}].")
         for number, text in enumerate(given, start=before + 1):
             if not isinstance(text, str):
                 raise InvalidData(f"{which}{where} {number}: found a {type(text).__name__}, expected a text.")
