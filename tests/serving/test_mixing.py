@@ -19,8 +19,7 @@ from afina.models.host import Host
 from afina.serving.engine import Engine
 from crowd import adapter
 from fakes import TEXTS, Backbones, sentences
-
-TOLERANCE = 1e-5
+from rounding import Exact
 
 RIDING: list[tuple[str, dict[str, Any]]] = [
     ("lora", {}),
@@ -89,17 +88,15 @@ class Crowd:
         return Engine(self.backbone)
 
     @cached_property
-    def alone(self) -> list[np.ndarray]:
-        return [Predictor.of(one, self.backbone).outputs(self.texts) for one in self.adapters]
+    def alone(self) -> list[Exact]:
+        return [Exact.of(one, self.backbone, self.texts) for one in self.adapters]
 
     def check(self, asked: Sequence[tuple[int, int]]) -> None:
         """Ask about (adapter, text) pairs in one call."""
         found = self.engine.predict((self.adapters[which], self.texts[text]) for which, text in asked)
         assert [one.digest for one in found] == [self.adapters[which].digest for which, _ in asked]
         for (which, text), one in zip(asked, found, strict=True):
-            expected = self.alone[which][text]
-            scale = np.abs(self.alone[which]).max()
-            assert np.abs(one.outputs - expected).max() <= TOLERANCE * scale, self.adapters[which].manifest.method
+            assert self.alone[which].explains(one.outputs, text), self.adapters[which].manifest.method
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
@@ -187,9 +184,9 @@ def test_a_text_is_computed_once_for_adapters_that_leave_the_model_as_it_is(
     asked = [*heads, heads[0]]
     found = crowd.engine.tasks(TEXTS[2], asked)
     assert texts == [1]
-    expected = [Predictor.of(one, crowd.backbone).outputs([TEXTS[2]])[0] for one in asked]
-    assert len({one.tobytes() for one in expected}) == 5
-    assert np.allclose([one.outputs for one in found], expected, atol=TOLERANCE)
+    expected = [Exact.of(one, crowd.backbone, [TEXTS[2]]) for one in asked]
+    assert len({one.outputs.tobytes() for one in expected}) == 5
+    assert all(one.explains(answer.outputs, 0) for one, answer in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
@@ -205,15 +202,13 @@ def test_an_adapter_that_gives_no_numbers_spoils_nobody_elses(crowd: Crowd, valu
             assert isinstance(found, CorruptAdapter)
             continue
         assert not isinstance(found, Exception)
-        expected = crowd.alone[crowd.adapters.index(one)]
-        assert np.abs(found.outputs - expected[crowd.texts.index(text)]).max() <= TOLERANCE * np.abs(expected).max()
+        assert crowd.alone[crowd.adapters.index(one)].explains(found.outputs, crowd.texts.index(text))
 
 
 def test_another_type_of_pefts_has_a_model_of_its_own(crowd: Crowd) -> None:
     one = adapter(crowd.backbone, "peft", {"type": "LN_TUNING"})
     found = crowd.engine.predict([(each, TEXTS[2]) for each in (crowd.adapters[0], one, crowd.adapters[1])])
-    expected = Predictor.of(one, crowd.backbone).outputs([TEXTS[2]])[0]
-    assert np.allclose(found[1].outputs, expected, atol=TOLERANCE)
+    assert Exact.of(one, crowd.backbone, [TEXTS[2]]).explains(found[1].outputs, 0)
     assert not crowd.engine.load(one)[0].rides
 
 
@@ -221,10 +216,10 @@ def test_bfloat16_is_as_near_as_a_predictors(crowd: Crowd) -> None:
     with Engine(crowd.backbone, dtype="bfloat16") as engine:
         for which, one in [*enumerate(crowd.adapters)][::3]:
             found = engine.predict([(each, text) for text in crowd.texts for each in (one, crowd.adapters[0])])[::2]
-            scale = np.abs(crowd.alone[which]).max()
+            exact = crowd.alone[which].outputs
             lowered = Predictor.of(one, crowd.backbone, "bfloat16").outputs(crowd.texts)
-            allowed = 2 * np.abs(lowered - crowd.alone[which]).max() + 0.01 * scale
-            assert np.abs(np.stack([each.outputs for each in found]) - crowd.alone[which]).max() <= allowed
+            allowed = 2 * np.abs(lowered - exact).max() + 0.01 * np.abs(exact).max()
+            assert np.abs(np.stack([each.outputs for each in found]) - exact).max() <= allowed
 
 
 def test_texts_too_long_for_one_row_and_for_the_short_kernel(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +229,5 @@ def test_texts_too_long_for_one_row_and_for_the_short_kernel(crowd: Crowd, monke
     riding = [one for one in crowd.adapters[::2] if one.manifest.max_length == 0]
     found = crowd.engine.predict([(one, text) for one in riding for text in (long, *crowd.texts[:3])])
     for place, one in enumerate(riding):
-        expected = Predictor.of(one, crowd.backbone).outputs([long, *crowd.texts[:3]])
-        mine = np.stack([each.outputs for each in found[4 * place : 4 * place + 4]])
-        assert np.abs(mine - expected).max() <= TOLERANCE * np.abs(expected).max()
+        exact = Exact.of(one, crowd.backbone, [long, *crowd.texts[:3]])
+        assert all(exact.explains(found[4 * place + text].outputs, text) for text in range(4))

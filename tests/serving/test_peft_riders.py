@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -15,8 +14,7 @@ from afina import Backbone, Predictor
 from afina.serving.engine import Engine
 from crowd import adapter
 from fakes import TEXTS
-
-TOLERANCE = 1e-5
+from rounding import Exact
 
 PEFTS: list[tuple[dict[str, Any], bool]] = [
     ({"r": 3, "rank_pattern": {"h.1.attn.c_attn": 5}, "alpha_pattern": {"h.0.attn.c_attn": 7}}, True),
@@ -40,11 +38,11 @@ def test_what_peft_saved_rides_where_all_of_it_has_a_place_and_answers_anyway(
         if "modules_to_save" in name:
             parameter.data.add_(0.3)
     wrapped.save_pretrained(tmp_path / "saved")
-    expected = Predictor.load(tmp_path / "saved", str(gpt2.path)).outputs(TEXTS)
+    exact = Exact.of_predictor(Predictor.load(tmp_path / "saved", str(gpt2.path)), TEXTS)
     neighbours = [adapter(gpt2, "lora", {"targets": "all-linear"}), adapter(gpt2, "prefix")]
     with Engine(gpt2) as engine:
         asked = [(one, text) for text in TEXTS for one in (tmp_path / "saved", *neighbours)]
         found = engine.predict(asked)[::3]
         (resident,) = engine.load(tmp_path / "saved")
-    assert np.abs(np.stack([one.outputs for one in found]) - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert all(exact.explains(one.outputs, text) for text, one in enumerate(found))
     assert resident.rides == rides

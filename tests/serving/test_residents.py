@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -20,8 +21,8 @@ from afina.serving.engine import Engine
 from afina.store.version import Version
 from crowd import adapter
 from fakes import Backbones
+from rounding import Exact
 
-TOLERANCE = 1e-5
 TEXTS = ("the soup was bright.", "What a dull ferry!", "a", "Our garden turned out sour in the end")
 
 
@@ -32,9 +33,12 @@ def adapters(gpt2: Backbone) -> list[Adapter]:
 
 
 @pytest.fixture(scope="module")
-def alone(gpt2: Backbone, adapters: list[Adapter]) -> dict[str, np.ndarray]:
-    """By digest, what each says of TEXTS alone."""
-    return {one.digest: Predictor.of(one, gpt2).outputs(TEXTS) for one in adapters}
+def alone(gpt2: Backbone, adapters: list[Adapter]) -> dict[str, Exact]:
+    """By digest, what each says of TEXTS. Any two are farther apart than a hundred times what rounding explains."""
+    made = {one.digest: Exact.of(one, gpt2, TEXTS) for one in adapters}
+    for one, other in itertools.permutations(made.values(), 2):
+        assert (np.abs(one.outputs - other.outputs).max(axis=1) > 100 * one.bounds).all()
+    return made
 
 
 @pytest.fixture
@@ -61,19 +65,15 @@ def publish(store: AdapterStore, adapters: list[Adapter], tmp_path: Path) -> Cal
     return made
 
 
-def close(found: np.ndarray, expected: np.ndarray) -> bool:
-    return bool(np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max())
-
-
 def test_a_reference_is_answered_by_the_version_that_it_means_now(
-    engine: Engine, store: AdapterStore, publish: Callable[[int, str], str], alone: dict[str, np.ndarray]
+    engine: Engine, store: AdapterStore, publish: Callable[[int, str], str], alone: dict[str, Exact]
 ) -> None:
     first, second = publish(0, "acme/reviews"), publish(1, "acme/reviews")
     store.alias(first.removeprefix("store:"))
 
     def answering() -> tuple[str | None, str]:
         (found,) = engine.predict([("store:acme/reviews@production", TEXTS[0])])
-        assert close(found.outputs, alone[found.digest][0])
+        assert alone[found.digest].explains(found.outputs, 0)
         return found.version, found.digest
 
     before = answering()
@@ -122,7 +122,7 @@ def test_a_directory_whose_adapter_was_exchanged_is_read_again(
 
 
 def test_a_lease_keeps_its_version_whatever_happens_to_it(
-    engine: Engine, store: AdapterStore, publish: Callable[[int, str], str], alone: dict[str, np.ndarray]
+    engine: Engine, store: AdapterStore, publish: Callable[[int, str], str], alone: dict[str, Exact]
 ) -> None:
     reference = publish(0, "acme/reviews")
     lease = engine.lease(reference)
@@ -133,7 +133,7 @@ def test_a_lease_keeps_its_version_whatever_happens_to_it(
     assert engine.evict(lease.resident())
     (found,) = engine.predict([(lease, TEXTS[1])])
     assert (found.version, found.digest) == ("acme/reviews@1", lease.digest)
-    assert close(found.outputs, alone[lease.digest][1])
+    assert alone[lease.digest].explains(found.outputs, 1)
     lease.release()
     with pytest.raises(NotFound, match="version 1 was deleted"):
         engine.predict([(reference, TEXTS[1])])
@@ -234,7 +234,7 @@ def test_what_could_not_be_loaded_is_tried_again(
 
 
 def test_an_error_is_the_outcome_of_its_own_request_alone(
-    engine: Engine, adapters: list[Adapter], backbones: Backbones, alone: dict[str, np.ndarray], tmp_path: Path
+    engine: Engine, adapters: list[Adapter], backbones: Backbones, alone: dict[str, Exact], tmp_path: Path
 ) -> None:
     good = adapters[0]
     other = adapter(Backbone.load(str(backbones.path("gpt2", seed=1))), "lora")
@@ -263,7 +263,7 @@ def test_an_error_is_the_outcome_of_its_own_request_alone(
             assert isinstance(outcome, expected)
         else:
             assert not isinstance(outcome, AfinaError)
-            assert close(outcome.outputs, alone[outcome.digest][TEXTS.index(text)])
+            assert alone[outcome.digest].explains(outcome.outputs, TEXTS.index(text))
     engine.evict(good)
     with pytest.raises(CorruptAdapter, match="its tensors have digest"):
         engine.predict([(tampered, TEXTS[0])])
@@ -305,7 +305,7 @@ def test_pairs_and_cut_texts_are_told_as_by_a_predictor(gpt2: Backbone) -> None:
         (expected,) = Predictor.of(pairs, gpt2)(["a soup"], ["a ferry"])
         assert found[0].answer["label"] == expected["label"]
         assert found[0].answer["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
-        assert close(found[1].outputs, Predictor.of(short, gpt2).outputs([long])[0])
+        assert Exact.of(short, gpt2, [long]).explains(found[1].outputs, 0)
         assert isinstance(engine.attempt([(pairs, "a soup")])[0], InvalidData)
 
 
@@ -314,7 +314,7 @@ def test_traffic_through_publishing_moves_rollbacks_and_evictions_drops_and_mixe
     store: AdapterStore,
     publish: Callable[[int, str], str],
     adapters: list[Adapter],
-    alone: dict[str, np.ndarray],
+    alone: dict[str, Exact],
 ) -> None:
     names = ("acme/reviews", "globex/films")
     for shift, name in enumerate(names):
@@ -345,7 +345,7 @@ def test_traffic_through_publishing_moves_rollbacks_and_evictions_drops_and_mixe
             for (address, text), found in zip(asked, engine.attempt(asked), strict=True):
                 if isinstance(found, AfinaError):
                     errors.append(found)
-                elif not close(found.outputs, alone[found.digest][TEXTS.index(text)]):
+                elif not alone[found.digest].explains(found.outputs, TEXTS.index(text)):
                     errors.append(AssertionError(f"{address}: of another adapter"))
                 elif isinstance(address, Adapter) and found.digest != address.digest:
                     errors.append(AssertionError("another adapter"))
