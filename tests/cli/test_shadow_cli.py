@@ -207,4 +207,4 @@ def test_a_server_of_afinas_is_asked(
         assert re.match(r"acme/reviews: version 2 (is being loaded, to ride|rides) along with version 1\n", said), said
         monkeypatch.setenv("AFINA_KEY", served.secrets["acme"])
         refused = afina("shadow", "acme/reviews", "--server", url).error
-        assert refused.endswith("this key has not the scope that is needed: publish (status 403).")
+        assert refused.endswith("This key lacks the scope `publish` (status 403).")

@@ -35,7 +35,7 @@ def raw(served: Any, content: Any, path: str = "/predict", **headers: str) -> An
         (b'{"inputs": null, "model": "acme/reviews"}', 422),
         (b'{"inputs": {"a": "b"}, "model": "acme/reviews"}', 422),
         (b'{"inputs": "\\ud800", "model": "acme/reviews"}', 422),
-        (b'{"inputs": "a", "model": "\\udfff/\\ud800"}', 404),
+        (b'{"inputs": "a", "model": "\\udfff/\\ud800"}', 422),
         (b'{"inputs": "", "model": "acme/reviews"}', 422),
         (b'{"inputs": " \\n ", "model": "acme/reviews"}', 422),
         (b'{"inputs": [], "model": "acme/reviews"}', 422),

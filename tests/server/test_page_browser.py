@@ -119,7 +119,7 @@ def test_a_refusal_is_told_in_its_words_and_a_wrong_key_is_not_kept(chromium: Br
         expect(alert).to_have_text("a valid key is needed: Authorization: Bearer KEY.")
         assert page.evaluate("sessionStorage.length") == 0
         ask(page, made.secrets["acme"], "  ")
-        expect(alert).to_have_text("a text is empty.")
+        expect(alert).to_have_text("The text is empty.")
         ask(page, made.secrets["acme"])
         settled(view)
         expect(alert).to_have_text("")

@@ -63,16 +63,14 @@ class Asked:
 def check(texts: Sequence[Text], settings: Settings) -> None:
     """Raise InvalidData for more than may be asked at once, and for texts that nobody could read."""
     if not 1 <= len(texts) <= settings.texts:
-        raise InvalidData(f"found {len(texts):,} texts, expected 1 to {settings.texts:,}.")
-    for text in texts:
-        for part in text:
+        raise InvalidData(f"Found {len(texts):,} texts, expected 1 to {settings.texts:,}.")
+    for number, text in enumerate(texts, start=1):
+        name = "The text" if len(texts) == 1 else f"Text {number} of {len(texts)}"
+        for part, where in ((text.text, name), (text.pair, f"The pair of {name.lower()}")):
             if part is None:
                 continue
             if len(part) > settings.characters:
-                raise InvalidData(f"a text has {len(part):,} characters, at most {settings.characters:,} may.")
+                expected = f"expected at most {settings.characters:,}"
+                raise InvalidData(f"{where} has {len(part):,} characters, {expected}.")
             if not part.strip():
-                raise InvalidData("a text is empty.")
-            try:
-                part.encode()
-            except UnicodeEncodeError:
-                raise InvalidData("a text holds half a character (a lone surrogate).") from None
+                raise InvalidData(f"{where} is empty.")

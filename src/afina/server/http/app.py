@@ -55,7 +55,7 @@ def make_app(core: Core) -> App:
             await asyncio.to_thread(core.close)
             desk.close()
 
-    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.state.core = core
     app.include_router(router)
     app.include_router(page.router)
@@ -76,4 +76,8 @@ async def _by_starlette(request: Request, error: Exception) -> Response:
     """No such path, or no such method there."""
     assert isinstance(error, HTTPException)
     kind = {404: "not_found", 405: "no_such_method"}.get(error.status_code, "invalid")
+    path = request.url.path
+    if error.status_code == 404 and path != "/":
+        hint = f" Leave out the last `/`: {path.rstrip('/')[:80]}." if path.endswith("/") else ""
+        return told(path, Refusal(404, kind, f"No such path.{hint}", dict(error.headers or {})))
     return told(request.url.path, Refusal(error.status_code, kind, str(error.detail), dict(error.headers or {})))

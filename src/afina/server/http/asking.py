@@ -11,11 +11,16 @@ from starlette.requests import Request
 from afina.errors import AfinaError
 from afina.server.asked import Answer, Asked, Text
 from afina.server.core import LOADING, Core
+from afina.server.http.bodies import Body, parsed
 from afina.server.http.desk import Desk
-from afina.server.http.refusal import Refusal
+from afina.server.http.refusal import GONE, Refusal
 from afina.store.keys import Key
 
 Made = TypeVar("Made")
+Given = TypeVar("Given", bound=Body)
+
+AT_ONCE = 1 << 14
+"""Bytes of a body that are read on the event loop: a thread would take longer to begin."""
 
 SPARE = 1.0
 """Seconds beyond the time of what waits, for what is being computed when that is over."""
@@ -39,18 +44,29 @@ def key_of(request: Request) -> Key:
     return found
 
 
+async def given(request: Request, kind: type[Given]) -> Given:
+    """A request's body as a model's fields: beside the event loop where that takes more than a turn of it.
+
+    Raises Refusal.
+    """
+    content = await request.body()
+    if len(content) <= AT_ONCE:
+        return parsed(content, kind)
+    return await desk_of(request).look(key_of(request), parsed, content, kind)
+
+
 async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[Answer]:
     """What a model says of texts. Raises Refusal where the client goes, what `Core.ask` and `Core.submit` do."""
     (found,) = await together(request, [(model, texts)])
     return found
 
 
-async def together(request: Request, given: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer]]:
+async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer]]:
     """What several models say, each of its texts; in the same batch, as far as there is room."""
     core, key = core_of(request), key_of(request)
     asked: list[Asked] = []
     try:
-        for model, texts in given:
+        for model, texts in wanted:
             asked.append(await desk_of(request).ask(key, model, texts))
         futures = [core.submit(one) for one in asked]
         flat = [asyncio.wrap_future(future) for some in futures for future in some]
@@ -62,7 +78,7 @@ async def together(request: Request, given: Sequence[tuple[str, Sequence[Text]]]
             one.release()
 
 
-async def each(request: Request, given: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer] | Refusal]:
+async def each(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer] | Refusal]:
     """As `together`, where what keeps one model from answering keeps no other."""
     core, key = core_of(request), key_of(request)
 
@@ -77,7 +93,7 @@ async def each(request: Request, given: Sequence[tuple[str, Sequence[Text]]]) ->
         except (AfinaError, TimeoutError) as error:
             return Refusal.of(error)
 
-    waiting = asyncio.gather(*(one(model, texts) for model, texts in given))
+    waiting = asyncio.gather(*(one(model, texts) for model, texts in wanted))
     return await _awaited(request, waiting, LOADING + core.settings.timeout + SPARE)
 
 
@@ -90,7 +106,7 @@ async def _awaited(request: Request, waiting: asyncio.Future[Made], timeout: flo
         if waiting.done():
             return waiting.result()
         if gone.done():
-            raise Refusal(499, "gone", "the client has gone.")
+            raise Refusal(GONE, "gone", "the client has gone.")
         raise TimeoutError
     finally:
         gone.cancel()

@@ -14,13 +14,14 @@ from afina.server.http.shapes import TEXT, Shape
 TEMPLATE = "#/components/schemas/{model}"
 
 _FAILURES = {
-    400: "No JSON.",
+    400: "Not valid JSON, or not a valid request.",
     401: "No valid key.",
-    403: "The key has not the scope.",
+    403: "The key lacks the scope.",
     404: "There is no such model, or not for this client.",
     408: "It did not come in time.",
     409: "It is not so, or is refused.",
     413: "Too large.",
+    415: "The body is compressed.",
     422: "Not what is expected.",
     429: "Too much is asked; Retry-After says when to come again.",
     500: "It could not be computed.",

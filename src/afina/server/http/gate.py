@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +21,7 @@ from afina import meter
 from afina.server import logs
 from afina.server.core import Core
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
-from afina.server.http.refusal import Refusal
+from afina.server.http.refusal import GONE, Refusal
 from afina.server.traces import Traced
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
@@ -43,6 +44,11 @@ NEEDS: Sequence[tuple[str, str]] = (
 UNCOUNTED = frozenset({"/page/figures", "/metrics"})
 """Paths that are asked again and again to see how many ask."""
 
+KIND = "Afina-Error"
+"""The header of a refusal that has its kind: one word for programs."""
+
+ENCODED = b"content-encoding"
+
 STREAMED = "/bulk"
 """The path whose body is read as it comes, and so is bounded a line."""
 
@@ -59,6 +65,7 @@ def needed(path: str) -> str | None:
     """The scope that a path asks for; None where it asks for no key."""
     if path in OPEN:
         return None
+    path = path.rstrip("/") or path  # so that nobody takes `/predict/` for something that is there and forbidden
     for prefix, scope in NEEDS:
         if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
             return scope
@@ -66,9 +73,24 @@ def needed(path: str) -> str | None:
 
 
 def told(path: str, refusal: Refusal) -> JSONResponse:
-    """A refusal in the words of the protocol that the path is of."""
+    """A refusal in the words of the protocol that the path is of; its kind is in a header of every protocol."""
     shape = next((shape for prefix, shape in SHAPES if path.startswith(prefix)), native.error)
-    return JSONResponse(shape(refusal.status, refusal.kind, refusal.message), refusal.status, refusal.headers)
+    headers = {KIND: refusal.kind, **refusal.headers}
+    return JSONResponse(shape(refusal.status, refusal.kind, refusal.message), refusal.status, headers)
+
+
+def _framed(scope: Scope) -> None:
+    """Raise Refusal for a body that ends at two places, or is compressed.
+
+    RFC 9112, 6.1: what has both lengths may hold a request that a proxy did not see, so that the connection ends.
+    """
+    names = [name for name, _ in scope["headers"]]
+    if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
+        message = "A request has Content-Length or Transfer-Encoding, not both, and the latter in HTTP/1.1 alone."
+        raise Refusal(400, "invalid", message, {"Connection": "close"})
+    codings = {value.decode("latin-1").strip().lower() for name, value in scope["headers"] if name == ENCODED}
+    if codings - {"identity", ""}:
+        raise Refusal(415, "unsupported", "The body is compressed. Send it without Content-Encoding.")
 
 
 @dataclass(eq=False)
@@ -101,27 +123,34 @@ class Gate:
             seen.traced = self._core.traces.begin()
 
         async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and scope["method"] == "HEAD":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 seen.status = message["status"]
                 extra = [(b"x-request-id", request.encode()), (b"x-content-type-options", b"nosniff")]
                 message["headers"] = [*message.get("headers", []), *extra, (b"cache-control", b"no-store")]
             await send(message)
 
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            scope["afina.key"] = seen.key = self._key(scope)
+            _framed(scope)
+            scope["afina.key"] = inner["afina.key"] = seen.key = self._key(scope)
             whole = receive if scope["path"] == STREAMED else self._bounded(scope, receive)
             with self._counted(seen.key):
-                await self._app(scope, whole, sending)
+                await self._app(inner, whole, sending)
         except Refusal as refusal:
             self._core.figures.refused.labels(refusal.kind).inc()
             await told(scope["path"], refusal)(scope, receive, sending)
+        except ClientDisconnect:
+            seen.status = seen.status or GONE
+            self._core.figures.refused.labels("gone").inc()
         except Exception as error:  # noqa: BLE001 - the message may hold a text, so that only type and place are noted
             unforeseen, at = logs.named(error)
             logs.note("request failed", logging.ERROR, request=request, unforeseen=unforeseen, at=at)
             if not seen.status:
                 await told(scope["path"], Refusal.of(error))(scope, receive, sending)
         finally:
-            self._note(scope, seen, meter.now() - started)
+            self._note(inner, scope["method"], seen, meter.now() - started)
 
     def _key(self, scope: Scope) -> Key | None:
         wanted = needed(scope["path"])
@@ -134,7 +163,7 @@ class Gate:
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refusal(401, "unauthorized", "a valid key is needed: Authorization: Bearer KEY.", challenge)
         if wanted not in key.scopes:
-            raise Refusal(403, "forbidden", f"this key has not the scope that is needed: {wanted}.")
+            raise Refusal(403, "forbidden", f"This key lacks the scope `{wanted}`.")
         return key
 
     @contextmanager
@@ -179,7 +208,7 @@ class Gate:
 
         return receiving
 
-    def _note(self, scope: Scope, seen: _Seen, seconds: float) -> None:
+    def _note(self, scope: Scope, method: str, seen: _Seen, seconds: float) -> None:
         route = scope.get("route")
         path = getattr(route, "path", "none")  # the template, so that there are only so many
         self._core.figures.requests.labels(path, str(seen.status)).inc()
@@ -187,12 +216,12 @@ class Gate:
         if seen.key is not None and path not in UNCOUNTED:
             self._core.figures.throughput.requested()
         if self._core.traces is not None and seen.traced is not None:
-            self._core.traces.end(seen.traced, scope["method"], path, seen.status)
+            self._core.traces.end(seen.traced, method, path, seen.status)
         key = seen.key
         logs.note(
             "request",
             request=scope["afina.request"],
-            method=scope["method"][:16],
+            method=method[:16],
             route=path,
             status=seen.status,
             seconds=round(seconds, 6),

@@ -18,6 +18,9 @@ from afina.errors import (
 )
 from afina.server.missing import Missing
 
+GONE = 499
+"""The status that is noted where the client has gone; nobody gets it."""
+
 
 @dataclass
 class Refusal(Exception):

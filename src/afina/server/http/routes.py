@@ -14,8 +14,7 @@ from afina.errors import NotFound
 from afina.models import objectives
 from afina.server.asked import Answer, Text
 from afina.server.figures import CONTENT_TYPE
-from afina.server.http.asking import answers, core_of, desk_of, key_of, together
-from afina.server.http.bodies import parsed
+from afina.server.http.asking import answers, core_of, desk_of, given, key_of, together
 from afina.server.http.bulk import Bulk
 from afina.server.http.described import described, health
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
@@ -42,7 +41,7 @@ def _answer(content: Any, found: Sequence[Answer]) -> Response:
 @router.post("/predict", **TEI(tei.ANSWER, tei.Predict, tei.EXAMPLE, query=["model"]))
 async def predict(request: Request) -> Response:
     """Labels and scores, the best first, as text-embeddings-inference gives them."""
-    body = parsed(await request.body(), tei.Predict)
+    body = await given(request, tei.Predict)
     model = body.model or request.query_params.get("model")
     if model is None:
         raise Refusal(422, "invalid", "`model`: there is none, neither in the body nor in the query.")
@@ -53,7 +52,7 @@ async def predict(request: Request) -> Response:
 @router.post("/classify", **VLLM(vllm.ANSWER, vllm.Classify, vllm.EXAMPLE))
 async def classify(request: Request) -> Response:
     """Labels and probabilities in the adapter's order, as vLLM gives them."""
-    body = parsed(await request.body(), vllm.Classify)
+    body = await given(request, vllm.Classify)
     found = await answers(request, body.model, vllm.texts(body))
     return _answer(vllm.answered(body, found, request.scope["afina.request"], int(leases.time())), found)
 
@@ -72,7 +71,7 @@ async def models(request: Request) -> Response:
 @router.post("/models/{client}/{task}", **HUB(hub.ANSWER, hub.Classification, hub.EXAMPLE))
 async def classification(request: Request, client: str, task: str) -> Response:
     """Labels and scores, the best first, as the Hub's text-classification task has them."""
-    body = parsed(await request.body(), hub.Classification)
+    body = await given(request, hub.Classification)
     found = await answers(request, f"{client}/{task}", hub.texts(body))
     return _answer(hub.answered(body, found), found)
 
@@ -140,7 +139,7 @@ async def infer(request: Request, client: str, task: str, version: str | None = 
     """Labels and probabilities as tensors."""
     if "inference-header-content-length" in request.headers:
         raise Refusal(400, "invalid", "the binary data extension is not spoken here. Send BYTES as JSON.")
-    body = parsed(await request.body(), kserve.Infer)
+    body = await given(request, kserve.Infer)
     model = _model(client, task, version)
     found = await answers(request, model, kserve.texts(body))
     number = found[0].receipt.version.rpartition("@")[2]
@@ -150,7 +149,7 @@ async def infer(request: Request, client: str, task: str, version: str | None = 
 @router.post("/tasks", **AFINA(native.TASKS_ANSWER, native.Tasks, native.TASKS_EXAMPLE))
 async def tasks(request: Request) -> Response:
     """What several of the caller's models say of one text, in one batch."""
-    body = parsed(await request.body(), native.Tasks)
+    body = await given(request, native.Tasks)
     text = [Text(body.text, body.pair)]
     found = await together(request, [(model, text) for model in body.models])
     pairs = zip(body.models, found, strict=True)
@@ -166,9 +165,9 @@ async def bulk(request: Request) -> Response:
 @router.put("/aliases/{client}/{task}/{alias}", **AFINA(native.ALIAS_ANSWER, native.Alias, native.ALIAS_EXAMPLE))
 async def move(request: Request, client: str, task: str, alias: str) -> Response:
     """Let an alias point to a version, in the log as the key's doing; it is served once its golden probe has passed."""
-    body = parsed(await request.body(), native.Alias)
-    given = (f"{client}/{task}", alias, body.version, body.expected, body.message)
-    moved = await desk_of(request).look(key_of(request), core_of(request).move, key_of(request), *given)
+    body = await given(request, native.Alias)
+    wanted = (f"{client}/{task}", alias, body.version, body.expected, body.message)
+    moved = await desk_of(request).look(key_of(request), core_of(request).move, key_of(request), *wanted)
     return JSONResponse(moved.as_json())
 
 

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request, Response
 from afina.data.kinds import LABELS, NUMBER
 from afina.errors import Busy, NotFound
 from afina.server.asked import Answer, Text
-from afina.server.http.asking import core_of, desk_of, each, key_of
-from afina.server.http.bodies import Body, parsed
+from afina.server.http.asking import core_of, desk_of, each, given, key_of
+from afina.server.http.bodies import Body
 from afina.server.http.described import described, still
 from afina.server.http.page import rendered
 from afina.server.http.page.rendered import Card
@@ -74,7 +74,7 @@ async def style(request: Request) -> Response:
 @router.post("/page/answers", **PAGE(None, Sentence, EXAMPLE, media="text/html"))
 async def answers(request: Request) -> Response:
     """What every adapter of the caller's client says of a text, as a part of the page: production's, or the newest."""
-    body = parsed(await request.body(), Sentence)
+    body = await given(request, Sentence)
     listed = await _listed(request)
     asked = listed[:MOST]
     found = await each(request, [(_served(one), [Text(body.text)]) for one in asked])

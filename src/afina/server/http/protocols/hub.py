@@ -13,7 +13,7 @@ from pydantic import Field
 from afina.data.kinds import CLASSES, LABELS
 from afina.errors import InvalidData
 from afina.server.asked import Answer, Text
-from afina.server.http.bodies import Body
+from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import RANKED, ranked
 from afina.server.http.shapes import TEXT, array, record
 
@@ -33,7 +33,7 @@ class Parameters(Body):
 class Classification(Body):
     """A request."""
 
-    inputs: str | list[str]
+    inputs: str | Array[str]
     parameters: Parameters | None = None
 
 

@@ -15,7 +15,7 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.errors import InvalidData
 from afina.models.objective import Objective
 from afina.server.asked import Answer, Text
-from afina.server.http.bodies import Body
+from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import label, scores
 from afina.server.http.shapes import NUMBER as ANY_NUMBER
 from afina.server.http.shapes import TEXT as ANY_TEXT
@@ -44,9 +44,9 @@ class Tensor(Body):
     """An input."""
 
     name: str
-    shape: list[int]
+    shape: Array[int]
     datatype: str
-    data: list[str] | list[list[str]]
+    data: Array[str] | Array[Array[str]]
 
 
 class Output(Body):
@@ -59,8 +59,8 @@ class Infer(Body):
     """A request."""
 
     id: str | None = None
-    inputs: list[Tensor] = Field(min_length=1, max_length=2)
-    outputs: list[Output] | None = None
+    inputs: Array[Tensor] = Field(min_length=1, max_length=2)
+    outputs: Array[Output] | None = None
 
 
 def texts(body: Infer) -> Sequence[Text]:
@@ -104,7 +104,7 @@ def _outputs(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     return [_tensor("label", [count], "BYTES", [label(one) for one in answers]), *made]
 
 
-def _tensor(name: str, shape: list[int], datatype: str, data: list[Any]) -> dict[str, Any]:
+def _tensor(name: str, shape: Array[int], datatype: str, data: list[Any]) -> dict[str, Any]:
     return {"name": name, "shape": shape, "datatype": datatype, "data": data}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from afina.server.asked import Answer
-from afina.server.http.bodies import Body
+from afina.server.http.bodies import Array, Body
 from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, array, by_name, either, record
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
@@ -40,7 +40,7 @@ class Tasks(Body):
 
     text: str
     pair: str | None = None
-    models: list[str] = Field(min_length=1, max_length=64)
+    models: Array[str] = Field(min_length=1, max_length=64)
 
 
 class Line(Body):

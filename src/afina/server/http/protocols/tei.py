@@ -13,7 +13,7 @@ from pydantic import Field
 
 from afina.errors import InvalidData
 from afina.server.asked import Answer, Text
-from afina.server.http.bodies import Body
+from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import RANKED, ranked
 from afina.server.http.shapes import TEXT, array, either, record
 
@@ -26,7 +26,7 @@ ERROR = record({"error": TEXT, "error_type": TEXT})
 class Predict(Body):
     """A request."""
 
-    inputs: str | list[str] | list[list[str]]
+    inputs: str | Array[str] | Array[Array[str]]
     model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
     raw_scores: bool = False
     truncate: bool | None = Field(None, description="false: refuse a text that is too long; else it is cut")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from afina.server.asked import Answer, Text
-from afina.server.http.bodies import Body
+from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import label, scores
 from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, array, one_of, record
 from afina.store.version import Listed
@@ -30,7 +30,7 @@ class Classify(Body):
     """A request; token ids are not taken."""
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
-    input: str | list[str]
+    input: str | Array[str]
 
 
 def texts(body: Classify) -> Sequence[Text]:

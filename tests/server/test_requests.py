@@ -1,0 +1,200 @@
+"""Requests that cost a server more than their client, or that HTTP leaves open: refused at once, in plain words."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina.server.http import bodies
+from afina.server.http.bodies import parsed, values
+from afina.server.http.protocols import hub, kserve, tei, vllm
+from afina.server.http.refusal import Refusal
+from servers import Listening, listening, within
+
+BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
+NUMBERS = b'{"model": "acme/reviews", "input": [' + b"1," * 524_000 + b'1], "inputs": [' + b"1]}"
+
+
+@pytest.fixture
+def listen(gpt2: Any, crowd: Any, tmp_path: Path) -> Iterator[Callable[..., Listening]]:
+    """Begin a server of a test's own, with settings."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(listening(gpt2, crowd, tmp_path, **settings))
+
+
+def refused(content: bytes, kind: Any = tei.Predict) -> Refusal:
+    with pytest.raises(Refusal) as found:
+        parsed(content, kind)
+    return found.value
+
+
+def quickest(ask: Callable[[], Any]) -> float:
+    """Seconds of the best of three."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        ask()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@pytest.mark.parametrize("kind", [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer])
+def test_a_body_of_half_a_million_numbers_is_refused_before_it_is_read(kind: Any) -> None:
+    assert refused(NUMBERS, kind).message == "The body has more than 8,192 JSON values. Send less at once."
+    assert quickest(lambda: refused(NUMBERS, kind)) < 0.1
+
+
+@pytest.mark.parametrize("kind", [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer])
+def test_the_first_wrong_element_is_the_last_that_is_looked_at(kind: Any) -> None:
+    field = "input" if kind is vllm.Classify else "inputs"
+    wrong = json.dumps({field: [1] * (bodies.MOST - 10), "model": "acme/reviews"}).encode()
+    assert refused(wrong, kind).status == 422
+    assert quickest(lambda: refused(wrong, kind)) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("content", "least", "most"),
+    [
+        (b'{"inputs": ["a", "b", "c"]}', 3, 8),
+        (rb'{"inputs": ["a, [\" {", "\\", "b\\\"[[["]}', 3, 8),
+        (b'{"inputs": "' + b"a,[{" * 9000 + b'"}', 1, 8),
+        (b"[" * 9000, 9000, 9000),
+        (b'["",' * 20_000, 20_000, 60_000),
+        (b'"' * 60_000, 30_000, 30_000),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_values_are_counted_outside_of_strings(content: bytes, least: int, most: int) -> None:
+    assert least <= values(content) <= most
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"inputs": NaN}', "Not valid JSON: NaN is not allowed."),
+        (b"{", "Not valid JSON: Expecting property name enclosed in double quotes at line 1, column 2."),
+        (b"[" * 8000, "Not valid JSON: it is nested too deep."),
+        (b'{"inputs": ' + b"9" * 9000 + b"}", "Not valid JSON: a number has too many digits."),
+        (b"\xff", "The body is not UTF-8."),
+        (b"[]", "The body must be a JSON object."),
+        (b'{"inputs": ["a", {"b": "\\ud800"}]}', "`inputs[1].b` holds half a character (a lone surrogate)."),
+        (b'{"inputs": "a", "\\udc00": 1}', "`body` holds half a character (a lone surrogate)."),
+        (b'{"a":' * 900 + b'"\\ud800"' + b"}" * 900, f"`{'a.' * 39}a` holds half a character (a lone surrogate)."),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_is_wrong_with_a_body_is_said(content: bytes, message: str) -> None:
+    found = refused(content)
+    assert (found.message, found.status) == (message, 422 if "half" in message or "object" in message else 400)
+
+
+def test_an_escape_of_a_whole_character_is_read() -> None:
+    assert parsed(rb'{"inputs": "\ud83d\ude00"}', tei.Predict).inputs == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([["a"], ["b"], ["c"], [" "], ["d"]], "Text 4 of 5 is empty."),
+        ([["a"], ["b", ""]], "The pair of text 2 of 2 is empty."),
+        ("", "The text is empty."),
+        ("a" * 100_001, "The text has 100,001 characters, expected at most 100,000."),
+    ],
+)
+def test_the_text_that_cannot_be_read_is_named(served: Any, inputs: Any, message: str) -> None:
+    response = served.post("/predict", {**BODY, "inputs": inputs})
+    assert (response.status_code, response.json()["error"]) == (422, message)
+    assert response.headers["afina-error"] == "invalid"
+
+
+LONE = b'{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"id": "\\ud800", "inputs": [' + LONE + b"]}",
+        b'{"outputs": [{"name": "\\ud800"}], "inputs": [' + LONE + b"]}",
+        b'{"inputs": [' + LONE.replace(b"BYTES", b"\\ud800") + b"]}",
+        b'{"inputs": [' + LONE.replace(b'"text"', b'"\\ud800"').replace(b"[1]", b"[2]") + b"]}",
+    ],
+    ids=["id", "outputs", "datatype", "name"],
+)
+def test_half_a_character_is_refused_wherever_it_stands(served: Any, content: bytes) -> None:
+    response = served.web.post("/v2/models/acme/reviews/infer", content=content, headers=served.auth())
+    assert response.status_code == 422, response.text
+    assert "half a character" in response.json()["error"]
+
+
+def test_a_publisher_who_sends_half_a_character_is_refused(served: Any) -> None:
+    content = b'{"version": 1, "message": "\\ud800"}'
+    path = "/aliases/acme/reviews/other"
+    assert served.web.put(path, content=content, headers=served.auth("acme-publish")).status_code == 422
+
+
+@pytest.mark.parametrize("who", ["acme", "acme-publish", "acme-admin"])
+def test_a_stroke_too_many_is_no_other_path_and_not_forbidden(served: Any, who: str) -> None:
+    response = served.web.post("/predict/", json=BODY, headers=served.auth(who), follow_redirects=False)
+    if who == "acme":
+        assert (response.status_code, response.json()["error"]) == (
+            404,
+            "No such path. Leave out the last `/`: /predict.",
+        )
+    else:
+        assert (response.status_code, response.json()["error"]) == (403, "This key lacks the scope `predict`.")
+    assert served.web.post("/predict/", json=BODY).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/v2/health/live", "/"])
+def test_head_is_answered_as_get_without_a_body(served: Any, path: str) -> None:
+    head, get = served.web.head(path), served.web.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/bulk"])
+@pytest.mark.parametrize("coding", ["gzip", "br, gzip"])
+def test_a_compressed_body_is_not_read(served: Any, path: str, coding: str) -> None:
+    response = served.web.post(path, content=b"\x1f\x8b", headers={**served.auth(), "Content-Encoding": coding})
+    assert response.status_code == 415
+    assert "compressed" in response.json()["error"]
+    plain = served.post("/predict", BODY, headers={"Content-Encoding": "identity"})
+    assert plain.status_code == 200
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+def test_a_request_whose_body_may_end_at_two_places_ends_the_connection(
+    listen: Callable[..., Listening], version: str
+) -> None:
+    server, content = listen(), json.dumps(BODY).encode()
+    length = f"Content-Length: {len(content)}\r\n" if version == "1.1" else ""
+    head = server.head(None).decode().replace("HTTP/1.1", f"HTTP/{version}").replace("Host:", f"{length}Host:")
+    smuggled = b"0\r\n\r\nGET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(head.encode() + smuggled)
+        found = b""
+        while more := connection.recv(1 << 16):
+            found += more
+    assert found.startswith(b"HTTP/1.1 400 ")
+    assert b"HTTP/1.1 200" not in found
+    assert b"\r\nconnection: close" in found.lower()
+
+
+def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_the_server(
+    listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "afina.server")
+    server = listen()
+    with server.connect() as connection:
+        connection.sendall(server.head(100) + b'{"inputs"')
+        time.sleep(0.1)
+    gone = server.core.figures.refused.labels("gone")
+    assert within(5, lambda: gone._value.get() == 1)
+    assert within(5, lambda: '"status": 499' in caplog.text)
+    assert "unforeseen" not in caplog.text
