@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import isnan
 
 LONGEST, MOST = 60, 6
 """Characters of a value, and items of a list, that are shown."""
@@ -46,6 +47,11 @@ def table(title: str, facts: Mapping[str, object]) -> str:
     return f'<div><strong>{escape(title)}</strong><table style="{TABLE}"><tbody>{rows}</tbody></table></div>'
 
 
+def figure(value: float | None) -> str:
+    """`0.8571`; `undefined` for NaN, which JSON has as null."""
+    return "undefined" if value is None or isnan(value) else f"{value:.4f}"
+
+
 def listed(items: Sequence[object]) -> str:
     """`a, b, c`, and how many more there are."""
     more = len(items) - MOST
@@ -64,7 +70,7 @@ def _one(value: object) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return figure(value) if isinstance(value, float) else str(value)
 
 
 def _short(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf, isnan
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Progress:
 class Score:
     """How well a candidate does on a validation split after `step` of `steps`.
 
-    value, loss  the headline metric and the loss, of `examples` texts; None where training had diverged
+    value, loss  the headline metric and the loss, of `examples` texts; None where training had diverged; a value is NaN
+                 where the metric is undefined
     lower        whether less of the metric is better
     train_seconds, evaluate_seconds  of all steps so far, and of scoring this time
     """
@@ -38,8 +40,10 @@ class Score:
 
     @property
     def gain(self) -> float | None:
-        """The value, or where less is better its negative."""
-        return -self.value if self.lower and self.value is not None else self.value
+        """The value, or where less is better its negative; less than any other where it is undefined."""
+        if self.value is None:
+            return None
+        return -inf if isnan(self.value) else -self.value if self.lower else self.value
 
 
 Listener = Callable[[Progress], None]

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """Of texts, steps, parameters, bytes: a file that was tampered with may hold numbers that no float can."""
+
+
+def null_where_undefined(figure: float | None) -> float | None:
+    """A figure as a JSON value."""
+    return None if figure is None or isnan(figure) else figure
+
+
+Figure = Annotated[
+    float,
+    BeforeValidator(lambda value: nan if value is None else value),
+    PlainSerializer(null_where_undefined, return_type=float | None, when_used="json"),
+]
+"""What a metric comes to: NaN where it is undefined (`stats.answered.UNDEFINED`), which JSON has as null."""
+
+FigureOrNone = Annotated[float | None, PlainSerializer(null_where_undefined, when_used="json")]
+"""The same, or None where there is none at all; both are null in JSON, and read as None."""
+
+
+def figures_as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures by name, as JSON values."""
+    return {name: null_where_undefined(figure) for name, figure in figures.items()}
 
 
 class Frozen(BaseModel):

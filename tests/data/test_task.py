@@ -2,13 +2,14 @@
 
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from afina.data.readers.rows import Rows, divide, first, rank
 from afina.data.split import Example, Split, key, normalised
-from afina.data.task import check_leakage, count_leaked
+from afina.data.task import Task, check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
 
 
@@ -153,3 +154,32 @@ def test_a_division_of_pairs_goes_by_both_texts() -> None:
     assert len(train) > 100
     assert len(evaluation) > 10
     assert not set(train.pairs or ()) & set(evaluation.pairs or ())
+
+
+def two(tmp_path: Path, *labels: str, **data: object) -> Task:
+    path = tmp_path / "mail.csv"
+    rows = (f"text {number},{labels[number % len(labels)]}\n" for number in range(60))
+    path.write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    return Task.load(str(path), **data)  # type: ignore[arg-type]
+
+
+def test_the_positive_label_is_put_second_and_nothing_else_changes(tmp_path: Path) -> None:
+    usual, turned = two(tmp_path, "ham", "spam"), two(tmp_path, "ham", "spam", positive="ham")
+    assert (usual.label_names, turned.label_names) == (("ham", "spam"), ("spam", "ham"))
+    for one, other in ((usual.train, turned.train), (usual.evaluation, turned.evaluation)):
+        assert one.texts == other.texts
+        assert (one.labels == 1 - other.labels).all()
+    assert two(tmp_path, "ham", "spam", positive="spam").train.digest == usual.train.digest
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("ham", "spam", "news"), "`positive` says which of two classes is; this task has 3 classes"),
+        (("1.5", "2.5"), "this task has kind number"),
+        (("ham", "eggs"), "`positive` 'spam' is no label of it. Give eggs or ham."),
+    ],
+)
+def test_a_positive_label_is_one_of_two(tmp_path: Path, labels: tuple[str, ...], told: str) -> None:
+    with pytest.raises(InvalidData, match=re.escape(told)):
+        two(tmp_path, *labels, positive="spam")

@@ -216,7 +216,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
         "Accuracy",
         "Paper: accuracy",
         "95 % of accuracy",
-        "F1",
+        "F1 of positive",
         "Paper: F1",
         "95 % of F1",
         "Evaluated texts",

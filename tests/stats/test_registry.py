@@ -12,7 +12,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn import metrics as theirs
 
-from afina.stats import classification
+from afina.stats import classification, estimates
 from afina.stats.metrics import METRICS, Answered, Metric, of_kind
 
 COMPARED = [metric for metric in METRICS.values() if metric.values]
@@ -57,7 +57,7 @@ def made(metric: Metric, generator: np.random.Generator, n: int, *, rounded: boo
 def _f1(a: Answered) -> float:
     count = a.chances.shape[1]
     options = {"average": "binary"} if count == 2 else {"average": "macro", "labels": range(count)}
-    return theirs.f1_score(a.targets, a.answers, zero_division=0.0, **options)
+    return theirs.f1_score(a.targets, a.answers, zero_division=np.nan, **options)
 
 
 def _average_precision(a: Answered) -> float:
@@ -81,7 +81,7 @@ THEIRS: dict[str, Callable[[Answered], float]] = {
     "mae": lambda a: theirs.mean_absolute_error(a.targets, a.answers),
     "r2": lambda a: theirs.r2_score(a.targets, a.answers),
     "micro_f1": lambda a: theirs.f1_score(a.targets, a.answers, average="micro"),
-    "macro_f1": lambda a: theirs.f1_score(a.targets, a.answers, average="macro"),
+    "macro_f1": lambda a: theirs.f1_score(a.targets, a.answers, average="macro", zero_division=np.nan),
     "exact_match": lambda a: theirs.accuracy_score(a.targets, a.answers),
     "average_precision": _average_precision,
 }
@@ -114,7 +114,7 @@ def test_the_mean_of_the_values_is_the_figure(metric: Metric, rounded: bool) -> 
             values = metric.values(answered)
             assert values.shape == (n,)
             assert values.dtype == (bool if metric.counted else np.float64)
-            assert values.mean() == pytest.approx(metric.value(answered), abs=1e-9)
+            assert values.mean() == pytest.approx(metric.value(answered), abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("metric", COMPARED, ids=lambda metric: metric.name)
@@ -153,7 +153,7 @@ MIXED = np.array([0, 1, 0, 1, 1, 0])
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
-def test_what_is_not_defined_is_a_number_without_a_warning(metric: Metric) -> None:
+def test_a_figure_is_in_its_range_or_undefined_as_are_its_values_and_its_interval(metric: Metric) -> None:
     if metric.kind == "classes":
         cases = [Answered(t, a, HALF) for t in (ALONE, ALONE + 1, MIXED) for a in (ALONE, ALONE + 1, MIXED)]
         sure = np.eye(2)[MIXED]
@@ -171,19 +171,34 @@ def test_what_is_not_defined_is_a_number_without_a_warning(metric: Metric) -> No
         cases = [Answered(t, a, a / 2) for t in (none, ~none, each) for a in (none, ~none, each)]
     for answered in cases:
         found = metric.value(answered)
-        assert np.isfinite(found)
-        assert metric.range[0] - 1e-12 <= found <= metric.range[1] + 1e-12
+        assert np.isnan(found) or metric.range[0] - 1e-12 <= found <= metric.range[1] + 1e-12
+        assert not np.isnan(found) or metric.needs
         if metric.values:
-            assert metric.values(answered).mean() == pytest.approx(found, abs=1e-9)
+            assert metric.values(answered).mean() == pytest.approx(found, abs=1e-9, nan_ok=True)
+            interval = estimates.of_answers([answered], metric).interval
+            assert np.isnan([interval.low, interval.high]).tolist() == [bool(np.isnan(found))] * 2
 
 
-def test_undefined_figures_are_zero() -> None:
+def test_what_is_not_defined_is_not_zero() -> None:
     alone, constant = Answered(ALONE, ALONE, HALF), Answered(np.arange(6.0), np.ones(6))
-    assert [METRICS[name].value(alone) for name in ("f1", "mcc", "auroc")] == [0.0, 0.0, 0.0]
-    assert [METRICS[name].value(constant) for name in ("pearson", "spearman")] == [0.0, 0.0]
-    assert METRICS["r2"].value(Answered(np.ones(6), np.arange(6.0))) == 0.0
+    assert np.isnan([METRICS[name].value(alone) for name in ("f1", "mcc", "auroc")]).all()
+    assert np.isnan([METRICS[name].value(constant) for name in ("pearson", "spearman")]).all()
+    assert np.isnan(METRICS["r2"].value(Answered(np.ones(6), np.arange(6.0))))
     nothing = Answered(np.zeros((4, 2), bool), np.zeros((4, 2), bool), np.zeros((4, 2)))
-    assert [METRICS[name].value(nothing) for name in of_kind("labels")] == [0.0, 0.0, 1.0, 0.0]
+    found = [METRICS[name].value(nothing) for name in of_kind("labels")]
+    assert found == pytest.approx([np.nan, np.nan, 1.0, np.nan], nan_ok=True)
+
+
+def test_one_answer_to_everything_has_no_matthews_correlation_of_its_own_but_zero_as_in_scikit_learn() -> None:
+    assert METRICS["mcc"].value(Answered(MIXED, ALONE, HALF)) == 0.0
+
+
+def test_another_positive_class_turns_what_is_about_one_class_alone() -> None:
+    answered = classes(np.random.default_rng(0), 300, 2, rare=True)
+    turned = answered.turned
+    for name in ("accuracy", "balanced_accuracy", "mcc", "log_loss", "brier", "auroc"):
+        assert METRICS[name].value(turned) == pytest.approx(METRICS[name].value(answered))
+    assert METRICS["f1"].value(turned) == theirs.f1_score(answered.targets, answered.answers, pos_label=0)
 
 
 def test_calibration_by_hand() -> None:
@@ -210,14 +225,14 @@ def test_risk_and_coverage_by_hand() -> None:
         assert share == pytest.approx([1, 1.5 / 2, 2 / 3, 2 / 4])
 
 
-def test_figures_by_class_are_those_of_scikit_learn_and_of_absent_classes_zero() -> None:
+def test_figures_by_class_are_those_of_scikit_learn_and_undefined_of_absent_classes() -> None:
     answered = classes(np.random.default_rng(0), 200, 4)
     found = classification.per_class(answered)
     expected = theirs.precision_recall_fscore_support(answered.targets, answered.answers)
     for mine, other in zip(found, expected, strict=True):
         assert mine == pytest.approx(other)
     absent = classification.per_class(Answered(MIXED, MIXED, np.eye(3)[MIXED]))
-    assert [one[2] for one in absent] == [0, 0, 0, 0]
+    assert [one[2] for one in absent] == pytest.approx([np.nan, np.nan, np.nan, 0], nan_ok=True)
 
 
 def test_metrics_say_what_they_fit_and_which_differences_are_small() -> None:

@@ -18,7 +18,7 @@ import fakes
 from afina import METHODS, Adapter, Backbone, Task, meter
 from afina.data.labelled import Labelled
 from afina.data.split import Split
-from afina.errors import AfinaError, InvalidStudy, RunFailed
+from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, Score
 from afina.inference.evaluation import evaluate, trained
 from afina.report.advice import sentences
@@ -606,6 +606,21 @@ def test_a_method_that_did_worse_on_what_was_set_aside_is_recommended_where_it_a
     other = next(one.name for one in made.contenders if one.trained and one.name != made.recommended)
     undecided = made.model_copy(update={"recommended": other, "comparisons": ()})
     assert "did best on the texts set aside, but it alone beats what trains nothing, and has" in sentences(undecided)[0]
+
+
+def test_what_is_undefined_is_won_by_nothing() -> None:
+    answers = {"lora": np.full((1, 9), np.nan), "prelayer": np.ones((1, 9))}
+    assert decide(["lora", "prelayer"], answers, {floors.TFIDF: np.zeros((1, 9))}, []) == "prelayer"
+    assert decide(["lora"], answers, {floors.TFIDF: np.zeros((1, 9)), "zero-shot": answers["lora"]}, []) == floors.TFIDF
+
+
+def test_a_metric_that_held_out_texts_do_not_have_chooses_nothing(tmp_path: Path) -> None:
+    for name, label in (("train", "good,bad"), ("dev", "bad,bad")):
+        rows = (f"text {number} of {name},{label.split(',')[number % 2]}" for number in range(20))
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    with pytest.raises(InvalidData, match="AUROC is undefined on its 20 held-out texts: it needs texts of both labels"):
+        recommend(str(tmp_path), 1.0, metric="auroc", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ def test_a_label_with_an_unusual_line_separator_stays_on_its_line(tmp_path: Path
     written = [record(label_names=("a\u2028b", "c\x85d\n")), record("full")]
     records_file.write(tmp_path / "records.jsonl", written)
     assert records_file.read(tmp_path / "records.jsonl") == written
+
+
+def test_an_undefined_metric_is_null_on_its_line_and_reads_as_undefined(tmp_path: Path) -> None:
+    made = record("lora", metrics={"accuracy": 1.0, "auroc": float("nan")})
+    records_file.write(tmp_path / "records.jsonl", [made])
+    assert '"auroc":null' in (tmp_path / "records.jsonl").read_text()
+    (again,) = records_file.read(tmp_path / "records.jsonl")
+    assert isnan(again.metrics["auroc"])
+    assert again.metrics["accuracy"] == 1.0
 
 
 def test_no_file_means_no_records(tmp_path: Path) -> None:

@@ -95,3 +95,5 @@ def test_it_is_another_run_and_one_without_keeps_its_key(gpt2: Backbone, toy: st
     run = Run(backbone=gpt2.address, task=toy, method="lora")
     assert run.key == run.model_copy(update={"data": Data(selection=None)}).key
     assert run.key != run.model_copy(update={"data": Data(selection=0.25)}).key
+    assert run.key == run.model_copy(update={"data": Data(positive=None)}).key
+    assert run.key != run.model_copy(update={"data": Data(positive="good")}).key

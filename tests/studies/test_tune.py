@@ -17,6 +17,7 @@ from afina import Backbone, Study, Task
 from afina.errors import Diverged, InvalidData, RunFailed
 from afina.events import Score
 from afina.inference import predictor
+from afina.report.progress import attempt
 from afina.studies import trial, trials, tuning
 from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor
@@ -25,7 +26,7 @@ from afina.studies.results import Results
 from afina.studies.run import Run
 from afina.studies.space import SPREAD
 from afina.studies.spec import Data, Training
-from afina.studies.trials import Tuned
+from afina.studies.trials import Trial, Tuned
 from afina.studies.watcher import Watcher
 from command import PROGRAM, Command, HereExecutor
 from fakes import sentences, write_csv
@@ -128,6 +129,15 @@ def test_a_run_without_a_cut_has_the_key_it_always_had() -> None:
 
 
 # The choice
+
+
+def test_a_candidate_whose_metric_is_undefined_loses_and_is_told_so() -> None:
+    score = Score(4, 4, 20, float("nan"), 0.5)
+    assert score.gain == float("-inf")
+    tried = Trial(setting={"learning_rate": 1e-3}, steps=4, value=float("nan"), seconds=1.0)
+    run = Run(backbone="b", task="t", method="lora")
+    assert "the metric is undefined on the validation cut, so it loses" in attempt(run, 1, tried, 4)
+    assert tried.model_dump(mode="json")["value"] is None
 
 
 def test_every_method_takes_the_same_steps_and_the_best_finished_candidate_is_chosen(

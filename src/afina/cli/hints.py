@@ -30,6 +30,7 @@ FLAGS = {
     "offset": "offset",
     "out": "--out",
     "overrides": "--set",
+    "positive": "--positive",
     "pull": "pull",
     "seed": "--seed",
     "separator": "--separator",

@@ -71,6 +71,10 @@ NoTexts = Annotated[
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
 ]
+PositiveOption = Annotated[
+    str | None,
+    typer.Option("--positive", help="Of two labels, the one that F1 and AUROC are about; the second.", metavar="LABEL"),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field of the study, such as train.epochs=1.", metavar="KEY=VALUE"),
@@ -86,11 +90,12 @@ def data_options(
     evaluation: str | None = None,
     kind: str | None = None,
     separator: str | None = None,
+    positive: str | None = None,
 ) -> dict[str, Any]:
-    """How a task is to be read, in the words of `Task.load` and of a study's [data]; the last three where given."""
+    """How a task is to be read, in the words of `Task.load` and of a study's [data]; the last four where given."""
     order = [name.strip() for name in labels.split(",")] if labels is not None else None
     given = {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
-    later = {"evaluation": evaluation, "kind": kind, "separator": separator}
+    later = {"evaluation": evaluation, "kind": kind, "separator": separator, "positive": positive}
     return given | {name: value for name, value in later.items() if value is not None}
 
 

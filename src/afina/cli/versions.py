@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from afina.card import figure
+
 if TYPE_CHECKING:
     from afina.store.diff.difference import Layer
     from afina.store.version import Version
@@ -25,7 +27,7 @@ def told(found: Version) -> list[tuple[str, Any]]:
         ("message", found.why),
         ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
         ("labels", ", ".join(manifest.get("label_names") or ())),
-        ("metrics", ", ".join(f"{name} {value:.4f}" for name, value in list(metrics.items())[:4])),
+        ("metrics", ", ".join(f"{name} {figure(value)}" for name, value in list(metrics.items())[:4])),
         ("task", manifest.get("task")),
         ("training texts", manifest.get("train_digest")),
         ("evaluation", manifest.get("evaluation_digest")),

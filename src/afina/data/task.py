@@ -87,6 +87,7 @@ class Task(Shown):
         validation: float | None = None,
         evaluation: str | None = None,
         selection: float | None = None,
+        positive: str | None = None,
         calibration: bool = False,
         allow_leakage: bool = False,
         offline: bool = False,
@@ -106,6 +107,7 @@ class Task(Shown):
         evaluation              a file, all of which stands in for the evaluation split; all of a file at `address` is
                                 then the training split
         selection               share of the training split, as used, that is set aside to select a model by
+        positive                of two labels, the one that is put second: F1 and AUROC are about that
         calibration             set CALIBRATION of the training split, as used, aside to fit a temperature on
         allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
         offline                 ask nothing of the network; NotFound where `is_at_hand` says no
@@ -114,6 +116,8 @@ class Task(Shown):
         """
         asked = Asked(text, text_pair, label, kind, separator)
         found = _found(address, asked, labels, evaluation, offline)
+        if positive is not None:
+            found = _with_positive(address, found, positive)
         train = rows.first(found.train, train_examples, "train_examples")
         held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
@@ -144,6 +148,22 @@ class Task(Shown):
             several = "any of " if self.kind == LABELS else ""
             what = f"{several}{len(self.label_names)} {'classes' if self.kind == CLASSES else 'labels'} ({names})"
         return f"label: {len(both):,} rows, {what}: kind {self.kind}"
+
+
+def _with_positive(address: str, found: Read, positive: str) -> Read:
+    """The same with that label second of two. Raises InvalidData."""
+    names = found.label_names
+    if found.kind != CLASSES or len(names) != 2:
+        what = f"{len(names)} classes" if found.kind == CLASSES else f"kind {found.kind}"
+        raise InvalidData(
+            f"task {address}: `positive` says which of two classes is; this task has {what}. Leave it out."
+        )
+    if positive not in names:
+        raise InvalidData(f"task {address}: `positive` {positive!r} is no label of it. Give {' or '.join(names)}.")
+    if positive == names[1]:
+        return found
+    train, evaluation = (replace(split, labels=1 - split.labels) for split in (found.train, found.evaluation))
+    return replace(found, label_names=names[::-1], train=train, evaluation=evaluation)
 
 
 def count_leaked(train: Iterable[Example], evaluation: Split) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from afina import digest, plainfile
 from afina.errors import CorruptAdapter
 from afina.models import objectives
-from afina.schema import Frozen, Problem
+from afina.schema import Figure, Frozen, Problem
 
 MANIFEST = "manifest.json"
 
@@ -75,7 +75,7 @@ class Manifest(Frozen):
     evaluation_digest: str | None = None
     seed: int | None = None
     training: dict[str, Any] = Field(default_factory=dict)
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, Figure] = Field(default_factory=dict)
     probe: tuple[tuple[float, ...], ...] | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)

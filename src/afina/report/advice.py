@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf, isnan
 
 from afina.report import metrics
 from afina.report.titles import title, titled
 from afina.report.verdicts import in_one
-from afina.report.words import count, listed, size
+from afina.report.words import count, listed, share, size
 from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.portfolio import EPOCHS
@@ -53,8 +54,8 @@ def more_labels(made: Recommendation) -> str:
         return "Whether more labels would help was not measured, for want of time or texts."
     whole, half = made.contender(fewer.name).metrics[made.metric], fewer.metrics[made.metric]
     seen = (
-        f"{title(fewer.name)} has {metrics.words(made.metric)} {half:.4f} when it is trained on half of the "
-        f"texts ({fewer.examples:,}), and {whole:.4f} on all"
+        f"{title(fewer.name)} has {metrics.words(made.metric)} {share(half)} when it is trained on half of the "
+        f"texts ({fewer.examples:,}), and {share(whole)} on all"
     )
     if fewer.comparison.verdict == "better":
         return f"More labels would probably help: {seen}."
@@ -83,7 +84,7 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
     others = [one for one in trained if one.name != chosen.name] + _simple(made)
     figures = {one.name: one.metrics[made.metric] for one in others if made.metric in one.metrics}
-    beside = "".join(f", {title(name)} {figure:.4f}" for name, figure in figures.items())
+    beside = "".join(f", {title(name)} {share(figure)}" for name, figure in figures.items())
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
     assert chosen.trainable is not None
@@ -104,7 +105,9 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
     if len(trained) == 1:
         return "it is what could be trained in the time and memory given"
     asked = [one for one in trained if one.validation is not None] or [chosen]
-    seen = max(asked, key=lambda one: sign * (one.validation or 0.0))
+    seen = max(asked, key=lambda one: -inf if one.validation is None else sign * one.validation)
+    if seen.validation is None and chosen.ended is not None:
+        return f"{metrics.words(made.metric)} is undefined on the texts set aside, and its loss there was the lowest"
     if chosen.validation == seen.validation:
         return "it did best on the texts set aside to select by"
     first = max(asked, key=lambda one: -1.0 if one.weighed is None else one.weighed)
@@ -124,10 +127,11 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
     if trained:
         sign = -1 if metrics.metric_of(made.metric).lower else 1
-        best = max(trained, key=lambda one: sign * one.metrics[made.metric])
+        defined = [one for one in trained if not isnan(one.metrics[made.metric])]
+        best = max(defined or trained, key=lambda one: sign * one.metrics[made.metric])
         why = (
             f"no adapted model beats it: it has {_figure(made, chosen)} on {made.examples:,} held-out texts, "
-            f"the best of them, {title(best.name)}, {best.metrics[made.metric]:.4f}"
+            f"the best of them, {title(best.name)}, {share(best.metrics[made.metric])}"
         )
         name = floors.LINEAR[made.kind] if chosen.name == floors.CONSTANT[made.kind] else chosen.name
         adapted = {one.name for one in trained}
@@ -166,7 +170,7 @@ def _simple(made: Recommendation) -> list[Contender]:
 
 def _figure(made: Recommendation, one: Contender) -> str:
     """`accuracy 0.8571`."""
-    return f"{metrics.words(made.metric)} {one.metrics[made.metric]:.4f}"
+    return f"{metrics.words(made.metric)} {share(one.metrics[made.metric])}"
 
 
 def _sure(compared: Sequence[Comparison]) -> str:

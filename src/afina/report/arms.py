@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf, isnan
 from typing import TYPE_CHECKING
 
 from afina.report import asking, metrics
@@ -99,7 +100,9 @@ class Arm:
 
     @property
     def gain(self) -> float:
-        """The same, or its negative where less is better."""
+        """The same, or its negative where less is better; less than any other where it is undefined."""
+        if isnan(self.headline):
+            return -inf
         return -self.headline if metrics.metric_of(self.record.metric).lower else self.headline
 
     @cached_property
@@ -126,14 +129,14 @@ class Arm:
         return self.results[0].targets
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Where a metric may lie: 95 %, of one result, or of the seeds of one setting; None of one that has none."""
+        """Where a metric may lie: 95 %, of one result, or of the seeds of one setting; None where there is none."""
         from afina.stats import estimates
 
         if metrics.metric_of(metric).values is None:
             return None
         answered = [result.answered for result in self.results]
         found = estimates.of_answers(answered, metrics.metric_of(metric)).interval
-        return found.low, found.high
+        return None if isnan(found.low) else (found.low, found.high)
 
     def mean(self, value: Value) -> float | None:
         """Mean over the seeds; None where one has none."""

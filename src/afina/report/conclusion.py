@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.report import curves, metrics
@@ -28,14 +29,22 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     """The conclusion; `failed` and `waiting` are runs of the study that are in no arm."""
     if not arms:
         return []
-    ground = max(alike(arms), key=lambda group: (sum(arm.trained for arm in group), len(group), group[0].size))
+    ground = max(alike(arms), key=_weight)
     leader = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
+    if isnan(leader.headline):
+        metric = metrics.metric_of(leader.record.metric)
+        return [f"Which is best cannot be said: {metric.words} is undefined, it needs {metric.needs}."]
     field = _Field(leader, tuple(arm for arm in ground if arm is not leader), found)
     settle = field.settle()
     curve = is_curve(arms)
     said = [field.best(), field.cheaper(), settle, *curves.sentences(arms, found)]
     said.append(_absent(arms, arms if curve else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
+
+
+def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
+    """How much is said by comparing the arms of a group."""
+    return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 from typing import TYPE_CHECKING
 
-from afina.report.words import points
+from afina.report.words import points, share
 from afina.studies.record import Record
 
 if TYPE_CHECKING:
@@ -23,14 +24,24 @@ def metric_of(name: str) -> Metric:
     return METRICS[name]
 
 
-def words(metric: str) -> str:
-    """Within a sentence."""
-    return metric_of(metric).words
+def words(metric: str, labels: Sequence[str] = ()) -> str:
+    """Within a sentence; with a task's labels, F1 names the one that it is of, as `F1 of spam`, or is `macro F1`."""
+    plain = metric_of(metric).words
+    if metric != F1 or not labels:
+        return plain
+    return f"{plain} of {labels[1]}" if len(labels) == 2 else f"macro {plain}"
 
 
-def heading(metric: str) -> str:
+def heading(metric: str, labels: Sequence[str] = ()) -> str:
     """`Accuracy`."""
-    return words(metric)[:1].upper() + words(metric)[1:]
+    text = words(metric, labels)
+    return text[:1].upper() + text[1:]
+
+
+def figure(name: str, value: float, labels: Sequence[str] = ()) -> str:
+    """`accuracy 0.8571`; `AUROC undefined: it needs texts of both labels`."""
+    why = f": it needs {metric_of(name).needs}" if isnan(value) else ""
+    return f"{words(name, labels)} {share(value)}{why}"
 
 
 def interval_heading(metric: str) -> str:

@@ -26,13 +26,16 @@ MOST_CONFUSED = 15
 
 @dataclass(frozen=True)
 class Found:
-    """One label: means over the seeds; support: texts that have it."""
+    """One label: means over the seeds, NaN where a seed has none; support: texts that have it."""
 
     name: str
     precision: float
     recall: float
     f1: float
     support: int
+
+
+_UNDEFINED = "Undefined: the precision of a label that was never answered, the recall of one that no text has."
 
 
 def of_labels(arm: Arm) -> list[Found]:
@@ -44,7 +47,7 @@ def of_labels(arm: Arm) -> list[Found]:
     told, there = answers.sum(axis=1), gold.sum(axis=1)
 
     def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        made: np.ndarray = np.divide(above, below, out=np.zeros_like(above), where=below > 0).mean(axis=0)
+        made: np.ndarray = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0).mean(axis=0)
         return made
 
     figures = (ratio(both, told), ratio(both, there), ratio(2 * both, told + there))
@@ -84,7 +87,7 @@ def _by_label(arms: Sequence[Arm]) -> Table:
     )
     names = len(arms[0].record.label_names)
     few = f" The {MOST} most frequent of {names} labels." if names > MOST else ""
-    return Table(BY_LABEL, columns, tuple(rows), (f"Means over the seeds; 0 where undefined.{few}",))
+    return Table(BY_LABEL, columns, tuple(rows), (f"Means over the seeds. {_UNDEFINED}{few}",))
 
 
 def _confusions(arms: Sequence[Arm]) -> Table:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 
 from afina import meter
 from afina.events import Progress
@@ -70,6 +71,8 @@ def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
     if trial.value is None:
         return f"{start}: diverged at step {trial.steps} of {length}"
     early = "" if trial.steps == length else f", stopped at step {trial.steps} of {length}"
+    if isnan(trial.value):
+        return f"{start}: the metric is undefined on the validation cut, so it loses{early}"
     return f"{start}: {trial.value:.4f} on the validation cut{early}"
 
 
@@ -78,12 +81,15 @@ def selected(record: Record) -> str:
     seen = record.selection
     if seen is None:
         return ""
-    return f"{record.name}: {metrics.words(record.metric)} {seen.value:.4f} on {seen.examples:,} texts set aside"
+    told = metrics.figure(record.metric, seen.value, record.label_names)
+    loses = "; another training with a figure is preferred" if isnan(seen.value) else ""
+    return f"{record.name}: {told} on {seen.examples:,} texts set aside{loses}"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:
     """What a run came to."""
-    figures = [f"{metrics.words(name)} {record.metrics[name]:.4f}" for name in metrics.of_record(record)[:2]]
+    names = metrics.of_record(record)[:2]
+    figures = [metrics.figure(name, record.metrics[name], record.label_names) for name in names]
     found = f"{', '.join(figures)}, trained in {clock(record.seconds.train)}"
     return f"{named(run)}: {found}{'' if now else ' (recorded before)'}"
 

@@ -10,6 +10,7 @@ from afina.report.advice import sentences
 from afina.report.tables import EVIDENCE, Column, Table
 from afina.report.titles import title, titled
 from afina.report.words import NOTHING, count, number_of_texts, share, size, too_few
+from afina.schema import figures_as_json, null_where_undefined
 from afina.studies.recommendation import Contender, Dropped, Recommendation
 
 
@@ -59,9 +60,9 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
         "rows": [
             {
                 "name": one.name,
-                "accuracy": one.metrics.get(metrics.ACCURACY),
-                "f1": one.metrics.get(metrics.F1),
-                "metrics": one.metrics,
+                "accuracy": null_where_undefined(one.metrics.get(metrics.ACCURACY)),
+                "f1": null_where_undefined(one.metrics.get(metrics.F1)),
+                "metrics": figures_as_json(one.metrics),
                 "method": one.method,
                 "rate": one.rate,
                 "ended": one.ended,
@@ -83,7 +84,7 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
         "dropped": {name: _why(one) for name, one in made.dropped.items()},
         "fewer": None
         if made.fewer is None
-        else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": made.fewer.metrics},
+        else {"name": made.fewer.name, "examples": made.fewer.examples, "metrics": figures_as_json(made.fewer.metrics)},
         "train_examples": made.train_examples,
         "examples": made.examples,
         "minutes": made.minutes,

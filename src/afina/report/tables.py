@@ -9,11 +9,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
 from typing import Literal
 
 from afina.report import amounts, meanings, metrics, untrained
 from afina.report.arms import Arm, Value
-from afina.report.words import NOTHING, count, percent, seconds, share, size, span
+from afina.report.words import NOTHING, UNDEFINED, count, percent, seconds, share, size, span
 from afina.studies.record import Record
 from afina.studies.spec import Data
 
@@ -56,11 +57,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Measure:
-    """A column to be: `cell` makes the text from a line's arm, which has one seed or several."""
+    """A column to be: `cell` makes the text from a line's arm, which has one seed or several.
+
+    plain  the heading without the name of a label, where it has one
+    """
 
     heading: str
     cell: Callable[[Arm], str]
     minor: bool = False
+    plain: str = ""
+
+    @property
+    def key(self) -> str:
+        """What another study calls it, which knows no label of ours."""
+        return self.plain or self.heading
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ def all_tables(arms: Sequence[Arm], beside: Beside, data: Data = _USUAL) -> list
     """
     if not arms:
         return []
-    said = [*meanings.notes(arms), *amounts.notes(arms, data), *untrained.notes(arms)]
+    said = [*meanings.notes(arms, data), *amounts.notes(arms, data), *untrained.notes(arms)]
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
         _table(PERFORMANCE, _performance(arms), arms, said, beside),
@@ -102,6 +112,8 @@ def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure
         values = [found for found in map(value, arm.records) if found is not None]
         if len(values) < len(arm.records):
             return NOTHING
+        if any(map(isnan, values)):
+            return UNDEFINED
         if len(set(values)) == 1:
             return form(values[0])
         return f"{form(statistics.fmean(values))} ± {form(statistics.stdev(values))}"
@@ -110,7 +122,7 @@ def measure(heading: str, value: Value, form: Callable[[float], str]) -> Measure
 
 
 def _table(title: str, ours: Sequence[Measure], arms: Sequence[Arm], notes: Sequence[str], beside: Beside) -> Table:
-    shown = [each for one in ours for each in (one, *beside.measures.get(one.heading, ()))]
+    shown = [each for one in ours for each in (one, *beside.measures.get(one.key, ()))]
     means = [arm for arm in arms if len(arm.results) > 1]
     name_seeds = len({seed for arm in arms for seed in arm.seeds}) > 1
     columns = [Column("Method", "left"), *([Column("Seeds", "left")] if name_seeds else [])]
@@ -134,7 +146,7 @@ def _performance(arms: Sequence[Arm]) -> list[Measure]:
     """The headline and another metric of the task's kind, each with its interval."""
     made = []
     for metric in metrics.of_record(arms[0].record)[:2]:
-        made += [measure(metrics.heading(metric), metrics.value(metric), share), _interval(metric)]
+        made += [_of_metric(metric, arms[0].record), _interval(metric)]
     same = len({record.examples for arm in arms for record in arm.records}) == 1
     return [*made, replace(measure("Evaluated texts", lambda record: record.examples, count), minor=same)]
 
@@ -156,7 +168,12 @@ def _interval(metric: str) -> Measure:
 def _further(arms: Sequence[Arm]) -> list[Measure]:
     """The other metrics; what lies beyond the headline is told without intervals, which tables.csv has."""
     names = metrics.of_record(arms[0].record)[2:]
-    return [measure(metrics.heading(name), metrics.value(name), share) for name in names]
+    return [_of_metric(name, arms[0].record) for name in names]
+
+
+def _of_metric(name: str, record: Record) -> Measure:
+    heading = metrics.heading(name, record.label_names)
+    return replace(measure(heading, metrics.value(name), share), plain=metrics.heading(name))
 
 
 def _cost() -> list[Measure]:

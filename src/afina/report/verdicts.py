@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.report import metrics
 from afina.report.arms import Arm, is_curve, measured_on
 from afina.report.tables import Column, Table
-from afina.report.words import NOTHING, chance
+from afina.report.words import NOTHING, chance, listed
 
 if TYPE_CHECKING:
     from afina.stats.comparison import Comparison
@@ -89,6 +90,9 @@ def _why_apart(first: Arm, second: Arm) -> str:
     """Empty where the two may be compared."""
     if len({measured_on(result) for result in (*first.results, *second.results)}) > 1:
         return "they were evaluated on different texts"
+    if undefined := [arm.label for arm in (first, second) if isnan(arm.headline)]:
+        metric = metrics.metric_of(first.record.metric)
+        return f"{metric.words} is undefined for {listed(undefined)}: it needs {metric.needs}"
     if first.seeds != second.seeds:
         return "their seeds differ: " + " against ".join(", ".join(map(str, arm.seeds)) for arm in (first, second))
     return ""

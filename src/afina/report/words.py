@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 NOTHING = "–"
 """Stands where there is no value."""
+
+UNDEFINED = "undefined"
+"""Stands for a metric that these answers do not have, such as the AUROC of texts of one label."""
 
 
 FEW = 30
@@ -52,13 +56,13 @@ def seconds(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """A share: `0.8721`."""
-    return f"{value:.4f}"
+    """A share: `0.8721`; `undefined` of a metric that is."""
+    return UNDEFINED if isnan(value) else f"{value:.4f}"
 
 
 def span(interval: tuple[float, float]) -> str:
-    """An interval of shares: `0.8721 to 0.9107`."""
-    return f"{share(interval[0])} to {share(interval[1])}"
+    """An interval of shares: `0.8721 to 0.9107`; `undefined` where its ends are."""
+    return UNDEFINED if isnan(interval[0]) else f"{share(interval[0])} to {share(interval[1])}"
 
 
 def percent(value: float) -> str:

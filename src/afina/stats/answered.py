@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+UNDEFINED = float("nan")
+"""A figure that these answers do not have, such as the AUROC of texts of one class; `null` in JSON."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -33,6 +36,12 @@ class Answered:
         return np.asarray(self.chances, dtype=np.float64)
 
     @property
+    def turned(self) -> Answered:
+        """The same of two classes with class 0 as class 1, for figures that are about class 1."""
+        chances = None if self.chances is None else self.chances[:, ::-1]
+        return Answered(1 - self.targets, 1 - self.answers, chances)
+
+    @property
     def classes(self) -> int:
         """How many there are to choose from."""
         if self.chances is not None:
@@ -41,10 +50,17 @@ class Answered:
 
 
 def of_ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Values, over the last axis, of mean(above) / mean(below), which counts as 0 where that is 0 / 0."""
+    """Values, over the last axis, of mean(above) / mean(below), all of them UNDEFINED where that is 0 / 0."""
     size = below.mean(axis=-1, keepdims=True)
-    score = np.divide(above.mean(axis=-1, keepdims=True), size, out=np.zeros_like(size), where=size > 0)
+    score = np.divide(above.mean(axis=-1, keepdims=True), size, out=np.full_like(size, UNDEFINED), where=size > 0)
     values: np.ndarray = score + np.divide(above - score * below, size, out=np.zeros_like(below), where=size > 0)
+    return values
+
+
+def mean_of_defined(rows: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of the rows that are defined; UNDEFINED where none is. [K, N] to [N]."""
+    defined = rows[~np.isnan(rows).any(axis=1)]
+    values: np.ndarray = defined.mean(axis=0) if len(defined) else np.full(rows.shape[1], UNDEFINED)
     return values
 
 

@@ -1,14 +1,14 @@
 """Figures of answers that are one class of several: pure functions of arrays.
 
 Functions of an `Answered` are what `metrics.py` lists: a figure, and the values of each example that it is the mean of
-(answered.py). What is not defined, such as the F1 of a class that neither occurs nor is answered, is 0.
+(answered.py). What is not defined, such as the F1 of a class that neither occurs nor is answered, is UNDEFINED.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from afina.stats.answered import Answered, of_ratio
+from afina.stats.answered import UNDEFINED, Answered, mean_of_defined, of_ratio
 
 BINS = 15
 """Of the calibration error: as many as Guo et al. (ICML 2017) use."""
@@ -35,24 +35,28 @@ def log_loss(gold: np.ndarray, logits: np.ndarray) -> float:
 
 
 def f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    """F1 of class 1 when there are two classes, the unweighted mean over classes otherwise; 0 where undefined."""
+    """F1 of class 1 when there are two classes, else the unweighted mean over the classes that have one.
+
+    A class that neither occurs nor is answered has none: scikit-learn's `zero_division=nan`.
+    """
     from sklearn.metrics import f1_score
 
     if classes == 2:
-        return float(f1_score(gold, predicted, labels=[1], average="micro", zero_division=0.0))
-    return float(f1_score(gold, predicted, labels=list(range(classes)), average="macro", zero_division=0.0))
+        either = int(np.sum(gold == 1) + np.sum(predicted == 1))
+        return 2 * int(np.sum((gold == 1) & (predicted == 1))) / either if either else UNDEFINED
+    return float(f1_score(gold, predicted, labels=list(range(classes)), average="macro", zero_division=UNDEFINED))
 
 
 # By class, by confidence
 
 
 def per_class(answered: Answered) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall, F1, float [C] each, and how many examples are of the class, int [C]; 0 where undefined."""
+    """Precision, recall, F1, float [C] each, and how many examples are of the class, int [C]; UNDEFINED where 0 / 0."""
     from sklearn.metrics import precision_recall_fscore_support
 
     labels = list(range(answered.classes))
     precision, recall, score, support = precision_recall_fscore_support(
-        answered.targets, answered.answers, labels=labels, average=None, zero_division=0.0
+        answered.targets, answered.answers, labels=labels, average=None, zero_division=UNDEFINED
     )
     return precision, recall, score, support
 
@@ -99,12 +103,11 @@ def right(answered: Answered) -> np.ndarray:
 
 def f1_values(answered: Answered) -> np.ndarray:
     """Of `f1`: each class's is a ratio, 2 TP / (TP + FP + TP + FN)."""
-    classes = [1] if answered.classes == 2 else range(answered.classes)
-    values = np.zeros(len(answered.targets))
-    for label in classes:
+    rows = []
+    for label in [1] if answered.classes == 2 else range(answered.classes):
         is_gold, is_found = answered.targets == label, answered.answers == label
-        values += of_ratio(2.0 * (is_gold & is_found), is_gold.astype(float) + is_found)
-    return values / len(classes)
+        rows.append(of_ratio(2.0 * (is_gold & is_found), is_gold.astype(float) + is_found))
+    return mean_of_defined(np.stack(rows))
 
 
 def balanced_accuracy(answered: Answered) -> float:
@@ -129,12 +132,17 @@ def mcc(answered: Answered) -> float:
 
 
 def mcc_values(answered: Answered) -> np.ndarray:
-    """Of `mcc` = C / sqrt(V_t V_p), C = accuracy - sum p t, V = 1 - sum of squares; t, p shares of targets, answers."""
+    """Of `mcc` = C / sqrt(V_t V_p), C = accuracy - sum p t, V = 1 - sum of squares; t, p shares of targets, answers.
+
+    UNDEFINED where one class alone occurs; 0, as scikit-learn has it, where one alone is answered.
+    """
     targets, answers, n = answered.targets, answered.answers, len(answered.targets)
     t, p = (np.bincount(labels, minlength=answered.classes) / n for labels in (targets, answers))
     hits = right(answered).astype(float)
     both, of_targets, of_answers = float(p @ t), 1 - float(t @ t), 1 - float(p @ p)
-    if min(of_targets, of_answers) <= 1e-12:
+    if of_targets <= 1e-12:
+        return np.full(n, UNDEFINED)
+    if of_answers <= 1e-12:
         return np.zeros(n)
     scale = np.sqrt(of_targets * of_answers)
     score = (hits.mean() - both) / scale
@@ -145,12 +153,12 @@ def mcc_values(answered: Answered) -> np.ndarray:
 
 
 def auroc(answered: Answered) -> float:
-    """Area under the ROC curve of the probability of class 1 of two; 0 where only one class occurs."""
+    """Area under the ROC curve of the probability of class 1 of two; UNDEFINED where only one class occurs."""
     from sklearn.metrics import roc_auc_score
 
     positive = answered.targets == 1
     if positive.all() or not positive.any():
-        return 0.0
+        return UNDEFINED
     return float(roc_auc_score(positive, answered.probabilities[:, 1]))
 
 
@@ -161,7 +169,7 @@ def auroc_values(answered: Answered) -> np.ndarray:
     """
     positive, scores = answered.targets == 1, answered.probabilities[:, 1]
     if positive.all() or not positive.any():
-        return np.zeros(len(scores))
+        return np.full(len(scores), UNDEFINED)
     above, below = scores[positive], scores[~positive]
     placed = np.empty(len(scores))
     placed[positive] = _outranked(np.sort(below), above)

@@ -130,8 +130,8 @@ def compare(
                 of these are counted apart from the pairs without, so that their number makes no other answer less sure
     margin      differences up to this do not matter; 0.01 unless given. For a metric in the unit of the targets it must
                 be given (`metric.margin`)
-    Deterministic. Raises ValueError where shapes differ, where there are no examples, for a metric by which methods
-    cannot be compared, and for a margin or level that means nothing.
+    Deterministic. Raises ValueError where shapes differ, where there are no examples, where the metric is UNDEFINED,
+    for one by which methods cannot be compared, and for a margin or level that means nothing.
     """
     margin = _checked(metric, margin)
     if not 0.5 < level < 1:
@@ -144,6 +144,8 @@ def compare(
         raise ValueError(f"methods can be compared on the same seeds and examples only; found {found}")
     if any(table.ndim != 2 or 0 in table.shape for table in tables.values()):
         raise ValueError("expected arrays of seeds by examples, found one without any")
+    if undefined := [name for name, table in tables.items() if np.isnan(table).any()]:
+        raise ValueError(f"{metric.words} is undefined for {', '.join(undefined)}, so there is nothing to compare")
     pairs = list(combinations(tables, 2))
     evidence = [_evidence(tables[first], tables[second], metric, margin, level) for first, second in pairs]
     asked = [not {first, second}.intersection(references) for first, second in pairs]

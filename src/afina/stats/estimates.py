@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.stats.answered import Answered, of_ratio
+from afina.stats.answered import UNDEFINED, Answered, mean_of_defined, of_ratio
 from afina.stats.intervals import Interval, bent, bounded, wilson
 from afina.stats.metrics import Metric
 from afina.stats.random_effects import Crossed, size_of
@@ -31,7 +31,7 @@ from afina.stats.random_effects import Crossed, size_of
 @dataclass(frozen=True)
 class Estimate:
     """A figure of one method: the mean over its seeds, the standard deviation over them (n - 1; None for one), and
-    where the truth may lie.
+    where the truth may lie. All of them UNDEFINED where the figure is, for one of the seeds.
 
     With one seed the interval is about this trained model on other examples; with several it is about the method, on
     other examples and with other seeds.
@@ -46,7 +46,8 @@ def of_answers(answered: Sequence[Answered], metric: Metric, level: float = 0.95
     """Of what was answered, seed by seed, to the same examples: by `f1` for F1, by `estimate` for all else."""
     if metric.name == "f1":
         return f1(answered[0].targets, np.stack([one.answers for one in answered]), answered[0].classes, level)
-    assert metric.values is not None
+    if metric.values is None:
+        raise ValueError(f"{metric.words} is no mean over examples, so it has no interval")
     return estimate(np.stack([metric.values(one) for one in answered]), metric, level)
 
 
@@ -61,6 +62,8 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
     if metric.counted:
         return accuracy(values, level)
     table = _table(values).astype(float)
+    if np.isnan(table).any():
+        return _undefined(table)
     mean, spread, table = _seeds(table, table.mean(axis=1))
     if not table.var() > 1e-24 and metric.range == (0.0, 1.0) and mean in metric.range:
         return Estimate(mean, spread, wilson(int(mean) * table.shape[1], table.shape[1], level))
@@ -80,7 +83,7 @@ def accuracy(correct: np.ndarray, level: float = 0.95) -> Estimate:
 
 
 def f1(gold: np.ndarray, predicted: np.ndarray, classes: int, level: float = 0.95) -> Estimate:
-    """F1 of class 1 for two classes, else the plain mean of the F1 of each, as in `metrics`; int [N] and int [S, N].
+    """F1 of class 1 for two classes, else the plain mean of the F1 of each that has one; int [N] and int [S, N].
 
     For one seed and two classes the interval is the "Wilson indirect" of Lam, Gopal & Qian (arXiv:2309.14621): Wilson's
     for the share TP / (TP + FP + FN), of which F1 is a monotone function. For more classes or seeds, F1 is linearised:
@@ -91,18 +94,24 @@ def f1(gold: np.ndarray, predicted: np.ndarray, classes: int, level: float = 0.9
     if gold.shape != predicted.shape[1:]:
         raise ValueError(f"expected one label for each of {predicted.shape[1]} predictions, found {gold.shape}")
     chosen = [1] if classes == 2 else list(range(classes))
-    values = np.zeros(predicted.shape)
-    singles = []
+    by_class, singles = [], []
     for label in chosen:
         is_gold, is_found = gold == label, predicted == label
-        values += of_ratio(2.0 * (is_gold & is_found), is_gold.astype(float) + is_found)
-        share = wilson(int(np.sum(is_gold & is_found[0])), int(np.sum(is_gold | is_found[0])), level)
-        singles.append((2 * share.low / (1 + share.low), 2 * share.high / (1 + share.high)))
-    values /= len(chosen)
+        by_class.append(of_ratio(2.0 * (is_gold & is_found), is_gold.astype(float) + is_found))
+        if either := int(np.sum(is_gold | is_found[0])):
+            share = wilson(int(np.sum(is_gold & is_found[0])), either, level)
+            singles.append((2 * share.low / (1 + share.low), 2 * share.high / (1 + share.high)))
+    values = np.stack([mean_of_defined(rows) for rows in np.stack(by_class, axis=1)])
+    if np.isnan(values).any():
+        return _undefined(values)
     single = None
     if classes == 2 or not values[0].var() > 1e-24:
         single = Interval(*(float(np.mean(ends)) for ends in zip(*singles, strict=True)))
     return _estimate(values, values.mean(axis=1), single, level)
+
+
+def _undefined(values: np.ndarray) -> Estimate:
+    return Estimate(UNDEFINED, UNDEFINED if len(values) > 1 else None, Interval(UNDEFINED, UNDEFINED))
 
 
 def _table(values: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ class Metric:
     of_unit  whether it has the unit of the targets
     classes  how many there must be; None for any number
     chances  whether it is of probabilities, not of answers
+    needs    what it is UNDEFINED without, in words; empty where it is always defined
     """
 
     name: str
@@ -47,6 +48,7 @@ class Metric:
     of_unit: bool = False
     classes: int | None = None
     chances: bool = False
+    needs: str = ""
 
     @property
     def counted(self) -> bool:
@@ -78,18 +80,21 @@ _OF_CLASSES = (
         name="accuracy", words="accuracy", kind="classes", points=True,
         value=_mean(classification.right), values=classification.right,
     ),
-    Metric(name="f1", words="F1", kind="classes", points=True, value=_f1, values=classification.f1_values),
+    Metric(
+        name="f1", words="F1", kind="classes", points=True, value=_f1, values=classification.f1_values,
+        needs="texts that have the label, or are answered with it",
+    ),
     Metric(
         name="balanced_accuracy", words="balanced accuracy", kind="classes", points=True,
         value=classification.balanced_accuracy, values=classification.balanced_accuracy_values,
     ),
     Metric(
         name="mcc", words="Matthews correlation", kind="classes", points=False, range=(-1.0, 1.0),
-        value=classification.mcc, values=classification.mcc_values,
+        value=classification.mcc, values=classification.mcc_values, needs="texts of two labels or more",
     ),
     Metric(
         name="auroc", words="AUROC", kind="classes", points=True, classes=2, chances=True,
-        value=classification.auroc, values=classification.auroc_values,
+        value=classification.auroc, values=classification.auroc_values, needs="texts of both labels",
     ),
     Metric(
         name="log_loss", words="log loss", kind="classes", points=False, lower=True, range=LOSS, chances=True,
@@ -108,11 +113,11 @@ _OF_CLASSES = (
 _OF_NUMBERS = (
     Metric(
         name="pearson", words="Pearson correlation", kind="number", points=False, range=(-1.0, 1.0),
-        value=regression.pearson, values=regression.pearson_values,
+        value=regression.pearson, values=regression.pearson_values, needs="numbers and answers that vary",
     ),
     Metric(
         name="spearman", words="Spearman correlation", kind="number", points=False, range=(-1.0, 1.0),
-        value=regression.spearman, values=regression.spearman_values,
+        value=regression.spearman, values=regression.spearman_values, needs="numbers and answers that vary",
     ),
     Metric(
         name="rmse", words="RMSE", kind="number", points=False, lower=True, range=LOSS, of_unit=True,
@@ -124,7 +129,7 @@ _OF_NUMBERS = (
     ),
     Metric(
         name="r2", words="R²", kind="number", points=False, range=(-inf, 1.0),
-        value=regression.r2, values=regression.r2_values,
+        value=regression.r2, values=regression.r2_values, needs="numbers that vary",
     ),
 )  # fmt: skip
 
@@ -132,10 +137,12 @@ _OF_LABELS = (
     Metric(
         name="micro_f1", words="micro F1", kind="labels", points=True,
         value=multilabel.micro_f1, values=multilabel.micro_f1_values,
+        needs="texts that have a label, or are answered with one",
     ),
     Metric(
         name="macro_f1", words="macro F1", kind="labels", points=True,
         value=multilabel.macro_f1, values=multilabel.macro_f1_values,
+        needs="texts that have a label, or are answered with one",
     ),
     Metric(
         name="exact_match", words="exact match", kind="labels", points=True,
@@ -144,6 +151,7 @@ _OF_LABELS = (
     Metric(
         name="average_precision", words="average precision", kind="labels", points=True, chances=True,
         value=multilabel.average_precision, values=multilabel.average_precision_values,
+        needs="texts that have a label",
     ),
 )  # fmt: skip
 

@@ -1,13 +1,13 @@
 """Figures of answers that are any of L labels: pure functions of an `Answered`, and the values of each example.
 
-0 where a figure is not defined: the F1 of a label that neither occurs nor is answered, precision where none occurs.
+UNDEFINED where a figure is not: the F1 of labels that neither occur nor are answered, precision where none occurs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from afina.stats.answered import Answered, Order, of_ratio
+from afina.stats.answered import UNDEFINED, Answered, Order, mean_of_defined, of_ratio
 
 
 def micro_f1(answered: Answered) -> float:
@@ -22,15 +22,14 @@ def micro_f1_values(answered: Answered) -> np.ndarray:
 
 
 def macro_f1(answered: Answered) -> float:
-    """Mean over labels of the F1 of each."""
+    """Mean of the F1 of each label that has one: that occurs or is answered."""
     return float(np.mean(macro_f1_values(answered)))
 
 
 def macro_f1_values(answered: Answered) -> np.ndarray:
     """Of `macro_f1`, a mean of ratios."""
     right, either = _counted(answered)
-    values: np.ndarray = of_ratio(right.T, either.T).mean(axis=0)
-    return values
+    return mean_of_defined(of_ratio(right.T, either.T))
 
 
 def exactly_right(answered: Answered) -> np.ndarray:
@@ -46,7 +45,7 @@ def average_precision(answered: Answered) -> float:
     targets, chances = answered.targets.astype(bool), answered.probabilities
     occurring = np.flatnonzero(targets.any(axis=0))
     if not len(occurring):
-        return 0.0
+        return UNDEFINED
     return float(np.mean([average_precision_score(targets[:, label], chances[:, label]) for label in occurring]))
 
 
@@ -55,7 +54,7 @@ def average_precision_values(answered: Answered) -> np.ndarray:
     targets, chances = answered.targets.astype(bool), answered.probabilities
     occurring = np.flatnonzero(targets.any(axis=0))
     if not len(occurring):
-        return np.zeros(len(targets))
+        return np.full(len(targets), UNDEFINED)
     values: np.ndarray = np.mean([_of_precision(targets[:, k], chances[:, k]) for k in occurring], axis=0)
     return values
 

@@ -1,13 +1,13 @@
 """Figures of answers that are numbers: pure functions of an `Answered`, and the values of each example.
 
-0 where a figure is not defined: a correlation with something constant, the R² of constant targets.
+UNDEFINED where a figure is not defined: a correlation with something constant, the R² of constant targets.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from afina.stats.answered import Answered, Order
+from afina.stats.answered import UNDEFINED, Answered, Order
 
 
 def pearson(answered: Answered) -> float:
@@ -19,7 +19,7 @@ def pearson_values(answered: Answered) -> np.ndarray:
     """Of `pearson`: zx zy - r (zx² + zy²) / 2 + r, less its mean, of standardised numbers (Devlin et al. 1975)."""
     x, y = _standardised(answered.answers), _standardised(answered.targets)
     if x is None or y is None:
-        return np.zeros(len(answered.targets))
+        return np.full(len(answered.targets), UNDEFINED)
     r = float(np.clip(np.mean(x * y), -1.0, 1.0))
     values: np.ndarray = r + (x * y - r * (x**2 + y**2) / 2)
     return values
@@ -39,7 +39,7 @@ def spearman_values(answered: Answered) -> np.ndarray:
     u, v = (order.share_below - 0.5 for order in orders)
     covariance, of_x, of_y = np.mean(u * v), np.mean(u**2), np.mean(v**2)
     if min(of_x, of_y) <= 1e-15:
-        return np.zeros(len(u))
+        return np.full(len(u), UNDEFINED)
     scale = np.sqrt(of_x * of_y)
     r = float(np.clip(covariance / scale, -1.0, 1.0))
     of_covariance = u * v + orders[0].mean_above(v) + orders[1].mean_above(u) - 3 * covariance
@@ -73,7 +73,7 @@ def absolute_errors(answered: Answered) -> np.ndarray:
 
 
 def r2(answered: Answered) -> float:
-    """1 - mse / variance of the targets; of constant targets 1 where all answers are right, else 0."""
+    """1 - mse / variance of the targets; UNDEFINED of constant targets."""
     return float(np.mean(r2_values(answered)))
 
 
@@ -84,7 +84,7 @@ def r2_values(answered: Answered) -> np.ndarray:
     spread = (targets - targets.mean()) ** 2
     variance, mse = spread.mean(), squares.mean()
     if np.ptp(targets) == 0:
-        return np.full(len(targets), 0.0 if mse or len(targets) < 2 else 1.0)
+        return np.full(len(targets), UNDEFINED)
     values: np.ndarray = 1 - mse / variance - (squares - mse) / variance + mse / variance**2 * (spread - variance)
     return values
 

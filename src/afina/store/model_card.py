@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from afina import hub
+from afina.card import figure
 from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.data.origins import GLUE, HUB, SST2, named
 from afina.data.readers.glue import REPOSITORY
@@ -79,7 +81,8 @@ def model_card(
 
 
 def _front_matter(made: Manifest, name: str, version: int) -> str:
-    figures = {key: value for key, value in made.metrics.items() if key in METRICS} if made.task else {}
+    figures = {key: value for key, value in made.metrics.items() if key in METRICS and not isnan(value)}
+    figures = figures if made.task else {}
     kind, config = _dataset(made.task or "")
     at_hub = made.backbone is not None and not _is_local(made.backbone)
     results = [
@@ -190,7 +193,7 @@ def _metrics(made: Manifest) -> Iterator[str]:
         yield "## Metrics"
         yield f"On the evaluation texts of {_code(_texts(made.task))}:" if made.task else "As its maker stated them:"
         told = [
-            (METRICS[key].words, f"{value:.4f}") if key in METRICS else (key, f"{value:,.10g}")
+            (METRICS[key].words, figure(value)) if key in METRICS else (key, f"{value:,.10g}")
             for key, value in made.metrics.items()
         ]
         yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in told])

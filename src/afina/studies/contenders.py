@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from afina.data.task import Task
+from afina.schema import null_where_undefined
 from afina.stats.comparison import compare
 from afina.stats.metrics import Metric
 from afina.studies import floors
@@ -45,7 +48,7 @@ def trained(trainings: Trainings) -> list[Contender]:
             name=name,
             method=result.record.method,
             rate=result.record.training["learning_rate"],
-            validation=selection.value,
+            validation=null_where_undefined(selection.value),
             validation_examples=selection.examples,
             weighed=trainings.weighed(name),
             ended=trainings.ended[name],
@@ -60,6 +63,8 @@ def fewer(trainings: Trainings, metric: Metric, margin: float | None) -> Fewer |
     if not best or not again or not half:
         return None
     values = {best: again.scores[None], HALF: half.scores[None]}
+    if any(np.isnan(scores).any() for scores in values.values()):
+        return None
     (compared,) = compare(values, metric=metric, margin=margin)
     return Fewer(name=best, examples=half.record.train_examples, metrics=half.record.metrics, comparison=compared)
 

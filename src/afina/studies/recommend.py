@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from afina import digest, meter
+from afina.data.kinds import CLASSES, NUMBER
 from afina.data.readers import rows
 from afina.data.task import Task
 from afina.errors import InvalidData, InvalidStudy
@@ -20,7 +23,7 @@ from afina.methods import METHODS, make
 from afina.models import objectives
 from afina.models.objective import metric_for
 from afina.stats.comparison import compare
-from afina.stats.metrics import METRICS
+from afina.stats.metrics import METRICS, Answered
 from afina.studies import contenders, floors, portfolio
 from afina.studies.clock import Clock
 from afina.studies.directory import Directory
@@ -68,6 +71,7 @@ def recommend(
     clock = Clock(meter.now() if began is None else began, minutes)
     whole, asked = Task.load(task, **(data or {})), Data(**{**(data or {}), "allow_leakage": True})
     metric = metric_for(objectives.make(whole.label_names, {"kind": whole.kind}), metric, whole.metric)
+    _check_defined(metric, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or LocalExecutor()
         setting = Setting(whole, asked, backbone, Ask(**(ask or {})), clock, watcher, chosen, metric)
@@ -76,6 +80,17 @@ def recommend(
         results = of_recommendation(held, made)
         watcher.changed(results)
     return results
+
+
+def _check_defined(metric: str, task: Task) -> None:
+    """Raise InvalidData where the held-out texts have no such figure, however they are answered."""
+    targets, width = task.evaluation.labels, len(task.label_names)
+    right = np.eye(width)[targets] if task.kind == CLASSES else targets
+    if np.isnan(METRICS[metric].value(Answered(targets, targets, None if task.kind == NUMBER else right))):
+        raise InvalidData(
+            f"task {task.address}: {METRICS[metric].words} is undefined on its {len(task.evaluation)} held-out texts: "
+            f"it needs {METRICS[metric].needs}. Give such texts, or choose by another `metric`."
+        )
 
 
 def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendation:
@@ -158,7 +173,8 @@ def _answer(
     simple |= {name: result.scores[None] for name, result in untrained.items()}
     finalists = contenders.finalists(trainings)
     scores = {name: one.scores[None] for name, one in finalists.items()}
-    compared = compare(scores | simple, metric=metric, margin=metric.margin(held_out.labels), references=simple)
+    defined = {name: one for name, one in (scores | simple).items() if not np.isnan(one).any()}
+    compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
     of_floors = [
         contenders.of_floor(

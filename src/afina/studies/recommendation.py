@@ -6,13 +6,14 @@ Knows which it is; not how it is put in words (`afina.report.recommendation`). S
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf, isnan
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from afina.data.kinds import CLASSES, Kind
-from afina.schema import Count, Frozen
+from afina.schema import Count, Figure, Frozen
 from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.record import Asked
@@ -48,7 +49,7 @@ class Contender(Frozen):
     validation_examples: Count | None = None
     weighed: float | None = None
     ended: float | None = None
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: dict[str, Figure] = Field(default_factory=dict)
     examples: Count | None = None
     steps: Count | None = None
     seconds: float | None = None
@@ -115,7 +116,7 @@ class Fewer(Frozen):
 
     name: str
     examples: Count
-    metrics: dict[str, float]
+    metrics: dict[str, Figure]
     comparison: Comparison
 
 
@@ -182,9 +183,9 @@ def decide(
     lower             whether less of the metric is better
     """
     sign = -1 if lower else 1
-    of_simple = {name: sign * one.mean() for name, one in scores_of_simple.items()}
+    of_simple = {name: _or_least(sign * one.mean()) for name, one in scores_of_simple.items()}
     simple = max(of_simple, key=lambda name: (of_simple[name], name not in floors.CONSTANT.values()))
-    better = [name for name in order if sign * scores[name].mean() > of_simple[simple]]
+    better = [name for name in order if _or_least(sign * scores[name].mean()) > of_simple[simple]]
     if not better:
         return simple
     chosen = better[0]
@@ -193,3 +194,8 @@ def decide(
         if between.verdict == "worse":
             chosen = other
     return chosen
+
+
+def _or_least(gain: float) -> float:
+    """A gain that can be ranked: what is undefined is won by nothing."""
+    return -inf if isnan(gain) else gain

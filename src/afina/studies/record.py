@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from afina import atomic
 from afina.card import Shown
 from afina.errors import InvalidData
-from afina.schema import Frozen, Problem
+from afina.schema import Figure, Frozen, Problem
 
 TOLD = 2
 """Figures that a card shows, beside the headline; a record has more."""
@@ -74,7 +74,7 @@ class Selection(Frozen):
     value, loss  the headline metric, and the loss, of `examples` texts
     """
 
-    value: float
+    value: Figure
     loss: float
     examples: int
 
@@ -117,7 +117,7 @@ class Record(Shown, Frozen):
     kind: str
     objective: dict[str, Any] | None = None
     metric: str
-    metrics: dict[str, float]
+    metrics: dict[str, Figure]
     selection: Selection | None = None
     ceiling: dict[str, float] = Field(default_factory=dict)
     train_examples: int

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from afina import front
-from afina.card import Shown
+from afina.card import Shown, figure
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.schema import Frozen
 from afina.studies import holding, trials
@@ -86,7 +86,7 @@ class Results(Shown):
             "task": self.task,
             "recommended": self.recommendation.recommended if self.recommendation else None,
             "results": tuple(
-                f"{one.name}, seed {one.seed}: {one.metric} {one.metrics[one.metric]:.4f}" for one in self.records
+                f"{one.name}, seed {one.seed}: {one.metric} {figure(one.metrics[one.metric])}" for one in self.records
             ),
             "failed": tuple(f"{one.name}, seed {one.seed}" for one in self.failed),
         }

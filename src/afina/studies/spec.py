@@ -34,6 +34,7 @@ class Data(Frozen):
     train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
     validation  share of the training split that stands in for the evaluation split, which is then not used at all
     evaluation  a file, all of which stands in for the evaluation split
+    positive    of two labels, the one that F1 and AUROC are about; None: the second
     selection   share of the training split that is not trained on, and scored beside the evaluation split, for whoever
                 selects one of several trained models
     """
@@ -49,6 +50,7 @@ class Data(Frozen):
     validation: float | None = Field(default=None, gt=0, lt=1)
     evaluation: str | None = None
     selection: float | None = Field(default=None, gt=0, lt=1)
+    positive: str | None = None
     allow_leakage: bool = False
 
 
@@ -122,7 +124,7 @@ NO_EFFECT = frozenset({"checkpoint_seconds"})
 """Settings of training that change no result."""
 
 LATER = {
-    "data": ("validation", "evaluation", "kind", "separator", "selection"),
+    "data": ("validation", "evaluation", "kind", "separator", "selection", "positive"),
     "training": ("label_smoothing", "average", "pull", "class_weights", "temperature"),
 }
 """Settings that came after runs without them; at their defaults they do nothing, and the runs keep their keys."""

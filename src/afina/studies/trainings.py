@@ -141,7 +141,13 @@ class Trainings:
         """
         made = self.results[name].record
         metric, seen = METRICS[made.metric], made.selection
-        if not seen or metric.kind != CLASSES or not metric.points or self.used < len(self.setting.task.train):
+        if (
+            not seen
+            or math.isnan(seen.value)
+            or metric.kind != CLASSES
+            or not metric.points
+            or self.used < len(self.setting.task.train)
+        ):
             return None
         return self.candidates[name].weighed(seen.value, seen.examples)
 
@@ -150,6 +156,8 @@ class Trainings:
         made, weighed = self.results[name].record, self.weighed(name)
         assert made.selection
         measured = -made.selection.value if METRICS[made.metric].lower else made.selection.value
+        if math.isnan(measured):
+            return -math.inf, -made.selection.loss
         return measured if weighed is None else weighed, -made.selection.loss
 
     def last(self, name: str) -> Result:

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationErr
 
 from afina import atomic
 from afina.errors import InvalidData
-from afina.schema import Frozen
+from afina.schema import FigureOrNone, Frozen
 from afina.studies.directory import Directory
 
 
@@ -23,7 +23,7 @@ class Trial(Frozen):
 
     steps     optimiser steps taken; fewer than `Tuned.length` where it was stopped early
     value     of the headline metric on the validation cut, in training's precision, after the last of them; None where
-              training diverged
+              training diverged, NaN (null in JSON) where the metric is undefined: then the candidate loses
     seconds   wall-clock, its process's start and loading included
     """
 
@@ -31,7 +31,7 @@ class Trial(Frozen):
 
     setting: dict[str, Any]
     steps: int
-    value: float | None = Field(validation_alias=AliasChoices("value", "accuracy"))
+    value: FigureOrNone = Field(validation_alias=AliasChoices("value", "accuracy"))
     seconds: float
 
 

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -82,6 +83,11 @@ def tune(
             so_far = _told(study, run, space, how)
             keep(so_far)
     if so_far.setting is None:
+        if any(trial.value is not None and isnan(trial.value) for trial in so_far.trials):
+            raise RunFailed(
+                f"run {run.title}: what its candidates are chosen by is undefined on the validation cut. Raise "
+                "tune.validation, or choose by another `metric`."
+            )
         raise RunFailed(
             f"run {run.title}: none of its {len(so_far.trials)} candidates took all of its steps. "
             f"Lower methods.{run.title}.search.{RATE}, or raise tune.candidates."
@@ -197,7 +203,7 @@ def _told(study: optuna.Study, run: Run, space: Space, how: Tune) -> Tuned:
     if not trials:
         return Tuned(name=run.title, method=run.method)
     facts = trials[0].user_attrs["facts"]
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value != -inf]
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
     return Tuned(
         name=run.title,

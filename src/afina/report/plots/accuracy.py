@@ -9,6 +9,7 @@ from afina.report.arms import Arm
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot, brief, canvas, finish, rows_of
 from afina.report.verdicts import Verdicts
+from afina.report.words import share
 
 
 def headline(arms: Sequence[Arm]) -> Plot:
@@ -20,7 +21,7 @@ def headline(arms: Sequence[Arm]) -> Plot:
         low, high = arm.interval(metric) or (arm.headline, arm.headline)
         axes.plot([low, high], [row, row], color=svg.colour(arm.place), linewidth=2)
         axes.plot([arm.headline], [row], svg.marker(arm.place), color=svg.colour(arm.place), markersize=7)
-        said.append(f"{brief(arm.label)} {arm.headline:.4f} ({low:.4f} to {high:.4f})")
+        said.append(f"{brief(arm.label)} {share(arm.headline)} ({share(low)} to {share(high)})")
     rows_of(axes, [brief(arm.label) for arm in arms])
     axes.set_xlabel(f"{metrics.heading(metric)} on the evaluation texts")
     return finish(

@@ -10,6 +10,7 @@ from afina.report.arms import Arm, Value
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot, brief, canvas, finish, scatter
 from afina.report.tables import measured_on_gpu
+from afina.report.words import share
 
 
 def against_parameters(arms: Sequence[Arm]) -> Plot:
@@ -28,7 +29,7 @@ def against_parameters(arms: Sequence[Arm]) -> Plot:
         axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params(axis="x", labelsize=7.5, labelrotation=20)
     axes.set_xlabel("Trainable parameters (logarithmic)")
-    said = [f"{brief(arm.label)} {count:,}, {arm.headline:.4f}" for arm, count in zip(arms, counts, strict=True)]
+    said = [f"{brief(arm.label)} {count:,}, {share(arm.headline)}" for arm, count in zip(arms, counts, strict=True)]
     title = f"{_headline(arms)} against trainable parameters"
     return finish(figure, "parameters", title, said, "Means over the seeds.")
 
@@ -99,7 +100,7 @@ def _front(
     scatter(axes, shown, costs, front=True)
     axes.set_xlim(left=0)
     axes.set_xlabel(axis)
-    said = [f"{brief(arm.label)} {form.format(cost)}, {arm.headline:.4f}" for arm, cost in known]
+    said = [f"{brief(arm.label)} {form.format(cost)}, {share(arm.headline)}" for arm, cost in known]
     on_front = ", ".join(brief(shown[place].label) for place in best)
     caption = (
         "Ringed and joined: the Pareto front, the methods that no other beats in one without losing in the other: "

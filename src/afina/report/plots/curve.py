@@ -9,6 +9,7 @@ from afina.report.arms import Arm
 from afina.report.curves import by_method
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot, brief, canvas, finish, legend
+from afina.report.words import share
 
 
 def curve(arms: Sequence[Arm]) -> Plot:
@@ -23,7 +24,7 @@ def curve(arms: Sequence[Arm]) -> Plot:
         for size, arm in zip(sizes, those, strict=True):
             low, high = arm.interval(arm.record.metric) or (arm.headline, arm.headline)
             axes.plot([size, size], [low, high], color=tone, linewidth=1.2, alpha=0.6)
-        said.append(f"{brief(name)} " + ", ".join(f"{arm.headline:.4f} with {arm.size:,}" for arm in those))
+        said.append(f"{brief(name)} " + ", ".join(f"{share(arm.headline)} with {arm.size:,}" for arm in those))
     sizes = sorted({arm.size for arm in arms})
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])

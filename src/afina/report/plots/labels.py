@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from afina.report.arms import Arm
 from afina.report.per_label import MOST, of_labels
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot, brief, canvas, finish, legend
+from afina.report.words import UNDEFINED
 
 
 def per_label(arms: Sequence[Arm]) -> Plot:
@@ -21,7 +23,7 @@ def per_label(arms: Sequence[Arm]) -> Plot:
         places = [row - 0.4 + height * (number + 0.5) for row in range(len(shown))]
         axes.barh(places, [by_name[name] for name in shown], height=height, color=svg.colour(arm.place))
         axes.plot([by_name[name] for name in shown], places, svg.marker(arm.place), color=svg.colour(arm.place))
-        said.append(f"{brief(arm.label)} " + ", ".join(f"{brief(name, 18)} {by_name[name]:.3f}" for name in shown))
+        said.append(f"{brief(arm.label)} " + ", ".join(f"{brief(name, 18)} {_told(by_name[name])}" for name in shown))
     axes.set_yticks(range(len(shown)), [brief(name, 24) for name in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1)
@@ -31,3 +33,7 @@ def per_label(arms: Sequence[Arm]) -> Plot:
     caption = "Means over the seeds."
     caption += f" The {MOST} most frequent of {len(arms[0].record.label_names)} labels." if len(shown) == MOST else ""
     return finish(figure, "labels", "F1 by label", said, caption)
+
+
+def _told(f1: float) -> str:
+    return UNDEFINED if isnan(f1) else f"{f1:.3f}"

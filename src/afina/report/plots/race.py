@@ -9,6 +9,7 @@ from afina.report import metrics
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot, brief, canvas, finish
 from afina.report.titles import title
+from afina.report.words import share
 from afina.studies.recommendation import Recommendation
 
 
@@ -30,15 +31,15 @@ def race(made: Recommendation) -> Plot | None:
         axes.plot([end], [value], svg.marker(place), **style)
         axes.plot([end], [one.metrics[made.metric]], svg.marker(place), fillstyle="none", **style)
         said.append(
-            f"{brief(title(one.name))} after {end:.1f} minutes: {value:.4f} set aside, "
-            f"{one.metrics[made.metric]:.4f} held out"
+            f"{brief(title(one.name))} after {end:.1f} minutes: {share(value)} set aside, "
+            f"{share(one.metrics[made.metric])} held out"
         )
     for one in made.contenders:
         if not one.trained and one.metrics:
             axes.axhline(one.metrics[made.metric], color=svg.INK, linewidth=0.8, linestyle="--")
             where: dict[str, Any] = {"xytext": (3, 2), "textcoords": "offset points", "color": svg.INK}
             axes.annotate(brief(title(one.name)), (0, one.metrics[made.metric]), **where)
-            said.append(f"{brief(title(one.name))}: {one.metrics[made.metric]:.4f} held out")
+            said.append(f"{brief(title(one.name))}: {share(one.metrics[made.metric])} held out")
     axes.set_xlabel("Minutes from the start")
     axes.set_ylabel(metrics.heading(made.metric))
     axes.margins(0.12)

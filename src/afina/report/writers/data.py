@@ -10,6 +10,7 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from math import isnan
 
 from afina.meter import PHASES
 from afina.report import metrics
@@ -47,8 +48,9 @@ Lines = list[dict[str, object]]
 
 
 def tables(arms: Sequence[Arm]) -> dict[str, Lines]:
-    """By table, a mapping per line: `method`, `seed` (a number or "mean"), then the columns; null where not measured.
+    """By table, a mapping per line: `method`, `seed` (a number or "mean"), then the columns.
 
+    Null where not measured, or undefined.
     A line of means has the standard deviation (n - 1) of each column beside it, under the column's name and `_sd`.
     """
     names = list(arms[0].record.metrics) if arms else []
@@ -84,7 +86,7 @@ def _lines(arms: Sequence[Arm], columns: Columns) -> Lines:
 
 
 def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and not isnan(value)]  # null where undefined, too
     if len(known) < len(values):
         return {column: None, **({f"{column}_sd": None} if len(values) > 1 else {})}
     if len(values) == 1:
@@ -93,7 +95,7 @@ def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
 
 
 def as_csv(arms: Sequence[Arm]) -> str:
-    """One long table: `table`, `method`, `seed`, `column`, `value`; the value is empty where not measured."""
+    """One long table: `table`, `method`, `seed`, `column`, `value`; the value is empty where `tables` has null."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(["table", "method", "seed", "column", "value"])
@@ -113,4 +115,4 @@ def as_json(study: str, arms: Sequence[Arm], found: Verdicts, claims: Sequence[C
         **pairs.as_json(found),
         "claims": tested.as_json(claims),
     }
-    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afina.report import metrics, verdicts
 from afina.report.paper import claims
@@ -62,8 +62,8 @@ def _tuned(one: Tuned) -> dict[str, object]:
 
 
 def _done(record: Record, out: Path) -> dict[str, object]:
-    values: dict[str, object] = record.model_dump(mode="json", exclude={BULKY})
-    values |= {metric: record.metrics.get(metric) for metric in AT_TOP}
+    values: dict[str, Any] = record.model_dump(mode="json", exclude={BULKY})
+    values |= {metric: values["metrics"].get(metric) for metric in AT_TOP}
     values |= {"adapter": str(out / record.adapter), "predictions": str(out / record.predictions)}
     return _ordered({**values, "error": None})
 

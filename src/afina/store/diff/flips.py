@@ -12,6 +12,7 @@ import numpy as np
 from afina.data.kinds import CLASSES, NUMBER
 from afina.data.labelled import Labelled
 from afina.data.split import Split
+from afina.schema import null_where_undefined
 from afina.stats.answered import Answered
 from afina.stats.comparison import Comparison, compare
 from afina.stats.metrics import Metric
@@ -43,7 +44,7 @@ class Flips:
                 right is what has every label right. None for numbers, for which there is instead
     mean_change mean absolute change of the answers, in the unit of the targets
     comparison  the second with the first: its difference is the second's metric less the first's, and its verdict says
-                what the second is
+                what the second is; None where the metric is undefined on these texts: `undefined` then says why
     rows        some of the flips, those that were right and are wrong first; of numbers the largest changes
     """
 
@@ -57,30 +58,33 @@ class Flips:
     wrong_to_right: int | None
     wrong_to_wrong: int | None
     mean_change: float | None
-    comparison: Comparison
+    comparison: Comparison | None
     rows: tuple[Flip, ...]
+    undefined: str = ""
 
     @property
     def verdict(self) -> str:
-        """What the second is against the first: better, worse, equivalent or undecided."""
-        return self.comparison.verdict
+        """What the second is against the first: better, worse, equivalent, undecided, or undefined as the metric is."""
+        return self.comparison.verdict if self.comparison else "undefined"
 
     @property
     def words(self) -> str:
         """The same in a sentence, and a second: see `Comparison.words`."""
-        return self.comparison.words
+        return self.comparison.words if self.comparison else self.undefined
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values; an end of the interval that is at no number is None."""
-        made, compared = self.comparison, ("difference", "p", "margin", "level", "verdict", "words")
-        ends = (made.interval.low, made.interval.high)
+        """JSON values; None where something is undefined, or an end of the interval at no number."""
+        made, compared = self.comparison, ("difference", "p", "margin", "level")
+        ends = (made.interval.low, made.interval.high) if made else ()
         counts = ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "mean_change")
         return {
             **{key: getattr(self, key) for key in ("kind", "metric", "examples", *counts)},
             "names": list(self.names),
-            "figures": list(self.figures),
-            **{key: getattr(made, key) for key in compared},
-            "interval": [end if isfinite(end) else None for end in ends],
+            "figures": [*map(null_where_undefined, self.figures)],
+            **{key: getattr(made, key) if made else None for key in compared},
+            "verdict": self.verdict,
+            "words": self.words,
+            "interval": [end if isfinite(end) else None for end in ends] if made else None,
             "rows": [asdict(row) for row in self.rows],
         }
 
@@ -96,6 +100,7 @@ def compared(
     called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
     assert headline.values is not None  # or `metric_for` had refused it
     values = {called[1]: headline.values(other), called[0]: headline.values(one)}
+    undefined = " and ".join(name for name in called if np.isnan(values[name]).any())
     margin = headline.margin(texts.split.labels)
     return Flips(
         names=called,
@@ -104,8 +109,9 @@ def compared(
         figures=(headline.value(one), headline.value(other)),
         examples=len(texts.split),
         **_changes(one, other, kind),
-        comparison=compare(values, metric=headline, margin=margin)[0],
+        comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
         rows=tuple(_rows(one, other, texts, kind, most)),
+        undefined=undefined and f"{headline.words} is undefined for {undefined}: it needs {headline.needs}.",
     )
 
 
