@@ -115,9 +115,7 @@ class Task(Shown):
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         asked = Asked(text, text_pair, label, kind, separator)
-        found = _found(address, asked, labels, evaluation, offline)
-        if positive is not None:
-            found = _with_positive(address, found, positive)
+        found = _with_positive(address, _found(address, asked, labels, evaluation, offline), positive)
         train = rows.first(found.train, train_examples, "train_examples")
         held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
@@ -126,15 +124,12 @@ class Task(Shown):
         train, aside = rows.cuts(train, {name: share for name, share in shares.items() if share is not None})
         held_out = aside.get("validation", held_out)
         _check_varied(address, found, train)
-        leaked = check_leakage(address, train, held_out, allow=allow_leakage)
         return cls(
             address=address,
             train=train,
             evaluation=held_out,
-            leaked=leaked,
-            calibration=aside.get("calibration"),
-            selection=aside.get("selection"),
-            **_told(found),
+            leaked=check_leakage(address, train, held_out, allow=allow_leakage),
+            **_told(found, aside),
         )
 
     @property
@@ -150,9 +145,11 @@ class Task(Shown):
         return f"label: {len(both):,} rows, {what}: kind {self.kind}"
 
 
-def _with_positive(address: str, found: Read, positive: str) -> Read:
-    """The same with that label second of two. Raises InvalidData."""
+def _with_positive(address: str, found: Read, positive: str | None) -> Read:
+    """The same with that label, if one is given, second of two. Raises InvalidData."""
     names = found.label_names
+    if positive is None:
+        return found
     if found.kind != CLASSES or len(names) != 2:
         what = f"{len(names)} classes" if found.kind == CLASSES else f"kind {found.kind}"
         raise InvalidData(
@@ -183,9 +180,10 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
     return leaked
 
 
-def _told(found: Read) -> dict[str, Any]:
-    """What a task has of what reading it gave, beside the splits."""
-    return {name: getattr(found, name) for name in ("label_names", "kind", "metric", "ceiling", "separator")}
+def _told(found: Read, aside: Mapping[str, Split]) -> dict[str, Any]:
+    """What a task has of what reading it gave, and of what was set aside, beside the two splits."""
+    read = {name: getattr(found, name) for name in ("label_names", "kind", "metric", "ceiling", "separator")}
+    return read | {name: aside.get(name) for name in ("calibration", "selection")}
 
 
 def _check_varied(address: str, found: Read, train: Split) -> None:
