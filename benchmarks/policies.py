@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from afina.studies.pace import MEASURED
+from afina.studies.portfolio import CHEAPEST, DEAREST
 from afina.studies.trainings import FEWEST, ROOM
 from learning_curves import HELD_OUT, Cell, curves, unpacked
 
@@ -203,25 +204,32 @@ def in_order(
 ) -> Kept | None:
     """Trainings of one length in turn while there is time for one, and of them the best.
 
-    As `afina.studies.trainings` has it: a method's pace is measured before its first training, the length is such that
-    there would be time for ROOM times the first, and time is kept to train on all texts again: the curves do not say
-    what that gains. stop: so many without beating a floor end it.
+    As `afina.studies.trainings` has it: a method's pace is measured before its first training, unless the dearest one's
+    is known and leaves time for it, or leaves none to the cheapest that it could be. The length is such that there
+    would be time for ROOM times the first, and time is kept to train on all texts again: the curves do not say what
+    that gains. stop: so many without beating a floor end it.
     """
-    texts, kept, measured = cell.cut + HELD_OUT, [], set[str]()
+    texts, kept, known = cell.cut + HELD_OUT, [], set[str]()
     steps = 0
+
+    def takes(pace: str, share: float = 1.0) -> float:
+        selected = max(kept, key=standing, default=None)
+        return cell.seconds(pace, share * steps, texts) + _kept_back(cell, selected, pace, steps, left, share)
+
     for setting in order:
         method = setting[0]
-        if method not in measured:
-            if left <= 0:
-                break
-            measured.add(method)
+        by = method if method in known else DEAREST if DEAREST in known else None
+        if by is None or (by != method and takes(by) > left):
+            least = 0.0 if by is None else cell.seconds(by, CHEAPEST * MEASURED, FEWEST) + takes(by, CHEAPEST)
+            if left <= 0 or least > left:
+                continue
             left -= cell.seconds(method, MEASURED, FEWEST)
+            known.add(by := method)
         steps = steps or _length(cell, method, left, texts)
-        takes = cell.seconds(method, steps, texts)
-        selected = max(kept, key=standing, default=None)
-        if steps < 1 or takes + _kept_back(cell, selected, method, steps, left) > left:
+        if steps < 1 or takes(by) > left:
             continue
-        left -= takes
+        left -= cell.seconds(method, steps, texts)
+        known.add(method)
         kept.append(cell.whole(setting, steps))
         floor = max(one.mean() for one in cell.untrained.values())
         if stop and len(kept) >= stop and max(one.validation for one in kept) < floor:
@@ -229,11 +237,17 @@ def in_order(
     return max(kept, key=standing, default=None)
 
 
-def _kept_back(cell: Recorded, selected: Kept | None, method: str, steps: int, left: float) -> float:
-    """Seconds that training the selected one on all texts is to have; none where there are not so many."""
+def _kept_back(
+    cell: Recorded, selected: Kept | None, method: str, steps: int, left: float, share: float = 1.0
+) -> float:
+    """Seconds that training the selected one on all texts is to have; none where there are not so many.
+
+    share  of the method's steps' time
+    """
     if selected is None or steps < cell.cell.steps:
         return 0.0
-    now, then = (cell.seconds(each, steps / (1 - cell.cell.cut), HELD_OUT) for each in (selected.setting[0], method))
+    again = steps / (1 - cell.cell.cut)
+    now, then = cell.seconds(selected.setting[0], again, HELD_OUT), cell.seconds(method, share * again, HELD_OUT)
     return max(now, then) if now <= left else 0.0
 
 

@@ -119,7 +119,7 @@ LAYERS = {
     ),
     "studies": (
         # intentions and facts
-        "spec record forecast floors study_file presets clock executors",
+        "spec record forecast floors study_file presets clock stages executors",
         "directory result recommendation",
         "trials holding",
         "results",

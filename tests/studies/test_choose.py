@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn import clone
 
 import fakes
 from afina import METHODS, Adapter, Backbone, Task, meter
@@ -21,10 +22,11 @@ from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, Score
 from afina.inference.evaluation import evaluate, trained
+from afina.models import objectives
 from afina.report.advice import sentences
 from afina.report.recommendation import as_json, evidence
 from afina.stats.comparison import compare
-from afina.studies import cost, floors, portfolio, trainings
+from afina.studies import cost, floors, portfolio, stages, trainings
 from afina.studies.adapters import find
 from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor, Overrun
@@ -234,6 +236,29 @@ def test_the_majority_is_that_of_the_training_split() -> None:
     assert floors.constant(train).predict(Split(["x", "y"], np.array([0, 1]))).tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("kind", ["classes", "number", "labels"])
+def test_tfidf_is_the_pipeline_that_scikit_learns_grid_search_chooses(kind: str) -> None:
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+
+    made = fakes.sentences(60)
+    right = np.array([label for _, label in made])
+    targets = {"classes": right, "number": right + 0.01 * np.arange(60), "labels": np.stack([right, 1 - right], 1)}[
+        kind
+    ]
+    train = Split([text for text, _ in made], targets)
+    objective = objectives.make(("no", "yes") if kind != "number" else ("score",), {"kind": kind}).of(targets)
+    words, last = floors.fit(train, objective)
+    _, grid = floors._last(objective.kind)
+    named = {f"last__{name}": values for name, values in grid.items()}
+    pipeline = make_pipeline(clone(words), clone(last))
+    pipeline.steps[1] = ("last", pipeline.steps[1][1])
+    search = GridSearchCV(pipeline, named, cv=floors._folds(train, objective), scoring=floors.SCORING[objective.kind])
+    best = search.fit(train.texts, objective.learnt(targets)).best_estimator_
+    found, expected = (one.get_params() for one in (last, best[-1]))
+    assert {name: found[name] for name in grid} == {name: expected[name] for name in grid}
+
+
 def test_tfidf_learns_words_and_says_what_it_chose() -> None:
     rows = fakes.sentences(200)
     texts, labels = [text for text, _ in rows], np.array([label for _, label in rows])
@@ -323,12 +348,56 @@ def test_after_a_measurement_on_a_busy_machine_trainings_are_made_longer_once(wo
     assert left == {Path(one.adapter).name for one in made.contenders if one.adapter}
 
 
-def test_each_method_is_measured_once_and_only_when_its_turn_comes(
+def test_each_method_is_measured_once_and_only_when_its_turn_comes_and_the_dearest_stands_for_those_after_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(portfolio, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("full", 1.0), ("full", 1 / 3)))
-    world.choose(tmp_path / "out", 60)
-    assert [run.method for run in world.tried] == ["lora", "full", "prelayer"]
+    made = world.choose(tmp_path / "out", 60)
+    assert [run.method for run in world.tried] == ["lora", "full"]
+    assert made.contender("prelayer").trained
+
+
+def test_nothing_is_measured_that_there_is_no_time_to_train(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out", 5)
+    assert [run.method for run in world.tried] == ["full"]
+    late = {name for name, one in made.dropped.items() if one.why == "train"}
+    assert {"lora", "prelayer"} & late
+    assert made.stages[stages.PACE] == pytest.approx(world.opening + MEASURED * world.step["full"] + 60 * world.text)
+
+
+def test_a_method_is_measured_where_the_dearest_leaves_it_no_time_and_it_may_be_cheaper(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portfolio, "LEARNT", (("full", 1.0), ("lora", 1.0)))
+    world.step = {"full": 4.0, "lora": 0.8, "prelayer": 4.0}
+    made = world.choose(tmp_path / "out", 14)
+    assert [run.method for run in world.tried] == ["full", "lora"]
+    assert made.contender("lora").trained
+
+
+def test_where_memory_is_plenty_only_that_of_the_dearest_method_is_foreseen(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreseen: list[str] = []
+    monkeypatch.setattr(
+        cost, "cost", lambda run, *task, **how: foreseen.append(run.method) or world.cost(run, *task, **how)
+    )
+    assert not world.choose(tmp_path / "plenty", 60).dropped
+    assert foreseen == ["full"]
+    foreseen.clear()
+    world.choose(tmp_path / "little", 60, memory=5 * GIB)
+    assert set(foreseen) == {*world.needs} - {"head"}
+
+
+def test_it_says_what_the_time_went_to(world: World, tmp_path: Path) -> None:
+    made = world.choose(tmp_path / "out", 60)
+    told = [stages.PACE, stages.ASKING, stages.TRAINING, stages.AGAIN, stages.HALF]
+    assert list(made.stages) == [stages.SIMPLE, stages.MEMORY, *told]
+    assert sum(made.stages.values()) == pytest.approx(made.seconds)
+    assert as_json(made, Path())["stages"] == made.stages
+    (note,) = [note for note in evidence(made).notes if note.startswith("It took ")]
+    assert note.startswith(f"It took {made.seconds:,.0f} s: measuring paces ")
+    assert f"training {made.stages[stages.TRAINING]:,.0f} s" in note
 
 
 def test_the_winner_has_its_adapter_though_the_end_takes_longer_than_measured(world: World, tmp_path: Path) -> None:
@@ -438,7 +507,7 @@ def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(
     monkeypatch.setattr(portfolio, "LEARNT", (("full", 1.0),))
     world.step = dict.fromkeys(world.step, 1.0)
     world.needs |= {"lora": 99 * GIB, "prelayer": 99 * GIB}
-    made = world.choose(tmp_path / "out", 7)
+    made = world.choose(tmp_path / "out", 7, memory=8 * GIB)
     assert made.contender("full").steps == 2 * math.ceil(1_200 / 16)
     assert sentences(made)[3] == "More minutes would go 3 times through the texts, where each training went twice."
 
@@ -497,8 +566,11 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
     assert scribe.changes == [results]
     assert scribe.told[0] == "label: 1,500 rows, 2 classes (no, yes): kind classes"
     assert scribe.told[1] == "fitting what needs no language model"
-    assert scribe.told[2] == f"measuring what a step of {portfolio.LEARNT[0][0]} takes"
-    assert scribe.told[3:5] == ["started zero-shot 1/1", "finished zero-shot"]
+    assert scribe.told[2:4] == [
+        "foreseeing what fits in memory",
+        f"measuring what a step of {portfolio.LEARNT[0][0]} takes",
+    ]
+    assert scribe.told[4:6] == ["started zero-shot 1/1", "finished zero-shot"]
     started = [line.split()[1] for line in scribe.told if line.startswith("started ")]
     order = [method for method, _ in portfolio.LEARNT if method in world.step]
     assert started[: 1 + len(order)] == ["zero-shot", *order]
@@ -521,7 +593,7 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
     assert set(told) == {
         "task", "backbone", "kind", "metric", "recommended", "recommendation", "adapter", "rows", "comparisons",
         "dropped", "fewer",
-        "train_examples", "examples", "minutes", "seconds",
+        "train_examples", "examples", "minutes", "seconds", "stages",
     }  # fmt: skip
     assert list(told["rows"][3]) == [
         "name", "accuracy", "f1", "metrics", "method", "rate", "ended", "race",

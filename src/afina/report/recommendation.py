@@ -33,12 +33,18 @@ def evidence(made: Recommendation) -> Table:
         "model learnt from as many as its row says.",
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
         *([_SET_ASIDE] if any(one.validation is not None for one in made.contenders) else []),
+        *([_time(made)] if made.stages else []),
         *asking.notes([one.ask for one in made.contenders if one.adapter]),
         *(titled(one).words for one in made.comparisons),
         *(f"{title(name)} was left out: {_why(one)}." for name, one in made.dropped.items()),
     ]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes))
+
+
+def _time(made: Recommendation) -> str:
+    parts = ", ".join(f"{name} {taken:,.0f} s" for name, taken in made.stages.items() if taken >= 0.5)
+    return f"It took {made.seconds:,.0f} s: {parts or 'no stage of it took a second'}."
 
 
 _SET_ASIDE = (
@@ -89,6 +95,7 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
         "examples": made.examples,
         "minutes": made.minutes,
         "seconds": made.seconds,
+        "stages": made.stages,
     }
 
 

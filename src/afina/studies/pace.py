@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from afina import meter
 from afina.errors import RunFailed
@@ -42,6 +42,10 @@ class Pace:
         seen, texts = made.seconds, made.examples + (made.selection.examples if made.selection else 0)
         opening = max(0.0, seconds - seen.train - seen.evaluate)
         return cls(opening, seen.train / max(1, made.steps), seen.evaluate / texts)
+
+    def at_least(self, share: float) -> Pace:
+        """With steps of that share of the time: what another method takes at least, which opens and scores alike."""
+        return replace(self, step=share * self.step)
 
     def seconds(self, steps: float, texts: float) -> float:
         """What so many steps take, the opening and the scoring of `texts` included."""

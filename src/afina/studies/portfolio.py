@@ -41,6 +41,11 @@ COUNTS = 370
 between tasks of how far it is ahead.
 """
 
+DEAREST, CHEAPEST = "full", 0.2
+"""The method whose steps take longest, so that its pace stands for that of a method which was not measured; and the
+share of its steps' time that any method takes at least (docs/learning-curves.jsonl has paces, docs/benchmarks.md more).
+"""
+
 EPOCHS = 3
 """No candidate is trained more often on its texts."""
 

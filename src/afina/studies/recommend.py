@@ -24,13 +24,14 @@ from afina.models import objectives
 from afina.models.objective import metric_for
 from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS, Answered
-from afina.studies import contenders, floors, portfolio
+from afina.studies import contenders, floors, portfolio, stages
 from afina.studies.clock import Clock
 from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.floors import Floor
 from afina.studies.holding import Held
+from afina.studies.portfolio import DEAREST
 from afina.studies.recommendation import Contender, Dropped, Recommendation, decide
 from afina.studies.results import Results, of_recommendation
 from afina.studies.setting import Setting
@@ -97,9 +98,12 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     task, clock = setting.task, setting.clock
     setting.watcher.says(task.told)
     setting.watcher.says("fitting what needs no language model")
-    fitted = [floors.constant(task.train, setting.objective), floors.tfidf(task.train, setting.objective)]
-    handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
-    names, lowered, dropped = _that_fit(setting, memory)
+    with setting.stages.of(stages.SIMPLE):
+        fitted = [floors.constant(task.train, setting.objective), floors.tfidf(task.train, setting.objective)]
+        handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
+    setting.watcher.says("foreseeing what fits in memory")
+    with setting.stages.of(stages.MEMORY):
+        names, lowered, dropped = _that_fit(setting, memory)
     untrained = [name for name in names if METHODS[name].head == "words"]
     candidates = portfolio.candidates(name for name in names if name not in untrained)
     trainings = Trainings(setting, held, lowered)
@@ -144,13 +148,17 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
     runs = [setting.run(name) for name in served(setting.backbone, considered)]
     encodings = cost.Encodings(setting.task)
     fitting, dropped, lowered = [], {}, False
-    for run in runs:
+    most: int | None = None  # of memory, by the dearest method
+    for run in sorted(runs, key=lambda one: one.method != DEAREST):
         try:
             texts = encodings.of(run)
         except InvalidStudy as error:
             if make(run.method).head is None:
                 raise
             dropped[run.method] = Dropped(why="error", message=str(error))  # its labels are no words
+            continue
+        if most is not None and limit is not None and MORE * most <= limit:
+            fitting.append(run.method)  # to foresee its memory too would take seconds
             continue
         one = cost.cost(run, texts, memory=limit, calibrate=False)
         lowered = one.terms.dtype == "bfloat16"
@@ -159,7 +167,13 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
             fitting.append(one.method)
         else:
             dropped[one.method] = Dropped(why="memory", needed=needed, available=one.terms.memory)
-    return fitting, lowered, dropped
+        if one.method == DEAREST:
+            most = needed
+    return [run.method for run in runs if run.method in fitting], lowered, dropped
+
+
+MORE = 2
+"""No method takes more than so many times the memory of the dearest one."""
 
 
 def _answer(
@@ -200,4 +214,5 @@ def _answer(
         examples=len(held_out),
         minutes=setting.clock.minutes,
         seconds=setting.clock.spent,
+        stages=dict(setting.stages.seconds),
     )

@@ -132,7 +132,7 @@ class Recommendation(Frozen):
     fewer           what half of the texts come to; None where there was no time to see
     train_examples, examples  training texts there are, held-out texts evaluated
     data            how the task was read for that
-    minutes, seconds  given, and taken
+    minutes, seconds  given, and taken;  stages  the seconds by what they went to; empty in files of earlier versions
     """
 
     name: str = NAME
@@ -151,6 +151,7 @@ class Recommendation(Frozen):
     examples: Count
     minutes: float
     seconds: float
+    stages: dict[str, float] = Field(default_factory=dict)
     command: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from afina.studies.clock import Clock
 from afina.studies.executors.executor import Executor
 from afina.studies.run import Run
 from afina.studies.spec import Ask, Data, Training
+from afina.studies.stages import Stages
 from afina.studies.watcher import Watcher
 
 BATCH = Training().batch_size
@@ -27,6 +28,7 @@ class Setting:
     ask   how the runs ask about its texts
     data  how the runs read it: they need not check leakage, which was checked in the whole and may be more in a part
     metric  what methods are chosen by
+    stages  what the time went to so far
     """
 
     task: Task
@@ -37,6 +39,7 @@ class Setting:
     watcher: Watcher
     executor: Executor
     metric: str = "accuracy"
+    stages: Stages = field(default_factory=Stages)
 
     @cached_property
     def objective(self) -> Objective:

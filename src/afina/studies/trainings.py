@@ -1,8 +1,10 @@
 """Trainings: candidates trained one after the other under a time limit, each whole, and of them one to select.
 
-What a step costs is measured before a method's first training and learnt from it. All trainings are of one length, for
-which the time is looked at once; enough of it is kept to train the selected one again, on what was set aside to select
-by too, and what is left then trains it once more on half of the texts, to see what labels are worth.
+What a step costs is measured before the first training and learnt from each. The dearest method's pace stands for that
+of a method which is not known; its own is measured only where the dearest one leaves no time for a training, and the
+cheapest that there could be would. All trainings are of one length, for which the time is looked at once; enough of it
+is kept to train the selected one again, on what was set aside to select by too, and what is left then trains it once
+more on half of the texts, to see what labels are worth.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from afina import meter
 from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
 from afina.stats.metrics import METRICS
+from afina.studies import stages
 from afina.studies.executors.executor import Overrun
 from afina.studies.holding import Held
-from afina.studies.pace import Pace, measure
-from afina.studies.portfolio import EPOCHS, Candidate
+from afina.studies.pace import MEASURED, Pace, measure
+from afina.studies.portfolio import CHEAPEST, DEAREST, EPOCHS, Candidate
 from afina.studies.recommendation import NAME, Dropped
 from afina.studies.record import Record
 from afina.studies.result import Result
@@ -99,7 +102,8 @@ class Trainings:
             if seconds > 0:
                 read = min(AT_FIRST, len(self.setting.task.train))
                 run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
-                made = self._execute(run, number, len(methods), meter.now() + seconds)
+                with self.setting.stages.of(stages.ASKING):
+                    made = self._execute(run, number, len(methods), meter.now() + seconds)
                 if made:
                     self.results[method] = made
             else:
@@ -111,12 +115,14 @@ class Trainings:
         if self.paces:
             self._set_length(next(iter(self.paces.values())))
         for number, one in enumerate(candidates, start=1):
-            if one.method not in self.paces and one.method not in self.dropped:
+            if self._has_failed(one.method):
+                continue
+            if self._should_measure(one):
                 try:
                     self._measure(one)
                 except AfinaError as error:
                     self.setting.watcher.says(str(error))
-            if one.method in self.paces:
+            if self._pace(one.method) is not None:
                 self._train(one, number, len(candidates))
                 if [*self.ended] == [one.name] and self._longer(self.results[one.name]):
                     self._train(one, number, len(candidates))
@@ -169,6 +175,32 @@ class Trainings:
         """Of the texts that are read, which is set aside."""
         return min(SHARE, MOST / max(1, self.used))
 
+    def _pace(self, method: str) -> Pace | None:
+        """Its own, or the dearest method's where it was neither measured nor trained."""
+        return self.paces.get(method) or self.paces.get(DEAREST)
+
+    def _has_failed(self, method: str) -> bool:
+        """Whether it could not even begin."""
+        why = self.dropped[method].why if method in self.dropped else "train"
+        return method not in self.paces and why in ("start", "error")
+
+    def _should_measure(self, one: Candidate) -> bool:
+        """Whether its pace is not known, and decides whether there is time to train it."""
+        if one.method in self.paces:
+            return False
+        dearest = self.paces.get(DEAREST)
+        if dearest is None:
+            return True
+        if self._takes(dearest) <= self.setting.clock.left:
+            return False
+        least = dearest.at_least(CHEAPEST)
+        return least.seconds(MEASURED, FEWEST) + self._takes(least) <= self.setting.clock.left
+
+    def _takes(self, pace: Pace) -> float:
+        """Seconds of a training at that pace, and of what is kept back then."""
+        scored = self.texts + math.ceil(self.share * self.used)
+        return pace.seconds(self.steps, scored) + self._kept_back(pace)
+
     def _measure(self, one: Candidate) -> None:
         setting, clock = self.setting, self.setting.clock
         if clock.left <= 0:
@@ -180,7 +212,8 @@ class Trainings:
         listen = partial(setting.watcher.progress, run)
         until = meter.now() + clock.left / AT_LEAST
         try:
-            self.paces[one.method] = measure(run, setting.executor, listen, until, lowered=self.lowered)
+            with setting.stages.of(stages.PACE):
+                self.paces[one.method] = measure(run, setting.executor, listen, until, lowered=self.lowered)
         except Overrun:
             self.dropped[one.method] = Dropped(why="start")
         except AfinaError as error:
@@ -213,30 +246,29 @@ class Trainings:
         return True
 
     def _train(self, one: Candidate, number: int, total: int) -> None:
-        pace, clock = self.paces[one.method], self.setting.clock
-        scored = self.texts + math.ceil(self.share * self.used)
-        needed = pace.seconds(self.steps, scored) + self._kept_back(one)
-        if self.steps < 1 or clock.left <= 0 or needed > clock.left:
+        pace, clock = self._pace(one.method), self.setting.clock
+        assert pace is not None
+        if self.steps < 1 or clock.left <= 0 or self._takes(pace) > clock.left:
             self.dropped[one.name] = Dropped(why="train")
             return
         run = self._run(one, self.steps, self.used, selection=self.share)
         began = meter.now()
-        made = self._execute(run, number, total, clock.end)
+        with self.setting.stages.of(stages.TRAINING):
+            made = self._execute(run, number, total, clock.end)
         if made:
             self.results[one.name], self.ended[one.name] = made, clock.spent
             self.paces[one.method] = Pace.of_run(made.record, meter.now() - began)
 
-    def _kept_back(self, one: Candidate) -> float:
-        """Seconds that training the selected one again is to have, be that this candidate or what is selected now;
-        none where there is no time for that in any case.
+    def _kept_back(self, pace: Pace) -> float:
+        """Seconds that training the selected one again is to have, be that a candidate of this pace or what is selected
+        now; none where there is no time for that in any case.
         """
         selected, there = self.selected, len(self.setting.task.train)
         if selected is None or self.used < there:
             return 0.0
         steps = self._epochs * math.ceil(there / BATCH)
         now, then = (
-            self.paces[method].seconds(steps, self.texts)
-            for method in (self.results[selected].record.method, one.method)
+            each.seconds(steps, self.texts) for each in (self.paces[self.results[selected].record.method], pace)
         )
         return max(now, then) if now <= self.setting.clock.left else 0.0
 
@@ -251,12 +283,14 @@ class Trainings:
         there = len(self.setting.task.train)
         if self.used < there:
             return  # there are more texts than time: neither would say anything
-        self.again = self._once_more(one, there)
+        with self.setting.stages.of(stages.AGAIN):
+            self.again = self._once_more(one, there)
         if self.again is None:
             return
         self._forget(self.results[one.name])  # its adapter has no use any more, and may take gigabytes
         if there >= 2 * BATCH:
-            self.half = self._once_more(one, there // 2)
+            with self.setting.stages.of(stages.HALF):
+                self.half = self._once_more(one, there // 2)
             if self.half:
                 self._forget(self.half)
 
