@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from afina.server.asked import Text
+from afina.server.counting import Counter
 from afina.server.http import bodies
 from afina.server.http.bodies import parsed, values
 from afina.server.http.protocols import hub, kserve, tei, vllm
 from afina.server.http.refusal import Refusal
+from crowd import adapter
 from servers import Listening, listening, logged, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
@@ -198,3 +201,101 @@ def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_the_server(
     assert within(5, lambda: gone._value.get() == 1)
     assert within(5, lambda: 499 in [one.get("status") for one in logged(caplog)])
     assert "error" not in {one["level"] for one in logged(caplog)}
+
+
+LONG = " ".join(["soup"] * 3000)
+
+
+def test_tokens_are_counted_while_other_threads_go_on() -> None:
+    asked = []
+
+    class Tokenizer:
+        def no_truncation(self) -> None:
+            pass
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self
+
+        def encode_batch_fast(self, texts: list[str]) -> list[list[int]]:  # the one that lets go of the interpreter
+            asked.append(len(texts[0]))
+            return [[1] * (len(texts[0]) // 5)]
+
+    class Backbone:
+        backend_tokenizer = Tokenizer()
+
+    counter = Counter(Backbone())
+    assert counter.count(Text(LONG), 128) == 128
+    assert asked == [8 * 128]
+    assert counter.count(Text("a" * 50), 128) == 10
+
+
+@pytest.mark.parametrize("text", ["the soup was bright.", "a", LONG, LONG[:900], "\U0001f4a9" * 500, " " * 5000 + "a"])
+@pytest.mark.parametrize("longest", [7, 256])
+def test_as_many_tokens_are_counted_as_there_are_and_no_more_than_are_read(gpt2: Any, text: str, longest: int) -> None:
+    whole = len(gpt2.tokenizer(text, verbose=False)["input_ids"])
+    found = Counter(gpt2.tokenizer).count(Text(text), longest)
+    assert found == min(whole, longest) or (whole < found <= longest and len(text) > 8 * longest)
+
+
+def test_counting_ends_where_the_key_has_nothing_left(gpt2: Any) -> None:
+    counter = Counter(gpt2.tokenizer)
+    texts = [Text("the soup was bright.")] * 40
+    whole = counter.counts("acme", texts, 256, None)
+    assert len(whole) == 40
+    some = counter.counts("acme", texts, 256, 2 * whole[0])
+    assert (len(some), sum(some)) == (3, 2 * whole[0] + 1)
+
+
+def test_a_key_that_has_spent_its_rate_is_refused_before_anything_is_counted_or_loaded(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve(tokens_per_minute=1000)
+    served.core.tenants.spend(served.core.tenants.whose(served.secrets["acme"]), 1000)
+    monkeypatch.setattr(served.core.current, "find", None)
+    monkeypatch.setattr(served.core._counter, "count", None)
+    response = served.post("/predict", {**BODY, "inputs": [[LONG]] * 20})
+    assert response.status_code == 429, response.text
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+def test_a_request_that_is_larger_than_the_rate_is_refused_for_good(serve: Any) -> None:
+    served = serve(tokens_per_minute=100)
+    for _ in range(2):
+        response = served.post("/predict", {**BODY, "inputs": [[LONG]] * 20})
+        assert response.status_code == 422
+        assert "retry-after" not in response.headers
+        assert "100 tokens a minute. Send fewer or shorter texts" in response.json()["error"]
+        assert served.post("/predict", BODY).status_code == 200  # what is refused is not spent
+
+
+def test_usage_says_what_was_computed(serve: Any, gpt2: Any, tmp_path: Path) -> None:
+    served = serve()
+    made = adapter(gpt2, "lora", {"r": 2}, seed=6, max_length=16)
+    made.save(tmp_path / "short")
+    served.store.publish(tmp_path / "short", "acme/short", message="why")
+    for model, texts in (
+        ("acme/short", [LONG, "a", "the soup was bright."]),
+        ("acme/reviews", [LONG, "a"]),
+        ("acme/tags", ["the soup was bright."]),
+    ):
+        longest = 16 if model == "acme/short" else gpt2.longest
+        alone = [min(len(gpt2.tokenizer(text, verbose=False)["input_ids"]), longest) for text in texts]
+        usage = served.post("/classify", {"model": model, "input": texts}).json()["usage"]
+        assert usage["prompt_tokens"] == usage["total_tokens"] == sum(alone), model
+
+
+@pytest.mark.parametrize(
+    ("template", "texts", "message"),
+    [
+        ("Q: {text}", [["a", "b"]], "This model takes single texts; leave out `pair`."),
+        ("{text} - {text_pair}", [["a"]], "This model takes pairs of texts; give `pair` too."),
+    ],
+)
+def test_pairs_and_single_texts_are_told_apart_in_words_of_the_request(
+    serve: Any, gpt2: Any, tmp_path: Path, template: str, texts: Any, message: str
+) -> None:
+    served = serve()
+    adapter(gpt2, "lora", {"r": 2}, seed=7, template=template).save(tmp_path / "asked")
+    served.store.publish(tmp_path / "asked", "acme/asked", message="why")
+    response = served.post("/predict", {"model": "acme/asked", "inputs": texts})
+    assert (response.status_code, response.json()["error"]) == (422, message)

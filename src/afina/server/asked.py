@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from afina.errors import AfinaError, InvalidData
+from afina.inference.reading import takes_pairs
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.server.receipt import Receipt
@@ -26,7 +27,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Of one text. tokens: those that were counted."""
+    """Of one text. tokens: those that were computed or, where the adapter reads none, counted."""
 
     prediction: Prediction
     objective: Objective
@@ -57,7 +58,16 @@ class Asked:
         """Of the text at that place. Raises the outcome, where it is an error."""
         if isinstance(outcome, AfinaError):
             raise outcome
-        return Answer(outcome, self.objective, self.receipt, self.tokens[index])
+        return Answer(outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
+
+
+def fits(texts: Sequence[Text], manifest: Manifest) -> None:
+    """Raise InvalidData for pairs where an adapter was trained on single texts, or single texts where on pairs."""
+    takes = takes_pairs(manifest)
+    if takes is False and any(text.pair is not None for text in texts):
+        raise InvalidData("This model takes single texts; leave out `pair`.")
+    if takes and any(text.pair is None for text in texts):
+        raise InvalidData("This model takes pairs of texts; give `pair` too.")
 
 
 def check(texts: Sequence[Text], settings: Settings) -> None:

@@ -5,7 +5,6 @@ Reading the store, loading an adapter and counting tokens are done by whoever as
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,9 @@ from afina.errors import AfinaError, Busy, CorruptAdapter, Overloaded
 from afina.inference import probes
 from afina.models.manifest import Manifest
 from afina.server import logs
-from afina.server.asked import Asked, Text, check
+from afina.server.asked import Asked, Text, check, fits
 from afina.server.batching import Batching, Computed
+from afina.server.counting import Counter
 from afina.server.current import Current
 from afina.server.figures import Figures
 from afina.server.line import Line
@@ -68,8 +68,7 @@ class Core:
         self.batching = Batching(line, compute, watch=self._computed, failed=self.failed)
         self.tenants = Tenants(store, chosen.tokens_per_minute)
         self.figures.watch(self._looked)
-        self._counter = copy.deepcopy(engine.backbone.tokenizer.backend_tokenizer)  # nobody sets how this one cuts
-        self._counter.no_truncation()
+        self._counter = Counter(engine.backbone.tokenizer)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
         self._follows, self._news = True, False
@@ -147,7 +146,8 @@ class Core:
                     return
                 asked = probes.asked(manifest)
                 works = [Request(lease, text, pair) for text, pair in asked]
-                counts = [self._count(Text(*one)) for one in asked]
+                longest = self._longest(manifest)
+                counts = [self._counter.count(Text(*one), longest) for one in asked]
                 futures = self.batching.submit(OURS, works, counts, LOADING, asks=False)
                 outcomes = [future.result() for future in futures]
                 self._compare(outcomes, manifest, str(version))
@@ -174,10 +174,9 @@ class Core:
         """What is computed in."""
         return str(self.engine.host.dtype).removeprefix("torch.")
 
-    def _count(self, text: Text) -> int:
-        """Tokens of a text, without template, at most as many as the backbone reads."""
-        whole = text.text if text.pair is None else f"{text.text} {text.pair}"
-        return max(1, min(len(self._counter.encode(whole).ids), self.engine.backbone.longest))
+    def _longest(self, manifest: Manifest) -> int:
+        """Tokens that an adapter reads of a text at most."""
+        return manifest.max_length or self.engine.backbone.longest
 
     def version(self, key: Key, model: str) -> Version:
         """What a model's name means for that key. Raises Missing."""
@@ -202,17 +201,19 @@ class Core:
     def ask(self, key: Key, model: str, texts: Sequence[Text]) -> Asked:
         """Find and load what is to answer; `release` what comes back, or use it within `held`.
 
-        Raises Missing, InvalidData for texts that nobody could read, Overloaded for more tokens than the key has left,
-        and what loading does.
+        Raises Missing, InvalidData for texts that nobody could read or that are more than the key may ask for in a
+        minute, Overloaded for more tokens than it has left, and what loading does.
         """
         check(texts, self.settings)
+        most = self.tenants.most(key)
         reference = reference_of(model, key)
         version = self.current.find(reference)
         lease = self.engine.lease(version)
         try:
             manifest, objective = lease.resident(LOADING).manifest, lease.resident().objective
             assert lease.version is not None
-            tokens = [self._count(text) for text in texts]
+            fits(texts, manifest)
+            tokens = self._counter.counts(key.client, texts, self._longest(manifest), most)
             self.tenants.spend(key, sum(tokens))
         except BaseException:
             lease.release()

@@ -6,12 +6,17 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from afina.errors import InvalidName, Overloaded
+from afina.errors import InvalidData, InvalidName, Overloaded
 from afina.server.missing import Missing
 from afina.store import keys, leases
 from afina.store.keys import Key
 from afina.store.names import Name, Reference
 from afina.store.reader import Reader
+
+LITTLE = 512
+"""Tokens that are counted at no cost worth speaking of, even for a key that has none left: so a request that is larger
+than a small rate is told so at once.
+"""
 
 
 class Tenants:
@@ -36,16 +41,38 @@ class Tenants:
         key = self._keys.get(keys.id_of(secret) or "")
         return key if keys.matches(secret, key) else None
 
+    def most(self, key: Key) -> int | None:
+        """Tokens beyond which a request of a key is refused, so that no more are worth counting; None: no limit.
+
+        Raises Overloaded where the key has none left.
+        """
+        if (rate := self._rate_of(key)) is None:
+            return None
+        item = RateLimitItemPerMinute(rate)
+        left = self._limiter.get_window_stats(item, key.client, key.id).remaining
+        if left < 1 and rate > LITTLE:
+            raise self._spent(key, item)
+        return max(left, min(rate, LITTLE))
+
     def spend(self, key: Key, tokens: int) -> None:
-        """Count tokens of a key. Raises Overloaded where it may ask for no more now, or never for so many."""
-        rate = key.rate if key.rate is not None else self._rate
-        if rate is None:
+        """Count tokens of a key. Raises Overloaded where it has too few left, InvalidData where never so many."""
+        if (rate := self._rate_of(key)) is None:
             return
         item = RateLimitItemPerMinute(rate)
+        if tokens > rate:
+            raise InvalidData(
+                f"The texts have more than the key's {rate:,} tokens a minute. Send fewer or shorter texts."
+            )
         if not self._limiter.hit(item, key.client, key.id, cost=tokens):
-            reset = self._limiter.get_window_stats(item, key.client, key.id).reset_time
-            wait = max(1.0, min(60.0, reset - leases.time()))
-            raise Overloaded(f"the key's {rate:,} tokens a minute are spent. Try again later.", wait)
+            raise self._spent(key, item)
+
+    def _rate_of(self, key: Key) -> int | None:
+        return key.rate if key.rate is not None else self._rate
+
+    def _spent(self, key: Key, item: RateLimitItemPerMinute) -> Overloaded:
+        reset = self._limiter.get_window_stats(item, key.client, key.id).reset_time
+        wait = max(1.0, min(60.0, reset - leases.time()))
+        return Overloaded(f"the key's {item.amount:,} tokens a minute are spent. Try again later.", wait)
 
 
 def reference_of(model: str, key: Key) -> Reference:

@@ -26,6 +26,7 @@ class Prediction:
     outputs    float [width of the head]
     digest     of the adapter that answered;  version  `client/task@3`, where it came from a store
     truncated  whether the text was cut
+    tokens     that were computed, the template's and special ones too; 0 where the adapter reads words
     """
 
     answer: dict[str, Any]
@@ -33,6 +34,7 @@ class Prediction:
     digest: str
     version: str | None
     truncated: bool
+    tokens: int = 0
 
 
 Outcome = Prediction | AfinaError
@@ -75,7 +77,8 @@ class Answering:
         for mine in _alike(asked):
             there = [index for index in mine if index in rows]
             if there:
-                made |= _predictions(asked, there, [rows[index] for index in there], [read[i].truncated for i in there])
+                how = [(read[index].truncated, len(read[index].tokens)) for index in there]
+                made |= _predictions(asked, there, [rows[index] for index in there], how)
         return [made[index] for index in range(len(asked))]
 
     def _read(
@@ -109,15 +112,17 @@ class Answering:
                     encoded = predictor.encode(*_texts(asked, mine))
                 with self._host.computing:
                     outputs, cut = logits(predictor.classifier, encoded), encoded.truncated
+                lengths = encoded.lengths.tolist()
             else:
                 outputs, cut = predictor.predict(*_texts(asked, mine))
+                lengths = [0] * len(mine)
         except AfinaError as error:
             if len(mine) == 1:
                 made[mine[0]] = error
                 return
-            cut = -1
+            cut, lengths = -1, []
         if cut in (0, len(mine)):
-            made |= _predictions(asked, mine, list(outputs), [cut > 0] * len(mine))
+            made |= _predictions(asked, mine, list(outputs), [(cut > 0, length) for length in lengths])
             return
         for index in mine:
             self._answer_apart(asked, [index], made)
@@ -142,9 +147,12 @@ def _texts(asked: Sequence[Asked], mine: Sequence[int]) -> tuple[list[str], list
 
 
 def _predictions(
-    asked: Sequence[Asked], mine: Sequence[int], rows: Sequence[np.ndarray], truncated: Sequence[bool]
+    asked: Sequence[Asked], mine: Sequence[int], rows: Sequence[np.ndarray], how: Sequence[tuple[bool, int]]
 ) -> dict[int, Outcome]:
-    """Of one adapter's texts, by their places; an error of each where any output is no number, as in `Predictor`."""
+    """Of one adapter's texts, by their places; an error of each where any output is no number, as in `Predictor`.
+
+    how: whether each was cut, and its tokens
+    """
     resident = asked[mine[0]].resident
     outputs = np.stack(rows)
     try:
@@ -153,6 +161,6 @@ def _predictions(
         return dict.fromkeys(mine, error)
     answers = resident.objective.answers(outputs)
     return {
-        index: Prediction(answer, row, resident.digest, asked[index].version, cut)
-        for index, answer, row, cut in zip(mine, answers, outputs, truncated, strict=True)
+        index: Prediction(answer, row, resident.digest, asked[index].version, cut, tokens)
+        for index, answer, row, (cut, tokens) in zip(mine, answers, outputs, how, strict=True)
     }
