@@ -99,6 +99,7 @@ LAYERS = {
         "figures traces",
         "current shadows",
         "asked",
+        "counting",
         "core",
         # the web
         "http http.refusal http.protocols http.shapes",

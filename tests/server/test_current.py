@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from afina.errors import Busy, CorruptAdapter, NotFound
-from afina.server.current import Current
+from afina.server.current import PAUSE, Current
 from afina.server.figures import Figures
 from afina.store.adapter_store import AdapterStore
 from afina.store.names import Reference
@@ -27,6 +27,13 @@ def store(tmp_path: Path) -> AdapterStore:
         made.publish(adapter(tmp_path / f"adapter-{head}", 0, head), "acme/reviews", message="why")
     made.alias("acme/reviews@1")
     return made
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Prove:
@@ -47,8 +54,13 @@ def prove() -> Prove:
 
 
 @pytest.fixture
-def current(store: AdapterStore, prove: Prove) -> Current:
-    return Current(store, prove, Figures())
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def current(store: AdapterStore, prove: Prove, clock: Clock) -> Current:
+    return Current(store, prove, Figures(), clock=clock)
 
 
 def test_a_version_is_proven_once_however_often_and_under_whatever_name_it_is_asked_for(
@@ -94,7 +106,7 @@ def test_a_version_that_does_not_pass_leaves_the_one_before_until_another_does(
 
 
 def test_a_version_that_could_not_be_loaded_is_tried_again_without_news(
-    current: Current, store: AdapterStore, prove: Prove
+    current: Current, store: AdapterStore, prove: Prove, clock: Clock
 ) -> None:
     prove.errors[2] = Busy("not loaded in time")
     current.find(PRODUCTION)
@@ -102,6 +114,7 @@ def test_a_version_that_could_not_be_loaded_is_tried_again_without_news(
     current.refresh()
     assert (current.find(PRODUCTION).number, current.behind) == (1, 1)
     del prove.errors[2]
+    clock.now += PAUSE
     assert not current.refresh()
     assert (current.find(PRODUCTION).number, current.behind) == (2, 0)
 

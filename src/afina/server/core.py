@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from afina.errors import AfinaError, Busy, CorruptAdapter, Overloaded
+from afina.errors import AfinaError, Busy, CorruptAdapter, NotFound, Overloaded
 from afina.inference import probes
 from afina.models.manifest import Manifest
 from afina.server import logs
@@ -33,6 +33,8 @@ from afina.server.tenants import Tenants, reference_of
 from afina.server.traces import CURRENT, Traces
 from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
+from afina.serving.resident import Resident
+from afina.serving.residents import Lease
 from afina.store.adapter_store import PRODUCTION, AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
@@ -68,6 +70,7 @@ class Core:
         self.batching = Batching(line, compute, watch=self._computed, failed=self.failed)
         self.tenants = Tenants(store, chosen.tokens_per_minute)
         self.figures.watch(self._looked)
+        self.figures.watch_versions(lambda: self.current.damaged)
         self._counter = Counter(engine.backbone.tokenizer)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
@@ -152,7 +155,8 @@ class Core:
                 outcomes = [future.result() for future in futures]
                 self._compare(outcomes, manifest, str(version))
             except Exception as error:
-                self.figures.probes.labels("failed" if isinstance(error, CorruptAdapter) else "not replayed").inc()
+                at_the_moment = isinstance(error, Busy | NotFound) or not isinstance(error, AfinaError)
+                self.figures.probes.labels("not replayed" if at_the_moment else "failed").inc()
                 if isinstance(error, AfinaError):
                     raise
                 raise Busy(f"{version}: its probe was not computed. Try again later.") from None
@@ -208,9 +212,11 @@ class Core:
         most = self.tenants.most(key)
         reference = reference_of(model, key)
         version = self.current.find(reference)
+        self.current.demand(version)  # it may be damaged by now
         lease = self.engine.lease(version)
         try:
-            manifest, objective = lease.resident(LOADING).manifest, lease.resident().objective
+            resident = self._loaded(lease, version)
+            manifest, objective = resident.manifest, resident.objective
             assert lease.version is not None
             fits(texts, manifest)
             tokens = self._counter.counts(key.client, texts, self._longest(manifest), most)
@@ -223,6 +229,16 @@ class Core:
         rides = bare or reference.alias == PRODUCTION
         ride = self.shadows.ride(reference.name, version, len(texts)) if rides else None
         return Asked(key, texts, tokens, lease, manifest, objective, receipt, ride)
+
+    def _loaded(self, lease: Lease, version: Version) -> Resident:
+        """What a lease is on. Raises what loading does; what is damaged is not loaded again before a pause."""
+        try:
+            return lease.resident(LOADING)
+        except (Busy, NotFound):
+            raise
+        except AfinaError as error:
+            self.current.distrust(version, error)
+            raise
 
     @contextmanager
     def asked(self, key: Key, model: str, texts: Sequence[Text]) -> Iterator[Asked]:

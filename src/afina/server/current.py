@@ -1,16 +1,21 @@
 """Current: which version each reference means, as far as it is served. Knows no protocol and no client.
 
 A version is served once it is loaded and has computed its golden probe as it did when it was made. One that does not is
-not served: where a reference meant another before, that goes on.
+not served: where a reference meant another before, that goes on. It is tried again after a pause that doubles, since
+somebody may have mended the store, and reading it each time may be most of what the machine can do.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
-from afina.errors import AfinaError, CorruptAdapter
+from afina import meter
+from afina.errors import AfinaError, Busy, NotFound
+from afina.server import logs
 from afina.server.figures import Figures
 from afina.server.missing import Missing
 from afina.store.names import Reference
@@ -20,20 +25,46 @@ from afina.store.version import Version
 MOST = 65_536
 """References that are remembered."""
 
+PAUSE, SHORT, LONGEST = 0.5, 5.0, 300.0
+"""Seconds before a version that could not be served is tried again: at first, at last where it was not to be had at the
+moment, and at last where it is damaged.
+"""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Why a version is not served, how often it was tried, and when it may be again, by the clock."""
+
+    error: AfinaError
+    tries: int
+    until: float = 0.0
+
+    def again(self, now: float) -> Damage:
+        """The same, after a pause from now on: a short one where nothing says that the version is damaged."""
+        longest = SHORT if isinstance(self.error, Busy | NotFound) else LONGEST
+        return replace(self, until=now + min(longest, PAUSE * 2.0 ** min(self.tries - 1, 20)))
+
 
 class Current:
     """May be asked by many threads.
 
     prove  loads a version and replays its probe; raises AfinaError where it is not to be served
+    clock  seconds
     """
 
-    def __init__(self, store: Reader, prove: Callable[[Version], None], figures: Figures) -> None:
-        self._store, self._prove, self._figures = store, prove, figures
+    def __init__(
+        self,
+        store: Reader,
+        prove: Callable[[Version], None],
+        figures: Figures,
+        *,
+        clock: Callable[[], float] = meter.now,
+    ) -> None:
+        self._store, self._prove, self._figures, self._clock = store, prove, figures, clock
         self._served: dict[Reference, Version] = {}
         self._proven: set[str] = set()
-        self._failed: dict[str, AfinaError] = {}
-        self._behind: set[Reference] = set()
-        self._again: set[Reference] = set()
+        self._damaged: dict[str, Damage] = {}
+        self._behind: dict[Reference, str] = {}
         self._turn = 0
         self._last, _ = store.news(0, ())
         self._lock = threading.Lock()
@@ -43,6 +74,11 @@ class Current:
     def behind(self) -> int:
         """References that the store lets mean a version that is not served."""
         return len(self._behind)
+
+    @property
+    def damaged(self) -> Sequence[str]:
+        """Versions that could not be served when they were tried last."""
+        return [*self._damaged]
 
     def find(self, reference: Reference) -> Version:
         """What is served. Raises Missing, and what `prove` raises where nothing else was served before."""
@@ -60,32 +96,54 @@ class Current:
         return found
 
     def demand(self, version: Version) -> None:
-        """Prove a version, once for all that are the same adapter. What did not pass does not until there is news."""
+        """Prove a version, once for all that are the same adapter; one that did not pass, not before its pause is over.
+
+        Raises what keeps it from being served.
+        """
         if version.digest in self._proven:
             return
-        if version.digest in self._failed:
-            raise self._failed[version.digest]
+        with self._lock:
+            before, now = self._damaged.get(str(version)), self._clock()
+            if before is not None:
+                if now < before.until:
+                    raise before.error
+                self._damaged[str(version)] = before.again(now)  # the others wait for what comes of it
         try:
             self._prove(version)
-        except CorruptAdapter as error:
-            self._failed[version.digest] = error
+        except AfinaError as error:
+            self.distrust(version, error)
             raise
         self._proven.add(version.digest)
+        self._damaged.pop(str(version), None)
+
+    def distrust(self, version: Version, error: AfinaError) -> None:
+        """Note why a version cannot be served, and do not try it again before a pause."""
+        with self._lock:
+            self._proven.discard(version.digest)
+            before = self._damaged.get(str(version))
+            if len(self._damaged) >= MOST:
+                self._damaged.clear()
+            made = Damage(error, 1 if before is None else before.tries + 1).again(self._clock())
+            self._damaged[str(version)] = made
+        logs.note("version not served", logging.ERROR, version=str(version), problem=str(error), tries=made.tries)
+
+    @property
+    def _due(self) -> bool:
+        """Whether a version that is not served yet may be tried again."""
+        now, found = self._clock(), [self._damaged.get(version) for version in [*self._behind.values()]]
+        return any(one is None or one.until <= now for one in found)
 
     def refresh(self) -> bool:
         """Follow the store; whether there was news."""
         last, _ = self._store.news(self._last, ())
-        if last == self._last and not self._again:
+        if last == self._last and not self._due:
             return False
         with self._lock:
             self._turn += 1
             known = [*self._served]
         # what is added to the log from here on is news once more the next time, when more may be known
         _, touched = self._store.news(self._last, {reference.name for reference in known})
-        if last != self._last:
-            self._failed.clear()
-        again, self._again = self._again, set()
-        followed = [one for one in known if one.name in touched or one in again or one in self._behind]
+        followed = [one for one in known if one.name in touched or one in self._behind]
         for _ in self._pool.map(self._follow, followed):
             pass
         news, self._last = last != self._last, last
@@ -97,17 +155,14 @@ class Current:
         if version is None:
             with self._lock:
                 self._served.pop(reference, None)
-            self._behind.discard(reference)
+            self._behind.pop(reference, None)
             return
         try:
             self.demand(version)
-        except CorruptAdapter:
-            self._behind.add(reference)
-        except AfinaError:  # not loaded in time, or nothing answered
-            self._behind.add(reference)
-            self._again.add(reference)
+        except AfinaError:  # damaged, not loaded in time, or nothing answered
+            self._behind[reference] = str(version)
         else:
-            self._behind.discard(reference)
+            self._behind.pop(reference, None)
             with self._lock:
                 before = self._served.get(reference)
                 self._served[reference] = version

@@ -1,8 +1,10 @@
-"""Figures: what Prometheus is told of a server. No label is a text, a client, or a name that somebody chose."""
+"""Figures: what Prometheus is told of a server. No label is a text, a client, or a name that somebody chose,
+but for the versions that cannot be served.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -10,6 +12,9 @@ from prometheus_client.registry import Collector
 
 from afina.server.batching import Computed
 from afina.server.throughput import Throughput
+
+NAMED = 20
+"""Versions that are named, so that there are only so many labels."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -65,9 +70,26 @@ class Figures:
         """Have what `look` says by name at each scrape."""
         self.registry.register(_Looked(look))
 
+    def watch_versions(self, damaged: Callable[[], Sequence[str]]) -> None:
+        """Have the versions that cannot be served by name at each scrape, at most `NAMED` of them."""
+        self.registry.register(_Versions(damaged))
+
     def text(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Versions(Collector):
+    def __init__(self, damaged: Callable[[], Sequence[str]]) -> None:
+        self._damaged = damaged
+
+    def collect(self) -> Iterable[Metric]:
+        found = self._damaged()
+        yield GaugeMetricFamily("afina_versions_not_served", "Versions that cannot be served: see the log.", len(found))
+        named = GaugeMetricFamily("afina_version_not_served", "A version that cannot be served.", labels=("version",))
+        for version in found[:NAMED]:
+            named.add_metric((version,), 1.0)
+        yield named
 
 
 class _Looked(Collector):

@@ -9,11 +9,14 @@ from afina.errors import (
     Busy,
     Conflict,
     CorruptAdapter,
+    CorruptStore,
     InvalidData,
     InvalidName,
+    InvalidStudy,
     NotFound,
     Overloaded,
     Refused,
+    UnknownName,
     WrongBackbone,
 )
 from afina.server.missing import Missing
@@ -50,7 +53,8 @@ class Refusal(Exception):
                 return cls(422, "invalid", str(error))
             case TimeoutError():
                 return cls(504, "timeout", "not answered in time. Try again later.", {"Retry-After": "1"})
-            case CorruptAdapter() | WrongBackbone():
-                return cls(503, "unservable", "this model does not compute what it did when it was made, or not here.")
+            case CorruptAdapter() | CorruptStore() | InvalidStudy() | UnknownName() | WrongBackbone():
+                message = "this model is damaged, or does not compute what it did when it was made: see the log."
+                return cls(503, "unservable", message)
             case _:
                 return cls(500, "failed", "it could not be computed.")

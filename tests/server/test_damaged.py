@@ -1,0 +1,137 @@
+"""A version that is damaged: named, 503 with a reason, and not read again and again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import AdapterStore
+from afina.errors import Busy, CorruptAdapter, CorruptStore
+from afina.server.current import LONGEST, PAUSE, SHORT, Current
+from afina.server.figures import Figures
+from afina.store.names import Reference
+from servers import Served, logged, within
+from stores import adapter
+
+BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@2"}
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def spoil(store: AdapterStore) -> list[Path]:
+    """Change a byte of every blob; where they are."""
+    directory = store.address.directory
+    assert directory is not None
+    found = [one for one in (directory / "blobs").rglob("sha256-*") if one.is_file()]
+    for one in found:
+        content = bytearray(one.read_bytes())
+        content[len(content) // 2] ^= 1
+        one.chmod(0o644)
+        one.write_bytes(content)
+    return found
+
+
+def figure(served: Served, name: str) -> float:
+    text = served.get("/metrics", "acme-admin").text
+    return next((float(one.rpartition(" ")[2]) for one in text.splitlines() if one.startswith(f"{name} ")), 0.0)
+
+
+def test_a_damaged_version_is_503_and_named_in_log_and_figures(
+    serve: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve()
+    spoil(served.store)
+    for _ in range(3):
+        response = served.post("/predict", BODY)
+        assert response.status_code == 503, response.text
+        assert response.headers["afina-error"] == "unservable"
+        assert "damaged" in response.json()["error"]
+        assert served.post("/bulk", None, content='{"text": "a"}').status_code == 200
+    lines = [one for one in logged(caplog) if one["message"] == "version not served"]
+    assert [(one["version"], one["level"], one["tries"]) for one in lines] == [("acme/reviews@2", "error", 1)]
+    assert "sha256" in lines[0]["problem"]
+    assert figure(served, 'afina_probes_total{outcome="failed"}') == 1
+    assert figure(served, 'afina_version_not_served{version="acme/reviews@2"}') == 1
+    assert figure(served, "afina_versions_not_served") == 1
+
+
+def test_one_that_is_damaged_while_it_is_served_is_not_read_each_time_and_is_back_once_it_is_mended(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    clock = Clock()
+    monkeypatch.setattr(served.core.current, "_clock", clock)
+    assert served.post("/predict", BODY).status_code == 200
+    (version,) = [one for one in served.core.current._served.values() if str(one) == BODY["model"]]
+    served.core.engine.evict(f"store:{version}")
+    spoiled = spoil(served.store)
+    loads = served.core.engine.counts.loads
+    assert [served.post("/predict", BODY).status_code for _ in range(5)] == [503] * 5
+    assert served.core.engine.counts.loads == loads + 1
+    spoil(served.store)  # the same byte again: they are as they were
+    assert len(spoiled) > 0
+    assert served.post("/predict", BODY).status_code == 503
+    clock.now += PAUSE
+    assert served.post("/predict", BODY).status_code == 200
+    assert figure(served, "afina_versions_not_served") == 0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    made = AdapterStore(tmp_path / "store", who="ada")
+    for head in range(2):
+        made.publish(adapter(tmp_path / f"adapter-{head}", 0, head), "acme/reviews", message="why")
+    made.alias("acme/reviews@1")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [(CorruptAdapter("its probe differs"), LONGEST), (CorruptStore("a blob"), LONGEST), (Busy("late"), SHORT)],
+)
+def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
+    store: AdapterStore, error: Exception, longest: float
+) -> None:
+    clock, tried = Clock(), list[float]()
+
+    def prove(version: Any) -> None:
+        if version.number == 2:
+            tried.append(clock.now)
+            raise error
+
+    current = Current(store, prove, Figures(), clock=clock)
+    production = Reference.parse("acme/reviews@production")
+    assert current.find(production).number == 1
+    store.alias("acme/reviews@2")
+    for _ in range(4_600):
+        current.refresh() if current._due or not tried else None
+        clock.now += 0.25
+    pauses = [round(after - before, 1) for before, after in itertools.pairwise(tried)]
+    assert pauses[:3] == pytest.approx([PAUSE, 2 * PAUSE, 4 * PAUSE], abs=0.26)
+    assert max(pauses) == pytest.approx(longest, abs=0.26)
+    assert (current.find(production).number, current.behind) == (1, 1)
+    # news of something else does not have it read again
+    tried.clear()
+    current._damaged = {name: one.again(clock.now) for name, one in current._damaged.items()}
+    store.create_key("bolt", ["predict"])
+    current.refresh()
+    assert tried == []
+
+
+def test_who_follows_the_store_serves_a_version_again_that_was_mended(serve: Callable[..., Served]) -> None:
+    served = serve()
+    assert served.post("/predict", {**BODY, "model": "acme/reviews@production"}).status_code == 200
+    spoil(served.store)
+    served.store.alias("acme/reviews@2")
+    assert within(5, lambda: figure(served, "afina_references_behind") == 1)
+    spoil(served.store)
+    assert within(5, lambda: figure(served, "afina_references_behind") == 0)
