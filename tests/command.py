@@ -19,6 +19,7 @@ from afina.studies import study
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.record import Record
+from afina.studies.recorded import DataDigests
 from afina.studies.run import Run
 from records import carried_out
 
@@ -77,8 +78,14 @@ class Command:
 class HereExecutor(Executor):
     """What workers do, in this process; `until` is not looked at."""
 
+    def __init__(self) -> None:
+        self.local = LocalExecutor()
+
+    def look(self, run: Run) -> DataDigests | None:
+        return self.local.look(run)
+
     def check(self, run: Run) -> str:
-        return LocalExecutor().check(run)
+        return self.local.check(run)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         from afina.studies.execute import execute
@@ -112,7 +119,12 @@ class InventedExecutor(HereExecutor):
     """Runs are invented at once, with what they leave in files; those whose title is in `failing` fail."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.failing: set[str] = set()
+
+    def look(self, run: Run) -> DataDigests | None:
+        """Its data may not be there."""
+        return None
 
     def check(self, run: Run) -> str:
         """There is nothing that it needs."""

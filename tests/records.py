@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from afina.methods import METHODS
+from afina.models.manifest import MANIFEST
 from afina.models.objective import Objective
 from afina.models.objectives import Labels, Number
 from afina.studies.directory import Directory
@@ -173,15 +175,18 @@ def results(
 def carried_out(
     out: Path, answers: Sequence[int], targets: Sequence[int], method: str, label: str, **changes: Any
 ) -> Record:
-    """A record under `out`, with the files that it names: an empty adapter, and predictions that give `answers`."""
+    """A record under `out`, with the files that it names: an adapter that says its digest and no more, and predictions
+    that give `answers`.
+    """
     directory = Directory(out)
     directory.adapter(label).mkdir(parents=True, exist_ok=True)
+    (directory.adapter(label) / MANIFEST).write_text(json.dumps({"digest": changes.get("digest", "sha256:ad")}))
     path = directory.predictions(label)
     digest = predictions(targets, answers).write(path)
     right = float(np.mean(np.array(answers) == np.array(targets)))
     files = {"predictions": directory.relative(path), "predictions_digest": digest}
     files["adapter"] = directory.relative(directory.adapter(label))
-    return record(method, **({"metrics": {"accuracy": right, "f1": right}} | files | changes))
+    return record(method, **({"metrics": {"accuracy": right, "f1": right}} | files | changes)).sealed()
 
 
 def every_method(**changes: Any) -> list[Record]:

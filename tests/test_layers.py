@@ -20,8 +20,8 @@ from command import InventedExecutor
 
 LAYERS = {
     "ground": (
-        "errors card front schema digest seeds events meter allocator",
-        "atomic device plainfile",
+        "errors card front digest seeds events meter allocator",
+        "schema atomic device plainfile",
         "hub assets",
         "environment tensorfile sizes",
     ),
@@ -130,7 +130,8 @@ LAYERS = {
         "execute trial throughput asking",
         "run cost",
         # many of them
-        "watcher space executors.executor executors.messages",
+        "watcher space recorded",
+        "executors.executor executors.messages",
         "executors.local executors.worker pace portfolio tuning",
         "study setting",
         "trainings",
@@ -154,7 +155,7 @@ LAYERS = {
     ),
     "notebook": ("display",),
     "cli": (
-        "options hints text",
+        "options hints text interrupts",
         "output",
         "display versions opening shown winner",
         "costs studies adapters asking store",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from afina import digest
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """Of texts, steps, parameters, bytes: a file that was tampered with may hold numbers that no float can."""
@@ -38,6 +41,30 @@ class Frozen(BaseModel):
     """Cannot be changed, and has no field that is not declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sealed(Frozen):
+    """A fact with a digest of its own, so that a file that was changed by hand is found out.
+
+    content_digest  of every other field as JSON has it; None in what earlier versions wrote
+    """
+
+    content_digest: str | None = None
+
+    def sealed(self) -> Self:
+        """The fact with its `content_digest`."""
+        return self.model_copy(update={"content_digest": digest_of_content(self.model_dump_json())})
+
+    def refuses(self, text: str | bytes) -> str:
+        """How the JSON that this was read from differs from what was sealed, in words; empty where it does not."""
+        if self.content_digest is None or (found := digest_of_content(text)) == self.content_digest:
+            return ""
+        return f"its fields give digest {found[:19]}, it states {self.content_digest[:19]}"
+
+
+def digest_of_content(text: str | bytes) -> str:
+    """Digest of a JSON object without its `content_digest`: of what is written, so that later fields do not matter."""
+    return digest.of_json({name: value for name, value in json.loads(text).items() if name != "content_digest"})
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "environment": {"threads": 99},
         "tokenizer_digest": None,
         "data": {"text": "other"},
+        "claims_digest": "sha256:4",
     }
     other: dict[str, Any] = {
         "method": "full",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -470,7 +471,7 @@ def test_a_record_whose_files_are_gone_is_made_again_and_stands_there_once(
 ) -> None:
     first = three().run(tmp_path, executor=invented)
     place = tmp_path / getattr(first.records[1], gone)
-    place.rmdir() if gone == "adapter" else place.unlink()
+    shutil.rmtree(place) if gone == "adapter" else place.unlink()
     scribe = Scribe()
     three().run(tmp_path, scribe, executor=invented)
     assert scribe.told == [

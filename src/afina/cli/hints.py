@@ -17,6 +17,7 @@ FLAGS = {
     "epochs": "epochs",
     "evaluation": "--eval",
     "file": "--file",
+    "fresh": "--fresh",
     "head": "head",
     "label": "--label",
     "label_smoothing": "label_smoothing",

@@ -68,6 +68,9 @@ PublishOption = Annotated[
 NoTexts = Annotated[
     bool, typer.Option("--no-texts", help="Row numbers instead of texts in the report, so that it may be passed on.")
 ]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Train again what is recorded; the new run takes the recorded one's place.")
+]
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
 ]

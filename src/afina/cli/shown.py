@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,17 @@ def show_results(results: Results, as_json: bool, published: Mapping[str, object
         print(f"To use it: {_command([str(results.out / results.recommendation.adapter)], results.data.text_pair)}")
     if published:
         print(f"published {published['name']}@{published['version']}")
+
+
+def note_unsealed(results: Results) -> None:
+    """Say on standard error which records have no digest of their own, and how they were checked instead."""
+    if old := len(results.unsealed):
+        print(
+            f"Note: {old} of {len(results.records)} records have no digest of their own: an earlier afina made them. "
+            "Their metrics were computed again from the stored predictions, and are the same; what else they say was "
+            "not checked.",
+            file=sys.stderr,
+        )
 
 
 def _adapters(results: Results) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,13 @@ def publish(
         return
     said = "" if made.created else ", which it had already"
     print(f"{made.version} {made.version.digest[:19]}, {size(made.version.size)}{said}")
-    if made.version.manifest.get("method") == "full":
+    manifest = made.version.manifest
+    if manifest.get("metrics") and not manifest.get("claims_digest"):
+        print(
+            "Its figures were not checked: an earlier afina made the adapter, without a digest of them.",
+            file=sys.stderr,
+        )
+    if manifest.get("method") == "full":
         print("A full fine-tune: all of the model's weights are kept, not a difference.")
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli.interrupts import exit_status, sigterm_as_ctrl_c
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
     EvaluationOption,
+    FreshOption,
     Json,
     KindOption,
     LabelColumn,
@@ -32,7 +34,7 @@ from afina.cli.options import (
     ask_options,
     data_options,
 )
-from afina.cli.shown import show_results, write_report, write_text
+from afina.cli.shown import note_unsealed, show_results, write_report, write_text
 from afina.cli.winner import check_publishing, publish_winner
 from afina.errors import AfinaError
 
@@ -57,6 +59,7 @@ def study(
     allow_leakage: AllowLeakage = False,
     no_texts: NoTexts = False,
     publish: PublishOption = None,
+    fresh: FreshOption = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
@@ -71,7 +74,7 @@ def study(
     given += [f"{key}={_toml(value)}" for key, value in named.items() if value is not None]
     given += ["data.allow_leakage=true"] if allow_leakage else []
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
-    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts, publish=publish)
+    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts, publish=publish, fresh=fresh)
 
 
 def train(
@@ -101,9 +104,10 @@ def train(
     template: TemplateOption = None,
     words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
+    fresh: FreshOption = False,
     as_json: Json = False,
 ) -> None:
-    """Train one adapter on your texts, and evaluate it."""
+    """Train one adapter on your texts, and evaluate it; what is recorded of the same texts is not trained again."""
     from afina.studies.study import Study
     from afina.studies.study_file import override
 
@@ -121,7 +125,7 @@ def train(
         "methods": {method: settings},
     }
     chosen = Study.parse(content, "afina train")
-    _carry_out(chosen, out, as_json, then=_with_the_untrained)
+    _carry_out(chosen, out, as_json, then=_with_the_untrained, fresh=fresh)
 
 
 def choose(
@@ -156,19 +160,27 @@ def choose(
 
     check_publishing(publish)
     began = meter.now()
-    results = recommend(
-        task,
-        minutes,
-        memory=read_size(memory) if memory is not None else None,
-        backbone=backbone,
-        out=out,
-        data=data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive),
-        ask=ask_options(template, words),
-        metric=metric,
-        watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
-        command=["afina", *sys.argv[1:]],
-        began=began,
-    )
+    command = ["afina", *sys.argv[1:]]
+    try:
+        with sigterm_as_ctrl_c():
+            results = recommend(
+                task,
+                minutes,
+                memory=read_size(memory) if memory is not None else None,
+                backbone=backbone,
+                out=out,
+                data=data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive),
+                ask=ask_options(template, words),
+                metric=metric,
+                watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
+                command=command,
+                began=began,
+            )
+    except KeyboardInterrupt as ended:
+        print(
+            f"\nInterrupted. A recommendation is made in one go. To begin anew: {shlex.join(command)}", file=sys.stderr
+        )
+        raise typer.Exit(exit_status(ended)) from None
     write_report(results, texts=not no_texts)
     _publish_and_show(results, publish, as_json)
 
@@ -179,7 +191,9 @@ def show(
     """Show the tables of a study again, finished or not."""
     from afina.studies.results import Results
 
-    show_results(Results.read(out), as_json)
+    results = Results.read(out)
+    note_unsealed(results)
+    show_results(results, as_json)
 
 
 def report(
@@ -188,7 +202,9 @@ def report(
     """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
     from afina.studies.results import Results
 
-    for path in write_report(Results.read(out), texts=not no_texts):
+    results = Results.read(out)
+    note_unsealed(results)
+    for path in write_report(results, texts=not no_texts):
         print(path)
 
 
@@ -223,23 +239,28 @@ def _carry_out(
     texts: bool = True,
     then: Callable[[Study], Study] | None = None,
     publish: str | None = None,
+    fresh: bool = False,
 ) -> None:
     """`then`: what to go on with where nothing failed; `publish`: as what the best adapter is kept."""
     from rich.console import Console
 
     from afina.cli.display import watcher
+    from afina.studies.directory import Directory
 
     where = out or Path("results") / study.name
     watching = watcher(Console(stderr=True), write_text)
     command = ["afina", *sys.argv[1:]]
     try:
-        results = study.run(where, watching, command)
-        if then and not results.failed:
-            results = then(study).run(where, watching, command)
-    except KeyboardInterrupt:
+        with sigterm_as_ctrl_c():
+            results = study.run(where, watching, command, fresh=fresh)
+            if then and not results.failed:
+                results = then(study).run(where, watching, command)
+    except KeyboardInterrupt as ended:
         watching.stop()
-        print(f"\nInterrupted. To go on from the last checkpoint: {shlex.join(command)}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        kept = " from the last checkpoint" if Directory(where).has_checkpoint else ""
+        begun = "" if kept else " before there was a checkpoint"
+        print(f"\nInterrupted{begun}. To go on{kept}: {shlex.join(command)}", file=sys.stderr)
+        raise typer.Exit(exit_status(ended)) from None
     if results.results:
         write_report(results, texts=texts)
     _publish_and_show(results, publish, as_json)

@@ -33,12 +33,16 @@ class Origin:
     is_at_hand  whether it needs no network
     chooses     whether the user may say which column is what
     check       raises NotFound where nothing can be there; takes no time
+    reads_files whether the texts are files of the user's, whose content may change
+    pinned      whether the texts are known by a digest, so that they never change
     """
 
     load: Callable[[Asked, Sequence[str] | None, bool], Read]
     is_at_hand: Callable[[], bool]
     chooses: bool = False
     check: Callable[[], object] = lambda: None
+    reads_files: bool = False
+    pinned: bool = False
 
 
 def named(address: str) -> Origin | None:
@@ -62,7 +66,7 @@ def _of_snippets(address: str, name: str) -> Origin:
             raise NotFound(f"task {address}: the snippets are not on this machine. Load it once with a network.")
         return snippets.LOADERS[name](labels, offline=offline)
 
-    return Origin(load, is_cached)
+    return Origin(load, is_cached, pinned=True)
 
 
 def _of_glue(address: str, name: str) -> Origin:
@@ -82,7 +86,7 @@ def _of_directory(address: str, name: str, directory: Path) -> Origin:
         with _telling(address):
             glue.files_of(name, directory)
 
-    return Origin(load, lambda: True, check=check)
+    return Origin(load, lambda: True, check=check, reads_files=True)
 
 
 def _of_hub(address: str) -> Origin:

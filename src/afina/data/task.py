@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from afina import digest
 from afina.card import Shown
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.origins import FORMS, GLUE, NAMES, SCHEMES, Origin, named
@@ -31,6 +32,18 @@ LEAKAGE_LIMIT = 0.01
 """Share of evaluation texts that may occur in the training split."""
 
 
+def reads_files(address: str, evaluation: str | None = None) -> bool:
+    """Whether the task's texts, or those that `evaluation` names, are files of the user's, whose content may change."""
+    origin = named(address)
+    return origin is None or origin.reads_files or evaluation is not None
+
+
+def is_pinned(address: str) -> bool:
+    """Whether the texts at an address never change."""
+    origin = named(address)
+    return origin is not None and origin.pinned
+
+
 def is_at_hand(address: str) -> bool:
     """Whether the task can be read without any network: a file, a directory, or what was fetched before."""
     origin = named(address)
@@ -46,6 +59,7 @@ class Task(Shown):
     leaked       evaluation texts that also occur in the training split (normalised)
     metric, ceiling, separator  as in `Read`
     calibration, selection  texts set aside from the training split: to fit a temperature, to select a model by
+    data_digest  digest of all that was read at the address, before any part of it was taken
     """
 
     address: str
@@ -59,6 +73,7 @@ class Task(Shown):
     separator: str | None = None
     calibration: Split | None = None
     selection: Split | None = None
+    data_digest: str | None = None
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
@@ -183,7 +198,13 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
 def _told(found: Read, aside: Mapping[str, Split]) -> dict[str, Any]:
     """What a task has of what reading it gave, and of what was set aside, beside the two splits."""
     read = {name: getattr(found, name) for name in ("label_names", "kind", "metric", "ceiling", "separator")}
-    return read | {name: aside.get(name) for name in ("calibration", "selection")}
+    kept = {name: aside.get(name) for name in ("calibration", "selection")}
+    return {**read, **kept, "data_digest": _data_digest(found)}
+
+
+def _data_digest(found: Read) -> str:
+    """Digest of both splits as they were read, and of what their labels are called."""
+    return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
 
 
 def _check_varied(address: str, found: Read, train: Split) -> None:

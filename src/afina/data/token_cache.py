@@ -65,6 +65,7 @@ class EncodedTask:
     separator: str | None = None
     calibration: EncodedSplit | None = None
     selection: EncodedSplit | None = None
+    data_digest: str | None = None
 
     @property
     def found(self) -> dict[str, str]:
@@ -87,6 +88,9 @@ class EncodedTask:
             how = {"max_length": max_length, "template": template, "where": where}
             return EncodedSplit(encode_split(tokenizer, tokenizer_digest, split, **how), split.labels, split.digest)  # type: ignore[arg-type]
 
+        calibration, selection = (
+            None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)
+        )
         return cls(
             task.address,
             task.label_names,
@@ -97,7 +101,9 @@ class EncodedTask:
             task.metric,
             task.ceiling,
             task.separator,
-            *(None if kept is None else encoded(kept, "training text") for kept in (task.calibration, task.selection)),
+            calibration,
+            selection,
+            task.data_digest,
         )
 
 

@@ -28,12 +28,19 @@ ALWAYS = (
 WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective")
 OUTSIDE = (
     *("backbone", "tokenizer_digest", "task", "data", "train_digest", "evaluation_digest", "seed", "training"),
+    *("metrics", "probe", "versions", "environment", "claims_digest"),
+)
+CLAIMED = (
+    *("train_digest", "evaluation_digest", "seed", "training"),
     *("metrics", "probe", "versions", "environment"),
 )
 """Which fields the digest covers. The rule: whatever changes an answer, or which files are read for it, is covered;
 what was measured, and where and from what an adapter was made, is not. A field that comes later and is covered goes
 into WHERE_GIVEN, and has a default under which prediction does what it did before there was the field: then no digest
-of an adapter that lacks it changes."""
+of an adapter that lacks it changes.
+
+CLAIMED are those outside that say what was measured, and of what: a digest of their own covers them. Addresses are in
+neither, for what they name may be moved."""
 
 
 class Manifest(Frozen):
@@ -51,6 +58,8 @@ class Manifest(Frozen):
     data              how the run read its task, where it was not as usual: arguments of `Task.load` by name
     probe             logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
     environment       where it was made: platform, device, dtype, threads, source revision
+    claims_digest     of the adapter's digest and of what CLAIMED names, so that figures which were changed by hand are
+                      found out; None where an earlier version made it
     """
 
     format: int = FORMAT
@@ -79,6 +88,7 @@ class Manifest(Frozen):
     probe: tuple[tuple[float, ...], ...] | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
+    claims_digest: str | None = None
 
     @field_validator("tensor_file")
     @classmethod
@@ -117,6 +127,25 @@ class Manifest(Frozen):
             return self._digest_of_format_1
         given = [name for name in WHERE_GIVEN if getattr(self, name) != type(self).model_fields[name].default]
         return digest.of_json(self.model_dump(mode="json", include={*ALWAYS, *given}))
+
+    def sealed(self) -> Manifest:
+        """The manifest with its `claims_digest`."""
+        return self.model_copy(update={"claims_digest": self._computed_claims})
+
+    def check_claims(self, where: object) -> None:
+        """Raise CorruptAdapter where what it claims was changed; `where` begins the message."""
+        found = self._computed_claims
+        if self.claims_digest not in (None, found):
+            raise CorruptAdapter(
+                f"{where}: its figures, or what they are of, were changed after they were measured: these fields give "
+                f"digest {found[:19]}, it states {str(self.claims_digest)[:19]}. Copy or train the adapter again."
+            )
+
+    @property
+    def _computed_claims(self) -> str:
+        fields = type(self).model_fields
+        given = [n for n in CLAIMED if getattr(self, n) != fields[n].get_default(call_default_factory=True)]
+        return digest.of_json([self.digest, self.model_dump(mode="json", include=set(given))])
 
     @property
     def _digest_of_format_1(self) -> str:

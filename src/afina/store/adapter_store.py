@@ -114,11 +114,13 @@ class AdapterStore(Reader):
         by = log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
         from afina.models.adapter import Adapter
+        from afina.models.manifest import MANIFEST
         from afina.store import content
         from afina.store.intake import admission
 
         admission.admit(directory, self.limits, links=links)
         opened = Adapter.load(directory)
+        opened.manifest.check_claims(directory / MANIFEST)
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
 from afina import digest
-from afina.errors import AfinaError, CorruptStore, NotFound
+from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
+from afina.models.manifest import checked
 from afina.store import catalog, keys, leases, log
 from afina.store.blobs.blobs import Blobs
 from afina.store.database.database import Database
@@ -240,9 +241,20 @@ def _content(connection: Connection, row: Row[Any], entry: Entry, version: str, 
         yield Damage("manifest", version, (version,), "it is not what was published: it was changed")
     elif json.loads(text).get("method") != row.method:
         yield Damage("version", version, (version,), f"its method is {row.method}, its manifest says otherwise")
+    else:
+        yield from _claims(json.loads(text), version)
     parts = {one.role: one.digest for one in connection.execute(select(PARTS).where(PARTS.c.version == row.id))}
     if parts != {role: part["digest"] for role, part in entry.payload["parts"].items()}:
         yield Damage("version", version, (version,), "it is made of other parts than the log says")
+
+
+def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
+    """Where the figures of a manifest are not those that were measured."""
+    if manifest.get("claims_digest") is not None:
+        try:
+            checked(manifest, version).check_claims(version)
+        except CorruptAdapter as error:
+            yield Damage("manifest", version, (version,), str(error).removeprefix(f"{version}: "))
 
 
 def _said(connection: Connection, entries: list[Entry]) -> Iterator[Damage]:

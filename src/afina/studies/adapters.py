@@ -13,7 +13,7 @@ from afina.studies.record import Record
 from afina.studies.results import read_recommendation, read_request
 
 
-def find(place: Path, method: str | None = None, seed: int | None = None) -> Path:
+def find(place: str | Path, method: str | None = None, seed: int | None = None) -> Path:
     """The adapter's directory: `place` itself, or within what a study or a recommendation left in `place`.
 
     method  its name in the study; by default the recommended one, or the only one that was trained. Of several sizes of
@@ -21,6 +21,7 @@ def find(place: Path, method: str | None = None, seed: int | None = None) -> Pat
     seed    by default the first of the study
     Raises NotFound, UnknownName, InvalidData, InvalidStudy; the message lists what there is.
     """
+    place = Path(place)
     directory = Directory(place)
     if not directory.records.is_file() and not directory.recommendation.is_file():
         if place.is_dir() and (method is not None or seed is not None):

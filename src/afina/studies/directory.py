@@ -5,16 +5,50 @@ Knows paths and the files of records; not what is in an adapter or a checkpoint.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from afina import atomic
+from afina.errors import CannotWrite, InvalidStudy, NotFound
 from afina.studies import record
 from afina.studies.record import Record
 
 ADAPTERS, PREDICTIONS, CHECKPOINTS = "adapters", "predictions", "checkpoints"
+
+LONGEST_NAME = 100
+"""Characters of a name that becomes part of a file's; file systems take 255 bytes."""
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise InvalidStudy for what cannot be part of a file's name; `what` begins the message."""
+    odd = next((letter for letter in name if letter in "/\\" or not letter.isprintable()), None)
+    problem = None
+    if odd is not None:
+        problem = f"it holds {odd!r}"
+    elif name.startswith(".") or name != name.strip():
+        problem = "it begins with a dot, or begins or ends with a space"
+    elif len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        problem = f"it has more than {LONGEST_NAME} bytes"
+    elif not name:
+        problem = "it is empty"
+    if problem:
+        raise InvalidStudy(
+            f"{what} {name[:LONGEST_NAME]!r}: files are named after it, and {problem}. "
+            "Give a name of letters, digits, spaces and marks such as - and _."
+        )
+
+
+def make(out: Path) -> None:
+    """Make a directory to write to, where it is missing. Raises NotFound, CannotWrite."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise NotFound(f"`out` {out}: cannot be made a directory ({getattr(error, 'strerror', error)}).") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise CannotWrite(f"`out` {out}", "permission denied")
 
 
 @dataclass(frozen=True)
@@ -68,6 +102,11 @@ class Directory:
         """Where a run that goes on keeps its one checkpoint."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        return any((self.out / CHECKPOINTS).glob("*.safetensors"))
+
     def discard(self, label: str) -> None:
         """Remove a run's adapter and its predictions; a checkpoint stays, to go on from."""
         shutil.rmtree(self.adapter(label), ignore_errors=True)
@@ -93,7 +132,7 @@ class Directory:
     def empty(self) -> bool:
         """Whether nothing lies here that somebody could make use of."""
         worth = (self.records, self.tuning, self.recommendation)
-        return not any(path.exists() for path in worth) and not any((self.out / CHECKPOINTS).glob("*.safetensors"))
+        return not any(path.exists() for path in worth) and not self.has_checkpoint
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,18 +31,27 @@ from afina.training.fit import Fit, Measured
 CURVE_POINTS = 400
 
 
-def execute(run: RunSpec, out: Path, *, study: str = "", listen: Listener = ignore) -> Record:
+def execute(
+    run: RunSpec,
+    out: Path,
+    *,
+    study: str = "",
+    listen: Listener = ignore,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Record:
     """Carry `run` out on this machine; its adapter, its predictions and its checkpoint lie under `out`.
 
+    stopped  asked after each step: whether to leave a checkpoint and raise KeyboardInterrupt
     Raises an AfinaError whose message begins with the run's name.
     """
+    execution = _Execution(run, out, study, listen, stopped)
     try:
-        return _Execution(run, out, study, listen).record()
+        return execution.record()
     except torch.OutOfMemoryError:
         raise OutOfMemory(run.title) from None
     except AfinaError as error:
         if isinstance(error, Diverged):  # going on from the checkpoint would only diverge again
-            Directory(out).checkpoint(run.label).unlink(missing_ok=True)
+            Directory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
         error.args = (f"run {run.title}: {error}",)
         raise
 
@@ -59,14 +69,15 @@ class _Saved:
 class _Execution:
     """One run on its way, phase by phase."""
 
-    def __init__(self, run: RunSpec, out: Path, study: str, listen: Listener) -> None:
-        self.run, self.out, self.study, self.listen = run, out, study, listen
+    def __init__(self, run: RunSpec, out: Path, study: str, listen: Listener, stopped: Callable[[], bool]) -> None:
+        self.run, self.out, self.study, self.listen, self.stopped = run, out, study, listen, stopped
         self.meter = Meter(devices.choose())
         self.allocated_end: int | None = None
 
     def record(self) -> Record:
         """Carry out every phase."""
         prepared, fit = prepare(self.run, self.meter, self.listen)
+        self.run = prepared.run
         if fit.parameters:
             self._train(fit, prepared)
         measured = fit.measure()
@@ -84,7 +95,7 @@ class _Execution:
             adapter = self._adapter(classifier, prepared, objective, training, scores)
             saved = self._save(adapter, classifier, prepared, predictions)
         made = self._record(prepared, objective, fit, measured, training, scores, saved)
-        return made.model_copy(update={"selection": selection})
+        return made.model_copy(update={"selection": selection}).sealed()
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
         path = Directory(self.out).checkpoint(self.run.label)
@@ -99,7 +110,7 @@ class _Execution:
             fit.checkpoint(path, key)
 
         with self.meter.phase("train", count=False):
-            fit.advance(keep=keep, listen=self.listen)
+            fit.advance(keep=keep, listen=self.listen, stopped=self.stopped)
             self.allocated_end = self.meter.allocated()
         self.meter.seconds["train"] = fit.account.seconds["train"]
 
@@ -165,7 +176,7 @@ class _Execution:
             ),
             versions=there.pop("versions"),  # type: ignore[arg-type]
             environment=there,
-        )
+        ).sealed()
         return Adapter(manifest, tensors)
 
     def _save(self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions) -> _Saved:
@@ -229,6 +240,7 @@ class _Execution:
             adapter=saved.adapter,
             digest=saved.digest,
             environment=_environment(prepared),
+            data_digest=run.data_digest,
         )
 
     def _memory(self, account: Account, measured: Measured) -> Memory:

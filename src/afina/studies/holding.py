@@ -13,9 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from afina import atomic
-from afina.errors import Busy, CannotWrite, NotFound
-from afina.studies.directory import Directory
+from afina import atomic, plainfile
+from afina.errors import Busy, CannotWrite, CorruptAdapter
+from afina.models.manifest import MANIFEST
+from afina.studies.directory import Directory, make
 from afina.studies.record import Record
 from afina.studies.result import Predictions, Result
 
@@ -42,7 +43,17 @@ class Held:
         return self._whole(key) is not None
 
     def _whole(self, key: str) -> Record | None:
-        return next((one for one in self.records if one.key == key and self.directory.is_whole(one)), None)
+        return next((one for one in self.records if one.key == key and self._is_whole(one)), None)
+
+    def _is_whole(self, one: Record) -> bool:
+        """Whether the record's files are there, and its adapter is the one that it is about."""
+        if not self.directory.is_whole(one):
+            return False
+        try:
+            manifest = plainfile.read_object(self.out / one.adapter / MANIFEST)
+        except CorruptAdapter:
+            return False
+        return manifest.get("digest") == one.digest
 
     def keep(self, made: Record, label: str) -> Result:
         """Record a finished run, in the place of one of the same key; its checkpoint goes.
@@ -71,8 +82,11 @@ class Held:
         self.directory.discard(label)
 
     def result(self, made: Record) -> Result:
-        """A record with what the run predicted. Raises InvalidData."""
-        return Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
+        """A record with what the run predicted. Raises InvalidData, also where one is not what the other says."""
+        found = Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
+        if made.content_digest is None:
+            found.check(self.directory.records)
+        return found
 
     def describe(self, path: Path, text: str) -> None:
         """Write the one description of what the directory holds; that of anything else which was made here goes."""
@@ -89,10 +103,7 @@ def hold(out: Path) -> Iterator[Held]:
     records.
     """
     directory, fresh = Directory(out), not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NotFound(f"`out` {out}: cannot be made a directory ({error.strerror}).") from None
+    make(out)
     lock = FileLock(directory.lock, timeout=0)
     try:
         lock.acquire()

@@ -10,10 +10,10 @@ import torch
 from afina import device as devices
 from afina.data.kinds import CLASSES
 from afina.data.loader import Limits, Loader
-from afina.data.task import Task
+from afina.data.task import Task, reads_files
 from afina.data.template import Tokenizer
 from afina.data.token_cache import EncodedSplit, EncodedTask
-from afina.errors import InvalidStudy
+from afina.errors import InvalidData, InvalidStudy
 from afina.events import Listener, Progress
 from afina.inference.calibration import calibrated
 from afina.meter import Meter
@@ -37,6 +37,7 @@ DEFAULT_LENGTH = 512
 class Prepared:
     """A run's parts, its classifier apart, which training changes.
 
+    run                     with the digest of its data
     metric                  the headline
     question                how texts are asked about;  offset  of its outputs, [labels], if there is one
     backbone_digest, total  of the unadapted classifier's body; its parameters, head included
@@ -80,11 +81,12 @@ class Prepared:
 def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit]:
     """Load and encode all that `run` needs, and begin its training; the texts themselves are not kept.
 
-    Raises NotFound, InvalidData, InvalidStudy.
+    Raises NotFound, InvalidData, InvalidStudy; InvalidData too where the data are not those that the run is of.
     """
     listen(Progress("load"))
     with meter.phase("load"):
         texts = read(run)
+        run = of_data(run, texts)
         objective, metric = objective_of(run, texts), metric_of(run, texts)
         backbone = Backbone.load(run.backbone)
         question = question_of(run, texts, backbone.tokenizer)
@@ -121,6 +123,15 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit
 def read(run: RunSpec) -> Task:
     """The task of `run`; what a temperature is fitted on, where it asks for one, is set aside."""
     return Task.load(run.task, **run.data.model_dump(), calibration=run.training.temperature)
+
+
+def of_data(run: RunSpec, task: Task) -> RunSpec:
+    """`run` with the digest of its data, where these are files. Raises InvalidData where they changed meanwhile."""
+    if run.data_digest is None:
+        return run.on(task.data_digest) if reads_files(run.task, run.data.evaluation) else run
+    if run.data_digest != task.data_digest:
+        raise InvalidData(f"task {run.task}: its data changed after the run was asked for. Start it again.")
+    return run
 
 
 def objective_of(run: RunSpec, task: Task | EncodedTask) -> Objective:

@@ -76,7 +76,7 @@ def recommend(
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or LocalExecutor()
         setting = Setting(whole, asked, backbone, Ask(**(ask or {})), clock, watcher, chosen, metric)
-        made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)})
+        made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         results = of_recommendation(held, made)
         watcher.changed(results)

@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from afina.data.kinds import CLASSES, Kind
-from afina.schema import Count, Figure, Frozen
+from afina.schema import Count, Figure, Frozen, Sealed
 from afina.stats.comparison import Comparison
 from afina.studies import floors
-from afina.studies.record import Asked
+from afina.studies.record import Asked, Below
 from afina.studies.spec import Data
 
 NAME = "choose"
@@ -58,7 +58,7 @@ class Contender(Frozen):
     total: Count | None = None
     ask: Asked = Asked()
     key: str | None = None
-    adapter: str | None = None
+    adapter: Below | None = None
 
     @property
     def trained(self) -> bool:
@@ -120,7 +120,7 @@ class Fewer(Frozen):
     comparison: Comparison
 
 
-class Recommendation(Frozen):
+class Recommendation(Sealed):
     """The answer and its evidence.
 
     kind, metric    of the task, and what the methods were chosen by
@@ -142,7 +142,7 @@ class Recommendation(Frozen):
     kind: Kind = CLASSES
     metric: str = "accuracy"
     recommended: str
-    adapter: str | None
+    adapter: Below | None
     contenders: tuple[Contender, ...]
     comparisons: tuple[Comparison, ...]
     dropped: dict[str, Dropped]

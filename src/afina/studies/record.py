@@ -7,18 +7,30 @@ figure was obtained.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, Literal, Self
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from afina import atomic
 from afina.card import Shown
 from afina.errors import InvalidData
-from afina.schema import Figure, Frozen, Problem
+from afina.schema import Figure, Frozen, Problem, Sealed
 
 TOLD = 2
 """Figures that a card shows, beside the headline; a record has more."""
+
+
+def _below(path: str) -> str:
+    """A path as it is, if it names something below the directory that it is relative to."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise ValueError(f"expected a path below the output directory, found {path[:80]!r}")
+    return path
+
+
+Below = Annotated[str, AfterValidator(_below)]
+"""A path relative to the output directory, and below it."""
 
 
 class Seconds(Frozen):
@@ -79,7 +91,7 @@ class Selection(Frozen):
     examples: int
 
 
-class Record(Shown, Frozen):
+class Record(Shown, Sealed):
     """One finished run.
 
     key              digest of the intention; a study skips runs whose key is recorded
@@ -99,6 +111,9 @@ class Record(Shown, Frozen):
     predictions      path of the file of what was predicted, relative to the study's output directory, and its digest
     adapter          path of the adapter, relative to the study's output directory
     digest           the adapter's digest
+    data_digest      of what the task's files held, which the key covers; None where the address says which data
+                     these are
+    content_digest   of every other field
     """
 
     key: str
@@ -134,11 +149,12 @@ class Record(Shown, Frozen):
     seconds: Seconds
     memory: Memory
     losses: tuple[tuple[int, float], ...]
-    predictions: str
+    predictions: Below
     predictions_digest: str
-    adapter: str
+    adapter: Below
     digest: str
     environment: Environment
+    data_digest: str | None = None
 
     @model_validator(mode="after")
     def _of_a_known_kind(self) -> Self:
@@ -175,22 +191,32 @@ class Record(Shown, Frozen):
 
 
 def read(path: Path) -> list[Record]:
-    """The records in a `records.jsonl`; none where the file is not there. Raises InvalidData with the line."""
+    """The records in a `records.jsonl`; none where the file is not there.
+
+    Raises InvalidData with the line, also where a record was changed since it was made.
+    """
     if not path.exists():
         return []
-    records = []
     # Bytes, not text: str.splitlines also breaks at U+2028 and the like, which a label's name may hold.
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            records.append(Record.model_validate_json(line))
-        except ValidationError as error:
-            problem = Problem.of(error)
-            raise InvalidData(
-                f"{path}, line {number}: not a record of this version of afina "
-                f"({problem.field or 'the line'}: {problem.message}). "
-                "Remove that line, or name another `out`."
-            ) from None
-    return records
+    return [_read(line, f"{path}, line {number}") for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+
+
+def _read(line: bytes, where: str) -> Record:
+    try:
+        made = Record.model_validate_json(line)
+    except ValidationError as error:
+        wrong = Problem.of(error)
+        raise InvalidData(
+            f"{where}: not a record of this version of afina "
+            f"({wrong.field or 'the line'}: {wrong.message}). "
+            "Remove that line, or name another `out`."
+        ) from None
+    if problem := made.refuses(line):
+        raise InvalidData(
+            f"{where}: the record of {made.name}, seed {made.seed}, was changed after it was made: {problem}. "
+            "Restore the line, or remove it and run the study again."
+        )
+    return made
 
 
 def write(path: Path, records: Iterable[Record]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,9 @@ from afina.models import objectives
 from afina.models.objective import Objective
 from afina.stats.metrics import METRICS, Answered
 from afina.studies.record import Record
+
+_CLOSE = 1e-6
+"""Two computations of one metric differ by less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,22 @@ class Result:
     def objective(self) -> Objective:
         """What was asked of each text."""
         return objectives.make(self.record.label_names, self.record.objective)
+
+    def check(self, where: object) -> None:
+        """Raise InvalidData where a metric of the record is not what the predictions give.
+
+        For a record without a digest of its own. What is undefined here, or not computed, is not looked at.
+        """
+        found = self.objective.metrics(self.predictions.outputs, self.predictions.targets)
+        for name, said in self.record.metrics.items():
+            given = found.get(name, math.nan)
+            if math.isnan(given) or math.isnan(said) or math.isclose(said, given, rel_tol=_CLOSE, abs_tol=_CLOSE):
+                continue
+            raise InvalidData(
+                f"{where}: the record of {self.record.name}, seed {self.record.seed}, says {name} {said:.4f}, its "
+                f"stored predictions give {given:.4f}: it was changed after it was made. Restore its line, or remove "
+                "it and run the study again."
+            )
 
     @property
     def targets(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from afina import front
 from afina.card import Shown, figure
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.schema import Frozen
+from afina.stats.metrics import METRICS
 from afina.studies import holding, trials
 from afina.studies.directory import Directory
 from afina.studies.holding import Held
@@ -78,6 +79,13 @@ class Results(Shown):
         """Of the results."""
         return tuple(result.record for result in self.results)
 
+    @property
+    def unsealed(self) -> tuple[Record, ...]:
+        """Records of earlier versions, which have no digest of their own; reading them compared their metrics with the
+        stored predictions.
+        """
+        return tuple(one for one in self.records if one.content_digest is None)
+
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
         return {
@@ -113,14 +121,17 @@ class Results(Shown):
         return self.out / found[0].adapter
 
     @staticmethod
-    def hold(out: Path) -> AbstractContextManager[Held]:
+    def hold(out: str | Path) -> AbstractContextManager[Held]:
         """Hold the directory `out`, to fill it: see `holding.hold`."""
-        return holding.hold(out)
+        return holding.hold(Path(out))
 
     @classmethod
-    def read(cls, out: Path) -> Results:
-        """What a study, finished or not, or a recommendation left in `out`. Raises NotFound, InvalidData."""
-        directory = Directory(out)
+    def read(cls, out: str | Path) -> Results:
+        """What a study, finished or not, or a recommendation left in `out`.
+
+        Raises NotFound; InvalidData for what is damaged, or was changed by hand.
+        """
+        directory = Directory(Path(out))
         if not directory.recommendation.is_file() and not directory.records.is_file():
             raise NotFound(
                 f"{out}: no {directory.records.name} there, so no finished run to show. "
@@ -167,8 +178,11 @@ def _of_keys(held: Held, keys: tuple[str, ...] | list[str], metric: str | None =
 
 
 def measured_in(result: Result, metric: str | None) -> Result:
-    """The result with that headline, where it has such a figure."""
-    if metric is None or metric == result.record.metric:
+    """The result with that headline, where it has such a figure, and methods can be compared by it."""
+    there = result.record.metrics
+    if metric in (None, result.record.metric) or metric not in there or metric not in METRICS:
+        return result
+    if METRICS[metric].values is None:
         return result
     return replace(result, record=result.record.model_copy(update={"metric": metric}))
 
@@ -182,8 +196,15 @@ def read_request(path: Path) -> Request:
 
 
 def read_recommendation(path: Path) -> Recommendation:
-    """The one in that `recommendation.json`. Raises InvalidData."""
+    """The one in that `recommendation.json`. Raises InvalidData for what is damaged, or was changed by hand."""
     try:
-        return Recommendation.model_validate_json(path.read_bytes())
-    except ValidationError:
+        text = path.read_bytes()
+        made = Recommendation.model_validate_json(text)
+    except (OSError, ValidationError):
         raise InvalidData(f"{path}: damaged. Ask for the recommendation again.") from None
+    if problem := made.refuses(text):
+        raise InvalidData(
+            f"{path}: it was changed after it was made: {problem}. Restore the file, or ask for the recommendation "
+            "again."
+        )
+    return made

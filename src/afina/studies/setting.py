@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from afina.data.task import Task
+from afina.data.task import Task, reads_files
 from afina.errors import AfinaError
 from afina.models import objectives
 from afina.models.objective import Objective
@@ -56,6 +56,7 @@ class Setting:
             ask=self.ask,
             training=Training(learning_rate=rate, max_steps=steps),
             metric=self.metric,
+            data_digest=self.task.data_digest if reads_files(self.task.address, self.data.evaluation) else None,
         )
 
 

@@ -138,6 +138,8 @@ class RunSpec(Shown, Frozen):
 
     name    what tables call it; the method's key by default
     metric  by which trials are scored, and which heads what is told of it; None: the task's
+    data_digest  of what the task's files hold (`Task.data_digest`), so that changed files make another run; None where
+            the address itself says which texts these are, as that of packaged data and of data on the Hub
     """
 
     backbone: str
@@ -150,6 +152,7 @@ class RunSpec(Shown, Frozen):
     seed: int = 0
     name: str = ""
     metric: str | None = None
+    data_digest: str | None = None
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
@@ -174,6 +177,8 @@ class RunSpec(Shown, Frozen):
             for name in names:
                 if getattr(asked, name) == type(asked).model_fields[name].default:
                     del intention[part][name]
+        if self.data_digest is None:
+            del intention["data_digest"]  # likewise
         if self.asked == UNASKED:
             del intention["ask"]  # likewise
         else:
@@ -186,6 +191,10 @@ class RunSpec(Shown, Frozen):
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("key", None)
         return copied
+
+    def on(self, data_digest: str | None) -> Self:
+        """The same, of data with that digest."""
+        return self if data_digest == self.data_digest else self.model_copy(update={"data_digest": data_digest})
 
     @property
     def asked(self) -> Ask:

@@ -7,6 +7,7 @@ chosen first (`tuning.py`). Knows no report.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,13 +20,18 @@ from afina.card import Shown
 from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, accepted, make
 from afina.methods.method import Method
+from afina.models import objectives
+from afina.models.objective import metric_for
 from afina.schema import Frozen
 from afina.studies import trials, tuning
+from afina.studies.directory import check_name
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.holding import Held
+from afina.studies.record import Record
+from afina.studies.recorded import Recorded
 from afina.studies.results import Failure, Request, Results, measured_in
-from afina.studies.run import Run
+from afina.studies.run import MOST_SEED, Run
 from afina.studies.space import Space
 from afina.studies.spec import Ask, Data, Training
 from afina.studies.study_file import explain, override, read
@@ -39,6 +45,7 @@ Part = TypeVar("Part", bound=Frozen)
 class Study(Shown, Frozen):
     """What to compare.
 
+    name     of the study, and by default of its directory
     ask      how the model is asked about a text
     metric   heads the tables, is what tuning chooses by, and what verdicts are about; None: the task's own, or its
              kind's
@@ -82,29 +89,37 @@ class Study(Shown, Frozen):
     @classmethod
     def parse(cls, content: Mapping[str, Any], where: str) -> Self:
         """Check `content`; `where` begins the messages. Raises UnknownName, InvalidStudy."""
+        return cls(where, **content)
+
+    def __init__(self, where: str = "study", /, **fields: Any) -> None:
         try:
-            study = cls.model_validate(content)
+            super().__init__(**fields)
         except ValidationError as error:
-            raise explain(error, cls, where) from None
-        if not study.methods:
+            raise explain(error, type(self), where) from None
+        self._check(where)
+
+    def _check(self, where: str) -> None:
+        check_name(self.name, f"{where}: name")
+        if not self.methods:
             raise InvalidStudy(f"{where}: no methods. Add a table such as [methods.lora]. Known: {', '.join(METHODS)}.")
-        if below := next((seed for seed in study.seeds if seed < 0), None):
-            raise InvalidStudy(f"{where}: seed {below}. Expected 0 or more.")
-        if not study.seeds:
+        for name in self.methods:
+            check_name(name, f"{where}: methods")
+        if wrong := next((seed for seed in self.seeds if not 0 <= seed < MOST_SEED), None):
+            raise InvalidStudy(f"{where}: seed {wrong}. Expected 0 or more, below 2**63.")
+        if not self.seeds:
             raise InvalidStudy(f"{where}: no seeds. Give at least one, such as seeds = [0].")
-        if len(set(study.seeds)) < len(study.seeds):
-            again = next(seed for seed in study.seeds if study.seeds.count(seed) > 1)
+        if len(set(self.seeds)) < len(self.seeds):
+            again = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
             raise InvalidStudy(
                 f"{where}: seed {again} stands there more than once, which is the same run. Give it once."
             )
-        study._check_sizes(where)
-        study.runs(where)
-        if study.tune:
-            study._check_budgets(where)
-            study.spaces(where)
-        elif searching := next((name for name, entry in study.methods.items() if "search" in entry), None):
+        self._check_sizes(where)
+        self.runs(where)
+        if self.tune:
+            self._check_budgets(where)
+            self.spaces(where)
+        elif searching := next((name for name, entry in self.methods.items() if "search" in entry), None):
             raise InvalidStudy(f"{where}: methods.{searching}.search without a [tune] section. Add one, or remove it.")
-        return study
 
     def _check_sizes(self, where: str) -> None:
         if not self.sizes:
@@ -188,40 +203,64 @@ class Study(Shown, Frozen):
         watcher: Watcher | None = None,
         command: Sequence[str] = (),
         executor: Executor | None = None,
+        *,
+        fresh: bool = False,
     ) -> Results:
         """Carry out every run whose record, adapter and predictions `out` lacks; by default, a process a run here.
 
-        A run that fails is in the results' `failed`; the others go on. `command` is what a reader may type to repeat
-        the study. Without a `watcher` a notebook shows how far it is, and all else is silent; `Lines(print)` is one.
+        A record counts where the data are now as they were: files that changed make other runs, beside those that are
+        recorded. `fresh` carries out all again, and what is recorded gives way to it. A run that fails is in the
+        results' `failed`; the others go on. `command` is what a reader may type to repeat the study. Without a
+        `watcher` a notebook shows how far it is, and all else is silent; `Lines(print)` is one.
         Raises NotFound, Busy, InvalidData; and, where there is something to carry out, what would end every run: a task
         or a backbone that cannot be had.
         """
         executor = executor or LocalExecutor()
-        with Results.hold(Path(out)) as held, watching(watcher) as watcher:
-            if not self._is_done(held) and (told := executor.check(self.runs()[0])):
+        with Results.hold(out) as held, watching(watcher) as watcher:
+            recorded = Recorded(held, executor.look)
+            self._check_data(recorded)
+            if (fresh or not self._is_done(recorded)) and (told := executor.check(self.runs()[0])):
                 watcher.says(told)
-            tuned, failed = self._tune(held.out, executor, watcher)
+            tuned, failed = self._tune(recorded, executor, watcher, fresh=fresh)
             settled = self.settle(tuned) if self.tune else self
-            request = settled._request(tuple(command))
+            runs = [recorded.find(run) for run in settled.runs()]
+            _check_metric(runs, held)
+            if changed := recorded.of_other_data(runs):
+                watcher.says(_told_of_other_data(changed, held.out))
+            request = settled._request(runs, tuple(command))
             held.describe(held.directory.study, request.model_dump_json())
             so_far = Results(
                 *(request.name, held.out, (), failed, request.command, tuned), task=request.task, data=request.data
             )
-            return _carry_out(settled.runs(), held, so_far, executor, watcher)
+            return _carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
 
-    def _is_done(self, held: Held) -> bool:
-        """Whether all is recorded, so that neither the task nor the backbone is needed."""
-        settled = self.settle(trials.read(held.out)) if self.tune else self
-        return len(settled.methods) == len(self.methods) and all(held.has(run.key) for run in settled.runs())
+    def _check_data(self, recorded: Recorded) -> None:
+        """Read the data as they are now; the error that this ends in says what is left of earlier ones."""
+        try:
+            recorded.find(self.runs()[0])
+        except AfinaError as error:
+            if recorded.held.records:
+                out = recorded.held.out
+                error.args = (f"{error} The results in {out} stay readable: afina show {shlex.quote(str(out))}",)
+            raise
 
-    def _request(self, command: tuple[str, ...]) -> Request:
-        keys = tuple(run.key for run in self.runs())
+    def _is_done(self, recorded: Recorded) -> bool:
+        """Whether all is recorded, so that the backbone is not needed, nor data that need a network."""
+        settled = self.settle(trials.read(recorded.held.out)) if self.tune else self
+        done = (recorded.held.has(recorded.find(run).key) for run in settled.runs())
+        return len(settled.methods) == len(self.methods) and all(done)
+
+    def _request(self, runs: Sequence[Run], command: tuple[str, ...]) -> Request:
+        keys = tuple(run.key for run in runs)
         study = self.model_dump(mode="json")
         return Request(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
 
-    def _tune(self, out: Path, executor: Executor, watcher: Watcher) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
+    def _tune(
+        self, recorded: Recorded, executor: Executor, watcher: Watcher, *, fresh: bool
+    ) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
         if self.tune is None:
             return (), ()
+        out = recorded.held.out
         found: dict[str, Tuned] = {}
         failed: list[Failure] = []
 
@@ -229,9 +268,10 @@ class Study(Shown, Frozen):
             found[so_far.name] = so_far
             trials.write(out, found.values())
 
-        for run, space in self.spaces().values():
+        for asked, space in self.spaces().values():
+            run = recorded.to_tune(asked)
             try:
-                keep(tuning.tune(run, space, self.tune, out, executor, watcher, keep))
+                keep(tuning.tune(run, space, self.tune, out, executor, watcher, keep, fresh=fresh))
             except AfinaError as error:
                 watcher.failed(run, str(error))
                 failed.append(Failure(run.title, run.method, run.seed, str(error)))
@@ -267,10 +307,31 @@ def _check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
         raise InvalidStudy(f"{where}: {method.name} answers in words by definition. Remove head.")
 
 
-def _carry_out(runs: Sequence[Run], held: Held, so_far: Results, executor: Executor, watcher: Watcher) -> Results:
-    """`so_far` with the results of `runs`, which are carried out where they are not known."""
+def _check_metric(runs: Iterable[Run], held: Held) -> None:
+    """Raise InvalidStudy where a metric is asked for that a recorded run has not."""
+    asked = {run.key: run.metric for run in runs}
+    for one in held.records:
+        if (metric := asked.get(one.key)) is None:
+            continue
+        metric_for(objectives.make(one.label_names, one.objective), metric)
+        if metric not in one.metrics:  # of an earlier version
+            raise InvalidStudy(f"`metric` {metric}: the record of {one.name} lacks it. Train again with `fresh`.")
+
+
+def _told_of_other_data(records: Sequence[Record], out: Path) -> str:
+    first, more = records[0], f" and {len(records) - 1} more" * (len(records) > 1)
+    return (
+        f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. These are "
+        f"other runs now; the earlier adapter stays in {out / first.adapter}."
+    )
+
+
+def _carry_out(
+    runs: Sequence[Run], held: Held, so_far: Results, executor: Executor, watcher: Watcher, *, fresh: bool
+) -> Results:
+    """`so_far` with the results of `runs`, which are carried out where they are not known, or all of them `fresh`."""
     for number, run in enumerate(runs, start=1):
-        known = held.known(run.key)
+        known = None if fresh else held.known(run.key)
         if known is None:
             watcher.started(run, number, len(runs))
             try:

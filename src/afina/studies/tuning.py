@@ -41,6 +41,13 @@ AT_RANDOM = 3
 """Candidates before Optuna's sampler learns from what was tried."""
 
 
+_FIRST_DATA = {
+    *("text", "text_pair", "label", "labels", "kind", "separator", "train_examples", "evaluation_examples"),
+    *("validation", "evaluation", "selection"),
+}
+"""Fields of `Data` that stand in a tuning's name even where they are neutral."""
+
+
 class Tune(Frozen):
     """How to tune.
 
@@ -65,18 +72,21 @@ def tune(
     executor: Executor,
     watcher: Watcher,
     keep: Callable[[Tuned], None],
+    *,
+    fresh: bool = False,
 ) -> Tuned:
     """Choose the setting of one run of a study, whatever its seed.
 
     out   where the database is, so that a tuning that was ended goes on
     keep  called with what there is after each trial
+    fresh forget what was tried before
     Raises RunFailed where a trial could not be carried out, or none took all its steps.
     """
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
         return so_far
     with _memory(Directory(out).tuning_memory) as storage:
-        study = _study(storage, run, space, how)
+        study = _study(storage, run, space, how, fresh=fresh)
         so_far = _told(study, run, space, how)
         while not so_far.budget or so_far.steps < so_far.budget:
             _try_next(study, run, space, how, so_far, executor, watcher)
@@ -216,7 +226,7 @@ def _told(study: optuna.Study, run: Run, space: Space, how: Tune) -> Tuned:
     )
 
 
-def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tune) -> optuna.Study:
+def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tune, *, fresh: bool) -> optuna.Study:
     import optuna
     from optuna.trial import TrialState
 
@@ -225,12 +235,12 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
         "successive-halving": lambda: optuna.pruners.SuccessiveHalvingPruner(RUNGS[0], reduction_factor=2),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(RUNGS[0], RUNGS[-1], reduction_factor=2),
     }
-    # All that makes a candidate, so that what another setting tried is never taken for this one's.
-    asked = candidate(run, {}, how).model_dump(mode="json", exclude={"name": True, "data": {"allow_leakage"}})
-    whole = [asked, how.model_dump(exclude={"candidates"}), space.rates, {k: [*v] for k, v in space.choices.items()}]
+    name = _name(run, space, how)
+    if fresh and name in optuna.get_all_study_names(storage):
+        optuna.delete_study(study_name=name, storage=storage)
     made = optuna.create_study(
         storage=storage,
-        study_name=f"{run.title}-{digest.of_json(whole).removeprefix(digest.PREFIX)[:16]}",
+        study_name=name,
         direction="maximize",
         pruner=pruners[how.pruner](),
         load_if_exists=True,
@@ -238,6 +248,21 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
     for left in made.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         made.tell(left.number, state=TrialState.FAIL)  # killed under way: it starts again
     return made
+
+
+def _name(run: Run, space: Space, how: Tune) -> str:
+    """What the database calls it: of all that makes a candidate, so that what another setting tried is never taken for
+    this one's. What candidates had not when databases were first written is in it only where it is not neutral.
+    """
+    asked = candidate(run, {}, how).model_dump(mode="json", exclude={"name": True, "data": {"allow_leakage"}})
+    later = {"data": asked["data"].keys() - _FIRST_DATA, "": {"data_digest"}}
+    for part, names in later.items():
+        table, of = (asked[part], type(run.data)) if part else (asked, type(run))
+        for name in names:
+            if table[name] == of.model_fields[name].default:
+                del table[name]
+    whole = [asked, how.model_dump(exclude={"candidates"}), space.rates, {k: [*v] for k, v in space.choices.items()}]
+    return f"{run.title}-{digest.of_json(whole).removeprefix(digest.PREFIX)[:16]}"
 
 
 @contextmanager

@@ -92,12 +92,18 @@ class Fit:
         return next(self.classifier.parameters()).device
 
     def advance(
-        self, stop: int | None = None, *, keep: Callable[[Account], None] | None = None, listen: Listener = ignore
+        self,
+        stop: int | None = None,
+        *,
+        keep: Callable[[Account], None] | None = None,
+        listen: Listener = ignore,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take the steps that are left.
 
         stop  steps in all after which to pause; called again, it goes on as if it had not. None: the last
         keep  called now and then with the account; writes a checkpoint
+        stopped  asked after each step: whether to keep what there is and raise KeyboardInterrupt
         Raises Diverged at the first loss that is not a finite number.
         """
         if not self.parameters:
@@ -114,11 +120,14 @@ class Fit:
             left = (meter.now() - began) / (done - first) * (steps - done)
             listen(Progress("train", done, steps, loss, pace, left))
             # The last step is never kept: a run killed after it takes it again, and so measures its memory.
-            if keep and done < steps and meter.now() - last_kept >= pause:
+            ends = stopped()
+            if keep and done < steps and (ends or meter.now() - last_kept >= pause):
                 start = meter.now()
                 keep(account)
                 last_kept = meter.now()
                 pause = max(self.recipe.checkpoint_seconds, (last_kept - start) / CHECKPOINT_SHARE)
+            if ends:
+                raise KeyboardInterrupt
 
     def begin(self) -> None:
         """Ready the model for steps, whatever it did before."""

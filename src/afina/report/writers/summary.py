@@ -23,7 +23,7 @@ FIRST = (
     "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
-BULKY = "losses"
+NOT_TOLD = {"losses", "content_digest"}
 AT_TOP = (metrics.ACCURACY, metrics.F1)
 """Metrics that stand beside the record's fields as well as within `metrics`; null where a kind of task has them not."""
 
@@ -62,7 +62,7 @@ def _tuned(one: Tuned) -> dict[str, object]:
 
 
 def _done(record: Record, out: Path) -> dict[str, object]:
-    values: dict[str, Any] = record.model_dump(mode="json", exclude={BULKY})
+    values: dict[str, Any] = record.model_dump(mode="json", exclude=NOT_TOLD)
     values |= {metric: values["metrics"].get(metric) for metric in AT_TOP}
     values |= {"adapter": str(out / record.adapter), "predictions": str(out / record.predictions)}
     return _ordered({**values, "error": None})
@@ -70,7 +70,7 @@ def _done(record: Record, out: Path) -> dict[str, object]:
 
 def _failed(failure: Failure) -> dict[str, object]:
     """Every key of a finished run; null where there is nothing to say."""
-    nothing: dict[str, object] = {key: None for key in (*Record.model_fields, *AT_TOP) if key != BULKY}
+    nothing: dict[str, object] = {key: None for key in (*Record.model_fields, *AT_TOP) if key not in NOT_TOLD}
     return _ordered(
         {
             **nothing,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from afina.events import Listener, Score
 from afina.studies.record import Record
+from afina.studies.recorded import DataDigests
 from afina.studies.run import Run
 
 
@@ -32,6 +33,13 @@ class Executor(ABC):
         end with.
         """
         return ""
+
+    def look(self, run: Run) -> DataDigests | None:
+        """What the data of `run` are now; None where its address says which they are, or this executor cannot know.
+
+        Fetches nothing. Raises what reading them does.
+        """
+        return None
 
     @abstractmethod
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from afina import allocator, meter
-from afina.data.task import Task
+from afina.data.task import Task, check_leakage, is_at_hand, is_pinned, reads_files
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, Score
 from afina.models import objectives, source
@@ -28,20 +28,41 @@ from afina.studies.executors.messages import (
     Progressed,
     Recorded,
     Scored,
+    Stop,
     TryOut,
     decode,
     encode,
 )
 from afina.studies.record import Record
+from afina.studies.recorded import DataDigests
 from afina.studies.run import Run
 
 
 class LocalExecutor(Executor):
     """A process a run."""
 
+    def __init__(self) -> None:
+        self._read: tuple[Run, Task] | None = None
+
+    def look(self, run: Run) -> DataDigests | None:
+        """Read the task again, where it is not pinned and takes no network."""
+        files = reads_files(run.task, run.data.evaluation)
+        if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
+            return None
+        how = {**run.data.model_dump(), "allow_leakage": True}  # whether there is any is for `check`
+        task = Task.load(run.task, **how, calibration=run.training.temperature, offline=is_at_hand(run.task))
+        if not run.training.temperature:
+            self._read = run, task
+        return DataDigests.of(task)
+
     def check(self, run: Run) -> str:
         """Read the task, and look for the backbone; where words are given, whether these can be asked in."""
-        task = Task.load(run.task, **run.data.model_dump())
+        read, self._read = self._read, None  # its texts are not kept for longer
+        if read and read[0] == run:
+            task = read[1]
+            check_leakage(run.task, task.train, task.evaluation, allow=run.data.allow_leakage)
+        else:
+            task = Task.load(run.task, **run.data.model_dump())
         source.check(run.backbone)
         objective = objectives.make(task.label_names, {"kind": task.kind})
         metric_for(objective, run.metric, task.metric)
@@ -102,17 +123,29 @@ class _Worker:
                 env=allocator.environment_of_one_run(),
             )
         if self.until is not None:
+            seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX)
             # Not by what it tells: a process that loads or saves is silent for long.
-            self.timer = threading.Timer(max(0.0, self.until - meter.now()), self.process.kill)
+            self.timer = threading.Timer(seconds, self.process.kill)
             self.timer.daemon = True
             self.timer.start()
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if self.timer is not None:
             self.timer.cancel()
+        try:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                self.send(Stop())  # it leaves a checkpoint; to interrupt once more ends it at once
+                for _ in self.process.stdout:
+                    pass  # it could not end while it has lines to write
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()  # the worker ends when this closes, also when we were interrupted
         self.process.wait()
@@ -157,11 +190,12 @@ class _Worker:
 
 @contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group. A process started in the block never hears it; this one does after it.
+    """Ctrl-C reaches the whole process group, and what ends a service all its processes. A process started in the block
+    never hears either; this one does after it.
 
     So it is the study alone that decides what becomes of a run, however early in its life.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

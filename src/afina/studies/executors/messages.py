@@ -40,6 +40,12 @@ class GoOn(_Message):
     kind: Literal["go on"] = "go on"
 
 
+class Stop(_Message):
+    """To a worker: end; a run that trains leaves a checkpoint first."""
+
+    kind: Literal["stop"] = "stop"
+
+
 class Progressed(_Message):
     """From a worker: how far it is."""
 
@@ -69,7 +75,7 @@ class Failed(_Message):
     error: str
 
 
-Message = CarryOut | TryOut | GoOn | Progressed | Scored | Recorded | Failed
+Message = CarryOut | TryOut | GoOn | Stop | Progressed | Scored | Recorded | Failed
 
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 

@@ -2,7 +2,7 @@
 
 Reads one message from standard input (`messages.py`): CarryOut or TryOut. Writes messages to standard output:
 Progressed now and then, and Failed where the user can mend what failed. It ends at once when its standard input closes,
-so that no run outlives who asked for it.
+so that no run outlives who asked for it; at Stop it ends after a checkpoint.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from afina.studies.executors.messages import (
     Progressed,
     Recorded,
     Scored,
+    Stop,
     TryOut,
     decode,
     encode,
@@ -34,16 +35,35 @@ _PAUSE = 0.2
 """Seconds between two progress lines of one phase."""
 
 
-def _end_with_parent(replies: queue.SimpleQueue[bytes]) -> None:
+INTERRUPTED = 130
+"""Exit status after Stop."""
+
+
+def _hear(replies: queue.SimpleQueue[Message], reporter: _Reporter) -> None:
     # Not sys.stdin: a thread that waits in its buffer makes the interpreter's own shutdown abort.
-    while reply := os.read(0, 1 << 16):
-        replies.put(reply)
+    heard = b""
+    while part := os.read(0, 1 << 16):
+        *lines, heard = (heard + part).split(b"\n")
+        for message in map(decode, lines):
+            if isinstance(message, Stop):
+                reporter.stop()
+            else:
+                replies.put(message)
     os._exit(1)
 
 
 class _Reporter:
+    """Tells how far it is, and knows whether to stop."""
+
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.phase, self.last = stream, "", 0.0
+        self.keeps, self.stopped = False, threading.Event()
+
+    def stop(self) -> None:
+        """End at once where no step is under way that a checkpoint could follow, else after it."""
+        self.stopped.set()
+        if not (self.keeps and self.phase == "train"):
+            os._exit(INTERRUPTED)
 
     def send(self, message: Message) -> None:
         try:
@@ -55,17 +75,21 @@ class _Reporter:
     def progress(self, progress: Progress) -> None:
         if progress.phase != self.phase or progress.step == progress.steps or meter.now() - self.last >= _PAUSE:
             self.phase, self.last = progress.phase, meter.now()
+            if self.stopped.is_set() and progress.phase != "train":  # it came while the last step was taken
+                os._exit(INTERRUPTED)
             self.send(Progressed(progress=progress))
 
 
 def _carry_out(request: CarryOut, reporter: _Reporter) -> None:
     from afina.studies.execute import execute
 
-    made = execute(request.run, Path(request.out), study=request.study, listen=reporter.progress)
+    reporter.keeps = True
+    stopped = reporter.stopped.is_set
+    made = execute(request.run, Path(request.out), study=request.study, listen=reporter.progress, stopped=stopped)
     reporter.send(Recorded(record=made))
 
 
-def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[bytes]) -> None:
+def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Message]) -> None:
     from afina.studies.trial import try_out
 
     last = request.limit or math.inf
@@ -86,8 +110,8 @@ def main() -> int:
         return 1  # the study ended before it had asked for anything
     request = decode(line)
     assert isinstance(request, CarryOut | TryOut)
-    replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_end_with_parent, args=(replies,), daemon=True).start()
+    replies: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=_hear, args=(replies, reporter), daemon=True).start()
 
     try:
         if isinstance(request, TryOut):
@@ -97,6 +121,8 @@ def main() -> int:
     except AfinaError as error:
         reporter.send(Failed(error=str(error)))
         return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

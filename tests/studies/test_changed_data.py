@@ -1,0 +1,349 @@
+"""Results do not outlive their data: a record counts only while its files hold what they held."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import Backbone, Results, Study
+from afina.data.task import Task
+from afina.errors import InvalidData, NotFound
+from afina.events import Listener, Score
+from afina.meter import now
+from afina.studies import adapters, tuning
+from afina.studies.clock import Clock
+from afina.studies.executors.local import LocalExecutor
+from afina.studies.record import Record
+from afina.studies.recorded import DataDigests
+from afina.studies.run import Run
+from afina.studies.setting import Setting
+from afina.studies.space import Space
+from afina.studies.spec import Ask, Data, Training
+from afina.studies.tuning import Tune
+from afina.studies.watcher import Watcher
+from command import Command, InventedExecutor
+from fakes import sentences, write_csv
+from records import carried_out, environment
+
+COUNT = 60
+BAD_AND_GOOD = ("bad", "good")
+
+
+class LookingExecutor(InventedExecutor):
+    """Data are read as they are, runs and trials are invented; `earlier`: as an earlier version recorded them."""
+
+    def __init__(self, *, earlier: bool = False) -> None:
+        super().__init__()
+        self.carried: list[Run] = []
+        self.tried: list[Run] = []
+        self.earlier = earlier
+
+    def look(self, run: Run) -> DataDigests | None:
+        return LocalExecutor().look(run)
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        self.carried.append(run)
+        run = run.on(None) if self.earlier else run
+        task = Task.load(run.task, **run.data.model_dump())
+        where = environment(train_digest=task.train.digest, evaluation_digest=task.evaluation.digest)
+        facts = {
+            **{"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task},
+            **{"environment": where, "label_names": task.label_names, "data_digest": run.data_digest},
+        }
+        made = carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **facts)
+        return made.model_copy(update={"content_digest": None}) if self.earlier else made
+
+    def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Callable[[Score], bool], *_: Any) -> Score:
+        self.tried.append(run)
+        for share in shares:
+            score = Score(round(8 * share), 8, 12, 0.5, 0.6)
+            if not goes_on(score):
+                break
+        return score
+
+
+class Told(Watcher):
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def says(self, words: str) -> None:
+        self.words.append(words)
+
+
+def rows(labels: tuple[str, str] = BAD_AND_GOOD, count: int = COUNT) -> list[tuple[str, str]]:
+    return [(text, labels[label]) for text, label in sentences(count)]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write_csv(tmp_path / "held_out.csv", rows()[:10])
+    return write_csv(tmp_path / "texts.csv", rows()[10:])
+
+
+def asked(file: Path, **changes: Any) -> Study:
+    content = {"name": "two", "backbone": "gpt2", "task": str(file), "methods": {"full": {}, "lora": {}}}
+    return Study.parse(content | changes, "two")
+
+
+def other_file(file: Path) -> dict[str, Any]:
+    return {"data": {"evaluation": str(file.with_name("held_out.csv"))}}
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "labels swapped": lambda file: write_csv(file, [(t, {"bad": "good", "good": "bad"}[y]) for t, y in rows()[10:]]),
+    "labels renamed": lambda file: write_csv(file, [(t, {"bad": "awful", "good": "great"}[y]) for t, y in rows()[10:]]),
+    "rows added": lambda file: write_csv(file, rows(count=COUNT + 20)[10:]),
+    "rows in another order": lambda file: write_csv(file, rows()[:9:-1]),
+    "a text edited": lambda file: write_csv(file, [("Quite another text.", "bad"), *rows()[11:]]),
+    "the other file edited": lambda file: write_csv(file.with_name("held_out.csv"), rows()[2:10]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
+    tmp_path: Path, file: Path, change: str
+) -> None:
+    executor, out, told = LookingExecutor(), tmp_path / "out", Told()
+    more = other_file(file) if change == "the other file edited" else {}
+    first = asked(file, **more).run(out, executor=executor)
+    before = {
+        path: path.read_bytes()
+        for path in out.rglob("*")
+        if path.parent.name in ("adapters", "predictions")
+        if path.is_file()
+    }
+    again = asked(file, **more).run(out, told, executor=executor)
+    assert again.records == first.records
+    assert len(executor.carried) == 2
+    assert told.words == []
+
+    CHANGES[change](file)
+    if change == "labels renamed":
+        write_csv(file.with_name("held_out.csv"), rows(("awful", "great"))[:10])
+    other = asked(file, **more).run(out, told, executor=executor)
+    assert len(executor.carried) == 4
+    assert {one.key for one in other.records}.isdisjoint(one.key for one in first.records)
+    assert {one.adapter for one in other.records}.isdisjoint(one.adapter for one in first.records)
+    assert told.words == [
+        f"task {file}: the data changed after full, seed 0 and 1 more was recorded. These are other runs now; the "
+        f"earlier adapter stays in {out / first.records[0].adapter}."
+    ]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert Results.read(out).records == other.records
+    assert adapters.find(out, "lora") == out / other.records[1].adapter
+    assert asked(file, **more).run(out, told, executor=executor).records == other.records
+    assert len(told.words) == 1
+
+
+def test_data_that_are_as_they_were_once_more_have_their_first_results(tmp_path: Path, file: Path) -> None:
+    executor, out = LookingExecutor(), tmp_path / "out"
+    first = asked(file).run(out, executor=executor)
+    CHANGES["rows added"](file)
+    asked(file).run(out, executor=executor)
+    write_csv(file, rows()[10:])
+    assert asked(file).run(out, executor=executor).records == first.records
+    assert len(executor.carried) == 4
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "said"),
+    [
+        (lambda file: file.unlink(), NotFound, "no such file"),
+        (lambda file: file.write_text("text,label\n"), InvalidData, "texts.csv"),
+    ],
+    ids=["gone", "emptied"],
+)
+def test_a_file_that_is_gone_or_empty_is_an_error_and_its_results_stay_readable(
+    tmp_path: Path, file: Path, spoil: Callable[[Path], object], kind: type[Exception], said: str
+) -> None:
+    executor, out = LookingExecutor(), tmp_path / "out"
+    first = asked(file).run(out, executor=executor)
+    spoil(file)
+    with pytest.raises(kind, match=said) as raised:
+        asked(file).run(out, executor=executor)
+    assert str(raised.value).endswith(f"The results in {out} stay readable: afina show {out}")
+    assert Results.read(str(out)).records == first.records
+    assert adapters.find(str(out), "lora") == out / first.records[1].adapter
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(kind):
+        asked(file).run(tmp_path / "new", executor=executor)
+    assert not (tmp_path / "new").exists()
+
+
+def test_fresh_carries_out_again_what_is_recorded(tmp_path: Path, file: Path) -> None:
+    executor, out = LookingExecutor(), tmp_path / "out"
+    first = asked(file).run(out, executor=executor)
+    assert asked(file).run(out, executor=executor, fresh=True).records == first.records
+    assert len(executor.carried) == 4
+    assert len(Results.read(out).records) == 2
+
+
+@pytest.mark.parametrize("sizes", [(), (10, 20)])
+def test_records_of_an_earlier_version_count_while_the_file_is_as_it_was(
+    tmp_path: Path, file: Path, sizes: tuple[int, ...]
+) -> None:
+    out, executor = tmp_path / "out", LookingExecutor()
+    first = asked(file, sizes=sizes).run(out, executor=LookingExecutor(earlier=True))
+    assert {one.data_digest for one in first.records} == {None}
+    again = asked(file, sizes=sizes).run(out, executor=executor)
+    assert (again.records, executor.carried) == (first.records, [])
+    assert Results.read(out).records == first.records
+    assert len(Results.read(out).unsealed) == len(first.records)
+    CHANGES["labels swapped"](file)
+    other = asked(file, sizes=sizes).run(out, executor=executor)
+    assert len(executor.carried) == len(first.records)
+    assert {one.adapter for one in other.records}.isdisjoint(one.adapter for one in first.records)
+
+
+def test_a_directory_of_a_task_s_own_files_is_looked_at_as_a_file_is(tmp_path: Path) -> None:
+    place = tmp_path / "CoLA"
+    place.mkdir()
+    for name in ("train", "dev"):
+        lines = [f"x\t{label}\t\t{name} {text}" for text, label in sentences(20)]
+        (place / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    executor, study = LookingExecutor(), asked(Path(f"glue/cola:{place}"))
+    study.run(tmp_path / "out", executor=executor)
+    (place / "dev.tsv").write_text("\n".join(f"x\t{n % 2}\t\tanother {n}" for n in range(9)) + "\n", encoding="utf-8")
+    study.run(tmp_path / "out", executor=executor)
+    assert len(executor.carried) == 4
+
+
+def test_keys_of_runs_that_read_no_file_and_names_of_their_tunings_are_as_they_were() -> None:
+    """Computed by the version before."""
+    packaged = Run(backbone="embedded", task="snippets:movies", method="lora")
+    hub = Run(
+        backbone="gpt2",
+        task="hub:owner/name",
+        method="full",
+        seed=3,
+        data=Data(train_examples=100, kind="number"),
+        training=Training(epochs=3),
+        name="mine",
+    )
+    old = Run(backbone="gpt2", task="reviews.csv", method="lora", hyperparameters={"r": 8})
+    assert packaged.key == "sha256:c4bf9eedd853a6021e53a73f5b4c7d4e3cdcc76065eb96e37223048c31bfd7a3"
+    assert hub.key == "sha256:c4aa159c4b1f62a657c668d47f6587f36c7dda4f8a03891d7fb5b96d7db21eb4"
+    assert old.key == "sha256:b2a34060e7c38b46ee9abf596917ef2281198f6a5b142f68615ace13a66645a6"
+    assert old.on("sha256:1").key not in (old.key, old.on("sha256:2").key)
+    space = Space.of(old, {}, "here")
+    assert space is not None
+    assert tuning._name(old, space, Tune()) == "lora-830c71707fc9e0c5"
+    assert tuning._name(old.on("sha256:1"), space, Tune()) != tuning._name(old, space, Tune())
+
+
+class Moved(InventedExecutor):
+    """Data at an address of the Hub, which are what the test says; records have the digests of when they were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.carried = "1", 0
+
+    def look(self, run: Run) -> DataDigests | None:
+        return DataDigests(f"sha256:{self.now}", f"sha256:t{self.now}", "sha256:e", ("negative", "positive"))
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        self.carried += 1
+        where = environment(train_digest=f"sha256:t{self.now}", evaluation_digest="sha256:e")
+        facts = {"key": run.key, "name": run.title, "data_digest": run.data_digest, "environment": where}
+        return carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **facts)
+
+
+def test_runs_on_the_hub_s_data_keep_their_keys_until_these_data_change(tmp_path: Path) -> None:
+    executor, study = Moved(), asked(Path("sst2"))
+    first = study.run(tmp_path, executor=executor)
+    assert [one.key for one in first.records] == [run.key for run in study.runs()]
+    assert study.run(tmp_path, executor=executor).records == first.records
+    executor.now = "2"
+    other = study.run(tmp_path, executor=executor)
+    assert executor.carried == 4
+    assert {one.adapter for one in other.records}.isdisjoint(one.adapter for one in first.records)
+    assert study.run(tmp_path, executor=executor).records == other.records
+    executor.now = "1"
+    assert study.run(tmp_path, executor=executor).records == first.records
+
+
+def test_what_never_changes_and_what_takes_a_network_is_not_looked_at() -> None:
+    for task in ("snippets:movies", "glue/rte"):  # neither is in the tests' cache
+        assert LocalExecutor().look(Run(backbone="gpt2", task=task, method="lora")) is None
+
+
+def test_a_tuning_begins_anew_where_the_data_changed_or_where_that_is_asked_for(tmp_path: Path, file: Path) -> None:
+    executor, out = LookingExecutor(), tmp_path / "out"
+    study = asked(file, tune={"candidates": 1}, methods={"lora": {}})
+    study.run(out, executor=executor)
+    tried = len(executor.tried)
+    assert tried
+    study.run(out, executor=executor)
+    assert len(executor.tried) == tried
+    CHANGES["labels swapped"](file)
+    study.run(out, executor=executor)
+    assert len(executor.tried) == 2 * tried
+    study.run(out, executor=executor, fresh=True)
+    assert len(executor.tried) == 3 * tried
+
+
+def test_a_tuning_of_an_earlier_version_goes_on_while_its_file_is_as_it_was(tmp_path: Path, file: Path) -> None:
+    out, study = tmp_path / "out", asked(file, tune={"candidates": 1}, methods={"lora": {}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("afina.studies.recorded.Recorded.to_tune", lambda self, run: run)  # as it was
+        first = study.run(out, executor=LookingExecutor(earlier=True))
+    executor = LookingExecutor()
+    again = study.run(out, executor=executor)
+    assert (again.records, executor.tried, executor.carried) == (first.records, [], [])
+    CHANGES["labels swapped"](file)
+    study.run(out, executor=executor)
+    assert executor.tried
+    assert executor.carried
+
+
+def test_a_recommendation_s_runs_are_of_the_data_as_they_are(file: Path) -> None:
+    def run() -> Run:
+        setting = Setting(Task.load(str(file)), Data(), "gpt2", Ask(), Clock(now(), 1.0), Watcher(), InventedExecutor())
+        return setting.run("lora", train_examples=20)
+
+    first = run()
+    assert first.data_digest is not None
+    assert run().label == first.label
+    CHANGES["rows added"](file)
+    assert run().label != first.label
+
+
+def test_a_record_whose_adapter_is_another_s_is_made_again(tmp_path: Path, file: Path) -> None:
+    executor, out = LookingExecutor(), tmp_path / "out"
+    first = asked(file).run(out, executor=executor)
+    manifest = out / first.records[0].adapter / "manifest.json"
+    manifest.write_text(json.dumps({"digest": "sha256:another"}))
+    assert asked(file).run(out, executor=executor).records == first.records
+    assert [run.title for run in executor.carried] == ["full", "lora", "full"]
+
+
+def test_data_that_change_after_a_run_was_asked_for_end_it(gpt2: Backbone, tmp_path: Path, file: Path) -> None:
+    run = Run(backbone=gpt2.address, task=str(file), method="head", training=Training(max_steps=1))
+    of_now = run.on(Task.load(str(file)).data_digest)
+    CHANGES["labels swapped"](file)
+    with pytest.raises(InvalidData, match=r"its data changed after the run was asked for\. Start it again\."):
+        of_now.execute(tmp_path / "out")
+    record = run.execute(tmp_path / "out")
+    assert record.data_digest == Task.load(str(file)).data_digest
+    assert run.adapter(tmp_path / "out") == tmp_path / "out" / record.adapter
+    assert of_now.adapter(tmp_path / "out") != run.adapter(tmp_path / "out")
+
+
+def test_the_commands_say_what_changed_and_what_is_gone(afina: Command, gpt2: Backbone, file: Path) -> None:
+    train = ["train", "--task", file, "--backbone", gpt2.address, "--method", "head", "--set", "max_steps=2"]
+    assert afina(*train).code == 0
+    trained = "head, seed 0: train"
+    assert trained not in afina(*train).err
+    CHANGES["labels swapped"](file)
+    again = afina(*train)
+    assert trained in again.err
+    assert again.err.count("the data changed after head, seed 0") == 1
+    assert trained in afina(*train, "--fresh").err
+    shutil.move(file, file.with_suffix(".moved"))
+    assert "no such file" in afina(*train).error
+    assert afina("show", "results/train").code == 0

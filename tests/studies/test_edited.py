@@ -1,0 +1,232 @@
+"""What records, recommendations and manifests claim is what was measured: edited by hand, they are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import Adapter, AdapterStore, Predictor, Results, Study
+from afina.errors import AfinaError, CorruptAdapter, InvalidData
+from afina.models.manifest import MANIFEST, read_manifest
+from afina.studies import adapters, results
+from afina.studies.directory import Directory
+from afina.studies.recommendation import Contender, Recommendation
+from afina.studies.record import Record
+from command import Command, InventedExecutor, copy
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
+    Study.parse(content, "two").run(tmp_path / "out", executor=InventedExecutor())
+    return tmp_path / "out"
+
+
+def edit(out: Path, change: Callable[[dict[str, Any]], object], *, sealed: bool = True) -> None:
+    """Change the second record as an editor would; not `sealed`: as if an earlier version had written it."""
+    lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    change(lines[1])
+    if not sealed:
+        del lines[1]["content_digest"]
+    (out / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def say(accuracy: float) -> Callable[[dict[str, Any]], object]:
+    return lambda line: line["metrics"].update(accuracy=accuracy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        say(7.5),
+        say(1.0),
+        lambda line: line["seconds"].update(train=0.1),
+        lambda line: line["memory"].update(rss_peak=1),
+        lambda line: line.update(method="full", title="full fine-tuning"),
+        lambda line: line.update(examples=100_000),
+        lambda line: line.update(leaked=0),
+    ],
+)
+def test_a_record_that_was_edited_is_refused_by_all_that_read_it(
+    out: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit(out, change)
+    said = r"records\.jsonl, line 2: the record of lora, seed 0, was changed after it was made: its fields give digest"
+    content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
+    for read in (
+        lambda: Results.read(out),
+        lambda: adapters.find(out, "lora"),
+        lambda: Study.parse(content, "two").run(out, executor=InventedExecutor()),
+    ):
+        with pytest.raises(InvalidData, match=said):
+            read()
+
+
+def test_the_commands_refuse_an_edited_record(afina: Command, out: Path) -> None:
+    edit(out, say(7.5))
+    for command in (
+        ["show", out],
+        ["report", out],
+        ["store", "publish", out, "me/mine", "--method", "lora", "-m", "x"],
+    ):
+        assert "line 2: the record of lora, seed 0, was changed after it was made" in afina(*command).error
+
+
+def test_a_record_in_another_order_of_fields_is_the_same(out: Path) -> None:
+    before = Results.read(out).records
+    lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    (out / "records.jsonl").write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+    assert Results.read(out).records == before
+
+
+def test_a_record_of_an_earlier_version_is_held_to_its_predictions(out: Path) -> None:
+    edit(out, lambda line: None, sealed=False)
+    assert [one.name for one in Results.read(out).unsealed] == ["lora"]
+    edit(out, lambda line: (line.pop("content_digest", None), say(0.95)(line)), sealed=True)
+    with pytest.raises(InvalidData, match=r"lora, seed 0, says accuracy 0\.9500, its stored predictions give 0\.8000"):
+        Results.read(out)
+
+
+def test_show_and_report_say_which_records_have_no_digest(afina: Command, out: Path) -> None:
+    assert afina("show", out).err == ""
+    edit(out, lambda line: None, sealed=False)
+    for command in ("show", "report"):
+        assert "1 of 2 records have no digest of their own: an earlier afina made them." in afina(command, out).err
+
+
+@pytest.mark.parametrize("path", ["../../etc", "/etc/passwd", "adapters/../../x", "a\\b", ""])
+def test_a_record_names_nothing_outside_its_directory(out: Path, path: str) -> None:
+    for field in ("adapter", "predictions"):
+        edit(out, lambda line, field=field: line.update({field: path}), sealed="content_digest" in _line(out))
+        with pytest.raises(InvalidData, match="expected a path below the output directory"):
+            Results.read(out)
+
+
+def _line(out: Path) -> dict[str, Any]:
+    return json.loads((out / "records.jsonl").read_text().splitlines()[1])
+
+
+def recommendation(**changes: Any) -> Recommendation:
+    contender = Contender(name="majority class", metrics={"accuracy": 0.6, "f1": 0.1})
+    facts: dict[str, Any] = {
+        **{"task": "sst2", "data": {}, "backbone": "gpt2", "recommended": "majority class", "adapter": None},
+        **{"contenders": (contender,), "comparisons": (), "dropped": {}},
+        **{"train_examples": 10, "examples": 5, "minutes": 5.0, "seconds": 9.0},
+    }
+    return Recommendation(**(facts | changes))
+
+
+def test_a_recommendation_that_was_edited_is_refused(tmp_path: Path) -> None:
+    path = Directory(tmp_path).recommendation
+    path.write_text(recommendation().sealed().model_dump_json(indent=2))
+    assert results.read_recommendation(path).recommended == "majority class"
+    path.write_text(path.read_text().replace("0.6", "0.99"))
+    with pytest.raises(
+        InvalidData, match=r"it was changed after it was made: its fields give digest sha256:\w+, it st"
+    ):
+        results.read_recommendation(path)
+    path.write_text(recommendation().model_dump_json())  # an earlier version's
+    assert results.read_recommendation(path).content_digest is None
+
+
+def boast(directory: Path) -> None:
+    manifest = json.loads((directory / MANIFEST).read_text())
+    manifest["metrics"]["accuracy"] = 7.5
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_an_adapter_whose_figures_were_edited_predicts_and_is_not_published(trained: Path, tmp_path: Path) -> None:
+    boasting = copy(trained, tmp_path / "boasting", boast)
+    assert Adapter.load(boasting).digest == Adapter.load(trained).digest
+    assert Predictor.load(boasting)(["A warm soup."]) == Predictor.load(trained)(["A warm soup."])
+    store = AdapterStore(tmp_path / "store")
+    with pytest.raises(
+        CorruptAdapter, match=r"manifest\.json: its figures, or what they are of, were changed after they"
+    ):
+        store.publish(boasting, "me/mine", message="best ever")
+    assert not (tmp_path / "store").exists()
+    store.publish(trained, "me/mine", message="as measured")
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize("field", ["metrics", "training", "versions", "environment", "seed", "train_digest", "probe"])
+def test_whatever_a_manifest_claims_is_covered(trained: Path, tmp_path: Path, field: str) -> None:
+    manifest = read_manifest(trained)
+    assert manifest.claims_digest is not None
+    manifest.check_claims("here")
+    other = {"seed": 99, "train_digest": "sha256:0", "probe": None}.get(field, {})
+    with pytest.raises(CorruptAdapter):
+        manifest.model_copy(update={field: other}).check_claims("here")
+    moved = manifest.model_copy(update={"backbone": "elsewhere", "task": "moved.csv"})
+    moved.check_claims("here")
+
+
+def test_an_adapter_of_an_earlier_version_is_published_and_said_to_be_unchecked(
+    afina: Command, trained: Path, tmp_path: Path
+) -> None:
+    def forget(directory: Path) -> None:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        del manifest["claims_digest"]
+        (directory / MANIFEST).write_text(json.dumps(manifest))
+
+    old = copy(trained, tmp_path / "old", forget)
+    assert read_manifest(old).digest == read_manifest(trained).digest
+    said = afina("store", "publish", old, "me/mine", "-m", "old")
+    assert (said.code, said.err) == (
+        0,
+        "Its figures were not checked: an earlier afina made the adapter, without a digest of them.\n",
+    )
+    assert afina("store", "publish", trained, "me/other", "-m", "new").err == ""
+
+
+def test_a_store_says_which_version_claims_what_was_not_measured(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boasting, store = copy(trained, tmp_path / "boasting", boast), AdapterStore(tmp_path / "store")
+    with monkeypatch.context() as patch:  # a store that another version wrote to
+        patch.setattr("afina.models.manifest.Manifest.check_claims", lambda *_: None)
+        store.publish(boasting, "me/mine", message="best ever")
+    (damage,) = store.verify()
+    assert (damage.kind, damage.id) == ("manifest", "me/mine@1")
+    assert damage.problem.startswith("its figures, or what they are of, were changed after they were measured")
+
+
+def test_metrics_are_those_of_a_kind_of_task(afina: Command, out: Path, tmp_path: Path) -> None:
+    content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
+    before = (out / "study.json").read_bytes()
+    with pytest.raises(AfinaError, match=r"`metric` rmse: the task's kind is classes, which has accuracy"):
+        Study.parse(content | {"metric": "rmse"}, "two").run(out, executor=InventedExecutor())
+    assert (out / "study.json").read_bytes() == before
+    left = json.loads(before)
+    left["study"]["metric"] = "rmse"  # as an earlier version left it
+    (out / "study.json").write_text(json.dumps(left))
+    assert [one.metric for one in Results.read(out).records] == ["accuracy", "accuracy"]
+    assert afina("show", out).code == 0
+    assert re.search("accuracy|Accuracy", afina("report", out).out + afina("show", out).out)
+
+
+def test_a_study_writes_nothing_outside_its_directory(tmp_path: Path) -> None:
+    good = {"name": "x", "backbone": "gpt2", "task": "sst2", "methods": {"lora": {}}}
+    odd = ["../../x", "/tmp/x", "a/b", "a\\b", "..", ".", ".hidden", "", " x", "x ", "x\n", "x\0", "x\x1b[2J", "é" * 60]
+    for name in odd:
+        for content in (good | {"name": name}, good | {"methods": {name: {"method": "lora"}}}):
+            with pytest.raises(AfinaError, match="files are named after it, and it "):
+                Study.parse(content, "mine.toml")
+    for seed in (-1, 2**63, 2**80):
+        with pytest.raises(AfinaError, match="Expected 0 or more, below 2"):
+            Study.parse(good | {"seeds": [seed]}, "mine.toml")
+    for name in ("two words", "é", "a+b", "v1.2-rc_3", "100%"):
+        Study.parse(good | {"name": name}, "mine.toml")
+
+
+def test_a_damaged_copy_of_a_record_keeps_its_type(out: Path) -> None:
+    record = Results.read(out).records[0]
+    assert Record.model_validate_json(record.model_dump_json()) == record
+    shutil.rmtree(out / record.adapter)
+    assert Results.read(out).records[0] == record
