@@ -57,7 +57,7 @@ LAYERS = {
         "host",
     ),
     "methods": (
-        "method",
+        "method peft_settings",
         "attachment selective peft_layers outside virtual",
         "peft",
         "baseline zero_shot full lora ia3 vera prelayer foreign sum head last bitfit layernorm",
@@ -191,6 +191,7 @@ OWNERS = {
     "models.meta models.output_embedding "
     "models.kernels.attention models.kernels.linear models.kernels.dora models.kernels.ia3 models.kernels.vera",
     "peft": "methods.*",
+    "re2": "methods.peft_settings",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
     "pyarrow": "data.readers.table",

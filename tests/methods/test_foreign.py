@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from peft.utils.other import get_pattern_key, match_target_against_key
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import METHODS, Adapter, Backbone, Predictor, digest, meter
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound
-from afina.methods import make
+from afina.methods import make, peft_settings
+from afina.methods.foreign import Foreign
 from afina.models.classifier import Classifier
 from afina.models.manifest import MANIFEST, Manifest
+from afina.models.meta import meta_of
 from command import Command
 from fakes import Backbones, Runs
 
@@ -90,9 +95,9 @@ def test_settings_that_cannot_be_are_an_error_at_once(
 def test_a_rank_that_its_tensors_have_not_is_refused_before_peft_takes_memory(
     saved: Path, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = changed(saved, tmp_path / "adapter", r=100_000_000)
+    path = changed(saved, tmp_path / "adapter", r=10_000)
     monkeypatch.setattr("afina.methods.foreign.Foreign.attach", lambda *_: pytest.fail("attached"))
-    with pytest.raises(CorruptAdapter, match=r"lora_A\.weight has shape \[3, 32\], this model's has \[100000000, 32\]"):
+    with pytest.raises(CorruptAdapter, match=r"lora_A\.weight has shape \[3, 32\], this model's has \[10000, 32\]"):
         Predictor.of(Adapter.load(path), gpt2)
 
 
@@ -153,3 +158,101 @@ def test_opening_it_changes_neither_its_settings_nor_its_digest(gpt2: Backbone, 
     before = adapter.digest, json.dumps(adapter.manifest.hyperparameters, sort_keys=True)
     Predictor.of(adapter, gpt2)
     assert (adapter.digest, json.dumps(adapter.manifest.hyperparameters, sort_keys=True)) == before
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"rank_pattern": {"(([a-z_.0-9]+)+)+X": 4}},
+    {"alpha_pattern": {"(([a-z_.0-9]+)+)+X": 4}},
+    {"alpha_pattern": {f"({number}|[a-z_.0-9]*)*X": 4 for number in range(900)}},
+    {"target_modules": "(([a-z_.0-9]+)+)+X"},
+    {"target_modules": r"(?:h\.(?=(.*)+X))?.*"},
+    {"target_modules": "(x?){1000000}c_attn"},
+    {"target_modules": "(" * 20_000 + "a" + ")" * 20_000},
+    {"target_modules": ["c_attn"] * 100_000},
+    {"exclude_modules": "(([a-z_.0-9]+)+)+X", "r": 10**9},
+    {"peft_type": "IA3", "feedforward_modules": "(([a-z_.0-9]+)+)+X"},
+    {"peft_type": "C3A", "block_size_pattern": {"(([a-z_.0-9]+)+)+X": 4}},
+    {"peft_type": "FOURIERFT", "n_frequency_pattern": {"(([a-z_.0-9]+)+)+X": 4}},
+    {"peft_type": "OSF", "rank_pattern": {"(([a-z_.0-9]+)+)+X": 4}},
+    {"modules_to_save": ["(([a-z_.0-9]+)+)+X"]},
+    {"layers_pattern": "(([a-z_.0-9]+)+)+X", "layers_to_transform": [0]},
+    {"layer_replication": [[0, 1_000_000]]},
+    {"megatron_core": "antigravity"},
+    {"megatron_config": {"tensor_model_parallel_size": 2}},
+    {"init_lora_weights": "pissa_niter_1000000000"},
+    {"init_lora_weights": "lora_ga"},
+    {"peft_type": "OFT", "num_cayley_neumann_terms": 10**9},
+    {"peft_type": "SHADOW", "shadow_model": "somebody/else"},
+    {"peft_type": "LILY"},
+    {"peft_type": "PVERA", "sample_at_inference": True},
+    {"invented_by_a_later_peft": 3},
+]
+
+
+@pytest.mark.parametrize("changes", HOSTILE, ids=lambda changes: str(changes)[:60])
+def test_settings_that_would_hang_import_or_answer_otherwise_are_refused_before_peft_reads_them(
+    gpt2: Backbone, saved: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = json.loads((saved / SETTINGS).read_text()) if "peft_type" not in changes else {"target_modules": ["c_attn"]}
+    given |= changes
+    monkeypatch.setattr("peft.get_peft_model", lambda *_: pytest.fail("peft was asked"))
+    began = meter.now()
+    with suppress(InvalidStudy):  # else it was matched in linear time, and peft is given names
+        made = Foreign(given).settings(_skeleton(gpt2))
+        assert not any("+" in str(getattr(made, name)) for name in changes)
+    assert meter.now() - began < 2
+
+
+def _skeleton(backbone: Backbone) -> Any:
+    return meta_of(type(backbone.config).from_dict(backbone.config.to_dict()), 2)
+
+
+PATTERNS = [
+    "c_attn",
+    r".*\.(c_attn|c_proj)",
+    r"transformer\.h\.[01]\..*c_(attn|fc)",
+    r"(?:.*?(?:language|transformer).*?(?:attn|mlp).*?(?:c_attn|c_fc).*?)|(?:\btransformer\.h\.[\d]{1,}\.attn\.c_proj)",
+    r"^transformer\.h\.0\.mlp\.c_fc$",
+    r"h.0.attn.c_attn",
+    r"[^0]*\.1\.\w+\.c_\w+",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_names_that_stand_for_a_pattern_are_those_that_peft_finds_by_it(gpt2: Backbone, pattern: str) -> None:
+    modules = [name for name, _ in _skeleton(gpt2).named_modules()]
+    keys = {"h.1.attn.c_attn": 5, pattern: 4, "c_proj": 3}
+    given = {"peft_type": "LORA", "target_modules": pattern, "exclude_modules": pattern, "rank_pattern": keys}
+    try:
+        made = peft_settings.resolved(given, modules)
+    except InvalidStudy:
+        assert not any(match_target_against_key(pattern, name) for name in modules)
+        made = peft_settings.resolved(given | {"target_modules": ["c_attn"]}, modules) | {"target_modules": "(?!)"}
+    for name in modules:
+        for key in ("target_modules", "exclude_modules"):
+            assert bool(match_target_against_key(made[key], name)) == bool(match_target_against_key(pattern, name))
+        before = keys.get(get_pattern_key(list(keys), name))
+        assert made["rank_pattern"].get(get_pattern_key(list(made["rank_pattern"]), name)) == before
+
+
+def test_an_adapter_that_names_its_layers_by_patterns_answers_as_one_that_lists_them(
+    gpt2: Backbone, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_pretrained(gpt2.path, num_labels=2)
+    settings = LoraConfig(
+        task_type="SEQ_CLS",
+        r=3,
+        target_modules=r".*\.(c_attn|c_fc)",
+        rank_pattern={r"h\.[1]\..*c_attn": 2},
+        alpha_pattern={r"^.*c_fc": 5},
+        fan_in_fan_out=True,
+        init_lora_weights=False,
+    )
+    wrapped = get_peft_model(model, settings).eval()
+    wrapped.save_pretrained(tmp_path / "adapter")
+    token = AutoTokenizer.from_pretrained(gpt2.path)("a warm play", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        expected = wrapped(input_ids=token).logits.numpy()
+    found = Predictor.of(Adapter.load(tmp_path / "adapter"), gpt2).outputs(["a warm play"])
+    assert np.allclose(found, expected, atol=1e-5)

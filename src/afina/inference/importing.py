@@ -1,4 +1,6 @@
-"""Importing: a classifier that transformers saved, as an adapter of full fine-tuning. Knows no training."""
+"""Importing: what others saved. A classifier of transformers becomes an adapter of full fine-tuning; settings of peft
+are tried on a model without weights. Knows no training.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afina import digest, environment, plainfile, tensorfile
+from afina import digest, environment, methods, plainfile, tensorfile
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.inference import probes
 from afina.methods.full import Full
@@ -18,6 +20,7 @@ from afina.models.backbone import ONE_LABEL, Backbone
 from afina.models.classifier import Classifier
 from afina.models.families import is_head
 from afina.models.manifest import Manifest
+from afina.models.meta import meta_described
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
 
@@ -190,3 +193,17 @@ def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor]
             f"{directory}: its weights are not those of a classifier on backbone {base.address}: {error} "
             "Give the model that it was fine-tuned from with `backbone`."
         ) from None
+
+
+def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
+    """Raise what opening an adapter of peft's would, on a backbone of that `config.json`. Computes with no weights.
+
+    Raises InvalidStudy for settings that cannot be, CorruptAdapter for tensors that are not what they ask for.
+    """
+    manifest = adapter.manifest
+    method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
+    empty = meta_described(configuration, len(manifest.label_names))
+    try:
+        method.for_family(empty.config.model_type).check(empty, adapter.tensors)
+    except (InvalidStudy, CorruptAdapter) as error:
+        raise type(error)(f"{adapter.where}: {error}") from None

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.errors import InvalidStudy
+from afina.methods import peft_settings
 from afina.methods.method import check_names
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_ELSEWHERE = frozenset({"XLORA"})
-"""Types whose settings name other adapters, which peft would fetch and open."""
 
 _LARGEST = 3e38
 
@@ -40,26 +38,14 @@ class Foreign(PeftMethod):
         return dict(self.saved)
 
     def settings(self, model: Any) -> Any:
-        """peft's configuration, read by peft. Raises InvalidStudy for methods that change the input."""
-        from peft import PeftConfig
-
-        try:
-            # peft would warn that its base is found elsewhere, and adds to lists that it is given
-            given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
-            settings = PeftConfig.from_peft_type(**given)
-            kind = str(settings.peft_type.value)
-        except OF_PEFT as error:
-            raise InvalidStudy(f"the adapter's peft settings cannot be read ({brief(error)}).") from None
-        if settings.is_prompt_learning or kind in _ELSEWHERE:
-            raise InvalidStudy(
-                f"the adapter's peft type is {kind}; afina opens those that change the model's "
-                "layers (LORA, IA3, ...), not those that add virtual tokens or consist of other adapters."
-            )
+        """peft's configuration, read by peft once nothing in it can do harm. Raises InvalidStudy."""
+        peft_settings.check(self.saved)
+        # peft would warn that its base is found elsewhere, and adds to lists that it is given
+        given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
+        given = peft_settings.resolved(given, [name for name, _ in model.named_modules()])
         if large := next((value for value in _floats(self.saved) if abs(value) > _LARGEST), None):
             raise InvalidStudy(f"the adapter's peft settings cannot be used ({large:g} is more than float32 holds).")
-        if getattr(settings, "alora_invocation_tokens", None):
-            raise InvalidStudy("the adapter begins to work after certain tokens (aLoRA), which afina does not support.")
-        return settings
+        return _read(given)
 
     def attach(self, model: Any) -> Any:
         """As `PeftMethod.attach`, for settings that anybody may have written."""
@@ -83,6 +69,24 @@ class Foreign(PeftMethod):
             except OF_PEFT as error:
                 raise InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).") from None
             check_names(self.state(wrapped), state)
+
+
+def _read(given: Mapping[str, Any]) -> Any:
+    from peft import PeftConfig
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    try:
+        kind = PEFT_TYPE_TO_CONFIG_MAPPING[given["peft_type"]]
+        known = {each.name for each in fields(kind)}
+        for name, value in given.items():
+            if name not in known and value not in (None, False, [], {}, ""):
+                raise InvalidStudy(
+                    f"the adapter's peft setting {name} is {str(value)[:80]!r}: the peft here does not know it for "
+                    f"{given['peft_type']}, and would leave it out. Install a later peft."
+                )
+        return PeftConfig.from_peft_type(**{name: value for name, value in given.items() if name in known})
+    except OF_PEFT as error:
+        raise InvalidStudy(f"the adapter's peft settings cannot be read ({brief(error)}).") from None
 
 
 def _floats(value: Any) -> Iterator[float]:

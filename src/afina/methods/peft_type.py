@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, JsonValue
 
 from afina.errors import InvalidStudy, UnknownName
+from afina.methods import peft_settings
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
 from afina.models.families import FAMILIES, HEAD
 
@@ -120,10 +121,20 @@ class PeftType(PeftMethod):
             filled.setdefault("fan_in_fan_out", family.fan_in_fan_out)
         if model.config.model_type not in (getattr(tuner, "target_module_mapping", None) or {}):
             filled.setdefault("target_modules", list(family.lora_targets))
+        filled = self._safe(filled, model)
         try:
             return kind(**filled)
         except OF_PEFT as error:
             raise InvalidStudy(f"method peft: settings of {self.type} cannot be used ({brief(error)}).") from None
+
+    def _safe(self, given: dict[str, Any], model: Any) -> dict[str, Any]:
+        """Checked and without patterns: the settings may come from the manifest of a stranger."""
+        try:
+            peft_settings.check(given | {"peft_type": self.type})
+            made = peft_settings.resolved(given | {"peft_type": self.type}, [name for name, _ in model.named_modules()])
+        except InvalidStudy as error:
+            raise InvalidStudy(f"method peft: {error}") from None
+        return {key: value for key, value in made.items() if key in given}
 
     def attach(self, model: Any) -> Any:
         """As `PeftMethod.attach`. Raises InvalidStudy where peft changes a weight of the backbone."""

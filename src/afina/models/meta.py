@@ -5,8 +5,9 @@ For counting parameters and foreseeing memory. Knows the shapes of well-known ba
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
@@ -28,6 +29,11 @@ def meta_of(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
     with torch.device("meta"), quiet():
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention.NAME)
     return cast(PreTrainedModel, model)
+
+
+def meta_described(configuration: Mapping[str, Any], labels: int) -> PreTrainedModel:
+    """The same, from the content of a `config.json`."""
+    return meta_of(AutoConfig.for_model(**configuration), labels)
 
 
 def _configuration(address: str) -> PreTrainedConfig:

@@ -108,19 +108,24 @@ class AdapterStore(Reader):
         message  why, in some words: for whoever looks at it later
         source   where it comes from, if not from a run
         links    whether its files may be links, as in the cache of the Hub
-        Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest.
+        Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest,
+        InvalidStudy for settings of peft's with which it could not be opened.
         """
         wanted, why = Name.parse(name), log.check_reason(message, "message")
         by = log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
-        from afina.models.adapter import Adapter
+        from afina.models.adapter import FOREIGN, Adapter
         from afina.models.manifest import MANIFEST
         from afina.store import content
         from afina.store.intake import admission
 
-        admission.admit(directory, self.limits, links=links)
+        configuration = admission.admit(directory, self.limits, links=links)
         opened = Adapter.load(directory)
         opened.manifest.check_claims(directory / MANIFEST)
+        if opened.manifest.method == FOREIGN and configuration is not None:
+            from afina.store import replay
+
+            replay.check_opens(opened, configuration)
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:

@@ -23,6 +23,7 @@ from afina.store.diff.flips import Flips, compared
 from afina.store.diff.weights import is_foreign
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from afina.inference.importing import Imported
@@ -193,3 +194,10 @@ def read_pretrained(directory: Path, backbone: str) -> Imported:
     from afina.inference import importing
 
     return importing.read_pretrained(directory, backbone)
+
+
+def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
+    """Raise what opening an adapter of peft's would, see `afina.inference.importing`."""
+    from afina.inference import importing
+
+    importing.check_opens(adapter, configuration)

@@ -5,13 +5,14 @@ Reads what methods and peft wrote down of the products' scales; computes with no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Any, Self
 
-from afina.errors import CorruptAdapter
+from afina.errors import CorruptAdapter, InvalidStudy
+from afina.methods.peft_settings import Ends
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
 from afina.store.diff.low_rank import Product
@@ -110,14 +111,16 @@ class Scales:
 
     def scale(self, layer: str, rank: int) -> float:
         """Of a layer by its name, as peft finds it: the first pattern that ends the name at a dot."""
-        alpha = next((value for key, value in self.patterns.items() if self._matches(key, layer)), self.alpha)
+        key = self._find(layer)
+        alpha = self.alpha if key is None else self.patterns[key]
         return alpha / (sqrt(rank) if self.rslora else rank)
 
-    def _matches(self, key: str, layer: str) -> bool:
+    @cached_property
+    def _find(self) -> Ends:
         try:
-            return re.match(rf"(.*\.)?({key})$", layer) is not None
-        except re.error:
-            raise _corrupt(self.where, "alpha_pattern", key, "a pattern of layers' names") from None
+            return Ends("alpha_pattern", self.patterns)
+        except InvalidStudy:
+            raise _corrupt(self.where, "alpha_pattern", [*self.patterns], "patterns of layers' names") from None
 
 
 def _number(where: str, name: str, value: Any) -> float:

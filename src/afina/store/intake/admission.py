@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from afina import hub, plainfile
-from afina.errors import AfinaError, CorruptAdapter
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
+from afina.methods import peft_settings
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.families import FAMILIES, HEAD
 from afina.models.manifest import MANIFEST, read_manifest
@@ -21,23 +22,31 @@ from afina.store.intake.limits import Limits
 _CONFIG = "config.json"
 
 
-def admit(directory: Path, limits: Limits, *, links: bool = False) -> None:
+def admit(directory: Path, limits: Limits, *, links: bool = False) -> Mapping[str, Any] | None:
     """Raise what `inspection.inspect` does, and CorruptAdapter for tensors that cannot be of the backbone.
 
     That is told by the backbone's configuration, where it is at hand without a network; else when it is opened.
+    Returns this configuration; None where it is not at hand, or of a family that afina does not know.
+    Raises InvalidStudy for settings of peft's with which no adapter is opened.
     """
     found = inspect(directory, limits, links=links)
     if MANIFEST in found.files:
         manifest = read_manifest(directory)
         if manifest.vocabulary_digest is not None:
-            return
+            return None
         address, labels = manifest.backbone, len(manifest.label_names)
     else:
-        address = plainfile.read_object(directory / PEFT_SETTINGS).get("base_model_name_or_path")
-        labels = _rows(found.header)
+        settings = plainfile.read_object(directory / PEFT_SETTINGS)
+        try:
+            peft_settings.check(settings)
+        except InvalidStudy as error:
+            raise InvalidStudy(f"{directory / PEFT_SETTINGS}: {error}") from None
+        address, labels = settings.get("base_model_name_or_path"), _rows(found.header)
     configuration = at_hand(address) if isinstance(address, str) and address else None
-    if configuration is not None and configuration.get("model_type") in FAMILIES:
-        fits(found.header, configuration, labels, str(directory))
+    if configuration is None or configuration.get("model_type") not in FAMILIES:
+        return None
+    fits(found.header, configuration, labels, str(directory))
+    return configuration
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:

@@ -1,0 +1,246 @@
+"""What peft's settings may say, whoever wrote them: checked before peft reads them, and patterns turned into names.
+
+peft runs patterns of module names as regular expressions, which may take for ever, imports what `megatron_core` names
+and makes whatever size it is told. Here patterns are matched in linear time (RE2), and peft is given the names that
+they match. Starts without torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from afina.errors import InvalidStudy
+
+MOST = 16_384
+"""Of any size that the settings state."""
+
+MOST_STEPS = 1_000
+"""Of what is done so many times, one after the other."""
+
+MOST_WIDE = 1 << 24
+"""Of sizes that count numbers of a matrix."""
+
+MOST_NAMES = 4_096
+"""Names of modules in a list, or patterns in a table."""
+
+LONGEST = 1_000
+"""Letters of a pattern; of all patterns of a table, four times that."""
+
+ALL_LINEAR = "all-linear"
+
+_VIRTUAL = "it adds virtual tokens, not a change of the model's layers"
+_ALONE = "what it computes depends on more than the text that is answered"
+
+NOT_OPENED = {
+    **dict.fromkeys(
+        ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT"), _VIRTUAL
+    ),
+    "ADAPTION_PROMPT": "it replaces the attention of the model",
+    "LILY": _ALONE,
+    "POLY": _ALONE,
+    "SHADOW": "it computes beside the whole model, by another model that it would fetch",
+    "TRAINABLE_TOKENS": "it trains no head",
+    "XLORA": "it consists of other adapters, which it would fetch",
+}
+"""Types whose adapters are not opened, and why."""
+
+_MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
+"""Lists of names; a string is a pattern of whole names."""
+
+_PLAIN = ("modules_to_save", "layers_pattern", "target_parameters")
+"""Lists of names that peft reads as patterns; no adapter needs more than names there."""
+
+_TABLES = {
+    "rank_pattern": ("LORA", "LOHA", "LOKR", "DELORA", "HIRA"),
+    "alpha_pattern": ("LORA", "LOHA", "LOKR"),
+    "lambda_pattern": ("DELORA",),
+    "n_frequency_pattern": ("WAVEFT",),
+}
+"""Values by patterns of ends of names, and the types that find a module's value by the first pattern that matches."""
+
+_OTHER_TABLES = (*_TABLES, "block_size_pattern", "target_svd_config")
+"""Of other types, their keys are names."""
+
+_NEVER = {
+    "layer_replication": "it repeats layers of the backbone",
+    "megatron_config": "it imports a module by its name",
+    "arrow_config": "it chooses among several adapters",
+    "alora_invocation_tokens": "it begins to work after certain tokens (aLoRA)",
+    "sample_at_inference": "it answers the same text differently each time",
+    "use_asa": "it needs a call after each step",
+}
+"""Settings that are to be absent, null or false, and why."""
+
+_REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts of LoRA that change weights of the backbone, which the adapter's files do not hold."""
+
+_STEPS = ("num_cayley_neumann_terms", "psoft_svd_lowrank_niter", "depth", "boft_n_butterfly_factor")
+_WIDE = ("n_frequency", "n_frequency_pattern", "theta_d_length")
+_ANY = re.compile(
+    r".*seed|.*_key|.*alpha|.*alpha_pattern|.*scaling|.*lambda.*|.*token_ind.*|total_step|t?init|.*warmup|tfinal|deltaT"
+    r"|.*interval|asa_.*|base_model_name_or_path|revision|peft_version|auto_mapping|.*dropout|eps|loftq_config"
+    r"|eva_config|corda_config|lora_ga_config|runtime_config"
+)
+"""Settings whose numbers are no sizes."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+
+
+def check(saved: Mapping[str, Any]) -> None:
+    """Raise InvalidStudy for settings that no adapter is opened with."""
+    kind = saved.get("peft_type")
+    if isinstance(kind, str) and kind in NOT_OPENED:
+        raise InvalidStudy(
+            f"the adapter's peft type is {kind}; {NOT_OPENED[kind]}. afina opens types that change the model's layers "
+            "(LORA, IA3, ...)."
+        )
+    for name, why in _NEVER.items():
+        if saved.get(name):
+            raise _refused(name, saved[name], f"{why}, which afina does not open")
+    if saved.get("megatron_core") not in (None, "", "megatron.core"):
+        raise _refused("megatron_core", saved["megatron_core"], "peft would import a module of that name")
+    start = saved.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(_REWRITING):
+        raise _refused(
+            "init_lora_weights",
+            start,
+            "a start that changes weights of the backbone, which the adapter does not hold. Save the adapter with "
+            "path_initial_model_for_weight_conversion, which makes an ordinary LoRA of it",
+        )
+    for name, value in saved.items():
+        _check_sizes(name, value)
+    for name in _PLAIN:
+        _check_names(name, saved.get(name))
+    for name in _MODULES:
+        if not isinstance(saved.get(name), str):
+            _check_names(name, saved.get(name), plain=False)
+    for name in _OTHER_TABLES:
+        _check_table(name, saved.get(name), patterns=kind in _TABLES.get(name, ()))
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    most = MOST_STEPS if name in _STEPS else MOST_WIDE if name in _WIDE else MOST
+    if _ANY.fullmatch(name):
+        return
+    for number in _numbers(value):
+        if abs(number) > most:
+            raise _refused(name, number, f"at most {most:,} is taken")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(each)
+
+
+def _check_names(name: str, value: Any, *, plain: bool = True) -> None:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list):
+        return  # peft says what else cannot be
+    if len(found) > MOST_NAMES:
+        raise _refused(name, f"{len(found):,} names", f"at most {MOST_NAMES:,} are taken")
+    for each in found:
+        if plain and isinstance(each, str) and not _NAME.fullmatch(each):
+            raise _refused(name, each, "expected names of modules: letters, digits, and . _ -")
+
+
+def _check_table(name: str, value: Any, *, patterns: bool) -> None:
+    if not isinstance(value, dict):
+        return
+    if len(value) > MOST_NAMES:
+        raise _refused(name, f"{len(value):,} entries", f"at most {MOST_NAMES:,} are taken")
+    for key in value:
+        if not patterns and not _NAME.fullmatch(key):
+            raise _refused(name, key, "expected names of modules: letters, digits, and . _ -")
+
+
+def _refused(name: str, found: Any, why: str) -> InvalidStudy:
+    return InvalidStudy(f"the adapter's peft setting {name} is {str(found)[:80]!r}: {why}.")
+
+
+def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
+    """The settings, with the names that they mean in the place of patterns; `modules`: the names of the model's.
+
+    peft makes of these what it would of the patterns. Raises InvalidStudy for a pattern that cannot be read, or that
+    matches nothing.
+    """
+    made = dict(saved)
+    for name in _MODULES:
+        pattern = made.get(name)
+        if isinstance(pattern, str) and pattern.lower() != ALL_LINEAR:
+            matches = _compiled(name, pattern)
+            found = [module for module in modules if matches(module)]
+            if not found and name == "target_modules":
+                raise _refused(name, pattern, "no module of the backbone has such a name")
+            made[name] = _one_of(found)
+    for name, kinds in _TABLES.items():
+        table = made.get(name)
+        if isinstance(table, dict) and made.get("peft_type") in kinds:
+            made[name] = _by_name(name, table, modules)
+    return made
+
+
+def _by_name(name: str, table: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
+    find = Ends(name, table)
+    groups: list[tuple[Any, list[str]]] = []
+    for module in modules:
+        if (key := find(module)) is None:
+            continue
+        same = next((group for value, group in groups if value is table[key]), None)
+        if same is None:
+            groups.append((table[key], same := []))
+        same.append(module)
+    return {f"^{_one_of(group)}": value for value, group in groups}
+
+
+def _one_of(names: Sequence[str]) -> str:
+    """A pattern of exactly these, in which nothing is tried twice."""
+    return f"(?:{'|'.join(map(re.escape, names))})" if names else r"(?!)"
+
+
+class Ends:
+    """Finds the first of several patterns that a name ends with, from a dot on, as peft's `get_pattern_key` does."""
+
+    def __init__(self, name: str, patterns: Sequence[str] | Mapping[str, Any]) -> None:
+        """`name`: the setting, for messages. Raises InvalidStudy for what is no pattern that takes linear time."""
+        self._plain: dict[str, int] = {}
+        self._others = []
+        self._keys = list(patterns)
+        for place, key in enumerate(self._keys):
+            if _NAME.fullmatch(key):
+                self._plain.setdefault(key, place)
+            else:
+                self._others.append((place, _compiled(name, rf"(.*\.)?({key})$")))
+        if sum(len(self._keys[place]) for place, _ in self._others) > 4 * LONGEST:
+            raise _refused(name, f"{len(self._others)} patterns", f"more than {4 * LONGEST:,} letters")
+
+    def __call__(self, module: str) -> str | None:
+        """The pattern; None where the name ends with none of them."""
+        parts = module.split(".")
+        ends = [".".join(parts[at:]) for at in range(len(parts))]
+        found = [self._plain[end] for end in ends if end in self._plain]
+        found += [place for place, matches in self._others if matches(module)]
+        return self._keys[min(found)] if found else None
+
+
+def _compiled(name: str, pattern: str) -> Any:
+    """Whether a whole name matches, as a function. Raises InvalidStudy."""
+    import re2
+
+    options = re2.Options()
+    options.never_capture, options.log_errors, options.max_mem = True, False, 1 << 20
+    if len(pattern) > LONGEST:
+        raise _refused(name, pattern, f"{len(pattern):,} letters, at most {LONGEST:,} are taken")
+    try:
+        return re2.compile(pattern, options).fullmatch
+    except (re2.error, UnicodeError):
+        raise _refused(
+            name,
+            pattern,
+            "not a pattern that can be matched in linear time. Leave out look-arounds and back-references, or list the "
+            "names of the modules",
+        ) from None
