@@ -82,6 +82,7 @@ LAYERS = {
         "leases clients",
         "catalog keys",
         "news opening publishing aliases removing verify",
+        "backup",
         "reader",
         "exchange",
         "adapter_store",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -141,3 +141,17 @@ def fork(number: int, url: str, adapters: str) -> list[list[Any]]:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     return [[status], [version.number for version in store.versions("acme/reviews")]]
+
+
+def publish_on(number: int, url: str, adapters: str, seconds: float) -> Iterator[list[Any]]:
+    """Publish for so long, now and then what makes garbage too: each version, once it is acknowledged."""
+    store, random, end = AdapterStore(url, who=f"process {number}"), Random(number), time.monotonic() + seconds
+    paths, turn = sorted(Path(adapters).iterdir()), 0
+    while time.monotonic() < end:
+        turn += 1
+        made = store.publish(random.choice(paths), f"acme/task{number}-{turn}", message=WHY).version
+        yield [str(made), made.digest]
+        if random.random() < 0.2:
+            loose = store.publish(random.choice(paths), f"loose/task{number}-{turn}", message=WHY).version
+            store.delete(str(loose), reason=WHY)
+            store.gc()

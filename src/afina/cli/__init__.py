@@ -33,6 +33,7 @@ STORE: dict[str, Callable[..., None]] = {
     **{"init": store.init, "publish": store.publish, "list": store.list_names, "show": store.show},
     **{"history": store.history, "alias": store.alias, "rollback": store.rollback},
     **{"diff": exchange.diff, "check": exchange.check, "verify": keeping.verify},
+    **{"backup": keeping.backup, "recover": keeping.recover},
     **{"delete": keeping.delete, "gc": keeping.gc, "erase": keeping.erase},
     **{"import": exchange.bring_in, "export": exchange.send_out, "export-audit": keeping.export_audit},
 }

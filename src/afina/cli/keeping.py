@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from afina.cli.options import Json
-from afina.cli.store import ReasonOption, opened, print_object
+from afina.cli.store import BlobsOption, ReasonOption, opened, print_object
 from afina.cli.versions import size
 from afina.errors import AfinaError, CorruptStore
 
@@ -37,6 +37,40 @@ def verify(
             print(f"{one.kind} {one.id}{about}: {one.problem}")
     if damaged:
         raise typer.Exit(AfinaError.exit_code)
+
+
+def backup(
+    context: typer.Context,
+    place: Annotated[Path, typer.Argument(help="A new directory, or that of an earlier backup.", metavar="PLACE")],
+    as_json: Json = False,
+) -> None:
+    """Copy the store as it is now to a directory, and verify the copy. Others may write meanwhile."""
+    made = opened(context).backup(place)
+    if as_json:
+        print_object(made.as_json())
+    else:
+        print(
+            f"{made.place}: {made.versions} versions, {made.blobs} blobs, {size(made.bytes)} ({made.copied} blobs were "
+            f"copied), verified. The log's last hash is {made.last}"
+        )
+
+
+def recover(
+    context: typer.Context,
+    place: Annotated[Path, typer.Argument(help="The directory that `afina store backup` wrote.", metavar="PLACE")],
+    blobs: BlobsOption = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a store as a backup has it, where there is none yet, and verify it."""
+    store = opened(context)
+    made = store.recover(place, blobs)
+    if as_json:
+        print_object(made.as_json())
+    else:
+        print(
+            f"store {store.address.shown}: {made.versions} versions, {made.blobs} blobs, {size(made.bytes)}, recovered "
+            f"from {made.place} and verified."
+        )
 
 
 def delete(

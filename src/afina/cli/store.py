@@ -28,6 +28,10 @@ MessageOption = Annotated[str, typer.Option("--message", "-m", help="Why, for wh
 NoteOption = Annotated[str | None, typer.Option("--message", "-m", help="Why, for whoever looks at it later.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the log.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Though the version's latest check failed; this is logged.")]
+BlobsOption = Annotated[
+    str | None,
+    typer.Option("--blobs", help="Where the bytes go: a directory, s3://BUCKET/PREFIX, gs://, az://.", metavar="URL"),
+]
 AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
 
 
@@ -86,12 +90,7 @@ def opened(context: typer.Context) -> AdapterStore:
 
 def init(
     context: typer.Context,
-    blobs: Annotated[
-        str | None,
-        typer.Option(
-            "--blobs", help="Where the bytes go: a directory, s3://BUCKET/PREFIX, gs://, az://.", metavar="URL"
-        ),
-    ] = None,
+    blobs: BlobsOption = None,
     as_json: Json = False,
 ) -> None:
     """Begin a store. A directory is also begun by the first that is published to it."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, insert
 
 from afina.errors import NotFound, Refused
-from afina.store import aliases, catalog, keys, log, publishing, removing, steps
+from afina.store import aliases, backup, catalog, keys, log, publishing, removing, steps
 from afina.store.aliases import ANY, Anything
+from afina.store.backup import Backup
 from afina.store.blobs.remote import open_blobs
 from afina.store.database.tables import STORE
 from afina.store.keys import Key, MadeKey
@@ -63,6 +64,12 @@ class AdapterStore(Reader):
 
         Raises Refused where there is one already, or where the bytes have no place.
         """
+        given = self._place_of_bytes(blobs)
+        if self._database.exists() or not self._begin(given):
+            raise Refused(f"store {self.address.shown}: it is there already.")
+
+    def _place_of_bytes(self, blobs: str | None) -> str:
+        """As the database has it: nothing for beside it. Raises Refused where there is none."""
         if blobs is None and self.address.directory is None:
             raise Refused(
                 f"store {self.address.shown}: a database has no place for adapters. Say where they go with `blobs`: a "
@@ -74,18 +81,26 @@ class AdapterStore(Reader):
             there = open_blobs(blobs)
             with there.scratch():
                 there.size(f"sha256-{'0' * 64}-{'0' * 8}")  # what is wrong with it is told before anything is made
-        if self._database.exists() or not self._begin(blobs or ""):
-            raise Refused(f"store {self.address.shown}: it is there already.")
+        return blobs or ""
 
     def _begin(self, blobs: str) -> bool:
         def first(connection: Connection) -> None:
             connection.execute(insert(STORE), {"id": 1, "blobs": blobs, "last": 0, "hash": log.FIRST})
-            log.append(connection, "create", {"blobs": "elsewhere" if blobs else "beside"})
+            log.append(connection, log.CREATED, {"blobs": "elsewhere" if blobs else "beside"})
             steps.reached("init: in the transaction")
 
         made = self._database.begin(first)
         steps.reached("init: committed")
         return made
+
+    def backup(self, place: str | Path) -> Backup:
+        """Copy the store as it is at one moment to a directory, and verify the copy. See `backup.take`."""
+        self._database.demand()
+        return backup.take(self._database, self._blobs, Path(place))
+
+    def recover(self, place: str | Path, blobs: str | None = None) -> Backup:
+        """Begin this store as what the backup in a directory holds. See `backup.recover`; `blobs` as in `init`."""
+        return backup.recover(self._database, Path(place), self._place_of_bytes(blobs))
 
     def make_ready(self) -> None:
         """Make sure that something can be kept: a directory becomes a store, a database has to be one."""

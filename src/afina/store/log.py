@@ -23,6 +23,9 @@ from afina.store.database.tables import LOG, SAID, STORE
 FIRST = digest.of_bytes(b"")
 """What stands before the first entry."""
 
+CREATED, RECOVERED = "create", "recover"
+"""Events that say where the bytes of a store are."""
+
 LONGEST = 10_000
 """Letters of a reason."""
 

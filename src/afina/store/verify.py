@@ -81,10 +81,9 @@ def _place(connection: Connection, entries: list[Entry], shown: str) -> Iterator
     """Where the bytes are is in no entry, for it may be a secret; whether that is beside the database is."""
     said = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if said else "beside"
-    for entry in entries:
-        if entry.event == "create" and entry.payload.get("blobs") != where:
-            problem = f"its bytes are said to lie {where}, the log says {entry.payload.get('blobs')}"
-            yield Damage("database", shown, (), problem)
+    told = [entry.payload.get("blobs") for entry in entries if entry.event in (log.CREATED, log.RECOVERED)]
+    if told and told[-1] != where:
+        yield Damage("database", shown, (), f"its bytes are said to lie {where}, the log says {told[-1]}")
 
 
 def _is_still_there(database: Database, blob: str, place: str | None) -> bool:

@@ -7,11 +7,13 @@ its commit. So version numbers have no gaps, the log is one chain, and aliases a
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -205,6 +207,16 @@ class Database:
         connection.execute(text(f"VACUUM (FULL, ANALYZE) {', '.join(wordy)}"))
         if any(one == other for one, other in zip(before, connection.execute(files).one(), strict=True)):
             raise CannotWrite(self.address.shown, "only the owner of its tables may rewrite them, which erasing takes")
+
+    def copy_to(self, file: Path) -> None:
+        """Write SQLite's file as it is at one moment to another, by SQLite's backup interface; writers go on."""
+        self.demand()
+        with self._connected() as connection, closing(sqlite3.connect(file)) as target:
+            source: Any = connection.connection.driver_connection
+            try:
+                source.backup(target)
+            except sqlite3.Error as error:
+                raise DBAPIError("backup", None, error) from None
 
     def damage(self) -> list[str]:
         """What SQLite finds wrong with its file; PostgreSQL looks after its own."""

@@ -1,0 +1,262 @@
+"""Backups: a store's state at one moment, as a directory that is a store; and a store made of one again.
+
+Taking one changes nothing of the store, and waits for no writer: blobs never change, and the database is copied as it
+was at one moment. A blob that was removed since is looked for in the moment after.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, text, update
+
+from afina import atomic
+from afina.errors import CorruptStore, NotFound, Refused
+from afina.store import leases, log, verify
+from afina.store.blobs.blobs import Blobs, LocalBlobs
+from afina.store.blobs.remote import open_blobs
+from afina.store.database import address, sqlite
+from afina.store.database.address import Address
+from afina.store.database.database import Database
+from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LOG, PARTS, STORE, VERSIONS, metadata
+from afina.store.version import Damage
+
+MARK = "backup.json"
+"""In every directory of a backup, from its beginning: what the last complete one is of."""
+
+_TRIES = 20
+"""Between two, a version was deleted and its bytes were removed."""
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What is in a backup, or was recovered from one.
+
+    place             where it is, or what was recovered from it
+    entries, last     of the log: how many, and the newest one's hash, to be kept elsewhere
+    versions, blobs   how many;  bytes  of all blobs;  copied  blobs that were not there from an earlier backup
+    """
+
+    place: str
+    entries: int
+    last: str
+    versions: int
+    blobs: int
+    bytes: int
+    copied: int
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return dict(self.__dict__)
+
+
+def take(database: Database, blobs: Blobs, place: Path) -> Backup:
+    """Copy the store as it is at one moment into the directory `place`, and verify the copy.
+
+    What was acknowledged before this call is in it. An earlier backup at `place` is brought up to date: blobs that it
+    has are not copied again, and until the new one is verified it stays as it is. Raises Refused where something else
+    is there, CorruptStore where the store is damaged, CannotWrite.
+    """
+    place = place.expanduser().absolute()
+    _check_free(database, place)
+    with atomic.writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / MARK).touch()
+        kept = LocalBlobs(place / address.BLOBS)
+        with kept.scratch() as scratch:
+            with database.reading() as connection:
+                copied = _fetch(blobs, kept, _held(connection), scratch)[0]  # most of them before the moment
+            for left in reversed(range(_TRIES)):
+                fresh = scratch / f"{left}.db"
+                _snapshot(database, fresh, str(place / address.BLOBS))
+                more, gone = _fetch(blobs, kept, _held_in(fresh), scratch)
+                copied += more
+                if not gone:
+                    break
+                if not left or (lost := _still_held(database, gone)):
+                    raise CorruptStore(
+                        f"store {database.address.shown}: {len(gone)} of its blobs cannot be read, such as "
+                        f"{sorted(lost or gone)[0]}. `afina store verify` says what they belong to."
+                    )
+            made = _whole(place, fresh, kept, copied)
+            with atomic.replacing(place / address.DATABASE) as target:
+                shutil.move(fresh, target)
+                for suffix in ("-wal", "-shm"):  # of whoever looked at the earlier one
+                    Path(f"{place / address.DATABASE}{suffix}").unlink(missing_ok=True)
+        wanted = set(_held_in(place / address.DATABASE).values())
+        for each in list(kept.all()):
+            if each.place not in wanted:
+                kept.remove(each.place)  # of a version that was deleted or erased since the last backup
+        atomic.write_text(place / MARK, f"{json.dumps({'taken': log.now(), **made.as_json()}, indent=2)}\n")
+    return made
+
+
+def _check_free(database: Database, place: Path) -> None:
+    here = database.address.directory
+    if here is not None and place.resolve().is_relative_to(here.resolve()):
+        raise Refused(f"{place}: is in the store that it would be a backup of. Name a directory elsewhere.")
+    try:
+        there = any(place.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Refused(f"{place}: cannot be looked at ({atomic.reason(error)}). Name a directory.") from None
+    if there and not (place / MARK).is_file():
+        raise Refused(
+            f"{place}: something is there already, and no backup ({MARK}). Name a directory that is not there yet, or "
+            "that of an earlier backup."
+        )
+    if (place / address.DATABASE).is_file():
+        with _opened(place / address.DATABASE).reading() as earlier, database.reading() as connection:
+            seq, last = earlier.execute(select(STORE.c.last, STORE.c.hash)).one()
+            if connection.execute(select(LOG.c.hash).where(LOG.c.seq == seq)).scalar() != last:
+                raise Refused(
+                    f"{place}: the backup there is of another store, or something was published to it since. Name "
+                    "another directory."
+                )
+
+
+def _held(connection: Connection) -> dict[str, str]:
+    """By digest, the places of the blobs that versions hold."""
+    rows = connection.execute(select(BLOBS).where(BLOBS.c.digest.in_(select(PARTS.c.digest))))
+    return {row.digest: row.place for row in rows}
+
+
+def _held_in(file: Path) -> dict[str, str]:
+    with _opened(file).reading() as connection:
+        return _held(connection)
+
+
+def _opened(file: Path) -> Database:
+    """A database of SQLite's, wherever its file is."""
+    return Database(Address(file.parent, str(file), str(file)))
+
+
+def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path) -> tuple[int, set[str]]:
+    """Copy the blobs that are missing: how many, and the digests of those that are not at their places any more."""
+    copied, gone = 0, set()
+    for digest, place in held.items():
+        if not leases.is_place(place, digest):
+            gone.add(digest)
+        elif target.size(place) is None:
+            try:
+                with source.file(place) as file:
+                    shutil.copyfile(file, scratch / "blob")  # other bytes: what damages one spares the other
+            except (CorruptStore, FileNotFoundError):
+                gone.add(digest)
+                continue
+            target.put(place, scratch / "blob")
+            (scratch / "blob").unlink()
+            copied += 1
+    return copied, gone
+
+
+def _still_held(database: Database, gone: Collection[str]) -> set[str]:
+    with database.reading() as connection:
+        return set(_held(connection)) & set(gone)
+
+
+def _snapshot(database: Database, file: Path, blobs: str) -> None:
+    """The database as it is at one moment, in a file of SQLite's, without what only matters while others write."""
+    if database.address.directory is not None:
+        database.copy_to(file)
+    else:
+        with database.reading() as source:
+            _opened(file).begin(lambda target: _copy_rows(source, target))
+    with _opened(file).writing() as connection:
+        for table in (LEASES, GARBAGE):
+            connection.execute(delete(table))
+        connection.execute(delete(BLOBS).where(BLOBS.c.digest.not_in(select(PARTS.c.digest))))
+        if connection.execute(select(STORE.c.blobs)).scalar():
+            connection.execute(update(STORE).values(blobs=blobs))
+
+
+def _copy_rows(source: Connection, target: Connection) -> None:
+    """All of them, into tables that are empty."""
+    for table in metadata.sorted_tables:
+        rows = [dict(row._mapping) for row in source.execute(select(table))]
+        if rows:
+            target.execute(insert(table), rows)
+        if target.dialect.name == "postgresql" and table.autoincrement_column is not None:
+            highest = f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), max(id)) FROM {table.name}"
+            target.execute(text(f"{highest} HAVING max(id) IS NOT NULL"))
+
+
+def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
+    """What is in the copy, once it is known to be whole."""
+    database = _opened(file)
+    if damaged := _damage(database, kept):
+        raise CorruptStore(
+            f"{place}: the backup is not whole: {_told(damaged)}. The earlier backup there, if any, is as it was. Look "
+            "at the store: `afina store verify`."
+        )
+    return _counted(database, str(place), copied)
+
+
+def _damage(database: Database, kept: Blobs) -> list[Damage]:
+    """What is not as it was left; blobs that are damaged are removed, so that the next attempt copies them again."""
+    damaged = verify.verify(database, kept)
+    for one in damaged:
+        if one.kind == "blob":
+            with database.reading() as connection:
+                place = _held(connection).get(one.id)
+            if place is not None and leases.is_place(place, one.id):
+                kept.remove(place)
+    return damaged
+
+
+def _told(damaged: Collection[Damage]) -> str:
+    first = next(iter(damaged))
+    return f"{first.kind} {first.id}: {first.problem}{f' (and {len(damaged) - 1} more)' if len(damaged) > 1 else ''}"
+
+
+def _counted(database: Database, place: str, copied: int) -> Backup:
+    with database.reading() as connection:
+        held = {row.digest: row.size for row in connection.execute(select(BLOBS))}
+        versions = len(connection.execute(select(VERSIONS.c.id).where(VERSIONS.c.manifest.is_not(None))).all())
+        last = connection.execute(select(STORE.c.last, STORE.c.hash)).one()
+    return Backup(place, last.last, last.hash, versions, len(held), sum(held.values()), copied)
+
+
+def recover(database: Database, backup: Path, blobs: str) -> Backup:
+    """Begin a store that is what the backup is, and verify it. `blobs`: as in `AdapterStore.init`.
+
+    The log gets one more entry, which says so. Killed, it leaves bytes and no store, and may be called again. Raises
+    NotFound where there is no backup, Refused where there is a store, CorruptStore where the backup is damaged.
+    """
+    backup = backup.expanduser().absolute()
+    if not (backup / address.DATABASE).is_file():
+        raise NotFound(f"{backup}: no backup there ({address.DATABASE}). Name the directory that `backup` wrote.")
+    here = database.address.directory
+    if here is not None and here.resolve().is_relative_to(backup.resolve()):
+        raise Refused(f"store {database.address.shown}: is in the backup. Name another place with `store`.")
+    if sqlite.is_there(Path(database.address.url)) if here is not None else database.exists():
+        raise Refused(f"store {database.address.shown}: it is there already. Recover into a place where there is none.")
+    source = LocalBlobs(backup / address.BLOBS)
+    target = open_blobs(blobs) if here is None or blobs else LocalBlobs(here / address.BLOBS)
+    with target.scratch() as scratch:
+        fresh = scratch / "recovered.db"
+        _opened(backup / address.DATABASE).copy_to(fresh)
+        copied, gone = _fetch(source, target, _held_in(fresh), scratch)
+        if gone:
+            raise CorruptStore(
+                f"{backup}: {len(gone)} blobs are missing, such as {sorted(gone)[0]}. Use another backup."
+            )
+        with _opened(fresh).writing() as connection:
+            connection.execute(update(STORE).values(blobs=blobs))
+            log.append(connection, log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
+        if damaged := _damage(_opened(fresh), target):
+            raise CorruptStore(f"{backup}: is damaged: {_told(damaged)}. Use another backup.")
+        if here is not None:
+            with atomic.replacing(Path(database.address.url)) as whole:
+                shutil.move(fresh, whole)
+        else:
+            with _opened(fresh).reading() as rows:
+                if not database.begin(lambda connection: _copy_rows(rows, connection)):
+                    raise Refused(f"store {database.address.shown}: somebody began one meanwhile.")
+    return _counted(database, str(backup), copied)

@@ -1,0 +1,119 @@
+"""Backups: where one may be, what is in it, and what is said where it is not whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from afina.errors import CorruptStore, NotFound, Refused
+from afina.store.adapter_store import AdapterStore
+from stores import kept, seen
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def two(store: AdapterStore, made: Make) -> AdapterStore:
+    store.publish(made(0, 0), "acme/reviews", message="first")
+    store.publish(made(0, 1), "acme/reviews", message="second")
+    store.alias("acme/reviews@1")
+    store.create_key("acme", ["predict"])
+    return store
+
+
+def test_what_comes_back_is_what_was_there_and_the_log_says_that_it_was_recovered(
+    two: AdapterStore, tmp_path: Path
+) -> None:
+    before, keys = seen(two), two.keys()
+    made = two.backup(tmp_path / "backup")
+    assert (made.versions, made.blobs, made.copied, made.last) == (2, 3, 3, two.log()[-1].hash)
+    assert json.loads((tmp_path / "backup" / "backup.json").read_text())["last"] == made.last
+    assert seen(two) == before
+    again = AdapterStore(tmp_path / "again")
+    again.recover(tmp_path / "backup")
+    assert again.verify(last=made.last) == []
+    assert [*again.log()][:-1] == [*two.log()]
+    assert again.log()[-1].event == "recover"
+    assert again.keys() == keys
+    assert again.show("acme/reviews@production").number == 1
+    assert {**seen(again), "log": None} == {**before, "log": None}
+
+
+def test_an_earlier_backup_is_brought_up_to_date_and_what_was_removed_is_gone_from_it(
+    two: AdapterStore, made: Make, tmp_path: Path
+) -> None:
+    two.backup(tmp_path / "backup")
+    two.delete("acme/reviews@2", reason="wrong")
+    two.gc()
+    two.publish(made(1, 1), "acme/reviews", message="third")
+    done = two.backup(tmp_path / "backup")
+    assert (done.versions, done.blobs, done.copied) == (2, 4, 2)
+    copy = AdapterStore(tmp_path / "backup")
+    assert copy.verify() == []
+    assert len(kept(copy)) == 4
+
+
+def test_its_bytes_are_its_own(two: AdapterStore, tmp_path: Path) -> None:
+    two.backup(tmp_path / "backup")
+    mine = {path.stat().st_ino for path in Path(two.address.directory or "").rglob("sha256-*")}
+    assert not mine & {path.stat().st_ino for path in (tmp_path / "backup").rglob("sha256-*")}
+
+
+def test_a_place_that_is_none_is_refused_and_nothing_is_touched(two: AdapterStore, made: Make, tmp_path: Path) -> None:
+    other = AdapterStore(tmp_path / "other")
+    other.publish(made(2, 2), "globex/films", message="pilot")
+    (tmp_path / "file").write_text("mine")
+    two.backup(tmp_path / "used")
+    AdapterStore(tmp_path / "used").publish(made(2, 2), "acme/elsewhere", message="went on there")
+    two.backup(tmp_path / "theirs")
+    for place, told in (
+        (tmp_path / "other", "no backup"),
+        (tmp_path / "store" / "backup", "is in the store"),
+        (tmp_path / "store", "is in the store"),
+        (tmp_path / "file", "cannot be looked at"),
+        (tmp_path, "something is there already"),
+        (tmp_path / "used", "something was published to it since"),
+    ):
+        with pytest.raises(Refused, match=told):
+            two.backup(place)
+    with pytest.raises(Refused, match="of another store"):
+        other.backup(tmp_path / "theirs")
+    assert other.verify() == AdapterStore(tmp_path / "used").verify() == []
+    with pytest.raises(NotFound, match="there is none"):
+        AdapterStore(tmp_path / "nowhere").backup(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_store_that_is_damaged_has_no_backup_and_the_earlier_one_stays(two: AdapterStore, tmp_path: Path) -> None:
+    good = two.backup(tmp_path / "backup")
+    two.alias("acme/reviews@2", "staging")
+    blob = next(Path(two.address.directory or "").rglob("sha256-*"))
+    blob.chmod(0o644)
+    blob.unlink()
+    with pytest.raises(CorruptStore, match="1 of its blobs cannot be read"):
+        two.backup(tmp_path / "fresh")
+    assert AdapterStore(tmp_path / "backup").log()[-1].hash == good.last
+
+
+def test_what_is_damaged_is_not_recovered_and_a_store_is_not_replaced(two: AdapterStore, tmp_path: Path) -> None:
+    two.backup(tmp_path / "backup")
+    with pytest.raises(Refused, match="is there already"):
+        two.recover(tmp_path / "backup")
+    with pytest.raises(NotFound, match="no backup there"):
+        AdapterStore(tmp_path / "again").recover(tmp_path / "nothing")
+    with pytest.raises(Refused, match="is in the backup"):
+        AdapterStore(tmp_path / "backup" / "in").recover(tmp_path / "backup")
+    blob = next((tmp_path / "backup").rglob("sha256-*"))
+    blob.chmod(0o644)
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + b"!")
+    with pytest.raises(CorruptStore, match=rf"is damaged: blob .*{blob.name}"):
+        AdapterStore(tmp_path / "again").recover(tmp_path / "backup")
+    assert not (tmp_path / "again" / "store.db").exists()
+    blob.write_bytes(whole)
+    again = AdapterStore(tmp_path / "again")
+    again.recover(tmp_path / "backup")  # over what the attempt before has left
+    assert again.verify() == []
