@@ -23,7 +23,7 @@ from afina.inference.probes import PROBE
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.logs import Objects
-from afina.server.running import server
+from afina.server.running import Server, bind, server
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
 from afina.store.keys import SCOPES
@@ -105,6 +105,7 @@ class Listening:
     port: int
     core: Core
     secrets: dict[str, str]
+    server: Server
 
     def connect(self) -> socket.socket:
         """A connection that waits for nothing longer than ten seconds."""
@@ -120,8 +121,8 @@ class Listening:
 @contextmanager
 def listening(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any) -> Iterator[Listening]:
     """As `afina serve` has it, in a thread of this process."""
-    with prepared(gpt2, crowd, root, **settings) as (core, secrets), _running(core) as url:
-        yield Listening(int(url.rpartition(":")[2]), core, secrets)
+    with prepared(gpt2, crowd, root, **settings) as (core, secrets), _running(core) as (url, made):
+        yield Listening(int(url.rpartition(":")[2]), core, secrets, made)
 
 
 @contextmanager
@@ -129,19 +130,19 @@ def beside(served: Served) -> Iterator[str]:
     """Another server on the same store, on a port of this machine; its URL."""
     with Engine(served.backbone, served.store) as engine:
         core = Core(engine, served.store, Settings(delay=0.001, every=0.05))
-        with _running(core) as url:
+        with _running(core) as (url, _):
             yield f"{url}/"
 
 
 @contextmanager
-def _running(core: Core) -> Iterator[str]:
+def _running(core: Core) -> Iterator[tuple[str, Server]]:
     """As `afina serve` has it, in a thread of this process; its URL."""
     urls: Queue[str] = Queue()
-    made = server(core, "127.0.0.1", 0, urls.put)
+    made = server(core, bind("127.0.0.1", 0), urls.put)
     thread = threading.Thread(target=made.run)
     thread.start()
     try:
-        yield urls.get(timeout=20)
+        yield urls.get(timeout=20), made
     finally:
         made.should_exit = True
         thread.join(20)
@@ -149,9 +150,9 @@ def _running(core: Core) -> Iterator[str]:
 
 
 @contextmanager
-def started(backbone: Backbone, *, limit: int | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(backbone: Backbone, *options: str, limit: int | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`afina serve` as a process, on the store of the environment, and its URL. limit: of files that it may open."""
-    command = [*PROGRAM, "serve", "--backbone", backbone.address, "--port", "0"]
+    command = [*PROGRAM, "serve", "--backbone", backbone.address, "--port", "0", *options]
     if limit is not None:
         command = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *command]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -52,7 +52,10 @@ app = typer.Typer(
 )
 
 for command in COMMANDS:
-    app.command()(command)
+    if command is serving.serve:
+        app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(command)
+    else:
+        app.command()(command)
 for name, of_store in STORE.items():
     store.app.command(name)(of_store)
 app.add_typer(store.app)

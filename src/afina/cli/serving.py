@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
+from contextlib import ExitStack
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from afina.cli.options import BackboneOption, Json
 from afina.errors import NotFound, Refused
@@ -29,7 +34,48 @@ class LogFormat(StrEnum):
     text = "text"
 
 
+DrainOption = Annotated[
+    float, typer.Option("--drain", min=0, help="Seconds after SIGTERM in which it is not ready, and still answers.")
+]
+ShutdownOption = Annotated[
+    float,
+    typer.Option(
+        "--shutdown",
+        min=0.1,
+        help="Most seconds from SIGTERM to the end, --drain included. Keep it below the time after which what runs the "
+        "container kills it (30 in Kubernetes, 10 in Docker).",
+    ),
+]
+LogFormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="Lines of the log: JSON objects, or words for a person.")
+]
+
+SETTINGS = {"auto_envvar_prefix": "AFINA"}
+"""Of the command `serve`: an option `--log-format` that is not given is what the variable AFINA_LOG_FORMAT says."""
+
+
+class Settable(TyperCommand):
+    """A command with `SETTINGS`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options. A wrong value that a variable has is told with that variable's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            name = getattr(error.param, "name", None) or ""
+            source, variable = ctx.get_parameter_source(name), f"{ctx.auto_envvar_prefix}_{name.upper()}"
+            if source is not None and source.name == "ENVIRONMENT":
+                said = os.environ.get(variable, "")
+                error.message = f"{error.message.rstrip('.')}. The variable {variable} says {said!r}."
+            raise
+
+
+OTHERS = frozenset({"AFINA_STORE", "AFINA_CACHE"})
+"""Variables that the library reads."""
+
+
 def serve(
+    context: typer.Context,
     backbone: BackboneOption,
     store: StoreOption = None,
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
@@ -46,12 +92,13 @@ def serve(
     shared_tokens: Annotated[
         int, typer.Option("--shared-tokens", min=1, help="The same, while several clients ask.")
     ] = 64,
-    log_format: Annotated[
-        LogFormat, typer.Option("--log-format", help="Lines of the log: JSON objects, or words for a person.")
-    ] = LogFormat.json,
+    drain: DrainOption = 0.0,
+    shutdown: ShutdownOption = 25.0,
+    log_format: LogFormatOption = LogFormat.json,
 ) -> None:
     """Answer over HTTP for the store's adapters of one backbone, to clients that have keys (afina keys)."""
     try:
+        from afina.server.running import bind
         from afina.server.running import serve as run
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "afina":
@@ -63,19 +110,33 @@ def serve(
     from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
-    logs.begin(log_format)
-    opened = AdapterStore(store)
-    opened.make_ready()
     chosen = Settings(
         tokens_per_minute=rate,
         timeout=timeout,
         batch_tokens=batch_tokens,
         shared_tokens=min(batch_tokens, shared_tokens),
+        drain=drain,
+        shutdown=shutdown,
     )
+    logs.begin(log_format)
+    for name in _unread(context):
+        logs.note(f"{name} is set, but no option of `afina serve` has that variable", logging.WARNING)
     limit = None if memory is None else memory << 20
-    with Engine(backbone, opened, dtype=dtype, limit=limit) as engine:
+    with ExitStack() as stack:
+        # First: a port that is in use is said before the backbone is loaded.
+        sockets = [stack.enter_context(one) for one in bind(host, port)]
+        opened = AdapterStore(store)
+        opened.make_ready()
+        engine = stack.enter_context(Engine(backbone, opened, dtype=dtype, limit=limit))
         core = Core(engine, opened, chosen, traces.make())
-        run(core, host, port, lambda url: print(f"serving {opened.address.shown} on {url}", flush=True))
+        run(core, sockets, lambda url: print(f"serving {opened.address.shown} on {url}", flush=True))
+
+
+def _unread(context: typer.Context) -> list[str]:
+    """Variables that look like settings and are none, but for those that Kubernetes makes for a service `afina`."""
+    read = {f"AFINA_{option.name.upper()}" for option in context.command.params if option.name} | OTHERS
+    named = (name for name in os.environ if name.startswith("AFINA_"))
+    return sorted(name for name in named if name not in read and not re.search("_(SERVICE|PORT)(_|$)", name))
 
 
 def replay(

@@ -19,6 +19,9 @@ LINE, COMPUTE, WATCH = "line", "compute", "watch"
 """What may fail: taking the next batch, computing it, telling of it."""
 
 
+ENDING = "the server is shutting down. Try another, or later."
+
+
 class Computed(NamedTuple):
     """A batch that was computed: tokens and texts in it, the tokens that it had room for, seconds that it took.
 
@@ -66,6 +69,11 @@ class Batching:
         return self._thread.is_alive() and not self._closing
 
     @property
+    def ending(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closing
+
+    @property
     def waiting(self) -> tuple[int, int]:
         """Tokens and texts that wait."""
         with self._changed:
@@ -91,7 +99,7 @@ class Batching:
         items = [Item(client, count, work, now, now + timeout, of) for work, count in pairs]
         with self._changed:
             if self._closing:
-                raise Busy("the server is shutting down. Try another, or later.")
+                raise Busy(ENDING)
             self._line.offer(items, self._speed, asks=asks)
             self._changed.notify()
         for item in items:
@@ -165,6 +173,16 @@ class Batching:
             if item.future.set_running_or_notify_cancel():
                 _settle(item.future, error=_passed_on(error))
         self._note(LINE, error)
+
+    def give_up(self) -> None:
+        """Take nothing more; what waits raises Busy, and what is being computed is computed."""
+        with self._changed:
+            self._closing = True
+            waiting = self._line.clear()
+            self._changed.notify()
+        for item in waiting:
+            if item.future.set_running_or_notify_cancel():
+                _settle(item.future, error=Busy(ENDING))
 
     def close(self) -> None:
         """Take nothing more, and come back once all that was taken is computed."""

@@ -74,7 +74,7 @@ class Core:
         self._counter = Counter(engine.backbone.tokenizer)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
-        self._follows, self._news = True, False
+        self._follows, self._news, self._draining = True, False, False
 
     def start(self) -> None:
         """Begin to compute, and to follow the store."""
@@ -92,8 +92,21 @@ class Core:
         if self.traces is not None:
             self.traces.close()
 
+    def drain(self) -> None:
+        """Answer as before, and say that it is not ready, so that nobody is sent here any more."""
+        self._draining = True
+
+    def give_up(self) -> None:
+        """Refuse what waits, and what comes; what is being computed is answered."""
+        self.batching.give_up()
+
     @property
     def ready(self) -> bool:
+        """Whether it answers, goes on to, and knows what the store says."""
+        return self.follows and not self._draining
+
+    @property
+    def follows(self) -> bool:
         """Whether it answers, and knows what the store says."""
         return self.batching.alive and self._watcher.is_alive() and self._follows
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from afina.errors import InvalidStudy
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Settings:
     tokens_per_minute  that a client may ask for where its key says nothing; None: no limit
     every           in which the store is asked for news: so late is a moved alias, or a revoked key, noticed
     window          lines of a `/bulk` that are being answered
+    drain           between SIGTERM and the end of listening: not ready, but answering;  shutdown  between SIGTERM and
+                    the end of the process, draining included
     """
 
     batch_tokens: int = 1024
@@ -40,3 +45,15 @@ class Settings:
     tokens_per_minute: int | None = None
     every: float = 0.4
     window: int = 64
+    drain: float = 0.0
+    shutdown: float = 25.0
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "drain", "shutdown"):
+            if not math.isfinite(found := getattr(self, name)):
+                raise InvalidStudy(f"`{name}` is {found}. Give a number of seconds.")
+        if not 0 <= self.drain < self.shutdown:
+            raise InvalidStudy(
+                f"`drain` is {self.drain:g} seconds, of a `shutdown` of {self.shutdown:g} in all. Draining has to be "
+                "the shorter: lower `drain`, or raise `shutdown`."
+            )

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from starlette.responses import Response
@@ -23,6 +24,17 @@ from afina.store.keys import Key
 
 PATIENCE = 0.05
 """Seconds after which a line that found no room tries again."""
+
+
+TURN = 0.5
+"""Seconds after which who waits for lines looks whether the server ends."""
+
+LINGER = 1.0
+"""Seconds for which what follows the last line that is read is dropped: a connection that is closed with something
+unread is reset, and the client may then never see why.
+"""
+
+ENDING = Refusal(503, "unavailable", "the server is shutting down. Send the lines from this one on again.")
 
 
 class _Gone(Exception):
@@ -44,6 +56,7 @@ class Bulk(Response):
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         pending: deque[asyncio.Task[dict[str, Any]]] = deque()
+        line: bytes | Refusal = b""
 
         async def first() -> None:
             line = json.dumps(await pending[0], ensure_ascii=False)
@@ -57,6 +70,8 @@ class Bulk(Response):
                 pending.append(asyncio.create_task(self._answered(line)))
             while pending:
                 await first()
+            if isinstance(line, Refusal):
+                await self._drop(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except _Gone:  # nobody is left to be told
             pass
@@ -69,10 +84,16 @@ class Bulk(Response):
         settings, rest, more = self._core.settings, b"", True
         left = settings.body_seconds  # that a line may be waited for, not counting while nobody waits
         while more:
+            if self._core.batching.ending:
+                yield ENDING
+                return
             began = meter.now()
             try:
-                message = await asyncio.wait_for(receive(), left)
+                message = await asyncio.wait_for(receive(), min(left, TURN))
             except TimeoutError:
+                left -= meter.now() - began
+                if left > 0:
+                    continue
                 yield Refusal(408, "slow", "no whole line came for too long.")
                 return
             left = settings.body_seconds if b"\n" in message.get("body", b"") else left - (meter.now() - began)
@@ -83,11 +104,20 @@ class Bulk(Response):
             for line in [*lines, *([] if more else [rest])]:
                 if len(line) > settings.body_bytes:
                     break
+                if self._core.batching.ending:
+                    yield ENDING
+                    return
                 if line.strip():
                     yield line
             if len(rest) > settings.body_bytes or any(len(line) > settings.body_bytes for line in lines):
                 yield Refusal(413, "too_large", f"a line may have {settings.body_bytes:,} bytes.")
                 return
+
+    async def _drop(self, receive: Receive) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body", False):
+                    pass
 
     async def _answered(self, line: bytes | Refusal) -> dict[str, Any]:
         """A line's answer, or why there is none, in its place."""

@@ -99,7 +99,7 @@ async def _listed(request: Request) -> Sequence[Listed]:
     try:
         return await desk_of(request).look(key, core.store.list, key.client)
     except NotFound:
-        if not core.ready:
+        if not core.follows:
             raise Busy("the store does not answer.") from None
         return []
 

@@ -1,0 +1,155 @@
+"""A server as an operator has it: what it is told by the environment, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import typer.main
+
+from afina import AdapterStore, Backbone, cli
+from afina.server import logs
+from command import Command
+from crowd import adapter
+from servers import logged, started, within
+
+TEXT = "the soup was bright."
+
+
+@pytest.fixture
+def headers(gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Of a key, on a store that has one adapter."""
+    monkeypatch.setenv("AFINA_STORE", str(tmp_path / "store"))
+    adapter(gpt2, "lora", {"r": 2}).save(tmp_path / "adapter")
+    store = AdapterStore()
+    store.publish(tmp_path / "adapter", "acme/reviews", message="first")
+    return {"Authorization": f"Bearer {store.create_key('acme', ['predict']).secret}"}
+
+
+@pytest.mark.slow
+def test_a_server_drains_first_and_ends_within_its_limit_though_a_bulk_goes_on(
+    gpt2: Backbone, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings come from the environment."""
+    monkeypatch.setenv("AFINA_DRAIN", "2")
+    monkeypatch.setenv("AFINA_SHUTDOWN", "7")
+    line = json.dumps({"text": TEXT}).encode() + b"\n"
+    with started(gpt2) as (process, url), socket.create_connection(("127.0.0.1", int(url[-5:])), 30) as connection:
+        head = f"POST /bulk?model=acme/reviews HTTP/1.1\r\nHost: a\r\nAuthorization: {headers['Authorization']}\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+
+        def send() -> None:
+            with suppress(OSError):
+                while True:
+                    connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
+                    time.sleep(0.01)
+
+        threading.Thread(target=send, daemon=True).start()
+        answered = connection.recv(65536)
+        while answered.count(b"label") < 10:
+            answered += connection.recv(65536)
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        assert within(2, lambda: httpx2.get(f"{url}/health/ready", timeout=10).status_code == 503)
+        body = {"inputs": TEXT, "model": "acme/reviews"}
+        assert httpx2.post(f"{url}/predict", json=body, headers=headers, timeout=10).status_code == 200
+        with suppress(ConnectionError):
+            while more := connection.recv(65536):
+                answered += more
+        _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - told < 7 + 2  # of a busy machine
+        assert process.returncode == 0, errors
+    *_, last = (one for one in answered.splitlines() if one.startswith(b"{"))
+    assert json.loads(last)["kind"] == "unavailable"
+    logged = [json.loads(line) for line in errors.splitlines()]
+    assert [one["seconds"] for one in logged if one["message"] == "draining"] == [2.0]
+    assert [one["message"] for one in logged if one["level"] == "error"] == []
+
+
+SERVE: Any = typer.main.get_command(cli.app).commands["serve"]  # type: ignore[attr-defined]
+OPTIONS = [option for option in SERVE.params if option.name != "help"]
+GIVEN = {
+    **{"AFINA_BACKBONE": "embedded", "AFINA_STORE": "adapters", "AFINA_HOST": "0.0.0.0", "AFINA_PORT": "9000"},
+    **{"AFINA_DTYPE": "bfloat16", "AFINA_MEMORY": "512", "AFINA_RATE": "60000", "AFINA_TIMEOUT": "7.5"},
+    **{"AFINA_BATCH_TOKENS": "2048", "AFINA_SHARED_TOKENS": "128", "AFINA_DRAIN": "5", "AFINA_SHUTDOWN": "20"},
+    **{"AFINA_LOG_FORMAT": "text"},
+}
+
+
+def test_every_option_is_read_from_its_variable_and_a_typed_one_comes_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(name, value)
+    with SERVE.make_context("serve", [], **SERVE.context_settings) as context:
+        found = {f"AFINA_{name.upper()}": value for name, value in context.params.items()}
+    assert found.keys() == GIVEN.keys()
+    assert {name: str(value) for name, value in found.items() if not isinstance(value, float)} == {
+        name: value for name, value in GIVEN.items() if not isinstance(found[name], float)
+    }
+    assert {name: float(value) for name, value in GIVEN.items() if isinstance(found[name], float)} == {
+        name: value for name, value in found.items() if isinstance(value, float)
+    }
+    with SERVE.make_context("serve", ["--port", "1"], **SERVE.context_settings) as context:
+        assert context.params["port"] == 1
+
+
+def test_help_names_the_variable_of_every_option(afina: Command) -> None:
+    shown = "".join(afina("serve", "--help").out.split())
+    for name in GIVEN:
+        assert f"[envvar:{name}" in shown, name
+
+
+@pytest.fixture
+def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of the tests' own process stays as it is."""
+    monkeypatch.setattr(logs, "begin", lambda form: None)
+
+
+@pytest.mark.usefixtures("_plain_log")
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AFINA_PORT": "http"}, "The variable AFINA_PORT says 'http'."),
+        ({"AFINA_PORT": "70000"}, "The variable AFINA_PORT says '70000'."),
+        ({"AFINA_LOG_FORMAT": "xml"}, "The variable AFINA_LOG_FORMAT says 'xml'."),
+        ({"AFINA_DRAIN": "30"}, "--drain is 30 seconds, of a --shutdown of 25 in all."),
+        ({"AFINA_TIMEOUT": "inf"}, "--timeout is inf. Give a number of seconds."),
+        ({"AFINA_HOST": "no.such.host.invalid"}, "host no.such.host.invalid: there is no such address."),
+    ],
+)
+def test_a_variable_with_a_wrong_value_is_named_before_anything_is_loaded(
+    afina: Command, gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    answer = afina("serve", "--backbone", "no/such/backbone")
+    assert answer.code == 2
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.usefixtures("_plain_log")
+def test_a_port_that_is_in_use_is_said_before_anything_is_loaded(afina: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = afina("serve", "--backbone", "no/such/backbone", "--port", port).error
+    assert error == f"port {port} on 127.0.0.1: another process listens there. Give another with --port, or end it."
+
+
+@pytest.mark.usefixtures("_plain_log")
+def test_a_variable_that_is_no_setting_is_told(
+    afina: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("AFINA_TIMOUT", "AFINA_SERVICE_HOST", "AFINA_PORT_8000_TCP"):  # the latter two are Kubernetes'
+        monkeypatch.setenv(name, "7")
+    assert "no/such/backbone" in afina("serve", "--backbone", "no/such/backbone", "--port", 0).error
+    assert [(one["level"], one["message"]) for one in logged(caplog)] == [
+        ("warning", "AFINA_TIMOUT is set, but no option of `afina serve` has that variable")
+    ]
