@@ -6,14 +6,17 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from afina import Backbone, Predictor, Task
 from afina.cli.options import words_option
 from afina.errors import InvalidStudy
-from afina.inference.asking import ask
+from afina.inference.asking import Answer, Compared, _chosen, ask
 from afina.models.manifest import read_manifest
 from afina.models.question import GENERAL, TEMPLATES
+from afina.report.answer import tables
+from afina.report.asking import quoted
 from command import Command
 from fakes import sentences, write_csv
 
@@ -37,12 +40,14 @@ def test_ask_compares_templates_on_training_texts_and_says_what_the_model_answer
     assert '(bad: " bad"; good: " good"): accuracy 0.' in answer.out
     assert "on 24 held-out texts (95 % of accuracy: 0." in answer.out
     assert "too few to say anything: below 30." in answer.out
-    assert "On 96 training texts; the first is used below." in answer.out
+    told = " ".join(answer.out.split())
+    assert "On 96 training texts. " in told
+    assert " is used below" in told
     said = answer.err.splitlines()
     assert said[:2] == [f"{Path(toy).name}: 96 texts to train on, 24 held out", "ask: opening the model"]
     count = len(TEMPLATES)
     assert said[2:-1] == [f"ask: template {n} of {count}, on 96 training texts" for n in range(1, count + 1)]
-    assert said[-1] == "ask: the best template, on 24 held-out texts"
+    assert said[-1] == "ask: that template, on 24 held-out texts"
 
 
 def test_its_figures_are_those_of_the_untrained_adapter(afina: Command, gpt2: Backbone, toy: str) -> None:
@@ -59,23 +64,66 @@ def test_its_figures_are_those_of_the_untrained_adapter(afina: Command, gpt2: Ba
     assert found["words"] == {"bad": [" dull", " cold"], "good": [" warm"]}
 
 
-def test_the_library_asks_too_and_the_best_template_is_used(gpt2: Backbone, toy: str) -> None:
+def test_the_library_asks_too_in_the_template_that_training_uses_unless_another_is_shown_to_be_better(
+    gpt2: Backbone, toy: str
+) -> None:
     task = Task.load(toy)
     answer = ask(gpt2, task)
     assert [one.template for one in answer.compared] == [GENERAL, *(one for one in TEMPLATES if one != GENERAL)]
-    best = max(answer.compared, key=lambda one: one.accuracy)
-    assert answer.template == best.template
+    assert answer.usual == GENERAL
     assert answer.metrics["accuracy"] == answer.score.mean()
     assert answer.examples == len(task.evaluation)
-    alone = ask(gpt2, task, [best.template])
+    alone = ask(gpt2, task, [answer.template])
     assert (alone.metrics, alone.compared) == (answer.metrics, ())
 
 
-def test_with_an_offset_the_template_is_the_one_that_does_best_with_it(gpt2: Backbone, toy: str) -> None:
-    answer = ask(gpt2, Task.load(toy), offset=True)
+def test_the_usual_template_is_left_only_for_one_that_is_better_by_more_than_chance() -> None:
+    usual = np.arange(200) < 120
+    few, many = np.arange(200) < 126, np.arange(200) < 160
+    lucky = np.roll(usual, 40)  # as often right, on other texts
+    assert _chosen([usual, np.roll(few, 30), lucky], keep_first=True) == 0
+    assert _chosen([usual, few, many], keep_first=True) == 2
+    assert _chosen([usual, few, usual], keep_first=False) == 1
+    assert _chosen([usual, usual], keep_first=False) == 0
+    assert _chosen([], keep_first=True) == 0
+
+
+def test_of_templates_that_are_given_the_best_with_the_offset_is_used(gpt2: Backbone, toy: str) -> None:
+    answer = ask(gpt2, Task.load(toy), TEMPLATES, offset=True)
     best = max(answer.compared, key=lambda one: one.with_offset)
     assert (answer.offset, answer.template) == (True, best.template)
     assert any(one.accuracy != one.with_offset for one in answer.compared)
+
+
+def test_what_ask_and_training_use_is_one_template_or_said_to_be_two() -> None:
+    compared = tuple(Compared(template, 0.5, 0.5, 96) for template in TEMPLATES)
+
+    def told(template: str) -> str:
+        made = Answer(template, GENERAL, {}, False, {}, np.ones(40, bool), compared)
+        return tables(made)[0].notes[0]
+
+    assert (
+        told(GENERAL) == f"On 96 training texts. {quoted(GENERAL)} is used below, as it is by training: no other is "
+        "shown to be better."
+    )
+    other = TEMPLATES[-1]
+    assert told(other) == (
+        f"On 96 training texts. {quoted(other)} is used below. "
+        f"Training uses {quoted(GENERAL)} where no template is given."
+    )
+
+
+def test_the_line_to_train_with_has_what_was_asked_with_and_no_template_that_is_used_anyway(
+    afina: Command, gpt2: Backbone, toy: str
+) -> None:
+    def line(*more: str) -> list[str]:
+        told = afina("ask", "--task", toy, "--backbone", gpt2.address, *more)
+        return shlex.split(told.out.splitlines()[-1].removeprefix("To train from there: "))
+
+    usual = GENERAL.replace("\n", "\\n")
+    begins = ["afina", "train", "--task", toy, "--backbone", gpt2.address]
+    assert line("--template", usual) == begins
+    assert line("--template", "{text} is", "--offset") == [*begins, "--template", "{text} is", "--set", "offset=true"]
 
 
 @pytest.mark.slow
@@ -103,7 +151,7 @@ def test_train_asks_without_being_told_how_and_shows_the_untrained_answer_beside
     report = " ".join((OUT / "report.md").read_text(encoding="utf-8").split())
     assert "zero-shot asks the same model in words, and trains nothing" in report
     assert f"texts stand in {json.dumps(GENERAL)}" in report
-    assert "would be that of chance, about 0.5000" in report
+    assert "published" not in report
     label = Predictor.load(path)(["a lamp"])[0]["label"]
     assert label in ("bad", "good")
 

@@ -141,3 +141,31 @@ def test_where_nothing_has_finished_there_is_no_conclusion() -> None:
     made = Report.of(results([]))
     assert made.sentences == ()
     assert "Conclusion" not in made.markdown()
+
+
+def test_a_tie_is_called_one() -> None:
+    said = told(answering("lora", []), answering("zero-shot", []))
+    assert said.startswith(
+        "zero-shot and LoRA have the same accuracy, 1.0000 on 400 evaluation texts; LoRA (1.0000) is as good, "
+    )
+    assert "is not shown" not in said
+    assert "highest" not in said
+    three = told(answering("full", range(12)), answering("lora", range(8)), answering("zero-shot", range(2, 10)))
+    assert three.startswith(
+        "Which is best is undecided: zero-shot and LoRA have the same accuracy, the highest, 0.9800 on 400 evaluation "
+        "texts; that zero-shot is better than full fine-tuning (0.9700) is not shown."
+    )
+    below = told(answering("full", range(90)), answering("lora", range(8)), answering("zero-shot", range(2, 10)))
+    assert "0.9800 on 400 evaluation texts; zero-shot is better than full fine-tuning (0.7750)." in below
+
+
+def test_what_is_to_be_used_is_what_the_conclusion_says() -> None:
+    def used(*made: Result) -> str:
+        record = Report.of(results(made)).of_use
+        return record.name if record else "nothing"
+
+    assert used(answering("full", range(60)), answering("zero-shot", range(20))) == "zero-shot"
+    assert used(answering("full", range(20)), answering("zero-shot", range(20, 40))) == "zero-shot"
+    assert used(answering("full", range(10)), answering("lora", range(20)), answering("zero-shot", range(60))) == "full"
+    assert used(answering("full", range(60)), answering("baseline", range(20))) == "full"
+    assert used(answering("baseline", range(20))) == "nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from afina.report.arms import arms
 from afina.report.disagreements import disagreement_table, disagreements
 from afina.report.evaluated import WITHHELD, Evaluated
 from afina.report.paper.claims import CLAIMS, Claim
+from afina.report.paper.published import STUDY
 from afina.report.report import Report
 from afina.report.verdicts import Verdicts, verdict_table
 from afina.report.writers.terminal import findings
@@ -28,9 +30,13 @@ def verdicts(made: list[Result]) -> Verdicts:
     return report(*made).verdicts
 
 
+def of_the_paper(*made: Result) -> list[Result]:
+    return [replace(one, record=one.record.model_copy(update={"study": STUDY})) for one in made]
+
+
 def claims_of(made: list[Result]) -> dict[str, list[Claim]]:
     found: dict[str, list[Claim]] = {}
-    for one in report(*made).claims:
+    for one in report(*of_the_paper(*made)).claims:
         found.setdefault(one.number, []).append(one)
     return found
 
@@ -156,7 +162,7 @@ def test_times_of_different_machines_are_not_set_against_each_other() -> None:
 
 
 def test_the_terminal_says_what_is_missing_for_a_test() -> None:
-    made = report(answering("full", []), answering("lora", []))
+    made = report(*of_the_paper(answering("full", []), answering("lora", [])))
     console = Console(width=100, record=True, file=io.StringIO())
     for table in made.findings:
         console.print(findings(table, 100))
@@ -167,9 +173,18 @@ def test_the_terminal_says_what_is_missing_for_a_test() -> None:
 
 
 def test_a_study_without_the_methods_has_no_claims() -> None:
-    made = report(answering("lora", []))
+    made = report(*of_the_paper(answering("lora", [])))
     assert made.claims == []
     assert CLAIMS not in made.markdown()
+
+
+def test_only_the_published_studys_own_report_speaks_of_it() -> None:
+    methods = [answering(name, range(number)) for name, number in (("full", 9), ("lora", 60), ("baseline", 200))]
+    mine, theirs = report(*methods), report(*of_the_paper(*methods))
+    for text in (mine.markdown(), mine.page(), str(mine.summary())):
+        assert "published" not in text.lower()
+    assert mine.claims == []
+    assert CLAIMS in theirs.markdown()
 
 
 # Disagreements

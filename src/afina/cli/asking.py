@@ -66,13 +66,18 @@ def ask(
     answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=telling("ask"))
     if as_json:
         compared = [asdict(one) for one in answer.compared]
-        asked = {"template": answer.template, "words": answer.words, "offset": answer.offset}
+        asked = {"template": answer.template, "usual": answer.usual, "words": answer.words, "offset": answer.offset}
         print(json.dumps({"task": task, **answer.metrics, "examples": answer.examples, **asked, "compared": compared}))
         return
     print_tables(*tables(answer))
     print_prose(sentence(answer))
-    typed = answer.template.replace("\n", "\\n")
-    chosen = [part for item in words or [] for part in ("--words", item)]
-    named = {"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels}
-    chosen += [part for flag, value in named.items() if value is not None for part in (flag, value)]
-    print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, '--template', typed, *chosen])}")
+    named = {
+        "--backbone": backbone if backbone != "embedded" else None,
+        "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
+        **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
+        "--set": "offset=true" if offset else None,
+    }
+    chosen = [part for flag, value in named.items() if value is not None for part in (flag, value)]
+    chosen += [part for item in words or [] for part in ("--words", item)]
+    chosen += ["--allow-leakage"] * allow_leakage
+    print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, *chosen])}")

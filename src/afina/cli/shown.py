@@ -41,7 +41,7 @@ def show_results(results: Results, as_json: bool, published: Mapping[str, object
         if path.exists():
             print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
     if made.of_use:
-        several = not results.recommendation and len(_trained(results)) > 1
+        several = not results.recommendation and len(results.records) > 1
         what = made.of_use.title if several else "it"
         print(f"To use {what}: {_use(results, made.of_use)}")
     elif results.recommendation and results.recommendation.adapter:  # what no language model is needed for

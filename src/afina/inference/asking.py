@@ -25,6 +25,7 @@ from afina.models.classifier import Classifier
 from afina.models.objective import Objective
 from afina.models.objectives import Classes
 from afina.models.question import TEMPLATES, Question
+from afina.stats.comparison import compare
 
 COMPARED, EVALUATED = 200, 500
 """Training texts that a template is compared on, and held-out texts that the best is evaluated on, at most."""
@@ -54,13 +55,15 @@ class Compared:
 class Answer(Shown):
     """What the untrained model answers.
 
-    template   the one with the highest accuracy on the training texts;  words  by label
+    template   the one that was used, see `ask`;  usual  the one that training uses where none is given
+    words      by label
     metrics    of `examples` held-out texts, the headline first
     score      whether each answer is right, bool [examples]
     compared   what else was tried, in the order given; empty where there was one template
     """
 
     template: str
+    usual: str
     words: Mapping[str, tuple[str, ...]]
     offset: bool
     metrics: dict[str, float]
@@ -92,32 +95,36 @@ def ask(
     offset: bool = False,
     says: Says = silent,
 ) -> Answer:
-    """Ask `backbone`, as it is, about a task's held-out texts, in the template that does best on training texts.
+    """Ask `backbone`, as it is, about a task's held-out texts, in one template.
 
-    templates  by default what suits the labels and some others; one is not compared
+    templates  the best of them on training texts is used. By default the one that training uses too (docs/words.md),
+               unless another one of TEMPLATES is better on training texts by more than chance. One is not compared
     says       told what takes its time, when it begins
     Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
     """
     if task.kind != CLASSES:
         raise InvalidStudy(f"task {task.address}: its kind is {task.kind}, and words can answer for classes alone.")
-    questions = _questions(backbone, task, templates, words)
+    usual, questions = _questions(backbone, task, templates, words)
     says("opening the model")
     asking = _Asking.of(backbone, task, questions[0])
     sample = rows.first(task.train, COMPARED, "train_examples")
     compared: tuple[Compared, ...] = ()
+    right: list[np.ndarray] = []
     if len(questions) > 1:
         for number, one in enumerate(questions, start=1):
             says(f"template {number} of {len(questions)}, on {len(sample):,} training texts")
-            compared += (asking.compare(one, sample),)
-    best = max(range(len(compared)), key=lambda place: compared[place].by(offset), default=0)
+            made, scores = asking.compare(one, sample, offset=offset)
+            compared, right = (*compared, made), [*right, scores]
+    chosen = questions[_chosen(right, keep_first=not templates)]
     if offset:
-        asking.shift(questions[best], sample)
+        asking.shift(chosen, sample)
     held_out = rows.first(task.evaluation, EVALUATED, "evaluation_examples")
-    says(f"the best template, on {len(held_out):,} held-out texts" if compared else f"{len(held_out):,} held-out texts")
-    outputs = asking.outputs(questions[best], held_out)
+    says(f"that template, on {len(held_out):,} held-out texts" if compared else f"{len(held_out):,} held-out texts")
+    outputs = asking.outputs(chosen, held_out)
     return Answer(
-        template=_source(questions[best]),
-        words=questions[best].words or {},
+        template=_source(chosen),
+        usual=_source(usual),
+        words=chosen.words or {},
         offset=offset,
         metrics=asking.objective.metrics(outputs, held_out.labels),
         score=asking.objective.values(BY, outputs, held_out.labels),
@@ -125,20 +132,35 @@ def ask(
     )
 
 
+def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
+    """The place of the template with the most right answers; where the first is kept, only if it is shown to be better
+    than the first. right: whether each answer in a template is, bool [examples]
+    """
+    if not right:
+        return 0
+    scores = {str(place): each[None] for place, each in enumerate(right)}
+    there = set(range(len(right)))
+    if keep_first:
+        verdicts = compare(scores, references=("0",))
+        there = {int(one.second) for one in verdicts if one.first == "0" and one.verdict == "worse"} or {0}
+    return max(sorted(there), key=lambda place: right[place].mean())
+
+
 def _questions(
     backbone: Backbone, task: Task, templates: Sequence[str], words: Mapping[str, Sequence[str]] | None
-) -> list[Question]:
+) -> tuple[Question, list[Question]]:
+    """The one that training asks where no template is given, and those to compare."""
     pairs = task.train.pairs is not None
 
     def question(template: str | None) -> Question:
         names, tokenizer = task.label_names, backbone.tokenizer
         return Question.of(names, tokenizer, pairs=pairs, head="words", template=template, words=words)
 
-    if templates:
-        return [question(template) for template in dict.fromkeys(templates)]
     usual = question(None)
+    if templates:
+        return usual, [question(template) for template in dict.fromkeys(templates)]
     others = [] if pairs else [template for template in TEMPLATES if template != _source(usual)]
-    return [usual, *map(question, others)]
+    return usual, [usual, *map(question, others)]
 
 
 def _source(question: Question) -> str:
@@ -165,12 +187,14 @@ class _Asking:
     def outputs(self, question: Question, split: Split) -> np.ndarray:
         return logits(self.classifier, self.encoded(question, split))
 
-    def compare(self, question: Question, split: Split) -> Compared:
+    def compare(self, question: Question, split: Split, *, offset: bool) -> tuple[Compared, np.ndarray]:
+        """How it does, and whether each answer is right, with an offset or without."""
         outputs = self.outputs(question, split)
         plain, shifted = (
-            self.objective.value(BY, each, split.labels) for each in (outputs, outputs + shift_of(outputs))
+            self.objective.values(BY, each, split.labels) for each in (outputs, outputs + shift_of(outputs))
         )
-        return Compared(_source(question), plain, shifted, len(split))
+        made = Compared(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
+        return made, shifted if offset else plain
 
     def shift(self, question: Question, split: Split) -> None:
         """Let the classifier's offset be what the texts suggest."""

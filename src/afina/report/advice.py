@@ -109,7 +109,11 @@ def _why_it(made: Recommendation, chosen: Contender) -> str:
     if seen.validation is None and chosen.ended is not None:
         return f"{metrics.words(made.metric)} is undefined on the texts set aside, and its loss there was the lowest"
     if chosen.validation == seen.validation:
-        return "it did best on the texts set aside to select by"
+        level = [one for one in asked if one.validation == seen.validation and one.name != chosen.name]
+        names = f", level with {listed([title(one.name) for one in level])}" if level else ""
+        ahead = level and all(chosen.weighed and chosen.weighed > (one.weighed or 0.0) for one in level)
+        further = ", and better in recorded trainings on other tasks" if ahead else ""
+        return f"it did best on the texts set aside to select by{names}{further}"
     first = max(asked, key=lambda one: -1.0 if one.weighed is None else one.weighed)
     if chosen.weighed is not None and chosen.weighed == first.weighed:
         return (

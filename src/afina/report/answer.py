@@ -21,8 +21,18 @@ def tables(answer: Answer) -> list[Table]:
         for one in sorted(answer.compared, key=lambda one: -one.by(answer.offset))
     )
     columns = (Column("Template", "left"), Column("Accuracy"), Column("With offset"))
-    notes = (f"On {count(answer.compared[0].examples)} training texts; the first is used below.",)
+    notes = (f"On {count(answer.compared[0].examples)} training texts. {_used(answer)}",)
     return [Table("Templates", columns, rows, notes)]
+
+
+def _used(answer: Answer) -> str:
+    """Which template is used, and why; so that what `train` does by itself is no surprise."""
+    used, usual = asking.quoted(answer.template), asking.quoted(answer.usual)
+    if answer.usual not in {one.template for one in answer.compared}:
+        return f"{used} is used below. Training uses {usual} where no template is given."
+    if answer.template == answer.usual:
+        return f"{used} is used below, as it is by training: no other is shown to be better."
+    return f"{used} is used below. Training uses {usual} where no template is given."
 
 
 def sentence(answer: Answer) -> str:

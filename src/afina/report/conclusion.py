@@ -47,6 +47,17 @@ def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
     return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
+def leader(arms: Sequence[Arm]) -> Arm:
+    """The arm with the best headline metric of those that may be compared with most others; of equals, the one that
+    trains the fewest parameters, which may be none.
+    """
+    return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), -arm.record.trainable, arm.gain))
+
+
+def _ground(arms: Sequence[Arm]) -> Sequence[Arm]:
+    return max(alike(arms), key=lambda group: (sum(arm.trained for arm in group), len(group), group[0].size))
+
+
 @dataclass(frozen=True, eq=False)
 class _Field:
     """The arm with the best headline metric, and those that may be compared with it."""
@@ -68,12 +79,26 @@ class _Field:
             return f"{arm.label} has {metric} {figure} (95 % interval {interval}); there is nothing to compare it with."
         if len(better) == len(self.others):
             return f"{arm.label} is best: {metric} {figure}, better than {_named(better)}."
-        leads = f"{arm.label} has the {best} {metric}, {figure}{f', better than {_named(better)}' if better else ''}"
+        tied = [one for one in self.others if self._is_tied(one)]
+        apart = [one for one in open_ if one not in tied]
+        than = f"better than {_named(better)}" if better else ""
+        if tied:
+            top = f", the {best}" if len(tied) < len(self.others) else ""
+            leads = f"{listed([arm.label, *(one.label for one in tied)])} have the same {metric}{top}, {figure}"
+            leads += f"; {arm.label} is {than}" if better else ""
+        else:
+            leads = f"{arm.label} has the {best} {metric}, {figure}{f', {than}' if better else ''}"
         if level:
             leads += f"; {_named(level)} {'is' if len(level) == 1 else 'are'} as good, equivalent within {self.margin}"
         if not open_:
             return f"{leads}."
-        return f"Which is best is undecided: {leads}; that it is better than {_named(open_, 'or')} is not shown."
+        which = arm.label if tied else "it"
+        shown = f"; that {which} is better than {_named(apart, 'or')} is not shown" if apart else ""
+        return f"Which is best is undecided: {leads}{shown}."
+
+    def _is_tied(self, arm: Arm) -> bool:
+        """Whether its figure reads as the leader's does, and it is not shown to be worse."""
+        return share(arm.headline) == share(self.leader.headline) and arm not in self.of("better")
 
     def cheaper(self) -> str:
         """What is as good as the leader and costs less, or else may be, or is hardly worse."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina import atomic
+from afina.methods import make
 from afina.report import curves, per_label, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
 from afina.report.curves import CURVES
@@ -60,8 +61,7 @@ class Report:
 
         A study named `paper` has the paper's figures and footnotes beside them.
         """
-        from_paper = bool(self.arms) and all(arm.record.study == published.STUDY for arm in self.arms)
-        beside = published.beside(self.arms) if from_paper else Beside()
+        beside = published.beside(self.arms) if self._is_of_the_paper else Beside()
         tables = all_tables(self.arms, beside, self.results.data)
         return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
 
@@ -72,8 +72,12 @@ class Report:
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """The published study's claims, where these results have the methods for one."""
-        return claims.claims(self.arms, self.verdicts)
+        """The published study's claims, tested on the results of a study named `paper`; none of any other."""
+        return claims.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
+
+    @property
+    def _is_of_the_paper(self) -> bool:
+        return bool(self.arms) and all(arm.record.study == published.STUDY for arm in self.arms)
 
     @cached_property
     def findings(self) -> list[Table]:
@@ -99,12 +103,14 @@ class Report:
 
     @cached_property
     def of_use(self) -> Record | None:
-        """Whose adapter somebody would use: what is recommended, or of those trained the one with the best figure."""
+        """Whose adapter somebody would use: what is recommended, or what leads the conclusion; never a random head."""
         made = self.results.recommendation
         if made:
             return next((one for one in self.results.records if one.adapter == made.adapter), None)
-        arms = [arm for arm in self.arms if arm.trained] or self.arms
-        return max(arms, key=lambda arm: arm.gain).record if arms else None
+        from afina.report import conclusion
+
+        answering = [arm for arm in self.arms if arm.trained or make(arm.record.method).head != "random"]
+        return conclusion.leader(answering).record if answering else None
 
     def markdown(self) -> str:
         """The text of `report.md`."""
