@@ -16,8 +16,8 @@ SHORT = ("--set", "max_steps=2", "--set", "dtype=float32")
 
 
 def told(out: str) -> list[str]:
-    """The words of the command that is named at the end."""
-    (line,) = [line for line in out.splitlines() if line.startswith("To use ")]
+    """The words of the command that is named at the end, for what was trained."""
+    line = [line for line in out.splitlines() if line.startswith("To use ")][-1]
     return shlex.split(line.partition(": ")[2])
 
 
@@ -28,6 +28,10 @@ def test_train_ends_with_a_command_that_labels_a_text(afina: Command, gpt2: Back
     program, *words = told(answer.out)
     assert (program, words[0], words[-1]) == ("afina", "predict", "Your text.")
     assert Path(words[1]).parent == out / "adapters"
+    assert Path(words[1]).name.startswith("lora")
+    best = "zero-shot" if "zero-shot has the highest" in " ".join(answer.out.split()) else "LoRA"
+    first = next(line for line in answer.out.splitlines() if line.startswith("To use "))
+    assert first.startswith(f"To use {best}: ")
     (line,) = afina(*words).lines()
     assert line["text"] == "Your text."
     assert afina("predict", out, "Your text.").lines() == [line]

@@ -42,8 +42,9 @@ def show_results(results: Results, as_json: bool, published: Mapping[str, object
             print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
     if made.of_use:
         several = not results.recommendation and len(results.records) > 1
-        what = made.of_use.title if several else "it"
-        print(f"To use {what}: {_use(results, made.of_use)}")
+        for record in dict.fromkeys([made.of_use.key, *_asked_for(results)]):
+            one = next(each for each in results.records if each.key == record)
+            print(f"To use {one.title if several else 'it'}: {_use(results, one)}")
     elif results.recommendation and results.recommendation.adapter:  # what no language model is needed for
         print(f"To use it: {_command([str(results.out / results.recommendation.adapter)], results.data.text_pair)}")
     if published:
@@ -66,6 +67,12 @@ def _adapters(results: Results) -> list[Path]:
     if results.recommendation:
         return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []
     return [results.out / record.adapter for record in results.records]
+
+
+def _asked_for(results: Results) -> list[str]:
+    """The key of what was trained, where that was one alone: whoever trains it may mean to use it, best or not."""
+    trained = [one.key for one in results.records if one.steps]
+    return trained if len(trained) == 1 and not results.recommendation else []
 
 
 def _trained(results: Results) -> set[str]:
