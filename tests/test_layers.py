@@ -104,7 +104,8 @@ LAYERS = {
         "core",
         # the web
         "http http.refusal http.protocols http.shapes",
-        "http.bodies http.desk http.connection http.protocols.scores",
+        "http.bodies http.connection http.protocols.scores",
+        "http.desk",
         "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",
         "http.gate http.asking http.bulk http.described",
         "http.page http.page.rendered",

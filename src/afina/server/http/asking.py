@@ -11,16 +11,13 @@ from starlette.requests import Request
 from afina.errors import AfinaError
 from afina.server.asked import Answer, Asked, Text
 from afina.server.core import LOADING, Core
-from afina.server.http.bodies import Body, parsed
+from afina.server.http.bodies import Body
 from afina.server.http.desk import Desk
 from afina.server.http.refusal import GONE, Refusal
 from afina.store.keys import Key
 
 Made = TypeVar("Made")
 Given = TypeVar("Given", bound=Body)
-
-AT_ONCE = 1 << 14
-"""Bytes of a body that are read on the event loop: a thread would take longer to begin."""
 
 SPARE = 1.0
 """Seconds beyond the time of what waits, for what is being computed when that is over."""
@@ -45,14 +42,8 @@ def key_of(request: Request) -> Key:
 
 
 async def given(request: Request, kind: type[Given]) -> Given:
-    """A request's body as a model's fields: beside the event loop where that takes more than a turn of it.
-
-    Raises Refusal.
-    """
-    content = await request.body()
-    if len(content) <= AT_ONCE:
-        return parsed(content, kind)
-    return await desk_of(request).look(key_of(request), parsed, content, kind)
+    """A request's body as a model's fields. Raises Refusal."""
+    return await desk_of(request).parse(key_of(request), await request.body(), kind)
 
 
 async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[Answer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from asyncio import FIRST_COMPLETED
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -16,7 +17,7 @@ from afina import meter
 from afina.errors import AfinaError, Overloaded
 from afina.server.asked import Asked, Text
 from afina.server.core import Core
-from afina.server.http.bodies import parsed
+from afina.server.http.connection import LEFT
 from afina.server.http.desk import Desk
 from afina.server.http.protocols import native
 from afina.server.http.refusal import Refusal
@@ -41,6 +42,11 @@ class _Gone(Exception):
     """The client, in the midst of its lines."""
 
 
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 class Bulk(Response):
     """An answer, in ASGI: reads no further than `window` lines beyond what is answered.
 
@@ -50,35 +56,54 @@ class Bulk(Response):
     def __init__(self, core: Core, desk: Desk, key: Key, model: str | None) -> None:
         super().__init__()
         self._core, self._desk, self._key, self._model = core, desk, key, model
+        self._read = False
+        self._order = asyncio.Lock()  # of lines that wait for the key's rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. What comes after the first line that is too long, or too late, is not read."""
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        pending: deque[asyncio.Task[dict[str, Any]]] = deque()
+        pending: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
         line: bytes | Refusal = b""
+        gone: asyncio.Task[None] | None = None
 
         async def first() -> None:
-            line = json.dumps(await pending[0], ensure_ascii=False)
+            task, _ = pending[0]
+            while not task.done():
+                await asyncio.wait([task, *([] if gone is None else [gone])], timeout=TURN, return_when=FIRST_COMPLETED)
+                if scope.get(LEFT) or (gone is not None and gone.done()):
+                    raise _Gone
             pending.popleft()
+            line = json.dumps(task.result(), ensure_ascii=False)
             await send({"type": "http.response.body", "body": f"{line}\n".encode(), "more_body": True})
+
+        def full() -> bool:
+            """Whether no line more may wait: they are many, or long."""
+            settings = self._core.settings
+            return len(pending) >= settings.window or sum(size for _, size in pending) >= settings.body_bytes
 
         try:
             async for line in self._lines(receive):
-                while pending and (len(pending) >= self._core.settings.window or pending[0].done()):
+                while pending and (full() or pending[0][0].done()):
                     await first()
-                pending.append(asyncio.create_task(self._answered(line)))
+                size = 0 if isinstance(line, Refusal) else len(line)
+                pending.append((asyncio.create_task(self._answered(line)), size))
+                if self._read and gone is None:
+                    gone = asyncio.create_task(_until_gone(receive))
+            if gone is None and self._read:
+                gone = asyncio.create_task(_until_gone(receive))
             while pending:
                 await first()
-            if isinstance(line, Refusal):
+            if not self._read:
                 await self._drop(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except _Gone:  # nobody is left to be told
-            pass
+        except _Gone:  # nobody is left to be told, and what waits is not computed
+            self._core.figures.refused.labels("gone").inc()
         finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+            left = [task for task, _ in pending] + ([] if gone is None else [gone])
+            for one in left:
+                one.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _lines(self, receive: Receive) -> AsyncIterator[bytes | Refusal]:
         settings, rest, more = self._core.settings, b"", True
@@ -100,6 +125,7 @@ class Bulk(Response):
             if message["type"] == "http.disconnect":
                 raise _Gone
             more = message.get("more_body", False)
+            self._read = not more
             *lines, rest = (rest + message.get("body", b"")).split(b"\n")
             for line in [*lines, *([] if more else [rest])]:
                 if len(line) > settings.body_bytes:
@@ -124,11 +150,11 @@ class Bulk(Response):
         try:
             if isinstance(line, Refusal):
                 raise line
-            body = parsed(line, native.Line)
+            body = await self._desk.parse(self._key, line, native.Line)
             model = body.model or self._model
             if model is None:
                 raise Refusal(422, "invalid", "`model`: there is none, neither in the line nor in the query.")
-            asked = await self._desk.ask(self._key, model, [Text(body.text, body.pair)])
+            asked = await self._ask(model, Text(body.text, body.pair))
             try:
                 return native.answered(asked.answer(0, await self._outcome(asked)))
             finally:
@@ -138,6 +164,20 @@ class Bulk(Response):
                 self._core.failed("bulk", error)
             refusal = Refusal.of(error)
             return native.error(refusal.status, refusal.kind, refusal.message)
+
+    async def _ask(self, model: str, text: Text) -> Asked:
+        """`Desk.ask`, once the key has tokens left: lines wait for them in their order, until the server ends."""
+        if not self._order.locked():
+            with suppress(Overloaded):
+                return await self._desk.ask(self._key, model, [text])
+        async with self._order:
+            while True:
+                try:
+                    return await self._desk.ask(self._key, model, [text])
+                except Overloaded as error:
+                    if self._core.batching.ending:
+                        raise ENDING from None
+                    await asyncio.sleep(min(error.after, TURN))
 
     async def _outcome(self, asked: Asked) -> Any:
         """Waits for room, too: whoever sends lines is slowed down instead of refused."""

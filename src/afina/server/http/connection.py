@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from h11 import LocalProtocolError
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+LEFT = "afina.left"
+"""Of a request's scope: that its connection is gone, for who answers while nothing is read."""
 
 UNREAD = 30.0
 """Seconds for which a peer may read nothing of what waits for it."""
@@ -121,6 +124,8 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self.doors.leave(self)
+        if self.scope is not None:
+            cast(dict[str, Any], self.scope)[LEFT] = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -10,13 +10,18 @@ from typing import ParamSpec, TypeVar
 
 from afina.server.asked import Asked, Text
 from afina.server.core import Core
+from afina.server.http.bodies import Body, parsed
 from afina.store.keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12
 """How many are served at a time, and how many of one client."""
 
+AT_ONCE = 1 << 14
+"""Bytes of a body that are read on the event loop: a thread would take longer to begin."""
+
 Given = ParamSpec("Given")
 Found = TypeVar("Found")
+Filled = TypeVar("Filled", bound=Body)
 
 
 class Desk:
@@ -36,6 +41,12 @@ class Desk:
             except asyncio.CancelledError:
                 asking.add_done_callback(_give_back)
                 raise
+
+    async def parse(self, key: Key, content: bytes, kind: type[Filled]) -> Filled:
+        """A body as a model's fields: beside the event loop where that takes more than a turn of it. Raises Refusal."""
+        if len(content) <= AT_ONCE:
+            return parsed(content, kind)
+        return await self.look(key, parsed, content, kind)
 
     async def look(self, key: Key, what: Callable[Given, Found], *given: Given.args, **named: Given.kwargs) -> Found:
         """Something else that takes the store, likewise."""
