@@ -121,7 +121,7 @@ class Listening:
 @contextmanager
 def listening(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any) -> Iterator[Listening]:
     """As `afina serve` has it, in a thread of this process."""
-    with prepared(gpt2, crowd, root, **settings) as (core, secrets), _running(core) as (url, made):
+    with prepared(gpt2, crowd, root, **settings) as (core, secrets), running(core) as (url, made):
         yield Listening(int(url.rpartition(":")[2]), core, secrets, made)
 
 
@@ -130,12 +130,12 @@ def beside(served: Served) -> Iterator[str]:
     """Another server on the same store, on a port of this machine; its URL."""
     with Engine(served.backbone, served.store) as engine:
         core = Core(engine, served.store, Settings(delay=0.001, every=0.05))
-        with _running(core) as (url, _):
+        with running(core) as (url, _):
             yield f"{url}/"
 
 
 @contextmanager
-def _running(core: Core) -> Iterator[tuple[str, Server]]:
+def running(core: Core) -> Iterator[tuple[str, Server]]:
     """As `afina serve` has it, in a thread of this process; its URL."""
     urls: Queue[str] = Queue()
     made = server(core, bind("127.0.0.1", 0), urls.put)

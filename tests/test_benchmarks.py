@@ -382,3 +382,30 @@ def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: 
     assert set(found) == {"recommended", "accuracy", "minutes", "whole", "untrained", "regret"}
     assert set(found["whole"]) == {"head", "full", "ia3", "lora", "prelayer"}
     assert found["regret"] == pytest.approx(max(found["whole"].values()) - found["accuracy"], abs=1e-3)
+
+
+def test_a_polite_client_is_measured_alone_beside_each_flood_and_beside_as_much_work(gpt2: Any, tmp_path: Path) -> None:
+    import psutil
+
+    import floods
+    from afina import AdapterStore
+    from afina.server.core import Core
+    from afina.server.settings import Settings
+    from afina.serving.engine import Engine
+    from servers import running
+
+    store = AdapterStore(tmp_path / "store")
+    keys = floods.fill(store, gpt2, tmp_path, 64)
+    with Engine(gpt2, store) as engine, running(Core(engine, store, Settings())) as (url, _):
+        target = floods.Target(int(url.rpartition(":")[2]), keys, psutil.Process())
+        found = floods.measure(target, ["long_texts_low_rate", "numbers", "wrong_keys"], 0.3, 0.03)
+    for name, one in found.items():
+        times = one["milliseconds"]
+        assert one["failed"] == 0, name
+        assert one["to_alone"] == pytest.approx(times["p95"] / times["p95_alone"])
+        assert one["to_as_much_work"] == pytest.approx(times["p95"] / times["p95_beside_as_much_work"])
+        assert one["memory_mib"]["peak"] > 0
+        assert one["flooder"]["connections"] >= 1
+    answers = {name: {*one["flooder"]["answers"]} - {"closed"} for name, one in found.items()}
+    assert answers == {"long_texts_low_rate": {"422"}, "numbers": {"400"}, "wrong_keys": {"401"}}
+    assert "| to alone |" in floods.report(found)

@@ -70,7 +70,7 @@ def test_what_comes_within_the_delay_is_computed_together(made: Batching, fake: 
 def test_a_batch_is_told_of(made: Batching, told: list[Computed]) -> None:
     made.submit("a", [1, 2], [60, 40], 30)
     made.step()
-    assert told == [Computed(100, 2, 100, 1.0)]
+    assert told == [Computed(100, 2, 100, 1.0, clients=(("a", 60), ("a", 40)))]
     assert made.waiting == (0, 0)
 
 

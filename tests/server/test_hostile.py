@@ -137,3 +137,20 @@ def test_a_publisher_moves_its_own_aliases_and_the_log_says_which_key(serve: Any
         assert (refused.status_code, refused.json()["error"]) == (404, "no such model")
     assert put("acme/reviews/production", {"version": 1}, "acme").status_code == 403
     assert served.store.show("acme/reviews@production").number == 2
+
+
+def test_a_publisher_writes_so_much_a_minute_and_so_long_into_the_log_that_stays(serve: Any) -> None:
+    served = serve(writes_per_minute=5)
+
+    def put(version: int, message: str) -> Any:
+        body = {"version": version, "message": message}
+        return served.web.put("/aliases/acme/reviews/canary", json=body, headers=served.auth("acme-publish"))
+
+    entries = len(served.store.log())
+    assert put(1, "x" * 1001).status_code == 422
+    found = [put(1 + one % 2, "why") for one in range(8)]
+    assert [one.status_code for one in found] == [200] * 5 + [429] * 3
+    assert 1 <= int(found[-1].headers["retry-after"]) <= 60
+    assert found[-1].json()["error"] == "A client may move 5 aliases a minute. Try again later."
+    assert len(served.store.log()) == entries + 5
+    assert served.post("/predict", BODY).status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_one_task_that_does_not_answer_keeps_no_other_from_it(serve: Any, gpt2: 
     cards = {card[0]: card for card in asked(served).cards}
     assert cards["acme/bad"][1:] == [
         "version 1",
-        "this model does not compute what it did when it was made, or not here.",
+        "this model is damaged, or does not compute what it did when it was made: see the log.",
     ]
     assert len(cards["acme/reviews"]) > 4
     assert served.core.batching.waiting == (0, 0)
@@ -165,7 +166,7 @@ def test_what_is_asked_by_the_page_is_in_no_log(serve: Any, caplog: pytest.LogCa
     assert served.secrets["acme"] not in said
 
 
-def test_figures_are_of_the_whole_server_and_looking_at_them_counts_as_nothing(serve: Any) -> None:
+def test_figures_are_of_the_callers_client_alone_and_looking_at_them_counts_as_nothing(serve: Any) -> None:
     served = serve()
     now = [100.0]
     served.core.figures.throughput._clock = lambda: now[0]
@@ -176,6 +177,8 @@ def test_figures_are_of_the_whole_server_and_looking_at_them_counts_as_nothing(s
     now[0] = 101.0
     text = served.get("/page/figures").text
     assert "<dt>Requests/s</dt><dd>0.2</dd>" in text
-    assert "<dt>Batch fill</dt><dd>–</dd>" not in text
-    assert "<dt>Adapters in memory</dt><dd>3</dd>" in text
+    assert "<dt>Texts/s</dt><dd>0.6</dd>" in text
     assert "acme" not in text
+    other = served.get("/page/figures", "bolt").text
+    for name in ("Requests/s", "Texts/s", "Tokens/s", "Waiting texts"):
+        assert re.search(rf"<dt>{name}</dt><dd>0(\.0)?</dd>", other), (name, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -299,3 +300,18 @@ def test_pairs_and_single_texts_are_told_apart_in_words_of_the_request(
     served.store.publish(tmp_path / "asked", "acme/asked", message="why")
     response = served.post("/predict", {"model": "acme/asked", "inputs": texts})
     assert (response.status_code, response.json()["error"]) == (422, message)
+
+
+def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
+    listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, content = listen(batch_tokens=1, shared_tokens=1), json.dumps(BODY | {"inputs": [["soup"]] * 200}).encode()
+    with server.connect() as connection:
+        connection.sendall(server.head(len(content)) + content)
+        assert within(10, lambda: server.core.batching.waiting[1] > 0)
+    assert within(10, lambda: server.core.batching.waiting == (0, 0))
+    gone = server.core.figures.refused.labels("gone")
+    assert within(10, lambda: gone._value.get() == 1)
+    gc.collect()
+    time.sleep(0.1)
+    assert [one for one in logged(caplog) if one["level"] == "error"] == []

@@ -1,4 +1,4 @@
-"""What a server did in the last whole seconds."""
+"""What a server did for a client in the last whole seconds."""
 
 from __future__ import annotations
 
@@ -25,35 +25,41 @@ def throughput(clock: Clock) -> Throughput:
     return Throughput(clock)
 
 
+def batch(*clients: tuple[str, int]) -> Computed:
+    tokens = sum(count for _, count in clients)
+    return Computed(tokens, len(clients), budget=100, seconds=0.1, clients=clients)
+
+
 def test_rates_are_of_the_last_whole_seconds(throughput: Throughput, clock: Clock) -> None:
     for step in range(WINDOW + 2):
         clock.now = 100.5 + step
-        throughput.requested()
-        throughput.computed(Computed(tokens=10 * (step + 1), texts=2, budget=100, seconds=0.1))
+        throughput.requested("acme")
+        throughput.computed(batch(("acme", 10 * step), ("acme", 10), ("bolt", 7)))
     # of the seconds 100 to 106, those from 101 to 105: 106 goes on, 100 is over
-    assert throughput.rates() == pytest.approx(Rates(1.0, 40.0, 2.0, 0.4))
+    assert throughput.rates("acme") == pytest.approx(Rates(1.0, 40.0, 2.0))
 
 
 def test_what_goes_on_now_does_not_count_yet_and_what_is_over_no_more(throughput: Throughput, clock: Clock) -> None:
-    throughput.requested()
-    assert throughput.rates() == Rates(0.0, 0.0, 0.0, None)
+    throughput.requested("acme")
+    assert throughput.rates("acme") == Rates(0.0, 0.0, 0.0)
     clock.now = 101.0
-    assert throughput.rates() == Rates(1 / WINDOW, 0.0, 0.0, None)
+    assert throughput.rates("acme") == Rates(1 / WINDOW, 0.0, 0.0)
     clock.now = 100.0 + WINDOW
-    assert throughput.rates().requests == 1 / WINDOW
+    assert throughput.rates("acme").requests == 1 / WINDOW
     clock.now = 101.0 + WINDOW
-    assert throughput.rates().requests == 0.0
+    assert throughput.rates("acme").requests == 0.0
 
 
-def test_fill_is_the_mean_of_batches_and_at_most_all(throughput: Throughput, clock: Clock) -> None:
-    throughput.computed(Computed(tokens=300, texts=1, budget=100, seconds=0.1))
-    throughput.computed(Computed(tokens=50, texts=1, budget=100, seconds=0.1))
+def test_a_client_sees_nothing_of_what_another_does(throughput: Throughput, clock: Clock) -> None:
+    throughput.requested("bolt")
+    throughput.computed(batch(("bolt", 10), ("acme", 3)))
     clock.now = 101.0
-    assert throughput.rates().fill == pytest.approx(0.75)
+    assert throughput.rates("acme") == Rates(0.0, 3 / WINDOW, 1 / WINDOW)
+    assert throughput.rates("nobody") == Rates(0.0, 0.0, 0.0)
 
 
 def test_it_remembers_no_more_than_it_looks_at(throughput: Throughput, clock: Clock) -> None:
     for step in range(1000):
         clock.now = 100.0 + step
-        throughput.requested()
+        throughput.requested("acme")
     assert len(throughput._seconds) <= WINDOW + 2

@@ -161,3 +161,24 @@ def test_what_is_not_known_is_none_whatever_is_missing(begun: AdapterStore, made
     assert str(begun.known(Reference.parse("acme/reviews"))) == "acme/reviews@1"
     for missing in ("acme/mail", "bolt/reviews", "acme/reviews@2", "acme/reviews@production"):
         assert begun.known(Reference.parse(missing)) is None
+
+
+@pytest.mark.parametrize("rate", ["abc", "", "-1", "0", "1.5"])
+def test_a_key_whose_rate_is_damaged_is_told_and_lets_nobody_pass(begun: AdapterStore, rate: str) -> None:
+    good, made = begun.create_key("acme", ["predict"], rate=10), begun.create_key("acme", ["predict"], rate=10)
+    _changed(begun, f"UPDATE keys SET rate = '{rate}' WHERE id = '{made.key.id}'")
+    first, second = begun.keys()
+    assert first == good.key
+    assert (second.rate, second.problem) == (
+        None,
+        f"its rate is '{rate}', expected a whole number of tokens a minute, at least 1",
+    )
+    assert keys.matches(good.secret, first)
+    assert not keys.matches(made.secret, second)
+
+
+def test_nobody_but_its_owner_reads_the_database(begun: AdapterStore) -> None:
+    begun.create_key("acme", ["predict"])
+    path = Path(begun.address.url)
+    for one in path.parent.glob(f"{path.name}*"):
+        assert one.stat().st_mode & 0o777 == 0o600, one

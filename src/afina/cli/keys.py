@@ -63,7 +63,7 @@ def list_keys(
             one.id,
             one.client,
             ", ".join(one.scopes),
-            "-" if one.rate is None else f"{one.rate:,}",
+            "damaged" if one.problem else "-" if one.rate is None else f"{one.rate:,}",
             minute(one.created),
             "-" if one.revoked is None else minute(one.revoked),
             one.who or "-",
@@ -72,6 +72,9 @@ def list_keys(
         for one in found
     ]
     print_columns(("id", "client", "scopes", "tokens a minute", "created (UTC)", "revoked", "who", "why"), rows)
+    for one in found:
+        if one.problem:
+            print(f"Key {one.id}: {one.problem}. No server lets it pass. Revoke it: afina keys revoke {one.id}")
     if not found:
         print("No key yet. Make one: afina keys create CLIENT")
 

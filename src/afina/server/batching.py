@@ -25,7 +25,8 @@ ENDING = "the server is shutting down. Try another, or later."
 class Computed(NamedTuple):
     """A batch that was computed: tokens and texts in it, the tokens that it had room for, seconds that it took.
 
-    asked  of each text of somebody who is known by something: that, seconds that it waited, tokens
+    asked    of each text of somebody who is known by something: that, seconds that it waited, tokens
+    clients  of each text: whose it is, tokens
     """
 
     tokens: int
@@ -33,6 +34,7 @@ class Computed(NamedTuple):
     budget: int
     seconds: float
     asked: Sequence[tuple[Any, float, int]] = ()
+    clients: Sequence[tuple[str, int]] = ()
 
 
 class Batching:
@@ -78,6 +80,11 @@ class Batching:
         """Tokens and texts that wait."""
         with self._changed:
             return self._line.tokens, self._line.texts
+
+    def waiting_of(self, client: str) -> int:
+        """Texts of a client that wait."""
+        with self._changed:
+            return self._line.texts_of(client)
 
     def submit(
         self,
@@ -144,7 +151,8 @@ class Batching:
             seconds, tokens = self._clock() - began, sum(item.tokens for item in batch)
             self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
             asked = tuple((item.of, began - item.arrived, item.tokens) for item in batch if item.of is not None)
-            self._watch(Computed(tokens, len(batch), budget, seconds, asked))
+            clients = tuple((item.client, item.tokens) for item in batch)
+            self._watch(Computed(tokens, len(batch), budget, seconds, asked, clients))
         except BaseException as error:  # noqa: BLE001 - the answers are right whoever is told of them
             self._note(WATCH, error)
 

@@ -68,7 +68,7 @@ class Core:
         self.shadows = Shadows(store, lambda version: engine.lease(version), self.current.demand, self.figures)
         compute = partial(self.shadows.compute, engine.attempt)
         self.batching = Batching(line, compute, watch=self._computed, failed=self.failed)
-        self.tenants = Tenants(store, chosen.tokens_per_minute)
+        self.tenants = Tenants(store, chosen.tokens_per_minute, chosen.writes_per_minute)
         self.figures.watch(self._looked)
         self.figures.watch_versions(lambda: self.current.damaged)
         self._counter = Counter(engine.backbone.tokenizer)
@@ -207,11 +207,12 @@ class Core:
     def move(self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None) -> Moved:
         """Let an alias of the key's client point to a version, in the key's name.
 
-        Raises Missing, and what `AdapterStore.alias` does.
+        Raises Missing, Overloaded for more changes than a client may make, and what `AdapterStore.alias` does.
         """
         reference = reference_of(f"{model}@{version}", key)
         if self.store.known(reference) is None:
             raise Missing()
+        self.tenants.write(key)
         store = self.store.on_behalf_of(f"key {key.id}")
         return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 

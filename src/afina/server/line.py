@@ -82,6 +82,10 @@ class Line:
         """That wait."""
         return sum(map(len, self._waiting.values()))
 
+    def texts_of(self, client: str) -> int:
+        """That wait, of a client."""
+        return len(self._waiting.get(client, ()))
+
     def budget(self, now: float) -> int:
         """Tokens of a batch that is made now."""
         self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}

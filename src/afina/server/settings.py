@@ -24,6 +24,7 @@ class Settings:
     body_bytes      of a request, or of a line of `/bulk`;  body_seconds  in which all of it has to come
     texts           in a request;  characters  of a text
     tokens_per_minute  that a client may ask for where its key says nothing; None: no limit
+    writes_per_minute  aliases that a client may move
     every           in which the store is asked for news: so late is a moved alias, or a revoked key, noticed
     window          lines of a `/bulk` that are being answered
     drain           between SIGTERM and the end of listening: not ready, but answering;  shutdown  between SIGTERM and
@@ -43,6 +44,7 @@ class Settings:
     texts: int = 256
     characters: int = 100_000
     tokens_per_minute: int | None = None
+    writes_per_minute: int = 30
     every: float = 0.4
     window: int = 64
     drain: float = 0.0

@@ -19,14 +19,19 @@ than a small rate is told so at once.
 """
 
 
+WRITES = "#writes"
+"""Of a client, what is counted for changes of the store; no client is called so."""
+
+
 class Tenants:
     """May be asked by many threads.
 
-    rate  tokens a minute of a client whose key does not say; None: no limit
+    rate    tokens a minute of a client whose key does not say; None: no limit
+    writes  changes of the store a minute of a client
     """
 
-    def __init__(self, store: Reader, rate: int | None) -> None:
-        self._store, self._rate = store, rate
+    def __init__(self, store: Reader, rate: int | None, writes: int = 30) -> None:
+        self._store, self._rate, self._writes = store, rate, writes
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._keys: dict[str, Key] = {}
         self.refresh()
@@ -66,13 +71,24 @@ class Tenants:
         if not self._limiter.hit(item, key.client, key.id, cost=tokens):
             raise self._spent(key, item)
 
+    def write(self, key: Key) -> None:
+        """Count a change of the store by a key. Raises Overloaded where it may make no more now."""
+        item = RateLimitItemPerMinute(self._writes)
+        if not self._limiter.hit(item, WRITES, key.client):
+            wait = self._wait(item, WRITES, key.client)
+            raise Overloaded(f"A client may move {item.amount} aliases a minute. Try again later.", wait)
+
     def _rate_of(self, key: Key) -> int | None:
         return key.rate if key.rate is not None else self._rate
 
     def _spent(self, key: Key, item: RateLimitItemPerMinute) -> Overloaded:
-        reset = self._limiter.get_window_stats(item, key.client, key.id).reset_time
-        wait = max(1.0, min(60.0, reset - leases.time()))
+        wait = self._wait(item, key.client, key.id)
         return Overloaded(f"the key's {item.amount:,} tokens a minute are spent. Try again later.", wait)
+
+    def _wait(self, item: RateLimitItemPerMinute, *of: str) -> float:
+        """Seconds until there is something left."""
+        reset = self._limiter.get_window_stats(item, *of).reset_time
+        return max(1.0, min(60.0, reset - leases.time()))
 
 
 def reference_of(model: str, key: Key) -> Reference:

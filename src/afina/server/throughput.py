@@ -1,11 +1,12 @@
-"""Throughput: what a server did in the last seconds, for whoever looks at it now. Knows no client and no text."""
+"""Throughput: what a server did for each client in the last seconds, for whoever looks at it now. Knows no text."""
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from afina import meter
 from afina.server.batching import Computed
@@ -13,26 +14,23 @@ from afina.server.batching import Computed
 WINDOW = 5
 """Whole seconds that are looked at."""
 
+REQUESTS, TOKENS, TEXTS = "requests", "tokens", "texts"
 
-@dataclass
-class _Second:
-    """What was done in one of them; fill: the sum over its batches of tokens, as a share of what there was room for."""
 
-    requests: int = 0
-    tokens: int = 0
-    texts: int = 0
-    batches: int = 0
-    fill: float = 0.0
+class _Counted(NamedTuple):
+    """Of a client, what."""
+
+    client: str
+    what: str
 
 
 @dataclass(frozen=True)
 class Rates:
-    """A second's share of each; fill: the mean of the batches, None where there was none."""
+    """A second's share of each."""
 
     requests: float
     tokens: float
     texts: float
-    fill: float | None
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -45,35 +43,33 @@ class Throughput:
     def __init__(self, clock: Callable[[], float] = meter.now) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._seconds: dict[int, _Second] = {}
+        self._seconds: dict[int, Counter[_Counted]] = {}
 
-    def requested(self) -> None:
+    def requested(self, client: str) -> None:
         """Count a request."""
         with self._lock:
-            self._now().requests += 1
+            self._now()[_Counted(client, REQUESTS)] += 1
 
     def computed(self, batch: Computed) -> None:
-        """Count a batch."""
+        """Count a batch's texts, each as its client's."""
         with self._lock:
             now = self._now()
-            now.tokens += batch.tokens
-            now.texts += batch.texts
-            now.batches += 1
-            now.fill += min(1.0, batch.tokens / batch.budget)
+            for client, tokens in batch.clients:
+                now[_Counted(client, TOKENS)] += tokens
+                now[_Counted(client, TEXTS)] += 1
 
-    def _now(self) -> _Second:
+    def _now(self) -> Counter[_Counted]:
         """The present second; those that nobody looks at any more are forgotten. The lock is held."""
         at = int(self._clock())
         if at not in self._seconds:
             self._seconds = {when: one for when, one in self._seconds.items() if at - when <= WINDOW}
-            self._seconds[at] = _Second()
+            self._seconds[at] = Counter()
         return self._seconds[at]
 
-    def rates(self) -> Rates:
+    def rates(self, client: str) -> Rates:
         """Over the last `WINDOW` whole seconds: the one that goes on now would look like less than it is."""
         with self._lock:
             at = int(self._clock())
             seen = [one for when, one in self._seconds.items() if at - WINDOW <= when < at]
-        total = {one.name: sum(getattr(second, one.name) for second in seen) for one in fields(_Second)}
-        fill = total["fill"] / total["batches"] if total["batches"] else None
-        return Rates(total["requests"] / WINDOW, total["tokens"] / WINDOW, total["texts"] / WINDOW, fill)
+            total = {what: sum(one[_Counted(client, what)] for one in seen) for what in (REQUESTS, TOKENS, TEXTS)}
+        return Rates(*(total[what] / WINDOW for what in (REQUESTS, TOKENS, TEXTS)))

@@ -42,6 +42,7 @@ class Key:
 
     rate     tokens a minute that it may ask for; None: what the server says
     revoked  when, if it was
+    problem  what is damaged about it, if anything: nobody passes with such a key
     """
 
     id: str
@@ -53,10 +54,11 @@ class Key:
     revoked: str | None = None
     who: str | None = None
     why: str | None = None
+    problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, without the hash."""
-        shown = ("id", "client", "scopes", "rate", "created", "revoked", "who", "why")
+        shown = ("id", "client", "scopes", "rate", "created", "revoked", "who", "why", "problem")
         return {name: getattr(self, name) for name in shown} | {"scopes": [*self.scopes]}
 
 
@@ -153,10 +155,15 @@ def _read(connection: Connection, which: Any) -> Sequence[Key]:
         .where(which, CLIENTS.c.state == LIVE)
         .order_by(KEYS.c.created)
     )
-    return [
-        Key(row.id, row.name, tuple(row.scopes.split()), row.rate, row.hash, row.time, row.ended, row.who, row.why)
-        for row in connection.execute(asked)
-    ]
+    return [_key(row) for row in connection.execute(asked)]
+
+
+def _key(row: Any) -> Key:
+    problem, rate = None, row.rate
+    if rate is not None and not (isinstance(rate, int) and rate >= 1):  # SQLite keeps whatever is written there
+        problem, rate = f"its rate is {str(rate)[:40]!r}, expected a whole number of tokens a minute, at least 1", None
+    scopes = tuple(row.scopes.split())
+    return Key(row.id, row.name, scopes, rate, row.hash, row.time, row.ended, row.who, row.why, problem)
 
 
 def hashed(secret: str) -> str:
@@ -172,5 +179,5 @@ def id_of(secret: str) -> str | None:
 
 def matches(secret: str, key: Key | None) -> bool:
     """Whether it is that key, in a time that does not depend on where they differ, or on whether there is one."""
-    kept = key.hash if key is not None and key.revoked is None else _OF_NOBODY
+    kept = key.hash if key is not None and key.revoked is None and key.problem is None else _OF_NOBODY
     return hmac.compare_digest(hashed(secret), kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -102,7 +103,14 @@ async def _awaited(request: Request, waiting: asyncio.Future[Made], timeout: flo
     finally:
         gone.cancel()
         if not waiting.done():
+            waiting.add_done_callback(_forgotten)
             waiting.cancel()
+
+
+def _forgotten(waiting: asyncio.Future[Any]) -> None:
+    """Look at what became of it, or asyncio tells of an error that nobody looked at."""
+    with suppress(asyncio.CancelledError):
+        waiting.exception()
 
 
 async def _gone(request: Request) -> None:

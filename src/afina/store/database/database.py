@@ -121,7 +121,7 @@ class Database:
             path = Path(self.address.url)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
+                path.touch(0o600)  # who may read it has labels, names and hashes of keys
             except OSError as error:
                 raise CannotWrite(path, error.strerror or str(error)) from None
             self._engine = self._open()

@@ -47,10 +47,10 @@ def answers(cards: Sequence[Card], beyond: int) -> str:
     return _environment().get_template("answers.html.j2").render(cards=cards, beyond=beyond, shown=SHOWN)
 
 
-def figures(rates: Rates, waiting: int, adapters: int) -> str:
-    """What the server does, a fragment; waiting: texts; adapters: in memory."""
+def figures(rates: Rates, waiting: int) -> str:
+    """What the server does for a client, a fragment; waiting: texts."""
     template = _environment().get_template("figures.html.j2")
-    return template.render(rates=rates, waiting=waiting, adapters=adapters, window=WINDOW)
+    return template.render(rates=rates, waiting=waiting, window=WINDOW)
 
 
 @cache

@@ -87,10 +87,9 @@ async def answers(request: Request) -> Response:
 
 @router.get("/page/figures", **PAGE(media="text/html"))
 async def figures(request: Request) -> Response:
-    """What the server does at the moment, as a part of the page."""
-    core = core_of(request)
-    made = rendered.figures(core.figures.throughput.rates(), core.batching.waiting[1], len(core.engine.residents))
-    return _html(made)
+    """What the server does for the caller's client at the moment, as a part of the page."""
+    core, client = core_of(request), key_of(request).client
+    return _html(rendered.figures(core.figures.throughput.rates(client), core.batching.waiting_of(client)))
 
 
 async def _listed(request: Request) -> Sequence[Listed]:

@@ -56,7 +56,7 @@ class Alias(Body):
 
     version: int = Field(ge=1)
     expected: int | None = Field(None, ge=1)
-    message: str | None = None
+    message: str | None = Field(None, max_length=1000, description="it stays in the log for good")
 
 
 def answered(answer: Answer) -> dict[str, Any]:
