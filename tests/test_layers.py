@@ -103,7 +103,7 @@ LAYERS = {
         "counting",
         "core",
         # the web
-        "http http.refusal http.protocols http.shapes",
+        "http http.refusal http.protocols http.shapes http.pacing",
         "http.bodies http.connection http.protocols.scores",
         "http.desk",
         "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",

@@ -22,6 +22,7 @@ class Settings:
     at_once         requests of a client that are being answered
     head_seconds    in which a request's head has to come
     body_bytes      of a request, or of a line of `/bulk`;  body_seconds  in which all of it has to come
+    bytes_a_second  of bodies that a client's requests are read, once twice as many are; beyond, they are read later
     texts           in a request;  characters  of a text
     tokens_per_minute  that a client may ask for where its key says nothing; None: no limit
     writes_per_minute  aliases that a client may move
@@ -41,6 +42,7 @@ class Settings:
     head_seconds: float = 10.0
     body_bytes: int = 1 << 20
     body_seconds: float = 10.0
+    bytes_a_second: int = 2 << 20
     texts: int = 256
     characters: int = 100_000
     tokens_per_minute: int | None = None

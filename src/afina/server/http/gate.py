@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import logs
 from afina.server.core import Core
+from afina.server.http.pacing import Pace, Paces
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import GONE, Refusal
 from afina.server.traces import Traced
@@ -48,6 +49,12 @@ KIND = "Afina-Error"
 """The header of a refusal that has its kind: one word for programs."""
 
 ENCODED = b"content-encoding"
+
+REFUSED = 50
+"""Requests a second without a valid key that are answered at once; the others wait, each a second at most."""
+
+SLOWED = 500
+"""Of them, how many wait at a time."""
 
 STREAMED = "/bulk"
 """The path whose body is read as it comes, and so is bounded a line."""
@@ -108,6 +115,9 @@ class Gate:
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app, self._core = app, core
         self._asking: Counter[str] = Counter()
+        settings = core.settings
+        self._paces = Paces(settings.bytes_a_second, 2 * settings.bytes_a_second, settings.body_seconds)
+        self._strangers, self._slowed = Pace(REFUSED, REFUSED, 1.0), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Of WebSockets there is none."""
@@ -135,11 +145,14 @@ class Gate:
         try:
             _framed(scope)
             scope["afina.key"] = inner["afina.key"] = seen.key = self._key(scope)
-            whole = receive if scope["path"] == STREAMED else self._bounded(scope, receive)
+            bounded = self._streamed if scope["path"] == STREAMED else self._bounded
+            whole = bounded(scope, receive)
             with self._counted(seen.key):
                 await self._app(inner, whole, sending)
         except Refusal as refusal:
             self._core.figures.refused.labels(refusal.kind).inc()
+            if refusal.status == 401:
+                await self._slow()
             await told(scope["path"], refusal)(scope, receive, sending)
         except ClientDisconnect:
             seen.status = seen.status or GONE
@@ -184,26 +197,50 @@ class Gate:
             if not self._asking[key.client]:
                 del self._asking[key.client]
 
+    async def _slow(self) -> None:
+        """Answer those without a valid key one after the other: they leave the processor to those who have one."""
+        seconds = self._strangers.wait(1)
+        if seconds and self._slowed < SLOWED:  # a connection that waits for an answer makes no room for others
+            self._slowed += 1
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self._slowed -= 1
+
+    async def _taken(self, scope: Scope, message: Message) -> float:
+        """Wait until the client may send so much more; the seconds that it took."""
+        key, size = scope["afina.key"], len(message.get("body", b""))
+        return 0.0 if key is None else await self._paces.take(key.client, size)
+
+    def _streamed(self, scope: Scope, receive: Receive) -> Receive:
+        async def receiving() -> Message:
+            message = await receive()
+            await self._taken(scope, message)
+            return message
+
+        return receiving
+
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Refuses what is too large before it is read, and what takes too long to come."""
-        settings, state = self._core.settings, {"bytes": 0, "over": False}
+        settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")
         large = Refusal(413, "too_large", f"a request may have {settings.body_bytes:,} bytes.")
         if not length.isdigit() or int(length[:20]) > settings.body_bytes:
             raise large
-        until = meter.now() + settings.body_seconds
+        state["until"] = meter.now() + settings.body_seconds
 
         async def receiving() -> Message:
             if state["over"]:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0.0, until - meter.now()))
+                message = await asyncio.wait_for(receive(), max(0.0, state["until"] - meter.now()))
             except TimeoutError:
                 raise Refusal(408, "slow", "the request did not come in time.") from None
             state["bytes"] += len(message.get("body", b""))
             state["over"] = not message.get("more_body", False)
             if state["bytes"] > settings.body_bytes:
                 raise large
+            state["until"] += await self._taken(scope, message)
             return message
 
         return receiving
