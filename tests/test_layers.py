@@ -26,11 +26,13 @@ LAYERS = {
         "environment tensorfile sizes",
     ),
     "data": (
-        "given kinds split batch template readers readers.source readers.tsv readers.raters",
+        "given kinds split batch template",
+        "readers readers.source readers.tsv readers.raters readers.workbook readers.notation",
         "tokenize readers.table",
+        "readers.missing readers.lists",
         "readers.labels",
         "readers.rows",
-        "readers.targets readers.columns loader",
+        "readers.targets readers.columns readers.doubts loader",
         "readers.glue readers.snippets",
         "readers.files readers.texts",
         "readers.converted",
@@ -197,6 +199,7 @@ OWNERS = {
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
     "pyarrow": "data.readers.table",
+    "openpyxl": "data.readers.workbook",
     "psutil": "meter",
     "sklearn": "stats.classification stats.multilabel studies.floors",
     "scipy": "stats.calibration stats.classification stats.intervals stats.random_effects stats.evidence "

@@ -44,9 +44,10 @@ def test_ask_compares_templates_on_training_texts_and_says_what_the_model_answer
     assert "On 96 training texts. " in told
     assert " is used below" in told
     said = answer.err.splitlines()
-    assert said[:2] == [f"{Path(toy).name}: 96 texts to train on, 24 held out", "ask: opening the model"]
+    assert said[0] == "text: column 'text'; label: column 'label'. 120 rows, 2 classes (bad, good): kind classes"
+    assert said[1:3] == [f"{Path(toy).name}: 96 texts to train on, 24 held out", "ask: opening the model"]
     count = len(TEMPLATES)
-    assert said[2:-1] == [f"ask: template {n} of {count}, on 96 training texts" for n in range(1, count + 1)]
+    assert said[3:-1] == [f"ask: template {n} of {count}, on 96 training texts" for n in range(1, count + 1)]
     assert said[-1] == "ask: that template, on 24 held-out texts"
 
 

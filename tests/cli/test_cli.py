@@ -99,7 +99,7 @@ def test_a_study_shows_its_tables_and_where_everything_is(afina: Command, study_
         assert (Path("results/compare") / record.adapter / "manifest.json").is_file()
     # Progress goes to the other stream, a line a phase.
     lines = answer.err.splitlines()
-    assert lines[0].startswith("label: ")
+    assert lines[0].startswith("text: column 'text'; label: column 'label'. ")
     assert lines[0].endswith(": kind classes")
     assert lines[1:4] == [f"[1/6] baseline, seed 0: {phase}" for phase in ("load", "encode", "evaluate")]
     assert "[4/6] lora, seed 0: train" in lines
@@ -402,9 +402,9 @@ def test_a_long_file_is_answered_in_its_order_and_an_error_far_down_comes_after_
     answer = afina("predict", trained, "--file", "long.txt")
     assert [json.loads(line) for line in answer.out.splitlines()] == lines
     assert answer.err == "long.txt, line 201: no text there; passed over.\n"
-    Path("long.txt").write_bytes(_txt(texts[:200]) + b"\xff\n" + _txt(texts[200:]))
+    Path("long.txt").write_bytes(_txt(texts[:200]) + b"\0\n" + _txt(texts[200:]))
     answer = afina("predict", trained, "--file", "long.txt")
-    assert answer.error == "long.txt, line 201: not UTF-8 (byte 0xff). Save it as UTF-8."
+    assert answer.error.startswith("long.txt, line 201: a NUL character.")
     assert [json.loads(line)["text"] for line in answer.out.splitlines()] == texts[: 16 + 64]
 
 

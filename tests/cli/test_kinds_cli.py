@@ -33,8 +33,8 @@ def tags(tmp_path: Path) -> str:
 def test_a_file_of_ratings_is_trained_evaluated_and_predicted(afina: Command, backbone: str, ratings: str) -> None:
     answer = afina("train", "--task", ratings, "--backbone", backbone, "--out", "made", *SHORT)
     assert answer.code == 0, answer.err
-    assert answer.err.splitlines()[0].startswith("label: 60 rows, numbers from ")
-    assert answer.err.splitlines()[0].endswith(": kind number")
+    assert answer.err.splitlines()[0].startswith("text: column 'text'; label: column 'rating'. 60 rows, numbers from ")
+    assert answer.err.splitlines()[0].endswith(": kind number (--kind classes reads them as names of classes)")
     assert "Pearson correlation" in answer.out
     shown = afina("evaluate", "made", "--task", ratings)
     assert shown.out.startswith("Pearson correlation ")
@@ -51,7 +51,9 @@ def test_a_file_of_tags_is_trained_evaluated_and_predicted(afina: Command, backb
     arguments = ("--metric", "macro_f1", "--set", "temperature=true", "--separator", ";")
     answer = afina("train", "--task", tags, "--backbone", backbone, "--out", "made", *SHORT, *arguments)
     assert answer.code == 0, answer.err
-    assert answer.err.splitlines()[0] == "label: 60 rows, any of 2 labels (good, long): kind labels"
+    assert answer.err.splitlines()[0] == (
+        "text: column 'text'; label: column 'tags'. 60 rows, any of 2 labels (good, long): kind labels"
+    )
     assert re.search(r"Macro +Micro", answer.out), "what was asked for comes first"
     assert afina("evaluate", "made", "--task", tags).out.startswith("micro F1 ")
     (line,) = afina("predict", "made", "What a warm ferry!").lines()

@@ -131,10 +131,10 @@ def test_a_json_text_may_hold_a_line_separator(directory: Path) -> None:
 # Which columns
 
 
-@pytest.mark.parametrize("header", ["sentence,target", "Review,Class", " content ,sentiment", "label,text,labels"])
+@pytest.mark.parametrize("header", ["sentence,target", "Review,Class", " content ,sentiment", "label,text,verdict"])
 def test_the_usual_columns_are_found_by_name_in_any_case(tmp_path: Path, header: str) -> None:
     names = [name.strip().casefold() for name in header.split(",")]
-    row = {"label": "{1}", "labels": "never"}
+    row = {"label": "{1}", "verdict": "never"}
     cells = ",".join(
         row.get(name, "{0}" if name in ("text", "sentence", "review", "content") else "{1}") for name in names
     )
@@ -176,10 +176,10 @@ def test_any_column_can_be_named_as_the_pair(tmp_path: Path) -> None:
         write_csv(
             tmp_path / f"{stem}.csv",
             [(f"{stem} one", "two", "yes"), (f"{stem} three", "four", "no")],
-            "text,context,label",
+            "text,note,label",
         )
     assert Task.load(str(tmp_path)).train.pairs is None
-    assert Task.load(str(tmp_path), text_pair="context").train.pairs == ["two", "four"]
+    assert Task.load(str(tmp_path), text_pair="note").train.pairs == ["two", "four"]
 
 
 def test_a_missing_text_column_is_told_with_what_was_found_and_which_field_to_give(directory: Path) -> None:
@@ -447,8 +447,9 @@ def test_a_parquet_file_whose_columns_have_no_readable_names_is_refused(director
 
 
 def test_a_file_that_is_not_utf8_is_told_with_its_line(directory: Path) -> None:
-    (directory / "train.csv").write_bytes("text,label\nfine,good\ntrès,bad\n".encode("latin-1"))
-    assert "train.csv, line 3: not UTF-8 (byte 0xe8). Save it as UTF-8." in message(directory)
+    (directory / "train.csv").unlink()
+    (directory / "train.jsonl").write_bytes('{"text": "fine"}\n{"text": "très"}\n'.encode("latin-1"))
+    assert "train.jsonl, line 2: not UTF-8 (byte 0xe8). Save it as UTF-8." in message(directory)
 
 
 # Which files
@@ -458,7 +459,7 @@ def test_a_directory_without_an_evaluation_file_is_told_which_names_are_looked_f
     (directory / "dev.csv").rename(directory / "test.csv")
     assert message(directory, NotFound) == (
         f"{directory}: no dev file. Found: test.csv, train.csv. Expected one of dev.*, validation.*, valid.*, val.*, "
-        "ending in .csv, .tsv, .jsonl, .ndjson, .json, .parquet."
+        "ending in .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .xlsx, .xlsm."
     )
 
 
@@ -472,9 +473,9 @@ def test_two_files_for_one_split_are_refused(directory: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_path: Path) -> None:
-    (tmp_path / "data.xlsx").write_bytes(b"PK")
-    assert "data.xlsx: cannot read .xlsx. Expected .csv, .tsv, .jsonl, .ndjson, .json, .parquet." in message(
-        tmp_path / "data.xlsx"
+    (tmp_path / "data.ods").write_bytes(b"PK")
+    assert "data.ods: cannot read .ods. Expected .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .xlsx, .xlsm." in (
+        message(tmp_path / "data.ods")
     )
 
 
@@ -518,9 +519,9 @@ def test_all_of_a_file_trains_where_another_is_evaluated(tmp_path: Path, directo
 @pytest.mark.parametrize("label", ["NaN", "nan", "<NA>"])
 def test_a_label_that_is_missing_in_words_is_refused(tmp_path: Path, label: str) -> None:
     told = message(write_csv(tmp_path / "one.csv", [*ROWS, ("a text", label)]))
-    assert f"line 6: column 'label' is '{label}', as a missing label is written. Fill it in or remove the row" in told
-    names = Task.load(str(write_csv(tmp_path / "one.csv", [(f"{i}", ("NA", "None")[i % 2]) for i in range(20)])))
-    assert names.label_names == ("NA", "None")
+    assert f"line 6: column 'label' holds '{label}', as a missing value is written. Expected a label; fill" in told
+    mine = write_csv(tmp_path / "one.csv", [(f"{i}", (label, "None")[i % 2]) for i in range(20)])
+    assert Task.load(mine, missing="keep").label_names == tuple(sorted((label, "None")))
 
 
 def test_one_column_is_not_two_things(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ def test_a_column_of_measurements_is_a_number_in_its_own_unit(tmp_path: Path) ->
     both = np.concatenate([task.train.labels, task.evaluation.labels])
     assert both.dtype == np.float64
     assert sorted(both) == sorted(map(float, NUMBERS))
-    assert task.told == "label: 24 rows, numbers from -1 to 7: kind number"
+    assert task.told == (
+        "text: column 'text'; label: column 'label'. 24 rows, numbers from -1 to 7: kind number "
+        "(`kind` classes reads them as names of classes)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,8 +51,6 @@ def test_a_column_of_measurements_is_a_number_in_its_own_unit(tmp_path: Path) ->
         ([1, 2, 3, 4, 5] * 5, "classes"),
         ([0, 1] * 10, "classes"),
         (["1.0", "2.0"] * 10, "classes"),
-        ([*range(77)] * 2, "classes"),
-        ([*range(1, 78)] * 2, "classes"),
         ([10 * i for i in range(30)], "number"),
         ([-3, *range(30)], "number"),
         (["007", "008"] * 5, "classes"),
@@ -116,7 +117,7 @@ def test_a_column_a_label_keeps_the_order_of_the_columns(tmp_path: Path) -> None
         ([*NUMBERS, "abc"], {}, "line 26: column 'label' holds 'abc' among numbers."),
         ([*NUMBERS, "abc"], {"kind": "number"}, "line 26: column 'label' holds 'abc', expected a number such as 3.5."),
         ([*NUMBERS, ""], {}, "line 26: column 'label' is empty. Expected a number"),
-        ([*NUMBERS, "NaN"], {}, "line 26: column 'label' is empty. Expected a number"),
+        ([*NUMBERS, "NaN"], {}, "column 'label' holds 'NaN', as a missing value is written. Expected a num"),
         ([*NUMBERS, "inf"], {"kind": "number"}, "line 26: column 'label' is infinite."),
         (["3.5"] * 9, {}, "training examples have the number 3.5"),
         ([""] * 9, {"kind": "labels"}, "no row has a label in label"),

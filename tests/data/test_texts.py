@@ -65,7 +65,7 @@ def test_a_file_of_texts_that_cannot_be_read_is_an_error_that_says_where(
 
 
 def test_a_file_of_texts_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"`file` .*absent\.txt: cannot be read \(No such file"):
+    with pytest.raises(NotFound, match=r"`file` .*absent\.txt: no such file or directory\."):
         read(tmp_path / "absent.txt")
 
 
@@ -210,7 +210,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path, suffix: st
     assert peak(12 * MOST) < 1.3 * peak(4 * MOST)
 
 
-@pytest.mark.parametrize("name", ["new.xlsx", "new.pdf", "new.parquet.zip"])
+@pytest.mark.parametrize("name", ["new.xls", "new.pdf", "new.parquet.zip"])
 def test_what_is_no_text_is_not_read_line_by_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK\x03\x04junk\n")
     with pytest.raises(InvalidData, match=r"cannot read \.\w+\. Expected \.csv, "), chunks(tmp_path / name):

@@ -564,7 +564,9 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
     assert results.command == ("afina", "choose")
     assert Results.read(tmp_path / "out") == results
     assert scribe.changes == [results]
-    assert scribe.told[0] == "label: 1,500 rows, 2 classes (no, yes): kind classes"
+    assert scribe.told[0] == (
+        "text: column 'text'; label: column 'label'. 1,500 rows, 2 classes (no, yes): kind classes"
+    )
     assert scribe.told[1] == "fitting what needs no language model"
     assert scribe.told[2:4] == [
         "foreseeing what fits in memory",

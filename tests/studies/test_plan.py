@@ -474,6 +474,7 @@ def test_what_is_measured_is_told_when_it_begins(afina: Command, gpt2: Backbone,
     assert answer.object()["methods"]["lora"]["train_seconds"] > 0
     assert answer.err.splitlines() == [
         f"plan: reading {toy} and the backbone's tokenizer",
+        "plan: text: column 'text'; label: column 'label'. 120 rows, 2 classes (bad, good): kind classes",
         "plan: lora: what it takes in memory",
         "plan: lora: a few steps, for the time",
     ]

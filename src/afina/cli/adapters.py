@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import allocator
+from afina.cli.hints import with_flags
 from afina.cli.opening import AdapterArgument, locate
 from afina.cli.options import (
     AllowLeakage,
     Json,
     LabelColumn,
     Labels,
+    MergeOption,
     MethodOption,
     MetricOption,
+    MissingOption,
     PairColumn,
     SeedOption,
     SeparatorOption,
+    SheetOption,
     TaskOption,
     TextColumn,
     data_options,
+    file_options,
 )
 from afina.errors import InvalidData
 
@@ -58,6 +63,9 @@ def evaluate(
     label: LabelColumn = None,
     labels: Labels = None,
     separator: SeparatorOption = None,
+    missing: MissingOption = None,
+    merge_labels: MergeOption = False,
+    sheet: SheetOption = None,
     metric: MetricOption = None,
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
@@ -73,7 +81,8 @@ def evaluate(
 
     _print_notes(opened)
     how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
-    texts = Labelled.read(task, trained(opened.manifest), **how)
+    texts = Labelled.read(task, trained(opened.manifest), **how, **file_options(missing, merge_labels, sheet))
+    _print_told(texts.told)
     found = evaluate(opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric)
     if as_json:
         made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
@@ -145,6 +154,12 @@ def predict(
             print(parts.note, file=sys.stderr)
         elif not answered:
             print(f"{file}: no text in it, so no answer.", file=sys.stderr)
+
+
+def _print_told(told: str) -> None:
+    """What was read as what, where there is something to say."""
+    if told:
+        print(with_flags(told), file=sys.stderr)
 
 
 def _print_notes(adapter: Adapter) -> None:

@@ -10,18 +10,24 @@ from typing import Annotated
 
 import typer
 
+from afina.cli.hints import with_flags
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
     EvaluationOption,
     Json,
+    KindOption,
     LabelColumn,
     Labels,
+    MergeOption,
+    MissingOption,
     PairColumn,
+    SheetOption,
     TaskOption,
     TextColumn,
     WordsOption,
     data_options,
+    file_options,
     template_option,
     words_option,
 )
@@ -48,6 +54,10 @@ def ask(
     text_pair: PairColumn = None,
     label: LabelColumn = None,
     labels: Labels = None,
+    kind: KindOption = None,
+    missing: MissingOption = None,
+    merge_labels: MergeOption = False,
+    sheet: SheetOption = None,
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
@@ -55,13 +65,14 @@ def ask(
     from afina.cli.display import telling
     from afina.data.task import Task
 
-    read = Task.load(task, **data_options(text, text_pair, label, labels, allow_leakage, evaluation))
+    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)
+    read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
     from afina.inference.asking import ask  # these take seconds, and a mistake is told before
     from afina.models.backbone import Backbone
     from afina.report.amounts import split_of
     from afina.report.answer import sentence, tables
 
-    print(split_of(task, len(read.train), len(read.evaluation)), file=sys.stderr)
+    print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
     templates = [*map(template_option, template or [])]
     answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=telling("ask"))
     if as_json:
@@ -75,9 +86,10 @@ def ask(
         "--backbone": backbone if backbone != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
         **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
+        **{"--kind": kind, "--missing": missing, "--sheet": sheet},
         "--set": "offset=true" if offset else None,
     }
     chosen = [part for flag, value in named.items() if value is not None for part in (flag, value)]
     chosen += [part for item in words or [] for part in ("--words", item)]
-    chosen += ["--allow-leakage"] * allow_leakage
+    chosen += ["--allow-leakage"] * allow_leakage + ["--merge-labels"] * merge_labels
     print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, *chosen])}")

@@ -17,13 +17,17 @@ from afina.cli.options import (
     KindOption,
     LabelColumn,
     Labels,
+    MergeOption,
+    MissingOption,
     PairColumn,
     SeparatorOption,
+    SheetOption,
     TemplateOption,
     TextColumn,
     WordsOption,
     ask_options,
     data_options,
+    file_options,
 )
 from afina.cli.output import print_item, print_tables
 from afina.errors import UnknownName
@@ -60,24 +64,26 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
         print_tables(counts_table(backbone, counted))
 
 
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, or auto: what training would choose.")]
+CalibrateOption = Annotated[
+    bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
+]
+
+
 def plan(
     backbone: BackboneOption = "embedded",
     task: Annotated[str | None, typer.Option("--task", help="Plan for its texts.", metavar="ADDRESS")] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", help="One of 'afina methods'; may be repeated. By default all.")
     ] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, or auto: what training would choose.")] = (
-        "float32"
-    ),
+    dtype: DtypeOption = "float32",
     memory: MemoryOption = None,
     batch_size: Annotated[int, _amount("--batch-size", "Texts of a training batch.")] = 16,
     length: Annotated[
         int | None, _amount("--length", "Tokens of each text (128); with a task, where texts are truncated.")
     ] = None,
     epochs: Annotated[int, _amount("--epochs", "Of the training whose time is foreseen.")] = 2,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate/--no-calibrate", help="With a task and weights: take a few steps for the time.")
-    ] = True,
+    calibrate: CalibrateOption = True,
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -85,6 +91,9 @@ def plan(
     labels: Labels = None,
     kind: KindOption = None,
     separator: SeparatorOption = None,
+    missing: MissingOption = None,
+    merge_labels: MergeOption = False,
+    sheet: SheetOption = None,
     template: TemplateOption = None,
     words: WordsOption = None,
     allow_leakage: AllowLeakage = False,
@@ -104,11 +113,12 @@ def plan(
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
+    read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator)
     found = forecast(
         backbone,
         [make(name) for name in method] if method else None,
         task=task,
-        data=Data(**data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator)),
+        data=Data(**read | file_options(missing, merge_labels, sheet)),
         ask=Ask(**ask_options(template, words)),
         training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
         memory=read_size(memory) if memory is not None else None,

@@ -48,7 +48,7 @@ def bars(console: Console) -> RichProgress:
 
 def telling(command: str) -> Callable[[str], None]:
     """Say on standard error what `command` does now, a line each."""
-    return lambda words: print(f"{command}: {words}", file=sys.stderr, flush=True)
+    return lambda words: print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -81,7 +81,7 @@ class Minutes(Watcher):
 
     def says(self, words: str) -> None:
         """Say it."""
-        self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {words}")
+        self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {with_flags(words)}")
 
     def started(self, run: Run, number: int, total: int) -> None:
         """Name what is trained, or evaluated as it is."""
@@ -103,6 +103,10 @@ class Lines(progress.Lines):
     def changed(self, results: Results) -> None:
         """Have the report written."""
         self.write(results)
+
+    def says(self, words: str) -> None:
+        """Say it."""
+        super().says(with_flags(words))
 
     def failed(self, run: Run, message: str) -> None:
         """Say why."""

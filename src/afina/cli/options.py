@@ -16,7 +16,7 @@ TaskOption = Annotated[
     str,
     typer.Option(
         "--task",
-        help="csv, tsv, jsonl or parquet file, directory, glue/NAME, hub:OWNER/NAME, or snippets:NAME.",
+        help="csv, tsv, jsonl, parquet or xlsx file, directory, glue/NAME, hub:OWNER/NAME, or snippets:NAME.",
         metavar="ADDRESS",
     ),
 ]
@@ -40,6 +40,20 @@ KindOption = Annotated[
 ]
 SeparatorOption = Annotated[
     str | None, typer.Option("--separator", help="Between several labels of one text, as ';'.", metavar="MARK")
+]
+MissingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--missing",
+        help="Where a text or label is missing: refuse (an error), skip (leave the row out), or keep words as 'NA'.",
+        metavar="HOW",
+    ),
+]
+MergeOption = Annotated[
+    bool, typer.Option("--merge-labels", help="Read labels that differ only by case or spaces as the most frequent.")
+]
+SheetOption = Annotated[
+    str | None, typer.Option("--sheet", help="Of an xlsx file with several sheets, the one to read.", metavar="NAME")
 ]
 MetricOption = Annotated[
     str | None,
@@ -100,6 +114,12 @@ def data_options(
     given = {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
     later = {"evaluation": evaluation, "kind": kind, "separator": separator, "positive": positive}
     return given | {name: value for name, value in later.items() if value is not None}
+
+
+def file_options(missing: str | None, merge_labels: bool, sheet: str | None) -> dict[str, Any]:
+    """How a file is to be read, in the same words, where given."""
+    given = {"missing": missing, "merge_labels": merge_labels, "sheet": sheet}
+    return {name: value for name, value in given.items() if value}
 
 
 def template_option(template: str) -> str:

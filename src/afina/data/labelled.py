@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, Kind
+from afina.data.kinds import CLASSES, LABELS, Kind, columns_in_words
 from afina.data.origins import named
 from afina.data.readers import files
 from afina.data.readers.files import Asked
@@ -17,7 +18,7 @@ from afina.data.readers.labels import Form, Label
 from afina.data.readers.rows import Rows
 from afina.data.readers.targets import matched, splits
 from afina.data.split import Example, Split
-from afina.data.task import LEAKAGE_LIMIT, Task, count_leaked, find, is_at_hand
+from afina.data.task import LEAKAGE_LIMIT, Task, count_leaked, find, is_at_hand, names_of
 from afina.errors import AfinaError, InvalidData, Leakage
 
 
@@ -50,6 +51,7 @@ class Labelled:
     held_out  whether they are what training left out of that file, and not all of it
     leaked    how many of them training saw; None where the texts that it saw are not at hand as they were
     metric    the standard one of a benchmark's task
+    columns, notes  of a file, as of `Task`
     """
 
     address: str
@@ -59,18 +61,28 @@ class Labelled:
     held_out: bool = False
     leaked: int | None = None
     metric: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """What was read as what, and what the user may not expect, a line each; "" where there is nothing to say."""
+        return "\n".join([*([f"{columns_in_words(self.columns)}."] if self.columns else []), *self.notes])
 
     @classmethod
     def read(
         cls,
-        address: str,
+        address: str | os.PathLike[str],
         trained: Trained,
         *,
         text: str | None = None,
         text_pair: str | None = None,
         label: str | None = None,
-        labels: Sequence[str] | None = None,
+        labels: Iterable[str] | None = None,
         separator: str | None = None,
+        missing: str | None = None,
+        merge_labels: bool | None = None,
+        sheet: str | None = None,
         allow_leakage: bool = False,
     ) -> Labelled:
         """All of a file, the evaluation file of a directory, or the evaluation split of a named task.
@@ -79,7 +91,8 @@ class Labelled:
         data stand for; what else is not said is as the adapter's own task was read, where the file has these columns.
         Raises what `Task.load` does; Leakage too where over 1 % of the texts were trained on, unless that is allowed.
         """
-        asked = Asked(text, text_pair, label, separator=separator)
+        address, labels = os.fspath(address), names_of(labels)
+        asked = Asked(text, text_pair, label, None, separator, missing, merge_labels, sheet)
         if named(address) is None and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
@@ -91,9 +104,11 @@ class Labelled:
                     held_out=True,
                     leaked=again.leaked,
                     metric=again.metric,
+                    columns=again.columns,
+                    notes=again.notes,
                 )
-        rows, names, where, metric = _rows(address, asked, trained, allow_leakage=allow_leakage)
         given = labels if labels is not None else trained.data.get("labels")
+        rows, names, where, metric = _rows(address, asked, trained, given, allow_leakage=allow_leakage)
         if trained.label_names is None:
             found = splits(rows, rows, labels, names)
             label_names, split = found.label_names, found.train
@@ -112,11 +127,12 @@ class Labelled:
                 f"task {where}: {leaked} of {len(split)} texts are among those that the adapter was trained on, at "
                 f"most {LEAKAGE_LIMIT:.0%} may. Remove them, or pass `allow_leakage` to go on."
             )
-        return cls(address, where, label_names, split, leaked=leaked, metric=metric)
+        told: dict[str, Any] = {"columns": rows.columns, "notes": rows.notes}
+        return cls(address, where, label_names, split, leaked=leaked, metric=metric, **told)
 
 
 def _rows(
-    address: str, asked: Asked, trained: Trained, *, allow_leakage: bool
+    address: str, asked: Asked, trained: Trained, labels: Sequence[str] | None, *, allow_leakage: bool
 ) -> tuple[Rows, Sequence[str], str, str | None]:
     """The rows, what 0, 1, ... are called in them, where they come from, and a benchmark's metric."""
     origin = named(address)
@@ -130,10 +146,13 @@ def _rows(
         split = task.evaluation
         if task.kind != trained.kind:
             raise InvalidData(f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.")
-        return Rows(split.texts, split.pairs, _spelled(task), _place(address), task.kind), (), address, task.metric
-    usual = {key: trained.data.get(key) for key in ("text", "text_pair", "label")}
-    form = Form(trained.kind, asked.separator or trained.data.get("separator"))
-    found, names, path = files.to_measure(find(address), asked, Asked(**usual), form)
+        rows = Rows(split.texts, split.pairs, _spelled(task), _place(address), task.kind)
+        return replace(rows, columns=task.columns, notes=task.notes), (), address, task.metric
+    usual = Asked(**{key: trained.data.get(key) for key in ("text", "text_pair", "label", "missing", "merge_labels")})
+    keeps = (asked.missing or usual.missing) == "keep"
+    form = Form(trained.kind, asked.separator or trained.data.get("separator"), keeps=keeps)
+    known = trained.label_names or ()
+    found, names, path = files.to_measure(find(address), asked, usual, form, labels, known)
     return found, names, address if path == Path(address).expanduser() else str(path), None
 
 
@@ -155,7 +174,8 @@ def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | 
         return None
     try:
         kept = {"calibration": trained.calibrated, "allow_leakage": True, "offline": True}
-        found = Task.load(address, **{**trained.data, **changed, **kept})
+        # Adapters of earlier versions do not tell that whole numbers were read as classes.
+        found = Task.load(address, **{"kind": trained.kind, **trained.data, **changed, **kept})
     except (AfinaError, TypeError):  # or how it was read is of another version
         return None
     return found if found.train.digest == trained.train_digest else None

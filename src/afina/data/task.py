@@ -15,7 +15,7 @@ import numpy as np
 
 from afina import digest
 from afina.card import Shown
-from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
+from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind, columns_in_words
 from afina.data.origins import FORMS, GLUE, NAMES, SCHEMES, Origin, named
 from afina.data.readers import files, rows
 from afina.data.readers.files import Asked
@@ -44,9 +44,9 @@ def is_pinned(address: str) -> bool:
     return origin is not None and origin.pinned
 
 
-def is_at_hand(address: str) -> bool:
+def is_at_hand(address: str | os.PathLike[str]) -> bool:
     """Whether the task can be read without any network: a file, a directory, or what was fetched before."""
-    origin = named(address)
+    origin = named(os.fspath(address))
     return origin is None or origin.is_at_hand()
 
 
@@ -58,6 +58,9 @@ class Task(Shown):
     label_names  name of each integer label; index 1 is the positive class in binary F1; of a number, its own
     leaked       evaluation texts that also occur in the training split (normalised)
     metric, ceiling, separator  as in `Read`
+    columns      of a file, by what was taken as what: `text`, `text_pair`, `label`, and `others`, which are not read
+    other        in words, how to have the labels read otherwise, where that is a question
+    notes        in sentences, what was found or done in reading that the user may not expect
     calibration, selection  texts set aside from the training split: to fit a temperature, to select a model by
     data_digest  digest of all that was read at the address, before any part of it was taken
     """
@@ -71,6 +74,9 @@ class Task(Shown):
     metric: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    other: str = ""
+    notes: tuple[str, ...] = ()
     calibration: Split | None = None
     selection: Split | None = None
     data_digest: str | None = None
@@ -89,18 +95,21 @@ class Task(Shown):
     @classmethod
     def load(
         cls,
-        address: str,
+        address: str | os.PathLike[str],
         *,
         text: str | None = None,
         text_pair: str | None = None,
         label: str | None = None,
-        labels: Sequence[str] | None = None,
+        labels: Iterable[str] | None = None,
         kind: str | None = None,
         separator: str | None = None,
+        missing: str | None = None,
+        merge_labels: bool | None = None,
+        sheet: str | None = None,
         train_examples: int | None = None,
         evaluation_examples: int | None = None,
         validation: float | None = None,
-        evaluation: str | None = None,
+        evaluation: str | os.PathLike[str] | None = None,
         selection: float | None = None,
         positive: str | None = None,
         calibration: bool = False,
@@ -109,28 +118,27 @@ class Task(Shown):
     ) -> Task:
         """The task at `address`: one that names an origin, a directory, or a file.
 
-        text, text_pair, label  columns of a file, or of the Hub's; the usual names are found without (`columns.TEXT`,
-                                ...). A label `a,b,c` names several columns, which say 1 or 0 of one label each
-        labels                  the labels in their order, as they stand in the data, or a name for each of 0..n-1
-        kind                    of KINDS: classes, number or labels; None: what the labels look like
-        separator               between the labels of a text
-        train_examples, evaluation_examples
-                                at most so many, chosen by a hash of the normalised text, in original order
-        validation              share of the training split, as used, that is cut from it and stands in for the
-                                evaluation split, which is then in no part of the task: what chooses a setting cannot
-                                see it
-        evaluation              a file, all of which stands in for the evaluation split; all of a file at `address` is
-                                then the training split
-        selection               share of the training split, as used, that is set aside to select a model by
-        positive                of two labels, the one that is put second: F1 and AUROC are about that
-        calibration             set CALIBRATION of the training split, as used, aside to fit a temperature on
-        allow_leakage           go on where over 1 % of the evaluation texts occur in the training split
-        offline                 ask nothing of the network; NotFound where `is_at_hand` says no
+        text, text_pair, label  columns; the usual names are found without (`columns.TEXT`, ...). A label `a,b,c` names
+                      several columns, which say 1 or 0 of one label each
+        labels        in their order, as they stand in the data; or a name for each of 0..n-1, or multi-hot place
+        kind          of KINDS: classes, number or labels; None: what the labels look like
+        separator     between the labels of a text
+        missing       of HOWS: "refuse" (None), "skip" rows without a text or label, "keep" words such as `NA`
+        merge_labels  read labels that differ only by case, spaces or Unicode form as the most frequent of them
+        sheet         of an xlsx file; None: the only one that holds something
+        train_examples, evaluation_examples  at most so many, by a hash of the normalised text, in original order
+        validation    share of the training split, as used, that stands in for the evaluation split, which is not used
+        evaluation    a file, all of which stands in for the evaluation split; all of a file at `address` then trains
+        selection, calibration  set this share, or CALIBRATION, of the training split, as used, aside: see `Task`
+        positive      of two labels, the one that is put second: F1 and AUROC are about that
+        allow_leakage  go on where over 1 % of the evaluation texts occur in the training split
+        offline       ask nothing of the network; NotFound where `is_at_hand` says no
 
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
-        asked = Asked(text, text_pair, label, kind, separator)
-        found = _with_positive(address, _found(address, asked, labels, evaluation, offline), positive)
+        address = os.fspath(address)
+        asked = Asked(text, text_pair, label, kind, separator, missing, merge_labels, sheet)
+        found = _with_positive(address, _found(address, asked, names_of(labels), evaluation, offline), positive)
         train = rows.first(found.train, train_examples, "train_examples")
         held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
@@ -139,17 +147,15 @@ class Task(Shown):
         train, aside = rows.cuts(train, {name: share for name, share in shares.items() if share is not None})
         held_out = aside.get("validation", held_out)
         _check_varied(address, found, train)
-        return cls(
-            address=address,
-            train=train,
-            evaluation=held_out,
-            leaked=check_leakage(address, train, held_out, allow=allow_leakage),
-            **_told(found, aside),
-        )
+        leaked = check_leakage(address, train, held_out, allow=allow_leakage)
+        return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found, aside))
 
     @property
     def told(self) -> str:
-        """What was found beside the texts, in a line: `label: 3,412 rows, numbers from -4 to 4: kind number`."""
+        """What was read as what, and what was found beside the texts; a line each.
+
+        `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
+        """
         both = np.concatenate([self.train.labels, self.evaluation.labels])
         if self.kind == NUMBER:
             what = f"numbers from {both.min():g} to {both.max():g}"
@@ -157,7 +163,16 @@ class Task(Shown):
             names = ", ".join(self.label_names[:8]) + ", ..." * (len(self.label_names) > 8)
             several = "any of " if self.kind == LABELS else ""
             what = f"{several}{len(self.label_names)} {'classes' if self.kind == CLASSES else 'labels'} ({names})"
-        return f"label: {len(both):,} rows, {what}: kind {self.kind}"
+        other = f" ({self.other})" if self.other else ""
+        where = f"{columns_in_words(self.columns)}. " if self.columns else f"{self.address}: "
+        return "\n".join([f"{where}{len(both):,} rows, {what}: kind {self.kind}{other}", *self.notes])
+
+
+def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:
+    """The labels that a user gave in any iterable, once for all. Raises InvalidData for one string."""
+    if isinstance(labels, str):
+        raise InvalidData(f"`labels` is one string, {labels[:40]!r}: expected a list of names.")
+    return None if labels is None else tuple(map(str, labels))
 
 
 def _with_positive(address: str, found: Read, positive: str | None) -> Read:
@@ -197,7 +212,8 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
 
 def _told(found: Read, aside: Mapping[str, Split]) -> dict[str, Any]:
     """What a task has of what reading it gave, and of what was set aside, beside the two splits."""
-    read = {name: getattr(found, name) for name in ("label_names", "kind", "metric", "ceiling", "separator")}
+    names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
+    read = {name: getattr(found, name) for name in names}
     kept = {name: aside.get(name) for name in ("calibration", "selection")}
     return {**read, **kept, "data_digest": _data_digest(found)}
 
@@ -226,7 +242,13 @@ def _check_varied(address: str, found: Read, train: Split) -> None:
     )
 
 
-def _found(address: str, asked: Asked, labels: Sequence[str] | None, evaluation: str | None, offline: bool) -> Read:
+def _found(
+    address: str,
+    asked: Asked,
+    labels: Sequence[str] | None,
+    evaluation: str | os.PathLike[str] | None,
+    offline: bool,
+) -> Read:
     origin = named(address)
     if origin is not None:
         return _of_origin(address, origin, asked, labels, evaluation, offline)
@@ -235,7 +257,12 @@ def _found(address: str, asked: Asked, labels: Sequence[str] | None, evaluation:
 
 
 def _of_origin(
-    address: str, origin: Origin, asked: Asked, labels: Sequence[str] | None, evaluation: str | None, offline: bool
+    address: str,
+    origin: Origin,
+    asked: Asked,
+    labels: Sequence[str] | None,
+    evaluation: str | os.PathLike[str] | None,
+    offline: bool,
 ) -> Read:
     """What an origin gives; `evaluation`, a file, stands in for its evaluation split, and no ceiling is of that."""
     chosen = [field for field, value in vars(asked).items() if value and field != "kind"]
@@ -246,19 +273,23 @@ def _of_origin(
         raise InvalidData(f"task {address}: its kind is {found.kind}, so `kind` cannot be {asked.kind}. Leave it out.")
     if evaluation is None:
         return found
-    return replace(found, evaluation=_of_file(evaluation, asked, address, found), ceiling={})
+    split, notes = _of_file(evaluation, asked, address, found)
+    return replace(found, evaluation=split, ceiling={}, notes=(*found.notes, *notes))
 
 
-def _of_file(evaluation: str, asked: Asked, address: str, named: Read) -> Split:
+def _of_file(
+    evaluation: str | os.PathLike[str], asked: Asked, address: str, named: Read
+) -> tuple[Split, tuple[str, ...]]:
     """All of a file, to evaluate on what learns from the named task at `address`."""
-    pairs, form = named.train.pairs is not None, Form(named.kind, asked.separator)
-    found, names, path = files.to_measure(evaluation_file(evaluation), asked, form=form)
+    pairs, form = named.train.pairs is not None, Form(named.kind, asked.separator, keeps=asked.missing == "keep")
+    found, names, path = files.to_measure(evaluation_file(evaluation), asked, form=form, known=named.label_names)
     if (found.pairs is not None) != pairs:
         raise InvalidData(f"{path}: {'single texts' if pairs else 'pairs of texts'}, and {address} has none of these.")
-    return matched(found, named.label_names, None, names, whose=f"those of {address}")
+    split = matched(found, named.label_names, None, names, whose=f"those of {address}")
+    return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)
 
 
-def evaluation_file(evaluation: str) -> Path:
+def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
     """The file whose texts stand in for an evaluation split. Raises NotFound."""
     path = Path(evaluation).expanduser()
     if not os.path.isfile(path):
@@ -266,8 +297,9 @@ def evaluation_file(evaluation: str) -> Path:
     return path
 
 
-def check_address(address: str, evaluation: str | None = None) -> None:
+def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None) -> None:
     """Raise NotFound or UnknownName where nothing is at a task's address. Reads nothing, so that it takes no time."""
+    address = os.fspath(address)
     origin = named(address)
     if origin is None:
         find(address)
@@ -284,8 +316,8 @@ def find(address: str) -> Path:
         return path
     if not address.startswith(SCHEMES) and ("/" in address or os.sep in address or path.suffix):
         raise NotFound(
-            f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), "
-            f"a directory with train.* and dev.* files, or one of {', '.join([*NAMES, *FORMS])}."
+            f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), a directory with "
+            "train.* and dev.* files, or a named task such as sst2, glue/cola, hub:OWNER/NAME or snippets:movies."
         )
     name = address.partition(":")[0] if address.startswith(GLUE) else address  # without its directory
     raise UnknownName("task", name, [*NAMES, *FORMS, "path/to/directory", "path/to/file.csv"])

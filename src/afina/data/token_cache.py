@@ -63,6 +63,8 @@ class EncodedTask:
     metric: str | None = None
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     calibration: EncodedSplit | None = None
     selection: EncodedSplit | None = None
     data_digest: str | None = None
@@ -101,6 +103,8 @@ class EncodedTask:
             task.metric,
             task.ceiling,
             task.separator,
+            task.columns,
+            task.notes,
             calibration,
             selection,
             task.data_digest,

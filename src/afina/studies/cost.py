@@ -144,7 +144,8 @@ def forecast(
         )
         for method in (_of(backbone) if methods is None else methods)
     ]
-    encodings, found = Encodings(), []
+    encodings = Encodings()
+    found: list[Forecast] = []
     for run in runs:
         try:
             texts = encodings.of(run)
@@ -152,6 +153,8 @@ def forecast(
             if methods is not None or not (make(run.method).head or make(run.method).takes_positions):
                 raise
             continue  # its labels are no words, or what the method puts before texts of this length is too much
+        if encodings.texts is not None and not found:
+            says(encodings.texts.told)
         found.append(cost(run, texts, memory=memory, calibrate=calibrate, says=says))
     return found
 

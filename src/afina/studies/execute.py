@@ -213,6 +213,8 @@ class _Execution:
             backbone=run.backbone,
             task=run.task,
             label_names=task.label_names,
+            columns=dict(task.columns),
+            notes=task.notes,
             hyperparameters=prepared.method.hyperparameters,
             training=training,
             ask=Asked(**prepared.asked),

@@ -100,6 +100,8 @@ class Record(Shown, Sealed):
     tokens_per_second  real tokens trained on per second of `seconds.train`; None where nothing was trained
     train_examples, examples  texts in the training split as used, those for calibration included, and in the evaluation
                      split
+    columns          of a file, which column was taken as what, and in `others` those that were not read
+    notes            in sentences, what was found or done in reading the task that the user may not expect
     truncated        training and evaluation texts longer than the maximum length
     losses           (step, mean loss since the previous entry), at most some hundreds of entries
     title            what tables call the method
@@ -126,6 +128,8 @@ class Record(Shown, Sealed):
     backbone: str
     task: str
     label_names: tuple[str, ...]
+    columns: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     hyperparameters: dict[str, Any]
     training: dict[str, Any]
     ask: Asked = Asked()

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from afina import digest
 from afina.card import Shown
-from afina.data.kinds import Kind
+from afina.data.kinds import How, Kind
 from afina.methods import METHODS, make
 from afina.schema import Frozen
 
@@ -31,6 +31,8 @@ class Data(Frozen):
 
     labels  label names, in the order of their indices
     kind, separator  what stands in the label's column, and between several labels; None: what it looks like
+    missing, merge_labels, sheet  what is done with missing values, whether labels that differ in their spelling are
+                one, and which sheet of a workbook is read; see `Task.load`
     train_examples, evaluation_examples  at most so many, chosen by a stable hash of the text
     validation  share of the training split that stands in for the evaluation split, which is then not used at all
     evaluation  a file, all of which stands in for the evaluation split
@@ -45,6 +47,9 @@ class Data(Frozen):
     labels: tuple[str, ...] | None = None
     kind: Kind | None = None
     separator: str | None = Field(default=None, min_length=1)
+    missing: How | None = None
+    merge_labels: bool = False
+    sheet: str | None = None
     train_examples: int | None = Field(default=None, ge=1, le=MOST)
     evaluation_examples: int | None = Field(default=None, ge=1, le=MOST)
     validation: float | None = Field(default=None, gt=0, lt=1)
@@ -124,7 +129,17 @@ NO_EFFECT = frozenset({"checkpoint_seconds"})
 """Settings of training that change no result."""
 
 LATER = {
-    "data": ("validation", "evaluation", "kind", "separator", "selection", "positive"),
+    "data": (
+        "validation",
+        "evaluation",
+        "kind",
+        "separator",
+        "selection",
+        "positive",
+        "missing",
+        "merge_labels",
+        "sheet",
+    ),
     "training": ("label_smoothing", "average", "pull", "class_weights", "temperature"),
 }
 """Settings that came after runs without them; at their defaults they do nothing, and the runs keep their keys."""

@@ -5,14 +5,16 @@ Knows column names; knows neither file formats nor the order of labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from afina.data.readers import labels
+from afina.data.kinds import LABELS, NUMBER, How
+from afina.data.readers import labels, missing
 from afina.data.readers.labels import Form
 from afina.data.readers.rows import Rows
+from afina.data.readers.source import is_whole
 from afina.data.readers.table import Table
 from afina.errors import InvalidData
 
@@ -27,50 +29,118 @@ PAIRS = (
 )
 """Taken together where a file has both and no column is named; the names of the Hub and of GLUE."""
 
+BESIDE = frozenset(
+    ("title", "headline", "subject", "summary", "description", "abstract", "answer", "answers", "context", "passage")
+) | {"document", "article", "paragraph", "query", "response", "reply", "prompt", "text1", "text2"}
+"""Columns that hold texts too. Beside one of TEXT or PAIRS, which of them is the text is the user's to say."""
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; `labels` are empty where none is asked for, and several where each tells of one label."""
+    """Names of columns; `labels` are empty where none is asked for, and several where each tells of one label.
+
+    others  columns that are not read
+    """
 
     text: str
     text_pair: str | None = None
     labels: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of texts."""
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """What is taken as what, by the words of `Task.load`; `others` are the columns that are not read."""
+        found = {"text": self.text, "text_pair": self.text_pair, "label": ",".join(self.labels)}
+        return {role: name for role, name in (found | {"others": ", ".join(self.others)}).items() if name}
 
 
-def of_texts(where: str, names: Iterable[str], text: str | None, text_pair: str | None) -> Columns:
-    """The columns of the texts: those named, otherwise the first of the usual names, in any case of letters.
+def of_texts(
+    where: str,
+    names: Iterable[str],
+    text: str | None,
+    text_pair: str | None,
+    *,
+    label: Sequence[str] = (),
+    first: bool = False,
+) -> Columns:
+    """The columns of the texts: those named, otherwise those of the usual names, in any case of letters.
 
-    where  begins the messages.  Raises InvalidData.
+    where  begins the messages;  label  columns that are known to be no text
+    first  take the first of TEXT where a file has several columns that may be the text
+    Raises InvalidData, also where several may be the text.
     """
     names = list(names)
     usual = _usual(names)
     if text is None and text_pair is None:
         for one, other in PAIRS:
             if one in usual and other in usual:
-                return Columns(usual[one], usual[other])
-    found = _column(where, names, text, TEXT, "text")
+                found = Columns(usual[one], usual[other])
+                if not first:
+                    _check_one(where, names, found.texts, {*found.texts, *label})
+                return found
+    left = [name for name in names if name not in label and name != text_pair]
+    if not _among(left, TEXT):
+        left = names  # then that one column would be two things is told by whoever compares them
+    found = Columns(_column(where, left if text is None else names, text, TEXT, "text"))
+    if text is None and not first:
+        _check_one(where, left, found.texts, found.texts)
     if text_pair is None:
-        return Columns(found)
+        return found
     second = _column(where, names, text_pair, (), "text_pair")
-    if second == found:
+    if second == found.text:
         raise InvalidData(f"{where}: `text_pair` {second} is the column of the text too. Name another one, or none.")
-    return Columns(found, second)
+    return Columns(found.text, second)
 
 
-def choose(table: Table, text: str | None, text_pair: str | None, label: str | None) -> Columns:
+def choose(table: Table, text: str | None, text_pair: str | None, label: str | None, *, first: bool = False) -> Columns:
     """`of_texts`, and the column of the label, found alike; `a,b,c` names several, where there is none of that name."""
     where, names = str(table.path), list(table.columns)
-    texts = of_texts(where, names, text, text_pair)
     asked = [label] if label is None or label in names else [name.strip() for name in label.split(",")]
-    found = tuple(dict.fromkeys(_column(where, names, name, LABEL, "label") for name in asked))
+    texts = of_texts(where, names, text, text_pair, label=[name for name in asked if name], first=first)
+    found = tuple(dict.fromkeys(_label(where, names, name, texts.texts, first) for name in asked))
     for name in found:
-        if name in (texts.text, texts.text_pair):
+        if name in texts.texts:
             raise InvalidData(f"{where}: `label` {name} is the column of a text too. Name another one.")
-    return Columns(texts.text, texts.text_pair, found)
+    others = tuple(name for name in names if name not in (*texts.texts, *found))
+    return Columns(texts.text, texts.text_pair, found, others)
 
 
-def _usual(names: list[str]) -> dict[str, str]:
+def _usual(names: Sequence[str]) -> dict[str, str]:
     return {name.strip().casefold(): name for name in reversed(names)}
+
+
+def _among(names: Iterable[str], usual: Iterable[str]) -> list[str]:
+    usual = set(usual)
+    return [name for name in names if name.strip().casefold() in usual]
+
+
+def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: Iterable[str]) -> None:
+    """Raise InvalidData where a column that was not taken may be the text too."""
+    usual = {*TEXT, *BESIDE, *(name for pair in PAIRS for name in pair)}
+    others = [name for name in _among(names, usual) if name not in set(known)]
+    if others:
+        found = ", ".join([*taken, *others])
+        one, other = taken[0], (taken[1] if len(taken) > 1 else others[0])
+        raise InvalidData(
+            f"{where}: several columns may be the text: {found}. Name one with `text`, such as `text` {one}, or two "
+            f"with `text` {one} and `text_pair` {other}."
+        )
+
+
+def _label(where: str, names: list[str], named: str | None, texts: Sequence[str], first: bool) -> str:
+    found = _column(where, names, named, LABEL, "label")
+    several = [name for name in _among(names, LABEL) if name not in texts]
+    if named is None and not first and len(several) > 1:
+        raise InvalidData(
+            f"{where}: several columns may be the label: {', '.join(several)}. Name one with `label`, such as `label` "
+            f"{found}; where each says 1 or 0 of a label, name all, such as `label` {','.join(several)}."
+        )
+    return found
 
 
 def _column(where: str, names: list[str], named: str | None, candidates: tuple[str, ...], field: str) -> str:
@@ -90,10 +160,21 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
     )
 
 
-def rows(table: Table, columns: Columns, form: Form) -> Rows:
-    """The labelled texts of a table. Raises InvalidData that names the row."""
+def rows(table: Table, columns: Columns, form: Form, how: How | None) -> Rows:
+    """The labelled texts of a table. Raises InvalidData that names the row.
+
+    how  what is done with missing values; None: an empty text or label is an error, and no more is looked for
+    """
     if not table.places:
         raise InvalidData(f"{table.path}: no rows below the names of the columns. Expected at least one example.")
+    _refuse_names(table, (*columns.texts, *columns.labels))
+    notes = (*table.notes, *_said(table, columns.labels, form))
+    if how is not None:
+        optional = form.kind == LABELS and len(columns.labels) == 1 and not form.hot
+        expected = "a number" if form.kind == NUMBER else "a label"
+        told = {"expected": expected, "optional": optional}
+        table, left_out = missing.without(table, columns.texts, columns.labels, how, **told)  # type: ignore[arg-type]
+        notes += left_out
     return Rows(
         _texts(table, columns.text),
         None if columns.text_pair is None else _texts(table, columns.text_pair),
@@ -101,7 +182,34 @@ def rows(table: Table, columns: Columns, form: Form) -> Rows:
         table.where,
         form.kind,
         ",".join(columns.labels),
+        names=form.hot,
+        columns=columns.roles,
+        other=form.other,
+        notes=notes,
     )
+
+
+def _refuse_names(table: Table, names: Sequence[str]) -> None:
+    """Raise InvalidData for a row that names the columns again, as where files were appended to one another."""
+    again = [row for row, value in enumerate(table.columns[names[0]]) if value == names[0]]
+    row = next((row for row in again if all(table.columns[name][row] == name for name in names)), None)
+    if row is not None:
+        raise InvalidData(f"{table.where(row)}: the names of the columns again. Remove that row, and others like it.")
+
+
+def _said(table: Table, names: Sequence[str], form: Form) -> list[str]:
+    """What is worth saying of how labels are read."""
+    notes = []
+    column = f"{table.path}: column {names[0]!r}"
+    if form.kind == NUMBER and form.notation and (said := form.notation.said(table.columns[names[0]])):
+        notes.append(f"{column} holds numbers that are not written plainly: {said}.")
+    if form.hot:
+        told = ", ".join(form.hot[:4]) + (", ..." if len(form.hot) > 4 else "")
+        notes.append(
+            f"{column} holds multi-hot lists, 0 or 1 for each of {len(form.hot)} labels in their order ({told}). "
+            "`labels` names them."
+        )
+    return notes
 
 
 def _texts(table: Table, name: str) -> list[str]:
@@ -116,10 +224,10 @@ def _texts(table: Table, name: str) -> list[str]:
 
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
     """The text that stands in column `name`; None where there is none. Raises InvalidData, where it is no text."""
-    if labels.missing(value) or (isinstance(value, str) and not value.strip()):
+    if missing.empty(value):
         return None
     if not isinstance(value, str):
         raise InvalidData(f"{where()}: column {name!r} holds a {type(value).__name__}, expected a text.")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_whole(value):
         raise InvalidData(f"{where()}: column {name!r} holds half a surrogate pair. Repair the text.")
     return value

@@ -47,11 +47,11 @@ def load(place: Place, asked: Asked, labels: Sequence[str] | None = None, *, off
         table.joined(f"{place.repository}, {split}", [table.read(path) for path in paths])
         for split, paths in found.items()
     ]
-    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label)
+    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=True)
     named = chosen.labels[0] if len(chosen.labels) == 1 else ""
     names = tables[0].classes.get(named, ())
     if not names or asked.kind == NUMBER:
-        return files.of_tables(*tables, asked=asked, names=labels)
+        return files.of_tables(*tables, asked=asked, names=labels, published=True)
     tables = [_labelled(_named(each, named, names), named) for each in tables]
     if len(tables) == 2 and not tables[1].places:  # a test split whose labels are kept back
         tables = tables[:1]
@@ -60,7 +60,7 @@ def load(place: Place, asked: Asked, labels: Sequence[str] | None = None, *, off
         occurring = {name for value in tables[0].columns[named] for name in ([value] if single else value or ())}
         labels = [name for name in names if name in occurring]
     asked = replace(asked, kind=CLASSES) if single and asked.kind is None else asked
-    return files.of_tables(*tables, asked=asked, names=labels)
+    return files.of_tables(*tables, asked=asked, names=labels, published=True)
 
 
 def is_cached(place: Place) -> bool:

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from afina.data.readers import columns, labels, source, table
+from afina.data.kinds import LABELS
+from afina.data.readers import columns, source, table, workbook
+from afina.data.readers.doubts import Spellings, contradictions, folded
 from afina.data.readers.glue import GLUE
-from afina.data.readers.labels import Form
+from afina.data.readers.labels import Form, Reads, form_of, with_multi_hot
+from afina.data.readers.missing import check_how
 from afina.data.readers.rows import Rows, hold_out
 from afina.data.readers.table import Table
 from afina.data.readers.targets import Read, splits
@@ -26,13 +29,19 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class Asked:
-    """Columns that the user named, and how the label's is read; None: the usual names, and what is found."""
+    """Columns that the user named, and how they are read; None: the usual names, and what is found.
+
+    Fields as the arguments of `Task.load`.
+    """
 
     text: str | None = None
     text_pair: str | None = None
     label: str | None = None
     kind: str | None = None
     separator: str | None = None
+    missing: str | None = None
+    merge_labels: bool | None = None
+    sheet: str | None = None
 
 
 def load(path: Path, asked: Asked, names: Sequence[str] | None, evaluation: Path | None = None) -> Read:
@@ -40,36 +49,65 @@ def load(path: Path, asked: Asked, names: Sequence[str] | None, evaluation: Path
 
     names  the labels in their order, as in `splits`
     """
-    train = table.read(_find(path, ("train",)) if path.is_dir() else path)
+    train = table.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)
     if evaluation is None and not path.is_dir():
         return of_tables(train, asked=asked, names=names)
-    return of_tables(train, table.read(evaluation or _find(path, EVALUATION)), asked=asked, names=names)
+    held_out = evaluation or _find(path, EVALUATION)
+    sheet = asked.sheet if workbook.has(held_out, asked.sheet) else None
+    return of_tables(train, table.read(held_out, sheet), asked=asked, names=names)
 
 
-def of_tables(train: Table, held_out: Table | None = None, *, asked: Asked, names: Sequence[str] | None) -> Read:
-    """Both splits; without `held_out` a part of `train` is kept aside."""
-    rows, chosen = _rows(train, asked)
+def of_tables(
+    train: Table,
+    held_out: Table | None = None,
+    *,
+    asked: Asked,
+    names: Sequence[str] | None,
+    published: bool = False,
+) -> Read:
+    """Both splits; without `held_out` a part of `train` is kept aside.
+
+    published  the Hub's data, which are read as they were when runs on them were first recorded: a word such as `NA` is
+               what it says, of several columns the first usual one is taken, labels are spelled as they stand
+    """
+    rows, chosen, form = _rows(train, asked, names, published=published)
+    spellings = Spellings.of(rows, names, merge=bool(asked.merge_labels)) if not published else Spellings({})
+    rows = spellings.applied(rows)
     if held_out is None:
+        notes = (*rows.notes, *contradictions(rows))
         train_rows, evaluation_rows = hold_out(rows)
         if not len(evaluation_rows):
             raise InvalidData(
                 f"{train.path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept "
                 "aside. Give more examples, or a file of its own to evaluate on with `evaluation`."
             )
-        return replace(splits(train_rows, evaluation_rows, names), separator=chosen.separator)
-    # The training table decides, so that both are read alike; what is missing in the other is an error there.
-    held_out_rows, _ = _rows(held_out, chosen, Form(rows.kind, chosen.separator))
-    own = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
-    return replace(splits(rows, held_out_rows, names, own), separator=chosen.separator)
+        found = splits(train_rows, evaluation_rows, names)
+    else:
+        # The training table decides, so that both are read alike; what is missing in the other is an error there.
+        held_out_rows, _, _ = _rows(held_out, chosen, names, published=published, form=form)
+        held_out_rows = spellings.applied(held_out_rows)
+        notes = tuple(dict.fromkeys((*rows.notes, *held_out_rows.notes, *contradictions(rows, held_out_rows))))
+        own = SST2 if _is_sst2(train) and _is_sst2(held_out) else ()
+        found = splits(rows, held_out_rows, names, own)
+    left_out = [name for name in rows.names if name not in found.label_names]
+    if left_out:
+        notes += (f"No training text has the label {' or '.join(left_out)}, which is left out.",)
+    return replace(found, separator=form.separator, columns=rows.columns, other=rows.other, notes=notes)
 
 
 def to_measure(
-    path: Path, asked: Asked, usual: Asked | None = None, form: Form | None = None
+    path: Path,
+    asked: Asked,
+    usual: Asked | None = None,
+    form: Form | None = None,
+    labels: Sequence[str] | None = None,
+    known: Sequence[str] = (),
 ) -> tuple[Rows, tuple[str, ...], Path]:
     """All labelled rows of a file, or of a directory's evaluation file; what 0, 1, ... are called there; that file.
 
-    usual  columns to take where the file has them and none is asked for
-    form   how labels are read; None: what is found
+    usual   columns to take where the file has them and none is asked for, and how missing values are taken
+    form    how labels are read; None: what is found
+    labels  what the places of multi-hot lists are called, where that is said;  known  the labels that may occur
     """
     if path.is_dir():
         try:
@@ -78,11 +116,16 @@ def to_measure(
             if not any(source.stem(file) == TEST for file in path.iterdir()):
                 raise
             path = _find(path, (TEST,))
-    found = table.read(path)
-    there = {key: name for key, name in vars(usual or Asked()).items() if name and _has(found, name)}
-    rows, _ = _rows(
-        found, Asked(**(there | {key: name for key, name in vars(asked).items() if name is not None})), form
-    )
+    found = table.read(path, asked.sheet)
+    usual = usual or Asked()
+    columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
+    there = {key: name for key, name in columns.items() if name and _has(found, name)}
+    there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
+    asked = replace(Asked(**there), **{key: name for key, name in vars(asked).items() if name is not None})
+    rows, _, _ = _rows(found, asked, labels, form=form, known=known)
+    rows = replace(rows, notes=(*rows.notes, *contradictions(rows)))
+    if asked.merge_labels and known:
+        rows = Spellings({folded(name): name for name in known}).applied(rows)
     return rows, SST2 if _is_sst2(found) else (), path
 
 
@@ -91,12 +134,33 @@ def _has(found: Table, name: str) -> bool:
     return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
 
 
-def _rows(found: Table, asked: Asked, form: Form | None = None) -> tuple[Rows, Asked]:
-    """The rows, and what was chosen; form: how labels are read, where that is known."""
-    chosen = columns.choose(found, asked.text, asked.text_pair, asked.label)
-    form = form or labels.form_of(found, chosen.labels, asked.kind, asked.separator)
-    rows = columns.rows(found, chosen, form)
-    return rows, Asked(chosen.text, chosen.text_pair, rows.column, form.kind, form.separator)
+def _rows(
+    found: Table,
+    asked: Asked,
+    labels: Sequence[str] | None,
+    *,
+    published: bool = False,
+    form: Form | None = None,
+    known: Sequence[str] = (),
+) -> tuple[Rows, Asked, Form]:
+    """The rows, what was chosen, and how labels are read; form: that, where it is known."""
+    how = check_how(asked.missing or "refuse")
+    chosen = columns.choose(found, asked.text, asked.text_pair, asked.label, first=published)
+    if form is None:
+        reads = Reads(asked.kind, asked.separator, labels, how == "keep", published)
+        form = form_of(found, chosen.labels, reads)
+    elif known and form.kind == LABELS and len(chosen.labels) == 1:
+        form = with_multi_hot(found, chosen.labels[0], form, labels, known)
+    rows = columns.rows(found, chosen, form, None if published and asked.missing is None else how)
+    settled = replace(
+        asked,
+        text=chosen.text,
+        text_pair=chosen.text_pair,
+        label=rows.column,
+        kind=form.kind,
+        separator=form.separator,
+    )
+    return rows, settled, form
 
 
 def _find(directory: Path, stems: Sequence[str]) -> Path:

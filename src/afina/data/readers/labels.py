@@ -5,36 +5,40 @@ Knows values as files hold them; not which labels a task has, nor their order.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from afina.data.kinds import CLASSES, KINDS, LABELS, NUMBER, Kind
+from afina.data.readers import lists, missing
+from afina.data.readers.notation import PLAIN, WHOLE, Notation, looks_like_one, notations, number
+from afina.data.readers.source import is_whole
 from afina.data.readers.table import Table
 from afina.errors import InvalidData, UnknownName
 
 Label = str | int | float | tuple[str, ...]
 """Of one text, as the data spell it: a class, a number, or several labels."""
 
-MISSING = frozenset({"nan", "<na>"})
-"""What pandas makes of a missing value when it is written as a string; in any case of letters."""
-
 TELLING, SEPARATORS = (";", "|"), (";", "|", ",")
 """What is taken for a separator where a label then stands in cells that differ; and what else may be one where the kind
 is said. A comma stands in the names of classes too."""
 
 MOST_CLASSES = 20
-"""More whole numbers than these are a measurement, unless they count from 0 or 1."""
+"""More whole numbers than these are a measurement, unless the column's name says otherwise."""
 
-# Leading zeros make a code, not a number: such labels stay strings.
-WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
-_MEASUREMENT = re.compile(r"[-+]?(?:\d*\.\d+|\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+RATED = frozenset(("rating", "ratings", "score", "scores", "star", "stars", "grade", "grades", "points"))
+"""Words in a column's name that tell that whole numbers measure something."""
+
+COUNTED = frozenset(("class", "classes", "category", "categories", "topic", "intent", "id"))
+"""Words in a column's name that tell that whole numbers stand for classes."""
+
 _INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.IGNORECASE)
 _TRUTH = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+
+_AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classes reads them as names of classes"
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,66 @@ class Form:
     """How the cells of a label are read.
 
     separator  between the labels of a cell; None: it holds a list, or one label at most
+    notation   of numbers; None: what is found
+    hot        what the places of multi-hot lists are called; nothing where lists hold names
+    keeps      whether a word such as `NA` is a label
+    other      in words, how to have the cells read otherwise, where that is a question
     """
 
     kind: Kind
     separator: str | None = None
+    notation: Notation | None = None
+    hot: tuple[str, ...] = ()
+    keeps: bool = False
+    other: str = ""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What the user said of how labels are read, and who published the data.
+
+    kind, separator, labels  as of `Task.load`
+    keeps      whether a word such as `NA` is a label
+    published  the data are the Hub's: whole numbers are read as they were when runs on them were first recorded
+    """
+
+    kind: str | None = None
+    separator: str | None = None
+    labels: Sequence[str] | None = None
+    keeps: bool = False
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The column of the label.
+
+    cells  by row, what is not empty, without white space around it;  known  of these, what stands for no missing value
+    """
+
+    table: Table
+    name: str
+    cells: Mapping[int, Any]
+    known: Mapping[int, Any]
+
+    @classmethod
+    def of(cls, table: Table, name: str, keeps: bool) -> _Column:
+        bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
+        cells = {row: value for row, value in enumerate(bare) if not missing.empty(value)}
+        known = cells if keeps else {row: value for row, value in cells.items() if not missing.word(value)}
+        return cls(table, name, cells, known)
+
+    @property
+    def values(self) -> list[Any]:
+        return list(self.known.values())
+
+    def where(self, row: int) -> str:
+        return f"{self.table.where(row)}: column {self.name!r}"
+
+    def said(self, *words: str) -> bool:
+        """Whether the column's name has one of these words in it."""
+        split = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
+        return any(word.casefold() in words for word in re.findall(r"[^\W\d_]+", split))
 
 
 def spelled(label: Label, whole: bool) -> str:
@@ -54,16 +114,12 @@ def spelled(label: Label, whole: bool) -> str:
     return str(int(match[1])) if match else str(label)
 
 
-def missing(value: Any) -> bool:
-    """Whether a cell holds nothing."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def form_of(table: Table, names: Sequence[str], kind: str | None = None, separator: str | None = None) -> Form:
-    """How the columns `names` of a table are read, as far as `kind` and `separator` do not say.
+def form_of(table: Table, names: Sequence[str], asked: Reads = Reads()) -> Form:
+    """How the columns `names` of a table are read, as far as `asked` does not say.
 
     Raises InvalidData, UnknownName.
     """
+    kind, separator = asked.kind, asked.separator
     if kind is not None and kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
     if separator is not None and kind not in (None, LABELS):
@@ -75,103 +131,154 @@ def form_of(table: Table, names: Sequence[str], kind: str | None = None, separat
                 "nothing separates them."
             )
         return Form(LABELS)
-    cells = [value.strip() if isinstance(value, str) else value for value in table.columns[names[0]]]
-    filled = [value for value in cells if not (missing(value) or value == "")]
-    if separator is not None:
-        if not any(isinstance(value, str) and separator in value for value in filled):
-            raise InvalidData(
-                f"{table.path}: `separator` {separator!r} stands in no row of column {names[0]!r}. Give the one that "
-                "does, or leave it out."
-            )
-        return Form(LABELS, separator)
-    if kind == LABELS:
-        return Form(LABELS, None if _lists(filled) else _occurring(filled, SEPARATORS))
-    return Form(kind) if kind in (CLASSES, NUMBER) else _found(table, names[0], cells, filled)
+    column = _Column.of(table, names[0], asked.keeps)
+    if separator is not None and not any(isinstance(value, str) and separator in value for value in column.values):
+        raise InvalidData(
+            f"{table.path}: `separator` {separator!r} stands in no row of column {names[0]!r}. Give the one that "
+            "does, or leave it out."
+        )
+    if separator is not None or kind == LABELS:
+        return _of_several(column, separator, asked)
+    if kind == NUMBER:
+        return Form(NUMBER, notation=notation_of(table, names[0], asked.keeps))
+    return Form(CLASSES, keeps=asked.keeps) if kind == CLASSES else _found(column, asked)
 
 
-def _found(table: Table, name: str, cells: Sequence[Any], filled: Sequence[Any]) -> Form:
-    if _lists(filled):
-        return Form(LABELS)
-    known = [value for value in filled if not (isinstance(value, str) and value.casefold() in MISSING)]
-    numbers = [value for value in known if _number(value) is not None]
-    if known and len(numbers) == len(known):
-        return Form(NUMBER if _measured(numbers) else CLASSES)
-    if 2 * len(numbers) > len(known) and any(WHOLE.fullmatch(str(value)) is None for value in numbers):
-        _refuse_text(table, name, cells)
-    separator = _occurring(filled, TELLING)
+def _of_several(column: _Column, separator: str | None, asked: Reads) -> Form:
+    if separator is None and not _lists(column.values):
+        separator = _occurring(column.values, SEPARATORS)
+    hot = lists.multi_hot(column.table, column.name, column.known, separator, asked.labels)
+    return Form(LABELS, separator, hot=hot, keeps=asked.keeps)
+
+
+def with_multi_hot(table: Table, name: str, form: Form, labels: Sequence[str] | None, known: Sequence[str]) -> Form:
+    """The form of several labels, with the names of multi-hot lists where the column holds these.
+
+    known  the labels that may occur: lists whose places have none of these names hold names
+    """
+    column = _Column.of(table, name, form.keeps)
+    hot = lists.multi_hot(table, name, column.known, form.separator, labels)
+    return replace(form, hot=hot) if set(hot) & set(known) else form
+
+
+def _found(column: _Column, asked: Reads) -> Form:
+    known = column.values
+    lists.check_readable(column.table, column.name, column.known)
+    if _lists(known):
+        return _of_several(column, None, asked)
+    plain = [value for value in known if number(value) is not None]
+    if known and len(plain) == len(known):
+        kind, other = _of_numbers(column, asked.published)
+        return Form(kind, notation=PLAIN if kind == NUMBER else None, keeps=asked.keeps, other=other)
+    if not asked.published and known:
+        notation = _of_odd_numbers(column)
+        if notation is not None:
+            return Form(NUMBER, notation=notation, keeps=asked.keeps, other=_AS_CLASSES)
+    measured = any(WHOLE.fullmatch(str(value)) is None for value in plain)
+    if 2 * len(plain) > len(known) and (measured or (column.said(*RATED) and not asked.published)):
+        _refuse_text(column)
+    separator = _occurring(known, TELLING)
     if separator:
-        distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, filled))]
+        distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, known))]
         cells_of = Counter(part for parts in distinct for part in parts)
         if max(cells_of.values()) > 1:
-            return Form(LABELS, separator)
-    return Form(CLASSES)
+            return _of_several(column, separator, asked)
+    return Form(CLASSES, keeps=asked.keeps)
 
 
-def _refuse_text(table: Table, name: str, cells: Sequence[Any]) -> None:
-    row = next(i for i, value in enumerate(cells) if not missing(value) and value != "" and _number(value) is None)
+def _of_odd_numbers(column: _Column) -> Notation | None:
+    """How numbers are written that are not all plain; None where these are none. Raises InvalidData."""
+    fits = notations(column.values)
+    if len(fits) == 1:
+        return fits[0]
+    alike = [value for value in column.values if number(value) is not None or looks_like_one(value)]
+    if len(fits) > 1 or (len(alike) == len(column.known) and any(map(looks_like_one, alike))):
+        _refuse_odd(column, fits)
+    if 2 * len(alike) > len(column.known) and sum(map(looks_like_one, alike)) > 1:
+        _refuse_text(column)
+    return None
+
+
+def notation_of(table: Table, name: str, keeps: bool = False) -> Notation:
+    """How the numbers of a column are written. Raises InvalidData where that cannot be told."""
+    column = _Column.of(table, name, keeps)
+    fits = notations(column.values)
+    if len(fits) > 1 and column.known:
+        _refuse_odd(column, fits)
+    return fits[0] if fits else PLAIN
+
+
+def _refuse_odd(column: _Column, fits: Sequence[Notation]) -> None:
+    row, value = next((row, value) for row, value in column.known.items() if looks_like_one(value))
+    if fits:
+        first, second = (fit.value(value) for fit in fits)
+        problem = f", which is {first:.15g} with a decimal comma, and {second:.15g} with a comma after the thousands"
+    else:
+        others = (each for each in column.values if number(each) is not None or looks_like_one(each))
+        other = next((each for each in others if notations([value, each]) == []), value)
+        beside = f" beside {other!r}" if other != value else ""
+        problem = f"{beside}, which is no one way to write numbers"
     raise InvalidData(
-        f"{table.where(row)}: column {name!r} holds {str(cells[row])[:40]!r} among numbers. Correct it or remove the "
-        "row; if these are names and no numbers, say so with `kind` classes."
+        f"{column.where(row)} holds {value!r}{problem}. Write all numbers alike, with a point and nothing else, such "
+        "as 1234.5; if these are names of classes, say so with `kind` classes, if several labels, with `separator`."
     )
 
 
-def _measured(numbers: Sequence[Any]) -> bool:
-    """Whether numbers measure something, and are no classes that are counted."""
-    if not all(WHOLE.fullmatch(str(value)) for value in numbers):
-        return True
-    distinct = {int(float(value)) for value in numbers}
+def _refuse_text(column: _Column) -> None:
+    row, value = next(
+        (row, value) for row, value in column.known.items() if number(value) is None and not looks_like_one(value)
+    )
+    raise InvalidData(
+        f"{column.where(row)} holds {str(value)[:40]!r} among numbers. Correct it or remove the row; if these are "
+        "names and no numbers, say so with `kind` classes."
+    )
+
+
+def _of_numbers(column: _Column, published: bool) -> tuple[Kind, str]:
+    """What a column of plain numbers holds, and how to have it read otherwise. The rule is in docs/tasks.md."""
+    if not all(WHOLE.fullmatch(str(value)) for value in column.values):
+        return NUMBER, _AS_CLASSES
+    distinct = {int(float(value)) for value in column.values}
     first, last = min(distinct), max(distinct)
-    return len(distinct) > MOST_CLASSES and not (first in (0, 1) and last - first + 1 == len(distinct))
+    gapless = first in (0, 1) and last - first + 1 == len(distinct)
+    if published:
+        return (NUMBER, _AS_CLASSES) if len(distinct) > MOST_CLASSES and not gapless else (CLASSES, _AS_NUMBERS)
+    if len(distinct) <= 2 or distinct <= {-1, 0, 1} or column.said(*COUNTED):
+        return CLASSES, _AS_NUMBERS
+    if column.said(*RATED):
+        return NUMBER, _AS_CLASSES
+    if len(distinct) <= MOST_CLASSES:
+        return CLASSES, _AS_NUMBERS
+    if gapless:
+        raise InvalidData(
+            f"{column.table.path}: column {column.name!r} holds each whole number from {first} to {last}. They may "
+            f"measure something, or stand for {len(distinct)} classes. Say which with `kind` number or `kind` classes."
+        )
+    return NUMBER, _AS_CLASSES
 
 
 def _lists(filled: Sequence[Any]) -> bool:
     """Whether every cell is a list, or JSON of one."""
-    return bool(filled) and all(isinstance(value, list | tuple) or _json_list(value) is not None for value in filled)
-
-
-def _json_list(value: Any) -> list[Any] | None:
-    if not isinstance(value, str) or not (value.startswith("[") and value.endswith("]")):
-        return None
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
+    return bool(filled) and all(lists.listed(value) is not None for value in filled)
 
 
 def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:
     return next((mark for mark in separators if any(isinstance(v, str) and mark in v for v in filled)), None)
 
 
-def _number(value: Any) -> float | None:
-    """The finite number that a cell holds, if it does."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        if not (WHOLE.fullmatch(value) or _MEASUREMENT.fullmatch(value)) or re.match(r"[-+]?0\d", value):
-            return None
-        value = float(value)
-    if not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 def parse(table: Table, names: Sequence[str], form: Form) -> list[Label]:
     """The label of every row. Raises InvalidData that names the row."""
+    rows = range(len(table.places))
     if len(names) > 1:
-        made = [tuple(name for name in names if _truth(table, name, i)) for i in range(len(table.places))]
+        made = [tuple(name for name in names if _truth(table, name, i)) for i in rows]
         return list(_some(table, names, made))
     name = names[0]
     if form.kind == NUMBER:
-        return [_as_number(table, name, i) for i in range(len(table.places))]
+        notation = form.notation or notation_of(table, name, form.keeps)
+        return [_as_number(table, name, i, notation) for i in rows]
     if form.kind == LABELS:
-        several = [_several(table, name, i, form.separator) for i in range(len(table.places))]
-        return list(_some(table, names, several))
-    return [_one(table, name, i) for i in range(len(table.places))]
+        return list(_some(table, names, [_several(table, name, i, form) for i in rows]))
+    return [_one(table, name, i, form) for i in rows]
 
 
 def _some(table: Table, names: Sequence[str], made: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -182,40 +289,46 @@ def _some(table: Table, names: Sequence[str], made: list[tuple[str, ...]]) -> li
     return made
 
 
-def _as_number(table: Table, name: str, row: int) -> float:
+def _as_number(table: Table, name: str, row: int, notation: Notation) -> float:
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
     where = f"{table.where(row)}: column {name!r}"
-    if missing(value) or value == "" or (isinstance(value, str) and value.casefold() in MISSING):
+    if missing.empty(value):
         raise InvalidData(f"{where} is empty. Expected a number; fill it in or remove the row.")
-    found = _number(value)
+    found = notation.value(value)
     if found is not None:
         return found
     if (isinstance(value, float) and math.isinf(value)) or _INFINITE.fullmatch(str(value)):
         raise InvalidData(f"{where} is infinite. Expected a finite number; correct it or remove the row.")
+    example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
     raise InvalidData(
-        f"{where} holds {str(value)[:40]!r}, expected a number such as 3.5. Correct it or remove the row."
+        f"{where} holds {str(value)[:40]!r}, expected a number such as {example}. Correct it or remove the row."
     )
 
 
-def _several(table: Table, name: str, row: int, separator: str | None) -> tuple[str, ...]:
+def _several(table: Table, name: str, row: int, form: Form) -> tuple[str, ...]:
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
-    if missing(value) or (isinstance(value, str) and (not value or value.casefold() in MISSING)):
+    if missing.empty(value) or (not form.keeps and isinstance(value, str) and value.casefold() in missing.ANY_CASE):
         return ()
-    if isinstance(value, str):
-        listed = _json_list(value)
-        parts = listed if listed is not None else value.split(separator) if separator else [value]
-    else:
-        parts = list(value) if isinstance(value, list | tuple) else [value]
+    parts = lists.cut(value, form.separator)
+    if form.hot:
+        return lists.hot(table, name, row, parts, form.hot)
     if any(isinstance(part, dict | list | tuple | bool | float) or part is None for part in parts):
         raise InvalidData(f"{table.where(row)}: column {name!r} holds {str(value)[:60]}, expected names of labels.")
+    for part in parts:
+        _check_whole(table, name, row, str(part))
     return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
+
+
+def _check_whole(table: Table, name: str, row: int, label: str) -> None:
+    if not is_whole(label):
+        raise InvalidData(f"{table.where(row)}: column {name!r} holds half a surrogate pair. Repair the label.")
 
 
 def _truth(table: Table, name: str, row: int) -> bool:
     value = table.columns[name][row]
-    told = "" if missing(value) else str(value).strip().casefold()
+    told = "" if missing.empty(value) else str(value).strip().casefold()
     if told not in _TRUTH:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(value)[:40]!r}, expected 1 or true where the text has "
@@ -224,21 +337,23 @@ def _truth(table: Table, name: str, row: int) -> bool:
     return _TRUTH[told]
 
 
-def _one(table: Table, name: str, row: int) -> str | int:
+def _one(table: Table, name: str, row: int, form: Form) -> str | int:
     value = table.columns[name][row]
     if isinstance(value, str):
         value = value.strip()
-    if missing(value) or value == "":
+    if missing.empty(value):
         raise InvalidData(
             f"{table.where(row)}: column {name!r} is empty. Expected a label; fill it in or remove the row."
         )
-    if isinstance(value, str) and value.casefold() in MISSING:
+    if not form.keeps and isinstance(value, str) and value.casefold() in missing.ANY_CASE:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} is {value!r}, as a missing label is written. Fill it in or remove "
             "the row; if it is a label, give it another name."
         )
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        _check_whole(table, name, row, value)
     if isinstance(value, str | int):
         return value
     if isinstance(value, float):

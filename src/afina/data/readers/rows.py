@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from afina import digest
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.readers.labels import Label, spelled
+from afina.data.readers.notation import WHOLE
 from afina.data.split import Example, Split, key
 from afina.errors import InvalidData
 
@@ -21,6 +22,8 @@ TRAIN_SHARE = 0.8
 HELD_OUT = 5
 """Of so many texts of a label, one is held out where a file is cut."""
 
+_MEASURED = " If its labels measure something and are no classes, say so with `kind` number."
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -29,6 +32,10 @@ class Rows:
     labels   N, as they stand in the data: names or integers, numbers, or several names each
     where    names the place of row i, such as `train.csv, line 7`
     column   what the labels are called there
+    names    of multi-hot labels, all of them in their order
+    columns  the columns of a file by what they were taken as: `Columns.roles`
+    other    in words, how to have the labels read otherwise, where that is a question
+    notes    in sentences, what was found or done that the user may not expect
     """
 
     texts: Sequence[str]
@@ -37,19 +44,22 @@ class Rows:
     where: Callable[[int], str]
     kind: Kind = CLASSES
     column: str = "label"
+    names: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    other: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, indices: Sequence[int]) -> Rows:
         """The rows at `indices`, in that order."""
-        return Rows(
-            [self.texts[i] for i in indices],
-            None if self.pairs is None else [self.pairs[i] for i in indices],
-            [self.labels[i] for i in indices],
-            lambda i: self.where(indices[i]),
-            self.kind,
-            self.column,
+        return replace(
+            self,
+            texts=[self.texts[i] for i in indices],
+            pairs=None if self.pairs is None else [self.pairs[i] for i in indices],
+            labels=[self.labels[i] for i in indices],
+            where=lambda i: self.where(indices[i]),
         )
 
 
@@ -69,6 +79,11 @@ def identity(example: Example) -> str:
     return key(example) or f"{example.text}\x1f{example.text_pair or ''}"
 
 
+def identities(rows: Rows) -> list[str]:
+    """The `identity` of each row."""
+    return [identity(example) for example in _examples(rows)]
+
+
 def hold_out(rows: Rows) -> tuple[Rows, Rows]:
     """Training and evaluation rows of one file: of each stratum the fifth of its texts of lowest `rank` is held out.
 
@@ -80,10 +95,8 @@ def hold_out(rows: Rows) -> tuple[Rows, Rows]:
     strata: dict[str, str] = {}  # of each text that is not the same as another
     ranks: dict[str, int] = {}
     first: dict[str, int] = {}
-    identities = []
-    for place, (example, stratum) in enumerate(zip(_examples(rows), _strata(rows), strict=True)):
-        same = identity(example)
-        identities.append(same)
+    same_as = identities(rows)
+    for place, (same, example, stratum) in enumerate(zip(same_as, _examples(rows), _strata(rows), strict=True)):
         if same not in strata:
             strata[same], ranks[same], first[same] = stratum, rank(example), place
     by_stratum: dict[str, list[str]] = {}
@@ -95,12 +108,12 @@ def hold_out(rows: Rows) -> tuple[Rows, Rows]:
             raise InvalidData(
                 f"{rows.where(first[texts[0]])}: the only text of label {stratum!r}, so none of it can be kept aside "
                 "to evaluate on. Give more of them, remove it, or give a file of its own to evaluate on with "
-                "`evaluation`."
+                "`evaluation`." + (_MEASURED if WHOLE.fullmatch(stratum) else "")
             )
         count = max(len(texts) > 1, (2 * len(texts) + HELD_OUT) // (2 * HELD_OUT))  # to the nearest
         held.update(sorted(texts, key=lambda same: ranks[same])[: min(count, len(texts) - 1)])
-    train = [i for i, same in enumerate(identities) if same not in held]
-    return rows.take(train), rows.take([i for i, same in enumerate(identities) if same in held])
+    train = [i for i, same in enumerate(same_as) if same not in held]
+    return rows.take(train), rows.take([i for i, same in enumerate(same_as) if same in held])
 
 
 def _strata(rows: Rows) -> list[str]:

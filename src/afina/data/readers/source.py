@@ -21,7 +21,16 @@ from afina.errors import InvalidData, NotFound
 STANDARD_INPUT = "-"
 COMPRESSED = ".gz"
 
+FEW_LETTERS, MOST_ACCENTED = 20, 0.3
+"""A file with more accented letters than these, as a number and as a share, is in none of the languages of
+Windows-1252: Cyrillic and Greek would be accented letters throughout."""
+
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which no encoding can write."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def kind(path: Path) -> str:
@@ -34,15 +43,62 @@ def stem(path: Path) -> str:
     return Path(path.stem).stem if path.suffix.lower() == COMPRESSED else path.stem
 
 
+class _Western:
+    """A file that is not UTF-8, read as Windows-1252, of which Latin-1 is a part, as far as its bytes may be that."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.began = name, 0
+        self.note = ""
+        self.ascii = self.accented = 0
+
+    def decoded(self, line: bytes, number: int) -> str:
+        """A line. Raises InvalidData where it is not Windows-1252."""
+        try:
+            text = line.decode("cp1252")
+        except UnicodeDecodeError as error:
+            problem = f"line {number}: neither UTF-8 nor Windows-1252 (byte {error.object[error.start]:#04x})"
+            raise InvalidData(f"{self.name}, {problem}. Save it as UTF-8.") from None
+        if self.began and not line.isascii():
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                pass
+            else:
+                raise InvalidData(
+                    f"{self.name}, line {number}: UTF-8, and line {self.began} is not. Save the whole file as UTF-8."
+                )
+        if not self.began:
+            self.began = number
+            found = next(character for character in text if not character.isascii())
+            self.note = (
+                f"{self.name} is not UTF-8 (line {number}); it is read as Windows-1252, in which that line has "
+                f"{found!r}. If that is wrong, save the file as UTF-8."
+            )
+        letters = sum(map(str.isalpha, text))
+        plain = sum(character.isalpha() for character in text if character.isascii())
+        self.ascii, self.accented = self.ascii + plain, self.accented + letters - plain
+        return text
+
+    def check(self) -> None:
+        """Raise InvalidData where more letters are accented than in any language of Western Europe."""
+        if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
+            raise InvalidData(
+                f"{self.name}, line {self.began}: not UTF-8, and as Windows-1252 it has more accented letters than any "
+                "language of Western Europe. Save it as UTF-8."
+            )
+
+
 class Source:
     """Made by `opened`.
 
     name    what messages call it
     stream  its bytes, decompressed
+    notes   in sentences, what was found so far that the user may not expect
     """
 
     def __init__(self, path: Path, raw: BinaryIO) -> None:
         self.name = "standard input" if str(path) == STANDARD_INPUT else str(path)
+        self.notes: list[str] = []
         self._raw = raw
         status = os.fstat(raw.fileno())
         self._size = status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -59,11 +115,15 @@ class Source:
         """Whether opening it anew begins at its beginning: a pipe does not."""
         return self._size > 0
 
-    def lines(self) -> Iterator[str]:
-        r"""Each line with its end, which is `\n`; UTF-8, or UTF-16 that says so. Raises InvalidData with the line."""
-        number = 0
+    def lines(self, *, western: bool = False) -> Iterator[str]:
+        r"""Each line with its end, which is `\n`; UTF-8, or UTF-16 that says so. Raises InvalidData with the line.
+
+        western  read what is neither as Windows-1252, where it may be that, and say so in `notes`
+        """
         try:
             first = self.stream.readline()
+            if first.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+                raise InvalidData(f"{self.name}: UTF-32, which is not read. Save it as UTF-8.")
             if first.startswith(_UTF16):
                 yield from self._utf16(first)
                 return
@@ -73,16 +133,35 @@ class Source:
                     f"{self.name}, line 1: a NUL character. If it is UTF-16 without a byte order mark, save it as "
                     "UTF-8; if it is no text, give a text file."
                 )
-            while line:
-                number += 1
-                yield line.decode("utf-8")
-                line = self.stream.readline()
-        except UnicodeDecodeError as error:
-            raise InvalidData(
-                f"{self.name}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x}). Save it as UTF-8."
-            ) from None
+            yield from self._eight_bit(line, utf8=line != first, western=_Western(self.name) if western else None)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InvalidData(f"{self.name}: not a whole {COMPRESSED} file ({error}). Compress it again.") from None
+
+    def _eight_bit(self, line: bytes, *, utf8: bool, western: _Western | None) -> Iterator[str]:
+        """From a first line on. utf8: its byte order mark says that the file is UTF-8."""
+        number = 0
+        while line:
+            number += 1
+            if b"\0" in line:
+                raise InvalidData(f"{self.name}, line {number}: a NUL character. Remove it, or give a text file.")
+            if western and western.began:
+                text = western.decoded(line, number)
+            else:
+                try:
+                    text = line.decode("utf-8")
+                    utf8 = utf8 or not line.isascii()
+                except UnicodeDecodeError as error:
+                    if western is None or utf8:
+                        raise InvalidData(
+                            f"{self.name}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x})"
+                            f"{', which the lines before it are' if utf8 else ''}. Save it as UTF-8."
+                        ) from None
+                    text = western.decoded(line, number)
+                    self.notes.append(western.note)
+            yield text
+            line = self.stream.readline()
+        if western:
+            western.check()
 
     def _utf16(self, first: bytes) -> Iterator[str]:
         decoder, left, number, data = codecs.getincrementaldecoder("utf-16")(), "", 1, first
@@ -108,6 +187,8 @@ def opened(path: Path) -> Iterator[Source]:
     try:
         raw = path.open("rb")
     except OSError as error:
-        raise NotFound(f"{path}: cannot be read ({error.strerror or error}).") from None
+        problem = "no such file or directory" if isinstance(error, FileNotFoundError) else "cannot be read"
+        told = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
+        raise NotFound(f"{path}: {problem}{told}.") from None
     with raw:
         yield Source(path, raw)

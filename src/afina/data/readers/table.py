@@ -1,4 +1,4 @@
-"""The rows of one file, as they come, or all of them as a Table: csv, tsv, jsonl and parquet.
+"""The rows of one file, as they come, or all of them as a Table: csv, tsv, jsonl, parquet and xlsx.
 
 Knows how values are written down; does not know which column is the text.
 """
@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from afina.data.readers import source, tsv
+from afina.data.readers import source, tsv, workbook
 from afina.data.readers.source import Source
 from afina.errors import InvalidData
 
@@ -32,6 +32,7 @@ class Opened:
     rows   (line or row number, from 1; values by column)
     share  tells how much of the file has been read; None where that is not known
     classes  by column, what 0, 1, ... stand for, where the file tells
+    notes  in sentences, what was found so far that the user may not expect
     """
 
     name: str
@@ -40,6 +41,7 @@ class Opened:
     share: Callable[[], float | None]
     unit: str = "line"
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Callable[[], tuple[str, ...]] = tuple
 
     def where(self, place: int) -> str:
         """The place of a row, for messages."""
@@ -51,6 +53,7 @@ class Table:
     """`columns[name][i]` is a value of the row that stands at `places[i]` (a line or a row number, from 1).
 
     classes  as of `Opened`
+    notes    in sentences, what was found in the file that the user may not expect
     """
 
     path: Path
@@ -58,6 +61,7 @@ class Table:
     places: Sequence[int]
     unit: str = "line"
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
         """The place of a row, for messages."""
@@ -65,20 +69,26 @@ class Table:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Opened]:
-    """The rows of a file of READERS. Raises NotFound at once; reading on raises InvalidData with the line."""
+def opened(path: str | Path, sheet: str | None = None) -> Iterator[Opened]:
+    """The rows of a file of READERS. Raises NotFound at once; reading on raises InvalidData with the line.
+
+    sheet  of an xlsx file; None: the only one that holds something
+    """
+    path = Path(path)
     reader = READERS.get(source.kind(path))
     if reader is None:
         raise InvalidData(
             f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Expected {', '.join(READERS)}."
         )
+    if sheet is not None and source.kind(path) not in workbook.SUFFIXES:
+        raise InvalidData(f"`sheet` {sheet}: {path} is no xlsx file, so it has no sheets. Leave it out.")
     with source.opened(path) as found:
-        yield reader(found, path)
+        yield reader(found, path) if sheet is None else _sheet(found, path, sheet)
 
 
-def read(path: Path) -> Table:
-    """The file as a table. Raises NotFound, or InvalidData with the line."""
-    with opened(path) as found:
+def read(path: str | Path, sheet: str | None = None) -> Table:
+    """The file as a table; `sheet` as of `opened`. Raises NotFound, or InvalidData with the line."""
+    with opened(path, sheet) as found:
         columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
         places: list[int] = []
         for place, row in found.rows:
@@ -88,7 +98,9 @@ def read(path: Path) -> Table:
             for name, values in columns.items():
                 values.append(row.get(name))
             places.append(place)
-        return Table(path, columns, places, found.unit, found.classes)
+        if not all(map(source.is_whole, columns)):
+            raise InvalidData(f"{path}: the name of a column holds half a surrogate pair. Repair the name.")
+        return Table(Path(path), columns, places, found.unit, found.classes, found.notes())
 
 
 def joined(name: str, tables: Sequence[Table]) -> Table:
@@ -107,11 +119,18 @@ def joined(name: str, tables: Sequence[Table]) -> Table:
 
 
 def _csv(file: Source, path: Path) -> Opened:
-    lines = _with_returns(file.lines())
-    first = next(lines, "")
-    return _delimited(file, path, _chain(first, lines), _separator(first), "Quote a field that contains a comma.")
+    lines = _with_returns(file.lines(western=True))
+    first, number = next(lines, ""), 1
+    said = _SAID.fullmatch(first)
+    if said:
+        first, number = next(lines, ""), 2
+    separator = said[1] if said else _separator(first)
+    hint = "Quote a field that contains the separator."
+    return _delimited(file, path, _chain(first, lines), separator, hint, before=number - 1)
 
 
+_SAID = re.compile(r"\"?sep=([,;|\t])\"?\s*", re.IGNORECASE)
+"""A first line by which a spreadsheet is told the separator."""
 _ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 
 
@@ -128,30 +147,34 @@ def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
 
 
 def _separator(header: str) -> str:
-    """A spreadsheet writes semicolons where a comma is the decimal mark; and a tsv is sometimes called csv."""
+    """The mark that the header has most of, and of as many the first: a spreadsheet writes semicolons where a comma is
+    the decimal mark, a database bars, and a tsv is sometimes called csv."""
     outside = re.sub(r'"[^"]*"', "", header)
-    return next((mark for mark in ",;\t" if mark in outside), ",")
+    return max(",;\t|", key=outside.count)
 
 
 _LONGEST = tsv.LONGEST
 
 
-def _delimited(file: Source, path: Path, lines: Iterator[str], separator: str, hint: str) -> Opened:
-    """Rows by the csv module. Its limit of 131,072 characters a field is the process's, so it is only ever raised."""
+def _delimited(file: Source, path: Path, lines: Iterator[str], separator: str, hint: str, *, before: int = 0) -> Opened:
+    """Rows by the csv module, after so many lines `before`.
+
+    Its limit of 131,072 characters a field is the process's, so it is only ever raised.
+    """
     if csv.field_size_limit() < _LONGEST:
         csv.field_size_limit(_LONGEST)
     reader = csv.reader(lines, delimiter=separator, strict=True)
 
     def rows() -> Iterator[tuple[int, list[str]]]:
-        start = 1
+        start = before + 1
         try:
             for fields in reader:
                 yield start, fields
                 # A quoted newline makes a row span lines; it is named by the first.
-                start = reader.line_num + 1
+                start = before + reader.line_num + 1
         except csv.Error as error:
             found = "a quotation mark that is never closed" if "field larger" in str(error) else error
-            kind = {",": "comma", ";": "semicolon", "\t": "tab"}[separator]
+            kind = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}[separator]
             raise InvalidData(
                 f"{path}, line {start}: {found}. Expected {kind}-separated values, quotes doubled."
             ) from None
@@ -163,12 +186,12 @@ def _tsv(file: Source, path: Path) -> Opened:
     if not file.can_be_read_again:
         raise InvalidData(f"{path}: an empty file, or a pipe, which a tsv cannot be read from. Give a file.")
     with source.opened(path) as again:
-        quoted = tsv.is_quoted(again.lines(), str(path))
+        quoted = tsv.is_quoted(again.lines(western=True), str(path))
     hint = f"A tab or a line end in a text takes quotation marks around it, in the whole file alike. {tsv.ADVICE}"
     if quoted:
-        return _delimited(file, path, file.lines(), "\t", hint)
+        return _delimited(file, path, file.lines(western=True), "\t", hint)
     # Not the csv module: a quotation mark is part of the text, as in GLUE.
-    bare = (line.removesuffix("\n").removesuffix("\r") for line in file.lines())
+    bare = (line.removesuffix("\n").removesuffix("\r") for line in file.lines(western=True))
     split = ((number, line.split("\t") if line else []) for number, line in enumerate(bare, start=1))
     return _of_fields(file, path, split, f" {hint}")
 
@@ -179,9 +202,7 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
     _, header = next(filled, (0, []))
     if not header:
         raise InvalidData(f"{path}: the file is empty. Expected a first line that names the columns.")
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
-    if repeated:
-        raise InvalidData(f"{path}, line 1: column {repeated[0]!r} occurs more than once. Rename one of them.")
+    _check_header(path, header, "line 1")
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
         for line, fields in filled:
@@ -192,24 +213,34 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
                 )
             yield line, dict(zip(header, fields, strict=True))
 
-    return Opened(str(path), header, rows(), lambda: file.share)
+    return Opened(str(path), header, rows(), lambda: file.share, notes=lambda: tuple(file.notes))
+
+
+def _check_header(path: Path, header: Sequence[str], where: str) -> None:
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise InvalidData(f"{path}, {where}: column {repeated[0]!r} occurs more than once. Rename one of them.")
 
 
 def _jsonl(file: Source, path: Path) -> Opened:
-    return Opened(str(path), None, _objects(path, file.lines()), lambda: file.share)
+    return _of_objects(file, path, _objects(path, file.lines()))
+
+
+def _of_objects(file: Source, path: Path, rows: Iterator[tuple[int, Mapping[str, Any]]], unit: str = "line") -> Opened:
+    return Opened(str(path), None, rows, lambda: file.share, unit)
 
 
 def _json(file: Source, path: Path) -> Opened:
     """One list of objects, as most programs write JSON, or an object a line."""
-    lines, before = file.lines(), []
+    lines, before = file.lines(), []  # JSON is UTF-8 by its standard
     for line in lines:
         before.append(line)
         if line.strip():
             break
     whole = chain(before, lines)
     if not "".join(before).lstrip().startswith("["):
-        return Opened(str(path), None, _objects(path, whole), lambda: file.share)
-    return Opened(str(path), None, _items(path, "".join(whole)), lambda: file.share, "item")
+        return _of_objects(file, path, _objects(path, whole))
+    return _of_objects(file, path, _items(path, "".join(whole)), "item")
 
 
 def _objects(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -237,6 +268,33 @@ def _object(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise InvalidData(f"{where}: found a {type(value).__name__}, expected {expected}.")
     return value
+
+
+def _xlsx(file: Source, path: Path) -> Opened:
+    return _sheet(file, path, None)
+
+
+def _sheet(file: Source, path: Path, sheet: str | None) -> Opened:
+    name, found = workbook.rows(file.stream, path, sheet)
+    note = f"{path}: the sheet {name!r} is read."
+    _, header = next(found, (0, ()))
+    names = ["" if cell is None else str(cell) for cell in header]
+    _check_header(path, names, "row 1")
+    if not any(names):
+        raise InvalidData(f"{path}: the sheet {name!r} is empty. Expected a first row that names the columns.")
+
+    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        for number, cells in found:
+            for place, cell in enumerate(cells):
+                if cell is not None and (place >= len(names) or not names[place]):
+                    raise InvalidData(
+                        f"{path}, row {number}: {str(cell)[:40]!r} stands in a column without a name. Name the columns "
+                        "in the first row, and have nothing above or beside the table."
+                    )
+            yield number, {name: cell for name, cell in zip(names, cells, strict=False) if name}
+
+    filled = [name for name in names if name]
+    return Opened(str(path), filled, rows(), lambda: file.share, "row", notes=lambda: (note,))
 
 
 def _parquet(file: Source, path: Path) -> Opened:
@@ -288,4 +346,6 @@ READERS: dict[str, Callable[[Source, Path], Opened]] = {
     ".ndjson": _jsonl,
     ".json": _json,
     ".parquet": _parquet,
+    ".xlsx": _xlsx,
+    ".xlsm": _xlsx,
 }

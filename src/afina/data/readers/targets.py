@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
-from afina.data.readers.labels import WHOLE, spelled
+from afina.data.readers.labels import spelled
+from afina.data.readers.notation import WHOLE
 from afina.data.readers.rows import Rows
 from afina.data.split import Split
 from afina.errors import InvalidData
@@ -26,6 +27,7 @@ class Read:
     ceiling      how well one human tells what others say of the evaluation split, by metric, where the data tell
     separator    between the labels of a cell, where the file has one
     column       what the labels are called there
+    columns, other, notes  of a file, as of `Rows`
     """
 
     label_names: tuple[str, ...]
@@ -36,6 +38,9 @@ class Read:
     ceiling: Mapping[str, float] = field(default_factory=dict)
     separator: str | None = None
     column: str = "label"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    other: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def splits(train: Rows, evaluation: Rows, labels: Sequence[str] | None = None, names: Sequence[str] = ()) -> Read:
@@ -158,9 +163,9 @@ def _numbers(rows: Rows) -> Split:
 def _of_several(train: Rows, labels: Sequence[str] | None) -> tuple[str, ...]:
     """The names in their order; columns keep that of the file."""
     occurring = {name for label in train.labels if isinstance(label, tuple) for name in label}
-    columns = train.column.split(",")
+    columns = train.names or train.column.split(",")
     known = [name for name in columns if name in occurring] if occurring <= set(columns) else sorted(occurring)
-    if labels is None:
+    if labels is None or tuple(labels) == train.names:
         return tuple(known)
     _check_names(labels)
     if set(labels) != set(known):

@@ -92,25 +92,30 @@ class Texts:
 
 
 NO_TEXT = frozenset(
-    (".xlsx", ".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".zip", ".7z", ".tar", ".tgz", ".bz2", ".xz", ".zst")
+    (".xls", ".ods", ".doc", ".docx", ".odt", ".pdf", ".zip", ".7z", ".tar", ".tgz", ".bz2", ".xz", ".zst")
 ) | {".npy", ".npz", ".pkl", ".pickle", ".pt", ".feather", ".arrow", ".db", ".sqlite", ".safetensors"}
 """Suffixes of what is not text, and would be labelled line by line as if it were."""
 
 
 @contextmanager
-def chunks(file: Path, text: str | None = None, text_pair: str | None = None) -> Iterator[Texts]:
+def chunks(
+    file: str | Path, text: str | None = None, text_pair: str | None = None, sheet: str | None = None
+) -> Iterator[Texts]:
     """The texts of a file: of its columns, for one of `table.READERS`; one a line of any other, and of standard input.
 
     text, text_pair  columns; the usual names are found without
+    sheet  of an xlsx file; None: the only one that holds something
     Raises NotFound at once, InvalidData where no column is one of texts; reading on raises InvalidData with the line.
     """
+    file = Path(file)
     plain = str(file) == STANDARD_INPUT or source.kind(file) not in READERS
     if plain and source.kind(file) in NO_TEXT:
         raise InvalidData(
             f"`file` {file}: cannot read {source.kind(file)}. Expected {', '.join(READERS)}, or a text file with one "
             "text a line."
         )
-    if plain and (named := [field for field, value in (("text", text), ("text_pair", text_pair)) if value is not None]):
+    given = {"text": text, "text_pair": text_pair, "sheet": sheet}
+    if plain and (named := [field for field, value in given.items() if value is not None]):
         raise InvalidData(f"`file` {file}: one text a line, so it has no columns. Leave out `{named[0]}`.")
     with ExitStack() as stack:
         try:
@@ -118,7 +123,7 @@ def chunks(file: Path, text: str | None = None, text_pair: str | None = None) ->
                 lines = stack.enter_context(source.opened(file))
                 found = Texts(_of_lines(lines), lines)
             else:
-                rows = stack.enter_context(table.opened(file))
+                rows = stack.enter_context(table.opened(file, sheet))
                 found = Texts(_of_columns(rows, text, text_pair), rows)
         except NotFound as error:
             raise NotFound(f"`file` {error}") from None
@@ -138,10 +143,12 @@ def refuse_blank(
                 raise InvalidData(f"{which}{where} {number}: found a {type(text).__name__}, expected a text.")
             if not text.strip():
                 raise InvalidData(f"{which}{where} {number}: {text!r} is blank. Give it some content, or leave it out.")
+            if not source.is_whole(text):
+                raise InvalidData(f"{which}{where} {number}: {text!r} holds half a surrogate pair. Repair the text.")
 
 
 def _of_lines(file: Source) -> Iterator[tuple[str, str | None, str | None]]:
-    for number, line in enumerate(file.lines(), start=1):
+    for number, line in enumerate(file.lines(western=True), start=1):
         text = line.removesuffix("\n").removesuffix("\r")
         yield f"{file.name}, line {number}", text if text.strip() else None, None
 
