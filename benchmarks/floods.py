@@ -3,11 +3,11 @@
     python benchmarks/floods.py
     python benchmarks/floods.py --backbone embedded --seconds 30 --floods long_texts numbers
 
-The polite client asks one short text of an adapter of its own, again and again. Beside each flood (`FLOODS`) are told
-the 95th percentile of what it waits, alone just before, during the flood, and beside a process that computes as much as
-the flooder and sends nothing; the longest wait for `/health/live`, each on a connection of its own; and the server's
-memory. Everything runs on this machine and is sent to 127.0.0.1 alone, for `--seconds` a flood. The last line of the
-output is one JSON object.
+The polite client asks one text of `--words` words of an adapter of its own, again and again. Told are, of each flood
+(`FLOODS`), the 95th percentile of what that client waits: alone, before and after; during the flood; and beside a
+process that sends nothing and computes as much as the flooder and, for it, the server did. Further, the longest wait
+for `/health/live`, each time on a connection of its own, and the server's memory. Everything runs on this machine and is
+sent to 127.0.0.1 alone, for `--seconds` a flood. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Seen:
     lives: list[float] = field(default_factory=list)
     failed: int = 0
     memory: int = 0
+    cores: float = 0.0
 
     @property
     def p95(self) -> float:
@@ -85,16 +86,24 @@ class Seen:
 
 
 class Target(NamedTuple):
-    """A server: its port, keys by whose they are, and its process."""
+    """A server: its port, keys by whose they are, its process, and the words of a polite client's text."""
 
     port: int
     keys: dict[str, str]
     process: psutil.Process
+    words: int = 48
+
+    @property
+    def spent(self) -> float:
+        """Seconds of processor time."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
 
 
 def looked(target: Target, seconds: float) -> Seen:
     """Ask as a polite client for so long."""
-    seen, until = Seen(), time.perf_counter() + seconds
+    seen, began, spent = Seen(), time.perf_counter(), target.spent
+    until = began + seconds
 
     def asked(path: str, times: list[float], body: bytes | None, *, kept: bool) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=PATIENCE)
@@ -115,7 +124,8 @@ def looked(target: Target, seconds: float) -> Seen:
             time.sleep(PAUSE)
         connection.close()
 
-    body = json.dumps({"model": POLITE, "inputs": "A quiet evening at the ferry."}).encode()
+    text = " ".join(("A quiet evening at the ferry, and nobody in a hurry. " * target.words).split()[: target.words])
+    body = json.dumps({"model": POLITE, "inputs": text}).encode()
     threads = [
         threading.Thread(target=asked, args=("/predict", seen.waits, body), kwargs={"kept": True}),
         threading.Thread(target=asked, args=("/health/live", seen.lives, None), kwargs={"kept": False}),
@@ -125,6 +135,7 @@ def looked(target: Target, seconds: float) -> Seen:
     while any(thread.is_alive() for thread in threads):
         seen.memory = max(seen.memory, target.process.memory_info().rss)
         time.sleep(0.05)
+    seen.cores = (target.spent - spent) / (time.perf_counter() - began)
     return seen
 
 
@@ -152,8 +163,10 @@ def measured(target: Target, name: str, seconds: float, share: float) -> dict[st
         seen = looked(target, seconds)
     time.sleep(min(2.0, seconds))  # what it asked for is given up, and the key's connections are free
     spent = sent["cpu"] / whole
-    with beside(seconds, "--burn", f"{min(1.0, spent):.3f}", str(whole)):
+    more = max(0.0, seen.cores - alone.cores)
+    with beside(seconds, "--burn", f"{spent + more:.3f}", str(whole)):
         burning = looked(target, seconds)
+    alone.waits += looked(target, seconds / 2).waits
     return {
         "milliseconds": {
             "p95_alone": 1000 * alone.p95,
@@ -165,7 +178,8 @@ def measured(target: Target, name: str, seconds: float, share: float) -> dict[st
         "to_as_much_work": seen.p95 / burning.p95,
         "failed": seen.failed,
         "memory_mib": {"alone": alone.memory / 2**20, "peak": seen.memory / 2**20},
-        "flooder": {"cores": spent, "answers": sent["statuses"], "connections": sent["connections"]},
+        "cores": {"flooder": spent, "server": seen.cores, "server_alone": alone.cores},
+        "flooder": {"answers": sent["statuses"], "connections": sent["connections"]},
     }
 
 
@@ -216,7 +230,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default=f"random:{DATA}/gpt2")
-    parser.add_argument("--length", type=int, default=128, help="tokens that adapters read of a text at most")
+    parser.add_argument("--length", type=int, default=64, help="tokens that adapters read of a text at most")
+    parser.add_argument("--words", type=int, default=48, help="of a polite client's text")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a flood")
     parser.add_argument("--floods", nargs="+", choices=tuple(FLOODS), default=tuple(FLOODS))
     parser.add_argument("--share", type=float, default=1.0, help="of each flood's connections")
@@ -282,7 +297,7 @@ def main() -> None:
         store, place = AdapterStore(Path(scratch) / "store"), Path(scratch) / "store"
         keys = fill(store, Backbone.load(options.backbone), Path(scratch), options.length)
         with serving(options.backbone, place) as (port, process):
-            result = measure(Target(port, keys, process), options.floods, options.seconds, options.share)
+            result = measure(Target(port, keys, process, options.words), options.floods, options.seconds, options.share)
     text = report(result)
     print(text)
     if options.markdown:
