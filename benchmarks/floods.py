@@ -6,8 +6,8 @@
 The polite client asks one text of `--words` words of an adapter of its own, again and again. Told are, of each flood
 (`FLOODS`), the 95th percentile of what that client waits: alone, before and after; during the flood; and beside a
 process that sends nothing and computes as much as the flooder and, for it, the server did. Further, the longest wait
-for `/health/live`, each time on a connection of its own, and the server's memory. Everything runs on this machine and is
-sent to 127.0.0.1 alone, for `--seconds` a flood. The last line of the output is one JSON object.
+for `/health/live`, each time on a connection of its own, and the server's memory. Everything runs on this machine and
+is sent to 127.0.0.1 alone, for `--seconds` a flood. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations

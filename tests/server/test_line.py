@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -134,3 +135,13 @@ def test_a_flood_of_one_client_leaves_the_95th_percentile_of_another_within_twic
     idle, flooded = (statistics.quantiles(latencies(flood), n=20)[-1] for flood in (False, True))
     assert flooded > idle
     assert flooded <= 2 * idle, (idle, flooded)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_flood_that_leaves_is_forgotten_as_fast_as_it_came(order: int) -> None:
+    made, given = line(bound=10**9), items("a", *[1] * 30_000)
+    made.offer(given, SPEED)
+    began = time.perf_counter()
+    made.forget(given[::order])
+    assert time.perf_counter() - began < 2
+    assert (made.tokens, made.texts) == (0, 0)

@@ -87,6 +87,8 @@ def test_values_are_counted_outside_of_strings(content: bytes, least: int, most:
         (b'{"inputs": ' + b"9" * 9000 + b"}", "Not valid JSON: a number has too many digits."),
         (b"\xff", "The body is not UTF-8."),
         (b"[]", "The body must be a JSON object."),
+        (b'{"inputs": "a", "inputs": "b"}', "Not valid here: `inputs` stands twice in the same object. Leave one out."),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "Not valid here: `\\ud800` stands twice in the same object. Leave one out."),
         (b'{"inputs": ["a", {"b": "\\ud800"}]}', "`inputs[1].b` holds half a character (a lone surrogate)."),
         (b'{"inputs": "a", "\\udc00": 1}', "`body` holds half a character (a lone surrogate)."),
         (b'{"a":' * 900 + b'"\\ud800"' + b"}" * 900, f"`{'a.' * 39}a` holds half a character (a lone surrogate)."),
@@ -95,7 +97,7 @@ def test_values_are_counted_outside_of_strings(content: bytes, least: int, most:
 )
 def test_what_is_wrong_with_a_body_is_said(content: bytes, message: str) -> None:
     found = refused(content)
-    assert (found.message, found.status) == (message, 422 if "half" in message or "object" in message else 400)
+    assert (found.message, found.status) == (message, 422 if "half" in message or "must be" in message else 400)
 
 
 def test_an_escape_of_a_whole_character_is_read() -> None:
@@ -315,3 +317,25 @@ def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
     gc.collect()
     time.sleep(0.1)
     assert [one for one in logged(caplog) if one["level"] == "error"] == []
+
+
+def test_a_model_that_is_named_twice_is_not_guessed(served: Any) -> None:
+    lines = served.web.post("/bulk?model=acme/reviews&model=acme/tags", content=b'{"text": "a"}', headers=served.auth())
+    assert (lines.status_code, lines.json()["error"]) == (422, "`model` stands twice in the query. Leave one out.")
+    other = served.post("/predict?model=acme/tags", BODY)
+    assert (other.status_code, other.json()["error"]) == (
+        422,
+        "`model` is another in the body than in the query. Leave one out.",
+    )
+    assert served.post("/predict?model=acme/reviews", BODY).status_code == 200
+
+
+def test_who_asks_for_a_websocket_is_answered_in_http_and_leaves_nothing_in_the_log(
+    listen: Callable[..., Listening], caplog: pytest.LogCaptureFixture
+) -> None:
+    server, content = listen(), json.dumps(BODY).encode()
+    head = server.head(len(content)).replace(b"\r\n\r\n", b"\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    with server.connect() as connection:
+        connection.sendall(head + content)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert [one for one in logged(caplog) if one["level"] != "info"] == []

@@ -6,7 +6,7 @@ begins where the others are), so whoever asks for little never waits behind the 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ class Line:
 
     def __init__(self, most: int, shared: int, delay: float, bound: int) -> None:
         self.most, self.shared, self.delay, self.bound = most, shared, delay, bound
-        self._waiting: dict[str, deque[Item]] = {}
+        self._waiting: dict[str, OrderedDict[Item, None]] = {}
         self._tokens: dict[str, int] = {}
         self._given: dict[str, int] = {}
         self._floor = 0
@@ -65,9 +65,9 @@ class Line:
         if mine and mine + asked > self.bound // clients:
             raise Overloaded("too much is waiting already. Try again later.", self.tokens / max(speed, 1.0))
         if client not in self._waiting:
-            self._waiting[client] = deque()
+            self._waiting[client] = OrderedDict()
             self._given[client] = max(self._given.get(client, 0), self._floor)
-        self._waiting[client].extend(items)
+        self._waiting[client].update(dict.fromkeys(items))
         self._tokens[client] = mine + asked
         if asks:
             self._seen[client] = max(item.arrived for item in items)
@@ -97,7 +97,7 @@ class Line:
             return None
         if self.tokens >= self.budget(now):
             return 0.0
-        oldest = min(queue[0].arrived for queue in self._waiting.values())
+        oldest = min(next(iter(queue)).arrived for queue in self._waiting.values())
         return max(0.0, oldest + self.delay - now)
 
     def take(self, now: float) -> list[Item]:
@@ -105,7 +105,7 @@ class Line:
         left, batch = self.budget(now), list[Item]()
         while self._waiting:
             client = min(self._waiting, key=lambda one: self._given[one])
-            item = self._waiting[client][0]
+            item = next(iter(self._waiting[client]))
             if batch and item.tokens > left:
                 break
             self._floor = self._given[client]
@@ -129,7 +129,7 @@ class Line:
 
     def _remove(self, item: Item) -> None:
         queue = self._waiting[item.client]
-        queue.remove(item)
+        del queue[item]
         self._tokens[item.client] -= item.tokens
         if not queue:
             del self._waiting[item.client], self._tokens[item.client]

@@ -47,6 +47,14 @@ async def given(request: Request, kind: type[Given]) -> Given:
     return await desk_of(request).parse(key_of(request), await request.body(), kind)
 
 
+def model_in_query(request: Request) -> str | None:
+    """What `?model=` says. Raises Refusal where it is there twice."""
+    found = request.query_params.getlist("model")
+    if len(found) > 1:
+        raise Refusal(422, "invalid", "`model` stands twice in the query. Leave one out.")
+    return found[0] if found else None
+
+
 async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[Answer]:
     """What a model says of texts. Raises Refusal where the client goes, what `Core.ask` and `Core.submit` do."""
     (found,) = await together(request, [(model, texts)])

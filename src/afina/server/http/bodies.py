@@ -64,7 +64,7 @@ def values(content: bytes) -> int:
 def decoded(content: bytes) -> Any:
     """JSON values: whole characters in UTF-8, no NaN, nested no deeper than Python goes. Raises Refusal."""
     try:
-        found = json.loads(content.decode("utf-8"), parse_constant=_not_a_number)
+        found = json.loads(content.decode("utf-8"), parse_constant=_not_a_number, object_pairs_hook=_once)
     except UnicodeDecodeError:
         raise Refusal(400, "invalid", "The body is not UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -81,6 +81,16 @@ def decoded(content: bytes) -> Any:
 
 def _not_a_number(text: str) -> NoReturn:
     raise Refusal(400, "invalid", f"Not valid JSON: {text} is not allowed.")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Readers of JSON disagree about which of two values of a name counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        shown = name[:40].encode("ascii", "backslashreplace").decode()
+        raise Refusal(400, "invalid", f"Not valid here: `{shown}` stands twice in the same object. Leave one out.")
+    return found
 
 
 def _half(found: Any) -> str | None:

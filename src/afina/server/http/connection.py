@@ -121,6 +121,9 @@ class Connection(H11Protocol):
         self._since = self.loop.time()
         self.doors.enter(self)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: whoever likes may ask for it, and is answered in HTTP."""
+
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self.doors.leave(self)

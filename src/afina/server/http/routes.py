@@ -14,7 +14,7 @@ from afina.errors import NotFound
 from afina.models import objectives
 from afina.server.asked import Answer, Text
 from afina.server.figures import CONTENT_TYPE
-from afina.server.http.asking import answers, core_of, desk_of, given, key_of, together
+from afina.server.http.asking import answers, core_of, desk_of, given, key_of, model_in_query, together
 from afina.server.http.bulk import Bulk
 from afina.server.http.described import described, health
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
@@ -42,7 +42,10 @@ def _answer(content: Any, found: Sequence[Answer]) -> Response:
 async def predict(request: Request) -> Response:
     """Labels and scores, the best first, as text-embeddings-inference gives them."""
     body = await given(request, tei.Predict)
-    model = body.model or request.query_params.get("model")
+    asked = model_in_query(request)
+    if None not in (body.model, asked) and body.model != asked:
+        raise Refusal(422, "invalid", "`model` is another in the body than in the query. Leave one out.")
+    model = body.model or asked
     if model is None:
         raise Refusal(422, "invalid", "`model`: there is none, neither in the body nor in the query.")
     found = await answers(request, model, tei.texts(body))
@@ -159,7 +162,7 @@ async def tasks(request: Request) -> Response:
 @router.post("/bulk", **AFINA(lines=native.LINE_EXAMPLE, media="application/x-ndjson", query=["model"]))
 async def bulk(request: Request) -> Response:
     """JSON lines in, JSON lines out, in their order, while they come; `?model=` for lines that name none."""
-    return Bulk(core_of(request), desk_of(request), key_of(request), request.query_params.get("model"))
+    return Bulk(core_of(request), desk_of(request), key_of(request), model_in_query(request))
 
 
 @router.put("/aliases/{client}/{task}/{alias}", **AFINA(native.ALIAS_ANSWER, native.Alias, native.ALIAS_EXAMPLE))
