@@ -157,6 +157,7 @@ LAYERS = {
         "writers.html writers.markdown writers.terminal writers.data writers.summary",
         "report",
     ),
+    "estimators": ("inputs", "estimator"),
     "notebook": ("display",),
     "cli": (
         "options hints text interrupts",
@@ -179,8 +180,9 @@ PACKAGES = list(LAYERS)
 STRANGERS = {
     "data": {"stats"},
     "stats": {"data"},
-    "notebook": {"cli"},
-    "cli": {"notebook"},
+    "estimators": {"report", "store", "serving", "server"},
+    "notebook": {"cli", "estimators"},
+    "cli": {"notebook", "estimators"},
     "training": {"store", "serving", "server"},
     "studies": {"store", "serving", "server"},
     "report": {"store", "serving", "server"},
@@ -201,7 +203,7 @@ OWNERS = {
     "pyarrow": "data.readers.table",
     "openpyxl": "data.readers.workbook",
     "psutil": "meter",
-    "sklearn": "stats.classification stats.multilabel studies.floors",
+    "sklearn": "stats.classification stats.multilabel studies.floors estimators.*",
     "scipy": "stats.calibration stats.classification stats.intervals stats.random_effects stats.evidence "
     "report.paper.claims",
     "matplotlib": "report.plots.*",
@@ -385,6 +387,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         "afina",
         "afina.cli",
+        "afina.estimators.estimator",
         "afina.studies.study",
         "afina.studies.run",
         "afina.methods",

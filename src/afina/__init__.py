@@ -28,6 +28,8 @@ _HOMES = {
     "Run": "afina.studies.run",
     "Study": "afina.studies.study",
     "Task": "afina.data.task",
+    "TextClassifier": "afina.estimators.estimator",
+    "TextRegressor": "afina.estimators.estimator",
     "recommend": "afina.studies.recommend",
 }
 
@@ -36,6 +38,8 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from afina.data.task import Task as Task
     from afina.errors import AfinaError as AfinaError
+    from afina.estimators.estimator import TextClassifier as TextClassifier
+    from afina.estimators.estimator import TextRegressor as TextRegressor
     from afina.inference.predictor import Predictor as Predictor
     from afina.methods import METHODS as METHODS
     from afina.models.adapter import Adapter as Adapter

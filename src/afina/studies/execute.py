@@ -11,6 +11,7 @@ import torch
 
 from afina import device as devices
 from afina import digest, environment
+from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
 from afina.errors import AfinaError, Diverged, OutOfMemory
 from afina.events import Listener, Progress, ignore
@@ -38,13 +39,15 @@ def execute(
     study: str = "",
     listen: Listener = ignore,
     stopped: Callable[[], bool] = lambda: False,
+    task: Task | None = None,
 ) -> Record:
     """Carry `run` out on this machine; its adapter, its predictions and its checkpoint lie under `out`.
 
     stopped  asked after each step: whether to leave a checkpoint and raise KeyboardInterrupt
+    task     the run's, where it was read already
     Raises an AfinaError whose message begins with the run's name.
     """
-    execution = _Execution(run, out, study, listen, stopped)
+    execution = _Execution(run, out, study, listen, stopped, task)
     try:
         return execution.record()
     except torch.OutOfMemoryError:
@@ -69,14 +72,23 @@ class _Saved:
 class _Execution:
     """One run on its way, phase by phase."""
 
-    def __init__(self, run: RunSpec, out: Path, study: str, listen: Listener, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        run: RunSpec,
+        out: Path,
+        study: str,
+        listen: Listener,
+        stopped: Callable[[], bool],
+        task: Task | None = None,
+    ) -> None:
+        self.task = task
         self.run, self.out, self.study, self.listen, self.stopped = run, out, study, listen, stopped
         self.meter = Meter(devices.choose())
         self.allocated_end: int | None = None
 
     def record(self) -> Record:
         """Carry out every phase."""
-        prepared, fit = prepare(self.run, self.meter, self.listen)
+        prepared, fit = prepare(self.run, self.meter, self.listen, self.task)
         self.run = prepared.run
         if fit.parameters:
             self._train(fit, prepared)

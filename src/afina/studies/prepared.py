@@ -78,14 +78,16 @@ class Prepared:
         return attached(classifier, self.method, self.run.seed, self.device)
 
 
-def prepare(run: RunSpec, meter: Meter, listen: Listener) -> tuple[Prepared, Fit]:
+def prepare(run: RunSpec, meter: Meter, listen: Listener, given: Task | None = None) -> tuple[Prepared, Fit]:
     """Load and encode all that `run` needs, and begin its training; the texts themselves are not kept.
+
+    given  the run's task, where it was read already
 
     Raises NotFound, InvalidData, InvalidStudy; InvalidData too where the data are not those that the run is of.
     """
     listen(Progress("load"))
     with meter.phase("load"):
-        texts = read(run)
+        texts = given or read(run)
         run = of_data(run, texts)
         objective, metric = objective_of(run, texts), metric_of(run, texts)
         backbone = Backbone.load(run.backbone)

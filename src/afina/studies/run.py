@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -23,6 +23,9 @@ from afina.studies.directory import Directory
 from afina.studies.record import Record
 from afina.studies.spec import RunSpec
 from afina.studies.study_file import explain
+
+if TYPE_CHECKING:
+    from afina.data.task import Task
 
 MOST_SEED = 2**63
 
@@ -48,13 +51,13 @@ class Run(RunSpec):
             raise InvalidStudy(f"run {self.title}: `seed` {self.seed}. Expected 0 or more, below 2**63.")
         return self
 
-    def execute(self, out: str | Path, listen: Listener | None = None) -> Record:
+    def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:
         """Carry the run out in this process; its adapter and its predictions appear under `out`.
 
         Trains whatever is there already, but continues from a checkpoint that an interrupted execution on the same data
         left under `out`; Ctrl-C leaves one. Memory figures count this whole process; a `Study` gives each run a process
-        of its own. Without `listen`, a notebook shows how far it is. Raises NotFound, InvalidData, CannotWrite,
-        Diverged, OutOfMemory.
+        of its own. Without `listen`, a notebook shows how far it is. `task` is the run's where it is in memory: nothing
+        is read at its address then. Raises NotFound, InvalidData, CannotWrite, Diverged, OutOfMemory.
         """
         from afina.studies.execute import execute
 
@@ -63,11 +66,12 @@ class Run(RunSpec):
         try:
             with _ctrl_c_after_a_step() as ctrl_c:
                 if shown is None:
-                    record = execute(self, Path(out), listen=ctrl_c.told(listen or ignore), stopped=ctrl_c.was_heard)
+                    heard = ctrl_c.told(listen or ignore)
+                    record = execute(self, Path(out), listen=heard, stopped=ctrl_c.was_heard, task=task)
                 else:
                     shown.started(self, 1, 1)
                     listen = ctrl_c.told(partial(shown.progress, self))
-                    record = execute(self, Path(out), listen=listen, stopped=ctrl_c.was_heard)
+                    record = execute(self, Path(out), listen=listen, stopped=ctrl_c.was_heard, task=task)
                     shown.finished(self, record, now=True)
         except BaseException as error:
             if shown is not None:

@@ -1,0 +1,321 @@
+"""TextClassifier and TextRegressor: scikit-learn's estimators of texts. A thin face on `Run` and `Predictor`.
+
+Everything that trains is a run's, everything that answers a predictor's; here is only what scikit-learn asks for.
+Importing this module loads scikit-learn and no torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from afina.data.kinds import CLASSES, NUMBER, Kind
+from afina.data.readers import rows
+from afina.data.split import Split
+from afina.data.task import CALIBRATION, Task
+from afina.errors import InvalidStudy
+from afina.estimators.inputs import Inputs, InvalidInput, classes_of, numbers_of
+from afina.events import ignore
+from afina.models.manifest import MANIFEST
+from afina.studies.run import Run
+
+if TYPE_CHECKING:  # they load torch
+    from afina.inference.predictor import Predictor
+    from afina.models.adapter import Adapter
+
+GIVEN = "the texts given to fit"
+"""Stands for the address of the task."""
+
+EVALUATED = 16
+"""Training texts that a run is evaluated on, which it must be; nothing is kept of that."""
+
+
+_OPENED: WeakKeyDictionary[_TextEstimator, Predictor] = WeakKeyDictionary()
+"""By estimator, and not in it: predicting must not change an estimator, and a predictor is not pickled."""
+
+
+class _TextEstimator(BaseEstimator):  # type: ignore[misc]
+    """What the two share: `fit` by a run, answers by a predictor.
+
+    Attributes after `fit`:
+        adapter_         the `Adapter`: manifest and tensors
+        loss_curve_      mean training loss of each step, or of some steps where there are many
+        n_iter_          steps
+        n_features_in_   1, or 2 where X held pairs of texts
+        feature_names_in_  the columns, where X was a frame
+    """
+
+    kind: ClassVar[Kind]
+
+    def _fit(self, inputs: Inputs, targets: np.ndarray, label_names: tuple[str, ...], ask: dict[str, Any]) -> Self:
+        out = _place(self.out)
+        run, task = self._run(inputs, ask), self._task(inputs, targets, label_names)
+        directory = Path(tempfile.mkdtemp(prefix="afina-"))
+        try:
+            record = run.execute(directory, ignore, task)
+            self.adapter_ = _handed_over(directory / record.adapter, out)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+        self.loss_curve_ = [loss for _, loss in record.losses]
+        self.n_iter_ = record.steps
+        self.n_features_in_ = inputs.width
+        self.__dict__.pop("feature_names_in_", None)
+        if inputs.names is not None:
+            self.feature_names_in_ = np.asarray(inputs.names, dtype=object)
+        _OPENED.pop(self, None)
+        return self
+
+    def _run(self, inputs: Inputs, ask: dict[str, Any]) -> Run:
+        weights = {"class_weights": self.class_weight} if getattr(self, "class_weight", None) is not None else {}
+        own = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size", "max_length")}
+        twice = {*own, *weights} & {*(self.training or {})}
+        if twice:
+            raise InvalidStudy(f"`training` has {sorted(twice)[0]}, which is a parameter of its own. Leave one out.")
+        training = {name: _plain(value) for name, value in {**own, **weights, **(self.training or {})}.items()}
+        return Run(
+            backbone=str(self.backbone),
+            task=GIVEN,
+            method=self.method,
+            hyperparameters={name: _plain(value) for name, value in (self.hyperparameters or {}).items()},
+            data={} if inputs.pairs is None else {"text_pair": "second text"},
+            ask=ask,
+            training=training,
+            seed=_seed(self.random_state),
+        )
+
+    def _task(self, inputs: Inputs, targets: np.ndarray, label_names: tuple[str, ...]) -> Task:
+        whole = Split(inputs.texts, targets, inputs.pairs)
+        shares = {"calibration": CALIBRATION} if (self.training or {}).get("temperature") else {}
+        train, aside = rows.cuts(whole, shares)
+        seen = whole.take(range(min(EVALUATED, len(whole))))
+        return Task(
+            GIVEN,
+            label_names,
+            train,
+            seen,
+            leaked=len(seen),
+            kind=self.kind,
+            calibration=aside.get("calibration"),
+            data_digest=whole.digest,
+        )
+
+    @property
+    def predictor_(self) -> Predictor:
+        """The adapter opened on its backbone, once; it is not pickled. Raises NotFittedError."""
+        check_is_fitted(self, "adapter_")
+        if self not in _OPENED:
+            from afina.inference.predictor import Predictor
+
+            _OPENED[self] = Predictor.load(self.adapter_)
+        return _OPENED[self]
+
+    def _outputs(self, X: Any) -> np.ndarray:
+        predictor = self.predictor_
+        inputs = Inputs.of(X)
+        if inputs.width != self.n_features_in_:
+            found, known = (
+                ("single texts", "pairs of texts")[width - 1] for width in (inputs.width, self.n_features_in_)
+            )
+            raise InvalidInput(f"X: found {found}, and {type(self).__name__} was fitted on {known}.")
+        known_names = getattr(self, "feature_names_in_", None)
+        if inputs.names is not None and known_names is not None and inputs.names != list(known_names):
+            raise InvalidInput(
+                f"X: its columns are {', '.join(inputs.names)}; {type(self).__name__} was fitted on "
+                f"{', '.join(known_names)}. Give the same, in that order."
+            )
+        return predictor.outputs(inputs.texts, inputs.pairs)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array, tags.target_tags.required = True, False, True
+        return tags
+
+
+class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
+    """A classifier of texts: a language model, adapted by one of `METHODS`.
+
+        TextClassifier(method="lora").fit(texts, labels).predict(texts)
+
+    X is a list, array or Series of texts, or a frame (or rows) of one column of texts or of two, which are pairs. y has
+    one label a text. All of the texts are trained on; to hold some out is the caller's business, as with any estimator
+    of scikit-learn. The same parameters and texts give the same adapter, bit for bit, on the same machine.
+
+    Args:
+        method, hyperparameters   as `afina methods` lists them, such as "lora" and {"r": 8}
+        backbone                  address of the language model
+        template, words, head     how texts are asked about, as in `afina.studies.spec.Ask`; by default what suits the
+                                  labels (docs/words.md)
+        epochs, learning_rate, batch_size, max_length
+                                  of training; learning_rate None: the method's own. max_length None: 512 tokens or what
+                                  the backbone takes
+        class_weight              "balanced", or None
+        training                  further fields of `afina.studies.spec.Training`, such as {"max_steps": 100}
+        out                       where to leave the adapter, a directory that `Predictor.load` and `afina predict`
+                                  open; None: in memory alone
+        random_state              seed of the head, the order and the dropout: an int, a RandomState, or None for
+                                  another one each time
+
+    `classes_` holds the labels after `fit`, in the order of the columns of `predict_proba`.
+    """
+
+    kind = CLASSES
+
+    def __init__(
+        self,
+        method: str = "lora",
+        *,
+        backbone: str = "embedded",
+        hyperparameters: Mapping[str, Any] | None = None,
+        template: str | None = None,
+        words: Mapping[str, Any] | None = None,
+        head: str = "auto",
+        epochs: int = 2,
+        learning_rate: float | None = None,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        class_weight: str | None = None,
+        training: Mapping[str, Any] | None = None,
+        out: str | Path | None = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.method = method
+        self.backbone = backbone
+        self.hyperparameters = hyperparameters
+        self.template = template
+        self.words = words
+        self.head = head
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.class_weight = class_weight
+        self.training = training
+        self.out = out
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on all of the texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
+        inputs = Inputs.of(X)
+        classes, indices = classes_of(y, inputs.texts)
+        names = tuple(map(str, classes.tolist()))
+        words = None if self.words is None else {str(label): given for label, given in self.words.items()}
+        self._fit(inputs, indices, names, {"head": self.head, "template": self.template, "words": words})
+        self.classes_ = classes
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class of each text, [N], of the type of y's labels."""
+        outputs = self._outputs(X)
+        answers: np.ndarray = self.classes_[self.predictor_.objective.decode(outputs)]
+        return answers
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """The probability of each class, [N, classes], in the order of `classes_`."""
+        chances = self.predictor_.objective.chances(self._outputs(X))
+        assert chances is not None
+        return chances
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # of the rows of numbers of scikit-learn's checks, read as text
+        return tags
+
+
+class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
+    """The same of numbers: ratings, prices. X and the parameters are those of `TextClassifier`; y is numbers."""
+
+    kind = NUMBER
+
+    def __init__(
+        self,
+        method: str = "lora",
+        *,
+        backbone: str = "embedded",
+        hyperparameters: Mapping[str, Any] | None = None,
+        template: str | None = None,
+        epochs: int = 2,
+        learning_rate: float | None = None,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        training: Mapping[str, Any] | None = None,
+        out: str | Path | None = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.method = method
+        self.backbone = backbone
+        self.hyperparameters = hyperparameters
+        self.template = template
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.training = training
+        self.out = out
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on all of the texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
+        inputs = Inputs.of(X)
+        numbers = numbers_of(y, inputs.texts)
+        name = getattr(y, "name", None)
+        return self._fit(inputs, numbers, (str(name) if name else "value",), {"template": self.template})
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The number of each text, float64 [N], in y's unit."""
+        return self.predictor_.objective.decode(self._outputs(X))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True
+        return tags
+
+
+def _plain(value: Any) -> Any:
+    """numpy's scalars, as searches over arrays give them, as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _seed(random_state: Any) -> int:
+    if isinstance(random_state, Integral) and not isinstance(random_state, bool):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _place(out: str | Path | None) -> Path | None:
+    """Where the adapter goes. Raises InvalidStudy, before anything is trained, where something else is."""
+    if out is None:
+        return None
+    path = Path(out).expanduser()
+    if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
+        raise InvalidStudy(f"`out` {out}: something that is no adapter is there. Name a new directory.")
+    return path
+
+
+def _handed_over(found: Path, out: Path | None) -> Adapter:
+    """The adapter that a run left, without figures, which were measured on what it was trained on; written to `out`."""
+    from afina.models.adapter import Adapter
+
+    adapter = Adapter.load(found)
+    silent: dict[str, Any] = {"task": None, "metrics": {}, "evaluation_digest": None}
+    cleaned = replace(adapter, manifest=adapter.manifest.model_copy(update=silent).sealed(), where="adapter")
+    if out is None:
+        return cleaned
+
+    def companions(fresh: Path) -> None:
+        for file in found.iterdir():
+            if file.name not in (MANIFEST, adapter.manifest.tensor_file):
+                shutil.copy2(file, fresh / file.name)
+
+    cleaned.save(out, companions)
+    return replace(cleaned, where=str(out))

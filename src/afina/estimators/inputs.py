@@ -1,0 +1,95 @@
+"""X and y, as scikit-learn's users hold them -> texts, pairs and targets. Knows no model and no run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+
+from afina.data import given
+from afina.data.readers.texts import refuse_blank
+from afina.errors import InvalidData
+
+
+class InvalidInput(InvalidData, ValueError):
+    """X or y cannot be used; a ValueError too, as scikit-learn's users expect."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What X holds.
+
+    pairs  the second text of each, or None;  names  of a frame's columns, or None
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    names: list[str] | None
+
+    @classmethod
+    def of(cls, X: Any) -> Inputs:
+        """X: a list, array or Series of texts, or a frame of one column of texts or two of pairs.
+
+        Raises InvalidInput.
+        """
+        try:
+            texts, pairs = given.as_lists(X)
+            refuse_blank(texts, pairs)
+        except InvalidData as error:
+            raise InvalidInput(f"X: {error}") from None
+        if not len(texts):
+            raise InvalidInput("X: found 0 sample(s), expected at least 1 text.")
+        second = None if pairs is None else [str(text) for text in pairs]
+        return cls([str(text) for text in texts], second, given.column_names(X))
+
+    @property
+    def width(self) -> int:
+        """Columns: 2 of pairs, else 1."""
+        return 1 if self.pairs is None else 2
+
+
+def classes_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The classes in sorted order, and the index of each label among them, int64 [N].
+
+    Raises InvalidInput, and scikit-learn's ValueError for labels that are no classes or not as many as texts.
+    """
+    labels = _column(y, texts)
+    try:
+        check_classification_targets(labels)
+        classes, indices = np.unique(labels, return_inverse=True)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels.tolist()})
+        raise InvalidInput(f"y: labels of several types ({', '.join(kinds)}). Expected labels of one type.") from None
+    if len(classes) < 2:
+        raise InvalidInput(
+            f"y: all {len(labels):,} texts are of one class, {classes.tolist()[0]!r}. Expected at least two classes."
+        )
+    return classes, indices.astype(np.int64)
+
+
+def numbers_of(y: Any, texts: Sequence[str]) -> np.ndarray:
+    """Numbers, float64 [N]. Raises InvalidInput, and scikit-learn's ValueError for NaN and what is no number."""
+    numbers: np.ndarray = check_array(_column(y, texts), ensure_2d=False, dtype=np.float64, input_name="y")
+    if len(np.unique(numbers)) < 2:
+        found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
+        raise InvalidInput(f"y: {found} the number {numbers[0]:g}. Expected texts with different numbers.")
+    return numbers
+
+
+def _column(y: Any, texts: Sequence[str]) -> np.ndarray:
+    if y is None:
+        raise InvalidInput("requires y to be passed, but the target y is None.")
+    column: np.ndarray = column_or_1d(y, warn=True)
+    check_consistent_length(texts, column)
+    for number, label in enumerate(column.tolist(), start=1):
+        if label is None or type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
+            raise InvalidInput(f"y: label {number} is missing ({label}). Give one, or leave its text out.")
+    return column
+
+
+MISSING = ("NAType", "NaTType")
+"""pandas' types of what is missing."""
