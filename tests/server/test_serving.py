@@ -19,6 +19,7 @@ from afina import AdapterStore
 from afina.errors import NotFound
 from afina.server.asked import Text
 from afina.server.core import Core
+from afina.server.figures import CLIENTS, OTHERS, Figures
 from afina.server.http.desk import Desk
 from afina.server.settings import Settings
 from afina.serving.engine import Engine
@@ -222,14 +223,19 @@ def test_at_the_end_all_that_was_accepted_is_answered(gpt2: Any, crowd: Any, tmp
     assert not served.core.ready
 
 
-def test_figures_name_no_client_no_model_and_no_path_that_somebody_made_up(serve: Any) -> None:
+def test_figures_name_no_model_no_path_and_no_client_without_a_key(serve: Any) -> None:
     served = serve()
     version(served)
     served.get("/quixotic", "acme-admin")
     served.post("/v2/models/quixotic/mail/infer", {"inputs": []})
+    served.web.get("/v1/models", headers={"Authorization": "Bearer quixotic"})
     text = served.get("/metrics", "acme-admin").text
-    for word in ("acme", "bolt", "quixotic", "reviews", "soup"):
+    for word in ("bolt", "quixotic", "reviews", "soup"):
         assert word not in text, word
+    named = {line.partition("{")[0] for line in text.splitlines() if "acme" in line}
+    assert {name.rpartition("_")[0] for name in named} <= {
+        f"afina_client_{what}" for what in ("requests", "texts", "tokens")
+    }
     for name in (
         'afina_requests_total{route="/predict",status="200"}',
         'afina_request_seconds_count{route="/predict"}',
@@ -239,11 +245,40 @@ def test_figures_name_no_client_no_model_and_no_path_that_somebody_made_up(serve
         "afina_batch_seconds_count",
         "afina_adapter_loads",
         "afina_adapters",
+        "afina_ready",
         'afina_probes_total{outcome="passed"}',
     ):
         assert figure(served, name) >= 1, name
     for name in ("afina_queue_tokens", "afina_queue_texts", "afina_adapter_evictions", "afina_references_behind"):
         assert figure(served, name) == 0, name
+
+
+def test_figures_say_what_each_client_used(serve: Any) -> None:
+    served = serve()
+    count, longest = served.core._counter.count, served.backbone.longest
+    tokens = [count(Text("soup"), longest) + count(Text("the soup was bright"), longest), count(Text("a b"), longest)]
+    served.post("/predict", {"model": "acme/reviews", "inputs": [["soup"], ["the soup was bright"]]})
+    served.post("/predict", {"model": "acme/nothing", "inputs": "soup"})
+    served.post("/predict", {"model": "bolt/mail", "inputs": "a b"}, "bolt")
+    found = {
+        (what, client): figure(served, f'afina_client_{what}_total{{client="{client}"}}')
+        for client in ("acme", "bolt")
+        for what in ("requests", "texts", "tokens")
+    }
+    assert found == {
+        **{("requests", "acme"): 2, ("texts", "acme"): 2, ("tokens", "acme"): tokens[0]},
+        **{("requests", "bolt"): 1, ("texts", "bolt"): 1, ("tokens", "bolt"): tokens[1]},
+    }
+
+
+def test_clients_beyond_the_first_are_counted_together() -> None:
+    figures = Figures()
+    for index in range(CLIENTS + 5):
+        figures.usage.requested(f"client-{index}")
+        figures.usage.accepted(f"client-{index}", 1, 3)
+    lines = [line for line in figures.text().decode().splitlines() if line.startswith("afina_client_tokens_total")]
+    assert len(lines) == CLIENTS + 1
+    assert f'afina_client_tokens_total{{client="{OTHERS}"}} 15.0' in lines
 
 
 def test_logs_are_lines_of_json_without_a_text(serve: Any, caplog: pytest.LogCaptureFixture) -> None:

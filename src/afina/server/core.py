@@ -140,6 +140,7 @@ class Core:
         residents = self.engine.residents
         counts = self.engine.counts
         return {
+            "afina_ready": float(self.ready),
             "afina_queue_tokens": tokens,
             "afina_queue_texts": texts,
             "afina_adapters": len(residents),
@@ -268,6 +269,11 @@ class Core:
 
         What rides along counts as much again; where there is no room for that, it does not ride.
         """
+        futures = self._submit(asked)
+        self.figures.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))
+        return futures
+
+    def _submit(self, asked: Asked) -> Sequence[Future[Any]]:
         client, timeout = asked.key.client, self.settings.timeout
         works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
         of = CURRENT.get() if self.traces is not None else None

@@ -1,5 +1,7 @@
-"""Figures: what Prometheus is told of a server. No label is a text, a client, or a name that somebody chose,
-but for the versions that cannot be served.
+"""Figures: what Prometheus is told of a server, for those who operate it.
+
+No label is a text, or a name that a request made up. Labels are clients that have keys, and versions that cannot be
+served.
 """
 
 from __future__ import annotations
@@ -20,6 +22,41 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+CLIENTS, OTHERS = 200, "(others)"
+"""How many clients are figures' labels, and what the figures of all others are under, which is no client's name."""
+
+
+class Usage:
+    """What each client has asked of this server. A client is a label once it has used a key, which an operator made."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._known: set[str] = set()
+        what = {
+            "requests": "Requests of a client, answered or refused.",
+            "texts": "Texts of a client that were accepted.",
+            "tokens": "Tokens of a client's texts that were accepted, a version that rides along not counted.",
+        }
+        self._requests, self._texts, self._tokens = (
+            Counter(f"afina_client_{name}", text, ("client",), registry=registry) for name, text in what.items()
+        )
+
+    def requested(self, client: str) -> None:
+        """Count a request."""
+        self._requests.labels(self._label(client)).inc()
+
+    def accepted(self, client: str, texts: int, tokens: int) -> None:
+        """Count texts that wait to be computed now."""
+        label = self._label(client)
+        self._texts.labels(label).inc(texts)
+        self._tokens.labels(label).inc(tokens)
+
+    def _label(self, client: str) -> str:
+        if client not in self._known and len(self._known) >= CLIENTS:
+            return OTHERS
+        self._known.add(client)
+        return client
 
 
 class Figures:
@@ -56,6 +93,7 @@ class Figures:
         self.shadowed = Counter(
             "afina_shadow_texts", "Texts with which a version was to ride along.", ("outcome",), registry=here
         )
+        self.usage = Usage(here)
         self.switches = Counter("afina_switches", "References that mean another version now.", registry=here)
 
     def computed(self, batch: Computed) -> None:

@@ -252,6 +252,7 @@ class Gate:
         self._core.figures.latency.labels(path).observe(seconds)
         if seen.key is not None and path not in UNCOUNTED:
             self._core.figures.throughput.requested(seen.key.client)
+            self._core.figures.usage.requested(seen.key.client)
         if self._core.traces is not None and seen.traced is not None:
             self._core.traces.end(seen.traced, method, path, seen.status)
         key = seen.key
