@@ -51,7 +51,7 @@ def test_it_is_told_once_without_a_runs_name_and_no_run_is_begun(
 
 
 @pytest.mark.parametrize("more", ["", "[tune]\ncandidates = 1\n"], ids=["as it is", "tuned"])
-def test_a_study_that_is_complete_is_shown_though_its_task_and_backbone_are_gone(
+def test_a_study_that_is_complete_needs_no_backbone_any_more_and_is_shown_without_its_file(
     afina: Command, gpt2: Backbone, more: str
 ) -> None:
     write_csv(Path("mine.csv"), rows())
@@ -59,11 +59,15 @@ def test_a_study_that_is_complete_is_shown_though_its_task_and_backbone_are_gone
     file = study("mine.csv", "model", more=more)
     first = afina("study", file)
     assert first.code == 0, first.err
-    Path("mine.csv").unlink()
     Path("model").unlink()
     again = afina("study", file)
     assert again.code == 0, again.err
     assert again.out == first.out
+    Path("mine.csv").unlink()
+    gone = afina("study", file).error
+    assert gone.startswith("task mine.csv: no such file or directory.")
+    assert gone.endswith("The results in results/two stay readable: afina show results/two")
+    assert afina("show", "results/two").out == first.out
     Path("results/two/records.jsonl").write_text("", encoding="utf-8")
     assert afina("study", file).error.startswith("task mine.csv: no such file or directory.")
 

@@ -20,9 +20,11 @@ import pytest
 from safetensors import safe_open
 
 from afina import Backbone, Study
+from afina.events import Progress
 from afina.studies.record import Record
 from afina.studies.results import Results
 from command import PROGRAM, Command, left_behind
+from fakes import Runs
 
 STEPS = 400
 PATIENCE = 60.0
@@ -207,6 +209,64 @@ def test_interrupted_without_a_terminal_before_it_trains_it_says_how_to_go_on(
     assert_ended(running)
     assert (process.returncode, out) == (130, "")
     lines = err.strip().splitlines()
-    assert lines[-1] == f"Interrupted. To go on from the last checkpoint: afina study {this.source} --out {tmp_path}"
+    said = f"Interrupted before there was a checkpoint. To go on: afina study {this.source} --out {tmp_path}"
+    assert lines[-1] == said
     assert "Traceback" not in err
     assert left_behind(tmp_path) == set()
+
+
+def test_ctrl_c_in_a_notebook_leaves_a_checkpoint_of_the_step_under_way(runs: Runs, tmp_path: Path) -> None:
+    run, reference = runs.run("gpt2", "lora"), runs.record("gpt2", "lora")
+
+    def interrupt(progress: Progress) -> None:
+        if (progress.phase, progress.step) == ("train", 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run.execute(tmp_path, listen=interrupt)
+    assert account(tmp_path)["step"] == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    steps: list[int] = []
+    record = run.execute(tmp_path, listen=lambda now: steps.append(now.step) if now.phase == "train" else None)
+    assert (record.digest, record.losses) == (reference.digest, reference.losses)
+    assert steps == [3, 4, 5, 6]
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_ctrl_c_where_nothing_is_trained_is_obeyed_at_once(runs: Runs, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.phase == "evaluate":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(PATIENCE)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        runs.run("gpt2", "lora").execute(tmp_path, listen=interrupt)
+    assert time.monotonic() - began < PATIENCE
+    assert account(tmp_path) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_before_its_first_checkpoint_a_run_leaves_one(
+    case: Callable[[str], Case], tmp_path: Path, afina: Command, sent: signal.Signals, status: int
+) -> None:
+    this, out = case("lora"), tmp_path / "out"
+    command = [*this.command(out), "--set", "train.checkpoint_seconds=3600"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if ": train" in line:
+            break
+    running = workers(process)
+    time.sleep(0.3)
+    assert account(out) == {}
+    os.killpg(process.pid, sent)  # all its processes, as a terminal and systemd do
+    with process.stderr:
+        err = process.stderr.read()
+    assert process.wait(PATIENCE) == status
+    assert_ended(running)
+    assert err.strip().splitlines()[-1].startswith("Interrupted. To go on from the last checkpoint: afina study")
+    assert 0 < account(out)["step"] < STEPS
+    assert afina("study", this.source, "--out", out).code == 0
+    assert_same(Results.read(out), this.reference)
