@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from afina import Adapter, AdapterStore, Predictor, Results, Study
+from afina import Adapter, AdapterStore, Predictor, Results, Run, Study, recommend
 from afina.errors import AfinaError, CorruptAdapter, InvalidData
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.studies import adapters, results
 from afina.studies.directory import Directory
+from afina.studies.executors.local import _Worker
+from afina.studies.executors.messages import CarryOut
 from afina.studies.recommendation import Contender, Recommendation
 from afina.studies.record import Record
+from afina.studies.result import Predictions
 from command import Command, InventedExecutor, copy
 
 
@@ -197,6 +204,100 @@ def test_a_store_says_which_version_claims_what_was_not_measured(
     assert damage.problem.startswith("its figures, or what they are of, were changed after they were measured")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"metrics": {"accuracy": 0.8, "f1": 0.8, "zzz": 3}},
+        {"trainable": 10**400},
+        {"trainable": -5},
+        {"seconds": {"load": 1, "encode": 1, "train": -5, "evaluate": 1, "save": 1}},
+        {"objective": {"kind": "labels", "x": 1}},
+        {"objective": {"kind": 3}},
+        {"objective": {"kind": "labels"}},
+        {"label_names": ["a"]},
+        {"label_names": []},
+        {"label_names": list("abc")},
+        {"name": "lora\x1b[2J"},
+        {"title": "\x07"},
+    ],
+)
+def test_a_record_that_says_what_cannot_be_is_refused(out: Path, odd: dict[str, Any]) -> None:
+    """Of an earlier version, whose records have no digest."""
+    edit(out, lambda line: line.update(odd), sealed=False)
+    with pytest.raises(InvalidData, match=r"records\.jsonl, line 2: not a record|these are no predictions of lora"):
+        Results.read(out)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets"),
+    [
+        (np.zeros((3, 7)), [0, 1, 1]),
+        (np.zeros((3, 2)), [0, 1]),
+        (np.zeros((5, 2)), [0, 1, 9, -4, 0]),
+        (np.full((5, 2), np.nan), [0, 1, 1, 0, 1]),
+        (np.zeros(5), [0, 1, 1, 0, 1]),
+    ],
+)
+def test_predictions_that_cannot_be_the_records_are_refused(out: Path, outputs: np.ndarray, targets: list[int]) -> None:
+    line = _line(out)
+    digest = Predictions(outputs, np.array(targets)).write(out / line["predictions"])
+    edit(out, lambda line: line.update(predictions_digest=digest), sealed=False)
+    with pytest.raises(InvalidData, match=r"these are no predictions of lora, seed 0: outputs \("):
+        Results.read(out)
+
+
+def test_paths_and_strings_are_taken_alike_and_what_is_no_path_is_an_error(out: Path, tmp_path: Path) -> None:
+    content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
+    study, executor = Study.parse(content, "two"), InventedExecutor()
+    assert Results.read(str(out)).records == Results.read(out).records == study.run(str(out), executor=executor).records
+    assert adapters.find(str(out), "lora") == adapters.find(out, "lora")
+    for odd in ("a\0b", "x" * 5000, str(out / "study.json"), str(out / "study.json" / "below")):
+        with pytest.raises(AfinaError):
+            Results.read(odd)
+        with pytest.raises(AfinaError):
+            study.run(odd, executor=executor)
+        with pytest.raises(AfinaError, match=r"`out` .*: cannot be made a directory \("):
+            Run(backbone="nowhere", task="nowhere.csv", method="lora").execute(odd)
+    preset = tmp_path / "mine.toml"
+    preset.write_text('name = "x"\nbackbone = "gpt2"\ntask = "sst2"\n[methods.lora]\n')
+    assert Study.load(preset, "seeds=[3]") == Study.load(str(preset), ["seeds=[3]"])
+
+
+def test_what_the_library_is_given_is_refused_in_our_words() -> None:
+    good = {"backbone": "gpt2", "task": "sst2", "method": "lora"}
+    for made, said in (
+        (lambda: Run(foo=1), "run: backbone is missing."),
+        (lambda: Run(**good, foo=1), "run: unknown key 'foo'."),
+        (lambda: Run(**good | {"method": "lara"}), "run: unknown method 'lara'. Did you mean 'lora'?"),
+        (lambda: Run(**good, hyperparameters={"rr": 1}), "run: unknown hyperparameter of lora 'rr'. Did you mean 'r'?"),
+        (
+            lambda: Run(**good, training={"epoch": 1}),
+            "run: unknown key 'training.epoch'. Did you mean 'training.epochs'",
+        ),
+        (lambda: Run(**good, name="../x"), "run '../x': files are named after it, and it holds '/'."),
+        (lambda: Run(**good, seed=-1), "run lora: `seed` -1. Expected 0 or more, below 2**63."),
+        (lambda: Run(**good, data={"validation": 2}), "run: data.validation = 2: input should be less than 1."),
+        (lambda: Study(name="x", **good), "study: methods is missing."),
+        (lambda: Study(name="x", backbone="a", task="b", methods={}), "study: no methods. Add a table such as"),
+        (lambda: Study.parse([1], "x"), "x: expected a table of fields by name, such as methods. Found [1]."),  # type: ignore[arg-type]
+        (lambda: recommend("sst2", 5, data={"foo": 1}), "recommend: data: unknown key 'foo'."),
+        (lambda: recommend("sst2", 5, ask={"foo": 1}), "recommend: ask: unknown key 'foo'."),
+        (lambda: recommend("sst2", "5"), "`minutes` 5: expected more than 0"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(AfinaError) as raised:
+            made()
+        assert str(raised.value).startswith(said)
+
+
+def test_a_worker_may_have_longer_than_a_clock_can_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(threading, "Timer", lambda seconds, end: waited.append(seconds) or threading.Thread())
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(kill=None))
+    request = CarryOut(run=Run(backbone="gpt2", task="sst2", method="lora"), out=str(tmp_path), study="x")
+    _Worker(request, 6e10).__enter__()
+    assert 0 < waited[0] < threading.TIMEOUT_MAX
+
+
 def test_metrics_are_those_of_a_kind_of_task(afina: Command, out: Path, tmp_path: Path) -> None:
     content = {"name": "two", "backbone": "gpt2", "task": "sst2", "methods": {"full": {}, "lora": {}}}
     before = (out / "study.json").read_bytes()
@@ -221,7 +322,7 @@ def test_a_study_writes_nothing_outside_its_directory(tmp_path: Path) -> None:
     for seed in (-1, 2**63, 2**80):
         with pytest.raises(AfinaError, match="Expected 0 or more, below 2"):
             Study.parse(good | {"seeds": [seed]}, "mine.toml")
-    for name in ("two words", "é", "a+b", "v1.2-rc_3", "100%"):
+    for name in ("two words", "é", "👩‍💻", "نمی‌دانم", "a+b", "v1.2-rc_3", "100%"):
         Study.parse(good | {"name": name}, "mine.toml")
 
 

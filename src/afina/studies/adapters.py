@@ -23,7 +23,7 @@ def find(place: str | Path, method: str | None = None, seed: int | None = None) 
     """
     place = Path(place)
     directory = Directory(place)
-    if not directory.records.is_file() and not directory.recommendation.is_file():
+    if not directory.holds_results:
         if place.is_dir() and (method is not None or seed is not None):
             option = "method" if method is not None else "seed"
             raise InvalidData(f"{place}: no study's directory, so `{option}` cannot choose there. Leave it out.")

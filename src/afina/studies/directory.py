@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,16 @@ from afina.studies.record import Record
 
 ADAPTERS, PREDICTIONS, CHECKPOINTS = "adapters", "predictions", "checkpoints"
 
+_UNSEEN = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, halves of characters, and ends of lines and paragraphs."""
+
 LONGEST_NAME = 100
 """Characters of a name that becomes part of a file's; file systems take 255 bytes."""
 
 
 def check_name(name: str, what: str) -> None:
     """Raise InvalidStudy for what cannot be part of a file's name; `what` begins the message."""
-    odd = next((letter for letter in name if letter in "/\\" or not letter.isprintable()), None)
+    odd = next((letter for letter in name if letter in "/\\" or unicodedata.category(letter) in _UNSEEN), None)
     problem = None
     if odd is not None:
         problem = f"it holds {odd!r}"
@@ -101,6 +105,11 @@ class Directory:
     def checkpoint(self, label: str) -> Path:
         """Where a run that goes on keeps its one checkpoint."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
+
+    @property
+    def holds_results(self) -> bool:
+        """Whether a study or a recommendation left something here; False for what can be no path."""
+        return any(os.path.isfile(path) for path in (self.recommendation, self.records))
 
     @property
     def has_checkpoint(self) -> bool:

@@ -5,6 +5,7 @@ Knows when a record counts as known; not what a study or a recommendation is.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class Held:
     def result(self, made: Record) -> Result:
         """A record with what the run predicted. Raises InvalidData, also where one is not what the other says."""
         found = Result(made, Predictions.read(self.out / made.predictions, made.predictions_digest))
+        found.check_shapes(self.out / made.predictions)
         if made.content_digest is None:
             found.check(self.directory.records)
         return found
@@ -102,7 +104,7 @@ def hold(out: Path) -> Iterator[Held]:
     Raises NotFound where it cannot be made, CannotWrite, Busy where another process holds it, InvalidData for damaged
     records.
     """
-    directory, fresh = Directory(out), not out.exists()
+    directory, fresh = Directory(out), not os.path.exists(out)
     make(out)
     lock = FileLock(directory.lock, timeout=0)
     try:

@@ -36,6 +36,7 @@ from afina.studies.recommendation import Contender, Dropped, Recommendation, dec
 from afina.studies.results import Results, of_recommendation
 from afina.studies.setting import Setting
 from afina.studies.spec import Ask, Data
+from afina.studies.study_file import checked
 from afina.studies.trainings import AT_LEAST, Trainings
 from afina.studies.watcher import Watcher, watching
 
@@ -67,15 +68,17 @@ def recommend(
     The recommendation is the results' `recommendation`, and they are of what was trained for it.
     Raises whatever reading the task or the backbone does, InvalidData, NotFound, Busy.
     """
-    if not 0 < minutes < math.inf:
-        raise InvalidData(f"`minutes` {minutes:g}: expected more than 0; from 5 up the answer is of use.")
+    if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
+        raise InvalidData(f"`minutes` {minutes}: expected more than 0; from 5 up the answer is of use.")
     clock = Clock(meter.now() if began is None else began, minutes)
-    whole, asked = Task.load(task, **(data or {})), Data(**{**(data or {}), "allow_leakage": True})
+    asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
+    how = checked(Ask, ask or {}, "recommend: ask")
+    whole = Task.load(task, **(data or {}))
     metric = metric_for(objectives.make(whole.label_names, {"kind": whole.kind}), metric, whole.metric)
     _check_defined(metric, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or LocalExecutor()
-        setting = Setting(whole, asked, backbone, Ask(**(ask or {})), clock, watcher, chosen, metric)
+        setting = Setting(whole, asked, backbone, how, clock, watcher, chosen, metric)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         results = of_recommendation(held, made)

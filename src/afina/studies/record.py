@@ -6,6 +6,7 @@ figure was obtained.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from afina import atomic
 from afina.card import Shown
 from afina.errors import InvalidData
-from afina.schema import Figure, Frozen, Problem, Sealed
+from afina.schema import Count, Figure, Frozen, Problem, Sealed
 
 TOLD = 2
 """Figures that a card shows, beside the headline; a record has more."""
@@ -33,26 +34,37 @@ Below = Annotated[str, AfterValidator(_below)]
 """A path relative to the output directory, and below it."""
 
 
+def _printable(text: str) -> str:
+    """A text as it is, if a terminal can show it without being told to do something."""
+    if any(unicodedata.category(letter) == "Cc" and not letter.isspace() for letter in text):
+        raise ValueError(f"expected no control characters, found {text[:80]!r}")
+    return text
+
+
+Printable = Annotated[str, AfterValidator(_printable)]
+Duration = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Seconds(Frozen):
     """Wall-clock seconds by phase, summed over the parts of a resumed run."""
 
-    load: float
-    encode: float
-    train: float
-    evaluate: float
-    save: float
+    load: Duration
+    encode: Duration
+    train: Duration
+    evaluate: Duration
+    save: Duration
 
 
 class Memory(Frozen):
     """Bytes; None where this device cannot measure it or nothing was trained."""
 
-    state_bytes: int
-    activation_bytes: int | None
-    activation_tokens: int | None
-    rss_peak: int | None
-    allocated_end: int | None
-    allocated_peak: int | None
-    reserved_peak: int | None
+    state_bytes: Count
+    activation_bytes: Count | None
+    activation_tokens: Count | None
+    rss_peak: Count | None
+    allocated_end: Count | None
+    allocated_peak: Count | None
+    reserved_peak: Count | None
 
 
 class Environment(Frozen):
@@ -119,15 +131,15 @@ class Record(Shown, Sealed):
     """
 
     key: str
-    study: str
-    name: str
-    method: str
-    title: str
-    seed: int
+    study: Printable
+    name: Printable
+    method: Printable
+    title: Printable
+    seed: Count
     status: Literal["done"] = "done"
     backbone: str
     task: str
-    label_names: tuple[str, ...]
+    label_names: tuple[str, ...] = Field(min_length=1)
     columns: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hyperparameters: dict[str, Any]
@@ -139,17 +151,17 @@ class Record(Shown, Sealed):
     metrics: dict[str, Figure]
     selection: Selection | None = None
     ceiling: dict[str, float] = Field(default_factory=dict)
-    train_examples: int
-    examples: int
-    trainable: int
-    body: int
-    head: int
-    total: int
-    steps: int
-    tokens: int
-    tokens_per_second: float | None
-    truncated: int
-    leaked: int
+    train_examples: Count
+    examples: Count
+    trainable: Count
+    body: Count
+    head: Count
+    total: Count
+    steps: Count
+    tokens: Count
+    tokens_per_second: Duration | None
+    truncated: Count
+    leaked: Count
     seconds: Seconds
     memory: Memory
     losses: tuple[tuple[int, float], ...]
@@ -162,10 +174,18 @@ class Record(Shown, Sealed):
 
     @model_validator(mode="after")
     def _of_a_known_kind(self) -> Self:
-        from afina.stats import metrics  # it loads numpy
+        from afina.models import objectives  # these load numpy
+        from afina.stats import metrics
 
-        if self.metric not in metrics.of_kind(self.kind) or self.metric not in self.metrics:
+        known = metrics.of_kind(self.kind)
+        if self.metric not in known or self.metric not in self.metrics or not self.metrics.keys() <= set(known):
             raise ValueError(f"a task of kind {self.kind!r}, measured in {self.metric!r}, is not known")
+        try:
+            asked = objectives.make(self.label_names, self.objective)
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"its objective {str(self.objective)[:80]} is not known") from None
+        if asked.kind != self.kind:
+            raise ValueError(f"its kind is {self.kind!r}, and its objective is of {asked.kind!r}")
         return self
 
     def facts(self) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from afina import atomic, digest, tensorfile
+from afina.data.kinds import CLASSES
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
 from afina.models.objective import Objective
@@ -62,6 +63,23 @@ class Result:
     def objective(self) -> Objective:
         """What was asked of each text."""
         return objectives.make(self.record.label_names, self.record.objective)
+
+    def check_shapes(self, where: object) -> None:
+        """Raise InvalidData where the predictions can be none of the record's kind and labels."""
+        outputs, targets, asked = self.predictions.outputs, self.predictions.targets, self.objective
+        fits = outputs.ndim == 2 and outputs.shape == (len(targets), asked.width) and np.isfinite(outputs).all()
+        if fits and asked.kind == CLASSES:
+            fits = (
+                targets.ndim == 1
+                and targets.dtype.kind == "i"
+                and bool(((targets >= 0) & (targets < asked.width)).all())
+            )
+        if not fits:
+            raise InvalidData(
+                f"{where}: these are no predictions of {self.record.name}, seed {self.record.seed}: outputs "
+                f"{outputs.shape} and targets {targets.shape}, for {asked.width} outputs a text. Remove the file, and "
+                "run the study again."
+            )
 
     def check(self, where: object) -> None:
         """Raise InvalidData where a metric of the record is not what the predictions give.

@@ -132,7 +132,7 @@ class Results(Shown):
         Raises NotFound; InvalidData for what is damaged, or was changed by hand.
         """
         directory = Directory(Path(out))
-        if not directory.recommendation.is_file() and not directory.records.is_file():
+        if not directory.holds_results:
             raise NotFound(
                 f"{out}: no {directory.records.name} there, so no finished run to show. "
                 "Give the `out` of a study or a recommendation."

@@ -79,16 +79,18 @@ class Study(Shown, Frozen):
         }
 
     @classmethod
-    def load(cls, source: str, overrides: Iterable[str] = ()) -> Self:
+    def load(cls, source: str | Path, overrides: str | Iterable[str] = ()) -> Self:
         """Read a TOML file or a preset; overrides are `key=value` with a dotted key. Raises NotFound, InvalidStudy."""
-        content, where = read(source)
-        for item in overrides:
-            override(content, item)
+        content, where = read(str(source))
+        for item in [overrides] if isinstance(overrides, str) else overrides:
+            override(content, str(item))
         return cls.parse(content, where)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], where: str) -> Self:
         """Check `content`; `where` begins the messages. Raises UnknownName, InvalidStudy."""
+        if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+            raise InvalidStudy(f"{where}: expected a table of fields by name, such as methods. Found {content!r:.80}.")
         return cls(where, **content)
 
     def __init__(self, where: str = "study", /, **fields: Any) -> None:

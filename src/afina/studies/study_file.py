@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from afina.errors import AfinaError, InvalidStudy, NotFound, UnknownName
 from afina.schema import Problem
+
+Part = TypeVar("Part", bound=BaseModel)
 
 
 def presets() -> list[str]:
@@ -60,6 +63,14 @@ def override(content: dict[str, Any], item: str) -> None:
         if not isinstance(table, dict):
             raise InvalidStudy(f"`overrides` {item}: {part} is a value, not a table.")
     table[parts[-1]] = value
+
+
+def checked(kind: type[Part], fields: Mapping[str, Any], where: str) -> Part:
+    """A part of a study of such fields; `where` begins the messages. Raises UnknownName, InvalidStudy."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise explain(error, kind, where) from None
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> AfinaError:

@@ -123,7 +123,7 @@ class _Worker:
                 env=allocator.environment_of_one_run(),
             )
         if self.until is not None:
-            seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX)
+            seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX / 2)
             # Not by what it tells: a process that loads or saves is silent for long.
             self.timer = threading.Timer(seconds, self.process.kill)
             self.timer.daemon = True
