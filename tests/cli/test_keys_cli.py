@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,18 @@ def test_errors_name_what_was_typed(afina: Command) -> None:
     assert afina("keys", "list").out == "No key yet. Make one: afina keys create CLIENT\n"
     assert afina("keys", "--store", "other", "create", "acme").code == 0
     assert len(AdapterStore("other").keys()) == 1
+
+
+def test_a_key_whose_rate_is_damaged_is_listed_and_said_to_be(afina: Command) -> None:
+    afina("keys", "create", "acme", "--rate", 6000)
+    (key,) = AdapterStore().keys()
+    with closing(sqlite3.connect(AdapterStore().address.url)) as raw:
+        raw.execute("UPDATE keys SET rate = 'abc'")
+        raw.commit()
+    _, row, problem = afina("keys", "list").out.splitlines()
+    assert re.split(r"  +", row)[3] == "damaged"
+    assert problem == (
+        f"Key {key.id}: its rate is 'abc', expected a whole number of tokens a minute, at least 1. "
+        f"No server lets it pass. Revoke it: afina keys revoke {key.id}"
+    )
+    assert afina("keys", "revoke", key.id).code == 0
