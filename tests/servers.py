@@ -85,7 +85,10 @@ def prepared(
     store.revoke_key(revoked.key.id)
     secrets["revoked"] = revoked.secret
     with Engine(gpt2, store) as engine:
-        yield Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05} | settings))), secrets
+        yield (
+            Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05, "refusals_a_second": 10_000} | settings))),
+            secrets,
+        )
 
 
 @contextmanager

@@ -63,3 +63,17 @@ def test_wrong_keys_beyond_some_a_second_wait_and_valid_ones_do_not(
         assert served.get("/v1/models").status_code == 200
     assert time.perf_counter() - began < 3 * slowed + 0.7
     assert served.web.get("/health/live").status_code == 200
+
+
+def test_who_is_refused_again_and_again_is_answered_later_and_another_at_once(serve: Any) -> None:
+    served = serve(refusals_a_second=2)
+    assert served.post("/predict", {**BODY, "model": "bolt/mail"}, "bolt").status_code == 200
+    assert served.post("/predict", BODY).status_code == 200
+    began = time.perf_counter()
+    with ThreadPoolExecutor(10) as pool:
+        refused = [pool.submit(served.post, "/predict", {**BODY, "model": "acme/none"}) for _ in range(10)]
+        assert served.post("/predict", {**BODY, "model": "bolt/mail"}, "bolt").status_code == 200
+        assert served.post("/predict", BODY).status_code == 200  # nor does it wait for what is answered
+        assert time.perf_counter() - began < 1.5
+        assert {one.result().status_code for one in refused} == {404}
+    assert 0.9 < time.perf_counter() - began < 5

@@ -23,6 +23,7 @@ class Settings:
     head_seconds    in which a request's head has to come
     body_bytes      of a request, or of a line of `/bulk`;  body_seconds  in which all of it has to come
     bytes_a_second  of bodies that a client's requests are read, once twice as many are; beyond, they are read later
+    refusals_a_second  of a client that are answered at once, once four times as many are; beyond, within two seconds
     texts           in a request;  characters  of a text
     tokens_per_minute  that a client may ask for where its key says nothing; None: no limit
     writes_per_minute  aliases that a client may move
@@ -43,6 +44,7 @@ class Settings:
     body_bytes: int = 1 << 20
     body_seconds: float = 10.0
     bytes_a_second: int = 2 << 20
+    refusals_a_second: int = 50
     texts: int = 256
     characters: int = 100_000
     tokens_per_minute: int | None = None

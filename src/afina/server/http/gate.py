@@ -117,6 +117,7 @@ class Gate:
         self._asking: Counter[str] = Counter()
         settings = core.settings
         self._paces = Paces(settings.bytes_a_second, 2 * settings.bytes_a_second, settings.body_seconds)
+        self._refusals = Paces(settings.refusals_a_second, 4 * settings.refusals_a_second, 2.0)
         self._strangers, self._slowed = Pace(REFUSED, REFUSED, 1.0), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,6 +137,8 @@ class Gate:
             if message["type"] == "http.response.body" and scope["method"] == "HEAD":
                 message = {**message, "body": b""}
             if message["type"] == "http.response.start":
+                if seen.key is not None and message["status"] >= 400:
+                    await self._refusals.take(seen.key.client, 1)
                 seen.status = message["status"]
                 extra = [(b"x-request-id", request.encode()), (b"x-content-type-options", b"nosniff")]
                 message["headers"] = [*message.get("headers", []), *extra, (b"cache-control", b"no-store")]
