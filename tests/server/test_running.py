@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import socket
@@ -195,3 +196,24 @@ def test_a_name_of_several_addresses_is_listened_to_on_one_port(monkeypatch: pyt
 def test_draining_is_shorter_than_the_shutdown_and_both_are_numbers(settings: Any, said: str) -> None:
     with pytest.raises(InvalidStudy, match=said):
         Settings(**settings)
+
+
+def test_what_is_in_memory_when_a_server_begins_is_not_looked_through_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(Exception):
+        pass
+
+    class Fake:
+        def limit(self) -> None:
+            pass
+
+        def run(self) -> None:
+            assert gc.get_freeze_count() > 10_000
+            raise Ended
+
+    monkeypatch.setattr(running, "server", lambda *given: Fake())
+    monkeypatch.setattr(running.logs, "adopt", lambda: None)
+    try:
+        with pytest.raises(Ended):
+            running.serve(Any, [])
+    finally:
+        gc.unfreeze()
