@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from afina.studies.results import Results
 from command import Command
 from fakes import Backbones, sentences, write_csv
 
@@ -36,7 +37,13 @@ def test_a_file_of_ratings_is_trained_evaluated_and_predicted(afina: Command, ba
     assert answer.err.splitlines()[0].startswith("text: column 'text'; label: column 'rating'. 60 rows, numbers from ")
     assert answer.err.splitlines()[0].endswith(": kind number (--kind classes reads them as names of classes)")
     assert "Pearson correlation" in answer.out
+    (record,) = Results.read("made").records
+    assert record.columns == {"text": "text", "label": "rating"}
+    assert "- Columns: text: column 'text'; label: column 'rating'" in Path("made/report.md").read_text(
+        encoding="utf-8"
+    )
     shown = afina("evaluate", "made", "--task", ratings)
+    assert "text: column 'text'; label: column 'rating'." in shown.err
     assert shown.out.startswith("Pearson correlation ")
     assert "RMSE" in shown.out
     told = afina("evaluate", "made", "--task", ratings, "--json", "--metric", "rmse").object()

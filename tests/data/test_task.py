@@ -43,6 +43,14 @@ def test_a_pair_is_the_same_only_when_both_texts_are() -> None:
     assert key(Example("abc", 0)) != key(Example("ab", 0, "c"))
 
 
+def test_a_split_takes_what_holds_texts_and_labels_in_an_order() -> None:
+    plain = Split(["a", "b"], np.array([0, 1]), ["c", "d"])
+    assert Split(iter(["a", "b"]), (i for i in (0, 1)), np.array(["c", "d"])).digest == plain.digest
+    for wrong in ({"texts": ["a"]}, {"pairs": ["c"]}, {"labels": ["x", "y"]}, {"texts": "ab"}):
+        with pytest.raises(InvalidData, match="a split's "):
+            Split(**{"texts": ["a", "b"], "labels": [0, 1], "pairs": ["c", "d"]} | wrong)
+
+
 def test_an_example_without_letters_and_digits_has_no_key() -> None:
     assert key(Example("!!", 0)) == ""
     assert key(Example("!!", 0, "??")) == ""

@@ -1,10 +1,11 @@
-"""How many texts there were to learn from and to evaluate, and whether that says anything. Pure."""
+"""How a task was read, how many texts there were to learn from and to evaluate, and whether that is enough. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from afina.data.kinds import columns_in_words
 from afina.report.arms import Arm
 from afina.report.words import count, number_of_texts, too_few
 from afina.studies.spec import Data
@@ -16,12 +17,14 @@ def split_of(task: str, train: int, held_out: int) -> str:
 
 
 def notes(arms: Sequence[Arm], data: Data) -> list[str]:
-    """How a file was cut; figures on few texts; and where more texts were asked for than there are."""
+    """How a file was read and cut; figures on few texts; and where more texts were asked for than there are."""
     from afina.data.origins import named  # it loads numpy
 
     records = [record for arm in arms for record in arm.records]
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
+    made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
+    made += dict.fromkeys(note for one in records for note in one.notes)
     made += [
         f"Figures on {number_of_texts(examples)}{too_few(examples)}."
         for examples in sorted({one.examples for one in records})

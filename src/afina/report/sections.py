@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from afina.data.kinds import columns_in_words
 from afina.report import asking
 from afina.report.arms import Arm, differing, training
 from afina.report.plots.drawing import Plot
@@ -124,19 +123,12 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
                 f"labels {', '.join(f'`{name}`' for name in record.label_names)}"
             )
         ),
-        *_read(records),
         f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
         *([f"Training, the same in every run: {in_words(same)}"] if same else []),
         *asking.notes([record.ask for record in records]),
         *([f"Texts cut at the maximum length: {truncated:,}"] if truncated else []),
         *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
     ]
-
-
-def _read(records: Sequence[Record]) -> list[str]:
-    """Which columns the texts and labels come from, and what the reader may not expect of how they were read."""
-    read = list(dict.fromkeys(f"Columns: {columns_in_words(record.columns)}" for record in records if record.columns))
-    return [*read, *dict.fromkeys(note for record in records for note in record.notes)]
 
 
 def _by_run(asked: Sequence[dict[str, object]]) -> list[str]:
