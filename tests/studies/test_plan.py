@@ -57,7 +57,7 @@ FIGURES = {
     "fits",
     "fits_gpu",
 }
-TERMS = {"backbone", "task", "dtype", "texts", "tokens", "longest", "epochs", "memory", "process"}
+TERMS = {"backbone", "task", "dtype", "texts", "tokens", "longest", "epochs", "memory", "process", "gpu"}
 
 
 def texts(length: int, **settings: Any) -> Training:
@@ -85,7 +85,7 @@ def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_network")
 def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(afina: Command) -> None:
-    found = afina("plan", "--backbone", "gpt2", "--json").object()
+    found = afina("plan", "--backbone", "gpt2", "--dtype", "float32", "--json").object()
     assert set(found) == TERMS | {"methods"}
     assert set(found["methods"]) == set(METHODS)
     assert all(set(one) == FIGURES for one in found["methods"].values())
@@ -384,7 +384,7 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypat
         (one.gpu_peak, False, True),
         (one.gpu_peak - 1, False, False),
     ):
-        terms = type(one.terms)(**{**vars(one.terms), "memory": memory})
+        terms = type(one.terms)(**{**vars(one.terms), "memory": memory, "gpu": memory})
         changed = type(one)(**{**vars(one), "terms": terms})
         assert (changed.fits, changed.fits_gpu) == (fits, fits_gpu)
 
@@ -396,6 +396,26 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypat
     assert "What fits in 2.00 GiB of main memory: nothing. On a GPU with 2.00 GiB, by estimate: LoRA." in " ".join(
         shown.split()
     )
+
+
+def test_no_gpu_is_spoken_of_where_there_is_none_unless_its_memory_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(gpu: int | None, memory: int | None = None) -> str:
+        monkeypatch.setattr(meter, "gpu_memory", lambda device: gpu)
+        return forecast_table(forecast("gpt2", [make("baseline")], training=texts(8), memory=memory)).notes[0]
+
+    total = f"What fits in {meter.machine_memory() / GIB:.2f} GiB of main memory: no fine-tuning. "
+    assert said(None) == total + "There is no GPU here; `--memory` says how much another machine's has."
+    assert said(8 * GIB) == total + "On a GPU with 8.00 GiB, by estimate: no fine-tuning."
+    assert said(None, 2 * GIB).endswith("On a GPU with 2.00 GiB, by estimate: no fine-tuning.")
+    monkeypatch.setattr(meter, "gpu_memory", lambda device: None)
+    assert only(forecast("gpt2", [make("baseline")], training=texts(8))).summary["fits_gpu"] is None
+
+
+def test_a_plan_is_for_what_training_computes_in(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
+    one = only(forecast(gpt2.address, [make("lora")], task=toy, calibrate=False))
+    made = Run(backbone=gpt2.address, task=toy, method="lora", training={"max_steps": 1}).execute(tmp_path)
+    assert one.terms.dtype == made.environment.dtype
+    assert one.state_bytes == made.memory.state_bytes
 
 
 def test_the_default_memory_is_this_machines() -> None:

@@ -40,6 +40,7 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
         rows,
         (
             _fitting(forecasts, limit),
+            f"Training computes in {terms.dtype}. Without `--dtype`, that is what `afina train` chooses here.",
             f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
             "the longest text. In float32, state is also what PyTorch has allocated on a GPU after the last step.",
             f"Peak on a CPU: every tensor of a run at its height, and {size(terms.process)} for Python and the "
@@ -50,9 +51,12 @@ def forecast_table(forecasts: Sequence[Forecast]) -> Table:
 
 
 def _fitting(forecasts: Sequence[Forecast], limit: str) -> str:
-    on_cpu = _words([one.title for one in forecasts if one.fits])
+    on_cpu = f"What fits in {limit} of main memory: {_words([one.title for one in forecasts if one.fits])}."
+    gpu = forecasts[0].terms.gpu
+    if gpu is None:
+        return f"{on_cpu} There is no GPU here; `--memory` says how much another machine's has."
     on_gpu = _words([one.title for one in forecasts if one.fits_gpu])
-    return f"What fits in {limit} of main memory: {on_cpu}. On a GPU with {limit}, by estimate: {on_gpu}."
+    return f"{on_cpu} On a GPU with {size(gpu)}, by estimate: {on_gpu}."
 
 
 def _words(titles: Sequence[str]) -> str:

@@ -38,8 +38,8 @@ from afina.training.features import inputs_of
 MADE_UP = "texts of one length"
 """Stands for the task of a run that is foreseen from the backbone's configuration alone."""
 
-EVERYTHING, USUAL, PLAIN = Data(), Ask(), Training(dtype="float32")
-"""What is foreseen where nothing is said."""
+EVERYTHING, USUAL, PLAIN = Data(), Ask(), Training()
+"""What is foreseen where nothing is said: what a run would do, in what it would compute in here."""
 
 MOST_MADE_UP = 2**20
 """Tokens of a batch of made-up texts, which are laid out one by one."""
@@ -87,7 +87,8 @@ def cost(
     heaviest = max(batches, key=lambda one: len(one.tokens) + before * len(one))
     seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype)
     inputs = inputs_of(method)
-    terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit)
+    gpu = memory or meter.gpu_memory(devices.choose())
+    terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit, gpu)
     one = Forecast(
         method=method.name,
         title=method.title,
@@ -214,7 +215,7 @@ def _of(backbone: str) -> list[Method]:
     return [make(name).for_family(family) for name in served(backbone)]
 
 
-def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int) -> Terms:
+def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | None) -> Terms:
     return Terms(
         backbone=run.backbone,
         task=None if run.task == MADE_UP else run.task,
@@ -225,6 +226,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int) -> Terms:
         epochs=run.training.epochs,
         memory=memory,
         process=_process(),
+        gpu=gpu,
     )
 
 

@@ -18,6 +18,7 @@ class Terms:
     epochs   of the training whose time is foreseen
     memory   bytes that are to suffice
     process  bytes that Python and the libraries take, without any tensor
+    gpu      bytes of a GPU that are to suffice: those given, or this machine's; None where neither is
     """
 
     backbone: str
@@ -29,6 +30,7 @@ class Terms:
     epochs: int
     memory: int
     process: int
+    gpu: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Forecast:
         return self.peak <= self.terms.memory
 
     @property
-    def fits_gpu(self) -> bool:
-        """Whether a GPU with as much memory would do."""
-        return self.gpu_peak <= self.terms.memory
+    def fits_gpu(self) -> bool | None:
+        """Whether the GPU of the terms would do; None where they have none."""
+        return None if self.terms.gpu is None else self.gpu_peak <= self.terms.gpu
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
             continue
         one = cost.cost(run, texts, memory=limit, calibrate=False)
         lowered = one.terms.dtype == "bfloat16"
-        fits, needed = (one.fits, one.peak) if gpu is None else (one.fits_gpu, one.gpu_peak)
+        fits, needed = (one.fits, one.peak) if gpu is None else (bool(one.fits_gpu), one.gpu_peak)
         if fits:
             fitting.append(one.method)
         else:
