@@ -54,6 +54,7 @@ class LookingExecutor(InventedExecutor):
         facts = {
             **{"key": run.key, "study": study, "name": run.title, "seed": run.seed, "task": run.task},
             **{"environment": where, "label_names": task.label_names, "data_digest": run.data_digest},
+            **{"train_examples": len(task.train), "examples": 5},
         }
         made = carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **facts)
         return made.model_copy(update={"content_digest": None}) if self.earlier else made
@@ -98,6 +99,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "labels swapped": lambda file: write_csv(file, [(t, {"bad": "good", "good": "bad"}[y]) for t, y in rows()[10:]]),
     "labels renamed": lambda file: write_csv(file, [(t, {"bad": "awful", "good": "great"}[y]) for t, y in rows()[10:]]),
     "rows added": lambda file: write_csv(file, rows(count=COUNT + 20)[10:]),
+    "rows taken away": lambda file: write_csv(file, rows()[20:]),
     "rows in another order": lambda file: write_csv(file, rows()[:9:-1]),
     "a text edited": lambda file: write_csv(file, [("Quite another text.", "bad"), *rows()[11:]]),
     "the other file edited": lambda file: write_csv(file.with_name("held_out.csv"), rows()[2:10]),

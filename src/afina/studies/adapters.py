@@ -32,7 +32,8 @@ def find(place: str | Path, method: str | None = None, seed: int | None = None) 
     records = directory.read()
     if directory.recommendation.is_file():
         made = read_recommendation(directory.recommendation)
-        records = _first(records, [one.key for one in made.contenders if one.key is not None])
+        keys = tuple(one.key for one in made.contenders if one.key is not None)
+        records = _first(records, keys)
         if method is None and seed is None:
             return place / _recommended(place, made, records)
         name = method or made.recommended
@@ -41,7 +42,7 @@ def find(place: str | Path, method: str | None = None, seed: int | None = None) 
         records = _first(records, keys)
         asked = [one for one in records if one.key in keys]
         name = method or _only(place, asked or records)  # what was asked for last may have failed, or not be done
-    return place / _of(place, records, name, seed).adapter
+    return place / _of(place, records, keys, name, seed).adapter
 
 
 def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
@@ -67,8 +68,10 @@ def _only(place: Path, records: Sequence[Record]) -> str:
     return names.pop()
 
 
-def _of(place: Path, records: Sequence[Record], name: str, seed: int | None) -> Record:
-    named = sorted((one for one in records if one.name == name), key=lambda one: -one.train_examples)
+def _of(place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None) -> Record:
+    """Of those that were asked for last before any other, such as one of what the data were before."""
+    named = [one for one in records if one.name == name]
+    named.sort(key=lambda one: (one.key not in keys, -one.train_examples))
     if not named:
         raise UnknownName("method", name, {one.name for one in records}, str(place))
     found = next((one for one in named if seed is None or one.seed == seed), None)
