@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ import pytest
 import typer.main
 
 from afina import AdapterStore, Backbone, cli
+from afina.cli import serving
 from afina.server import logs
 from command import Command
 from crowd import adapter
@@ -153,3 +155,18 @@ def test_a_variable_that_is_no_setting_is_told(
     assert [(one["level"], one["message"]) for one in logged(caplog)] == [
         ("warning", "AFINA_TIMOUT is set, but no option of `afina serve` has that variable")
     ]
+
+
+def test_it_serves_where_nobody_reads_what_it_prints(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "afina.server")
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = os.fdopen(writer, "w")
+    monkeypatch.setattr("sys.stdout", closed)
+    serving._say("adapters", "http://127.0.0.1:8000")
+    monkeypatch.undo()
+    with suppress(OSError):
+        closed.close()
+    assert [(one["message"], one["url"]) for one in logged(caplog)] == [("serving", "http://127.0.0.1:8000")]

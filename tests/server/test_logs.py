@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import textwrap
 from typing import Any
 
 import pytest
+
+from afina.server import logs
 
 ALL = """
     import asyncio, gc, json, logging, sys, threading, warnings
@@ -98,3 +101,9 @@ def test_of_an_error_that_nobody_caught_type_and_place_are_told(lines: list[dict
         ("python", "uncaught"),
     ]
     assert {one["at"] for one in lines[4:]} == {"<string>:14"}
+
+
+def test_of_a_traceback_that_a_library_writes_as_its_message_the_type_is_told() -> None:
+    said = 'Traceback (most recent call last):\n  File "a.py", line 1, in b\nValueError: the soup was bright.\n'
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "a.py", 1, said, (), None)
+    assert logs.fields_of(record)["message"] == "traceback of ValueError"

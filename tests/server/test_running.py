@@ -62,6 +62,13 @@ def test_after_sigterm_it_is_not_ready_and_answers_as_before_until_it_has_draine
     assert [one["seconds"] for one in logged(caplog) if one["message"] == "draining"] == [1.0]
 
 
+def test_who_hangs_up_ends_it_as_sigterm_does(listen: Any) -> None:
+    server = listen(drain=1.0)
+    server.server.handle_exit(signal.SIGHUP, None)
+    assert (ready(server), predict(server).status_code) == (503, 200)
+    assert within(5, lambda: ended(server))
+
+
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_draining(listen: Any, again: int) -> None:
     server = listen(drain=20.0)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -129,7 +129,16 @@ def serve(
         opened.make_ready()
         engine = stack.enter_context(Engine(backbone, opened, dtype=dtype, limit=limit))
         core = Core(engine, opened, chosen, traces.make())
-        run(core, sockets, lambda url: print(f"serving {opened.address.shown} on {url}", flush=True))
+        run(core, sockets, lambda url: _say(opened.address.shown, url))
+
+
+def _say(store: str, url: str) -> None:
+    """Say where it listens, to a person or a program, and in the log. It listens also where nobody takes the former."""
+    from afina.server import logs
+
+    with suppress(OSError):
+        print(f"serving {store} on {url}", flush=True)
+    logs.note("serving", store=store, url=url)
 
 
 def _unread(context: typer.Context) -> list[str]:

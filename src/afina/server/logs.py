@@ -30,11 +30,14 @@ def note(message: str, level: int = logging.INFO, **fields: Any) -> None:
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     """What a line says: time (UTC), level, logger, message, and the fields of a line of the server's own.
 
-    asyncio's messages have what failed in their text, of which the beginning is enough.
+    asyncio's messages have what failed in their text, of which the beginning is enough; of a traceback that a library
+    writes as its message, the type of the error is.
     """
     message = record.getMessage()
     if record.name == "asyncio":
         message = message.partition("\n")[0].partition("(")[0].strip()
+    elif message.startswith("Traceback (most recent call last)"):
+        message = "traceback of " + message.strip().rpartition("\n")[2].partition(":")[0]
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = {"time": time, "level": record.levelname.lower(), "logger": record.name, "message": message}
     if record.exc_info and record.exc_info[1] is not None:

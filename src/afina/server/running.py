@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Never
 
@@ -73,8 +74,8 @@ def _unbound(host: str, port: int, error: OSError) -> Exception:
 class Server(uvicorn.Server):
     """Of a core, on sockets; `run` until it is told to end.
 
-    SIGTERM drains first: `/health/ready` is 503, and all else is as before. SIGINT, and a second signal, end the
-    draining; one more cuts what is still being answered.
+    SIGTERM and SIGHUP drain first: `/health/ready` is 503, and all else is as before. SIGINT, and a second signal, end
+    the draining; one more cuts what is still being answered.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Heed a signal. What ends a server so is no failure: unlike uvicorn's, it is not raised again afterwards."""
-        drains = sig == signal.SIGTERM and self._settings.drain > 0
+        drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
             self.force_exit = True
         elif self._told is None and drains:
@@ -181,11 +182,14 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     """
     logs.adopt()
     made = server(core, sockets, listening)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not where `nohup` has it ignored
+        signal.signal(signal.SIGHUP, made.handle_exit)
     threading.Thread(target=made.limit, name="afina-shutdown", daemon=True).start()
     settle()
     made.run()
     if made.force_exit:
         logs.note("cut off: told to end again", logging.WARNING)
-    sys.stdout.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     logging.shutdown()
     os._exit(1 if made.force_exit else 0)
