@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from afina import Adapter, digest
+from afina.data.text_hashes import TextHashes
 from afina.models.manifest import Manifest
 from afina.store.adapter_store import AdapterStore
 
 BODY, HEAD = "model.layers.0.q_proj.lora_A.weight", "score.weight"
 
 
-def adapter(path: Path, body: int = 0, head: int = 0, **changes: Any) -> Path:
+def adapter(path: Path, body: int = 0, head: int = 0, trained_on: TextHashes | None = None, **changes: Any) -> Path:
     """The directory of an adapter of two small tensors, full of those numbers."""
     tensors = {BODY: torch.full((2, 4), float(body)), HEAD: torch.full((2, 4), float(head))}
     facts: dict[str, Any] = {
@@ -31,7 +32,7 @@ def adapter(path: Path, body: int = 0, head: int = 0, **changes: Any) -> Path:
         "task": "invented.csv",
         "metrics": {"accuracy": 0.75},
     }
-    Adapter(Manifest(**(facts | changes)), tensors).save(path)
+    Adapter(Manifest(**(facts | changes)), tensors, trained_on=trained_on).save(path)
     return path
 
 

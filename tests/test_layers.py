@@ -28,7 +28,7 @@ LAYERS = {
     "data": (
         "given kinds split batch template",
         "readers readers.source readers.tsv readers.raters readers.workbook readers.notation",
-        "tokenize readers.table",
+        "tokenize readers.table text_hashes",
         "readers.missing readers.lists",
         "readers.labels",
         "readers.rows",
@@ -67,7 +67,7 @@ LAYERS = {
         "methods",
         "parameters",
     ),
-    "inference": ("reading", "predictor", "probes calibration", "evaluation asking merging importing"),
+    "inference": ("reading", "predictor", "probes calibration", "evaluation asking merging importing rows"),
     "store": (
         # each package within: no store, no version
         "names steps version blobs blobs.blobs blobs.answers intake intake.limits",
@@ -150,7 +150,7 @@ LAYERS = {
         "tables plots.drawing",
         "verdicts",
         "advice curves per_label",
-        "conclusion counts recommendation answer forecasts tuning disagreements sections paper.published",
+        "conclusion counts recommendation answer forecasts tuning disagreements sections paper.published evaluation",
         "plots.accuracy plots.costs plots.training plots.confusion plots.curve plots.labels plots.numbers plots.trust"
         " plots.race",
         "paper.claims",

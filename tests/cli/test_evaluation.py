@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter, Backbone
+from afina.data.text_hashes import FILE
 from afina.studies.results import Results
 from command import Command
 from fakes import sentences, write_csv
@@ -42,17 +43,68 @@ def test_evaluate_uses_every_row_of_another_file_and_no_text_of_training(
     own = afina("evaluate", adapter, "--task", mine).out
     assert " on the 20 texts that training left out of mine.csv (95 % of accuracy: 0." in own
     assert own.splitlines()[0].endswith("); too few to say anything: below 30")
-    assert afina("evaluate", adapter, "--task", longer).error == (
-        "task longer.csv: 80 of 101 texts are among those that the adapter was trained on, at most 1% may. "
-        "Remove them, or pass --allow-leakage to go on."
-    )
+    without = afina("evaluate", adapter, "--task", longer).out
+    assert " on 21 texts of longer.csv (" in without
+    assert "80 texts of longer.csv left out: the adapter was trained on them. --allow-leakage keeps them." in without
     shown_json = afina("evaluate", adapter, "--task", longer, "--allow-leakage", "--json").object()
     assert (shown_json["examples"], shown_json["held_out"], shown_json["leaked"]) == (101, False, 80)
     Path(mine).unlink()
+    assert " on 21 texts of longer.csv (" in afina("evaluate", adapter, "--task", longer).out
+    (adapter / FILE).unlink()  # as an earlier afina made it
     answer = afina("evaluate", adapter, "--task", more)
-    assert answer.err.splitlines()[1:] == [
-        "Whether training saw any of these texts is not known: mine.csv is not at hand as it was."
-    ]
+    said = answer.err.splitlines(keepends=True)[-1]
+    assert said.startswith("Whether training saw any of these texts is not known: the adapter has no hashes of ")
+    assert said.endswith(", and mine.csv is not at hand as it was.\n")
+
+
+def test_evaluate_shows_each_label_and_which_is_taken_for_which_and_names_the_class_of_f1(
+    afina: Command, gpt2: Backbone, files: tuple[str, str, str]
+) -> None:
+    adapter, shown = train(afina, gpt2, "--task", files[0])
+    shown = " ".join(shown.split())
+    assert "F1 is of the class `good`, the last in the order of the labels (`--positive LABEL` names another)." in shown
+    for part in ("Figures by label, ", "Confusion matrix, ", "answered bad"):
+        assert part in " ".join(afina("show", "results/train").out.split())
+    plain = afina("evaluate", adapter, "--task", files[1]).out
+    assert "F1 of good" in plain.splitlines()[0]
+    assert "F1 and AUROC are about good, the last in the order of the labels; --positive names another." in plain
+    assert "Figures by label" in plain
+    assert "Confusion matrix" in plain
+    usual = afina("evaluate", adapter, "--task", files[1], "--json").object()
+    turned = afina("evaluate", adapter, "--task", files[1], "--positive", "bad", "--json").object()
+    assert (usual["positive"], turned["positive"]) == ("good", "bad")
+    assert [one["labels"]["bad"] for one in (usual, turned)] == [usual["labels"]["bad"]] * 2
+    assert turned["f1"] == usual["labels"]["bad"]["f1"]
+    assert usual["f1"] == usual["labels"]["good"]["f1"]
+    assert turned["confusion"] == [row[::-1] for row in usual["confusion"][::-1]]
+    assert sum(map(sum, usual["confusion"])) == 40
+    said = afina("evaluate", adapter, "--task", files[1], "--positive", "bad").out
+    assert "--positive names another" not in said
+    told = "more.csv: --positive 'fine' is no label of the adapter. Give bad or good."
+    assert afina("evaluate", adapter, "--task", files[1], "--positive", "fine").error == told
+
+
+def test_evaluate_on_texts_of_one_class_says_what_is_undefined(
+    afina: Command, gpt2: Backbone, files: tuple[str, str, str]
+) -> None:
+    adapter, _ = train(afina, gpt2, "--task", files[0])
+    write_csv(Path("alone.csv"), [(text, "good") for text, _ in sentences(40)[20:]])
+    shown = afina("evaluate", adapter, "--task", "alone.csv", "--allow-leakage").out
+    assert "AUROC undefined (it needs texts of both labels)" in shown
+    assert "Matthews correlation undefined (it needs texts of two labels or more)" in shown
+    found = afina("evaluate", adapter, "--task", "alone.csv", "--allow-leakage", "--metric", "auroc", "--json").object()
+    assert (found["auroc"], found["mcc"], found["interval"], found["labels"]["bad"]["recall"]) == (
+        None, None, [None, None], None,
+    )  # fmt: skip
+    assert found["accuracy"] is not None
+
+
+def test_texts_that_were_cut_are_counted_where_they_were(
+    afina: Command, gpt2: Backbone, files: tuple[str, str, str]
+) -> None:
+    adapter, shown = train(afina, gpt2, "--task", files[0], "--set", "max_length=3")
+    assert "100 of 100 texts cut at the maximum length of 3 tokens." in " ".join(shown.split())
+    assert "40 of 40 texts cut at the maximum length of 3 tokens." in afina("evaluate", adapter, "--task", files[1]).out
 
 
 def test_a_file_of_its_own_to_evaluate_on_lets_all_of_the_task_train(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
 import pyarrow
@@ -12,7 +14,7 @@ from pyarrow import parquet
 
 from afina.data.readers.texts import MOST
 from afina.inference.predictor import Predictor
-from command import Command
+from command import PROGRAM, Command
 
 SAID = ["What a warm ferry!", 'a "quoted" text, with a comma', "naïve café ☕", "the novel was dull."]
 
@@ -50,6 +52,64 @@ def test_a_long_table_is_answered_from_its_first_rows_on(afina: Command, trained
         f"a warm play number {number}" for number in range(16)
     ]
     assert MOST > 40
+
+
+def test_every_row_has_an_answer_with_its_number_and_blank_ones_a_reason(afina: Command, trained: Path) -> None:
+    Path("gaps.csv").write_text('id,text\n7,a warm play\n8,\n9,"  "\n10,a dull novel\n', encoding="utf-8")
+    answer = afina("predict", trained, "--file", "gaps.csv")
+    rows = answer.lines()
+    assert [row["row"] for row in rows] == [1, 2, 3, 4]
+    assert [row["label"] is None for row in rows] == [False, True, True, False]
+    assert rows[1] == {
+        "row": 2, "text": None, "label": None, "probabilities": None, "reason": "gaps.csv, line 3: no text there"
+    }  # fmt: skip
+    assert answer.err == "gaps.csv, line 3: no text there, as in 1 more, so no answer.\n"
+    assert afina("predict", trained, "--file", "gaps.csv", "--out", "done.csv").out == (
+        "done.csv: 4 rows, 2 with an answer\n"
+    )
+    with Path("done.csv").open(newline="", encoding="utf-8") as file:
+        done = list(csv.DictReader(file))
+    assert [(row["id"], row["predicted_label"]) for row in done] == [
+        ("7", rows[0]["label"]), ("8", ""), ("9", ""), ("10", rows[3]["label"]),
+    ]  # fmt: skip
+
+
+def test_predict_gives_one_object_where_that_is_asked_for(afina: Command, trained: Path) -> None:
+    found = afina("predict", trained, *SAID, "--json").object()
+    assert found["answers"] == afina("predict", trained, *SAID).lines()
+    assert (found["rows"], found["without_text"], found["truncated"]) == (4, 0, 0)
+    assert found["digest"].startswith("sha256:")
+    to_file = afina("predict", trained, *SAID, "--json", "--out", "answers.jsonl").object()
+    assert (to_file["out"], to_file["rows"]) == ("answers.jsonl", 4)
+    assert "answers" not in to_file
+
+
+def test_what_predict_cannot_write_is_told_before_anything_is_computed(afina: Command, trained: Path) -> None:
+    before = Path(write("new.csv")).read_bytes()
+    told = "--out new.csv: the texts are read from this file. Name another one."
+    assert afina("predict", trained, "--file", "new.csv", "--out", "new.csv").error == told
+    assert Path("new.csv").read_bytes() == before
+    assert "ends in .csv or .jsonl" in afina("predict", trained, "x", "--out", "answers.txt").error
+
+
+def test_texts_that_were_cut_are_counted_and_pairs_are_refused_by_an_adapter_of_single_texts(
+    afina: Command, trained: Path
+) -> None:
+    answer = afina("predict", trained, "a short text", "a long text " * 300)
+    assert answer.err == "1 of 2 texts cut at the maximum length of 256 tokens.\n"
+    Path("pairs.jsonl").write_text('{"text": "a", "text_pair": "b"}\n', encoding="utf-8")
+    assert "trained on single texts, and these are pairs" in afina("predict", trained, "--file", "pairs.jsonl").error
+
+
+def test_a_closed_standard_output_is_an_error_and_nothing_is_lost_without_a_word() -> None:
+    done = subprocess.run(
+        f"{shlex.join(PROGRAM)} methods >&-", shell=True, capture_output=True, text=True, check=False
+    )  # closed by the shell
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: standard output: cannot be written (it is closed).")
+    quiet = subprocess.run(f"{shlex.join(PROGRAM)} methods 2>&- <&-", shell=True, capture_output=True, check=False)
+    assert (quiet.returncode, quiet.stderr) == (0, b"")
+    assert b"lora" in quiet.stdout
 
 
 def test_a_predictor_names_a_blank_text_by_its_place(trained: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from afina.data.labelled import Labelled, Trained
 from afina.data.task import Task
+from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, Leakage, NotFound
 
 NAMES = ("bad", "good")
@@ -54,12 +55,39 @@ def test_its_own_file_is_known_by_its_content_wherever_it_lies(tmp_path: Path, m
     assert Labelled.read(str(tmp_path / "moved.csv"), about).held_out
 
 
-def test_texts_that_were_trained_on_are_refused_in_another_file(tmp_path: Path, mine: Path) -> None:
+def hashed(address: Path, **data: object) -> Trained:
+    """The same, that has hashes of its training texts; where these are now, it cannot say."""
+    about, task = trained(address, **data), Task.load(str(address), **data)  # type: ignore[arg-type]
+    return replace(about, trained_on=TextHashes.of(task.train), task="gone.csv")
+
+
+@pytest.mark.parametrize("known", [trained, hashed])
+def test_texts_that_were_trained_on_are_left_out_of_another_file_and_counted(
+    tmp_path: Path, mine: Path, known: Callable[[Path], Trained]
+) -> None:
     both = write(tmp_path / "both.csv", 100)
     both.write_text(both.read_text(encoding="utf-8") + "new,good\n", encoding="utf-8")
-    with pytest.raises(Leakage, match=re.escape("80 of 101 texts are among those that the adapter was trained on")):
-        Labelled.read(str(both), trained(mine))
-    assert Labelled.read(str(both), trained(mine), allow_leakage=True).leaked == 80
+    found = Labelled.read(str(both), known(mine))
+    assert (len(found.split), found.leaked, found.left_out, found.held_out) == (21, 80, 80, False)
+    assert not set(found.split.texts) & set(Task.load(str(mine)).train.texts)
+    kept = Labelled.read(str(both), known(mine), allow_leakage=True)
+    assert (len(kept.split), kept.leaked, kept.left_out) == (101, 80, 0)
+
+
+def test_rows_appended_to_its_own_file_hide_no_text_that_was_trained_on(mine: Path) -> None:
+    about = hashed(mine)
+    mine.write_text(mine.read_text(encoding="utf-8") + "new,good\nnewer,bad\n", encoding="utf-8")
+    found = Labelled.read(str(mine), about)
+    assert (len(found.split), found.left_out) == (22, 80)
+
+
+def test_what_another_adapter_saw_is_left_out_too(tmp_path: Path, mine: Path) -> None:
+    other = write(tmp_path / "other.csv", 60, "other")
+    both = tmp_path / "both.csv"
+    both.write_text(mine.read_text(encoding="utf-8") + other.read_text(encoding="utf-8").partition("\n")[2])
+    found = Labelled.read(str(both), hashed(mine)).unseen_by(hashed(other))
+    assert (len(found.split), found.left_out) == (20 + 12, 80 + 48)
+    assert Labelled.read(str(both), hashed(mine)).unseen_by(replace(hashed(other), trained_on=None)).leaked is None
 
 
 def test_where_the_texts_of_training_are_not_as_they_were_nothing_is_claimed(tmp_path: Path, mine: Path) -> None:
@@ -75,7 +103,7 @@ def test_a_file_all_of_which_was_trained_on_is_refused(tmp_path: Path, mine: Pat
     about = trained(mine, evaluation=str(held))
     assert (len(Labelled.read(str(held), about).split), Labelled.read(str(held), about).leaked) == (30, 0)
     held.unlink()
-    with pytest.raises(Leakage, match="100 of 100 texts"):
+    with pytest.raises(Leakage, match="trained on all of its 100 texts"):
         Labelled.read(str(mine), about)
 
 

@@ -88,7 +88,7 @@ def test_chunks_begin_small_grow_and_say_where_they_stand(tmp_path: Path) -> Non
 
 def test_a_file_that_ends_with_a_chunk_has_no_empty_one_and_an_empty_file_has_none(tmp_path: Path) -> None:
     file = tmp_path / "few.txt"
-    for content, expected in (("a\n" * FIRST, [FIRST]), ("", []), ("\n", [])):
+    for content, expected in (("a\n" * FIRST, [FIRST]), ("", []), ("\n", [0])):
         file.write_text(content, encoding="utf-8")
         with chunks(file) as parts:
             assert [len(chunk.texts) for chunk in parts] == expected
@@ -174,19 +174,26 @@ def test_a_table_is_read_by_its_columns_and_its_labels_are_no_text(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
-def test_a_row_without_a_text_is_passed_over_and_counted(tmp_path: Path, name: str) -> None:
+def test_a_row_without_a_text_keeps_its_place_and_is_counted(tmp_path: Path, name: str) -> None:
     file = _write(tmp_path / name, [{"text": text, "n": 1} for text in ("one", "  ", "two", "", "three")])
     with chunks(file) as found:
-        assert [text for chunk in found for text in chunk.texts] == ["one", "two", "three"]
+        (chunk,) = found
+    assert chunk.texts == ["one", "two", "three"]
+    assert [(row.number, row.text, row.columns["n"]) for row in chunk.rows] == [
+        (number, text, chunk.rows[0].columns["n"])
+        for number, text in enumerate(("one", None, "two", None, "three"), start=1)
+    ]
     place = "row 2" if name.endswith("parquet") else f"line {2 if name.endswith('jsonl') else 3}"
-    assert found.note == f"{file}, {place}: no text there, as in 1 more; passed over."
+    assert found.note == f"{file}, {place}: no text there, as in 1 more, so no answer."
 
 
-def test_a_blank_line_is_passed_over_and_counted(tmp_path: Path) -> None:
+def test_a_blank_line_keeps_its_place_and_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\n \t\ntwo", encoding="utf-8")
     with chunks(tmp_path / "a.txt") as found:
-        assert [text for chunk in found for text in chunk.texts] == ["one", "two"]
-    assert found.note == f"{tmp_path / 'a.txt'}, line 2: no text there, as in 1 more; passed over."
+        (chunk,) = found
+    assert chunk.texts == ["one", "two"]
+    assert [(row.number, row.text) for row in chunk.rows] == [(1, "one"), (2, None), (3, None), (4, "two")]
+    assert found.note == f"{tmp_path / 'a.txt'}, line 2: no text there, as in 1 more, so no answer."
 
 
 def test_lines_of_no_table_have_no_columns_to_name(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from afina.data.loader import by_length
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
 from afina.events import Progress
+from afina.inference import probes
 from afina.inference.evaluation import Evaluation, evaluate, trained
 from afina.inference.predictor import logits
 from afina.inference.probes import PROBE, probe
@@ -73,7 +74,7 @@ def test_no_texts_give_no_logits(classifier: Classifier, gpt2: Backbone) -> None
 
 def test_pairs_and_the_maximum_length_reach_the_tokenizer(runs: Runs, gpt2: Backbone) -> None:
     adapter = Adapter.load(runs.adapter("gpt2", "lora"))
-    shorter = replace(adapter, manifest=adapter.manifest.model_copy(update={"max_length": 7}))
+    shorter = replace(adapter, manifest=adapter.manifest.model_copy(update={"max_length": 7, "pairs": None}))
     joined = gpt2.tokenizer("a bicycle", "a lamp, warm and bright", truncation=True, max_length=7)["input_ids"]
     text = gpt2.tokenizer.decode(joined)
     assert gpt2.tokenizer(text)["input_ids"] == joined
@@ -128,7 +129,7 @@ def test_probabilities_are_the_softmax_and_bear_large_logits() -> None:
 
 def evaluated(path: Path, task: str, **options: Any) -> Evaluation:
     adapter = Adapter.load(path)
-    return evaluate(adapter, Labelled.read(task, trained(adapter.manifest)), **options)
+    return evaluate(adapter, Labelled.read(task, trained(adapter)), **options)
 
 
 def test_an_adapter_evaluates_to_the_figures_of_its_record(runs: Runs, toy: str) -> None:
@@ -185,7 +186,14 @@ def test_a_task_of_pairs_and_three_labels_trains_evaluates_and_predicts(
     assert evaluated(path, run.task).metrics == record.metrics
     answers = predictor(task.evaluation.texts, task.evaluation.pairs)
     assert [answer["label"] for answer in answers] == answered(tmp_path, record)
-    assert predictor(task.evaluation.texts) != answers
+    assert predictor.manifest.pairs
+    assert predictor.manifest.template is None
+    with pytest.raises(InvalidData, match="trained on pairs of texts, and these are single texts"):
+        predictor(task.evaluation.texts)
+    probes.check(predictor)  # though its sentences are asked alone
+    singles = replace(predictor, manifest=predictor.manifest.model_copy(update={"pairs": False}))  # type: ignore[type-var]
+    with pytest.raises(InvalidData, match="trained on single texts, and these are pairs"):
+        singles(task.evaluation.texts, task.evaluation.pairs)
 
 
 def test_one_string_in_the_place_of_a_list_is_refused_and_not_labelled_letter_by_letter(runs: Runs) -> None:

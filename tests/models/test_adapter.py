@@ -282,6 +282,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "backbone": "elsewhere/entirely",
         "task": "another",
         "seed": 99,
+        "pairs": True,
         "train_digest": None,
         "evaluation_digest": None,
         "probe": None,

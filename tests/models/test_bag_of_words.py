@@ -97,7 +97,7 @@ def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: P
     assert refused.endswith("no probe is recorded, so there is nothing to check. Leave it out.")
     right = floors.tfidf(task.train).predict(task.evaluation)
     adapter = Adapter.load(path)
-    found = evaluate(adapter, Labelled.read(toy, trained(adapter.manifest)))
+    found = evaluate(adapter, Labelled.read(toy, trained(adapter)))
     assert shown["accuracy"] == accuracy(task.evaluation.labels, right) == found.metrics["accuracy"]
     assert (shown["dtype"], shown["truncated"], shown["examples"]) == ("float64", 0, len(task.evaluation))
     lines = afina("predict", path, "a bright play", "a dull play", "--dtype", "auto").lines()

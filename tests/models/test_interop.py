@@ -169,7 +169,7 @@ def test_an_adapter_made_by_peft_for_another_family_gives_pefts_logits(llama: Ba
 def test_an_adapter_made_by_peft_evaluates_with_the_tasks_labels(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     made_by_peft(gpt2, lora(), tmp_path)
     adapter = Adapter.load(tmp_path)
-    texts = Labelled.read(toy, trained(adapter.manifest))
+    texts = Labelled.read(toy, trained(adapter))
     assert len(texts.split) == 120, "nothing tells that any of them was trained on"
     model = PeftModel.from_pretrained(base(gpt2.path), tmp_path)
     logits = theirs(model, AutoTokenizer.from_pretrained(gpt2.path), texts.split.texts).numpy()
@@ -188,7 +188,7 @@ def test_an_adapter_made_by_peft_with_other_labels_than_the_task_is_an_error(
 ) -> None:
     made_by_peft(gpt2, lora(), tmp_path, labels=3)
     with pytest.raises(AfinaError, match=r"its labels are bad, good; the adapter has 3, and does not name them"):
-        Labelled.read(toy, trained(Adapter.load(tmp_path).manifest))
+        Labelled.read(toy, trained(Adapter.load(tmp_path)))
 
 
 def test_an_adapter_made_by_peft_without_a_head_is_an_error_that_says_how_to_keep_it(

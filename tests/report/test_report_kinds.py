@@ -10,7 +10,7 @@ import pytest
 from afina.report import metrics
 from afina.report.disagreements import disagreement_table
 from afina.report.evaluated import Evaluated
-from afina.report.per_label import BY_LABEL, CONFUSIONS, MOST, of_labels, tables
+from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST, of_labels, tables
 from afina.report.report import Report
 from afina.studies.result import Result
 from records import of_kind, result, results
@@ -83,6 +83,30 @@ def test_labels_are_told_one_by_one_with_their_means_over_seeds() -> None:
     assert table.title == BY_LABEL
     assert len(table.rows) == 3
     assert tables(report(of_kind("number")).arms) == []
+
+
+def test_a_terminal_shows_each_label_and_a_matrix_of_the_best_setting_with_its_seeds_added_up() -> None:
+    seeds = [result("lora", seed=seed, gold=(0, 1, 1, 0, 1), predicted=(0, 1, 1 - seed, 0, 1)) for seed in (0, 1)]
+    by_label, matrix = report(*seeds, result("baseline", accuracy=0.1)).by_label
+    assert by_label.title == "Figures by label, LoRA"
+    assert by_label.rows == (
+        ("positive", "1.0000", "0.8333", "0.9000", "3"),
+        ("negative", "0.8333", "1.0000", "0.9000", "2"),
+    )
+    assert [column.heading for column in matrix.columns] == ["Right", "answered negative", "answered positive"]
+    assert matrix.rows == (("negative", "4", "0"), ("positive", "1", "5"))
+    assert report(of_kind("number")).by_label == []
+    assert [table.title for table in report(of_kind("labels")).by_label] == ["Figures by label, LoRA"]
+
+
+def test_of_many_classes_a_terminal_shows_the_most_frequent_and_what_is_most_often_confused() -> None:
+    names = tuple(f"class {number}" for number in range(FITS + 8))
+    gold = [min(number, len(names) - 1) for number in range(40)]
+    made = result("lora", gold=gold, predicted=[*gold[:-3], 0, 0, 0], label_names=names)
+    by_label, confused = report(made).by_label
+    assert len(by_label.rows) == FITS
+    assert by_label.notes == (f"The {FITS} most frequent of {len(names)} labels.",)
+    assert confused.rows == ((names[-1], names[0], "3"),)
 
 
 def test_of_many_classes_the_most_frequent_confusions_are_listed() -> None:

@@ -122,7 +122,7 @@ def test_replay_and_difference_start_without_torch() -> None:
 
 
 def texts_of(adapter: Adapter, address: str) -> Labelled:
-    return Labelled.read(address, evaluation.trained(adapter.manifest))
+    return Labelled.read(address, evaluation.trained(adapter))
 
 
 def loop(first: Predictor, second: Predictor, texts: Labelled) -> tuple[dict[str, int], list[tuple[Any, ...]], Any]:

@@ -631,7 +631,7 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     assert made.adapter == contender.adapter
     assert "is an adapter that needs no backbone" in sentences(made)[1]
     adapter = Adapter.load(find(tmp_path / "out"))
-    texts = Labelled.read(world.task, trained(adapter.manifest))
+    texts = Labelled.read(world.task, trained(adapter))
     assert texts.held_out
     found = evaluate(adapter, texts)
     assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.metrics["accuracy"], contender.metrics["f1"])

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from afina.errors import InvalidData
 from afina.studies import record as records_file
-from records import every_method, record
+from records import every_method, record, result
 
 
 def test_writing_then_reading_gives_the_same_records(tmp_path: Path) -> None:
@@ -69,3 +69,11 @@ def test_a_damaged_line_is_an_error_that_names_the_line_and_changes_nothing(
 def test_a_record_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         record().accuracy = 1.0
+
+
+def test_macro_f1_of_an_earlier_afina_counts_a_class_without_texts_as_zero_and_is_no_change() -> None:
+    told = {"gold": (0, 1, 1), "predicted": (0, 1, 0), "label_names": ("a", "b", "c"), "accuracy": 2 / 3}
+    for f1 in ((2 / 3 + 2 / 3) / 3, (2 / 3 + 2 / 3) / 2):
+        result("lora", f1=f1, **told).check("results")
+    with pytest.raises(InvalidData, match=r"says f1 0\.7000, its stored predictions give 0\.6667"):
+        result("lora", f1=0.7, **told).check("results")

@@ -86,7 +86,7 @@ def test_a_record_says_how_the_model_did_on_them(made: tuple[Path, Record], toy:
 def test_what_the_adapter_is_evaluated_on_later_is_what_no_training_saw(made: tuple[Path, Record], toy: str) -> None:
     out, record = made
     adapter = Adapter.load(out / record.adapter)
-    texts = Labelled.read(toy, trained(adapter.manifest))
+    texts = Labelled.read(toy, trained(adapter))
     assert texts.held_out
     assert evaluate(adapter, texts).metrics["accuracy"] == pytest.approx(record.metrics["accuracy"])
 

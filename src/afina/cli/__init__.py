@@ -16,13 +16,13 @@ import typer
 from afina import __version__, atomic
 from afina.cli import adapters, asking, costs, exchange, keeping, keys, serving, shadow, store, studies
 from afina.cli.hints import with_flags
-from afina.cli.text import check_arguments, escape_unwritable
+from afina.cli.text import check_arguments, check_streams, escape_unwritable
 from afina.errors import AfinaError
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
     asking.ask,
-    *(adapters.evaluate, adapters.predict),
+    *(adapters.evaluate, exchange.compare, adapters.predict),
     *(costs.params, costs.plan, costs.methods),
     *(studies.show, studies.report),
     *(serving.serve, serving.replay, shadow.shadow),
@@ -81,8 +81,9 @@ def _top(
 
 def main() -> None:
     """Run the command line; an error of the user's is one or two lines and exit status 2."""
-    escape_unwritable(sys.stdout, sys.stderr)
     try:
+        check_streams()
+        escape_unwritable(sys.stdout, sys.stderr)
         check_arguments(sys.argv[1:])
         with atomic.writing("standard output"):
             try:

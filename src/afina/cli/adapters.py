@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +16,8 @@ from afina import allocator
 from afina.cli.hints import with_flags
 from afina.cli.opening import AdapterArgument, locate
 from afina.cli.options import (
-    AllowLeakage,
     Json,
+    KeepTrained,
     LabelColumn,
     Labels,
     MergeOption,
@@ -23,6 +25,7 @@ from afina.cli.options import (
     MetricOption,
     MissingOption,
     PairColumn,
+    PositiveOption,
     SeedOption,
     SeparatorOption,
     SheetOption,
@@ -31,10 +34,13 @@ from afina.cli.options import (
     data_options,
     file_options,
 )
+from afina.cli.output import print_tables
+from afina.cli.text import printable
 from afina.errors import InvalidData
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
+    from afina.inference.predictor import Predictor
     from afina.models.adapter import Adapter
 
 DtypeOption = Annotated[
@@ -66,8 +72,9 @@ def evaluate(
     missing: MissingOption = None,
     merge_labels: MergeOption = False,
     sheet: SheetOption = None,
+    positive: PositiveOption = None,
     metric: MetricOption = None,
-    allow_leakage: AllowLeakage = False,
+    allow_leakage: KeepTrained = False,
     as_json: Json = False,
 ) -> None:
     """Measure an adapter on labelled texts: all of a file, or of its own file what training left out."""
@@ -81,31 +88,23 @@ def evaluate(
 
     _print_notes(opened)
     how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
-    texts = Labelled.read(task, trained(opened.manifest), **how, **file_options(missing, merge_labels, sheet))
+    texts = Labelled.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet))
     _print_told(texts.told)
-    found = evaluate(opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric)
-    if as_json:
-        made = {"adapter": found.adapter, "digest": found.digest, "task": found.task}
-        counts = {"examples": found.examples, "truncated": found.truncated, "dtype": found.dtype}
-        seen = {"file": found.where, "held_out": found.held_out, "leaked": found.leaked}
-        likely = {"interval": [found.interval.low, found.interval.high], "metric": found.metric}
-        print(json.dumps({**made, **found.metrics, **likely, **counts, **seen}))
-        return
-    from afina.report.metrics import in_order, interval_heading, words
-    from afina.report.words import number_of_texts, span, too_few
+    found = evaluate(
+        opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric, positive=positive
+    )
+    from afina.report import evaluation
 
-    if found.leaked is None and opened.manifest.task is not None:
-        print(
-            f"Whether training saw any of these texts is not known: {opened.manifest.task} is not at hand as it was.",
-            file=sys.stderr,
-        )
-    shown = in_order(found.metrics, found.metric)
-    told = [f"{words(name)} {found.metrics[name]:.4f}" for name in shown]
-    number = number_of_texts(found.examples)
-    on = f"the {number} that training left out of {found.where}" if found.held_out else f"{number} of {found.where}"
-    where = f"{interval_heading(found.metric)}: {span((found.interval.low, found.interval.high))}"
-    print(f"{', '.join(told[:2])} on {on} ({where}){too_few(found.examples)}")
-    print(", ".join(told[2:]))
+    if as_json:
+        print(json.dumps(evaluation.as_json(found), ensure_ascii=False, allow_nan=False))
+        return
+    if found.leaked is None:
+        print(evaluation.not_known(opened), file=sys.stderr)
+    for line in evaluation.sentences(found):
+        print(printable(line))
+    if shown := evaluation.tables(found):
+        print()
+        print_tables(*shown)
 
 
 def predict(
@@ -126,6 +125,11 @@ def predict(
     dtype: DtypeOption = "float32",
     text: TextColumn = None,
     text_pair: PairColumn = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write the file's columns with the answers beside them: FILE.csv or FILE.jsonl."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Answer for texts: one JSON object a line, with the label and the probability of each, or the number."""
     from afina.data.readers.texts import Chunk, Texts, chunks, refuse_blank
@@ -136,24 +140,76 @@ def predict(
         if texts and column is not None:
             raise InvalidData(f"`{name}` {column}: names a column of a `file`, and there is none. Leave it out.")
     refuse_blank(texts or [])
-    with chunks(file, text, text_pair) if file else nullcontext([Chunk(list(texts or []))]) as parts:
+    with chunks(file, text, text_pair) if file else nullcontext([Chunk.of(texts or [])]) as parts:
         allocator.keep_kernels(allocator.FEW)
-        from afina.cli.display import reading
-        from afina.inference import probes
+        from afina.inference import probes, rows
+        from afina.report.amounts import cut
 
+        if out is not None:
+            rows.check_out(out, file)
         opened = locate(adapter, method, seed)()
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
-        answered = 0
-        with reading() as read:
-            for chunk in parts:
-                answered += len(chunk.texts)
-                _print_answers(chunk, predictor(chunk.texts, chunk.pairs, before=chunk.before))
-                read(chunk)
+        said = _Answers(opened, as_json=as_json, silent=out is not None)
+        separator = opened.manifest.data.get("separator")
+        with rows.writing(out, predictor.objective, separator) if out else nullcontext(said.add) as write:
+            _answer(parts, predictor, said, write)
         if isinstance(parts, Texts) and parts.note:
             print(parts.note, file=sys.stderr)
-        elif not answered:
+        elif not said.rows:
             print(f"{file}: no text in it, so no answer.", file=sys.stderr)
+        if said.truncated:
+            print(cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
+        said.end(out)
+
+
+@dataclass
+class _Answers:
+    """What `predict` prints: each chunk at once, or one object at the end; and what it counts."""
+
+    adapter: Adapter
+    as_json: bool
+    silent: bool
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    texts: int = 0
+    truncated: int = 0
+
+    def add(self, chunk: Chunk, answers: Sequence[dict[str, Any]]) -> None:
+        """Print the answers of a chunk, or keep them."""
+        if self.as_json:
+            self.kept += answers
+            return
+        for answer in answers:
+            print(json.dumps(answer, ensure_ascii=False))
+        sys.stdout.flush()  # whoever reads a pipe has each chunk at once, or has left, which is told here
+
+    def end(self, out: Path | None) -> None:
+        """Print what is to be said at the end."""
+        if self.as_json:
+            counts = {"rows": self.rows, "without_text": self.rows - self.texts, "truncated": self.truncated}
+            about = {"adapter": self.adapter.where, "digest": self.adapter.digest, **counts}
+            print(json.dumps({**about, **({"answers": self.kept} if out is None else {"out": str(out)})}))
+        elif out is not None:
+            print(f"{out}: {self.rows:,} row{'s' * (self.rows != 1)}, {self.texts:,} with an answer")
+
+
+def _answer(
+    parts: Iterable[Chunk],
+    predictor: Predictor,
+    said: _Answers,
+    write: Callable[[Chunk, Sequence[dict[str, Any]]], None],
+) -> None:
+    from afina.cli.display import reading
+    from afina.inference import rows
+
+    with reading() as read:
+        for chunk in parts:
+            answers, truncated = rows.answered(predictor, chunk)
+            said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
+            said.truncated += truncated
+            write(chunk, answers)
+            read(chunk)
 
 
 def _print_told(told: str) -> None:
@@ -165,10 +221,3 @@ def _print_told(told: str) -> None:
 def _print_notes(adapter: Adapter) -> None:
     for note in adapter.manifest.notes:
         print(f"Note: {adapter.where}: {note}", file=sys.stderr)
-
-
-def _print_answers(chunk: Chunk, answers: list[dict[str, Any]]) -> None:
-    for index, (text, answer) in enumerate(zip(chunk.texts, answers, strict=True)):
-        pair = {} if chunk.pairs is None else {"text_pair": chunk.pairs[index]}
-        print(json.dumps({"text": text, **pair, **answer}, ensure_ascii=False))
-    sys.stdout.flush()  # whoever reads a pipe has each chunk at once, or has left, which is told here

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from afina.cli.opening import locate
 from afina.cli.options import (
     AllowLeakage,
     Json,
+    KeepTrained,
     LabelColumn,
     Labels,
+    MetricOption,
     PairColumn,
+    PositiveOption,
     SeparatorOption,
+    TaskOption,
     TextColumn,
     data_options,
 )
 from afina.cli.output import print_prose
-from afina.cli.store import MessageOption, NameArgument, VersionArgument, opened
+from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
 from afina.cli.text import printable
 from afina.cli.versions import fields, layers
 from afina.errors import AfinaError, InvalidData
@@ -82,6 +88,52 @@ def _print_flips(flips: Flips) -> None:
     print_prose(flips.words)
 
 
+def compare(
+    first: Annotated[str, typer.Argument(help="Directory of an adapter, or store:CLIENT/TASK@VERSION.", metavar="A")],
+    second: Annotated[str, typer.Argument(help="The other one.", metavar="B")],
+    task: TaskOption,
+    backbone: BackboneOption = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    separator: SeparatorOption = None,
+    metric: MetricOption = None,
+    positive: PositiveOption = None,
+    allow_leakage: KeepTrained = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two adapters on the same labelled texts: which is better, how sure that is, and which answers differ."""
+    from afina.data.task import check_address
+
+    open_both = [locate(each, None, None) for each in (first, second)]
+    check_address(task)
+    one, other = (open_it() for open_it in open_both)
+    from afina.report import evaluation, metrics
+    from afina.store import replay
+
+    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
+    texts = replay.read_texts(task, (one, other), names=(first, second), **data)
+    if positive is not None:
+        texts = texts.with_positive(positive)
+    flips = replay.flips(one, other, texts, backbone, names=(first, second), metric=metric)
+    if as_json:
+        seen = {"task": task, "file": texts.where, "leaked": texts.leaked, "left_out": texts.left_out}
+        told = {"first": first, "second": second, **seen, **flips.as_json()}
+        print(json.dumps(told, ensure_ascii=False, allow_nan=False))
+        return
+    for name, figure in zip(flips.names, flips.figures, strict=True):
+        measured = metrics.figure(flips.metric, figure, texts.label_names)
+        print(printable(f"{name}: {measured} on {evaluation.which(texts.where, flips.examples, texts.held_out)}"))
+    if one.digest == other.digest:
+        print(f"Both are the same adapter, {one.digest[:19]}.")
+    _print_flips(flips)
+    for line in evaluation.seen(texts.where, texts.leaked, texts.left_out, "an adapter was"):
+        print(line)
+    if texts.leaked is None:
+        print("Whether the training of both saw any of these texts is not known.", file=sys.stderr)
+
+
 def check(
     context: typer.Context, version: VersionArgument, backbone: BackboneOption = None, as_json: Json = False
 ) -> None:
@@ -134,11 +186,14 @@ def send_out(
     ] = False,
     backbone: BackboneOption = None,
     public: Annotated[bool, typer.Option("--public", help="A repository of the Hub that is made is public.")] = False,
+    no_texts: NoHashes = False,
     as_json: Json = False,
 ) -> None:
     """Write a version as peft or transformers open it, as a bundle that verifies itself, or to the Hub."""
     store = opened(context)
-    where, notes = store.export(version, target, merged=merged, backbone=backbone, private=not public)
+    where, notes = store.export(
+        version, target, merged=merged, backbone=backbone, private=not public, texts=not no_texts
+    )
     if as_json:
         print(json.dumps({"target": where, "notes": list(notes)}))
         return

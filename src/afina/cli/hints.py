@@ -81,6 +81,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "merge_labels": "data.merge_labels",
         "metric": "metric",
         "missing": "data.missing",
+        "positive": "data.positive",
         "pull": "train.pull",
         "separator": "data.separator",
         "sheet": "data.sheet",

@@ -80,7 +80,10 @@ PublishOption = Annotated[
     typer.Option("--publish", help="Keep the best adapter in the store (AFINA_STORE) as this.", metavar="CLIENT/TASK"),
 ]
 NoTexts = Annotated[
-    bool, typer.Option("--no-texts", help="Row numbers instead of texts in the report, so that it may be passed on.")
+    bool,
+    typer.Option(
+        "--no-texts", help="Row numbers instead of texts in the report; --publish leaves hashes of texts out."
+    ),
 ]
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Train again what is recorded; the new run takes the recorded one's place.")
@@ -91,6 +94,10 @@ AllowLeakage = Annotated[
 PositiveOption = Annotated[
     str | None,
     typer.Option("--positive", help="Of two labels, the one that F1 and AUROC are about; the second.", metavar="LABEL"),
+]
+KeepTrained = Annotated[
+    bool,
+    typer.Option("--allow-leakage", help="Keep the texts that the adapter was trained on, which are else left out."),
 ]
 Overrides = Annotated[
     list[str] | None,

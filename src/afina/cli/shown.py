@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from afina.studies.results import Results
 
 
-def show_results(results: Results, as_json: bool, published: Mapping[str, object] | None = None) -> None:
-    """Print the tables and what they say, or one JSON object; with what was published, if anything was."""
+def show_results(
+    results: Results, as_json: bool, published: Mapping[str, object] | None = None, *, by_label: bool = False
+) -> None:
+    """Print the tables and what they say, or one JSON object; with what was published, if anything was.
+
+    by_label  with the figures of each label, of the setting that somebody would use
+    """
     from afina.report.report import MARKDOWN, PAGE, Report
     from afina.report.writers.terminal import findings
 
@@ -31,6 +36,8 @@ def show_results(results: Results, as_json: bool, published: Mapping[str, object
     else:
         print_tables(*made.tables)
         print_tables(*made.findings, show=findings)
+        if by_label:
+            print_tables(*made.by_label)
         if not results.records:
             print("No run of this study has finished.")
     for paragraph in made.sentences if results.recommendation else (" ".join(made.sentences),):

@@ -32,6 +32,13 @@ BlobsOption = Annotated[
     str | None,
     typer.Option("--blobs", help="Where the bytes go: a directory, s3://BUCKET/PREFIX, gs://, az://.", metavar="URL"),
 ]
+NoHashes = Annotated[
+    bool,
+    typer.Option(
+        "--no-texts",
+        help="Without the hashes of its training texts; then `evaluate` cannot leave out texts that it was trained on.",
+    ),
+]
 AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
 
 
@@ -109,12 +116,13 @@ def publish(
     message: MessageOption,
     method: Annotated[str | None, typer.Option("--method", help="Of a study's directory: whose adapter.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of a study's directory: which seed's.")] = None,
+    no_texts: NoHashes = False,
     as_json: Json = False,
 ) -> None:
     """Keep an adapter as the next version of a name. What a name has already is not kept twice."""
     from afina.studies.adapters import find
 
-    made = opened(context).publish(find(adapter, method, seed), name, message=message)
+    made = opened(context).publish(find(adapter, method, seed), name, message=message, texts=not no_texts)
     if as_json:
         print_object(made.as_json())
         return

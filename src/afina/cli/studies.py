@@ -194,7 +194,7 @@ def choose(
         )
         raise typer.Exit(exit_status(ended)) from None
     write_report(results, texts=not no_texts)
-    _publish_and_show(results, publish, as_json)
+    _publish_and_show(results, publish, as_json, texts=not no_texts)
 
 
 def show(
@@ -205,7 +205,7 @@ def show(
 
     results = Results.read(out)
     note_unsealed(results)
-    show_results(results, as_json)
+    show_results(results, as_json, by_label=True)
 
 
 def report(
@@ -230,8 +230,8 @@ def _with_the_untrained(study: Study) -> Study:
     return more if all(can_be_asked(run) for run in more.runs() if run.method in asking) else study
 
 
-def _publish_and_show(results: Results, name: str | None, as_json: bool) -> None:
-    show_results(results, as_json, publish_winner(results, name) if name is not None else None)
+def _publish_and_show(results: Results, name: str | None, as_json: bool, *, texts: bool) -> None:
+    show_results(results, as_json, publish_winner(results, name, texts=texts) if name is not None else None)
 
 
 def _toml(value: str | dict[str, list[str]]) -> str:
@@ -275,7 +275,7 @@ def _carry_out(
         raise typer.Exit(exit_status(ended)) from None
     if results.results:
         write_report(results, texts=texts)
-    _publish_and_show(results, publish, as_json)
+    _publish_and_show(results, publish, as_json, texts=texts)
     if results.failed:
         count, runs = len(results.failed), len(results.failed) + len(results.results)
         if runs > 1:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import TextIO
 
-from afina.errors import InvalidData
+from afina.errors import CannotWrite, InvalidData
 
 _EMPTY = re.compile(r"--[a-z-]+=")
 """An option whose value is empty."""
@@ -37,6 +38,25 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 f"argument {number}, {shown}: its bytes are not text in this terminal's encoding. "
                 "Give it in UTF-8; rename a file whose name is not."
             ) from None
+
+
+def check_streams() -> None:
+    """Have something stand where the shell has closed a stream, so that no file of ours is taken for it.
+
+    Raises CannotWrite where standard output is closed: an answer would be lost without a word.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        raise CannotWrite("standard output", "it is closed")
 
 
 def escape_unwritable(*streams: TextIO) -> None:

@@ -22,10 +22,11 @@ def check_publishing(name: str | None) -> None:
         AdapterStore().make_ready()
 
 
-def publish_winner(results: Results, name: str) -> dict[str, object] | None:
+def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:
     """What was published, as JSON has it; None where there is no adapter to use, which is said on standard error.
 
     The version's message is what the report concludes.
+    texts  with the hashes of its training texts
     """
     from afina.report.report import Report
     from afina.store.adapter_store import AdapterStore
@@ -38,4 +39,4 @@ def publish_winner(results: Results, name: str) -> dict[str, object] | None:
         return None
     what = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. " if made.of_use else ""
     said = f"{what}{' '.join(made.sentences)}"
-    return AdapterStore().publish(results.out / adapter, name, message=said.strip()[:MOST]).as_json()
+    return AdapterStore().publish(results.out / adapter, name, message=said.strip()[:MOST], texts=texts).as_json()

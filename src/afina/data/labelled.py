@@ -17,8 +17,9 @@ from afina.data.readers.files import Asked
 from afina.data.readers.labels import Form, Label
 from afina.data.readers.rows import Rows
 from afina.data.readers.targets import matched, splits
-from afina.data.split import Example, Split
-from afina.data.task import LEAKAGE_LIMIT, Task, count_leaked, find, is_at_hand, names_of
+from afina.data.split import Example, Split, key
+from afina.data.task import Task, find, is_at_hand, names_of
+from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError, InvalidData, Leakage
 
 
@@ -32,6 +33,7 @@ class Trained:
     train_digest  of the training split
     kind          what was learnt
     calibrated    whether some of the training texts were set aside, to fit a temperature on
+    trained_on    hashes of its training texts
     """
 
     width: int
@@ -41,6 +43,17 @@ class Trained:
     train_digest: str | None = None
     kind: Kind = CLASSES
     calibrated: bool = False
+    trained_on: TextHashes | None = None
+
+    def saw(self, split: Split) -> np.ndarray | None:
+        """Of each example whether its training saw it, bool [N]; None where that is not known."""
+        if self.trained_on is not None:
+            return self.trained_on.among(split)
+        before = _training(self)
+        if before is None:
+            return None
+        keys = {key(example) for example in before} - {""}
+        return np.array([key(example) in keys for example in split], dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +62,8 @@ class Labelled:
 
     where     the file or task that they come from
     held_out  whether they are what training left out of that file, and not all of it
-    leaked    how many of them training saw; None where the texts that it saw are not at hand as they were
+    leaked    how many of the texts there training saw; None where that is not known
+    left_out  how many of those are not among these texts
     metric    the standard one of a benchmark's task
     columns, notes  of a file, as of `Task`
     """
@@ -61,6 +75,7 @@ class Labelled:
     held_out: bool = False
     leaked: int | None = None
     metric: str | None = None
+    left_out: int = 0
     columns: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -87,31 +102,25 @@ class Labelled:
     ) -> Labelled:
         """All of a file, the evaluation file of a directory, or the evaluation split of a named task.
 
-        Of the file that the adapter learnt from, what its training left out. labels: what the integers 0..n-1 of the
-        data stand for; what else is not said is as the adapter's own task was read, where the file has these columns.
-        Raises what `Task.load` does; Leakage too where over 1 % of the texts were trained on, unless that is allowed.
+        Of the file that the adapter learnt from, what its training left out. Texts that it was trained on are left out
+        of any other, as far as they are known, unless `allow_leakage` keeps them. labels: what the integers 0..n-1 of
+        the data stand for; what else is not said is as the adapter's own task was read, where the file has these
+        columns.
+        Raises what `Task.load` does; Leakage where it was trained on all of the texts.
         """
         address, labels = os.fspath(address), names_of(labels)
         asked = Asked(text, text_pair, label, None, separator, missing, merge_labels, sheet)
         if named(address) is None and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
-                return cls(
-                    address,
-                    address,
-                    again.label_names,
-                    again.evaluation,
-                    held_out=True,
-                    leaked=again.leaked,
-                    metric=again.metric,
-                    columns=again.columns,
-                    notes=again.notes,
-                )
+                told: dict[str, Any] = {"columns": again.columns, "notes": again.notes}
+                found = cls(address, address, again.label_names, again.evaluation, True, metric=again.metric, **told)
+                return found.unseen_by(trained, allow_leakage=allow_leakage)
         given = labels if labels is not None else trained.data.get("labels")
-        rows, names, where, metric = _rows(address, asked, trained, given, allow_leakage=allow_leakage)
+        rows, names, where, metric = _rows(address, asked, trained, given)
         if trained.label_names is None:
-            found = splits(rows, rows, labels, names)
-            label_names, split = found.label_names, found.train
+            read = splits(rows, rows, labels, names)
+            label_names, split = read.label_names, read.train
             if len(label_names) != trained.width:
                 raise InvalidData(
                     f"{where}: its labels are {', '.join(label_names[:20])}; the adapter has {trained.width}, and does "
@@ -120,19 +129,45 @@ class Labelled:
         else:
             label_names = tuple(trained.label_names)
             split = matched(rows, label_names, given, names)
-        before = _training(trained)
-        leaked = None if before is None else count_leaked(before, split)
-        if leaked is not None and leaked > LEAKAGE_LIMIT * len(split) and not allow_leakage:
-            raise Leakage(
-                f"task {where}: {leaked} of {len(split)} texts are among those that the adapter was trained on, at "
-                f"most {LEAKAGE_LIMIT:.0%} may. Remove them, or pass `allow_leakage` to go on."
+        told = {"columns": rows.columns, "notes": rows.notes}
+        found = cls(address, where, label_names, split, metric=metric, **told)
+        return found.unseen_by(trained, allow_leakage=allow_leakage)
+
+    def with_positive(self, label: str) -> Labelled:
+        """With that label second of two. Raises InvalidData."""
+        names = self.label_names
+        if len(names) != 2 or self.split.labels.ndim != 1 or self.split.labels.dtype.kind == "f":
+            raise InvalidData(
+                f"{self.where}: `positive` says which of two classes is, and there are not two. Leave it out."
             )
-        told: dict[str, Any] = {"columns": rows.columns, "notes": rows.notes}
-        return cls(address, where, label_names, split, leaked=leaked, metric=metric, **told)
+        if label not in names:
+            raise InvalidData(f"{self.where}: `positive` {label!r} is no label of it. Give {' or '.join(names)}.")
+        if label == names[1]:
+            return self
+        return replace(self, label_names=names[::-1], split=replace(self.split, labels=1 - self.split.labels))
+
+    def unseen_by(self, trained: Trained, *, allow_leakage: bool = False) -> Labelled:
+        """Those that the training of an adapter did not see, as far as that is known; all, where leakage is allowed.
+
+        Raises Leakage where it saw all of them.
+        """
+        saw = trained.saw(self.split)
+        if saw is None:
+            return replace(self, leaked=None)
+        leaked = int(saw.sum())
+        if allow_leakage or not leaked:
+            return replace(self, leaked=leaked + self.left_out)
+        if leaked == len(saw):
+            raise Leakage(
+                f"task {self.where}: the adapter was trained on all of its {leaked:,} texts, so they say nothing of "
+                "how good it is. Give other texts, or pass `allow_leakage` to go on."
+            )
+        left = self.left_out + leaked
+        return replace(self, split=self.split.take(np.flatnonzero(~saw)), leaked=left, left_out=left)
 
 
 def _rows(
-    address: str, asked: Asked, trained: Trained, labels: Sequence[str] | None, *, allow_leakage: bool
+    address: str, asked: Asked, trained: Trained, labels: Sequence[str] | None
 ) -> tuple[Rows, Sequence[str], str, str | None]:
     """The rows, what 0, 1, ... are called in them, where they come from, and a benchmark's metric."""
     origin = named(address)
@@ -142,7 +177,7 @@ def _rows(
             own = trained.data if trained.task == address else {}
             read = {key: value if value is not None else own.get(key) for key, value in read.items()}
             read["kind"] = trained.kind
-        task = Task.load(address, **read, labels=None, allow_leakage=allow_leakage)
+        task = Task.load(address, **read, labels=None, allow_leakage=True)  # what counts is what the adapter saw
         split = task.evaluation
         if task.kind != trained.kind:
             raise InvalidData(f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.")

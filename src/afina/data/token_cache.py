@@ -22,6 +22,7 @@ from afina.data.kinds import CLASSES, Kind
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import Template
+from afina.data.text_hashes import TextHashes
 from afina.data.tokenize import Encoded, encode, pieces
 from afina.errors import CannotWrite
 
@@ -52,7 +53,11 @@ class EncodedSplit:
 
 @dataclass(frozen=True, eq=False)
 class EncodedTask:
-    """All that a run keeps of a task; fields as in `afina.data.task.Task`."""
+    """All that a run keeps of a task; fields as in `afina.data.task.Task`.
+
+    pairs       whether its examples are pairs of texts
+    trained_on  hashes of the training texts, those for calibration included
+    """
 
     address: str
     label_names: tuple[str, ...]
@@ -68,6 +73,8 @@ class EncodedTask:
     calibration: EncodedSplit | None = None
     selection: EncodedSplit | None = None
     data_digest: str | None = None
+    trained_on: TextHashes | None = None
+    pairs: bool = False
 
     @property
     def found(self) -> dict[str, str]:
@@ -108,6 +115,8 @@ class EncodedTask:
             calibration,
             selection,
             task.data_digest,
+            TextHashes.of([*task.train, *(task.calibration or ())]),
+            task.train.pairs is not None,
         )
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from afina.data.kinds import CLASSES
 from afina.data.labelled import Labelled, Trained
+from afina.data.origins import named
+from afina.errors import InvalidData
 from afina.inference import probes
 from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
-from afina.models.objective import metric_for
+from afina.models.objective import Objective, metric_for
 from afina.stats import estimates
+from afina.stats.answered import Answered
 from afina.stats.intervals import Interval
 from afina.stats.metrics import METRICS
 
@@ -26,7 +30,9 @@ class Evaluation:
     metrics    the figures of its objective
     interval   where the headline may lie on other texts of this kind: 95 %
     examples   texts, of which `truncated` were cut to the adapter's maximum length
-    where, held_out, leaked  as in `Labelled`
+    label_names, answered  what was right and what was answered; the positive one of two labels is the second
+    chosen     whether somebody said which of two labels is positive
+    where, held_out, leaked, left_out  as in `Labelled`
     """
 
     adapter: str
@@ -41,15 +47,22 @@ class Evaluation:
     where: str
     held_out: bool
     leaked: int | None
+    left_out: int
+    kind: str
+    label_names: tuple[str, ...]
+    answered: Answered
+    max_length: int | None
+    chosen: bool
 
 
-def trained(manifest: Manifest) -> Trained:
+def trained(adapter: Adapter) -> Trained:
     """What an adapter tells of the texts that it learnt from."""
+    manifest = adapter.manifest
     names = None if manifest.method == FOREIGN else manifest.label_names
     kind = objectives.make(manifest.label_names, manifest.objective).kind
     calibrated = bool(manifest.training.get("temperature"))
     learnt = manifest.task, manifest.data, manifest.train_digest
-    return Trained(len(manifest.label_names), names, *learnt, kind, calibrated)
+    return Trained(len(manifest.label_names), names, *learnt, kind, calibrated, adapter.trained_on)
 
 
 def evaluate(
@@ -60,12 +73,15 @@ def evaluate(
     check_probe: bool = False,
     dtype: str = "float32",
     metric: str | None = None,
+    positive: str | None = None,
 ) -> Evaluation:
     """Measure `adapter` on `texts`, read for what it is `trained` on; `dtype` as in `Predictor.of`.
 
     backbone  an address, by default the adapter's
     metric    the headline; None: the one that the task of the texts has, else the usual one of the kind
-    Raises InvalidStudy for a metric that the kind has not, and what `probes.opened` raises.
+    positive  of two labels, the one that F1 and AUROC are about; None: the one that the adapter was trained with
+    Raises InvalidStudy for a metric that the kind has not, InvalidData for a positive label that is none, and what
+    `probes.opened` raises.
     """
     manifest = adapter.manifest
     if manifest.method == FOREIGN:  # made by peft, which names no labels
@@ -74,18 +90,46 @@ def evaluate(
     predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
     split, objective = texts.split, predictor.objective
     headline = metric_for(objective, metric, texts.metric)
+    turned = _turned(objective, positive, texts.where)
     outputs, truncated = predictor.predict(split.texts, split.pairs, where=f"{texts.where}, text")
+    answered, names = objective.answered(outputs, split.labels), objective.label_names
+    answered, names = (answered.turned, names[::-1]) if turned else (answered, names)
     return Evaluation(
         adapter=adapter.where,
         digest=adapter.digest,
         task=texts.address,
         metric=headline,
-        metrics=objective.metrics(outputs, split.labels),
-        interval=estimates.of_answers([objective.answered(outputs, split.labels)], METRICS[headline]).interval,
+        metrics={name: METRICS[name].value(answered) for name in objective.measures},
+        interval=estimates.of_answers([answered], METRICS[headline]).interval,
         examples=len(split),
         truncated=truncated,
         dtype=predictor.dtype,
         where=texts.where,
         held_out=texts.held_out,
         leaked=texts.leaked,
+        left_out=texts.left_out,
+        kind=objective.kind,
+        label_names=names,
+        answered=answered,
+        max_length=getattr(predictor, "max_length", None),
+        chosen=positive is not None or _is_chosen(manifest),
     )
+
+
+def _turned(objective: Objective, positive: str | None, where: str) -> bool:
+    """Whether the positive label is the first of the objective's."""
+    if positive is None:
+        return False
+    names = objective.label_names
+    if objective.kind != CLASSES or len(names) != 2:
+        what = f"{len(names)} classes" if objective.kind == CLASSES else f"kind {objective.kind}"
+        raise InvalidData(f"{where}: `positive` says which of two classes is; the adapter learnt {what}. Leave it out.")
+    if positive not in names:
+        raise InvalidData(f"{where}: `positive` {positive!r} is no label of the adapter. Give {' or '.join(names)}.")
+    return positive == names[0]
+
+
+def _is_chosen(manifest: Manifest) -> bool:
+    """Whether the labels' order is somebody's choice, or a benchmark's, and not that of the words in a file."""
+    given = {"positive", "labels"} & manifest.data.keys()
+    return bool(given) or manifest.task is None or named(manifest.task) is not None

@@ -8,25 +8,16 @@ from afina.data.template import PAIR, Template
 from afina.data.tokenize import encode
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.predictor import Predictor, backbone_of, logits
+from afina.inference.reading import PROBE
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
 
+__all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded"]
+
 TOLERANCE = 1e-4
 """Largest difference of a probe's outputs, relative to the largest of them."""
-
-PROBE = (
-    "The soup was hot, the service quick, and we left happy.",
-    "It stopped working on the second day.",
-    "Nobody asked for a sequel, and this one shows why.",
-    "A quiet, generous book about two brothers and a boat.",
-    "The meeting has been moved to Thursday at ten.",
-    "Not bad at all!",
-    "I wanted to like it. I did not.",
-    "7 of 10, would rent again",
-)
-"""Sentences of our own whose outputs an adapter's manifest records; never a user's texts."""
 
 
 def probe(

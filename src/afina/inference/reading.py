@@ -20,6 +20,18 @@ from afina.models.backbone import Backbone
 from afina.models.families import is_head
 from afina.models.manifest import Manifest
 
+PROBE = (
+    "The soup was hot, the service quick, and we left happy.",
+    "It stopped working on the second day.",
+    "Nobody asked for a sequel, and this one shows why.",
+    "A quiet, generous book about two brothers and a boat.",
+    "The meeting has been moved to Thursday at ten.",
+    "Not bad at all!",
+    "I wanted to like it. I did not.",
+    "7 of 10, would rent again",
+)
+"""Sentences of our own whose outputs an adapter's manifest records; never a user's texts."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -57,14 +69,15 @@ def takes_pairs(manifest: Manifest) -> bool | None:
     """Whether an adapter was trained on pairs of texts; None where its manifest does not tell."""
     if manifest.template is not None:
         return Template(manifest.template).takes_pairs
-    return True if manifest.data.get("text_pair") else None
+    return manifest.pairs if manifest.pairs is not None else True if manifest.data.get("text_pair") else None
 
 
 def check(
     manifest: Manifest, adapter: str, texts: Sequence[str], pairs: Sequence[str] | None, *, where: str, before: int
 ) -> None:
     """Raise InvalidData for texts that an adapter, so called, cannot read; the others as in `Predictor.predict`."""
-    if takes_pairs(manifest) not in (None, pairs is not None):
+    probed = pairs is None and all(text in PROBE for text in texts)  # asked alone where no template takes pairs
+    if takes_pairs(manifest) not in (None, pairs is not None) and not probed:
         if pairs is not None:
             raise InvalidData(
                 f"{adapter}: trained on single texts, and these are pairs. Name the one column to read with `text`."

@@ -1,7 +1,8 @@
 """Adapter: what a run produces. The changed tensors, and a manifest that says what they are.
 
-The only owner of the adapter's directory: `manifest.json`, one safetensors file, a vocabulary where there is one, and
-the small files with which peft or transformers read the same tensors. Knows no method and no model.
+The only owner of the adapter's directory: `manifest.json`, one safetensors file, a vocabulary where there is one,
+hashes of the texts that it was trained on, and the small files with which peft or transformers read the same tensors.
+Knows no method and no model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from afina import atomic, digest, plainfile
 from afina.card import Shown
+from afina.data import text_hashes
 from afina.data.kinds import NUMBER
+from afina.data.text_hashes import TextHashes
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.families import HEAD
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
@@ -39,12 +42,14 @@ class Adapter(Shown):
 
     where       the directory it was read from, for messages
     vocabulary  words and groups of words that columns of the tensors are about; None where they are about none
+    trained_on  hashes of the texts that it was trained on; None where they are not known. No part of its identity
     """
 
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     where: str = "adapter"
     vocabulary: tuple[str, ...] | None = None
+    trained_on: TextHashes | None = None
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
@@ -70,6 +75,8 @@ class Adapter(Shown):
             tensorfile.write(fresh / self.manifest.tensor_file, self.tensors)
             if self.vocabulary is not None:
                 write_vocabulary(fresh, self.vocabulary)
+            if self.trained_on is not None:
+                self.trained_on.write(fresh / text_hashes.FILE)
             content = self.manifest.model_dump(mode="json") | {"digest": self.digest}
             (fresh / MANIFEST).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -91,7 +98,7 @@ class Adapter(Shown):
             )
         stated = manifest.vocabulary_digest
         words = None if stated is None else read_vocabulary(path / VOCABULARY, stated)
-        return cls(manifest, tensors, str(path), words)
+        return cls(manifest, tensors, str(path), words, _trained_on(path))
 
     @classmethod
     def _load_peft(cls, path: Path) -> Adapter:
@@ -120,7 +127,7 @@ class Adapter(Shown):
             tensors_digest=digest.of_tensors(tensors),
             max_length=0,
         )
-        return cls(manifest, tensors, str(path))
+        return cls(manifest, tensors, str(path), trained_on=_trained_on(path))
 
 
 def check_there(path: Path) -> None:
@@ -138,6 +145,10 @@ def _lies(path: Path) -> bool:
         return os.path.lexists(path)
     except ValueError:  # a name that no file can have
         return False
+
+
+def _trained_on(path: Path) -> TextHashes | None:
+    return TextHashes.read(path / text_hashes.FILE) if _lies(path / text_hashes.FILE) else None
 
 
 def _base(settings: Mapping[str, Any], path: Path) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from afina import digest
+from afina.data.text_hashes import TextHashes
 from afina.errors import CorruptAdapter
 from afina.models.adapter import Adapter
 from afina.models.manifest import Manifest
@@ -61,7 +62,13 @@ class BagOfWords:
                 made[row] += self.weights[:, places] @ (weighted / np.linalg.norm(weighted))
         return made
 
-    def adapter(self, label_names: Sequence[str], hyperparameters: Mapping[str, Any], **origin: Any) -> Adapter:
+    def adapter(
+        self,
+        label_names: Sequence[str],
+        hyperparameters: Mapping[str, Any],
+        trained_on: TextHashes | None = None,
+        **origin: Any,
+    ) -> Adapter:
         """An adapter of it, for labels in the order of its rows; `origin`: fields of a manifest that say whence."""
         import torch
 
@@ -81,7 +88,7 @@ class BagOfWords:
             max_length=0,
             **origin,
         )
-        return Adapter(manifest, tensors, vocabulary=self.vocabulary)
+        return Adapter(manifest, tensors, vocabulary=self.vocabulary, trained_on=trained_on)
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:

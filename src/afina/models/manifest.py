@@ -27,8 +27,8 @@ ALWAYS = (
 )
 WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective")
 OUTSIDE = (
-    *("backbone", "tokenizer_digest", "task", "data", "train_digest", "evaluation_digest", "seed", "training"),
-    *("metrics", "probe", "versions", "environment", "claims_digest"),
+    *("backbone", "tokenizer_digest", "task", "data", "train_digest", "evaluation_digest", "pairs", "seed"),
+    *("training", "metrics", "probe", "versions", "environment", "claims_digest"),
 )
 CLAIMED = (
     *("train_digest", "evaluation_digest", "seed", "training"),
@@ -50,6 +50,7 @@ class Manifest(Frozen):
     backbone_digest   None for an adapter that afina did not make, or that needs no backbone
     tensor_file       name of the safetensors file beside the manifest
     tensors_digest    digest of its tensors;  vocabulary_digest  of the words beside them, where there are any
+    pairs             whether it was trained on pairs of texts; None where an earlier afina did not say
     max_length        tokens that a text is cut to; 0: as many as the backbone takes
     template          what a text stands in, if anything: see `afina.data.template`
     words             by label, the words whose output embeddings the head began as; None where it began as a draw
@@ -82,6 +83,7 @@ class Manifest(Frozen):
     data: dict[str, Any] = Field(default_factory=dict)
     train_digest: str | None = None
     evaluation_digest: str | None = None
+    pairs: bool | None = None
     seed: int | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Figure] = Field(default_factory=dict)

@@ -110,6 +110,11 @@ class Objective(ABC):
         """The metrics of this kind that there are for so many labels."""
         return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
 
+    @property
+    @abstractmethod
+    def nothing(self) -> dict[str, Any]:
+        """What stands in the place of an answer where there is no text: the same names, all of them None."""
+
     @abstractmethod
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """For each example what a user is told, as JSON values."""

@@ -79,6 +79,11 @@ class Classes(Objective):
         found = calibration.temperature(lambda divisor: self.mean_loss(outputs / divisor, targets))
         return replace(self, temperature=found)
 
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """See `Objective.nothing`."""
+        return {"label": None, "probabilities": None}
+
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The label, and the probability of every label."""
         for answer, row in zip(self.decode(outputs).tolist(), self.chances(outputs).tolist(), strict=True):
@@ -134,6 +139,11 @@ class Number(Objective):
         """In the user's unit, float64 [N]."""
         told: np.ndarray = outputs[:, 0].astype(np.float64) * self.scale + self.mean
         return told
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """See `Objective.nothing`."""
+        return {"value": None}
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The number."""
@@ -192,6 +202,11 @@ class Labels(Objective):
         chances = made.chances(outputs)
         thresholds = [calibration.threshold(targets[:, label], chances[:, label]) for label in range(self.width)]
         return replace(made, thresholds=tuple(thresholds))
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """See `Objective.nothing`."""
+        return {"labels": None, "probabilities": None}
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The labels that it has, and the probability of every label."""

@@ -16,6 +16,12 @@ def split_of(task: str, train: int, held_out: int) -> str:
     return f"{Path(task).name}: {number_of_texts(train)} to train on, {count(held_out)} held out"
 
 
+def cut(truncated: int, texts: int, max_length: int | None) -> str:
+    """How many texts were longer than the maximum length: `3 of 300 texts cut at the maximum length of 128 tokens.`"""
+    most = "" if max_length is None else f" of {max_length:,} tokens"
+    return f"{count(truncated)} of {number_of_texts(texts)} cut at the maximum length{most}."
+
+
 def notes(arms: Sequence[Arm], data: Data) -> list[str]:
     """How a file was read and cut; figures on few texts; and where more texts were asked for than there are."""
     from afina.data.origins import named  # it loads numpy
@@ -25,6 +31,14 @@ def notes(arms: Sequence[Arm], data: Data) -> list[str]:
     made = [f"{split_of(*one)}." for one in sorted(files)]
     made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
     made += dict.fromkeys(note for one in records for note in one.notes)
+    made += [
+        f"{cut(truncated, train + held_out, length)}"
+        for truncated, train, held_out, length in sorted(
+            {(one.truncated, one.train_examples, one.examples, one.training.get("max_length")) for one in records},
+            key=str,
+        )
+        if truncated
+    ]
     made += [
         f"Figures on {number_of_texts(examples)}{too_few(examples)}."
         for examples in sorted({one.examples for one in records})

@@ -39,8 +39,8 @@ def heading(metric: str, labels: Sequence[str] = ()) -> str:
 
 
 def figure(name: str, value: float, labels: Sequence[str] = ()) -> str:
-    """`accuracy 0.8571`; `AUROC undefined: it needs texts of both labels`."""
-    why = f": it needs {metric_of(name).needs}" if isnan(value) else ""
+    """`accuracy 0.8571`; `AUROC undefined (it needs texts of both labels)`."""
+    why = f" (it needs {metric_of(name).needs})" if isnan(value) else ""
     return f"{words(name, labels)} {share(value)}{why}"
 
 

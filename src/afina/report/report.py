@@ -112,6 +112,15 @@ class Report:
         answering = [arm for arm in self.arms if arm.trained or make(arm.record.method).head != "random"]
         return conclusion.leader(answering).record if answering else None
 
+    @cached_property
+    def by_label(self) -> list[Table]:
+        """For a terminal: how well each label is found, and which is taken for which, by the setting of `of_use`."""
+        arm = next((arm for arm in self.arms if self.of_use in arm.records), None)
+        if arm is None:
+            return []
+        record = arm.record
+        return per_label.for_terminal(record.kind, record.label_names, arm.targets, arm.answers, of=arm.label)
+
     def markdown(self) -> str:
         """The text of `report.md`."""
         return markdown.report(self._heading, self._sections({}))

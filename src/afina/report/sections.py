@@ -113,7 +113,6 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
     asked = [training(record) for record in records]
     same = {key: value for key, value in asked[0].items() if key not in _by_run(asked)}
     leaked = max(record.leaked for record in records)
-    truncated = max(record.truncated for record in records)
     return [
         "Backbone: " + each(lambda record: f"`{record.backbone}`, {record.total:,} parameters with the head"),
         "Task: "
@@ -126,7 +125,6 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
         f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
         *([f"Training, the same in every run: {in_words(same)}"] if same else []),
         *asking.notes([record.ask for record in records]),
-        *([f"Texts cut at the maximum length: {truncated:,}"] if truncated else []),
         *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
     ]
 

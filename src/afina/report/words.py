@@ -16,6 +16,12 @@ FEW = 30
 """Evaluated texts, below which a figure says little."""
 
 
+def brief(text: str, longest: int = 40) -> str:
+    """One printable line."""
+    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+
+
 def number_of_texts(count: int) -> str:
     """`1 text`, `1,000 texts`."""
     return f"{count:,} text{'s' * (count != 1)}"

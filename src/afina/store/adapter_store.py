@@ -117,18 +117,22 @@ class AdapterStore(Reader):
         who: str | None = None,
         source: str | None = None,
         links: bool = False,
+        texts: bool = True,
     ) -> Published:
         """Keep the adapter in a directory as the next version of a name; the version that it already is, if it is one.
 
         message  why, in some words: for whoever looks at it later
         source   where it comes from, if not from a run
         links    whether its files may be links, as in the cache of the Hub
+        texts    whether the hashes of the texts that it was trained on are kept, where it has them; without, nobody can
+                 tell later which texts it has seen
         Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest,
         InvalidStudy for settings of peft's with which it could not be opened.
         """
         wanted, why = Name.parse(name), log.check_reason(message, "message")
         by = log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
+        from afina.data import text_hashes
         from afina.models.adapter import FOREIGN, Adapter
         from afina.models.manifest import MANIFEST
         from afina.store import content
@@ -144,12 +148,18 @@ class AdapterStore(Reader):
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:
-            made = content.split(opened, scratch, links=links)
+            made = content.split(opened, scratch, links=links, texts=texts)
             steps.reached("publish: files made")
             files = {role: part.file for role, part in made.items()}
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
             parts = Parts(manifest, files, held)
-            return publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
+            found = publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
+        if not texts and text_hashes.FILE in found.version.parts:
+            raise Refused(
+                f"{found.version}: it has this adapter already, with hashes of its training texts. Publish it under "
+                "another name, or delete that version first."
+            )
+        return found
 
     def alias(
         self,
@@ -259,11 +269,13 @@ class AdapterStore(Reader):
         merged: bool = False,
         backbone: str | None = None,
         private: bool = True,
+        texts: bool = True,
     ) -> tuple[str, tuple[str, ...]]:
         """Write a version as a directory, a bundle, a merged model, or to the Hub. See `exchange.send_out`."""
         from afina.store import exchange
 
-        return exchange.send_out(self, str(reference), target, merged=merged, backbone=backbone, private=private)
+        how = {"merged": merged, "backbone": backbone, "private": private, "texts": texts}
+        return exchange.send_out(self, str(reference), target, **how)  # type: ignore[arg-type]
 
     def check(self, reference: str | Version, *, backbone: str | None = None) -> Check:
         """Compute the built-in sentences on this machine, compare with what training recorded, and log the outcome."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import atomic, digest, plainfile, tensorfile
+from afina.data import text_hashes
+from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
 from afina.models.adapter import VOCABULARY, Adapter, read_vocabulary, write_vocabulary
 from afina.models.families import is_head
@@ -45,8 +47,10 @@ def is_role(name: object) -> bool:
     return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and limits.plain(name))
 
 
-def split(adapter: Adapter, scratch: Path, *, links: bool = False) -> dict[str, Part]:
+def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool = True) -> dict[str, Part]:
     """The parts of an adapter, written to files in `scratch`, by role; a body or head without tensors is no part.
+
+    texts  with the hashes of the texts that it was trained on, where it has them
 
     What lies beside its tensors where it was read from comes along; links that were put there since it was inspected
     are not followed, unless links are meant to be. Raises Refused for a file that is none a store keeps, CorruptAdapter
@@ -65,7 +69,7 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False) -> dict[str, 
             write_vocabulary(scratch, adapter.vocabulary)
             made[VOCABULARY] = _part(VOCABULARY, scratch / VOCABULARY)
         for name in _beside(adapter.manifest, source) if there else ():
-            if name not in made:
+            if name not in made and (texts or name != text_hashes.FILE):
                 _copy(source / name, scratch / name, links)
                 made[name] = _part(name, scratch / name)
     return made
@@ -84,7 +88,8 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
                 f"{where}: its {len(tensors)} tensors have digest {found[:19]}, its manifest says "
                 f"{stated.tensors_digest[:19]}. {AGAIN}"
             )
-        return Adapter(stated, tensors, where, _words(stated, parts, where))
+        seen = TextHashes.read(parts[text_hashes.FILE]) if text_hashes.FILE in parts else None
+        return Adapter(stated, tensors, where, _words(stated, parts, where), seen)
     except CorruptAdapter as error:
         raise CorruptStore(f"{where}: {error} {AGAIN}") from None
 
@@ -95,7 +100,8 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     Raises CorruptStore as `join` does, CannotWrite.
     """
     adapter = join(manifest, parts, where)
-    beside = parts.keys() - {BODY_ROLE, HEAD_ROLE} - ({VOCABULARY} if adapter.vocabulary is not None else set())
+    written = {BODY_ROLE, HEAD_ROLE, text_hashes.FILE} | ({VOCABULARY} if adapter.vocabulary is not None else set())
+    beside = parts.keys() - written
     for name in sorted(beside):
         if not limits.plain(name) or name.endswith(limits.TENSORS) or name == MANIFEST:
             raise CorruptStore(f"{where}: {name[:80]!r} is among its files, where a store keeps none such. {AGAIN}")

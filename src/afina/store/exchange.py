@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from afina import atomic
+from afina.data import text_hashes
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
@@ -26,6 +27,11 @@ from afina.store.version import Published, Version
 HUB = "hub:"
 BUNDLE = ".tar"
 _PRETRAINED = "config.json"
+
+_WITH_HASHES = (
+    f"{text_hashes.FILE} went along: hashes of the training texts, by which whoever has them can test whether a "
+    "text was trained on. --no-texts (`texts=False`) leaves them out."
+)
 
 
 def bring_in(
@@ -101,29 +107,33 @@ def send_out(
     merged: bool,
     backbone: str | None,
     private: bool,
+    texts: bool = True,
 ) -> tuple[str, tuple[str, ...]]:
     """Write a version to `target`: a directory, a bundle where it ends in .tar, or hub:owner/name[@branch].
 
     merged    folded into its backbone, as a model that transformers opens alone
     backbone  where that is, if not at the address that the adapter names
+    texts     with the hashes of the texts that it was trained on, where the version has them
     Returns where it is now, and what its user has to know.
     """
     version = store.show(reference)
     if backbone is not None and not merged:
         raise InvalidStudy(f"{version}: `backbone` is of use where it is merged only. Leave it out.")
     if target.startswith(HUB):
-        return _to_hub(store, version, target.removeprefix(HUB), merged, backbone, private)
+        return _to_hub(store, version, target.removeprefix(HUB), merged, backbone, private, texts)
     if target.endswith(BUNDLE):
         if merged:
             raise InvalidStudy(f"{target}: a bundle holds an adapter as it is. Leave `merged` out.")
         if os.path.lexists(target):
             raise Refused(f"{target}: something is there already. Name a file that is not there yet.")
-        _to_bundle(store, version, Path(target))
+        _to_bundle(store, version, Path(target), texts)
         return target, ()
-    return target, _to_directory(store, version, Path(target), merged, backbone)
+    return target, _to_directory(store, version, Path(target), merged, backbone, texts)
 
 
-def _to_directory(store: Reader, version: Version, path: Path, merged: bool, backbone: str | None) -> tuple[str, ...]:
+def _to_directory(
+    store: Reader, version: Version, path: Path, merged: bool, backbone: str | None, texts: bool
+) -> tuple[str, ...]:
     if os.path.lexists(path):
         raise Refused(f"{path}: something is there already. Name a directory that is not there yet.")
     with atomic.replacing(path) as fresh:
@@ -134,11 +144,13 @@ def _to_directory(store: Reader, version: Version, path: Path, merged: bool, bac
         else:
             store.restore(str(version), fresh)
             notes = ()
+            if not texts:
+                (fresh / text_hashes.FILE).unlink(missing_ok=True)
         (fresh / content.CARD).write_text(store.card(version, merged=merged), encoding="utf-8")
     return notes
 
 
-def _to_bundle(store: Reader, version: Version, path: Path) -> None:
+def _to_bundle(store: Reader, version: Version, path: Path, texts: bool) -> None:
     about = {
         "name": version.name,
         "version": version.number,
@@ -148,6 +160,7 @@ def _to_bundle(store: Reader, version: Version, path: Path) -> None:
     }
 
     def write(files: Mapping[str, Path]) -> None:
+        files = {role: file for role, file in files.items() if texts or role != text_hashes.FILE}
         members: dict[str, Any] = {f"part-{place}": file for place, file in enumerate(files.values())}
         about["parts"] = dict(zip(files, members, strict=True))
         bundle.write(path, members, about)
@@ -156,13 +169,15 @@ def _to_bundle(store: Reader, version: Version, path: Path) -> None:
 
 
 def _to_hub(
-    store: Reader, version: Version, address: str, merged: bool, backbone: str | None, private: bool
+    store: Reader, version: Version, address: str, merged: bool, backbone: str | None, private: bool, texts: bool
 ) -> tuple[str, tuple[str, ...]]:
     from afina import hub
 
     repository, _, revision = address.partition("@")
     with _workshop() as place:
-        notes = _to_directory(store, version, place / "adapter", merged, backbone)
+        notes = _to_directory(store, version, place / "adapter", merged, backbone, texts)
+        if (place / "adapter" / text_hashes.FILE).exists():
+            notes += (_WITH_HASHES,)
         message = f"{version} {version.digest[:19]}"
         url = hub.upload(place / "adapter", repository, revision=revision or None, message=message, private=private)
         return url, notes

@@ -170,15 +170,41 @@ def _answered(objective: Objective, outputs: np.ndarray, texts: Labelled) -> Ans
     return Answered(texts.split.labels, answers, chances)
 
 
-def read_texts(task: str, pair: tuple[Adapter, Adapter], **data: Any) -> Labelled:
-    """The texts at an address that neither adapter learnt from, as the first reads them.
+def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
+    """Raise InvalidData for two adapters of other kinds, or of other labels where both name theirs."""
+    kinds = [objectives.make(one.manifest.label_names, one.manifest.objective).kind for one in pair]
+    if kinds[0] != kinds[1]:
+        raise InvalidData(
+            f"{names[0]} learnt {kinds[0]} and {names[1]} {kinds[1]}: there is nothing to compare. "
+            "Give two adapters of one kind of task."
+        )
+    if kinds[0] == NUMBER or any(is_foreign(one.manifest) for one in pair):
+        return
+    own = [set(one.manifest.label_names) for one in pair]
+    if own[0] != own[1]:
+        said = [
+            f"{name} alone has {', '.join(sorted(only)[:20])}"
+            for name, only in zip(names, (own[0] - own[1], own[1] - own[0]), strict=True)
+            if only
+        ]
+        raise InvalidData(
+            f"{names[0]} and {names[1]} have other labels: {'; '.join(said)}. Give two adapters of the same labels."
+        )
 
-    data  arguments of `Labelled.read`. Raises what that does, Leakage where either saw more than a few of the texts.
+
+def read_texts(task: str, pair: tuple[Adapter, Adapter], *, names: tuple[str, str] = NAMES, **data: Any) -> Labelled:
+    """The texts at an address that neither adapter learnt from, as the first reads them that names its labels.
+
+    data  arguments of `Labelled.read`. Raises what that does, Leakage where either was trained on all of the texts, and
+    InvalidData where kinds or labels of the two differ.
     """
+    _check_pair(pair, names)
     from afina.inference.evaluation import trained
 
-    read = [Labelled.read(task, trained(adapter.manifest), **data) for adapter in pair]
-    return min(read, key=lambda texts: len(texts.split))
+    reader, other = sorted(pair, key=lambda adapter: is_foreign(adapter.manifest))
+    texts = Labelled.read(task, trained(reader), **data)
+    both = texts.unseen_by(trained(other), allow_leakage=bool(data.get("allow_leakage")))
+    return both if texts.leaked is not None else replace(both, leaked=None)
 
 
 def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str, ...]:

@@ -180,6 +180,7 @@ class _Execution:
             data=self.run.data.model_dump(mode="json", exclude_defaults=True) | task.found,
             train_digest=task.train.digest,
             evaluation_digest=task.evaluation.digest,
+            pairs=task.pairs,
             seed=self.run.seed,
             training=training,
             metrics=scores | {"examples": len(task.evaluation)},
@@ -189,7 +190,7 @@ class _Execution:
             versions=there.pop("versions"),  # type: ignore[arg-type]
             environment=there,
         ).sealed()
-        return Adapter(manifest, tensors)
+        return Adapter(manifest, tensors, trained_on=task.trained_on)
 
     def _save(self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions) -> _Saved:
         directory = Directory(self.out)

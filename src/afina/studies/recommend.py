@@ -18,6 +18,7 @@ from afina import digest, meter
 from afina.data.kinds import CLASSES, NUMBER
 from afina.data.readers import rows
 from afina.data.task import Task
+from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, InvalidStudy
 from afina.methods import METHODS, make
 from afina.models import objectives
@@ -126,10 +127,12 @@ def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
     adapter = floor.model.adapter(
         task.label_names,
         floor.hyperparameters,
+        TextHashes.of(task.train),
         objective=setting.objective.told,
         task=task.address,
         data=setting.data.model_dump(mode="json", exclude_defaults=True),
         train_digest=task.train.digest,
+        pairs=task.train.pairs is not None,
         versions=environment.versions(),
         environment={"git_commit": commit, "git_dirty": dirty},
     )

@@ -5,11 +5,12 @@ Knows lines, and rows by their columns; knows no task and no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, Self
 
 from afina.data.readers import columns, source, table
 from afina.data.readers.columns import Columns
@@ -21,74 +22,94 @@ FIRST, GROWTH, MOST = 16, 4, 4096
 """Texts of the first chunk, how many times more each further one has, and the most: the first answers come at once, the
 later ones of texts that were sorted by length among many."""
 
+TEXT = "text"
+"""The one column of what has none."""
+
 MOST_CHARACTERS = 1 << 24
 """A chunk ends here too, so that long texts do not fill the memory."""
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Texts that follow one another.
+class Row:
+    """A row of a file, or a line of it.
 
-    pairs   the second text of each, where the file has them
+    number   from 1, of the rows as they are read;  where  its place, for messages
+    text     None where it has none;  pair  its second text, where the file has them
+    columns  what stands in it, by column
+    """
+
+    number: int
+    where: str
+    text: str | None
+    pair: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that follow one another, and the texts in them.
+
+    texts   of the rows that have one;  pairs  the second text of each, where the file has them
     before  how many texts of the file came earlier
     share   of the file that has been read with this chunk; None where its size is not known
+    rows    all, those without a text included
     """
 
     texts: list[str]
     pairs: list[str] | None = None
     before: int = 0
     share: float | None = None
+    rows: Sequence[Row] = ()
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        """Of texts that stand in no file."""
+        rows = [Row(number, f"text {number}", text, columns={TEXT: text}) for number, text in enumerate(texts, start=1)]
+        return cls(list(texts), rows=rows)
 
 
 class Texts:
     """The texts of a file, chunk by chunk.
 
-    blank   how many rows without a text were passed over so far, of which the first stands at `first_blank`
+    blank   how many rows without a text there were so far, of which the first stands at `first_blank`
     """
 
-    def __init__(self, rows: Iterator[tuple[str, str | None, str | None]], opened: Source | Opened) -> None:
+    def __init__(self, rows: Iterator[Row], opened: Source | Opened) -> None:
         self._rows, self._opened = rows, opened
         self.blank, self.first_blank = 0, ""
 
     def __iter__(self) -> Iterator[Chunk]:
         before, most, ends = 0, FIRST, False
         while not ends:
-            texts: list[str] = []
-            pairs: list[str] = []
+            rows: list[Row] = []
             size = 0
-            for text, pair in self._filled():
-                texts.append(text)
-                size += len(text)
-                if pair is not None:
-                    pairs.append(pair)
-                    size += len(pair)
-                if len(texts) == most or size >= MOST_CHARACTERS:
+            for row in self._rows:
+                rows.append(row)
+                size += len(row.text or "") + len(row.pair or "")
+                if row.text is None:
+                    self.first_blank = self.first_blank or row.where
+                    self.blank += 1
+                if len(rows) == most or size >= MOST_CHARACTERS:
                     break
             else:
                 ends = True
-            if texts:
-                yield Chunk(texts, pairs or None, before, self._share())
+            texts = [row.text for row in rows if row.text is not None]
+            pairs = [row.pair for row in rows if row.text is not None and row.pair is not None]
+            if rows:
+                yield Chunk(texts, pairs or None, before, self._share(), rows)
             before, most = before + len(texts), min(most * GROWTH, MOST)
 
     def _share(self) -> float | None:
         return self._opened.share if isinstance(self._opened, Source) else self._opened.share()
 
-    def _filled(self) -> Iterator[tuple[str, str | None]]:
-        for where, text, pair in self._rows:
-            if text is None:
-                self.first_blank = self.first_blank or where
-                self.blank += 1
-            else:
-                yield text, pair
-
     @property
     def note(self) -> str | None:
-        """What was passed over, in words."""
+        """Which rows have no answer, in words."""
         if not self.blank:
             return None
         if self.blank == 1:
-            return f"{self.first_blank}: no text there; passed over."
-        return f"{self.first_blank}: no text there, as in {self.blank - 1:,} more; passed over."
+            return f"{self.first_blank}: no text there, so no answer."
+        return f"{self.first_blank}: no text there, as in {self.blank - 1:,} more, so no answer."
 
 
 NO_TEXT = frozenset(
@@ -147,22 +168,21 @@ def refuse_blank(
                 raise InvalidData(f"{which}{where} {number}: {text!r} holds half a surrogate pair. Repair the text.")
 
 
-def _of_lines(file: Source) -> Iterator[tuple[str, str | None, str | None]]:
+def _of_lines(file: Source) -> Iterator[Row]:
     for number, line in enumerate(file.lines(western=True), start=1):
         text = line.removesuffix("\n").removesuffix("\r")
-        yield f"{file.name}, line {number}", text if text.strip() else None, None
+        where = f"{file.name}, line {number}"
+        yield Row(number, where, text if text.strip() else None, columns={TEXT: text})
 
 
-def _of_columns(file: Opened, text: str | None, text_pair: str | None) -> Iterator[tuple[str, str | None, str | None]]:
+def _of_columns(file: Opened, text: str | None, text_pair: str | None) -> Iterator[Row]:
     chosen = None if file.names is None else columns.of_texts(file.name, file.names, text, text_pair)
     return _read(file, chosen, text, text_pair)
 
 
-def _read(
-    file: Opened, chosen: Columns | None, text: str | None, text_pair: str | None
-) -> Iterator[tuple[str, str | None, str | None]]:
+def _read(file: Opened, chosen: Columns | None, text: str | None, text_pair: str | None) -> Iterator[Row]:
     last: Iterable[str] | None = None
-    for place, row in file.rows:
+    for number, (place, row) in enumerate(file.rows, start=1):
         where = file.where(place)
         if file.names is None and row.keys() != last:
             last = row.keys()
@@ -179,10 +199,8 @@ def _read(
             for name in (chosen.text, chosen.text_pair)
             if name is not None
         ]
-        if None in values:
-            yield where, None, None
-        else:
-            yield where, values[0], values[1] if len(values) > 1 else None
+        first, pair = (None, None) if None in values else (values[0], values[1] if len(values) > 1 else None)
+        yield Row(number, where, first, pair, row)
 
 
 def _names(found: Columns) -> str:

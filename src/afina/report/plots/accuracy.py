@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from afina.report import metrics
 from afina.report.arms import Arm
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot, brief, canvas, finish, rows_of
+from afina.report.plots.drawing import Plot, canvas, finish, rows_of
 from afina.report.verdicts import Verdicts
-from afina.report.words import share
+from afina.report.words import brief, share
 
 
 def headline(arms: Sequence[Arm]) -> Plot:

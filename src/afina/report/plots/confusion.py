@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from afina.report.arms import Arm
 from afina.report.plots import svg
-from afina.report.plots.drawing import WIDTH, Plot, brief, canvas, finish
+from afina.report.plots.drawing import WIDTH, Plot, canvas, finish
+from afina.report.words import brief
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from afina.report import metrics
 from afina.report.arms import Arm, Value
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot, brief, canvas, finish, scatter
+from afina.report.plots.drawing import Plot, canvas, finish, scatter
 from afina.report.tables import measured_on_gpu
-from afina.report.words import share
+from afina.report.words import brief, share
 
 
 def against_parameters(arms: Sequence[Arm]) -> Plot:

@@ -8,8 +8,8 @@ from afina.report import metrics
 from afina.report.arms import Arm
 from afina.report.curves import by_method
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot, brief, canvas, finish, legend
-from afina.report.words import share
+from afina.report.plots.drawing import Plot, canvas, finish, legend
+from afina.report.words import brief, share
 
 
 def curve(arms: Sequence[Arm]) -> Plot:

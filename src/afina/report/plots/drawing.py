@@ -9,6 +9,7 @@ from typing import Any
 from afina.report import metrics
 from afina.report.arms import Arm
 from afina.report.plots import svg
+from afina.report.words import brief
 
 WIDTH = 4.6
 """Inches, at 9 points: still read when a phone shrinks it."""
@@ -73,9 +74,3 @@ def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False, names: Sequen
         )
         names.append("Pareto front")
     axes.figure.legend(handles, names, loc="outside lower left")
-
-
-def brief(text: str, longest: int = 40) -> str:
-    """One printable line."""
-    line = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"

@@ -8,8 +8,8 @@ from math import isnan
 from afina.report.arms import Arm
 from afina.report.per_label import MOST, of_labels
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot, brief, canvas, finish, legend
-from afina.report.words import UNDEFINED
+from afina.report.plots.drawing import Plot, canvas, finish, legend
+from afina.report.words import UNDEFINED, brief
 
 
 def per_label(arms: Sequence[Arm]) -> Plot:

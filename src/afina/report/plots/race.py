@@ -7,9 +7,9 @@ from typing import Any
 
 from afina.report import metrics
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot, brief, canvas, finish
+from afina.report.plots.drawing import Plot, canvas, finish
 from afina.report.titles import title
-from afina.report.words import share
+from afina.report.words import brief, share
 from afina.studies.recommendation import Recommendation
 
 

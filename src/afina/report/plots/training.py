@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from afina.meter import PHASES
 from afina.report.arms import Arm
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot, brief, canvas, finish, legend, rows_of
+from afina.report.plots.drawing import Plot, canvas, finish, legend, rows_of
+from afina.report.words import brief
 
 if TYPE_CHECKING:
     import numpy as np

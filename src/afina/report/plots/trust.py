@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from afina.report.arms import Arm
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot, brief, canvas, finish, legend
+from afina.report.plots.drawing import Plot, canvas, finish, legend
+from afina.report.words import brief
 
 if TYPE_CHECKING:
     import numpy as np

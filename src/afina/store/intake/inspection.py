@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina import plainfile
+from afina.data import text_hashes
 from afina.errors import CorruptAdapter, Refused
 from afina.models.adapter import MOST_VOCABULARY, PEFT_SETTINGS, PEFT_TENSORS, VOCABULARY, check_there
 from afina.models.manifest import MANIFEST, read_manifest
@@ -178,6 +179,8 @@ def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
         plainfile.read_object(directory / PEFT_SETTINGS)
     if VOCABULARY in files:
         plainfile.read_json(directory / VOCABULARY, MOST_VOCABULARY)
+    if text_hashes.FILE in files:
+        text_hashes.TextHashes.read(directory / text_hashes.FILE)
 
 
 def _too_large(path: Path, size: int, most: int, key: str) -> Refused:

@@ -1,0 +1,89 @@
+"""An adapter's evaluation in sentences, tables and JSON. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from afina.report import metrics, per_label
+from afina.report.amounts import cut
+from afina.report.tables import Table
+from afina.report.words import number_of_texts, span, too_few
+from afina.schema import figures_as_json, null_where_undefined
+
+if TYPE_CHECKING:  # they load torch
+    from afina.inference.evaluation import Evaluation
+    from afina.models.adapter import Adapter
+
+
+def sentences(found: Evaluation) -> list[str]:
+    """The figures, the headline first; which texts were left out or cut; which label is positive, if nobody said."""
+    names = metrics.in_order(found.metrics, found.metric)
+    told = [metrics.figure(name, found.metrics[name], found.label_names) for name in names]
+    on = which(found.where, found.examples, found.held_out)
+    ends = (found.interval.low, found.interval.high)
+    interval = f"{metrics.interval_heading(found.metric)}: {span(ends)}"
+    said = [f"{', '.join(told[:2])} on {on} ({interval}){too_few(found.examples)}", ", ".join(told[2:])]
+    if found.kind == "classes" and len(found.label_names) == 2 and not found.chosen:
+        said.append(
+            f"F1 and AUROC are about {found.label_names[1]}, the last in the order of the labels; --positive names "
+            "another."
+        )
+    return [*said, *_texts(found)]
+
+
+def which(where: str, examples: int, held_out: bool) -> str:
+    """Which texts were evaluated: `40 texts of more.csv`."""
+    number = number_of_texts(examples)
+    return f"the {number} that training left out of {where}" if held_out else f"{number} of {where}"
+
+
+def seen(where: str, leaked: int | None, left_out: int, trained: str = "the adapter was") -> list[str]:
+    """What is to be said of texts that were trained on: which are not among those evaluated, or are."""
+    if left_out:
+        return [
+            f"{number_of_texts(left_out)} of {where} left out: {trained} trained on them. --allow-leakage keeps them."
+        ]
+    return [f"{trained[:1].upper()}{trained[1:]} trained on {number_of_texts(leaked)} of these."] if leaked else []
+
+
+def _texts(found: Evaluation) -> list[str]:
+    said = seen(found.where, found.leaked, found.left_out)
+    if found.truncated:
+        said.append(cut(found.truncated, found.examples, found.max_length))
+    return said
+
+
+def not_known(adapter: Adapter) -> str:
+    """Why it is not known whether training saw any of the texts."""
+    task = adapter.manifest.task
+    gone = "" if task is None else f", and {task} is not at hand as it was"
+    return (
+        "Whether training saw any of these texts is not known: the adapter has no hashes of its training texts (made "
+        f"by an earlier afina, by another library, or published with --no-texts){gone}."
+    )
+
+
+def tables(found: Evaluation) -> list[Table]:
+    """How well each label is found, and which is taken for which."""
+    return per_label.for_terminal(found.kind, found.label_names, found.answered.targets, found.answered.answers[None])
+
+
+def as_json(found: Evaluation) -> dict[str, object]:
+    """JSON values, whose keys never change or go; null where a metric is undefined."""
+    return {
+        "adapter": found.adapter,
+        "digest": found.digest,
+        "task": found.task,
+        **figures_as_json(found.metrics),
+        "interval": [null_where_undefined(found.interval.low), null_where_undefined(found.interval.high)],
+        "metric": found.metric,
+        "examples": found.examples,
+        "truncated": found.truncated,
+        "dtype": found.dtype,
+        "file": found.where,
+        "held_out": found.held_out,
+        "leaked": found.leaked,
+        "left_out": found.left_out,
+        "positive": found.label_names[1] if found.kind == "classes" and len(found.label_names) == 2 else None,
+        **per_label.as_json(found.kind, found.label_names, found.answered.targets, found.answered.answers[None]),
+    }
