@@ -22,6 +22,7 @@ from afina.cli.options import (
     MergeOption,
     MissingOption,
     PairColumn,
+    PositiveOption,
     SheetOption,
     TaskOption,
     TextColumn,
@@ -55,6 +56,7 @@ def ask(
     label: LabelColumn = None,
     labels: Labels = None,
     kind: KindOption = None,
+    positive: PositiveOption = None,
     missing: MissingOption = None,
     merge_labels: MergeOption = False,
     sheet: SheetOption = None,
@@ -65,12 +67,13 @@ def ask(
     from afina.cli.display import telling
     from afina.data.task import Task
 
-    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)
+    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, positive=positive)
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
     from afina.inference.asking import ask  # these take seconds, and a mistake is told before
     from afina.models.backbone import Backbone
     from afina.report.amounts import split_of
     from afina.report.answer import sentence, tables
+    from afina.schema import figures_as_json
 
     print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
     templates = [*map(template_option, template or [])]
@@ -78,14 +81,31 @@ def ask(
     if as_json:
         compared = [asdict(one) for one in answer.compared]
         asked = {"template": answer.template, "usual": answer.usual, "words": answer.words, "offset": answer.offset}
-        print(json.dumps({"task": task, **answer.metrics, "examples": answer.examples, **asked, "compared": compared}))
+        print(
+            json.dumps(
+                {
+                    "task": task,
+                    **figures_as_json(answer.metrics),
+                    "examples": answer.examples,
+                    **asked,
+                    "compared": compared,
+                }
+            )
+        )
         return
     print_tables(*tables(answer))
     print_prose(sentence(answer))
     named = {
         "--backbone": backbone if backbone != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
-        **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
+        **{
+            "--eval": evaluation,
+            "--text": text,
+            "--text-pair": text_pair,
+            "--label": label,
+            "--labels": labels,
+            "--positive": positive,
+        },
         **{"--kind": kind, "--missing": missing, "--sheet": sheet},
         "--set": "offset=true" if offset else None,
     }

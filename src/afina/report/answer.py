@@ -40,7 +40,8 @@ def sentence(answer: Answer) -> str:
     from afina.stats import estimates
 
     found = estimates.accuracy(answer.score[None]).interval
-    figures = ", ".join(f"{metrics.words(name)} {share(value)}" for name, value in list(answer.metrics.items())[:2])
+    labels = tuple(answer.words)
+    figures = ", ".join(metrics.figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])
     words = "; ".join(f"{name}: {', '.join(map(asking.quoted, given))}" for name, given in answer.words.items())
     return (
         f"Untrained, asked in {asking.quoted(answer.template)} ({words}): {figures} on {count(answer.examples)} "

@@ -193,10 +193,16 @@ def _metrics(made: Manifest) -> Iterator[str]:
         yield "## Metrics"
         yield f"On the evaluation texts of {_code(_texts(made.task))}:" if made.task else "As its maker stated them:"
         told = [
-            (METRICS[key].words, figure(value)) if key in METRICS else (key, f"{value:,.10g}")
+            (_called(key, made), figure(value)) if key in METRICS else (key, f"{value:,.10g}")
             for key, value in made.metrics.items()
         ]
         yield _table(("metric", "value"), [(_escaped(key), figure) for key, figure in told])
+
+
+def _called(key: str, made: Manifest) -> str:
+    """A metric's name; with two labels, F1 is of the second."""
+    of = f" of {made.label_names[1]}" if key == "f1" and len(made.label_names) == 2 else ""
+    return f"{METRICS[key].words}{of}"
 
 
 def _environment(made: Manifest) -> Iterator[str]:
