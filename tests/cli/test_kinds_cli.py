@@ -50,7 +50,7 @@ def test_a_file_of_ratings_is_trained_evaluated_and_predicted(afina: Command, ba
     assert told["metric"] == "rmse"
     assert told["interval"][0] < told["rmse"] < told["interval"][1]
     (line,) = afina("predict", "made", "What a warm ferry!").lines()
-    assert set(line) == {"text", "value"}
+    assert set(line) == {"row", "text", "value"}
     assert 0 < line["value"] < 8
 
 
@@ -64,7 +64,7 @@ def test_a_file_of_tags_is_trained_evaluated_and_predicted(afina: Command, backb
     assert re.search(r"Macro +Micro", answer.out), "what was asked for comes first"
     assert afina("evaluate", "made", "--task", tags).out.startswith("micro F1 ")
     (line,) = afina("predict", "made", "What a warm ferry!").lines()
-    assert set(line) == {"text", "labels", "probabilities"}
+    assert set(line) == {"row", "text", "labels", "probabilities"}
     assert set(line["labels"]) <= {"good", "long"} == set(line["probabilities"])
 
 

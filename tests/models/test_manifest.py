@@ -74,7 +74,7 @@ def test_the_command_line_prints_the_note_beside_the_answers(afina: Command, cop
     for arguments in (("predict", copy, "a warm play"), ("evaluate", copy, "--task", toy, "--json")):
         answer = afina(*arguments)
         assert answer.err.startswith(f"Note: {copy}: made by an earlier afina")
-        assert answer.err.count("\n") == 1
+        assert answer.err.count("Note: ") == 1
         assert len(answer.lines()) == 1
 
 

@@ -375,7 +375,7 @@ def test_what_is_no_number_is_told_in_json() -> None:
     first = invented({}, metrics={"loss": float("nan")})
     assert difference(first, first).fields == {}
     second = changed(first, metrics={"loss": 1.0}, training={"rates": [0.0, float("inf")]})
-    assert difference(first, second).fields["metrics"] == {"loss": ["nan", 1.0]}
+    assert difference(first, second).fields["metrics"] == {"loss": [None, 1.0]}
     assert difference(first, second).fields["training"] == {"rates": [None, [0.0, None]]}
 
 
