@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,6 @@ from afina.cli.options import (
     MergeOption,
     MissingOption,
     PairColumn,
-    PositiveOption,
     SheetOption,
     TaskOption,
     TextColumn,
@@ -33,6 +32,9 @@ from afina.cli.options import (
     words_option,
 )
 from afina.cli.output import print_prose, print_tables
+
+if TYPE_CHECKING:
+    from afina.inference.asking import Answer
 
 
 def ask(
@@ -56,7 +58,6 @@ def ask(
     label: LabelColumn = None,
     labels: Labels = None,
     kind: KindOption = None,
-    positive: PositiveOption = None,
     missing: MissingOption = None,
     merge_labels: MergeOption = False,
     sheet: SheetOption = None,
@@ -67,45 +68,25 @@ def ask(
     from afina.cli.display import telling
     from afina.data.task import Task
 
-    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, positive=positive)
+    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
     from afina.inference.asking import ask  # these take seconds, and a mistake is told before
     from afina.models.backbone import Backbone
     from afina.report.amounts import split_of
     from afina.report.answer import sentence, tables
-    from afina.schema import figures_as_json
 
     print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
     templates = [*map(template_option, template or [])]
     answer = ask(Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=telling("ask"))
     if as_json:
-        compared = [asdict(one) for one in answer.compared]
-        asked = {"template": answer.template, "usual": answer.usual, "words": answer.words, "offset": answer.offset}
-        print(
-            json.dumps(
-                {
-                    "task": task,
-                    **figures_as_json(answer.metrics),
-                    "examples": answer.examples,
-                    **asked,
-                    "compared": compared,
-                }
-            )
-        )
+        print(json.dumps({"task": task, **_as_json(answer)}))
         return
     print_tables(*tables(answer))
     print_prose(sentence(answer))
     named = {
         "--backbone": backbone if backbone != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
-        **{
-            "--eval": evaluation,
-            "--text": text,
-            "--text-pair": text_pair,
-            "--label": label,
-            "--labels": labels,
-            "--positive": positive,
-        },
+        **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
         **{"--kind": kind, "--missing": missing, "--sheet": sheet},
         "--set": "offset=true" if offset else None,
     }
@@ -113,3 +94,11 @@ def ask(
     chosen += [part for item in words or [] for part in ("--words", item)]
     chosen += ["--allow-leakage"] * allow_leakage + ["--merge-labels"] * merge_labels
     print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, *chosen])}")
+
+
+def _as_json(answer: Answer) -> dict[str, Any]:
+    from afina.schema import figures_as_json
+
+    compared = [asdict(one) for one in answer.compared]
+    asked = {"template": answer.template, "usual": answer.usual, "words": answer.words, "offset": answer.offset}
+    return {**figures_as_json(answer.metrics), "examples": answer.examples, **asked, "compared": compared}
