@@ -80,11 +80,10 @@ def test_a_study_file_gives_a_run_for_every_method_and_seed(tmp_path: Path) -> N
     full, lora, wide = runs[:3]
     assert {run.backbone for run in runs} == {"path/to/model"}
     assert {run.task for run in runs} == {"reviews.csv"}
-    assert full.data.model_dump(exclude_none=True) == {
+    assert full.data.model_dump(exclude_defaults=True) == {
         "text": "body",
         "labels": ("bad", "good"),
         "train_examples": 100,
-        "allow_leakage": False,
     }
     assert full.training == Training(epochs=3, learning_rate=1e-4)
     assert lora.training == Training(epochs=3, learning_rate=1e-3)
@@ -658,7 +657,7 @@ def test_a_worker_makes_the_same_record_as_this_process(
     there = toy_study(gpt2, toy, "lora").run(tmp_path / "there").records[0]
     assert capfd.readouterr() == ("", "")
     here = toy_study(gpt2, toy, "lora").run(tmp_path / "here", executor=HereExecutor()).records[0]
-    measured = {"seconds", "memory", "tokens_per_second", "environment"}
+    measured = {"seconds", "memory", "tokens_per_second", "environment", "content_digest"}
     assert there.model_dump(exclude=measured) == here.model_dump(exclude=measured)
     assert there.environment.versions == here.environment.versions
     assert there.memory.rss_peak is not None
