@@ -78,13 +78,16 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _run(self, inputs: Inputs, ask: dict[str, Any]) -> Run:
         weights = {"class_weights": self.class_weight} if getattr(self, "class_weight", None) is not None else {}
+        for name in ("hyperparameters", "training"):
+            if not isinstance(getattr(self, name), Mapping | None):
+                raise InvalidStudy(f"`{name}`: found a {type(getattr(self, name)).__name__}, expected a dict or None.")
         own = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size", "max_length")}
         twice = {*own, *weights} & {*(self.training or {})}
         if twice:
             raise InvalidStudy(f"`training` has {sorted(twice)[0]}, which is a parameter of its own. Leave one out.")
         training = {name: _plain(value) for name, value in {**own, **weights, **(self.training or {})}.items()}
         return Run(
-            backbone=str(self.backbone),
+            backbone=str(self.backbone) if isinstance(self.backbone, Path) else self.backbone,
             task=GIVEN,
             method=self.method,
             hyperparameters={name: _plain(value) for name, value in (self.hyperparameters or {}).items()},

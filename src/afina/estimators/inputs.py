@@ -88,7 +88,17 @@ def _column(y: Any, texts: Sequence[str]) -> np.ndarray:
     for number, label in enumerate(column.tolist(), start=1):
         if label is None or type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
             raise InvalidInput(f"y: label {number} is missing ({label}). Give one, or leave its text out.")
+        if isinstance(label, str) and not _is_unicode(label):
+            raise InvalidInput(f"y: label {number}, {label!r}, holds half a surrogate pair. Repair the label.")
     return column
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 MISSING = ("NAType", "NaTType")
