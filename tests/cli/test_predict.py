@@ -12,6 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from afina import Backbone
 from afina.data.readers.texts import MOST
 from afina.inference.predictor import Predictor
 from command import PROGRAM, Command
@@ -63,7 +64,10 @@ def test_every_row_has_an_answer_with_its_number_and_blank_ones_a_reason(afina: 
     assert rows[1] == {
         "row": 2, "text": None, "label": None, "probabilities": None, "reason": "gaps.csv, line 3: no text there"
     }  # fmt: skip
-    assert answer.err == "gaps.csv, line 3: no text there, as in 1 more, so no answer.\n"
+    assert answer.err.splitlines() == [
+        "text: column 'text'.",
+        "gaps.csv, line 3: no text there, as in 1 more, so no answer.",
+    ]
     assert afina("predict", trained, "--file", "gaps.csv", "--out", "done.csv").out == (
         "done.csv: 4 rows, 2 with an answer\n"
     )
@@ -117,3 +121,17 @@ def test_a_predictor_names_a_blank_text_by_its_place(trained: Path) -> None:
     for texts in (["a text", " \n"], ["a text", ""]):
         with pytest.raises(Exception, match=r"text 2: '.*' is blank\. Give it some content, or leave it out\."):
             predictor(texts)
+
+
+def test_predict_says_which_columns_it_reads_and_takes_those_of_the_adapter(afina: Command, gpt2: Backbone) -> None:
+    rows = [(f"note {number} {'bright' if number % 2 else 'dull'}", "x", "yn"[number % 2]) for number in range(20)]
+    Path("mine.csv").write_text("note,text,label\n" + "".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+    train = ("--backbone", gpt2.address, "--set", "max_steps=1", "--out", "made")
+    assert afina("train", "--task", "mine.csv", "--text", "note", *train).code == 0
+    answer = afina("predict", "made", "--method", "lora", "--file", "mine.csv")
+    assert answer.err.splitlines()[0] == "text: column 'note'."
+    assert [json.loads(line)["text"] for line in answer.out.splitlines()] == [row[0] for row in rows]
+    Path("western.csv").write_bytes("text\ncafé\n".encode("latin-1"))
+    answer = afina("predict", "made", "--method", "lora", "--file", "western.csv")
+    assert answer.err.splitlines()[0] == "text: column 'text'."
+    assert "it is read as Windows-1252, in which that line has 'é'" in answer.err

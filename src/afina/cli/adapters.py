@@ -112,7 +112,9 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to label.", metavar="TEXT...")] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="csv, tsv, jsonl or parquet, or one text a line; - for lines of standard input."),
+        typer.Option(
+            "--file", help="csv, tsv, jsonl, parquet or xlsx, or one text a line; - for lines of standard input."
+        ),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
@@ -125,6 +127,7 @@ def predict(
     dtype: DtypeOption = "float32",
     text: TextColumn = None,
     text_pair: PairColumn = None,
+    sheet: SheetOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the file's columns with the answers beside them: FILE.csv or FILE.jsonl."),
@@ -132,22 +135,25 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer for texts: one JSON object a line, with the label and the probability of each, or the number."""
-    from afina.data.readers.texts import Chunk, Texts, chunks, refuse_blank
+    from afina.data.readers.texts import Chunk, Texts, check_there, chunks, refuse_blank
 
     if bool(texts) == bool(file):
         raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")
-    for name, column in (("text", text), ("text_pair", text_pair)):
+    for name, column in (("text", text), ("text_pair", text_pair), ("sheet", sheet)):
         if texts and column is not None:
             raise InvalidData(f"`{name}` {column}: names a column of a `file`, and there is none. Leave it out.")
     refuse_blank(texts or [])
-    with chunks(file, text, text_pair) if file else nullcontext([Chunk.of(texts or [])]) as parts:
+    if file is not None:
+        check_there(file)  # before anything that takes time
+    opened = locate(adapter, method, seed)()
+    own = opened.manifest.data
+    with chunks(file, text, text_pair, sheet, own) if file else nullcontext([Chunk.of(texts or [])]) as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.inference import probes, rows
         from afina.report.amounts import cut
 
         if out is not None:
             rows.check_out(out, file)
-        opened = locate(adapter, method, seed)()
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
         said = _Answers(opened, as_json=as_json, silent=out is not None)
@@ -201,10 +207,12 @@ def _answer(
     write: Callable[[Chunk, Sequence[dict[str, Any]]], None],
 ) -> None:
     from afina.cli.display import reading
+    from afina.data.readers.texts import Texts
     from afina.inference import rows
 
     with reading() as read:
         for chunk in parts:
+            _print_told(parts.news() if isinstance(parts, Texts) else "")
             answers, truncated = rows.answered(predictor, chunk)
             said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
             said.truncated += truncated

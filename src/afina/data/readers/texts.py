@@ -5,13 +5,15 @@ Knows lines, and rows by their columns; knows no task and no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from afina.data.kinds import columns_in_words
 from afina.data.readers import columns, source, table
 from afina.data.readers.columns import Columns
 from afina.data.readers.source import STANDARD_INPUT, Source
@@ -72,11 +74,27 @@ class Texts:
     """The texts of a file, chunk by chunk.
 
     blank   how many rows without a text there were so far, of which the first stands at `first_blank`
+    columns  which column is taken as what, as far as it is known: `Columns.roles`
     """
 
     def __init__(self, rows: Iterator[Row], opened: Source | Opened) -> None:
         self._rows, self._opened = rows, opened
         self.blank, self.first_blank = 0, ""
+        self.columns: dict[str, str] = {}
+        self._said = 0
+
+    @classmethod
+    def of_columns(cls, opened: Opened, wanted: _Wanted) -> Self:
+        """Of a file's columns. Raises InvalidData where none is one of texts, or several may be."""
+        chosen = None if opened.names is None else wanted.among(opened.name, opened.names)
+        made = cls(iter(()), opened)
+        if chosen is not None:
+            made._tell(chosen)
+        made._rows = _read(opened, chosen, wanted, made._tell)
+        return made
+
+    def _tell(self, chosen: Columns) -> None:
+        self.columns = self.columns or chosen.roles
 
     def __iter__(self) -> Iterator[Chunk]:
         before, most, ends = 0, FIRST, False
@@ -102,6 +120,13 @@ class Texts:
     def _share(self) -> float | None:
         return self._opened.share if isinstance(self._opened, Source) else self._opened.share()
 
+    def news(self) -> str:
+        """What was found since it was last asked, a line each: columns, and what the user may not expect."""
+        notes = self._opened.notes if isinstance(self._opened, Source) else self._opened.notes()
+        told = [*([f"{columns_in_words(self.columns)}."] if self.columns else []), *notes]
+        new, self._said = told[self._said :], max(self._said, len(told))
+        return "\n".join(new)
+
     @property
     def note(self) -> str | None:
         """Which rows have no answer, in words."""
@@ -118,14 +143,25 @@ NO_TEXT = frozenset(
 """Suffixes of what is not text, and would be labelled line by line as if it were."""
 
 
+def check_there(file: str | Path) -> None:
+    """Raise NotFound where there is no such file. Reads nothing, so that it takes no time."""
+    if str(file) != STANDARD_INPUT and not os.path.exists(file):
+        raise NotFound(f"`file` {file}: no such file or directory.")
+
+
 @contextmanager
 def chunks(
-    file: str | Path, text: str | None = None, text_pair: str | None = None, sheet: str | None = None
+    file: str | Path,
+    text: str | None = None,
+    text_pair: str | None = None,
+    sheet: str | None = None,
+    usual: Mapping[str, Any] | None = None,
 ) -> Iterator[Texts]:
     """The texts of a file: of its columns, for one of `table.READERS`; one a line of any other, and of standard input.
 
     text, text_pair  columns; the usual names are found without
     sheet  of an xlsx file; None: the only one that holds something
+    usual  columns `text` and `text_pair` to take where the file has them and none is asked for: an adapter's own
     Raises NotFound at once, InvalidData where no column is one of texts; reading on raises InvalidData with the line.
     """
     file = Path(file)
@@ -145,7 +181,7 @@ def chunks(
                 found = Texts(_of_lines(lines), lines)
             else:
                 rows = stack.enter_context(table.opened(file, sheet))
-                found = Texts(_of_columns(rows, text, text_pair), rows)
+                found = Texts.of_columns(rows, _Wanted(text, text_pair, usual or {}))
         except NotFound as error:
             raise NotFound(f"`file` {error}") from None
         yield found
@@ -175,30 +211,39 @@ def _of_lines(file: Source) -> Iterator[Row]:
         yield Row(number, where, text if text.strip() else None, columns={TEXT: text})
 
 
-def _of_columns(file: Opened, text: str | None, text_pair: str | None) -> Iterator[Row]:
-    chosen = None if file.names is None else columns.of_texts(file.name, file.names, text, text_pair)
-    return _read(file, chosen, text, text_pair)
+@dataclass(frozen=True)
+class _Wanted:
+    """The columns that the user named, and those that an adapter was trained on."""
+
+    text: str | None
+    text_pair: str | None
+    usual: Mapping[str, Any]
+
+    def among(self, where: str, names: Iterable[str]) -> Columns:
+        """Those of a file, or of a row, with these columns. Raises InvalidData."""
+        names = list(names)
+        own = {key: self.usual.get(key) for key in ("text", "text_pair")}
+        if self.text is None and self.text_pair is None and all(name in names for name in own.values() if name):
+            return columns.of_texts(where, names, own["text"], own["text_pair"])
+        return columns.of_texts(where, names, self.text, self.text_pair)
 
 
-def _read(file: Opened, chosen: Columns | None, text: str | None, text_pair: str | None) -> Iterator[Row]:
+def _read(file: Opened, chosen: Columns | None, wanted: _Wanted, tell: Callable[[Columns], object]) -> Iterator[Row]:
     last: Iterable[str] | None = None
     for number, (place, row) in enumerate(file.rows, start=1):
         where = file.where(place)
         if file.names is None and row.keys() != last:
             last = row.keys()
-            found = columns.of_texts(where, row, text, text_pair)
+            found = wanted.among(where, row)
             if chosen is not None and found != chosen:
                 raise InvalidData(
                     f"{where}: its columns would be {_names(found)}, and those before it {_names(chosen)}. "
                     "Give the same in all lines, or name them with `text`."
                 )
             chosen = found
+            tell(found)
         assert chosen is not None
-        values = [
-            columns.text_of(row.get(name), name, partial(file.where, place))
-            for name in (chosen.text, chosen.text_pair)
-            if name is not None
-        ]
+        values = [columns.text_of(row.get(name), name, partial(file.where, place)) for name in chosen.texts]
         first, pair = (None, None) if None in values else (values[0], values[1] if len(values) > 1 else None)
         yield Row(number, where, first, pair, row)
 
