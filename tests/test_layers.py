@@ -72,7 +72,8 @@ LAYERS = {
         # each package within: no store, no version
         "names steps version blobs blobs.blobs blobs.answers intake intake.limits",
         "database database.address database.tables database.migrations",
-        "database.migrations.env database.migrations.versions.v0001 database.migrations.versions.v0002",
+        "database.migrations.env database.migrations.versions.v0001 database.migrations.versions.v0002"
+        " database.migrations.versions.v0003",
         "database.failures database.migrate database.sqlite",
         "diff diff.low_rank diff.fields intake.header model_card content",
         "blobs.remote diff.weights intake.inspection intake.fit intake.bundle",

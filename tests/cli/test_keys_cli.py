@@ -21,23 +21,23 @@ def _store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_key_is_made_listed_and_revoked(afina: Command) -> None:
-    said = afina("keys", "create", "acme", "--rate", 6000, "-m", "their router")
+    said = afina("keys", "create", "acme", "--create", "--rate", 6000, "-m", "their router")
     found = re.fullmatch(r"key ([0-9a-f]{16}) of acme \(predict\)\. It is not shown again:\n", said.err)
     assert found, said
     (key,) = AdapterStore().keys()
     assert keys.matches(said.out.rstrip("\n"), key)
     heading, row = afina("keys", "list").out.splitlines()
     assert re.split(r"  +", heading) == [
-        *("id", "client", "scopes", "tokens a minute", "created (UTC)", "revoked", "who", "why")
+        *("id", "client", "name", "scopes", "tokens a minute", "created (UTC)", "expires", "revoked", "who", "why")
     ]
     cells = re.split(r"  +", row)
-    assert [*cells[:4], *cells[5:]] == [found[1], "acme", "predict", "6,000", "-", "ada", "their router"]
+    assert [*cells[:5], *cells[6:]] == [found[1], "acme", "-", "predict", "6,000", "-", "-", "ada", "their router"]
     assert afina("keys", "revoke", found[1]).out == f"key {found[1]} of acme: revoked\n"
     assert "was revoked at" in afina("keys", "revoke", found[1]).error
 
 
 def test_programs_get_objects(afina: Command) -> None:
-    made = afina("keys", "create", "acme", "--scope", "predict", "--scope", "admin", "--json").object()
+    made = afina("keys", "create", "acme", "--create", "--scope", "predict", "--scope", "admin", "--json").object()
     assert made["scopes"] == ["admin", "predict"]
     secret = made.pop("secret")
     assert keys.id_of(secret) == made["id"]
@@ -47,21 +47,34 @@ def test_programs_get_objects(afina: Command) -> None:
 
 
 def test_errors_name_what_was_typed(afina: Command) -> None:
+    refused = afina("keys", "create", "acme", "--store", "typo").error
+    assert refused == "store typo: there is none. Give another with --store, or begin one with --create."
+    assert not Path("typo").exists()
+    AdapterStore().init()
     assert afina("keys", "create", "acme", "--scope", "read").error.startswith("unknown scope 'read'.")
     assert afina("keys", "create", "acme", "--rate", 0).error.startswith("--rate: found 0")
     assert afina("keys", "list").out == "No key yet. Make one: afina keys create CLIENT\n"
-    assert afina("keys", "--store", "other", "create", "acme").code == 0
-    assert len(AdapterStore("other").keys()) == 1
+    assert afina("keys", "create", "acme", "--expires", "2001-01-01").error.startswith("--expires: 2001-01-01 is past")
+    assert afina("keys", "--store", "other", "create", "acme", "--create").code == 0
+    assert afina("keys", "create", "acme", "--store", "other").code == 0
+    assert len(AdapterStore("other").keys()) == 2
+    assert "Leave one out" in afina("keys", "--store", "other", "list", "--store", "another").error
+
+
+def test_a_keys_name_and_end_are_shown(afina: Command) -> None:
+    said = afina("keys", "create", "acme", "--create", "--name", "billing service", "--expires", "2998-01-31")
+    assert "of acme (predict), until 2998-02-01 00:00 UTC. It is not shown again" in said.err
+    assert re.search(r"acme +billing service +predict .* 2998-02-01 00:00  -", afina("keys", "list").out)
 
 
 def test_a_key_whose_rate_is_damaged_is_listed_and_said_to_be(afina: Command) -> None:
-    afina("keys", "create", "acme", "--rate", 6000)
+    afina("keys", "create", "acme", "--create", "--rate", 6000)
     (key,) = AdapterStore().keys()
     with closing(sqlite3.connect(AdapterStore().address.url)) as raw:
         raw.execute("UPDATE keys SET rate = 'abc'")
         raw.commit()
     _, row, problem = afina("keys", "list").out.splitlines()
-    assert re.split(r"  +", row)[3] == "damaged"
+    assert re.split(r"  +", row)[4] == "damaged"
     assert problem == (
         f"Key {key.id}: its rate is 'abc', expected a whole number of tokens a minute, at least 1. "
         f"No server lets it pass. Revoke it: afina keys revoke {key.id}"

@@ -193,6 +193,13 @@ def test_export_audit_writes_the_log(two: Ask) -> None:
         (["rollback", "acme/reviews"], "pointed to no other version before 1 that is still there"),
         (["history", "acme/nothing"], "no adapter of that name in the store"),
         (["--store", "elsewhere", "list"], "store elsewhere: there is none. Give another with --store, or publish"),
+        (["list", "--store", "elsewhere"], "store elsewhere: there is none. Give another with --store, or publish"),
+        (
+            ["alias", "acme/reviews", "production"],
+            "acme/reviews: say which version the alias is to point to, as in acme/reviews@2",
+        ),
+        (["backup", "."], ": something is there already, and no backup"),
+        (["recover", "nowhere"], "nowhere: no backup there"),
         (["--store", "mysql://host/db", "list"], "--store 'mysql://host/db': no address of a store"),
     ],
 )
@@ -216,6 +223,20 @@ def test_a_failed_check_names_the_flag_that_goes_on(two: Ask) -> None:
     assert "or move it with --force, which is logged" in two("alias", "acme/reviews@2", "production").error
     assert "FAILED" in two("show", "acme/reviews@2").out
     assert "version 2 failed" in two("history", "acme/reviews").out
+
+
+def test_a_store_that_is_begun_by_publishing_is_said(two: Ask) -> None:
+    again = two("publish", "adapter-0", "acme/reviews", "-m", "x", "--store", "typo")
+    assert "store typo: begun, for there was none\n" in again.err
+    assert "begun" not in two("publish", "adapter-0", "acme/other", "-m", "x", "--store", "typo").err
+
+
+def test_a_store_is_backed_up_and_recovered(two: Ask) -> None:
+    made = two("backup", "copies").out
+    assert re.match(r".*copies: 2 versions, \d blobs, .* copied\), verified\. The log's last hash is sha256:", made)
+    said = two("recover", "copies", "--store", "again").out
+    assert re.fullmatch(r"store again: 2 versions.* and verified\.\n", said)
+    assert two("list", "--store", "again").out == two("list").out
 
 
 LOOKS = [["list"], ["show", "acme/reviews@1", "--json"], ["verify"]]

@@ -214,7 +214,7 @@ def _publish(store: AdapterStore, adapters: Path, name: str, which: str, number:
 
 def _share(store: AdapterStore, adapters: Path, name: str, which: str, number: int) -> Any:
     made = store.publish(adapters / which, "shared/all", message=WHY).as_json()
-    return [made, store.alias("shared/all").as_json()]
+    return [made, store.alias(f"shared/all@{made['version']}").as_json()]
 
 
 def _gc(store: AdapterStore, adapters: Path, name: str, which: str, number: int) -> Any:

@@ -202,7 +202,7 @@ def test_a_publish_that_is_interfered_with_for_ever_says_so(
 def test_an_alias_moves_only_as_it_is_told(two: AdapterStore, made: Make) -> None:
     moved = two.alias("acme/reviews@1", message="to begin with")
     assert (moved.alias, moved.before, moved.after) == ("production", None, 1)
-    assert two.alias("acme/reviews", "staging").after == 2  # the newest
+    assert two.alias("acme/reviews@2", "staging").after == 2
     two.publish(made(1, 1), "acme/reviews", message="third")
     assert two.show("acme/reviews@production").number == 1
     assert two.show("acme/reviews@staging").number == 2
@@ -255,6 +255,24 @@ def test_what_rides_along_is_another_version_than_production(two: AdapterStore) 
         "from": None,
         "to": 2,
     }
+
+
+def test_an_alias_is_moved_to_a_version_that_is_named_and_to_no_other(two: AdapterStore) -> None:
+    with pytest.raises(
+        Refused, match=r"acme/reviews: say which version the alias is to point to, as in acme/reviews@2"
+    ):
+        two.alias("acme/reviews")
+    two.alias("acme/reviews@1", "staging")
+    assert two.alias("acme/reviews@staging").after == 1
+
+
+def test_a_name_alone_is_over_http_what_production_points_to_or_else_the_newest(two: AdapterStore) -> None:
+    asked = Reference.parse("acme/reviews")
+    assert two.known(asked) == two.show("acme/reviews@2")
+    two.alias("acme/reviews@1")
+    assert two.known(asked) == two.show("acme/reviews@1")
+    assert two.show("acme/reviews").number == 2
+    assert two.known(Reference.parse("acme/nothing")) is None
 
 
 def test_an_alias_moves_by_compare_and_swap(two: AdapterStore) -> None:
@@ -429,7 +447,7 @@ def test_where_there_is_no_store_reading_says_so_and_makes_none(store: AdapterSt
     acts: list[Callable[[], object]] = [
         *(store.list, store.log, store.verify, store.gc, store.size, lambda: store.show("acme/reviews")),
         *(lambda: store.history("acme/reviews"), lambda: store.versions("acme/reviews")),
-        *(lambda: store.alias("acme/reviews"), lambda: store.rollback("acme/reviews")),
+        *(lambda: store.alias("acme/reviews@1"), lambda: store.rollback("acme/reviews")),
         *(lambda: store.delete("acme/reviews@1", reason="x"), lambda: store.erase("acme", reason="x")),
         lambda: store.export_audit("audit.jsonl"),
     ]

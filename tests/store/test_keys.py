@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,52 @@ def test_nobody_but_its_owner_reads_the_database(begun: AdapterStore) -> None:
     path = Path(begun.address.url)
     for one in path.parent.glob(f"{path.name}*"):
         assert one.stat().st_mode & 0o777 == 0o600, one
+
+
+def test_a_key_whose_end_is_damaged_lets_nobody_pass(begun: AdapterStore) -> None:
+    made = begun.create_key("acme", ["predict"], expires="90d")
+    _changed(begun, "UPDATE keys SET expires = 'zzz'")
+    (found,) = begun.keys()
+    assert found.problem == "its end is 'zzz', expected a time"
+    assert not keys.matches(made.secret, found)
+
+
+def test_a_key_has_a_name_and_ends_by_itself(begun: AdapterStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = begun.create_key("acme", ["predict"], name="billing service", expires="90d")
+    assert (made.key.name, made.key.is_valid, keys.matches(made.secret, made.key)) == ("billing service", True, True)
+    entry = begun.log()[-1].payload
+    assert entry["expires"] == made.key.expires
+    assert "billing service" not in str(entry)
+    assert begun.verify() == []
+    for moment, valid in ((89, True), (91, False)):
+        then = (datetime.now(UTC) + timedelta(days=moment)).isoformat(timespec="microseconds")
+        monkeypatch.setattr("afina.store.log.now", lambda then=then: then)
+        assert keys.matches(made.secret, made.key) is valid
+
+
+@pytest.mark.parametrize("changed", ["name = 'another'", "expires = NULL", "expires = '2999-01-01'"])
+def test_verify_sees_that_a_keys_name_or_end_was_changed(begun: AdapterStore, changed: str) -> None:
+    made = begun.create_key("acme", ["predict"], name="billing", expires="2998-01-31")
+    _changed(begun, f"UPDATE keys SET {changed}")
+    (damage,) = begun.verify()
+    assert (damage.kind, damage.id) == ("key", made.key.id)
+    assert changed.split()[0] in damage.problem
+
+
+def test_when_a_key_ends_is_a_time_to_come() -> None:
+    assert keys.expiry("2998-01-31") == "2998-02-01T00:00:00.000000+00:00"  # at the end of that day
+    assert keys.expiry("2998-01-31T12:00:00+02:00") == "2998-01-31T10:00:00.000000+00:00"
+    assert keys.expiry("2998-01-31T12:00") == "2998-01-31T12:00:00.000000+00:00"
+    assert keys.expiry("12h") < keys.expiry("1d")
+    for text in ("", "soon", "90", "-3d", "0d", "2001-01-01", "2998-13-01", "1e3d", "9999-12-31"):
+        with pytest.raises(InvalidName, match="`expires`"):
+            keys.expiry(text)
+
+
+def test_a_name_of_a_key_goes_with_its_client(begun: AdapterStore) -> None:
+    begun.create_key("acme", ["predict"], name="xylophone department")
+    begun.erase("acme", reason="contract ended")
+    assert begun.address.directory
+    written = [path.read_bytes() for path in begun.address.directory.rglob("*") if path.is_file()]
+    assert not any(b"xylophone" in content for content in written)
+    assert begun.verify() == []

@@ -39,7 +39,7 @@ STORE: dict[str, Callable[..., None]] = {
 }
 """In the order of `afina store --help`."""
 
-KEYS: dict[str, Callable[..., None]] = {"create": keys.create, "list": keys.list_keys, "revoke": keys.revoke}
+KEYS: dict[str, Callable[..., None]] = {"create": keys.create_key, "list": keys.list_keys, "revoke": keys.revoke}
 """In the order of `afina keys --help`."""
 
 app = typer.Typer(
@@ -57,10 +57,10 @@ for command in COMMANDS:
     else:
         app.command()(command)
 for name, of_store in STORE.items():
-    store.app.command(name)(of_store)
+    store.app.command(name)(store.with_store(of_store))
 app.add_typer(store.app)
 for name, of_keys in KEYS.items():
-    keys.app.command(name)(of_keys)
+    keys.app.command(name)(store.with_store(of_keys))
 app.add_typer(keys.app)
 
 

@@ -24,7 +24,7 @@ from afina.cli.options import (
     data_options,
 )
 from afina.cli.output import print_prose
-from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
+from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened, say_begun
 from afina.cli.text import printable
 from afina.cli.versions import fields, layers
 from afina.errors import AfinaError, InvalidData
@@ -167,7 +167,10 @@ def bring_in(
     as_json: Json = False,
 ) -> None:
     """Publish what another library made, what is on the Hub, or what another store exported."""
-    made = opened(context).import_from(source, name, message=message, backbone=backbone)
+    store = opened(context)
+    begins = not store.exists()
+    made = store.import_from(source, name, message=message, backbone=backbone)
+    say_begun(store, begins)
     if as_json:
         print(json.dumps(made.as_json()))
     else:

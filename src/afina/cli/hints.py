@@ -16,6 +16,7 @@ FLAGS = {
     "class_weights": "class_weights",
     "epochs": "epochs",
     "evaluation": "--eval",
+    "expires": "--expires",
     "file": "--file",
     "fresh": "--fresh",
     "head": "head",
@@ -30,6 +31,7 @@ FLAGS = {
     "metric": "--metric",
     "missing": "--missing",
     "minutes": "--minutes",
+    "name": "--name",
     "offset": "offset",
     "out": "--out",
     "overrides": "--set",
@@ -95,7 +97,13 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
 _FIELD = re.compile(r"`(\w+)`")
 
 
+WITH_STORE = ("store", "keys", "serve", "replay", "shadow")
+"""Commands with an option for the store; the others have a variable."""
+
+
 def with_flags(message: str) -> str:
     """A library's message as the command line says it. Words in backquotes that are no field stay."""
+    if " ".join(sys.argv[1:2]) not in WITH_STORE:
+        message = message.replace("Give another with `store`", "Set AFINA_STORE")
     flags = {**FLAGS, **COMMANDS.get(" ".join(sys.argv[1:2]), {})}
     return _FIELD.sub(lambda found: flags.get(found[1], found[0]), message)

@@ -9,7 +9,7 @@ import typer
 
 from afina.cli.options import Json
 from afina.cli.output import print_columns
-from afina.cli.store import NoteOption, opened, print_object, which
+from afina.cli.store import CreateOption, NoteOption, opened, print_object, ready, which
 from afina.cli.versions import minute
 
 app = typer.Typer(
@@ -20,10 +20,13 @@ app = typer.Typer(
 )
 app.callback()(which)
 
+HEADINGS = (
+    *("id", "client", "name", "scopes", "tokens a minute", "created (UTC)", "expires", "revoked", "who", "why"),
+)
 ClientArgument = Annotated[str, typer.Argument(help="What stands before the / of its names.", metavar="CLIENT")]
 
 
-def create(
+def create_key(
     context: typer.Context,
     client: ClientArgument,
     scope: Annotated[
@@ -33,18 +36,25 @@ def create(
         int | None,
         typer.Option("--rate", help="Tokens a minute that it may ask for; by default what the server says."),
     ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What to call it, such as 'billing service'.")] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", help="When it ends by itself: 90d, 12h, or a date (UTC).", metavar="WHEN"),
+    ] = None,
+    create: CreateOption = False,
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
     """Make a key. It is printed once, alone on standard output, and kept as a hash."""
     store = opened(context)
-    store.make_ready()
-    made = store.create_key(client, scope, rate=rate, message=message)
+    ready(store, create)
+    made = store.create_key(client, scope, rate=rate, name=name, expires=expires, message=message)
     if as_json:
         print_object({**made.key.as_json(), "secret": made.secret})
     else:
         scopes = ", ".join(made.key.scopes)
-        print(f"key {made.key.id} of {client} ({scopes}). It is not shown again:", file=sys.stderr)
+        ends = f", until {minute(made.key.expires)} UTC" if made.key.expires else ""
+        print(f"key {made.key.id} of {client} ({scopes}){ends}. It is not shown again:", file=sys.stderr)
         print(made.secret)  # alone there, for KEY=$(afina keys create CLIENT)
 
 
@@ -62,16 +72,18 @@ def list_keys(
         (
             one.id,
             one.client,
+            one.name or "-",
             ", ".join(one.scopes),
             "damaged" if one.problem else "-" if one.rate is None else f"{one.rate:,}",
             minute(one.created),
+            "-" if one.expires is None else f"{minute(one.expires)}{'' if one.is_valid or one.revoked else ', past'}",
             "-" if one.revoked is None else minute(one.revoked),
             one.who or "-",
             one.why or "-",
         )
         for one in found
     ]
-    print_columns(("id", "client", "scopes", "tokens a minute", "created (UTC)", "revoked", "who", "why"), rows)
+    print_columns(HEADINGS, rows)
     for one in found:
         if one.problem:
             print(f"Key {one.id}: {one.problem}. No server lets it pass. Revoke it: afina keys revoke {one.id}")

@@ -14,16 +14,9 @@ import typer
 from typer.core import TyperCommand
 
 from afina.cli.options import BackboneOption, Json
+from afina.cli.store import CreateOption, StoreOption, ready
 from afina.errors import NotFound, Refused
 
-StoreOption = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        help="A directory, or postgresql://USER:PASSWORD@HOST/DATABASE; by default what AFINA_STORE says.",
-        metavar="URL",
-    ),
-]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="What to compute in: float32, bfloat16, or auto.")]
 
 
@@ -78,6 +71,7 @@ def serve(
     context: typer.Context,
     backbone: BackboneOption,
     store: StoreOption = None,
+    create: CreateOption = False,
     host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
     dtype: DtypeOption = "float32",
@@ -126,7 +120,7 @@ def serve(
         # First: a port that is in use is said before the backbone is loaded.
         sockets = [stack.enter_context(one) for one in bind(host, port)]
         opened = AdapterStore(store)
-        opened.make_ready()
+        ready(opened, create)
         engine = stack.enter_context(Engine(backbone, opened, dtype=dtype, limit=limit))
         core = Core(engine, opened, chosen, traces.make())
         run(core, sockets, lambda url: _say(opened.address.shown, url))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina.cli.options import Json
-from afina.cli.serving import StoreOption
-from afina.cli.store import ForceOption, NoteOption, print_object
+from afina.cli.store import ForceOption, NoteOption, StoreOption, print_object
 from afina.errors import Conflict, NotFound, Refused
 
 if TYPE_CHECKING:
@@ -51,7 +50,8 @@ def shadow(
 
         _told(shadows(name, server, _key(key_file)), as_json)
         return
-    from afina.store.adapter_store import SHADOW, AdapterStore
+    from afina.store.adapter_store import AdapterStore
+    from afina.store.names import SHADOW
 
     opened = AdapterStore(store)
     if version is None and not off:
@@ -72,7 +72,7 @@ def shadow(
 
 def _wished(store: AdapterStore, name: str, as_json: bool) -> None:
     """What the store says."""
-    from afina.store.adapter_store import PRODUCTION, SHADOW
+    from afina.store.names import PRODUCTION, SHADOW
 
     pointing = {alias: one.number for one in store.versions(name) for alias in one.aliases}
     candidate, current = pointing.get(SHADOW), pointing.get(PRODUCTION)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -15,11 +17,22 @@ from afina.cli.options import Json
 from afina.cli.output import print_columns
 from afina.cli.text import printable
 from afina.cli.versions import day, minute, size, told, what
+from afina.errors import InvalidName, NotFound
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
     from afina.store.version import Moved
 
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="A directory, or postgresql://USER:PASSWORD@HOST/DATABASE; by default what AFINA_STORE says, else a "
+        "directory in your data folder.",
+        metavar="URL",
+    ),
+]
+CreateOption = Annotated[bool, typer.Option("--create", help="Begin a store where there is none; a directory.")]
 NameArgument = Annotated[str, typer.Argument(help="CLIENT/TASK, in lower case.", metavar="NAME")]
 VersionArgument = Annotated[
     str, typer.Argument(help="CLIENT/TASK@VERSION or CLIENT/TASK@ALIAS; the newest without.", metavar="NAME[@VERSION]")
@@ -70,15 +83,7 @@ app = typer.Typer(
 @app.callback()
 def which(
     context: typer.Context,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            "--store",
-            help="A directory, or postgresql://USER:PASSWORD@HOST/DATABASE; by default what AFINA_STORE says, else a "
-            "directory in your data folder.",
-            metavar="URL",
-        ),
-    ] = None,
+    store: StoreOption = None,
     who: Annotated[str | None, typer.Option("--who", help="Whose doing it is; by default your user name.")] = None,
     limit: Annotated[
         str | None,
@@ -87,6 +92,26 @@ def which(
 ) -> None:
     """The options before the command."""
     context.obj = Opened(store, who, limit)
+
+
+def with_store(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--store` after it too, which stands for the one before it."""
+
+    @wraps(command)
+    def run(*given: Any, store: str | None = None, **options: Any) -> None:
+        context = options["context"]
+        if store is not None:
+            if context.obj.url not in (None, store):
+                raise InvalidName(f"`store`: found {context.obj.url!r} and {store!r}. Leave one out.")
+            context.obj = replace(context.obj, url=store)
+        command(*given, **options)
+
+    hints = get_type_hints(command, include_extras=True)
+    parameters = [each.replace(annotation=hints[each.name]) for each in signature(command).parameters.values()]
+    last = Parameter("store", Parameter.KEYWORD_ONLY, default=None, annotation=StoreOption)
+    run.__signature__ = Signature([*parameters, last], return_annotation=None)  # type: ignore[attr-defined]
+    run.__annotations__ = {**hints, "store": StoreOption}
+    return run
 
 
 def opened(context: typer.Context) -> AdapterStore:
@@ -122,7 +147,11 @@ def publish(
     """Keep an adapter as the next version of a name. What a name has already is not kept twice."""
     from afina.studies.adapters import find
 
-    made = opened(context).publish(find(adapter, method, seed), name, message=message, texts=not no_texts)
+    store = opened(context)
+    found = find(adapter, method, seed)
+    begins = not store.exists()
+    made = store.publish(found, name, message=message, texts=not no_texts)
+    say_begun(store, begins)
     if as_json:
         print_object(made.as_json())
         return
@@ -136,6 +165,20 @@ def publish(
         )
     if manifest.get("method") == "full":
         print("A full fine-tune: all of the model's weights are kept, not a difference.")
+
+
+def ready(store: AdapterStore, create: bool) -> None:
+    """Begin the store where it is asked for. Raises NotFound where there is none, and it is not."""
+    if not create and not store.exists():
+        how = "begin one with --create" if store.address.directory else "begin one: afina store init --blobs URL"
+        raise NotFound(f"store {store.address.shown}: there is none. Give another with `store`, or {how}.")
+    store.make_ready()
+
+
+def say_begun(store: AdapterStore, begins: bool) -> None:
+    """Say on standard error that a store was begun by what was published to it."""
+    if begins:
+        print(f"store {store.address.shown}: begun, for there was none", file=sys.stderr)
 
 
 def list_names(
@@ -202,7 +245,9 @@ def history(
 
 def alias(
     context: typer.Context,
-    version: VersionArgument,
+    version: Annotated[
+        str, typer.Argument(help="CLIENT/TASK@VERSION, or @ALIAS for what another points to.", metavar="NAME@VERSION")
+    ],
     alias: Annotated[str, typer.Argument(help="Such as production or staging.", metavar="ALIAS")],
     expect: Annotated[
         int | None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from afina.cli.store import say_begun
+
 if TYPE_CHECKING:
     from afina.studies.results import Results
 
@@ -19,7 +21,10 @@ def check_publishing(name: str | None) -> None:
         from afina.store.names import Name
 
         Name.parse(name)
-        AdapterStore().make_ready()
+        store = AdapterStore()
+        begins = not store.exists()
+        store.make_ready()
+        say_begun(store, begins)
 
 
 def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:

@@ -35,10 +35,10 @@ from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
 from afina.serving.resident import Resident
 from afina.serving.residents import Lease
-from afina.store.adapter_store import PRODUCTION, AdapterStore
+from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
-from afina.store.names import Reference
+from afina.store.names import PRODUCTION, Reference
 from afina.store.version import Moved, Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}

@@ -19,8 +19,7 @@ from afina.server.tally import Tally, compared
 from afina.serving.answering import Outcome, Prediction
 from afina.serving.engine import Request
 from afina.serving.residents import Lease
-from afina.store.adapter_store import SHADOW
-from afina.store.names import Name, Reference
+from afina.store.names import SHADOW, Name, Reference
 from afina.store.reader import Reader
 from afina.store.version import Version
 

@@ -14,24 +14,21 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, insert
 
 from afina.errors import NotFound, Refused
-from afina.store import aliases, backup, catalog, keys, log, publishing, removing, steps
+from afina.store import aliases, catalog, keys, log, publishing, removing, steps
 from afina.store.aliases import ANY, Anything
-from afina.store.backup import Backup
 from afina.store.blobs.remote import open_blobs
 from afina.store.database.tables import STORE
 from afina.store.keys import Key, MadeKey
-from afina.store.names import Name, Reference, check_client
+from afina.store.names import PRODUCTION, SHADOW, Name, Reference, check_client
 from afina.store.publishing import Parts
 from afina.store.reader import Reader
 from afina.store.version import Blob, Moved, Published, Removed, Version
 
 if TYPE_CHECKING:
+    from afina.store.backup import Backup
     from afina.store.diff.difference import Difference
     from afina.store.diff.flips import Flips
     from afina.store.replay import Check
-
-PRODUCTION, SHADOW = "production", "shadow"
-"""Aliases that a server knows: what it answers by, and what rides along to be compared."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +92,15 @@ class AdapterStore(Reader):
 
     def backup(self, place: str | Path) -> Backup:
         """Copy the store as it is at one moment to a directory, and verify the copy. See `backup.take`."""
+        from afina.store import backup
+
         self._database.demand()
         return backup.take(self._database, self._blobs, Path(place))
 
     def recover(self, place: str | Path, blobs: str | None = None) -> Backup:
         """Begin this store as what the backup in a directory holds. See `backup.recover`; `blobs` as in `init`."""
+        from afina.store import backup
+
         return backup.recover(self._database, Path(place), self._place_of_bytes(blobs))
 
     def make_ready(self) -> None:
@@ -207,11 +208,20 @@ class AdapterStore(Reader):
         return removing.delete_version(self._database, wanted, who=self.who, why=why)
 
     def create_key(
-        self, client: str, scopes: Collection[str], *, rate: int | None = None, message: str | None = None
+        self,
+        client: str,
+        scopes: Collection[str],
+        *,
+        rate: int | None = None,
+        name: str | None = None,
+        expires: str | None = None,
+        message: str | None = None,
     ) -> MadeKey:
-        """A key of a client for a server. See `keys.create`."""
+        """A key of a client for a server; `name` is what its owner calls it. See `keys.create`."""
         check_client(client)
-        return keys.create(self._database, client, scopes, rate, who=self.who, why=_words(message))
+        called = None if name is None else log.check_reason(name, "name")
+        why = _words(message)
+        return keys.create(self._database, client, scopes, rate, name=called, expires=expires, who=self.who, why=why)
 
     def revoke_key(self, id: str, *, message: str | None = None) -> Key:
         """End a key for good. See `keys.revoke`."""

@@ -41,11 +41,14 @@ def move(
     """Let an alias point to the version that is meant.
 
     expected  the version that it points to now, None where it is not there yet; ANY
-    Raises Conflict where it points elsewhere, Refused where the latest check of the version failed, unless `force`.
+    Raises Conflict where it points elsewhere, Refused where the latest check of the version failed, unless `force`, and
+    where the reference is a name alone.
     """
     check_alias(alias)
     with database.writing() as connection:
         place, number = catalog.resolve(connection, reference)
+        if reference == Reference(reference.name):
+            raise Refused(f"{reference}: say which version the alias is to point to, as in {reference}@{number}.")
         before = catalog.aliases_of(connection, place).get(alias)
         if not isinstance(expected, Anything) and expected != before:
             raise Conflict(

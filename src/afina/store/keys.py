@@ -10,8 +10,9 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -32,6 +33,10 @@ CREATED, REVOKED = "key", "revoke"
 
 _WRITTEN = re.compile(r"afina_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", re.ASCII)
 
+_PERIOD, _DATE = re.compile(r"([0-9]{1,6})([dh])", re.ASCII), re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}\+00:00", re.ASCII)
+_UNITS = {"d": "days", "h": "hours"}
+
 _OF_NOBODY = digest.of_bytes(secrets.token_bytes(32))
 """What a key is compared with of which there is none, so that it takes as long."""
 
@@ -43,6 +48,8 @@ class Key:
     rate     tokens a minute that it may ask for; None: what the server says
     revoked  when, if it was
     problem  what is damaged about it, if anything: nobody passes with such a key
+    name     what its owner calls it
+    expires  from when on it is not valid; None: never
     """
 
     id: str
@@ -55,10 +62,18 @@ class Key:
     who: str | None = None
     why: str | None = None
     problem: str | None = None
+    name: str | None = None
+    expires: str | None = None
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it was neither revoked nor damaged, and has not expired."""
+        ended = self.expires is not None and log.now() >= self.expires
+        return self.revoked is None and self.problem is None and not ended
 
     def as_json(self) -> dict[str, Any]:
         """JSON values, without the hash."""
-        shown = ("id", "client", "scopes", "rate", "created", "revoked", "who", "why", "problem")
+        shown = ("id", "client", "name", "scopes", "rate", "created", "expires", "revoked", "who", "why", "problem")
         return {name: getattr(self, name) for name in shown} | {"scopes": [*self.scopes]}
 
 
@@ -71,11 +86,19 @@ class MadeKey:
 
 
 def create(
-    database: Database, client: str, scopes: Collection[str], rate: int | None, *, who: str | None, why: str | None
+    database: Database,
+    client: str,
+    scopes: Collection[str],
+    rate: int | None,
+    *,
+    name: str | None,
+    expires: str | None,
+    who: str | None,
+    why: str | None,
 ) -> MadeKey:
-    """A new key of a client, which need not have any adapter yet.
+    """A new key of a client, which need not have any adapter yet. `expires`: as in `expiry`.
 
-    Raises UnknownName for another scope, InvalidName for none of them or a rate below 1.
+    Raises UnknownName for another scope, InvalidName for none of them, a rate below 1 or a time that is past.
     """
     for scope in scopes:
         if scope not in SCOPES:
@@ -87,12 +110,37 @@ def create(
     made = secrets.token_hex(8)
     secret = f"afina_{made}_{secrets.token_urlsafe(32)}"
     row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), "rate": rate}
+    row |= {"name": name, "expires": None if expires is None else expiry(expires)}
     with database.writing() as connection:
         owner = clients.find_or_make_client(connection, client)
-        entry = log.append(connection, CREATED, {**owner.payload, **_told(row)}, owner.said(who, why))
+        entry = log.append(connection, CREATED, {**owner.payload, **_told(row, owner.salt)}, owner.said(who, why))
         connection.execute(insert(KEYS), {**row, "client": owner.id, "created": entry.seq})
         (found,) = _read(connection, KEYS.c.id == made)
     return MadeKey(found, secret)
+
+
+def expiry(text: str) -> str:
+    """The moment that "90d", "12h", "2027-01-31" (its end) or "2027-01-31T12:00:00+01:00" names, as the log writes it.
+
+    A time without an offset is UTC. Raises InvalidName for anything else, and for what is past.
+    """
+    now = datetime.now(UTC)
+    try:
+        if found := _PERIOD.fullmatch(text):
+            moment = now + timedelta(**{_UNITS[found[2]]: int(found[1])})
+        elif _DATE.fullmatch(text):
+            moment = datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=1)
+        else:
+            moment = datetime.fromisoformat(text)
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidName(
+            f"`expires`: found {text[:40]!r}, expected days or hours from now, such as 90d or 12h, or a date such as "
+            "2027-01-31."
+        ) from None
+    if moment <= now:
+        raise InvalidName(f"`expires`: {text[:40]} is past. Name a later time.")
+    return moment.isoformat(timespec="microseconds")
 
 
 def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> Key:
@@ -115,9 +163,15 @@ def listed(connection: Connection, client: str | None = None) -> Sequence[Key]:
     return _read(connection, True if client is None else CLIENTS.c.name == client)
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    """What the log has of a key."""
-    return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}}
+def _told(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
+    """What the log has of a key; of its name a hash. What came later is in it only where it is given."""
+    later = {"name": _veiled(row["name"], salt), "expires": row["expires"]}
+    given = {name: value for name, value in later.items() if value is not None}
+    return {"key": row["id"], **{name: row[name] for name in ("hash", "scopes", "rate")}, **given}
+
+
+def _veiled(name: Any, salt: str) -> str | None:
+    return None if name is None else log.salted(salt, name)
 
 
 def expected(entries: Collection[log.Entry]) -> dict[str, dict[str, Any]]:
@@ -125,7 +179,7 @@ def expected(entries: Collection[log.Entry]) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry.event == CREATED:
-            row = {name: entry.payload[name] for name in ("hash", "scopes", "rate", "client")}
+            row = {name: entry.payload.get(name) for name in ("hash", "scopes", "rate", "client", "name", "expires")}
             made[entry.payload["key"]] = row | {"created": entry.seq, "revoked": None}
         elif entry.event == REVOKED and entry.payload["key"] in made:
             made[entry.payload["key"]]["revoked"] = entry.seq
@@ -136,10 +190,11 @@ def expected(entries: Collection[log.Entry]) -> dict[str, dict[str, Any]]:
 
 def rows(connection: Connection) -> dict[str, dict[str, Any]]:
     """What stands in the table, in the form of `expected`."""
-    asked = select(KEYS, CLIENTS.c.name, CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
-    names = ("hash", "scopes", "rate", "created", "revoked")
+    asked = select(KEYS, CLIENTS.c.name.label("owner"), CLIENTS.c.salt).join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
+    names = ("hash", "scopes", "rate", "created", "revoked", "expires")
     return {
-        row.id: {name: row._mapping[name] for name in names} | {"client": log.salted(row.salt or "", row.name or "")}
+        row.id: {name: row._mapping[name] for name in names}
+        | {"client": log.salted(row.salt or "", row.owner or ""), "name": _veiled(row.name, row.salt or "")}
         for row in connection.execute(asked)
     }
 
@@ -147,7 +202,7 @@ def rows(connection: Connection) -> dict[str, dict[str, Any]]:
 def _read(connection: Connection, which: Any) -> Sequence[Key]:
     ended = LOG.alias("ended")
     asked = (
-        select(KEYS, CLIENTS.c.name, LOG.c.time, ended.c.time.label("ended"), SAID.c.who, SAID.c.why)
+        select(KEYS, CLIENTS.c.name.label("owner"), LOG.c.time, ended.c.time.label("ended"), SAID.c.who, SAID.c.why)
         .join(CLIENTS, CLIENTS.c.id == KEYS.c.client)
         .join(LOG, LOG.c.seq == KEYS.c.created)
         .outerjoin(ended, ended.c.seq == KEYS.c.revoked)
@@ -162,8 +217,11 @@ def _key(row: Any) -> Key:
     problem, rate = None, row.rate
     if rate is not None and not (isinstance(rate, int) and rate >= 1):  # SQLite keeps whatever is written there
         problem, rate = f"its rate is {str(rate)[:40]!r}, expected a whole number of tokens a minute, at least 1", None
+    if row.expires is not None and not _TIME.fullmatch(str(row.expires)):
+        problem = f"its end is {str(row.expires)[:40]!r}, expected a time"
     scopes = tuple(row.scopes.split())
-    return Key(row.id, row.name, scopes, rate, row.hash, row.time, row.ended, row.who, row.why, problem)
+    said = (row.who, row.why, problem, row.name, row.expires)
+    return Key(row.id, row.owner, scopes, rate, row.hash, row.time, row.ended, *said)
 
 
 def hashed(secret: str) -> str:
@@ -178,6 +236,6 @@ def id_of(secret: str) -> str | None:
 
 
 def matches(secret: str, key: Key | None) -> bool:
-    """Whether it is that key, in a time that does not depend on where they differ, or on whether there is one."""
-    kept = key.hash if key is not None and key.revoked is None and key.problem is None else _OF_NOBODY
+    """Whether it is that key and valid now, in a time that tells not where they differ, nor whether there is one."""
+    kept = key.hash if key is not None and key.is_valid else _OF_NOBODY
     return hmac.compare_digest(hashed(secret), kept)

@@ -11,6 +11,9 @@ from afina.errors import InvalidName
 PREFIX = "store:"
 """What stands before a reference where a directory may stand too."""
 
+PRODUCTION, SHADOW = "production", "shadow"
+"""Aliases that a server knows: what it answers by, and what rides along to be compared."""
+
 LONGEST = 64
 """Letters of a client, a task or an alias."""
 

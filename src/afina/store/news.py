@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 from afina.errors import NotFound
 from afina.store import catalog, clients, log
 from afina.store.database.tables import CLIENTS, LIVE, LOG, STORE
-from afina.store.names import Name, Reference
+from afina.store.names import PRODUCTION, Name, Reference
 from afina.store.version import Version
 
 
@@ -29,9 +29,15 @@ def since(connection: Connection, seq: int, names: Collection[Name]) -> tuple[in
 
 
 def known(connection: Connection, reference: Reference) -> Version | None:
-    """The version that is meant now, if there is one. One query where there is nothing of that name."""
-    if clients.look(connection, reference.name) is None:
+    """The version that is meant now, if there is one: of a name alone, what `production` points to, or else the newest.
+
+    One query where there is nothing of that name.
+    """
+    found = clients.look(connection, reference.name)
+    if found is None:
         return None
+    if reference == Reference(reference.name) and PRODUCTION in catalog.aliases_of(connection, found):
+        reference = Reference(reference.name, alias=PRODUCTION)
     try:
         place, number = catalog.resolve(connection, reference)
     except NotFound:

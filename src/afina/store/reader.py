@@ -62,6 +62,10 @@ class Reader:
             return open_blobs(str(beside / address.BLOBS))
         return open_blobs(said)
 
+    def exists(self) -> bool:
+        """Whether there is a store at its address."""
+        return self._database.exists()
+
     def adapter(self, reference: str | Version) -> Adapter:
         """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
         from afina.store import content
@@ -145,7 +149,10 @@ class Reader:
             return keys.listed(connection, client)
 
     def known(self, reference: Reference) -> Version | None:
-        """One version; None where there is nothing of that name, version or alias. Says nothing of what there is."""
+        """One version; None where there is nothing of that name, version or alias. Says nothing of what there is.
+
+        A name alone means what a server answers by: `production` where there is such an alias, or else the newest.
+        """
         with self._database.reading() as connection:
             return news.known(connection, reference)
 

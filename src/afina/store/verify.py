@@ -12,7 +12,6 @@ from sqlalchemy.engine import Row
 
 from afina import digest
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
-from afina.models.manifest import checked
 from afina.store import catalog, keys, leases, log
 from afina.store.blobs.blobs import Blobs
 from afina.store.database.database import Database
@@ -250,6 +249,8 @@ def _content(connection: Connection, row: Row[Any], entry: Entry, version: str, 
 def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
     """Where the figures of a manifest are not those that were measured."""
     if manifest.get("claims_digest") is not None:
+        from afina.models.manifest import checked  # which imports NumPy
+
         try:
             checked(manifest, version).check_claims(version)
         except CorruptAdapter as error:

@@ -25,7 +25,7 @@ from afina.store.database import failures, sqlite
 from afina.store.database.address import Address
 from afina.store.database.tables import ALIASES, CLIENTS, KEYS, LEASES, NAMES, SAID, STORE, VERSIONS
 
-FORMAT = "0002"
+FORMAT = "0003"
 """The newest of `migrations`."""
 
 PATIENCE = 60

@@ -125,6 +125,8 @@ KEYS = Table(
     Column("rate", Integer),  # tokens a minute; NULL: what the server says
     Column("created", BigInteger, nullable=False),  # the log's entry
     Column("revoked", BigInteger),  # likewise
+    Column("name", Text),  # what its owner calls it
+    Column("expires", String(40)),  # from when on it is not valid, UTC, as the log writes times; NULL: never
     Index("keys_by_client", "client"),
 )
 

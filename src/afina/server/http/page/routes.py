@@ -18,7 +18,7 @@ from afina.server.http.page.rendered import Card
 from afina.server.http.protocols import native
 from afina.server.http.protocols.scores import label, scores
 from afina.server.http.refusal import Refusal
-from afina.store.adapter_store import PRODUCTION
+from afina.store.names import PRODUCTION
 from afina.store.version import Listed
 
 MOST = 64
