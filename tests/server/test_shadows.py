@@ -108,7 +108,7 @@ def test_it_rides_in_the_same_batch_and_its_tokens_count(served: Served) -> None
 
 def test_a_bare_name_has_it_riding_along_where_it_means_what_production_is(served: Served) -> None:
     ask(served, TEXTS[:2], "acme/reviews")
-    assert told(served)["texts"] == 0, "the newest is version 2 here"
+    assert told(served)["texts"] == 2, "version 2 is newer here, and production points to 1"
     served.store.alias("acme/reviews@2")
     served.store.shadow("acme/reviews@1")
     assert within(10, lambda: (told(served)["current"], told(served)["state"]) == (2, "riding"))
