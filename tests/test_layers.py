@@ -63,7 +63,7 @@ LAYERS = {
         "attachment selective peft_layers outside virtual",
         "peft",
         "baseline zero_shot full lora ia3 vera prelayer foreign sum head last bitfit layernorm",
-        "bottleneck prompt prefix peft_type",
+        "bottleneck prompt prefix peft_type agreement",
         "methods",
         "parameters",
     ),

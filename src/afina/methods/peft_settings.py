@@ -46,7 +46,7 @@ NOT_OPENED = {
 }
 """Types whose adapters are not opened, and why."""
 
-_MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
+MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
 """Lists of names; a string is a pattern of whole names."""
 
 _PLAIN = ("modules_to_save", "layers_pattern", "target_parameters")
@@ -113,7 +113,7 @@ def check(saved: Mapping[str, Any]) -> None:
         _check_sizes(name, value)
     for name in _PLAIN:
         _check_names(name, saved.get(name))
-    for name in _MODULES:
+    for name in MODULES:
         if not isinstance(saved.get(name), str):
             _check_names(name, saved.get(name), plain=False)
     for name in _OTHER_TABLES:
@@ -169,7 +169,7 @@ def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]
     matches nothing.
     """
     made = dict(saved)
-    for name in _MODULES:
+    for name in MODULES:
         pattern = made.get(name)
         if isinstance(pattern, str) and pattern.lower() != ALL_LINEAR:
             matches = _compiled(name, pattern)

@@ -142,6 +142,7 @@ class AdapterStore(Reader):
         configuration = admission.admit(directory, self.limits, links=links)
         opened = Adapter.load(directory)
         opened.manifest.check_claims(directory / MANIFEST)
+        admission.check_agrees(directory, opened)
         if opened.manifest.method == FOREIGN and configuration is not None:
             from afina.store import replay
 

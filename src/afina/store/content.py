@@ -15,7 +15,8 @@ from afina import atomic, digest, plainfile, tensorfile
 from afina.data import text_hashes
 from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
-from afina.models.adapter import VOCABULARY, Adapter, read_vocabulary, write_vocabulary
+from afina.methods.agreement import disagreement
+from afina.models.adapter import PEFT_SETTINGS, VOCABULARY, Adapter, read_vocabulary, write_vocabulary
 from afina.models.families import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
 from afina.store.intake import limits
@@ -105,6 +106,11 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     for name in sorted(beside):
         if not limits.plain(name) or name.endswith(limits.TENSORS) or name == MANIFEST:
             raise CorruptStore(f"{where}: {name[:80]!r} is among its files, where a store keeps none such. {AGAIN}")
+
+    if PEFT_SETTINGS in beside:
+        said = plainfile.read_object(parts[PEFT_SETTINGS])
+        if problem := disagreement(manifest, said, adapter.tensors):
+            raise CorruptStore(f"{where}: its {PEFT_SETTINGS}: {problem}. {AGAIN}")
 
     def accompany(fresh: Path) -> None:
         for name in beside:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
-from afina import digest
+from afina import digest, plainfile
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
 from afina.store import catalog, keys, leases, log
 from afina.store.blobs.blobs import Blobs
@@ -32,6 +32,9 @@ from afina.store.database.tables import (
 )
 from afina.store.log import Entry
 from afina.store.version import Damage
+
+_SETTINGS = "adapter_config.json"
+"""As in `afina.models.adapter`, which imports NumPy."""
 
 _LOST = "there is no {} of it, and the log says that there is one"
 
@@ -65,6 +68,7 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
             found += _tables(connection, expected)
             found += _keys(connection, entries)
             found += _said(connection, entries)
+            settings = _settings(connection)
             held = catalog.held(connection)
             rows = {row.digest: row for row in connection.execute(select(BLOBS))}
     except CorruptStore as error:
@@ -73,7 +77,36 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
         problem = _of_blob(blobs, rows[blob]) if blob in rows else "there is no row of it"
         if problem and _is_still_there(database, blob, rows[blob].place if blob in rows else None):
             found.append(Damage("blob", str(blob), tuple(held[blob]), problem))
+        elif not problem and blob in settings:
+            found += _of_settings(blobs, rows[blob], held[blob], settings[blob])
     return found
+
+
+def _settings(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    """By blob that holds settings of peft's, the manifests that they stand beside, in the order of `catalog.held`."""
+    asked = (
+        select(PARTS.c.digest, VERSIONS.c.manifest)
+        .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
+        .join(NAMES, NAMES.c.id == VERSIONS.c.name)
+        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+        .where(PARTS.c.role == _SETTINGS)
+        .order_by(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in connection.execute(asked):
+        found.setdefault(row.digest, []).append(json.loads(row.manifest or "{}"))
+    return found
+
+
+def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: list[dict[str, Any]]) -> Iterator[Damage]:
+    """Where peft would read something else than afina: kept by an earlier afina, which did not look."""
+    from afina.methods.agreement import disagreement
+
+    with blobs.file(row.place) as path:
+        said = plainfile.read_object(path)
+    for version, manifest in zip(versions, manifests, strict=False):
+        if problem := disagreement(manifest, said):
+            yield Damage("version", version, (version,), f"its {_SETTINGS}: {problem}; peft would answer otherwise")
 
 
 def _place(connection: Connection, entries: list[Entry], shown: str) -> Iterator[Damage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from afina import hub, plainfile
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.methods import peft_settings
-from afina.models.adapter import PEFT_SETTINGS
+from afina.methods.agreement import disagreement
+from afina.models.adapter import PEFT_SETTINGS, Adapter
 from afina.models.families import FAMILIES, HEAD
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.shapes import CONFIGURATIONS
@@ -47,6 +49,15 @@ def admit(directory: Path, limits: Limits, *, links: bool = False) -> Mapping[st
         return None
     fits(found.header, configuration, labels, str(directory))
     return configuration
+
+
+def check_agrees(directory: Path, adapter: Adapter) -> None:
+    """Raise CorruptAdapter where the settings that peft reads are not those of the adapter's manifest."""
+    file = directory / PEFT_SETTINGS
+    if os.path.lexists(directory / MANIFEST) and os.path.lexists(file):
+        manifest = adapter.manifest.model_dump(mode="json")
+        if problem := disagreement(manifest, plainfile.read_object(file), adapter.tensors):
+            raise CorruptAdapter(f"{file}: {problem}. peft would answer otherwise than afina. {plainfile.AGAIN}")
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:
