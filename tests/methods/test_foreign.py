@@ -207,6 +207,17 @@ def _skeleton(backbone: Backbone) -> Any:
     return meta_of(type(backbone.config).from_dict(backbone.config.to_dict()), 2)
 
 
+def test_the_revision_of_a_base_on_the_hub_is_a_part_of_its_address(
+    saved: Path, gpt2: Backbone, tmp_path: Path
+) -> None:
+    theirs = changed(saved, tmp_path / "theirs", base_model_name_or_path="owner/name", revision="v2")
+    assert Adapter.load(theirs).manifest.backbone == "owner/name@v2"
+    main = changed(saved, tmp_path / "main", base_model_name_or_path="owner/name", revision="main")
+    assert Adapter.load(main).manifest.backbone == "owner/name"
+    local = changed(saved, tmp_path / "local", revision="v2")
+    assert Adapter.load(local).manifest.backbone == str(gpt2.path)
+
+
 PATTERNS = [
     "c_attn",
     r".*\.(c_attn|c_proj)",

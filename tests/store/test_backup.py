@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from afina.errors import CorruptStore, NotFound, Refused
+from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
 from afina.store.adapter_store import AdapterStore
 from stores import kept, seen
 
@@ -32,6 +34,7 @@ def test_what_comes_back_is_what_was_there_and_the_log_says_that_it_was_recovere
     assert (made.versions, made.blobs, made.copied, made.last) == (2, 3, 3, two.log()[-1].hash)
     assert json.loads((tmp_path / "backup" / "backup.json").read_text())["last"] == made.last
     assert seen(two) == before
+    assert (tmp_path / "backup" / "store.db").stat().st_mode & 0o777 == 0o600
     again = AdapterStore(tmp_path / "again")
     again.recover(tmp_path / "backup")
     assert again.verify(last=made.last) == []
@@ -82,6 +85,8 @@ def test_a_place_that_is_none_is_refused_and_nothing_is_touched(two: AdapterStor
     with pytest.raises(Refused, match="of another store"):
         other.backup(tmp_path / "theirs")
     assert other.verify() == AdapterStore(tmp_path / "used").verify() == []
+    with pytest.raises(CannotWrite):
+        two.backup("/proc/backup")
     with pytest.raises(NotFound, match="there is none"):
         AdapterStore(tmp_path / "nowhere").backup(tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -117,3 +122,18 @@ def test_what_is_damaged_is_not_recovered_and_a_store_is_not_replaced(two: Adapt
     again = AdapterStore(tmp_path / "again")
     again.recover(tmp_path / "backup")  # over what the attempt before has left
     assert again.verify() == []
+
+
+def test_a_backup_of_an_earlier_format_is_recovered_and_stays_as_it_is(two: AdapterStore, tmp_path: Path) -> None:
+    two.backup(tmp_path / "backup")
+    file = tmp_path / "backup" / "store.db"
+    with closing(sqlite3.connect(file)) as raw:
+        for statement in ("DROP COLUMN name", "DROP COLUMN expires"):
+            raw.execute(f"ALTER TABLE keys {statement}")
+        raw.execute("UPDATE alembic_version SET version_num = '0002'")
+        raw.commit()
+    before = file.read_bytes()
+    again = AdapterStore(tmp_path / "again")
+    again.recover(tmp_path / "backup")
+    assert again.verify() == []
+    assert file.read_bytes() == before

@@ -91,7 +91,9 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 def check(saved: Mapping[str, Any]) -> None:
     """Raise InvalidStudy for settings that no adapter is opened with."""
     kind = saved.get("peft_type")
-    if isinstance(kind, str) and kind in NOT_OPENED:
+    if not isinstance(kind, str):
+        raise _refused("peft_type", kind, "expected the name of a type, such as LORA")
+    if kind in NOT_OPENED:
         raise InvalidStudy(
             f"the adapter's peft type is {kind}; {NOT_OPENED[kind]}. afina opens types that change the model's layers "
             "(LORA, IA3, ...)."

@@ -157,6 +157,15 @@ def _base(settings: Mapping[str, Any], path: Path) -> str | None:
         raise CorruptAdapter(
             f"{path / PEFT_SETTINGS}: base_model_name_or_path is {str(base)[:40]!r}, expected a name. {plainfile.AGAIN}"
         )
+    revision = settings.get("revision")
+    if (
+        base
+        and isinstance(revision, str)
+        and revision not in ("", "main")
+        and "@" not in base
+        and not _lies(Path(base))
+    ):
+        return f"{base}@{revision}"  # peft keeps a repository's revision apart from its name
     return base or None
 
 

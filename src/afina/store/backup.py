@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from afina import atomic
-from afina.errors import CorruptStore, NotFound, Refused
+from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
 from afina.store import leases, log, verify
 from afina.store.blobs.blobs import Blobs, LocalBlobs
 from afina.store.blobs.remote import open_blobs
@@ -64,9 +64,12 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
     """
     place = place.expanduser().absolute()
     _check_free(database, place)
-    with atomic.writing(place):
+    try:
         place.mkdir(parents=True, exist_ok=True)
         (place / MARK).touch()
+    except OSError as error:
+        raise CannotWrite(place, atomic.reason(error)) from None
+    with atomic.writing(place):
         kept = LocalBlobs(place / address.BLOBS)
         with kept.scratch() as scratch:
             with database.reading() as connection:
@@ -88,6 +91,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                 shutil.move(fresh, target)
                 for suffix in ("-wal", "-shm"):  # of whoever looked at the earlier one
                     Path(f"{place / address.DATABASE}{suffix}").unlink(missing_ok=True)
+        kept.sweep(leases.SECONDS)
         wanted = set(_held_in(place / address.DATABASE).values())
         for each in list(kept.all()):
             if each.place not in wanted:

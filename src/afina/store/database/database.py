@@ -209,8 +209,8 @@ class Database:
             raise CannotWrite(self.address.shown, "only the owner of its tables may rewrite them, which erasing takes")
 
     def copy_to(self, file: Path) -> None:
-        """Write SQLite's file as it is at one moment to another, by SQLite's backup interface; writers go on."""
-        self.demand()
+        """Write SQLite's file, of whatever format, as it is at one moment to another, by SQLite's backup interface."""
+        file.touch(0o600)
         with self._connected() as connection, closing(sqlite3.connect(file)) as target:
             source: Any = connection.connection.driver_connection
             try:
