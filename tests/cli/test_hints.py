@@ -13,7 +13,7 @@ import typer
 
 import afina as package
 from afina import cli
-from afina.cli.hints import COMMANDS, FLAGS, with_flags
+from afina.cli.hints import COMMANDS, FLAGS, WITH_STORE, with_flags
 from command import Command
 
 SOURCE = Path(package.__file__).parent
@@ -50,6 +50,15 @@ def test_a_command_has_its_own_word_where_it_has_one(monkeypatch: pytest.MonkeyP
         "study": "train.max_length is 9; data.labels",
         "train": "max_length is 9; --labels",
     }
+
+
+def test_a_command_without_an_option_for_the_store_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = "store typo: there is none. Give another with `store`, or publish to begin one."
+    monkeypatch.setattr(sys, "argv", ["afina", "predict", "store:acme/reviews", "a"])
+    assert with_flags(library) == "store typo: there is none. Set AFINA_STORE, or publish to begin one."
+    for command in WITH_STORE:
+        monkeypatch.setattr(sys, "argv", ["afina", command])
+        assert with_flags(library).endswith("Give another with --store, or publish to begin one.")
 
 
 @pytest.mark.parametrize(

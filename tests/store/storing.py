@@ -57,7 +57,7 @@ def invent(made: Path, directory: Path, bodies: int, heads: int) -> dict[str, st
     for b, body in enumerate(halves[False]):
         for h, head in enumerate(halves[True]):
             tensors = {**body, **head}
-            manifest = trained.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)})
+            manifest = trained.manifest.model_copy(update={"tensors_digest": digest.of_tensors(tensors)}).sealed()
             one = replace(trained, manifest=manifest, tensors=tensors)
             beside = [path for path in made.iterdir() if path.suffix == ".json" and path.name != "manifest.json"]
             one.save(directory / f"b{b}h{h}", lambda fresh, files=beside: [shutil.copy(file, fresh) for file in files])

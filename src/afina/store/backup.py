@@ -235,7 +235,7 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
     """
     backup = backup.expanduser().absolute()
     if not (backup / address.DATABASE).is_file():
-        raise NotFound(f"{backup}: no backup there ({address.DATABASE}). Name the directory that `backup` wrote.")
+        raise NotFound(f"{backup}: no backup there ({address.DATABASE}). Name the directory of a backup.")
     here = database.address.directory
     if here is not None and here.resolve().is_relative_to(backup.resolve()):
         raise Refused(f"store {database.address.shown}: is in the backup. Name another place with `store`.")

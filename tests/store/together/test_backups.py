@@ -18,7 +18,7 @@ from services import S3, Postgres
 MANY = 8
 
 
-@pytest.mark.parametrize("seconds", [2.0, pytest.param(60.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(60.0, marks=pytest.mark.slow)])
 def test_a_backup_taken_while_eight_processes_publish_loses_nothing_that_was_acknowledged(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew, tmp_path: Path, seconds: float
 ) -> None:
@@ -26,11 +26,11 @@ def test_a_backup_taken_while_eight_processes_publish_loses_nothing_that_was_ack
     taken, random = [], Random(5)
     end = time.monotonic() + seconds
     while time.monotonic() < end or not taken:
-        time.sleep(random.uniform(0, 0.3))
+        time.sleep(random.uniform(0.2, 0.5))
         acknowledged = [value for worker in workers for value in worker.values]
         place = tmp_path / f"backup-{len(taken) % 3}"  # three in turn: most bring an earlier one up to date
         store.backup(place)
-        if len(taken) % 4 == 0 or seconds < 10:
+        if len(taken) % 3 == 0:
             _check_recovered(place, tmp_path / f"recovered-{len(taken)}", acknowledged, adapters)
         taken.append(place)
     assert sum(len(worker.wait().values) for worker in workers) >= MANY
