@@ -23,8 +23,8 @@ from afina.cli.options import (
     TextColumn,
     data_options,
 )
-from afina.cli.output import print_prose
-from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened, say_begun
+from afina.cli.output import print_prose, say_begun
+from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
 from afina.cli.text import printable
 from afina.cli.versions import fields, layers
 from afina.errors import AfinaError, InvalidData
@@ -170,7 +170,8 @@ def bring_in(
     store = opened(context)
     begins = not store.exists()
     made = store.import_from(source, name, message=message, backbone=backbone)
-    say_begun(store, begins)
+    if begins:
+        say_begun(store.address.shown)
     if as_json:
         print(json.dumps(made.as_json()))
     else:

@@ -57,3 +57,8 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     for row in (headings, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
+
+
+def say_begun(store: str) -> None:
+    """Say on standard error that the store at that address was begun by what was published to it."""
+    print(f"store {store}: begun, for there was none", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from afina.cli.options import Json
-from afina.cli.output import print_columns
+from afina.cli.output import print_columns, say_begun
 from afina.cli.text import printable
 from afina.cli.versions import day, minute, size, told, what
 from afina.errors import InvalidName, NotFound
@@ -151,7 +151,8 @@ def publish(
     found = find(adapter, method, seed)
     begins = not store.exists()
     made = store.publish(found, name, message=message, texts=not no_texts)
-    say_begun(store, begins)
+    if begins:
+        say_begun(store.address.shown)
     if as_json:
         print_object(made.as_json())
         return
@@ -173,12 +174,6 @@ def ready(store: AdapterStore, create: bool) -> None:
         how = "begin one with --create" if store.address.directory else "begin one: afina store init --blobs URL"
         raise NotFound(f"store {store.address.shown}: there is none. Give another with `store`, or {how}.")
     store.make_ready()
-
-
-def say_begun(store: AdapterStore, begins: bool) -> None:
-    """Say on standard error that a store was begun by what was published to it."""
-    if begins:
-        print(f"store {store.address.shown}: begun, for there was none", file=sys.stderr)
 
 
 def list_names(

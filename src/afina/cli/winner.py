@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from afina.cli.store import say_begun
+from afina.cli.output import say_begun
 
 if TYPE_CHECKING:
     from afina.studies.results import Results
@@ -24,7 +24,8 @@ def check_publishing(name: str | None) -> None:
         store = AdapterStore()
         begins = not store.exists()
         store.make_ready()
-        say_begun(store, begins)
+        if begins:
+            say_begun(store.address.shown)
 
 
 def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:
