@@ -372,7 +372,10 @@ def test_who_follows_the_store_goes_on_whatever_it_meets_there(serve: Any) -> No
     assert within(2.0, lambda: served.web.get("/health/ready").status_code == 200)
 
 
-def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_knows(serve: Any) -> None:
+def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_knows(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "afina.server")
     served = serve()
     version(served)
     assert served.web.get("/health/ready").status_code == 200
@@ -382,6 +385,9 @@ def test_it_is_not_ready_while_the_store_does_not_answer_and_serves_what_it_know
     assert within(2.0, lambda: served.web.get("/health/ready").status_code == 503)
     assert version(served) == "acme/reviews@1"
     path.write_bytes(content)
+    assert within(2.0, lambda: served.web.get("/health/ready").status_code == 200)
+    said = [(one["level"], one["message"]) for one in logged(caplog) if one["message"].startswith("the store")]
+    assert said == [("warning", "the store does not answer"), ("info", "the store answers again")]
 
 
 def test_openapi_has_every_route_with_examples_that_work(served: Any) -> None:

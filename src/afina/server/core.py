@@ -117,8 +117,12 @@ class Core:
                 if self._news:
                     self.tenants.refresh()
                 self.shadows.refresh(self._news)
+                if not self._follows:
+                    logs.note("the store answers again")
                 self._follows, self._news = True, False
-            except AfinaError:  # the store does not answer: what is known is served, and `ready` says so
+            except AfinaError as error:  # the store does not answer: what is known is served, and `ready` says so
+                if self._follows:
+                    logs.note("the store does not answer", logging.WARNING, reason=str(error))
                 self._follows = False
             except Exception as error:  # noqa: BLE001 - who follows the store goes on whatever it meets there
                 self._follows = False
