@@ -388,7 +388,9 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypat
         changed = type(one)(**{**vars(one), "terms": terms})
         assert (changed.fits, changed.fits_gpu) == (fits, fits_gpu)
 
-    shown = afina("plan", "--backbone", "gpt2", "--memory", "2GiB", "--method", "full", "--method", "lora").out
+    shown = afina(
+        "plan", "--backbone", "gpt2", "--memory", "2GiB", "--dtype", "float32", "--method", "full", "--method", "lora"
+    ).out
     row = {
         line.split()[0]: line.split()[-1] for line in shown.splitlines() if "124,441,344" in line or "148,992" in line
     }
@@ -411,11 +413,13 @@ def test_no_gpu_is_spoken_of_where_there_is_none_unless_its_memory_is_given(monk
     assert only(forecast("gpt2", [make("baseline")], training=texts(8))).summary["fits_gpu"] is None
 
 
-def test_a_plan_is_for_what_training_computes_in(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
+def test_a_plan_is_for_what_training_computes_in(afina: Command, gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     one = only(forecast(gpt2.address, [make("lora")], task=toy, calibrate=False))
     made = Run(backbone=gpt2.address, task=toy, method="lora", training={"max_steps": 1}).execute(tmp_path)
     assert one.terms.dtype == made.environment.dtype
     assert one.state_bytes == made.memory.state_bytes
+    arguments = ("--backbone", gpt2.address, "--task", toy, "--method", "lora", "--no-calibrate", "--json")
+    assert afina("plan", *arguments).object()["dtype"] == made.environment.dtype
 
 
 def test_the_default_memory_is_this_machines() -> None:

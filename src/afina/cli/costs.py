@@ -76,7 +76,7 @@ def plan(
     method: Annotated[
         list[str] | None, typer.Option("--method", help="One of 'afina methods'; may be repeated. By default all.")
     ] = None,
-    dtype: DtypeOption = "float32",
+    dtype: DtypeOption = "auto",
     memory: MemoryOption = None,
     batch_size: Annotated[int, _amount("--batch-size", "Texts of a training batch.")] = 16,
     length: Annotated[
