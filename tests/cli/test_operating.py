@@ -82,7 +82,7 @@ GIVEN = {
     **{"AFINA_BACKBONE": "embedded", "AFINA_STORE": "adapters", "AFINA_HOST": "0.0.0.0", "AFINA_PORT": "9000"},
     **{"AFINA_DTYPE": "bfloat16", "AFINA_MEMORY": "512", "AFINA_RATE": "60000", "AFINA_TIMEOUT": "7.5"},
     **{"AFINA_BATCH_TOKENS": "2048", "AFINA_SHARED_TOKENS": "128", "AFINA_DRAIN": "5", "AFINA_SHUTDOWN": "20"},
-    **{"AFINA_LOG_FORMAT": "text"},
+    **{"AFINA_LOG_FORMAT": "text", "AFINA_CREATE": "True"},
 }
 
 
@@ -151,7 +151,7 @@ def test_a_variable_that_is_no_setting_is_told(
 ) -> None:
     for name in ("AFINA_TIMOUT", "AFINA_SERVICE_HOST", "AFINA_PORT_8000_TCP"):  # the latter two are Kubernetes'
         monkeypatch.setenv(name, "7")
-    assert "no/such/backbone" in afina("serve", "--backbone", "no/such/backbone", "--port", 0).error
+    assert "no/such/backbone" in afina("serve", "--create", "--backbone", "no/such/backbone", "--port", 0).error
     assert [(one["level"], one["message"]) for one in logged(caplog)] == [
         ("warning", "AFINA_TIMOUT is set, but no option of `afina serve` has that variable")
     ]

@@ -35,11 +35,13 @@ LINGER = 1.0
 unread is reset, and the client may then never see why.
 """
 
-ENDING = Refusal(503, "unavailable", "the server is shutting down. Send the lines from this one on again.")
-
 
 class _Gone(Exception):
     """The client, in the midst of its lines."""
+
+
+def _ending() -> Refusal:
+    return Refusal(503, "unavailable", "the server is shutting down. Send the lines from this one on again.")
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -110,7 +112,7 @@ class Bulk(Response):
         left = settings.body_seconds  # that a line may be waited for, not counting while nobody waits
         while more:
             if self._core.batching.ending:
-                yield ENDING
+                yield _ending()
                 return
             began = meter.now()
             try:
@@ -131,7 +133,7 @@ class Bulk(Response):
                 if len(line) > settings.body_bytes:
                     break
                 if self._core.batching.ending:
-                    yield ENDING
+                    yield _ending()
                     return
                 if line.strip():
                     yield line
@@ -176,7 +178,7 @@ class Bulk(Response):
                     return await self._desk.ask(self._key, model, [text])
                 except Overloaded as error:
                     if self._core.batching.ending:
-                        raise ENDING from None
+                        raise _ending() from None
                     await asyncio.sleep(min(error.after, TURN))
 
     async def _outcome(self, asked: Asked) -> Any:
