@@ -109,7 +109,7 @@ def test_the_script_of_the_page_has_thirty_lines_at_most_and_finds_what_was_chan
     assert len(script.splitlines()) <= 30
     store = AdapterStore()
     store.publish(runs.adapter("gpt2", "lora"), "acme/reviews", message="one")
-    store.alias("acme/reviews", "production")
+    store.alias("acme/reviews@1", "production")
     log, program = tmp_path / "audit.jsonl", tmp_path / "verify_audit.py"
     store.export_audit(log)
     program.write_text(script, encoding="utf-8")

@@ -328,7 +328,10 @@ def test_only_a_publisher_of_the_client_is_told(served: Served) -> None:
 def test_figures_of_it_name_no_client_and_no_text(served: Served) -> None:
     ask(served, TEXTS)
     text = served.get("/metrics", "acme-admin").text
-    for word in ("acme", "reviews", "soup"):
+    lines = [line for line in text.splitlines() if "shadow" in line]
+    assert lines
+    assert not [line for line in lines if "acme" in line]
+    for word in ("reviews", "soup"):
         assert word not in text
 
 
