@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,12 +192,13 @@ class Runs:
         self.root, self.backbones, self.task = root, backbones, task
         self._done: dict[str, Record] = {}
 
-    def run(self, family: str, method: str, **changes: Any) -> Run:
+    def run(self, family: str, method: str, hyperparameters: Mapping[str, Any] | None = None, **changes: Any) -> Run:
         settings = {"max_steps": 6, "batch_size": 8, "dtype": "float32", "learning_rate": 5e-3}
         return Run(
             backbone=str(self.backbones.path(family)),
             task=self.task,
             method=method,
+            hyperparameters=dict(hyperparameters or {}),
             training=Training(**(settings | changes)),
             ask=UNASKED,
         )

@@ -29,7 +29,9 @@ NAMED = MARKUP.replace("/", "")  # a study's files are named after it
 def things(runs: Runs, gpt2: Backbone, toy: str, trained: Path) -> dict[str, Any]:
     run, record, task = runs.run("gpt2", "lora"), runs.record("gpt2", "lora"), Task.load(toy)
     right = np.array([True, False])
-    answer = Answer("Text: {text}", {"good": (" good",)}, False, {"accuracy": 0.5, "f1": 0.5}, right, ())
+    answer = Answer(
+        "Text: {text}", "Text: {text}", {"good": (" good",)}, False, {"accuracy": 0.5, "f1": 0.5}, right, ()
+    )
     study = Study(name="s", backbone="b", task="t", methods={"lora": {}})
     return {
         "Task": task,

@@ -131,7 +131,7 @@ def test_what_it_trains_gives_each_text_the_logits_that_peft_gives_it_alone_and_
 def test_a_run_saves_what_afina_and_peft_open(
     runs: Runs, llama: Backbone, tmp_path: Path, name: str, given: dict[str, Any]
 ) -> None:
-    run = runs.run("llama", name).model_copy(update={"hyperparameters": given})
+    run = runs.run("llama", name, hyperparameters=given)
     adapter = Adapter.load(tmp_path / run.execute(tmp_path).adapter)
     assert adapter.manifest.method == name
     found = torch.tensor(Predictor.of(adapter, llama).outputs(TEXTS))

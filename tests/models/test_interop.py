@@ -211,7 +211,7 @@ def test_an_adapter_that_adds_virtual_tokens_is_an_error_that_names_its_type(
     gpt2: Backbone, tmp_path: Path, settings: Any, kind: str
 ) -> None:
     get_peft_model(base(gpt2.path), settings).save_pretrained(tmp_path)
-    with pytest.raises(InvalidStudy, match=rf"peft type is {kind}; afina opens .* not those that add virtual tokens"):
+    with pytest.raises(InvalidStudy, match=rf"peft type is {kind}; it adds virtual tokens, .* afina opens"):
         Predictor.of(Adapter.load(tmp_path), gpt2)
 
 
@@ -221,7 +221,7 @@ def test_settings_that_peft_does_not_know_are_an_error(gpt2: Backbone, tmp_path:
     whole = json.loads(file.read_text())
     for change in ({"peft_type": "INVENTED"}, {"peft_type": None}):
         file.write_text(json.dumps(whole | change))
-        with pytest.raises(InvalidStudy, match=r"the adapter's peft settings cannot be read \("):
+        with pytest.raises(InvalidStudy, match=r"the adapter's peft setting"):
             Predictor.of(Adapter.load(tmp_path), gpt2)
 
 

@@ -182,6 +182,7 @@ def test_an_adapter_of_an_earlier_version_is_published_and_said_to_be_unchecked(
         del manifest["claims_digest"]
         (directory / MANIFEST).write_text(json.dumps(manifest))
 
+    AdapterStore().make_ready()
     old = copy(trained, tmp_path / "old", forget)
     assert read_manifest(old).digest == read_manifest(trained).digest
     said = afina("store", "publish", old, "me/mine", "-m", "old")

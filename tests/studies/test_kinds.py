@@ -19,6 +19,7 @@ from afina.events import Score
 from afina.inference.evaluation import evaluate, trained
 from afina.methods import make
 from afina.report.curves import CURVES
+from afina.report.paper.claims import claims
 from afina.report.report import Report
 from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
@@ -112,7 +113,7 @@ def test_a_study_of_every_kind_ends_in_a_report_and_adapters_that_answer_alike(
     page, text = report.page(), report.markdown()
     (pair,) = report.verdicts.compared
     assert pair.metric == metric
-    first = report.claims[0]
+    first = claims(report.arms, report.verdicts)[0]
     assert (first.number, first.status == "not tested") == ("1", metric != "accuracy")
     if metric != "accuracy":
         assert f"the claim is about accuracy, and these figures are {METRICS[metric].words}" in first.evidence
@@ -236,7 +237,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     assert [column.heading for column in table.columns] == ["Method", "16 texts", "32 texts", "64 texts"]
     assert [row[0] for row in table.rows] == ["full fine-tuning", "LoRA"]
     assert "Ahead: with 16 texts" in " ".join(report.sentences)
-    assert {claim.methods for claim in report.claims if claim.number == "1"} == {
+    assert {claim.methods for claim in claims(report.arms, report.verdicts) if claim.number == "1"} == {
         ("LoRA, 64 texts", "full fine-tuning, 64 texts")
     }
     assert "by the number of training texts" in report.page()
@@ -272,6 +273,7 @@ def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
             kind="number",
             metric="rmse",
             metrics={"rmse": 1.0},
+            objective={"kind": "number", "mean": 0.0, "scale": 1.0},
             selection=Selection(value=v, loss=1, examples=8),
         )
         for v in (0.9, 0.2)

@@ -170,8 +170,7 @@ TOLD: list[tuple[str, str, dict[str, Any], str]] = [
 def test_a_forecast_heeds_what_a_method_is_told(
     runs: Runs, tmp_path: Path, family: str, method: str, given: dict[str, Any], dtype: str
 ) -> None:
-    run = runs.run(family, method, max_steps=None, epochs=1, dtype=dtype)
-    check(run.model_copy(update={"hyperparameters": given}), tmp_path)
+    check(runs.run(family, method, hyperparameters=given, max_steps=None, epochs=1, dtype=dtype), tmp_path)
 
 
 def check(run: Run, out: Path) -> None:

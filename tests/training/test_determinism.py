@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from afina import METHODS, Backbone, Run
+from afina import METHODS, Backbone, Run, Task
 from afina.events import Progress
 from afina.methods import make
 from afina.models.adapter import Adapter
@@ -51,11 +51,13 @@ def _checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(backbones: Backbones, toy: str) -> Callable[..., Run]:
     """A run over an epoch's end, with dropout in the body and in the adapter."""
+    data_digest = Task.load(toy).data_digest
 
     def make_run(method: str = "lora", family: str = "gpt2", seed: int = 0, **changes: Any) -> Run:
         settings = {"max_steps": STEPS, "batch_size": 16, "dtype": "float32", "checkpoint_seconds": 0.0} | changes
         training = Training(**settings)
-        return Run(backbone=str(backbones.path(family)), task=toy, method=method, training=training, seed=seed)
+        made = Run(backbone=str(backbones.path(family)), task=toy, method=method, training=training, seed=seed)
+        return made.on(data_digest)  # as carrying it out does, which names its files
 
     return make_run
 
