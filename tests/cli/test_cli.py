@@ -324,8 +324,8 @@ def test_evaluate_gives_the_figures_of_the_record(afina: Command, trained: Path,
     where = wilson(round(metrics["accuracy"] * examples), examples)
     first, second = answer.out.splitlines()[:2]
     assert first == (
-        f"accuracy {metrics['accuracy']:.4f}, F1 of good {metrics['f1']:.4f} on the {examples} texts that training left "
-        f"out of {toy} (95 % of accuracy: {where.low:.4f} to {where.high:.4f}); too few to say anything: below 30"
+        f"accuracy {metrics['accuracy']:.4f}, F1 of good {metrics['f1']:.4f} on the {examples} texts that training "
+        f"left out of {toy} (95 % of accuracy: {where.low:.4f} to {where.high:.4f}); too few to say anything: below 30"
     )
     for words in ("balanced accuracy", "Matthews correlation", "AUROC", "log loss", "Brier score", "calibration error"):
         assert words in second
