@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afina.server.http import gate
-from afina.server.http.pacing import Pace
+from afina.server.http.pacing import TokenBucket
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 
@@ -24,7 +24,7 @@ class Clock:
 
 def test_what_comes_at_once_passes_and_what_is_more_waits_its_turn() -> None:
     clock = Clock()
-    pace = Pace(10, 20, 3.0, clock)
+    pace = TokenBucket(10, 20, 3.0, clock)
     assert [pace.wait(10) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
     clock.now += 1.0
     assert pace.wait(0) == 1.0

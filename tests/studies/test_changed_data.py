@@ -292,7 +292,7 @@ def test_a_tuning_begins_anew_where_the_data_changed_or_where_that_is_asked_for(
 def test_a_tuning_of_an_earlier_version_goes_on_while_its_file_is_as_it_was(tmp_path: Path, file: Path) -> None:
     out, study = tmp_path / "out", asked(file, tune={"candidates": 1}, methods={"lora": {}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afina.studies.recorded.Recorded.to_tune", lambda self, run: run)  # as it was
+        patch.setattr("afina.studies.recorded.RecordedRuns.to_tune", lambda self, run: run)  # as it was
         first = study.run(out, executor=LookingExecutor(earlier=True))
     executor = LookingExecutor()
     again = study.run(out, executor=executor)

@@ -25,7 +25,7 @@ from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import CALIBRATION, Task
 from afina.errors import InvalidStudy
-from afina.estimators.inputs import Inputs, InvalidInput, classes_of, numbers_of
+from afina.estimators.inputs import InvalidInput, TextInputs, classes_of, numbers_of
 from afina.events import ignore
 from afina.models.manifest import MANIFEST
 from afina.studies.run import Run
@@ -58,7 +58,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     kind: ClassVar[Kind]
 
-    def _fit(self, inputs: Inputs, targets: np.ndarray, label_names: tuple[str, ...], ask: dict[str, Any]) -> Self:
+    def _fit(self, inputs: TextInputs, targets: np.ndarray, label_names: tuple[str, ...], ask: dict[str, Any]) -> Self:
         out = _place(self.out)
         run, task = self._run(inputs, ask), self._task(inputs, targets, label_names)
         directory = Path(tempfile.mkdtemp(prefix="afina-"))
@@ -76,7 +76,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         _OPENED.pop(self, None)
         return self
 
-    def _run(self, inputs: Inputs, ask: dict[str, Any]) -> Run:
+    def _run(self, inputs: TextInputs, ask: dict[str, Any]) -> Run:
         weights = {"class_weights": self.class_weight} if getattr(self, "class_weight", None) is not None else {}
         for name in ("hyperparameters", "training"):
             if not isinstance(getattr(self, name), Mapping | None):
@@ -97,7 +97,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             seed=_seed(self.random_state),
         )
 
-    def _task(self, inputs: Inputs, targets: np.ndarray, label_names: tuple[str, ...]) -> Task:
+    def _task(self, inputs: TextInputs, targets: np.ndarray, label_names: tuple[str, ...]) -> Task:
         whole = Split(inputs.texts, targets, inputs.pairs)
         shares = {"calibration": CALIBRATION} if (self.training or {}).get("temperature") else {}
         train, aside = rows.cuts(whole, shares)
@@ -125,7 +125,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _outputs(self, X: Any) -> np.ndarray:
         predictor = self.predictor_
-        inputs = Inputs.of(X)
+        inputs = TextInputs.of(X)
         if inputs.width != self.n_features_in_:
             found, known = (
                 ("single texts", "pairs of texts")[width - 1] for width in (inputs.width, self.n_features_in_)
@@ -209,7 +209,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train on all of the texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
-        inputs = Inputs.of(X)
+        inputs = TextInputs.of(X)
         classes, indices = classes_of(y, inputs.texts)
         names = tuple(map(str, classes.tolist()))
         words = None if self.words is None else {str(label): given for label, given in self.words.items()}
@@ -269,7 +269,7 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train on all of the texts. Raises InvalidInput (a ValueError) for X and y, AfinaError for parameters."""
-        inputs = Inputs.of(X)
+        inputs = TextInputs.of(X)
         numbers = numbers_of(y, inputs.texts)
         name = getattr(y, "name", None)
         return self._fit(inputs, numbers, (str(name) if name else "value",), {"template": self.template})

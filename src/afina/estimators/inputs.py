@@ -20,7 +20,7 @@ class InvalidInput(InvalidData, ValueError):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TextInputs:
     """What X holds.
 
     pairs  the second text of each, or None;  names  of a frame's columns, or None
@@ -31,7 +31,7 @@ class Inputs:
     names: list[str] | None
 
     @classmethod
-    def of(cls, X: Any) -> Inputs:
+    def of(cls, X: Any) -> TextInputs:
         """X: a list, array or Series of texts, or a frame of one column of texts or two of pairs.
 
         Raises InvalidInput.

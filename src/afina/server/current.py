@@ -32,14 +32,14 @@ moment, and at last where it is damaged.
 
 
 @dataclass(frozen=True)
-class Damage:
+class LoadFailure:
     """Why a version is not served, how often it was tried, and when it may be again, by the clock."""
 
     error: AfinaError
     tries: int
     until: float = 0.0
 
-    def again(self, now: float) -> Damage:
+    def again(self, now: float) -> LoadFailure:
         """The same, after a pause from now on: a short one where nothing says that the version is damaged."""
         longest = SHORT if isinstance(self.error, Busy | NotFound) else LONGEST
         return replace(self, until=now + min(longest, PAUSE * 2.0 ** min(self.tries - 1, 20)))
@@ -63,7 +63,7 @@ class Current:
         self._store, self._prove, self._figures, self._clock = store, prove, figures, clock
         self._served: dict[Reference, Version] = {}
         self._proven: set[str] = set()
-        self._damaged: dict[str, Damage] = {}
+        self._damaged: dict[str, LoadFailure] = {}
         self._behind: dict[Reference, str] = {}
         self._turn = 0
         self._last, _ = store.news(0, ())
@@ -123,7 +123,7 @@ class Current:
             before = self._damaged.get(str(version))
             if len(self._damaged) >= MOST:
                 self._damaged.clear()
-            made = Damage(error, 1 if before is None else before.tries + 1).again(self._clock())
+            made = LoadFailure(error, 1 if before is None else before.tries + 1).again(self._clock())
             self._damaged[str(version)] = made
         logs.note("version not served", logging.ERROR, version=str(version), problem=str(error), tries=made.tries)
 

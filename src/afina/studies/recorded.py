@@ -1,4 +1,4 @@
-"""Recorded: which runs a directory has records of, made of the data as these are now. Starts without torch.
+"""Recorded runs: which runs a directory has records of, made of the data as these are now. Starts without torch.
 
 Knows digests; how data are read is an executor's.
 """
@@ -50,7 +50,7 @@ Look = Callable[[Run], DataDigests | None]
 
 
 @dataclass
-class Recorded:
+class RecordedRuns:
     """The runs of one task that a held directory has records of.
 
     Of files, the key of a run covers what is in them. Records of earlier versions have keys without that; they are

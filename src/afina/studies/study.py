@@ -29,7 +29,7 @@ from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.holding import Held
 from afina.studies.record import Record
-from afina.studies.recorded import Recorded
+from afina.studies.recorded import RecordedRuns
 from afina.studies.results import Failure, Request, Results, measured_in
 from afina.studies.run import MOST_SEED, Run
 from afina.studies.space import Space
@@ -219,7 +219,7 @@ class Study(Shown, Frozen):
         """
         executor = executor or LocalExecutor()
         with Results.hold(out) as held, watching(watcher) as watcher:
-            recorded = Recorded(held, executor.look)
+            recorded = RecordedRuns(held, executor.look)
             self._check_data(recorded)
             if (fresh or not self._is_done(recorded)) and (told := executor.check(self.runs()[0])):
                 watcher.says(told)
@@ -236,7 +236,7 @@ class Study(Shown, Frozen):
             )
             return _carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
 
-    def _check_data(self, recorded: Recorded) -> None:
+    def _check_data(self, recorded: RecordedRuns) -> None:
         """Read the data as they are now; the error that this ends in says what is left of earlier ones."""
         try:
             recorded.find(self.runs()[0])
@@ -246,7 +246,7 @@ class Study(Shown, Frozen):
                 error.args = (f"{error} The results in {out} stay readable: afina show {shlex.quote(str(out))}",)
             raise
 
-    def _is_done(self, recorded: Recorded) -> bool:
+    def _is_done(self, recorded: RecordedRuns) -> bool:
         """Whether all is recorded, so that the backbone is not needed, nor data that need a network."""
         settled = self.settle(trials.read(recorded.held.out)) if self.tune else self
         done = (recorded.held.has(recorded.find(run).key) for run in settled.runs())
@@ -258,7 +258,7 @@ class Study(Shown, Frozen):
         return Request(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
 
     def _tune(
-        self, recorded: Recorded, executor: Executor, watcher: Watcher, *, fresh: bool
+        self, recorded: RecordedRuns, executor: Executor, watcher: Watcher, *, fresh: bool
     ) -> tuple[tuple[Tuned, ...], tuple[Failure, ...]]:
         if self.tune is None:
             return (), ()

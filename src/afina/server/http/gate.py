@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import logs
 from afina.server.core import Core
-from afina.server.http.pacing import Pace, Paces
+from afina.server.http.pacing import TokenBucket, TokenBuckets
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import GONE, Refusal
 from afina.server.traces import Traced
@@ -116,9 +116,9 @@ class Gate:
         self._app, self._core = app, core
         self._asking: Counter[str] = Counter()
         settings = core.settings
-        self._paces = Paces(settings.bytes_a_second, 2 * settings.bytes_a_second, settings.body_seconds)
-        self._refusals = Paces(settings.refusals_a_second, 4 * settings.refusals_a_second, 2.0)
-        self._strangers, self._slowed = Pace(REFUSED, REFUSED, 1.0), 0
+        self._buckets = TokenBuckets(settings.bytes_a_second, 2 * settings.bytes_a_second, settings.body_seconds)
+        self._refusals = TokenBuckets(settings.refusals_a_second, 4 * settings.refusals_a_second, 2.0)
+        self._strangers, self._slowed = TokenBucket(REFUSED, REFUSED, 1.0), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI. Of WebSockets there is none."""
@@ -213,7 +213,7 @@ class Gate:
     async def _taken(self, scope: Scope, message: Message) -> float:
         """Wait until the client may send so much more; the seconds that it took."""
         key, size = scope["afina.key"], len(message.get("body", b""))
-        return 0.0 if key is None else await self._paces.take(key.client, size)
+        return 0.0 if key is None else await self._buckets.take(key.client, size)
 
     def _streamed(self, scope: Scope, receive: Receive) -> Receive:
         async def receiving() -> Message:
