@@ -70,7 +70,7 @@ def recommend(
     Raises whatever reading the task or the backbone does, InvalidData, NotFound, Busy.
     """
     if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
-        found = f"{minutes:g}" if isinstance(minutes, int | float) else repr(minutes)
+        found = f"{minutes:g}" if isinstance(minutes, int | float) else str(minutes)
         raise InvalidData(f"`minutes` {found}: expected more than 0; from 5 up the answer is of use.")
     clock = Clock(meter.now() if began is None else began, minutes)
     asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
