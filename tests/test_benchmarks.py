@@ -384,6 +384,7 @@ def test_what_is_recommended_is_measured_beside_whole_runs(path: str, tmp_path: 
     assert found["regret"] == pytest.approx(max(found["whole"].values()) - found["accuracy"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_polite_client_is_measured_alone_beside_each_flood_and_beside_as_much_work(gpt2: Any, tmp_path: Path) -> None:
     import psutil
 

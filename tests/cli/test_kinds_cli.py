@@ -68,6 +68,7 @@ def test_a_file_of_tags_is_trained_evaluated_and_predicted(afina: Command, backb
     assert set(line["labels"]) <= {"good", "long"} == set(line["probabilities"])
 
 
+@pytest.mark.slow
 def test_a_plan_of_numbers(afina: Command, backbone: str, ratings: str) -> None:
     arguments = ("--backbone", backbone, "--method", "lora", "--no-calibrate", "--json")
     found = afina("plan", "--task", ratings, *arguments).out

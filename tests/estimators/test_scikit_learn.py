@@ -69,12 +69,13 @@ class RegressorOfNumbers(_OfNumbers, TextRegressor):  # type: ignore[misc]
 
 
 def checks() -> Iterator[Any]:
-    for kind, marks in ((ClassifierOfNumbers, ()), (RegressorOfNumbers, (pytest.mark.slow,))):
+    for kind in (ClassifierOfNumbers, RegressorOfNumbers):
         for estimator, check in estimator_checks_generator(kind(**QUICK)):
             name = check.func.__name__
-            yield pytest.param(estimator, check, id=f"{kind.__name__}-{name}", marks=marks)
+            yield pytest.param(estimator, check, id=f"{kind.__name__}-{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(("estimator", "check"), list(checks()))

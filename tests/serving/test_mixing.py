@@ -99,7 +99,7 @@ class Crowd:
             assert self.alone[which].explains(one.outputs, text), self.adapters[which].manifest.method
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def crowd(request: pytest.FixtureRequest, backbones: Backbones) -> Iterator[Crowd]:
     backbone = Backbone.load(str(backbones.path(request.param)))
     cases = RIDING + (WITH_BIASES if request.param == "gpt2" else []) + APART[:1]
@@ -222,6 +222,7 @@ def test_bfloat16_is_as_near_as_a_predictors(crowd: Crowd) -> None:
             assert np.abs(np.stack([each.outputs for each in found]) - exact).max() <= allowed
 
 
+@pytest.mark.slow
 def test_texts_too_long_for_one_row_and_for_the_short_kernel(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     long = " ".join(crowd.texts)[:600]
     monkeypatch.setattr("afina.models.kernels.attention.SHORT", 8)

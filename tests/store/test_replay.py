@@ -163,6 +163,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
 
+@pytest.mark.slow
 def test_flips_are_those_of_a_plain_loop_over_what_each_answers(runs: Runs, gpt2: Backbone, file: str) -> None:
     first, second = (Adapter.load(runs.adapter("gpt2", method)) for method in ("bitfit", "full"))
     texts = texts_of(first, file)
