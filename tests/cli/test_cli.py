@@ -133,7 +133,7 @@ def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Comma
 
     afina("study", study_file, "--task", task, "--out", "here")
     results = Results.read(Path("here")).results
-    records = [_contrary(one) if one.record.method == "lora" else one.record for one in results]
+    records = [_contrary(one).sealed() if one.record.method == "lora" else one.record for one in results]
     write(Path("here/records.jsonl"), records)
     afina("report", "here")
     assert all("Where the methods disagree" in text and words.search(text) for text in contents())
@@ -276,7 +276,7 @@ def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backb
         for two in (*GOOD, *BAD)
     ]
     write_csv(Path("pairs.csv"), rows, ("text", "reply", "label"))
-    single = train(afina, gpt2, "--task", "pairs.csv", "--allow-leakage", "--set", "head=random")
+    single = train(afina, gpt2, "--task", "pairs.csv", "--text", "text", "--allow-leakage", "--set", "head=random")
     record = train(afina, gpt2, "--task", "pairs.csv", "--text-pair", "reply")
     assert record.tokens > single.tokens
     adapter = Path("results/train") / record.adapter
