@@ -34,8 +34,8 @@ max_steps = $STEPS
 
 [methods.lora]
 TOML
-    afina study "$OUT/$task.toml" --out "$OUT/$task" --publish "$name"
-    afina store alias "$name" production
+    afina study "$OUT/$task.toml" --out "$OUT/$task" --publish "$name" | tee "$OUT/$task.txt"
+    afina store alias "$(sed -n 's/^published //p' "$OUT/$task.txt")" production
     touch "$OUT/$task/served"
 done
 

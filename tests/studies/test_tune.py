@@ -38,6 +38,7 @@ class Noting(HereExecutor):
     """Carries out in this process, and notes the runs that are tried."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.tried: list[Run] = []
 
     def try_out(self, run: Run, *rest: Any) -> Score:
