@@ -213,14 +213,19 @@ def test_what_is_in_memory_when_a_server_begins_is_not_looked_through_again(monk
         def limit(self) -> None:
             pass
 
+        def handle_exit(self, *_: Any) -> None:
+            pass
+
         def run(self) -> None:
             assert gc.get_freeze_count() > 10_000
             raise Ended
 
     monkeypatch.setattr(running, "server", lambda *given: Fake())
     monkeypatch.setattr(running.logs, "adopt", lambda: None)
+    before = signal.getsignal(signal.SIGHUP)
     try:
         with pytest.raises(Ended):
             running.serve(Any, [])
     finally:
+        signal.signal(signal.SIGHUP, before)
         gc.unfreeze()
