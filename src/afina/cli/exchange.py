@@ -10,7 +10,6 @@ import typer
 
 from afina.cli.opening import locate
 from afina.cli.options import (
-    AllowLeakage,
     Json,
     KeepTrained,
     LabelColumn,
@@ -52,7 +51,7 @@ def diff(
     label: LabelColumn = None,
     labels: Labels = None,
     separator: SeparatorOption = None,
-    allow_leakage: AllowLeakage = False,
+    allow_leakage: KeepTrained = False,
     as_json: Json = False,
 ) -> None:
     """Compare two versions: what they are made of, how far the weights went; with --task, which predictions flip."""
