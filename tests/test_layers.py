@@ -25,6 +25,7 @@ LAYERS = {
         "hub assets",
         "environment tensorfile sizes",
     ),
+    "blobs": ("answers blobs", "remote"),
     "data": (
         "given kinds split batch template",
         "readers readers.source readers.tsv readers.raters readers.workbook readers.notation",
@@ -70,13 +71,13 @@ LAYERS = {
     "inference": ("reading", "predictor", "probes calibration", "evaluation asking merging importing rows"),
     "store": (
         # each package within: no store, no version
-        "names steps version blobs blobs.blobs blobs.answers intake intake.limits",
+        "names steps version intake intake.limits",
         "database database.address database.tables database.migrations",
         "database.migrations.env database.migrations.versions.v0001 database.migrations.versions.v0002"
         " database.migrations.versions.v0003",
         "database.failures database.migrate database.sqlite",
         "diff diff.low_rank diff.fields intake.header model_card content",
-        "blobs.remote diff.weights intake.inspection intake.fit intake.bundle",
+        "diff.weights intake.inspection intake.fit intake.bundle",
         "diff.matching diff.flips intake.admission",
         "diff.difference",
         "replay",
@@ -216,7 +217,7 @@ OWNERS = {
     "IPython": "notebook.display",
     "sqlalchemy": "store.*",
     "alembic": "store.database.migrate store.database.migrations.*",
-    "obstore": "store.blobs.remote",
+    "obstore": "blobs.remote",
     "fastapi": "server.http.*",
     "starlette": "server.http.*",
     "uvicorn": "server.running server.http.connection",
@@ -398,7 +399,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.studies.tuning",
         "afina.studies.recommend",
         "afina.store.model_card",
-        "afina.store.blobs.remote",
+        "afina.blobs.remote",
     ],
 )
 def test_importing_it_imports_neither_torch_nor_transformers_nor_peft(module: str) -> None:

@@ -262,6 +262,6 @@ def _tell(**said: Any) -> None:
 
 if __name__ == "__main__":
     sys.path[:] = json.loads(sys.argv[2])
-    for name in ("afina.store.blobs.remote", "numpy", "pydantic", "sqlalchemy.orm", "sqlite3"):
+    for name in ("afina.blobs.remote", "numpy", "pydantic", "sqlalchemy.orm", "sqlite3"):
         importlib.import_module(name)
     _parent(Path(sys.argv[1]))

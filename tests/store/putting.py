@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from afina.store.blobs.blobs import Blobs
-from afina.store.blobs.remote import open_blobs
+from afina.blobs.blobs import Blobs
+from afina.blobs.remote import open_blobs
 
 
 def content(seed: int, size: int) -> bytes:

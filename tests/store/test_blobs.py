@@ -20,9 +20,9 @@ from proxy import Proxy
 from putting import content, place_of, put, put_again_and_again, put_and_remove, put_many, verify
 
 from afina import atomic
+from afina.blobs.blobs import Blobs, LocalBlobs, below
+from afina.blobs.remote import PART, RemoteBlobs, open_blobs
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound
-from afina.store.blobs.blobs import Blobs, LocalBlobs, below
-from afina.store.blobs.remote import PART, RemoteBlobs, open_blobs
 from services import S3
 
 SECRET = "invented-secret"
@@ -501,7 +501,7 @@ def test_other_services_are_opened_and_without_an_account_the_message_says_which
 def test_without_obstore_a_directory_is_opened_and_a_service_is_an_error(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['obstore'] = sys.modules['obstore.store'] = None\n"
-        "from afina.store.blobs.remote import open_blobs\n"
+        "from afina.blobs.remote import open_blobs\n"
         "from afina.errors import NotFound\n"
         f"open_blobs({str(tmp_path)!r}).size('sha256-{'0' * 64}-{'0' * 8}')\n"
         "try: open_blobs('s3://bucket/prefix')\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from proxy import Proxy
 
+from afina.blobs.remote import RemoteBlobs
 from afina.errors import NotFound
 from afina.store.adapter_store import AdapterStore
-from afina.store.blobs.remote import RemoteBlobs
 from services import S3
 
 Make = Callable[..., Path]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert
 
+from afina.blobs.remote import open_blobs
 from afina.errors import NotFound, Refused
 from afina.store import aliases, catalog, keys, log, publishing, removing, steps
 from afina.store.aliases import ANY, Anything
-from afina.store.blobs.remote import open_blobs
 from afina.store.database.tables import STORE
 from afina.store.keys import Key, MadeKey
 from afina.store.names import PRODUCTION, SHADOW, Name, Reference, check_client

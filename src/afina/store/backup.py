@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from afina import atomic
+from afina.blobs.blobs import Blobs, LocalBlobs
+from afina.blobs.remote import open_blobs
 from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
 from afina.store import leases, log, verify
-from afina.store.blobs.blobs import Blobs, LocalBlobs
-from afina.store.blobs.remote import open_blobs
 from afina.store.database import address, sqlite
 from afina.store.database.address import Address
 from afina.store.database.database import Database

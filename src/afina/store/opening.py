@@ -10,9 +10,9 @@ from typing import TypeVar
 from sqlalchemy import select
 
 from afina import digest
+from afina.blobs.blobs import Blobs
 from afina.errors import CorruptStore, NotFound
 from afina.store import catalog, leases
-from afina.store.blobs.blobs import Blobs
 from afina.store.database.database import Database
 from afina.store.database.tables import BLOBS, VERSIONS
 from afina.store.names import Reference

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, insert, select
 
 from afina import digest
+from afina.blobs.blobs import Blobs
 from afina.errors import Busy, CorruptStore, Refused
 from afina.store import catalog, clients, leases, log, steps
-from afina.store.blobs.blobs import Blobs
 from afina.store.database.database import Database
 from afina.store.database.tables import BLOBS, LIVE, PARTS, VERSIONS
 from afina.store.names import Name

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from sqlalchemy import select
 
 from afina import atomic, digest
+from afina.blobs.blobs import Blobs
+from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
 from afina.store import aliases, catalog, clients, keys, log, news, opening
-from afina.store.blobs.blobs import Blobs
-from afina.store.blobs.remote import open_blobs
 from afina.store.database import address
 from afina.store.database.address import Address
 from afina.store.database.database import Database

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from afina.blobs.blobs import Blobs
 from afina.errors import NotFound, Refused
 from afina.store import catalog, leases, log, steps
-from afina.store.blobs.blobs import Blobs
 from afina.store.clients import veiled
 from afina.store.database.database import Database
 from afina.store.database.tables import (

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
 from afina import digest, plainfile
+from afina.blobs.blobs import Blobs
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
 from afina.store import catalog, keys, leases, log
-from afina.store.blobs.blobs import Blobs
 from afina.store.database.database import Database
 from afina.store.database.tables import (
     ALIASES,

@@ -12,10 +12,10 @@ import storing
 from processes import Crew
 from storing import Adapters
 
+from afina.blobs.blobs import LocalBlobs
 from afina.errors import Busy, NotFound
 from afina.store import steps
 from afina.store.adapter_store import AdapterStore
-from afina.store.blobs.blobs import LocalBlobs
 from afina.store.database.database import Database
 from afina.store.database.tables import ALIASES, SAID
 from services import S3, Postgres

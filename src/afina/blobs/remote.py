@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from afina import atomic
+from afina.blobs import answers
+from afina.blobs.answers import VARIABLES, shown
+from afina.blobs.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
 from afina.errors import CorruptStore, InvalidName, NotFound
-from afina.store.blobs import answers
-from afina.store.blobs.answers import VARIABLES, shown
-from afina.store.blobs.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

@@ -1,0 +1,1 @@
+"""Files under content addresses, in a directory or a bucket. Knows neither what the files hold nor who keeps them."""
