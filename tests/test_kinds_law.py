@@ -1,0 +1,186 @@
+"""A kind of task is asked for in the table of each package, and nowhere else: no code outside compares with a kind."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import afina as package
+from afina.data.kinds import KINDS
+from afina.models.objectives import OBJECTIVES
+
+TABLES = frozenset(
+    (
+        "data.kinds",
+        "stats.metrics",
+        "models.objectives",
+        "studies.floors",
+        "report.kinds",
+        "server.kinds",
+        "store.kinds",
+    )
+)
+"""The modules that may ask for a kind: one a package."""
+
+CONSTANTS = {f"afina.data.kinds.{kind.upper()}" for kind in KINDS}
+OBJECTIVE_CLASSES = {f"{made.__module__}.{made.__name__}" for made in OBJECTIVES.values()}
+"""Full names of the constants of `data.kinds`, and of the subclasses of Objective."""
+
+SOURCE = Path(package.__file__).parent
+
+
+class Asking:
+    """Where a module asks for a kind.
+
+    What counts is what is compared, not what the compared name is: the constants and strings of the kinds, and the
+    subclasses of Objective. So `message.kind == "error"`, `dtype.kind == "f"` and `a.kind != b.kind` do not count.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.tree = ast.parse(text)
+        self.names: dict[str, str] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                self.names |= {one.asname: one.name for one in node.names if one.asname}
+            elif isinstance(node, ast.ImportFrom):
+                self.names |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+        for node in ast.walk(self.tree):  # other names that a module gives a constant
+            given = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+            if given is not None and self._full(given) in CONSTANTS | OBJECTIVE_CLASSES:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                made = {one.id: self._full(given) for one in targets if isinstance(one, ast.Name)}
+                self.names |= {name: full for name, full in made.items() if name != "kind"}
+
+    def _full(self, node: ast.expr) -> str:
+        """`afina.data.kinds.NUMBER` for `NUMBER`, `kinds.NUMBER` and `afina.data.kinds.NUMBER`."""
+        if isinstance(node, ast.Attribute):
+            return f"{self._full(node.value)}.{node.attr}"
+        return self.names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
+
+    def _is_kind(self, node: ast.expr) -> bool:
+        """Whether it is a kind, or a literal that holds one."""
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            return any(map(self._is_kind, node.elts))
+        return self._is_constant(node) or self._full(node) in OBJECTIVE_CLASSES
+
+    def _is_constant(self, node: ast.expr | None) -> bool:
+        if isinstance(node, ast.Constant):
+            return node.value in KINDS
+        return node is not None and self._full(node) in CONSTANTS
+
+    def lines(self) -> Iterator[int]:
+        """The line of each comparison with a kind, choice by a kind, and question for a subclass of Objective."""
+        for node in ast.walk(self.tree):
+            if any(self._asks(node)):
+                yield getattr(node, "lineno", 0)
+
+    def _asks(self, node: ast.AST) -> Iterator[bool]:
+        match node:
+            case ast.Compare():
+                yield any(map(self._is_kind, (node.left, *node.comparators)))
+            case ast.MatchValue() | ast.MatchClass():
+                yield self._is_kind(node.value if isinstance(node, ast.MatchValue) else node.cls)
+            case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, asked]):
+                yield self._is_kind(asked)
+            case ast.Dict():  # a table: two kinds or more, or one by its constant
+                keys = [one for one in node.keys if self._is_constant(one)]
+                yield len(keys) > 1 or any(not isinstance(one, ast.Constant) for one in keys)
+            case ast.Subscript(value=ast.Dict() as table):
+                yield any(map(self._is_constant, table.keys))
+            case ast.Call(func=ast.Attribute(value=ast.Dict() as table, attr="get")):
+                yield any(map(self._is_constant, table.keys))
+
+
+def asking(text: str) -> list[int]:
+    """Lines of a module that ask for a kind."""
+    return sorted({*Asking(text).lines()})
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'if record.kind == "number": ...',
+        'x = "s" * (record.kind != "labels")',
+        "from afina.data.kinds import NUMBER\nif kind in (NUMBER, None): ...",
+        "from afina.data.kinds import NUMBER as N\nif N == kind: ...",
+        "from afina.data import kinds\nif kind is kinds.CLASSES: ...",
+        "from afina.data.kinds import LABELS\nSEVERAL = LABELS\nif kind == SEVERAL: ...",
+        'match kind:\n    case "number": ...',
+        "from afina.data import kinds\nmatch kind:\n    case kinds.NUMBER | kinds.LABELS: ...",
+        'made = {"classes": 1, "number": 2}[kind]',
+        'made = {"number": 2}.get(record.kind, 1)',
+        "from afina.data.kinds import NUMBER\nWORDS = {NUMBER: 2}",
+        "from afina.models.objectives import Number\nif isinstance(objective, Number): ...",
+        "from afina.models import objectives\nif issubclass(made, (objectives.Number, objectives.Labels)): ...",
+        "from afina.models.objectives import Number\nif type(objective) is Number: ...",
+        "from afina.models.objectives import Number\nmatch objective:\n    case Number(): ...",
+    ],
+)
+def test_code_that_asks_for_a_kind_is_found(code: str) -> None:
+    assert asking(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'if message.kind == "error" or array.dtype.kind == "f": ...',
+        "if first.kind != second.kind: ...",
+        'made = {"labels": names, "confusion": None}',
+        "from afina.data.kinds import NUMBER\nmade = {'kind': NUMBER}",
+        "from afina.data.kinds import CLASSES, Kind\nclass Task:\n    kind: Kind = CLASSES",
+        "from afina.server.http.shapes import NUMBER\nif shape == NUMBER: ...",
+    ],
+)
+def test_code_that_compares_something_else_is_not(code: str) -> None:
+    assert asking(code) == []
+
+
+KNOWN = {
+    "data.labelled",
+    "data.readers.columns",
+    "data.readers.converted",
+    "data.readers.doubts",
+    "data.readers.files",
+    "data.readers.glue",
+    "data.readers.labels",
+    "data.readers.rows",
+    "data.readers.targets",
+    "data.task",
+    "data.token_cache",
+    "inference.asking",
+    "inference.evaluation",
+    "inference.rows",
+    "report.answers",
+    "report.disagreements",
+    "report.evaluation",
+    "report.meanings",
+    "report.per_label",
+    "report.report",
+    "report.untrained",
+    "server.http.page.routes",
+    "server.http.protocols.hub",
+    "server.http.protocols.kserve",
+    "server.http.protocols.scores",
+    "stats.evidence",
+    "store.diff.flips",
+    "store.diff.matching",
+    "store.model_card",
+    "store.replay",
+    "studies.prepared",
+    "studies.recommend",
+    "studies.result",
+    "studies.trainings",
+}
+"""Modules that still ask for a kind: this list only becomes shorter."""
+
+
+def test_no_code_outside_the_tables_asks_for_a_kind() -> None:
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        module = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        if module not in TABLES and (lines := asking(path.read_text(encoding="utf-8"))):
+            found[module] = lines
+    assert {module: lines for module, lines in found.items() if module not in KNOWN} == {}
