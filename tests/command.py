@@ -93,7 +93,7 @@ class HereExecutor(Executor):
         try:
             return execute(run, out, study=study, listen=listen)
         except AfinaError as error:
-            raise RunFailed(str(error)) from None
+            raise RunFailed(str(error), run=run.title, cause=error.code, of_cause=error.fields) from None
 
     def try_out(
         self,
@@ -111,7 +111,7 @@ class HereExecutor(Executor):
                 if not goes_on(score):
                     break
         except AfinaError as error:
-            raise RunFailed(str(error)) from None
+            raise RunFailed(str(error), run=run.title, cause=error.code, of_cause=error.fields) from None
         return score
 
 

@@ -484,3 +484,18 @@ def test_a_file_of_texts_that_cannot_be_read(afina: Command, trained: Path, cont
     answer = afina("predict", trained, "--file", "new.jsonl")
     assert answer.out == ""
     assert answer.error.startswith(told)
+
+
+def test_under_json_an_error_is_an_object_on_standard_output(afina: Command) -> None:
+    answer = afina("evaluate", "nope", "--task", "mine.csv", "--json")
+    told = json.loads(answer.out)["error"]
+    assert told["message"] == answer.error
+    assert told["class"] == "NotFound"
+    assert afina("evaluate", "nope", "--task", "mine.csv").out == ""
+
+
+def test_under_json_an_error_of_a_store_is_an_object_with_the_flags_of_the_command_line(afina: Command) -> None:
+    answer = afina("store", "--store", "nowhere", "show", "a/b", "--json")
+    told = json.loads(answer.out)["error"]
+    assert told["message"] == answer.error
+    assert "Give another with --store" in told["message"]

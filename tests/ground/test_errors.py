@@ -1,7 +1,9 @@
 """The errors a user can cause: one hierarchy, one exit code, messages that point on."""
 
 import inspect
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from afina import errors
@@ -26,19 +28,32 @@ def test_leakage_is_invalid_data() -> None:
 def test_an_unknown_name_lists_what_exists_in_order_and_names_the_nearest() -> None:
     error = UnknownName("method", "loar", ["prelayer", "lora", "full"])
     assert str(error) == "unknown method 'loar'. Did you mean 'lora'? Known: full, lora, prelayer."
-    assert (error.kind, error.name, error.known, error.nearest) == (
-        "method",
-        "loar",
-        ["full", "lora", "prelayer"],
-        "lora",
-    )
+    known = ["full", "lora", "prelayer"]
+    assert error.fields == {"kind": "method", "name": "loar", "known": known, "nearest": "lora", "where": ""}
 
 
 def test_an_unknown_name_that_resembles_nothing_guesses_nothing() -> None:
     error = UnknownName("method", "xyz", {"lora": 1, "full": 2})
     assert str(error) == "unknown method 'xyz'. Known: full, lora."
-    assert error.nearest is None
+    assert error.fields["nearest"] is None
 
 
 def test_an_unknown_name_says_where_it_stood() -> None:
     assert str(UnknownName("key", "sed", ["seed"], "study.toml")).startswith("study.toml: unknown key 'sed'. Did you")
+
+
+def test_fields_are_json_values() -> None:
+    given = {"path": Path("a"), "rows": np.int64(3), "share": float("nan"), "names": ("a", 1), "of": {1: None}}
+    error = AfinaError("words", code="a.code", **given)
+    assert error.as_json() == {
+        "class": "AfinaError",
+        "code": "a.code",
+        "message": "words",
+        "fields": {"path": "a", "rows": 3, "share": "nan", "names": ["a", 1], "of": {"1": None}},
+    }
+
+
+def test_a_reworded_error_keeps_class_code_and_fields() -> None:
+    error = UnknownName("method", "loar", ["lora"]).reworded("here: something")
+    assert (type(error), str(error), error.code) == (UnknownName, "here: something", "name.unknown")
+    assert error.fields["nearest"] == "lora"

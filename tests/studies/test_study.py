@@ -678,8 +678,10 @@ def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbo
         assert worker.wait(30) == 2
         assert worker.stderr.read() == ""
     assert isinstance(messages[0], Progressed)
-    assert messages[-1] == Failed(
-        error=f"run lora: `max_length` is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
+    failed = messages[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error == (
+        f"run lora: `max_length` is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -16,6 +16,7 @@ import typer
 from afina import __version__, atomic
 from afina.cli import adapters, asking, costs, exchange, keeping, keys, serving, shadow, store, studies
 from afina.cli.hints import with_flags
+from afina.cli.output import with_json_errors
 from afina.cli.text import check_arguments, check_streams, escape_unwritable
 from afina.errors import AfinaError
 
@@ -55,12 +56,12 @@ for command in COMMANDS:
     if command is serving.serve:
         app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(command)
     else:
-        app.command()(command)
+        app.command()(with_json_errors(command))
 for name, of_store in STORE.items():
-    store.app.command(name)(store.with_store(of_store))
+    store.app.command(name)(with_json_errors(store.with_store(of_store)))
 app.add_typer(store.app)
 for name, of_keys in KEYS.items():
-    keys.app.command(name)(store.with_store(of_keys))
+    keys.app.command(name)(with_json_errors(store.with_store(of_keys)))
 app.add_typer(keys.app)
 
 

@@ -5,11 +5,15 @@ Knows how, not what.
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
+from afina.cli.hints import with_flags
 from afina.cli.text import printable
+from afina.errors import AfinaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,3 +66,21 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 def say_begun(store: str) -> None:
     """Say on standard error that the store at that address was begun by what was published to it."""
     print(f"store {store}: begun, for there was none", file=sys.stderr)
+
+
+def with_json_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which under `--json` prints {"error": {class, code, message, fields}} where it fails.
+
+    The error goes on to `main`, so standard error and the exit status are the same as without `--json`.
+    """
+
+    @wraps(command)
+    def run(*given: Any, **options: Any) -> None:
+        try:
+            command(*given, **options)
+        except AfinaError as error:
+            if options.get("as_json"):
+                print(json.dumps({"error": error.as_json(with_flags(str(error)))}, ensure_ascii=False))
+            raise
+
+    return run

@@ -110,7 +110,7 @@ class _Worker:
     def __init__(self, request: CarryOut | TryOut, until: float | None) -> None:
         self.request, self.until = request, until
         self.timer: threading.Timer | None = None
-        self.problem: str | None = None
+        self.problem: Failed | None = None
 
     def __enter__(self) -> _Worker:
         with _ctrl_c_later():
@@ -169,23 +169,31 @@ class _Worker:
             if isinstance(message, Progressed):
                 listen(message.progress)
             elif isinstance(message, Failed):
-                self.problem = message.error
+                self.problem = message
             else:
                 yield message
 
     def failure(self) -> RunFailed | Overrun:
         """Why it ended without an answer; for after the block."""
+        title = self.request.run.title
         if self.until is not None and meter.now() >= self.until:
             return Overrun()
         if self.problem is not None:
-            return RunFailed(self.problem)
-        status, title = self.process.returncode, self.request.run.title
+            return RunFailed(self.problem.error, run=title, cause=self.problem.code, of_cause=self.problem.fields)
+        status = self.process.returncode
         if status < 0:
             return RunFailed(
                 f"run {title}: its process was killed by signal {-status}, most likely for want of memory. "
-                f"{LESS_MEMORY}, then start again."
+                f"{LESS_MEMORY}, then start again.",
+                code="run.killed",
+                run=title,
+                signal=-status,
             )
-        return RunFailed(f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.")
+        return RunFailed(
+            f"run {title}: a fault in afina (above). Please report it; the other runs are not affected.",
+            code="run.fault",
+            run=title,
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
 from afina.events import Progress, Score
 from afina.schema import Frozen
@@ -73,6 +73,8 @@ class Failed(_Message):
 
     kind: Literal["error"] = "error"
     error: str
+    code: str
+    fields: dict[str, JsonValue]
 
 
 Message = CarryOut | TryOut | GoOn | Stop | Progressed | Scored | Recorded | Failed

@@ -119,7 +119,7 @@ def main() -> int:
         else:
             _carry_out(request, reporter)
     except AfinaError as error:
-        reporter.send(Failed(error=str(error)))
+        reporter.send(Failed(error=str(error), code=error.code, fields=error.fields))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
