@@ -410,3 +410,9 @@ def test_a_polite_client_is_measured_alone_beside_each_flood_and_beside_as_much_
     answers = {name: {*one["flooder"]["answers"]} - {"closed"} for name, one in found.items()}
     assert answers == {"long_texts_low_rate": {"422"}, "numbers": {"400"}, "wrong_keys": {"401"}}
     assert "| to alone |" in floods.report(found)
+
+
+def test_facts_of_two_checkouts_are_compared_by_their_paths() -> None:
+    import unchanged
+
+    assert dict(unchanged.leaves({"a": [1, {"b": None}], "c": "x"})) == {"/a/0": 1, "/a/1/b": None, "/c": "x"}
