@@ -35,6 +35,22 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def size(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of the file that `write` would make of `tensors` in float32; they may be without values."""
+    return len(_header(tensors)) + sum(4 * tensor.numel() for tensor in tensors.values())
+
+
+def has_header(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file begins as one that `write` makes of `tensors`; False too where they are not all float32."""
+    import torch
+
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        return False
+    expected = _header(tensors)
+    with path.open("rb") as file:
+        return file.read(len(expected)) == expected
+
+
+def _header(tensors: Mapping[str, Tensor]) -> bytes:
+    """What stands before the data in a file of float32 tensors."""
     # 8 bytes of length, a JSON header padded to a multiple of 8, then the data in the order of the names:
     # https://github.com/huggingface/safetensors#format
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -42,8 +58,9 @@ def size(tensors: Mapping[str, Tensor]) -> int:
     for name, tensor in sorted(tensors.items()):
         start, end = end, end + 4 * tensor.numel()
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + (length + 7) // 8 * 8 + end
+    content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import atomic, digest, plainfile
 from afina.card import Shown
@@ -36,6 +36,14 @@ FOREIGN = "peft"
 """The method of an adapter that peft saved and afina did not make."""
 
 
+class Mismatch(NamedTuple):
+    """What of an adapter is not what its manifest states: `tensors` or `words`, and the two digests."""
+
+    what: str
+    found: str
+    stated: str
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapter(Shown):
     """A manifest and its tensors.
@@ -50,6 +58,7 @@ class Adapter(Shown):
     where: str = "adapter"
     vocabulary: tuple[str, ...] | None = None
     trained_on: TextHashes | None = None
+    _matched: bool = field(default=False, init=False)
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
@@ -64,6 +73,23 @@ class Adapter(Shown):
     def digest(self) -> str:
         """The adapter's identity."""
         return self.manifest.digest
+
+    def mismatch(self) -> Mismatch | None:
+        """The tensors or words whose digest is not the manifest's; None: both match, and are not hashed again.
+
+        The result is of this object, so `dataclasses.replace` makes one that is hashed. It does not see a tensor that
+        was changed in place later: hash a copy of what a caller has had in hand.
+        """
+        if self._matched:
+            return None
+        stated, stated_words = self.manifest.tensors_digest, self.manifest.vocabulary_digest
+        if (found := digest.of_tensors(self.tensors)) != stated:
+            return Mismatch("tensors", found, stated)
+        words = None if self.vocabulary is None else digest.of_strings(self.vocabulary)
+        if words != stated_words:
+            return Mismatch("words", str(words), str(stated_words))
+        object.__setattr__(self, "_matched", True)
+        return None
 
     def save(self, path: str | Path, accompany: Callable[[Path], None] = lambda fresh: None) -> None:
         """Write the directory `path`, whole or not at all; `accompany` adds the files that other libraries read."""
@@ -90,15 +116,16 @@ class Adapter(Shown):
             return cls._load_peft(path)
         manifest = read_manifest(path)
         tensors, _ = tensorfile.read(path / manifest.tensor_file)
-        found = digest.of_tensors(tensors)
-        if found != manifest.tensors_digest:
+        words = None if manifest.vocabulary_digest is None else read_vocabulary(path / VOCABULARY)
+        made = cls(manifest, tensors, str(path), words, _trained_on(path))
+        if (wrong := made.mismatch()) is not None:
+            if wrong.what == "words":
+                raise CorruptAdapter(words_changed(path / VOCABULARY, wrong))
             raise CorruptAdapter(
-                f"{path}: the tensors in {manifest.tensor_file} have digest {found[:19]}, the manifest says "
-                f"{manifest.tensors_digest[:19]}. The file was changed; copy or train the adapter again."
+                f"{path}: the tensors in {manifest.tensor_file} have digest {wrong.found[:19]}, the manifest says "
+                f"{wrong.stated[:19]}. The file was changed; copy or train the adapter again."
             )
-        stated = manifest.vocabulary_digest
-        words = None if stated is None else read_vocabulary(path / VOCABULARY, stated)
-        return cls(manifest, tensors, str(path), words, _trained_on(path))
+        return made
 
     @classmethod
     def _load_peft(cls, path: Path) -> Adapter:
@@ -127,7 +154,9 @@ class Adapter(Shown):
             tensors_digest=digest.of_tensors(tensors),
             max_length=0,
         )
-        return cls(manifest, tensors, str(path), trained_on=_trained_on(path))
+        made = cls(manifest, tensors, str(path), trained_on=_trained_on(path))
+        object.__setattr__(made, "_matched", True)  # the manifest's digest was made of these tensors just now
+        return made
 
 
 def check_there(path: Path) -> None:
@@ -174,14 +203,17 @@ def write_vocabulary(directory: Path, words: Sequence[str]) -> None:
     (directory / VOCABULARY).write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
 
 
-def read_vocabulary(file: Path, stated: str) -> tuple[str, ...]:
-    """The vocabulary in a file, whose digest a manifest has stated. Raises CorruptAdapter."""
+def read_vocabulary(file: Path) -> tuple[str, ...]:
+    """The vocabulary in a file; `Adapter.mismatch` compares it with its manifest. Raises CorruptAdapter."""
     words = plainfile.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CorruptAdapter(f"{file}: expected a list of strings. {plainfile.AGAIN}")
-    if digest.of_strings(words) != stated:
-        raise CorruptAdapter(
-            f"{file}: it has digest {digest.of_strings(words)[:19]}, the manifest says "
-            f"{stated[:19]}. The file was changed; copy or train the adapter again."
-        )
     return tuple(words)
+
+
+def words_changed(file: Path, wrong: Mismatch) -> str:
+    """The message about a vocabulary in a file that is not the manifest's."""
+    return (
+        f"{file}: it has digest {wrong.found[:19]}, the manifest says {wrong.stated[:19]}. The file was changed; copy "
+        "or train the adapter again."
+    )

@@ -50,16 +50,10 @@ class Boarding:
 
     def board(self, adapter: Adapter) -> Resident:
         """The adapter, ready to answer. Raises what `Predictor.of` raises."""
-        if (found := digest.of_tensors(adapter.tensors)) != adapter.manifest.tensors_digest:
+        if (wrong := adapter.mismatch()) is not None:
             raise CorruptAdapter(
-                f"{adapter.where}: its tensors have digest {found[:19]}, its manifest says "
-                f"{adapter.manifest.tensors_digest[:19]}. Read it again."
-            )
-        words, stated = adapter.vocabulary, adapter.manifest.vocabulary_digest
-        if (found_words := None if words is None else digest.of_strings(words)) != stated:
-            raise CorruptAdapter(
-                f"{adapter.where}: its words have digest {str(found_words)[:19]}, its manifest says "
-                f"{str(stated)[:19]}. Read it again."
+                f"{adapter.where}: its {wrong.what} have digest {wrong.found[:19]}, its manifest says "
+                f"{wrong.stated[:19]}. Read it again."
             )
         riding = None if adapter.vocabulary is not None else self._riding(adapter)
         return riding or self._apart(adapter)

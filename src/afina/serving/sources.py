@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +48,7 @@ class Sources:
         Raises NotFound for what is not there, InvalidStudy for a reference without a store, InvalidName.
         """
         if isinstance(address, Adapter):
-            return Found(address.digest, lambda: address)
+            return Found(address.digest, lambda: replace(address))  # hashed: the caller may have changed a tensor
         if isinstance(address, Version):
             return self._of_version(address)
         if isinstance(address, str) and address.startswith(PREFIX):

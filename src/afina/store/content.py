@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,14 @@ from afina.data import text_hashes
 from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
 from afina.methods.agreement import disagreement
-from afina.models.adapter import PEFT_SETTINGS, VOCABULARY, Adapter, read_vocabulary, write_vocabulary
+from afina.models.adapter import (
+    PEFT_SETTINGS,
+    VOCABULARY,
+    Adapter,
+    read_vocabulary,
+    words_changed,
+    write_vocabulary,
+)
 from afina.models.families import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
 from afina.store.intake import limits
@@ -84,13 +92,16 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
     try:
         stated = checked(manifest, "its manifest")
         tensors = _joined(parts, where)
-        if (found := digest.of_tensors(tensors)) != stated.tensors_digest:
-            raise CorruptStore(
-                f"{where}: its {len(tensors)} tensors have digest {found[:19]}, its manifest says "
-                f"{stated.tensors_digest[:19]}. {AGAIN}"
-            )
         seen = TextHashes.read(parts[text_hashes.FILE]) if text_hashes.FILE in parts else None
-        return Adapter(stated, tensors, where, _words(stated, parts, where), seen)
+        made = Adapter(stated, tensors, where, _words(stated, parts, where), seen)
+        if (wrong := made.mismatch()) is None:
+            return made
+        if wrong.what == "words":
+            raise CorruptAdapter(words_changed(parts[VOCABULARY], wrong))
+        raise CorruptStore(
+            f"{where}: its {len(tensors)} tensors have digest {wrong.found[:19]}, its manifest says "
+            f"{wrong.stated[:19]}. {AGAIN}"
+        )
     except CorruptAdapter as error:
         raise CorruptStore(f"{where}: {error} {AGAIN}") from None
 
@@ -118,6 +129,18 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
 
     adapter.save(directory, accompany)
     return adapter
+
+
+def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
+    """Whether a file that an adapter was just joined from is what `split` writes; False: it is not, or that is unknown.
+
+    `join` has hashed the tensors, so what is left to compare is the file's header.
+    """
+    return tensorfile.has_header(file, _halves(adapter.tensors)[role])
+
+
+AS_WRITTEN = {role: partial(_is_as_written, role) for role in (BODY_ROLE, HEAD_ROLE)}
+"""For `opening.opened`."""
 
 
 def _copy(source: Path, target: Path, links: bool) -> None:
@@ -182,4 +205,4 @@ def _words(manifest: Manifest, parts: Mapping[str, Path], where: str) -> tuple[s
         return None
     if VOCABULARY not in parts:
         raise CorruptStore(f"{where}: {VOCABULARY} is missing among its files, its manifest asks for it. {AGAIN}")
-    return read_vocabulary(parts[VOCABULARY], manifest.vocabulary_digest)
+    return read_vocabulary(parts[VOCABULARY])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from sqlalchemy import select
@@ -24,9 +25,17 @@ _TRIES = 5
 """Between two, a version was deleted, its bytes were removed, and another that has them was published."""
 
 
-def opened(database: Database, blobs: Blobs, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
+def opened(
+    database: Database,
+    blobs: Blobs,
+    version: Version,
+    use: Callable[[Mapping[str, Path]], Made],
+    shows: Mapping[str, Callable[[Made, Path], bool]] = MappingProxyType({}),
+) -> Made:
     """What `use` makes of the version's files, by role.
 
+    shows  by role, for what `use` hashes itself: whether what it made shows that the file is as it was published.
+           Only where it does not is that file hashed, after `use`; all other files are hashed before
     Raises NotFound where the version was deleted meanwhile, CorruptStore where a file is not what was published.
     """
     if (stated := str(version.manifest.get("digest"))) != version.digest:
@@ -38,12 +47,20 @@ def opened(database: Database, blobs: Blobs, version: Version, use: Callable[[Ma
         places = _places(database, version)
         try:
             with ExitStack() as stack:
-                files = {}
+                files: dict[str, Path] = {}
                 for role, blob in version.parts.items():
                     _check_place(version, role, blob.digest, places[blob.digest])
                     files[role] = stack.enter_context(blobs.file(places[blob.digest]))
-                    _check(version, role, blob.digest, files[role], places[blob.digest])
-                return use(files)
+                    if role not in shows:
+                        _check(version, [role], files, places)
+                later = [role for role in files if role in shows]
+                try:
+                    made = use(files)
+                except CorruptStore:
+                    _check(version, later, files, places)  # says which file it is
+                    raise
+                _check(version, [role for role in later if not shows[role](made, files[role])], files, places)
+                return made
         except (CorruptStore, FileNotFoundError):
             if _places(database, version) == places or not left:
                 raise
@@ -71,9 +88,11 @@ def _check_place(version: Version, role: str, expected: str, place: str) -> None
         )
 
 
-def _check(version: Version, role: str, expected: str, file: Path, place: str) -> None:
-    if (found := digest.of_file(file)) != expected:
-        raise CorruptStore(
-            f"store:{version}: its {role} has digest {found[:19]}, expected {expected[:19]}: the file {place} was "
-            "changed. `afina store verify` says what else is damaged."
-        )
+def _check(version: Version, roles: Iterable[str], files: Mapping[str, Path], places: Mapping[str, str]) -> None:
+    for role in roles:
+        expected = version.parts[role].digest
+        if (found := digest.of_file(files[role])) != expected:
+            raise CorruptStore(
+                f"store:{version}: its {role} has digest {found[:19]}, expected {expected[:19]}: the file "
+                f"{places[expected]} was changed. `afina store verify` says what else is damaged."
+            )
