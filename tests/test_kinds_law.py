@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,9 @@ import pytest
 import afina as package
 from afina.data.kinds import KINDS
 from afina.models.objectives import OBJECTIVES
+from afina.report.kinds import PRESENTATIONS
+from afina.stats import metrics
+from afina.studies import floors
 
 TABLES = frozenset(
     (
@@ -25,11 +28,26 @@ TABLES = frozenset(
 )
 """The modules that may ask for a kind: one a package."""
 
+ENTRIES: dict[str, Callable[[str], object]] = {
+    "stats": metrics.of_kind,
+    "models": OBJECTIVES.get,
+    "studies, the same for all": floors.CONSTANT.get,
+    "studies, linear": floors.LINEAR.get,
+    "report": PRESENTATIONS.get,
+}
+"""By package, the entry of a kind in its table."""
+
 CONSTANTS = {f"afina.data.kinds.{kind.upper()}" for kind in KINDS}
 OBJECTIVE_CLASSES = {f"{made.__module__}.{made.__name__}" for made in OBJECTIVES.values()}
 """Full names of the constants of `data.kinds`, and of the subclasses of Objective."""
 
 SOURCE = Path(package.__file__).parent
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_table_has_every_kind(name: str, kind: str) -> None:
+    assert ENTRIES[name](kind)
 
 
 class Asking:
@@ -153,13 +171,6 @@ KNOWN = {
     "inference.asking",
     "inference.evaluation",
     "inference.rows",
-    "report.answers",
-    "report.disagreements",
-    "report.evaluation",
-    "report.meanings",
-    "report.per_label",
-    "report.report",
-    "report.untrained",
     "server.http.page.routes",
     "server.http.protocols.hub",
     "server.http.protocols.kserve",

@@ -10,7 +10,8 @@ import pytest
 from afina.report import metrics
 from afina.report.disagreements import disagreement_table
 from afina.report.evaluated import Evaluated
-from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST, of_labels, tables
+from afina.report.kinds import PRESENTATIONS
+from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
 from afina.report.report import Report
 from afina.studies.result import Result
 from records import of_kind, result, results
@@ -74,15 +75,15 @@ def test_differences_are_told_in_points_or_in_the_metrics_own_unit() -> None:
 def test_labels_are_told_one_by_one_with_their_means_over_seeds() -> None:
     made = report(*(of_kind("labels", "lora", seed=seed) for seed in (0, 1)))
     arm = made.arms[0]
-    found = {one.name: one for one in of_labels(arm)}
+    found = {one.name: one for one in PRESENTATIONS["labels"].found_by([arm])[0]}
     gold = arm.targets[:, 0].astype(bool)
     recalls = [answers[gold, 0].mean() for answers in arm.answers]
     assert found["rude"].recall == pytest.approx(np.mean(recalls))
     assert found["rude"].support == gold.sum()
-    (table,) = tables(made.arms)
+    (table,) = PRESENTATIONS["labels"].tables(made.arms)
     assert table.title == BY_LABEL
     assert len(table.rows) == 3
-    assert tables(report(of_kind("number")).arms) == []
+    assert PRESENTATIONS["number"].tables(report(of_kind("number")).arms) == []
 
 
 def test_a_terminal_shows_each_label_and_a_matrix_of_the_best_setting_with_its_seeds_added_up() -> None:
@@ -114,7 +115,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_listed() -> None:
     gold = tuple(i % len(names) for i in range(200))
     predicted = tuple(1 if label == 0 else label for label in gold)
     made = report(result(gold=gold, predicted=predicted, label_names=names, examples=200))
-    by_label, confusions = tables(made.arms)
+    by_label, confusions = PRESENTATIONS["classes"].tables(made.arms)
     assert len(by_label.rows) == MOST
     assert confusions.title == CONFUSIONS
     assert confusions.rows == (("LoRA", "class 0", "class 1", str(gold.count(0))),)

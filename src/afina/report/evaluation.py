@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from afina.report import metrics, per_label
+from afina.report import metrics
 from afina.report.amounts import cut
+from afina.report.kinds import PRESENTATIONS
 from afina.report.tables import Table
 from afina.report.words import number_of_texts, span, too_few
 from afina.schema import figures_as_json, null_where_undefined
@@ -23,10 +24,10 @@ def sentences(found: Evaluation) -> list[str]:
     ends = (found.interval.low, found.interval.high)
     interval = f"{metrics.interval_heading(found.metric)}: {span(ends)}"
     said = [f"{', '.join(told[:2])} on {on} ({interval}){too_few(found.examples)}", ", ".join(told[2:])]
-    if found.kind == "classes" and len(found.label_names) == 2 and not found.chosen:
+    positive = PRESENTATIONS[found.kind].positive(found.label_names)
+    if positive is not None and not found.chosen:
         said.append(
-            f"F1 and AUROC are about {found.label_names[1]}, the last in the order of the labels; --positive names "
-            "another."
+            f"F1 and AUROC are about {positive}, the last in the order of the labels; --positive names another."
         )
     return [*said, *_texts(found)]
 
@@ -65,11 +66,13 @@ def not_known(adapter: Adapter) -> str:
 
 def tables(found: Evaluation) -> list[Table]:
     """How well each label is found, and which is taken for which."""
-    return per_label.for_terminal(found.kind, found.label_names, found.answered.targets, found.answered.answers[None])
+    answered = found.answered
+    return PRESENTATIONS[found.kind].terminal_tables(found.label_names, answered.targets, answered.answers[None])
 
 
 def as_json(found: Evaluation) -> dict[str, object]:
     """JSON values, whose keys never change or go; null where a metric is undefined."""
+    presentation, answered = PRESENTATIONS[found.kind], found.answered
     return {
         "adapter": found.adapter,
         "digest": found.digest,
@@ -84,6 +87,6 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "held_out": found.held_out,
         "leaked": found.leaked,
         "left_out": found.left_out,
-        "positive": found.label_names[1] if found.kind == "classes" and len(found.label_names) == 2 else None,
-        **per_label.as_json(found.kind, found.label_names, found.answered.targets, found.answered.answers[None]),
+        "positive": presentation.positive(found.label_names),
+        **presentation.as_json(found.label_names, answered.targets, answered.answers[None]),
     }

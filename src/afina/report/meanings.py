@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from math import isnan
 
 from afina.report import metrics
 from afina.report.arms import Arm
+from afina.report.kinds import PRESENTATIONS
 from afina.report.words import listed, share
 from afina.studies.record import Record
 from afina.studies.spec import Data
@@ -16,12 +16,16 @@ from afina.studies.spec import Data
 def notes(arms: Sequence[Arm], data: Data) -> list[str]:
     """How the metrics are meant, the least that is worth anything, and which runs gave but one answer."""
     record, targets = arms[0].record, arms[0].targets
-    made = [
-        f"On the evaluation texts, from the weights at the end of training. {_meant(record, data)}The intervals say "
-        "where the figure may lie on other texts of this kind, and with other seeds where several were run."
+    presentation = PRESENTATIONS[record.kind]
+    said = [
+        "On the evaluation texts, from the weights at the end of training.",
+        *presentation.meaning(record, data),
+        "The intervals say where the figure may lie on other texts of this kind, and with other seeds where several "
+        "were run.",
     ]
+    made = [" ".join(said)]
     if len({result.targets.tobytes() for arm in arms for result in arm.results}) == 1:
-        made += _least(record, targets.tolist())
+        made += presentation.least(record.label_names, targets.tolist())
         for metric, reached in record.ceiling.items():
             if metric == record.metric:
                 made.append(
@@ -32,23 +36,6 @@ def notes(arms: Sequence[Arm], data: Data) -> list[str]:
         for result in arm.results:
             made += _monotonous(arm.label, result.record, result.answers.tolist())
     return made
-
-
-def _meant(record: Record, data: Data) -> str:
-    if record.kind == "classes":
-        names = record.label_names
-        if len(names) == 2:
-            return f"F1 is of the class `{names[1]}`{positive_by_order(record.task, data)}. "
-        return f"F1 is the plain mean over the {len(names)} classes. "
-    return "RMSE is in the unit of the numbers. " if record.kind == "number" else ""
-
-
-def positive_by_order(task: str, data: Data) -> str:
-    """What is to be said where nobody said which of two labels is positive: the order of a file's labels did."""
-    from afina.data.origins import named  # it loads numpy
-
-    chosen = data.positive is not None or data.labels is not None or named(task) is not None
-    return "" if chosen else ", the last in the order of the labels (`--positive LABEL` names another)"
 
 
 def _undefined(arms: Sequence[Arm]) -> list[str]:
@@ -65,18 +52,8 @@ def _undefined(arms: Sequence[Arm]) -> list[str]:
     ]
 
 
-def _least(record: Record, targets: list[object]) -> list[str]:
-    """What always answering the same comes to, where that says something."""
-    if record.kind != "classes":
-        return []
-    most, times = Counter(targets).most_common(1)[0]
-    name = record.label_names[int(str(most))]
-    return [f"Always answering `{name}`, the most frequent label, has accuracy {share(times / len(targets))}."]
-
-
 def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
-    given = {str(answer) for answer in answers}
-    if len(given) > 1 or len(answers) < 2 or (record.kind == "classes" and len(record.label_names) < 2):
+    if len(answers) < 2 or len(set(map(str, answers))) > 1:
         return []
-    name = f"`{record.label_names[int(given.pop())]}`" if record.kind == "classes" else "the same"
-    return [f"{label}, seed {record.seed}, answered {name} to every text."]
+    same = PRESENTATIONS[record.kind].same(record.label_names, answers[0])
+    return [f"{label}, seed {record.seed}, answered {same} to every text."] if same else []

@@ -1,6 +1,6 @@
 """How well each label is found: precision, recall, F1, how many texts have it; and what is most often taken for what.
 
-Pure. Of classes and of several labels at once.
+Pure. Knows labels as arrays: which kinds of task have such, `kinds.py` says.
 """
 
 from __future__ import annotations
@@ -42,16 +42,10 @@ class Found:
 _UNDEFINED = "Undefined: the precision of a label that was never answered, the recall of one that no text has."
 
 
-def of_labels(arm: Arm) -> list[Found]:
-    """Every label, in its order."""
-    return found(arm.record.kind, arm.record.label_names, arm.targets, arm.answers)
-
-
-def found(kind: str, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
-    """Every label, in its order; of targets [N, ...] and answers [S, N, ...]."""
+def found(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> list[Found]:
+    """Every label, in its order; of which labels texts have, bool [1, N, L], and are answered with, bool [S, N, L]."""
     import numpy as np
 
-    gold, given = _columns(kind, names, targets[None]), _columns(kind, names, answers)
     both = (gold & given).sum(axis=1).astype(float)  # [S, L]
     told, there = given.sum(axis=1), gold.sum(axis=1)
 
@@ -64,74 +58,48 @@ def found(kind: str, names: Sequence[str], targets: np.ndarray, answers: np.ndar
     return [Found(*one) for one in columns]
 
 
-def _columns(kind: str, names: Sequence[str], labels: np.ndarray) -> np.ndarray:
-    """Whether each label is among them, bool [S, N, L]."""
-    import numpy as np
-
-    made: np.ndarray = labels.astype(bool) if kind == "labels" else labels[:, :, None] == np.arange(len(names))
-    return made
-
-
-def for_terminal(
-    kind: str, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
-) -> list[Table]:
-    """How well each label is found, and of classes which is taken for which; none of numbers.
-
-    targets [N, ...], answers [S, N, ...];  of  whose they are, for the titles
-    """
-    if kind == "number":
-        return []
-    named = [brief(name) for name in names]
-    whose = f", {of}" if of else ""
-    shown = sorted(found(kind, named, targets, answers), key=lambda one: -one.support)
-    few = f" The {FITS} most frequent of {len(names)} labels." if len(names) > FITS else ""
-    rows = tuple((one.name, *_figures(one)) for one in shown[:FITS])
-    columns = (Column("Label", "left"), *_FIGURES[:-1], Column("Texts"))
-    made = [Table(f"{BY_LABEL}{whose}", columns, rows, (few.strip(),) if few else ())]
-    if kind == "classes":
-        counts = _confused(targets, answers, len(names))
-        if len(names) > FITS:
-            columns = (*(Column(name, "left") for name in ("Right", "Answered")), Column("Texts"))
-            rows = tuple((named[right], named[told], count(times)) for right, told, times in _most_confused(counts))
-            made.append(Table(f"{CONFUSIONS}{whose}", columns, rows))
-        else:
-            columns = (Column("Right", "left"), *(Column(f"answered {name}") for name in named))
-            rows = tuple((name, *map(count, row)) for name, row in zip(named, counts.tolist(), strict=True))
-            made.append(Table(f"{CONFUSION}{whose}", columns, rows))
-    return made
-
-
-def as_json(kind: str, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
-    """`labels`, by name its figures, null where undefined, and of classes `confusion`, rows as right; of arrays as
-    `for_terminal` has them.
-    """
-    if kind == "number":
-        return {"labels": None, "confusion": None}
-    figures = {
+def as_json(found: Sequence[Found]) -> dict[str, object]:
+    """By label its figures, null where undefined."""
+    return {
         one.name: {
             **figures_as_json({"precision": one.precision, "recall": one.recall, "f1": one.f1}),
             "support": one.support,
         }
-        for one in found(kind, names, targets, answers)
+        for one in found
     }
-    counts = _confused(targets, answers, len(names)).tolist() if kind == "classes" else None
-    return {"labels": figures, "confusion": counts}
 
 
-def tables(arms: Sequence[Arm]) -> list[Table]:
-    """By label, and where there are too many classes to draw, which are confused; none of numbers."""
-    if arms[0].record.kind == "number":
-        return []
-    made = [_by_label(arms)]
-    if arms[0].record.kind == "classes" and len(arms[0].record.label_names) > MOST:
-        made += [_confusions(arms)]
-    return made
+def terminal_table(found: Sequence[Found], of: str = "") -> Table:
+    """How well each label is found, of the most frequent ones; of: whose figures they are, for the title."""
+    shown = sorted(found, key=lambda one: -one.support)
+    few = (f"The {FITS} most frequent of {len(found)} labels.",) if len(found) > FITS else ()
+    rows = tuple((brief(one.name), *_figures(one)) for one in shown[:FITS])
+    columns = (Column("Label", "left"), *_FIGURES[:-1], Column("Texts"))
+    return Table(_of(BY_LABEL, of), columns, rows, few)
 
 
-def _by_label(arms: Sequence[Arm]) -> Table:
+def terminal_confusion(names: Sequence[str], counts: np.ndarray, of: str = "") -> Table:
+    """Which class is taken for which, as `confused` counts: a matrix, or a list where a terminal has no room for it."""
+    named = [brief(name) for name in names]
+    if len(names) > FITS:
+        columns = (*(Column(name, "left") for name in ("Right", "Answered")), Column("Texts"))
+        most = _most_confused(counts)
+        listed = tuple((named[right], named[told], count(times)) for right, told, times in most)
+        return Table(_of(CONFUSIONS, of), columns, listed)
+    headings = (Column("Right", "left"), *(Column(f"answered {name}") for name in named))
+    rows = tuple((name, *map(count, row)) for name, row in zip(named, counts.tolist(), strict=True))
+    return Table(_of(CONFUSION, of), headings, rows)
+
+
+def _of(title: str, of: str) -> str:
+    return f"{title}, {of}" if of else title
+
+
+def table(arms: Sequence[Arm], found: Sequence[Sequence[Found]]) -> Table:
+    """How well each label is found, a row for each arm and label; `found` of each arm."""
     rows = []
-    for arm in arms:
-        for one in sorted(of_labels(arm), key=lambda one: -one.support)[:MOST]:
+    for arm, labels in zip(arms, found, strict=True):
+        for one in sorted(labels, key=lambda one: -one.support)[:MOST]:
             rows.append((arm.label, one.name, *_figures(one)))
     names = len(arms[0].record.label_names)
     few = f" The {MOST} most frequent of {names} labels." if names > MOST else ""
@@ -146,17 +114,18 @@ def _figures(one: Found) -> tuple[str, ...]:
     return (*map(share, (one.precision, one.recall, one.f1)), count(one.support))
 
 
-def _confusions(arms: Sequence[Arm]) -> Table:
+def confusions(arms: Sequence[Arm]) -> Table:
+    """Which classes are most often taken for which, for where there are too many to draw."""
     rows = []
     for arm in arms:
         names = arm.record.label_names
-        for right, told, times in _most_confused(_confused(arm.targets, arm.answers, len(names))):
+        for right, told, times in _most_confused(confused(arm.targets, arm.answers, len(names))):
             rows.append((arm.label, names[right], names[told], count(times)))
     columns = (*(Column(name, "left") for name in ("Method", "Right", "Answered")), Column("Texts"))
     return Table(CONFUSIONS, columns, tuple(rows), ("Seeds added up.",))
 
 
-def _confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
+def confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
     """How many texts of each class, a row, were answered with each, a column; the seeds added up. int [C, C]."""
     import numpy as np
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina import atomic
 from afina.methods import make
-from afina.report import curves, per_label, sections, verdicts
+from afina.report import amounts, curves, meanings, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
 from afina.report.curves import CURVES
 from afina.report.disagreements import disagreement_table
 from afina.report.evaluated import Evaluated
+from afina.report.kinds import PRESENTATIONS, Presentation
 from afina.report.paper import claims, published
 from afina.report.paper.claims import Claim
 from afina.report.plots.drawing import Plot
@@ -34,9 +35,7 @@ if TYPE_CHECKING:  # numpy is imported by what needs it
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)
-TRAINING, TRUST = "Training", "How far probabilities can be trusted"
-ANSWERS = {"classes": "Confusion of labels", "number": "Predicted against given", "labels": "Label by label"}
-"""What was answered, by the kind of task."""
+TRAINING = "Training"
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,15 @@ class Report:
         A study named `paper` has the paper's figures and footnotes beside them.
         """
         beside = published.beside(self.arms) if self._is_of_the_paper else Beside()
-        tables = all_tables(self.arms, beside, self.results.data)
+        tables = all_tables(self.arms, beside, self._notes())
         return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
+
+    def _notes(self) -> list[str]:
+        """How the figures are meant, what was left out or cut, and what the rows of the untrained model are."""
+        if not self.arms:
+            return []
+        said = (meanings.notes(self.arms, self.results.data), amounts.notes(self.arms, self.results.data))
+        return [*said[0], *said[1], *_presentation(self.arms).untrained(self.arms)]
 
     @cached_property
     def verdicts(self) -> Verdicts:
@@ -119,7 +125,7 @@ class Report:
         if arm is None:
             return []
         record = arm.record
-        return per_label.for_terminal(record.kind, record.label_names, arm.targets, arm.answers, of=arm.label)
+        return _presentation([arm]).terminal_tables(record.label_names, arm.targets, arm.answers, of=arm.label)
 
     def markdown(self) -> str:
         """The text of `report.md`."""
@@ -182,20 +188,20 @@ class Report:
         first = self.arms[0].record
         return [
             f"`{first.backbone}` on `{first.task}`: {first.train_examples:,} training and {first.examples:,} "
-            f"evaluation texts, {_asked(first)}."
+            f"evaluation texts, {_presentation(self.arms).asked(first.label_names)}."
         ]
 
     def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
         """In the order of reading; plots stand in the section that they belong to."""
         made = self._first(plots)
         if self.arms:
+            presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)
             claimed = claims.claim_table(self.claims)
-            differ = disagreement_table(of_greatest_size(self.arms), self.evaluated)
+            differ = disagreement_table(greatest, self.evaluated)
             made += [sections.of_table(claimed)] if claimed else []
-            kind = self.arms[0].record.kind
-            drawn = (TRAINING, ANSWERS[kind], TRUST)
+            drawn = (TRAINING, *presentation.plots)
             made += [Section(title, tuple(plots[title])) for title in drawn if plots.get(title)]
-            made += [sections.of_table(table) for table in per_label.tables(of_greatest_size(self.arms))]
+            made += [sections.of_table(table) for table in presentation.tables(greatest)]
             made += [sections.of_table(differ)] if differ else []
             made.append(sections.what_was_run(self.arms))
         return made + sections.provenance(self.arms, self.results.command)
@@ -220,7 +226,7 @@ class Report:
             return {}
         from afina.report.plots import accuracy, costs, curve, race, svg, training
 
-        asked = self.results.recommendation
+        asked, greatest = self.results.recommendation, of_greatest_size(self.arms)
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
                 EVIDENCE: lambda: [race.race(asked)] if asked else [],
@@ -229,26 +235,11 @@ class Report:
                 PERFORMANCE: lambda: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],
                 COST: lambda: [costs.against_time(self.arms), costs.against_memory(self.arms)],
                 TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],
-                **_of_answers(of_greatest_size(self.arms)),
+                **{title: partial(draw, greatest) for title, draw in _presentation(self.arms).plots.items()},
             }
             return {title: [plot for plot in made[title]() if plot is not None] for title in titles or made}
 
 
-def _of_answers(arms: Sequence[Arm]) -> dict[str, Callable[[], Sequence[Plot | None]]]:
-    """Plots of what was answered, by the kind of task."""
-    from afina.report.plots import confusion, labels, numbers, trust
-
-    kind = arms[0].record.kind
-    drawn: dict[str, Callable[[], Sequence[Plot | None]]] = {
-        "classes": lambda: confusion.confusion(arms),
-        "number": lambda: [*numbers.scatter(arms), numbers.residuals(arms)],
-        "labels": lambda: [labels.per_label(arms)],
-    }
-    trusted: Callable[[], Sequence[Plot | None]] = lambda: [trust.reliability(arms), trust.risk(arms)]  # noqa: E731
-    return {ANSWERS[kind]: drawn[kind], **({TRUST: trusted} if kind == "classes" else {})}
-
-
-def _asked(record: Record) -> str:
-    if record.kind == "number":
-        return f"a number ({record.label_names[0]})"
-    return f"{len(record.label_names)} labels{', any of them at once' * (record.kind == 'labels')}"
+def _presentation(arms: Sequence[Arm]) -> Presentation:
+    """Of the kind of task that the arms have."""
+    return PRESENTATIONS[arms[0].record.kind]

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Literal
 
-from afina.report import amounts, meanings, metrics, untrained
+from afina.report import metrics
 from afina.report.arms import Arm, Value
 from afina.report.words import NOTHING, UNDEFINED, count, percent, seconds, share, size, span
 from afina.studies.record import Record
-from afina.studies.spec import Data
 
 EVIDENCE = "Evidence"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
@@ -25,8 +24,6 @@ EACH_SEED = "Each seed by itself"
 """What opens the rows of single seeds."""
 
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
-
-_USUAL = Data()
 
 
 @dataclass(frozen=True)
@@ -81,17 +78,16 @@ class Beside:
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def all_tables(arms: Sequence[Arm], beside: Beside, data: Data = _USUAL) -> list[Table]:
+def all_tables(arms: Sequence[Arm], beside: Beside, notes: Sequence[str] = ()) -> list[Table]:
     """Three tables, and one of GPU memory where that was measured; none where nothing is recorded.
 
-    data  how the runs were asked to read their task
+    notes  below the first table
     """
     if not arms:
         return []
-    said = [*meanings.notes(arms, data), *amounts.notes(arms, data), *untrained.notes(arms)]
     on_gpu = [kept for arm in arms if (kept := arm.where(measured_on_gpu)) is not None]
     return [
-        _table(PERFORMANCE, _performance(arms), arms, said, beside),
+        _table(PERFORMANCE, _performance(arms), arms, notes, beside),
         *([_table(FURTHER, further, arms, [_FURTHER_NOTE], Beside())] if (further := _further(arms)) else []),
         _table(COST, _cost(), arms, _cost_notes(arms), beside),
         _table(MEMORY, _memory(), arms, [_MEMORY_NOTE], beside),

@@ -8,14 +8,17 @@ from afina.methods import make
 from afina.report.arms import Arm
 
 
-def notes(arms: Sequence[Arm]) -> list[str]:
+def under_random_head(arms: Sequence[Arm]) -> list[str]:
+    """What a row of it means where no words can answer."""
+    return [
+        f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
+        for arm in arms
+        if make(arm.record.method).head == "random"
+    ]
+
+
+def asked_in_words(arms: Sequence[Arm]) -> list[str]:
     """What each row of it means, and how to have what the model answers where that is not there."""
-    if arms[0].record.kind != "classes":
-        return [
-            f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
-            for arm in arms
-            if make(arm.record.method).head == "random"
-        ]
     drawn = [arm for arm in arms if make(arm.record.method).head == "random"]
     answering = [arm for arm in arms if make(arm.record.method).head == "words"]
     made = [

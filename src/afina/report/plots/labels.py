@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from math import isnan
 
 from afina.report.arms import Arm
-from afina.report.per_label import MOST, of_labels
+from afina.report.per_label import MOST, Found
 from afina.report.plots import svg
 from afina.report.plots.drawing import Plot, canvas, finish, legend
 from afina.report.words import UNDEFINED, brief
 
 
-def per_label(arms: Sequence[Arm]) -> Plot:
-    """F1 of every label, a bar a setting; the most frequent labels where there are many."""
-    found = {arm.label: of_labels(arm) for arm in arms}
-    shown = [one.name for one in sorted(found[arms[0].label], key=lambda one: -one.support)[:MOST]]
+def per_label(arms: Sequence[Arm], found: Sequence[Sequence[Found]]) -> Plot:
+    """F1 of every label, a bar a setting, as `found` of each; the most frequent labels where there are many."""
+    shown = [one.name for one in sorted(found[0], key=lambda one: -one.support)[:MOST]]
     figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
     said, height = [], 0.8 / len(arms)
     for number, arm in enumerate(arms):
-        by_name = {one.name: one.f1 for one in found[arm.label]}
+        by_name = {one.name: one.f1 for one in found[number]}
         places = [row - 0.4 + height * (number + 0.5) for row in range(len(shown))]
         axes.barh(places, [by_name[name] for name in shown], height=height, color=svg.colour(arm.place))
         axes.plot([by_name[name] for name in shown], places, svg.marker(arm.place), color=svg.colour(arm.place))

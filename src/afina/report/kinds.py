@@ -1,0 +1,241 @@
+"""What a report says of each kind of task, one entry a kind: words, notes, tables and plots.
+
+Nothing else in this package asks which kind a task has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.report import answers, per_label, untrained
+from afina.report.arms import Arm
+from afina.report.per_label import Found
+from afina.report.plots import confusion, labels, numbers, trust
+from afina.report.plots.drawing import Plot
+from afina.report.tables import Table
+from afina.report.words import share
+from afina.studies.record import Record
+from afina.studies.spec import Data
+
+if TYPE_CHECKING:  # numpy is imported by what needs it
+    import numpy as np
+
+Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
+
+
+class Presentation(ABC):
+    """What a report says of a kind of task.
+
+    right  heading of the column of what is right of a text
+    """
+
+    right: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def plots(self) -> Mapping[str, Draw]:
+        """Plots of what was answered, by the title of their section, in the order of reading."""
+
+    @abstractmethod
+    def asked(self, names: Sequence[str]) -> str:
+        """What is told of each text, in words, such as `3 labels`."""
+
+    @abstractmethod
+    def in_words(self, names: Sequence[str], answer: Any) -> str:
+        """What is right of a text, or was answered; `answer` as `tolist` of an array of targets gives it."""
+
+    def positive(self, names: Sequence[str]) -> str | None:
+        """The label that F1 is about, where it is about one."""
+        return None
+
+    def meaning(self, record: Record, data: Data) -> list[str]:
+        """Sentences on how the figures are meant; `data`: how the runs were asked to read their task."""
+        return []
+
+    def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
+        """What always answering the same comes to, where that says something."""
+        return []
+
+    def same(self, names: Sequence[str], answer: Any) -> str | None:
+        """What a run answered that answered every text the same; None where there is nothing else to answer."""
+        return "the same"
+
+    def untrained(self, arms: Sequence[Arm]) -> list[str]:
+        """What the rows of the pretrained model mean."""
+        return untrained.under_random_head(arms)
+
+    def disagreements(self, arms: Sequence[Arm]) -> answers.Ranked:
+        """Texts on which the arms disagree."""
+        return answers.split(arms, lambda answer: self.in_words(arms[0].record.label_names, answer))
+
+    def which_disagree(self, shown: int, most: int) -> str:
+        """Which texts are shown that the arms disagree on; most: how many are shown where there are more."""
+        if shown == most:
+            return (
+                f"The {shown} evaluation texts on which the answers are most evenly split, of all on which they differ."
+            )
+        return "Every evaluation text on which the methods' answers differ."
+
+    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
+        """How well each label is found, in the order of the names; empty where the kind has no labels.
+
+        targets [N, ...], answers [S, N, ...]
+        """
+        return []
+
+    def tables(self, arms: Sequence[Arm]) -> list[Table]:
+        """What the arms answered, label by label."""
+        found = self.found_by(arms)
+        return [per_label.table(arms, found)] if found[0] else []
+
+    def found_by(self, arms: Sequence[Arm]) -> list[list[Found]]:
+        """The same as `found`, of each arm."""
+        return [self.found(arm.record.label_names, arm.targets, arm.answers) for arm in arms]
+
+    def terminal_tables(
+        self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
+    ) -> list[Table]:
+        """What was answered, label by label, in as much room as a terminal has; arrays as in `found`.
+
+        of  whose answers they are, for the titles
+        """
+        found = self.found(names, targets, answers)
+        return [per_label.terminal_table(found, of)] if found else []
+
+    def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
+        """`labels`, by name the figures of each label, and `confusion`, rows as right; null where the kind has none.
+
+        Arrays as in `found`.
+        """
+        found = self.found(names, targets, answers)
+        return {"labels": per_label.as_json(found) if found else None, "confusion": None}
+
+
+class _Classes(Presentation):
+    """One label of several."""
+
+    right = "Right label"
+
+    @property
+    def plots(self) -> Mapping[str, Draw]:
+        return {
+            "Confusion of labels": confusion.confusion,
+            "How far probabilities can be trusted": lambda arms: [trust.reliability(arms), trust.risk(arms)],
+        }
+
+    def asked(self, names: Sequence[str]) -> str:
+        return f"{len(names)} labels"
+
+    def in_words(self, names: Sequence[str], answer: Any) -> str:
+        """The label's name."""
+        return str(names[answer])
+
+    def positive(self, names: Sequence[str]) -> str | None:
+        """The second of two."""
+        return names[1] if len(names) == 2 else None
+
+    def meaning(self, record: Record, data: Data) -> list[str]:
+        positive = self.positive(record.label_names)
+        if positive is None:
+            return [f"F1 is the plain mean over the {len(record.label_names)} classes."]
+        return [f"F1 is of the class `{positive}`{_by_order(record.task, data)}."]
+
+    def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
+        most, times = Counter(targets).most_common(1)[0]
+        return [
+            f"Always answering `{names[most]}`, the most frequent label, has accuracy {share(times / len(targets))}."
+        ]
+
+    def same(self, names: Sequence[str], answer: Any) -> str | None:
+        return f"`{names[answer]}`" if len(names) > 1 else None
+
+    def untrained(self, arms: Sequence[Arm]) -> list[str]:
+        return untrained.asked_in_words(arms)
+
+    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
+        import numpy as np
+
+        classes = np.arange(len(names))
+        return per_label.found(names, targets[None, :, None] == classes, answers[:, :, None] == classes)
+
+    def tables(self, arms: Sequence[Arm]) -> list[Table]:
+        """Where there are too many classes to draw, which are confused, too."""
+        many = len(arms[0].record.label_names) > per_label.MOST
+        return [*super().tables(arms), *([per_label.confusions(arms)] if many else [])]
+
+    def terminal_tables(
+        self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
+    ) -> list[Table]:
+        """Which class is taken for which, too."""
+        counts = per_label.confused(targets, answers, len(names))
+        return [*super().terminal_tables(names, targets, answers, of), per_label.terminal_confusion(names, counts, of)]
+
+    def as_json(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> dict[str, object]:
+        counts = per_label.confused(targets, answers, len(names)).tolist()
+        return super().as_json(names, targets, answers) | {"confusion": counts}
+
+
+class _Number(Presentation):
+    """A number."""
+
+    right = "Given"
+
+    @property
+    def plots(self) -> Mapping[str, Draw]:
+        return {"Predicted against given": lambda arms: [*numbers.scatter(arms), numbers.residuals(arms)]}
+
+    def asked(self, names: Sequence[str]) -> str:
+        return f"a number ({names[0]})"
+
+    def in_words(self, names: Sequence[str], answer: Any) -> str:
+        """Four digits."""
+        return f"{answer:.4g}".replace("-", "−")
+
+    def meaning(self, record: Record, data: Data) -> list[str]:
+        return ["RMSE is in the unit of the numbers."]
+
+    def disagreements(self, arms: Sequence[Arm]) -> answers.Ranked:
+        """All texts, by how far apart the arms' means over the seeds are."""
+        return answers.apart(arms, lambda answer: self.in_words(arms[0].record.label_names, answer))
+
+    def which_disagree(self, shown: int, most: int) -> str:
+        return f"The {shown} evaluation texts on which the methods' numbers, means over the seeds, are furthest apart."
+
+
+class _Labels(Presentation):
+    """Any number of labels at once."""
+
+    right = "Right labels"
+
+    @property
+    def plots(self) -> Mapping[str, Draw]:
+        return {"Label by label": lambda arms: [labels.per_label(arms, self.found_by(arms))]}
+
+    def asked(self, names: Sequence[str]) -> str:
+        return f"{len(names)} labels, any of them at once"
+
+    def in_words(self, names: Sequence[str], answer: Any) -> str:
+        """Names of the labels, or `none`; `answer`: a sequence of 0 or 1."""
+        return ", ".join(name for name, has in zip(names, answer, strict=True) if has) or "none"
+
+    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
+        return per_label.found(names, targets[None].astype(bool), answers.astype(bool))
+
+
+def _by_order(task: str, data: Data) -> str:
+    """What is to be said where nobody said which of two labels is positive: the order of a file's labels did."""
+    from afina.data.origins import named  # it loads numpy
+
+    chosen = data.positive is not None or data.labels is not None or named(task) is not None
+    return "" if chosen else ", the last in the order of the labels (`--positive LABEL` names another)"
+
+
+PRESENTATIONS: Mapping[str, Presentation] = {
+    CLASSES: _Classes(),
+    NUMBER: _Number(),
+    LABELS: _Labels(),
+}
