@@ -249,11 +249,12 @@ def test_tfidf_is_the_pipeline_that_scikit_learns_grid_search_chooses(kind: str)
     train = Split([text for text, _ in made], targets)
     objective = objectives.make(("no", "yes") if kind != "number" else ("score",), {"kind": kind}).of(targets)
     words, last = floors.fit(train, objective)
-    _, grid = floors._last(objective.kind)
+    kind = floors.FLOORS[objective.kind]
+    _, grid = kind.last()
     named = {f"last__{name}": values for name, values in grid.items()}
     pipeline = make_pipeline(clone(words), clone(last))
     pipeline.steps[1] = ("last", pipeline.steps[1][1])
-    search = GridSearchCV(pipeline, named, cv=floors._folds(train, objective), scoring=floors.SCORING[objective.kind])
+    search = GridSearchCV(pipeline, named, cv=kind.folds(train.labels), scoring=kind.scoring)
     best = search.fit(train.texts, objective.learnt(targets)).best_estimator_
     found, expected = (one.get_params() for one in (last, best[-1]))
     assert {name: found[name] for name in grid} == {name: expected[name] for name in grid}

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, Kind, columns_in_words
+from afina.data.kinds import CLASSES, Kind, columns_in_words
 from afina.data.origins import named
 from afina.data.readers import files
 from afina.data.readers.files import Asked
-from afina.data.readers.labels import Form, Label
+from afina.data.readers.kinds import TARGETS, matched, splits
+from afina.data.readers.labels import Form
 from afina.data.readers.rows import Rows
-from afina.data.readers.targets import matched, splits
 from afina.data.split import Example, Split, key
 from afina.data.task import Task, find, is_at_hand, names_of
 from afina.data.text_hashes import TextHashes
@@ -61,6 +61,7 @@ class Labelled:
     """Texts with labels as the adapter's kind has them, of which classes are indices into `label_names`.
 
     where     the file or task that they come from
+    kind      of the labels
     held_out  whether they are what training left out of that file, and not all of it
     leaked    how many of the texts there training saw; None where that is not known
     left_out  how many of those are not among these texts
@@ -72,6 +73,7 @@ class Labelled:
     where: str
     label_names: tuple[str, ...]
     split: Split
+    kind: Kind = CLASSES
     held_out: bool = False
     leaked: int | None = None
     metric: str | None = None
@@ -114,7 +116,9 @@ class Labelled:
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
                 told: dict[str, Any] = {"columns": again.columns, "notes": again.notes}
-                found = cls(address, address, again.label_names, again.evaluation, True, metric=again.metric, **told)
+                found = cls(
+                    address, address, again.label_names, again.evaluation, again.kind, True, metric=again.metric, **told
+                )
                 return found.unseen_by(trained, allow_leakage=allow_leakage)
         given = labels if labels is not None else trained.data.get("labels")
         rows, names, where, metric = _rows(address, asked, trained, given)
@@ -130,13 +134,13 @@ class Labelled:
             label_names = tuple(trained.label_names)
             split = matched(rows, label_names, given, names)
         told = {"columns": rows.columns, "notes": rows.notes}
-        found = cls(address, where, label_names, split, metric=metric, **told)
+        found = cls(address, where, label_names, split, trained.kind, metric=metric, **told)
         return found.unseen_by(trained, allow_leakage=allow_leakage)
 
     def with_positive(self, label: str) -> Labelled:
         """With that label second of two. Raises InvalidData."""
         names = self.label_names
-        if len(names) != 2 or self.split.labels.ndim != 1 or self.split.labels.dtype.kind == "f":
+        if TARGETS[self.kind].check_positive(names):
             raise InvalidData(
                 f"{self.where}: `positive` says which of two classes is, and there are not two. Leave it out."
             )
@@ -181,7 +185,13 @@ def _rows(
         split = task.evaluation
         if task.kind != trained.kind:
             raise InvalidData(f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.")
-        rows = Rows(split.texts, split.pairs, _spelled(task), _place(address), task.kind)
+        rows = Rows(
+            split.texts,
+            split.pairs,
+            TARGETS[task.kind].spelled(task.label_names, split.labels),
+            _place(address),
+            task.kind,
+        )
         return replace(rows, columns=task.columns, notes=task.notes), (), address, task.metric
     usual = Asked(**{key: trained.data.get(key) for key in ("text", "text_pair", "label", "missing", "merge_labels")})
     keeps = (asked.missing or usual.missing) == "keep"
@@ -193,14 +203,6 @@ def _rows(
 
 def _place(address: str) -> Callable[[int], str]:
     return lambda i: f"{address}, evaluation text {i + 1}"
-
-
-def _spelled(task: Task) -> list[Label]:
-    """The evaluation split's labels by name."""
-    if task.kind == LABELS:
-        return [tuple(task.label_names[i] for i in np.flatnonzero(row)) for row in task.evaluation.labels]
-    told = task.evaluation.labels.tolist()
-    return [task.label_names[index] for index in told] if task.kind == CLASSES else told
 
 
 def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | None:

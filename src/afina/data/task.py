@@ -15,13 +15,14 @@ import numpy as np
 
 from afina import digest
 from afina.card import Shown
-from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind, columns_in_words
+from afina.data.kinds import CLASSES, Kind, columns_in_words
 from afina.data.origins import FORMS, GLUE, NAMES, SCHEMES, Origin, named
 from afina.data.readers import files, rows
 from afina.data.readers.files import Asked
+from afina.data.readers.kinds import TARGETS, matched
 from afina.data.readers.labels import Form
 from afina.data.readers.table import READERS
-from afina.data.readers.targets import Read, matched
+from afina.data.readers.targets import Read
 from afina.data.split import Example, Split, key
 from afina.errors import InvalidData, Leakage, NotFound, UnknownName
 
@@ -85,7 +86,7 @@ class Task(Shown):
         """See `Shown`."""
         return {
             "address": self.address,
-            "kind": None if self.kind == CLASSES else self.kind,
+            "kind": TARGETS[self.kind].told,
             "labels": self.label_names,
             "training texts": len(self.train),
             "evaluation texts": len(self.evaluation),
@@ -146,7 +147,7 @@ class Task(Shown):
         shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
         train, aside = rows.cuts(train, {name: share for name, share in shares.items() if share is not None})
         held_out = aside.get("validation", held_out)
-        _check_varied(address, found, train)
+        TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)
         return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found, aside))
 
@@ -157,12 +158,7 @@ class Task(Shown):
         `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
         """
         both = np.concatenate([self.train.labels, self.evaluation.labels])
-        if self.kind == NUMBER:
-            what = f"numbers from {both.min():g} to {both.max():g}"
-        else:
-            names = ", ".join(self.label_names[:8]) + ", ..." * (len(self.label_names) > 8)
-            several = "any of " if self.kind == LABELS else ""
-            what = f"{several}{len(self.label_names)} {'classes' if self.kind == CLASSES else 'labels'} ({names})"
+        what = TARGETS[self.kind].shown(self.label_names, both)
         other = f" ({self.other})" if self.other else ""
         where = f"{columns_in_words(self.columns)}. " if self.columns else f"{self.address}: "
         return "\n".join([f"{where}{len(both):,} rows, {what}: kind {self.kind}{other}", *self.notes])
@@ -180,8 +176,7 @@ def _with_positive(address: str, found: Read, positive: str | None) -> Read:
     names = found.label_names
     if positive is None:
         return found
-    if found.kind != CLASSES or len(names) != 2:
-        what = f"{len(names)} classes" if found.kind == CLASSES else f"kind {found.kind}"
+    if what := TARGETS[found.kind].check_positive(names):
         raise InvalidData(
             f"task {address}: `positive` says which of two classes is; this task has {what}. Leave it out."
         )
@@ -221,25 +216,6 @@ def _told(found: Read, aside: Mapping[str, Split]) -> dict[str, Any]:
 def _data_digest(found: Read) -> str:
     """Digest of both splits as they were read, and of what their labels are called."""
     return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
-
-
-def _check_varied(address: str, found: Read, train: Split) -> None:
-    """Raise InvalidData where there is but one thing to say of all training texts."""
-    if found.kind == LABELS:
-        if not train.labels.any():
-            raise InvalidData(f"task {address}: none of {len(train)} training texts has a label. Give more examples.")
-        return
-    if len(np.unique(train.labels)) > 1:
-        return
-    if found.kind == NUMBER:
-        raise InvalidData(
-            f"task {address}: all {len(train)} training examples have the number {train.labels[0]:g}, so there is "
-            "nothing to learn. Give examples with different ones."
-        )
-    raise InvalidData(
-        f"task {address}: all {len(train)} training examples are labelled {found.label_names[train.labels[0]]!r}. "
-        "Expected at least two different labels; give more examples."
-    )
 
 
 def _found(

@@ -19,6 +19,7 @@ import numpy as np
 
 from afina import assets, atomic, digest
 from afina.data.kinds import CLASSES, Kind
+from afina.data.readers.kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import Template
@@ -79,8 +80,8 @@ class EncodedTask:
     @property
     def found(self) -> dict[str, str]:
         """What was found of how its labels are written, as arguments of `Task.load`; nothing of classes."""
-        found = {"kind": self.kind} if self.kind != CLASSES else {}
-        return found | ({"separator": self.separator} if self.separator else {})
+        found = {"kind": TARGETS[self.kind].told, "separator": self.separator}
+        return {name: value for name, value in found.items() if value}
 
     @classmethod
     def of(

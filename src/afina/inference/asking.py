@@ -10,7 +10,6 @@ import numpy as np
 
 from afina import device as devices
 from afina.card import Shown
-from afina.data.kinds import CLASSES
 from afina.data.readers import rows
 from afina.data.split import Split
 from afina.data.task import Task
@@ -20,10 +19,10 @@ from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.inference.calibration import calibrated, shift_of
 from afina.inference.predictor import logits
+from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective
-from afina.models.objectives import Classes
 from afina.models.question import TEMPLATES, Question
 from afina.stats.comparison import compare
 
@@ -102,11 +101,12 @@ def ask(
     says       told what takes its time, when it begins
     Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
     """
-    if task.kind != CLASSES:
+    objective = objectives.make(task.label_names, {"kind": task.kind})
+    if not objective.can_be_asked:
         raise InvalidStudy(f"task {task.address}: its kind is {task.kind}, and words can answer for classes alone.")
     usual, questions = _questions(backbone, task, templates, words)
     says("opening the model")
-    asking = _Asking.of(backbone, task, questions[0])
+    asking = _Asking.of(backbone, objective, questions[0])
     sample = rows.first(task.train, COMPARED, "train_examples")
     compared: tuple[Compared, ...] = ()
     right: list[np.ndarray] = []
@@ -176,9 +176,10 @@ class _Asking:
     objective: Objective
 
     @classmethod
-    def of(cls, backbone: Backbone, task: Task, question: Question) -> Self:
-        classifier = Classifier.open(backbone, task.label_names, 0, question.tokens, exact=True)
-        return cls(backbone, classifier.to(devices.choose()), Classes(task.label_names))
+    def of(cls, backbone: Backbone, objective: Objective, question: Question) -> Self:
+        names, problem = objective.label_names, objective.problem_type
+        classifier = Classifier.open(backbone, names, 0, question.tokens, exact=True, problem_type=problem)
+        return cls(backbone, classifier.to(devices.choose()), objective)
 
     def encoded(self, question: Question, split: Split) -> Encoded:
         tokenizer, length = self.backbone.tokenizer, min(LENGTH, self.backbone.longest)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from afina.data.kinds import CLASSES
 from afina.data.labelled import Labelled, Trained
 from afina.data.origins import named
+from afina.data.readers.kinds import TARGETS
 from afina.errors import InvalidData
 from afina.inference import probes
 from afina.models import objectives
@@ -121,8 +121,7 @@ def _turned(objective: Objective, positive: str | None, where: str) -> bool:
     if positive is None:
         return False
     names = objective.label_names
-    if objective.kind != CLASSES or len(names) != 2:
-        what = f"{len(names)} classes" if objective.kind == CLASSES else f"kind {objective.kind}"
+    if what := TARGETS[objective.kind].check_positive(names):
         raise InvalidData(f"{where}: `positive` says which of two classes is; the adapter learnt {what}. Leave it out.")
     if positive not in names:
         raise InvalidData(f"{where}: `positive` {positive!r} is no label of the adapter. Give {' or '.join(names)}.")

@@ -15,14 +15,14 @@ from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused, WrongB
 from afina.inference import probes
 from afina.methods.full import Full
 from afina.methods.method import check_names
+from afina.models import objectives
 from afina.models.adapter import Adapter
-from afina.models.backbone import ONE_LABEL, Backbone
+from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.families import is_head
 from afina.models.manifest import Manifest
 from afina.models.meta import meta_described
 from afina.models.objective import Objective
-from afina.models.objectives import Classes, Labels, Number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,16 +144,7 @@ def _objective(directory: Path, config: Any) -> Objective:
             f"{directory / CONFIG}: id2label is {config.id2label!r:.80}, expected a name of its own for each of 0, 1, "
             "... Set id2label and label2id there."
         )
-    problem = config.problem_type or (Number.problem_type if len(names) == 1 else ONE_LABEL)
-    if (problem == Number.problem_type) != (len(names) == 1) and problem != Labels.problem_type:
-        raise InvalidStudy(
-            f"{directory / CONFIG}: problem_type is {problem} with {len(names)} labels; expected one output for "
-            f"{Number.problem_type}, two or more for {ONE_LABEL}. Correct it there."
-        )
-    kinds: dict[str, type[Objective]] = {kind.problem_type: kind for kind in (Classes, Number, Labels)}
-    if problem not in kinds:
-        raise InvalidStudy(f"{directory / CONFIG}: problem_type is {problem!r}, expected one of {', '.join(kinds)}.")
-    return kinds[problem](names)
+    return objectives.of_problem(names, config.problem_type, str(directory / CONFIG))
 
 
 def _state(directory: Path) -> dict[str, Tensor]:

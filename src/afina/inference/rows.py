@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from afina import atomic
-from afina.data.kinds import LABELS, NUMBER
 from afina.data.readers.texts import Chunk, Row
 from afina.errors import CannotWrite, InvalidData
 from afina.inference.predictor import Predictor
@@ -120,24 +119,18 @@ def _check_free(row: Row, said: Answer) -> None:
         raise InvalidData(f"{row.where}: has a column {min(taken)!r}, which `out` adds. Rename that column.")
 
 
-def _predicted(objective: Objective) -> str:
-    return {NUMBER: "value", LABELS: "labels"}.get(objective.kind, "label")
-
-
 def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:
     """The columns that answers add to a JSON object."""
-    name = _predicted(objective)
-    chances = {} if objective.kind == NUMBER else {"probabilities": answer["probabilities"]}
-    return {f"predicted_{name}": answer[name], **chances, REASON: answer.get(REASON)}
+    chances = {"probabilities": answer["probabilities"]} if objective.has_chances else {}
+    return {f"predicted_{objective.column}": answer[objective.column], **chances, REASON: answer.get(REASON)}
 
 
 def _flat(answer: Mapping[str, Any], objective: Objective, separator: str) -> Answer:
     """The columns that answers add to a table."""
-    name = _predicted(objective)
-    value = separator.join(answer[name] or ()) if objective.kind == LABELS else answer[name]
-    names = () if objective.kind == NUMBER else objective.label_names
+    names = objective.label_names if objective.has_chances else ()
     chances = {f"probability_{label}": (answer["probabilities"] or {}).get(label) for label in names}
-    return {f"predicted_{name}": value, **chances, REASON: answer.get(REASON)}
+    value = objective.in_a_cell(answer, separator)
+    return {f"predicted_{objective.column}": value, **chances, REASON: answer.get(REASON)}
 
 
 def _cell(value: Any) -> str:

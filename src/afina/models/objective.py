@@ -7,7 +7,7 @@ objective; imports torch in `loss` alone. The kinds are in `objectives.py`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -27,13 +27,29 @@ class Objective(ABC):
     """One kind of task. Outputs are float32 [N, width]; what targets are is the kind's business.
 
     problem_type  what transformers calls it
+    column        the name of the answer in what a user is told
+    has_chances   whether an answer has probabilities
+    can_be_asked  whether words can stand for its labels, so that an untrained language model can answer
     label_names   name of each label; of a number, its own
     """
 
     kind: ClassVar[Kind]
     problem_type: ClassVar[str]
+    column: ClassVar[str]
+    has_chances: ClassVar[bool] = True
+    can_be_asked: ClassVar[bool] = False
 
     label_names: tuple[str, ...]
+
+    @classmethod
+    def of_told(cls, label_names: tuple[str, ...], told: Mapping[str, Any]) -> Self:
+        """The objective that told that of itself (`told`, without the kind). Raises TypeError for what none tells."""
+        return cls(label_names, **told)
+
+    @classmethod
+    @abstractmethod
+    def takes(cls, labels: int) -> bool:
+        """Whether a model with so many labels may be of this kind."""
 
     @property
     def width(self) -> int:
@@ -111,9 +127,17 @@ class Objective(ABC):
         return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
 
     @property
-    @abstractmethod
     def nothing(self) -> dict[str, Any]:
         """What stands in the place of an answer where there is no text: the same names, all of them None."""
+        return {self.column: None, **({"probabilities": None} if self.has_chances else {})}
+
+    def in_a_cell(self, answer: Mapping[str, Any], between: str) -> Any:
+        """An answer, its probabilities apart, in one cell of a table; between: what separates several labels."""
+        return answer[self.column]
+
+    @abstractmethod
+    def perfect(self, targets: np.ndarray) -> Answered:
+        """What metrics would be computed from if every answer were right and certain."""
 
     @abstractmethod
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:

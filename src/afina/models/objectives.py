@@ -12,6 +12,7 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.errors import InvalidStudy
 from afina.models.objective import Objective
 from afina.stats import calibration, classification
+from afina.stats.answered import Answered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,9 +28,16 @@ class Classes(Objective):
 
     kind: ClassVar[Kind] = CLASSES
     problem_type: ClassVar[str] = "single_label_classification"
+    column: ClassVar[str] = "label"
+    can_be_asked: ClassVar[bool] = True
 
     temperature: float = 1.0
     weights: tuple[float, ...] | None = field(default=None, compare=False)
+
+    @classmethod
+    def takes(cls, labels: int) -> bool:
+        """Two or more."""
+        return labels > 1
 
     @property
     def told(self) -> dict[str, Any] | None:
@@ -79,10 +87,9 @@ class Classes(Objective):
         found = calibration.temperature(lambda divisor: self.mean_loss(outputs / divisor, targets))
         return replace(self, temperature=found)
 
-    @property
-    def nothing(self) -> dict[str, Any]:
-        """See `Objective.nothing`."""
-        return {"label": None, "probabilities": None}
+    def perfect(self, targets: np.ndarray) -> Answered:
+        """Each class with probability 1."""
+        return Answered(targets, targets, np.eye(self.width)[targets])
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The label, and the probability of every label."""
@@ -99,9 +106,16 @@ class Number(Objective):
 
     kind: ClassVar[Kind] = NUMBER
     problem_type: ClassVar[str] = "regression"
+    column: ClassVar[str] = "value"
+    has_chances: ClassVar[bool] = False
 
     mean: float = 0.0
     scale: float = 1.0
+
+    @classmethod
+    def takes(cls, labels: int) -> bool:
+        """One output."""
+        return labels == 1
 
     @property
     def told(self) -> dict[str, Any]:
@@ -140,10 +154,9 @@ class Number(Objective):
         told: np.ndarray = outputs[:, 0].astype(np.float64) * self.scale + self.mean
         return told
 
-    @property
-    def nothing(self) -> dict[str, Any]:
-        """See `Objective.nothing`."""
-        return {"value": None}
+    def perfect(self, targets: np.ndarray) -> Answered:
+        """The numbers."""
+        return Answered(targets, targets)
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The number."""
@@ -160,9 +173,21 @@ class Labels(Objective):
 
     kind: ClassVar[Kind] = LABELS
     problem_type: ClassVar[str] = "multi_label_classification"
+    column: ClassVar[str] = "labels"
 
     temperature: float = 1.0
     thresholds: tuple[float, ...] | None = None
+
+    @classmethod
+    def of_told(cls, label_names: tuple[str, ...], told: Mapping[str, Any]) -> Self:
+        """Thresholds may be any sequence of numbers."""
+        thresholds = {"thresholds": tuple(map(float, told["thresholds"]))} if "thresholds" in told else {}
+        return cls(label_names, **{**told, **thresholds})
+
+    @classmethod
+    def takes(cls, labels: int) -> bool:
+        """One or more."""
+        return labels > 0
 
     @property
     def told(self) -> dict[str, Any]:
@@ -203,10 +228,13 @@ class Labels(Objective):
         thresholds = [calibration.threshold(targets[:, label], chances[:, label]) for label in range(self.width)]
         return replace(made, thresholds=tuple(thresholds))
 
-    @property
-    def nothing(self) -> dict[str, Any]:
-        """See `Objective.nothing`."""
-        return {"labels": None, "probabilities": None}
+    def perfect(self, targets: np.ndarray) -> Answered:
+        """Each label with probability 0 or 1."""
+        return Answered(targets, targets, targets)
+
+    def in_a_cell(self, answer: Mapping[str, Any], between: str) -> Any:
+        """The labels in one string."""
+        return between.join(answer[self.column] or ())
 
     def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
         """The labels that it has, and the probability of every label."""
@@ -223,7 +251,23 @@ OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, 
 def make(label_names: Sequence[str], told: Mapping[str, Any] | None = None) -> Objective:
     """The objective that told that of itself (`Objective.told`). Raises KeyError, TypeError for what none tells."""
     given = dict(told or {"kind": CLASSES})
-    kind = OBJECTIVES[given.pop("kind")]
-    if "thresholds" in given:
-        given["thresholds"] = tuple(map(float, given["thresholds"]))
-    return kind(tuple(label_names), **given)
+    return OBJECTIVES[given.pop("kind")].of_told(tuple(label_names), given)
+
+
+def of_problem(label_names: Sequence[str], problem_type: str | None, where: str) -> Objective:
+    """The objective of a model of transformers; problem_type: as its configuration `where` has it, None where that is
+    silent.
+
+    Raises InvalidStudy where no kind is called so, or has so many labels.
+    """
+    known = {kind.problem_type: kind for kind in OBJECTIVES.values()}
+    count = len(label_names)
+    kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))
+    if kind is None:
+        raise InvalidStudy(f"{where}: problem_type is {problem_type!r}, expected one of {', '.join(known)}.")
+    if not kind.takes(count):
+        raise InvalidStudy(
+            f"{where}: problem_type is {kind.problem_type} with {count} labels; expected one output for "
+            f"{Number.problem_type}, two or more for {Classes.problem_type}. Correct it there."
+        )
+    return kind(tuple(label_names))

@@ -137,7 +137,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
             f"no adapted model beats it: it has {_figure(made, chosen)} on {made.examples:,} held-out texts, "
             f"the best of them, {title(best.name)}, {share(best.metrics[made.metric])}"
         )
-        name = floors.LINEAR[made.kind] if chosen.name == floors.CONSTANT[made.kind] else chosen.name
+        name = floors.FLOORS[made.kind].linear if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
         compared = [
             one for one in made.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}
@@ -168,7 +168,7 @@ def _is_better(one: Comparison, name: str, than: str) -> bool:
 
 def _simple(made: Recommendation) -> list[Contender]:
     """The model as it is, and the best floor, where they were evaluated."""
-    same = floors.CONSTANT.values()
+    same = floors.CONSTANTS
     return [one for one in made.contenders if not one.trained and one.name not in same and one.metrics]
 
 

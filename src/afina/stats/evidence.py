@@ -65,7 +65,7 @@ class Evidence:
         if (values == values[0]).all():
             values = values[:1]
         own, between = max(size_of(first), size_of(second)), size_of(values)
-        size = (between if metric.chances or metric.kind == "number" else own) or own or between or 1.0
+        size = (between if metric.chances or metric.graded else own) or own or between or 1.0
         model, difference = Crossed.of(values, added=2, size=size), float(values.mean())
         width, room = model.width(level), metric.range[1] - metric.range[0]
         interval = Interval(max(-room, difference - width), min(room, difference + width))

@@ -14,7 +14,7 @@ import numpy as np
 from afina.stats import classification, multilabel, regression
 from afina.stats.answered import Answered
 
-__all__ = ["METRICS", "Answered", "Metric", "of_kind"]
+__all__ = ["METRICS", "OF_KIND", "Answered", "Metric", "of_kind"]
 
 LOSS = (0.0, inf)
 
@@ -24,7 +24,7 @@ class Metric:
     """A figure that says how good answers are.
 
     name     its key, such as "balanced_accuracy";  words  within a sentence
-    kind     of the answers: "classes", "number", "labels"
+    kind     of the answers, a key of `OF_KIND`
     value    the figure
     values   [N]: per-example values whose mean is `value` and whose spread is, to first order, its spread
              (answered.py); bool where an answer is right or wrong. None: methods cannot be compared by it
@@ -34,6 +34,8 @@ class Metric:
     of_unit  whether it has the unit of the targets
     classes  how many there must be; None for any number
     chances  whether it is of probabilities, not of answers
+    graded   whether an answer is wrong by more or less, so that two answers' difference has a size of its own
+    share    whether it is on the scale of accuracy, so that accuracies of other tasks tell what to expect of it
     needs    what it is UNDEFINED without, in words; empty where it is always defined
     """
 
@@ -48,6 +50,8 @@ class Metric:
     of_unit: bool = False
     classes: int | None = None
     chances: bool = False
+    graded: bool = False
+    share: bool = False
     needs: str = ""
 
     @property
@@ -77,15 +81,15 @@ def _f1(answered: Answered) -> float:
 
 _OF_CLASSES = (
     Metric(
-        name="accuracy", words="accuracy", kind="classes", points=True,
+        name="accuracy", words="accuracy", kind="classes", points=True, share=True,
         value=_mean(classification.right), values=classification.right,
     ),
     Metric(
-        name="f1", words="F1", kind="classes", points=True, value=_f1, values=classification.f1_values,
+        name="f1", words="F1", kind="classes", points=True, share=True, value=_f1, values=classification.f1_values,
         needs="texts that have the label, or are answered with it",
     ),
     Metric(
-        name="balanced_accuracy", words="balanced accuracy", kind="classes", points=True,
+        name="balanced_accuracy", words="balanced accuracy", kind="classes", points=True, share=True,
         value=classification.balanced_accuracy, values=classification.balanced_accuracy_values,
     ),
     Metric(
@@ -93,7 +97,7 @@ _OF_CLASSES = (
         value=classification.mcc, values=classification.mcc_values, needs="texts of two labels or more",
     ),
     Metric(
-        name="auroc", words="AUROC", kind="classes", points=True, classes=2, chances=True,
+        name="auroc", words="AUROC", kind="classes", points=True, share=True, classes=2, chances=True,
         value=classification.auroc, values=classification.auroc_values, needs="texts of both labels",
     ),
     Metric(
@@ -112,23 +116,23 @@ _OF_CLASSES = (
 
 _OF_NUMBERS = (
     Metric(
-        name="pearson", words="Pearson correlation", kind="number", points=False, range=(-1.0, 1.0),
+        name="pearson", words="Pearson correlation", kind="number", points=False, graded=True, range=(-1.0, 1.0),
         value=regression.pearson, values=regression.pearson_values, needs="numbers and answers that vary",
     ),
     Metric(
-        name="spearman", words="Spearman correlation", kind="number", points=False, range=(-1.0, 1.0),
+        name="spearman", words="Spearman correlation", kind="number", points=False, graded=True, range=(-1.0, 1.0),
         value=regression.spearman, values=regression.spearman_values, needs="numbers and answers that vary",
     ),
     Metric(
-        name="rmse", words="RMSE", kind="number", points=False, lower=True, range=LOSS, of_unit=True,
+        name="rmse", words="RMSE", kind="number", points=False, graded=True, lower=True, range=LOSS, of_unit=True,
         value=regression.rmse, values=regression.rmse_values,
     ),
     Metric(
-        name="mae", words="mean absolute error", kind="number", points=False, lower=True, range=LOSS, of_unit=True,
-        value=_mean(regression.absolute_errors), values=regression.absolute_errors,
+        name="mae", words="mean absolute error", kind="number", points=False, graded=True, lower=True, range=LOSS,
+        of_unit=True, value=_mean(regression.absolute_errors), values=regression.absolute_errors,
     ),
     Metric(
-        name="r2", words="R²", kind="number", points=False, range=(-inf, 1.0),
+        name="r2", words="R²", kind="number", points=False, graded=True, range=(-inf, 1.0),
         value=regression.r2, values=regression.r2_values, needs="numbers that vary",
     ),
 )  # fmt: skip
@@ -155,9 +159,12 @@ _OF_LABELS = (
     ),
 )  # fmt: skip
 
-METRICS: dict[str, Metric] = {one.name: one for one in (*_OF_CLASSES, *_OF_NUMBERS, *_OF_LABELS)}
+OF_KIND: dict[str, tuple[Metric, ...]] = {"classes": _OF_CLASSES, "number": _OF_NUMBERS, "labels": _OF_LABELS}
+"""The metrics of each kind of answers, the default headline first."""
+
+METRICS: dict[str, Metric] = {one.name: one for metrics in OF_KIND.values() for one in metrics}
 
 
 def of_kind(kind: str) -> tuple[str, ...]:
-    """Names of the metrics of that kind of answers, in order, the default headline first."""
-    return tuple(name for name, metric in METRICS.items() if metric.kind == kind)
+    """Names of the metrics of that kind of answers, in order, the default headline first; none of an unknown kind."""
+    return tuple(one.name for one in OF_KIND.get(kind, ()))

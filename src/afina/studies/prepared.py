@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from afina import device as devices
-from afina.data.kinds import CLASSES
 from afina.data.loader import Limits, Loader
 from afina.data.task import Task, reads_files
 from afina.data.template import Tokenizer
@@ -24,6 +23,7 @@ from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective, metric_for
+from afina.models.objectives import OBJECTIVES
 from afina.models.question import Question
 from afina.seeds import derive
 from afina.studies.spec import RunSpec
@@ -151,7 +151,7 @@ def metric_of(run: RunSpec, task: Task | EncodedTask) -> str:
 def question_of(run: RunSpec, task: Task, tokenizer: Tokenizer) -> Question:
     """How `run` asks about the texts of its task. Raises InvalidStudy."""
     pairs, asked = task.train.pairs is not None, run.asked
-    if task.kind != CLASSES:
+    if not OBJECTIVES[task.kind].can_be_asked:
         if asked.head == "words" or asked.words or asked.offset:
             raise InvalidStudy(f"a task of kind {task.kind} has no label that a word could answer for. Ask in none.")
         asked = asked.model_copy(update={"head": "random"})

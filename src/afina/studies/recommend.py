@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 
 from afina import digest, meter
-from afina.data.kinds import CLASSES, NUMBER
 from afina.data.readers import rows
 from afina.data.task import Task
 from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, InvalidStudy
 from afina.methods import METHODS, make
 from afina.models import objectives
-from afina.models.objective import metric_for
+from afina.models.objective import Objective, metric_for
 from afina.stats.comparison import compare
-from afina.stats.metrics import METRICS, Answered
+from afina.stats.metrics import METRICS
 from afina.studies import contenders, floors, portfolio, stages
 from afina.studies.clock import Clock
 from afina.studies.directory import Directory
@@ -76,8 +75,9 @@ def recommend(
     asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
     how = checked(Ask, ask or {}, "recommend: ask")
     whole = Task.load(task, **(data or {}))
-    metric = metric_for(objectives.make(whole.label_names, {"kind": whole.kind}), metric, whole.metric)
-    _check_defined(metric, whole)
+    objective = objectives.make(whole.label_names, {"kind": whole.kind})
+    metric = metric_for(objective, metric, whole.metric)
+    _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or LocalExecutor()
         setting = Setting(whole, asked, backbone, how, clock, watcher, chosen, metric)
@@ -88,11 +88,9 @@ def recommend(
     return results
 
 
-def _check_defined(metric: str, task: Task) -> None:
+def _check_defined(metric: str, objective: Objective, task: Task) -> None:
     """Raise InvalidData where the held-out texts have no such figure, however they are answered."""
-    targets, width = task.evaluation.labels, len(task.label_names)
-    right = np.eye(width)[targets] if task.kind == CLASSES else targets
-    if np.isnan(METRICS[metric].value(Answered(targets, targets, None if task.kind == NUMBER else right))):
+    if np.isnan(METRICS[metric].value(objective.perfect(task.evaluation.labels))):
         raise InvalidData(
             f"task {task.address}: {METRICS[metric].words} is undefined on its {len(task.evaluation)} held-out texts: "
             f"it needs {METRICS[metric].needs}. Give such texts, or choose by another `metric`."

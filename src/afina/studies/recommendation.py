@@ -185,7 +185,7 @@ def decide(
     """
     sign = -1 if lower else 1
     of_simple = {name: _or_least(sign * one.mean()) for name, one in scores_of_simple.items()}
-    simple = max(of_simple, key=lambda name: (of_simple[name], name not in floors.CONSTANT.values()))
+    simple = max(of_simple, key=lambda name: (of_simple[name], name not in floors.CONSTANTS))
     better = [name for name in order if _or_least(sign * scores[name].mean()) > of_simple[simple]]
     if not better:
         return simple

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from afina import meter
-from afina.data.kinds import CLASSES
 from afina.errors import AfinaError
 from afina.stats.metrics import METRICS
 from afina.studies import stages
@@ -147,13 +146,7 @@ class Trainings:
         """
         made = self.results[name].record
         metric, seen = METRICS[made.metric], made.selection
-        if (
-            not seen
-            or math.isnan(seen.value)
-            or metric.kind != CLASSES
-            or not metric.points
-            or self.used < len(self.setting.task.train)
-        ):
+        if not seen or math.isnan(seen.value) or not metric.share or self.used < len(self.setting.task.train):
             return None
         return self.candidates[name].weighed(seen.value, seen.examples)
 

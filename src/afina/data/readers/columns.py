@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from afina.data.kinds import LABELS, NUMBER, How
-from afina.data.readers import labels, missing
+from afina.data.kinds import How
+from afina.data.readers import missing
+from afina.data.readers.kinds import TARGETS
 from afina.data.readers.labels import Form
 from afina.data.readers.rows import Rows
 from afina.data.readers.source import is_whole
@@ -169,16 +170,15 @@ def rows(table: Table, columns: Columns, form: Form, how: How | None) -> Rows:
         raise InvalidData(f"{table.path}: no rows below the names of the columns. Expected at least one example.")
     _refuse_names(table, (*columns.texts, *columns.labels))
     notes = (*table.notes, *_said(table, columns.labels, form))
+    kind = TARGETS[form.kind]
     if how is not None:
-        optional = form.kind == LABELS and len(columns.labels) == 1 and not form.hot
-        expected = "a number" if form.kind == NUMBER else "a label"
-        told = {"expected": expected, "optional": optional}
+        told = {"expected": kind.expected, "optional": kind.optional(form, columns.labels)}
         table, left_out = missing.without(table, columns.texts, columns.labels, how, **told)  # type: ignore[arg-type]
         notes += left_out
     return Rows(
         _texts(table, columns.text),
         None if columns.text_pair is None else _texts(table, columns.text_pair),
-        labels.parse(table, columns.labels, form),
+        kind.parse(table, columns.labels, form),
         table.where,
         form.kind,
         ",".join(columns.labels),
@@ -201,7 +201,7 @@ def _said(table: Table, names: Sequence[str], form: Form) -> list[str]:
     """What is worth saying of how labels are read."""
     notes = []
     column = f"{table.path}: column {names[0]!r}"
-    if form.kind == NUMBER and form.notation and (said := form.notation.said(table.columns[names[0]])):
+    if form.notation and (said := form.notation.said(table.columns[names[0]])):
         notes.append(f"{column} holds numbers that are not written plainly: {said}.")
     if form.hot:
         told = ", ".join(form.hot[:4]) + (", ..." if len(form.hot) > 4 else "")

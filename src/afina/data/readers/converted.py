@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afina.data.kinds import CLASSES, NUMBER
+from afina.data.kinds import CLASSES
 from afina.data.readers import columns, files, table
 from afina.data.readers.files import Asked
+from afina.data.readers.kinds import of_kind
 from afina.data.readers.table import Table
 from afina.data.readers.targets import Read
 from afina.errors import NotFound
@@ -50,7 +51,7 @@ def load(place: Place, asked: Asked, labels: Sequence[str] | None = None, *, off
     chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=True)
     named = chosen.labels[0] if len(chosen.labels) == 1 else ""
     names = tables[0].classes.get(named, ())
-    if not names or asked.kind == NUMBER:
+    if not names or (asked.kind is not None and not of_kind(asked.kind).named):
         return files.of_tables(*tables, asked=asked, names=labels, published=True)
     tables = [_labelled(_named(each, named, names), named) for each in tables]
     if len(tables) == 2 and not tables[1].places:  # a test split whose labels are kept back

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from afina.data.kinds import CLASSES, NUMBER
-from afina.data.readers.labels import Label, spelled
+from afina.data.readers.kinds import TARGETS
+from afina.data.readers.labels import Label
 from afina.data.readers.rows import Rows, identities
 from afina.errors import InvalidData
 
@@ -41,7 +41,7 @@ class Spellings:
         labels  the user's; where all labels of a group are among them, they are different ones
         Raises InvalidData where some labels differ in their spelling alone, and are not to be merged.
         """
-        counts = Counter(name for label in rows.labels for name in _names(rows, label))
+        counts = Counter(name for label in rows.labels for name in TARGETS[rows.kind].names(label))
         groups: dict[str, list[str]] = {}
         for name in sorted(counts):
             groups.setdefault(folded(name), []).append(name)
@@ -52,7 +52,8 @@ class Spellings:
         alike = [names for names in groups.values() if len(names) > 1 and not set(names) <= given]
         if alike:
             told = "; ".join(" and ".join(map(repr, names)) for names in alike[:SHOWN])
-            place = next(i for i, label in enumerate(rows.labels) if alike[0][1] in _names(rows, label))
+            names_in = TARGETS[rows.kind].names
+            place = next(i for i, label in enumerate(rows.labels) if alike[0][1] in names_in(label))
             raise InvalidData(
                 f"{rows.where(place)}: labels differ only by case, spaces or the Unicode form of a character: {told}. "
                 "Write each label in one way, or merge them with `merge_labels`; if they are different labels, name "
@@ -62,7 +63,7 @@ class Spellings:
 
     def applied(self, rows: Rows) -> Rows:
         """The rows with each label in the spelling that is kept, and a note of what was changed."""
-        if not self.kept or rows.kind == NUMBER:
+        if not self.kept:
             return rows
         changed: dict[str, str] = {}
 
@@ -84,12 +85,6 @@ class Spellings:
         return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ in their spelling: {told}."))
 
 
-def _names(rows: Rows, label: Label) -> tuple[str, ...]:
-    if rows.kind == NUMBER:
-        return ()
-    return label if isinstance(label, tuple) else (str(label),)
-
-
 def contradictions(*parts: Rows) -> tuple[str, ...]:
     """What is to be said of texts that stand with different labels; nothing where there are none."""
     first: dict[str, tuple[Label, str]] = {}
@@ -97,8 +92,7 @@ def contradictions(*parts: Rows) -> tuple[str, ...]:
     differing: dict[str, str] = {}
     for rows in parts:
         for row, (same, label) in enumerate(zip(identities(rows), rows.labels, strict=True)):
-            told = tuple(sorted(label)) if isinstance(label, tuple) else label
-            told = spelled(told, True) if rows.kind == CLASSES else told
+            told = TARGETS[rows.kind].same(label)
             counts[same] += 1
             if same not in first:
                 first[same] = (told, rows.where(row))
@@ -107,7 +101,7 @@ def contradictions(*parts: Rows) -> tuple[str, ...]:
     if not differing:
         return ()
     same, place = next(iter(differing.items()))
-    what = "numbers" if parts[0].kind == NUMBER else "labels"
+    what = TARGETS[parts[0].kind].plural
     texts = f"{len(differing):,} texts stand" if len(differing) > 1 else "1 text stands"
     number = sum(counts[each] for each in differing)
     return (

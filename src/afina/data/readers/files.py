@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from afina.data.kinds import LABELS
 from afina.data.readers import columns, source, table, workbook
 from afina.data.readers.doubts import Spellings, contradictions, folded
 from afina.data.readers.glue import GLUE
-from afina.data.readers.labels import Form, Reads, form_of, with_multi_hot
+from afina.data.readers.kinds import TARGETS, form_of, splits
+from afina.data.readers.labels import Form, Reads
 from afina.data.readers.missing import check_how
 from afina.data.readers.rows import Rows, hold_out
 from afina.data.readers.table import Table
-from afina.data.readers.targets import Read, splits
+from afina.data.readers.targets import Read
 from afina.errors import InvalidData, NotFound
 
 SST2 = GLUE["sst2"].names
@@ -75,7 +75,8 @@ def of_tables(
     rows = spellings.applied(rows)
     if held_out is None:
         notes = (*rows.notes, *contradictions(rows))
-        train_rows, evaluation_rows = hold_out(rows)
+        kind = TARGETS[rows.kind]
+        train_rows, evaluation_rows = hold_out(rows, kind.strata(rows), both_sides=kind.stratified)
         if not len(evaluation_rows):
             raise InvalidData(
                 f"{train.path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept "
@@ -149,8 +150,8 @@ def _rows(
     if form is None:
         reads = Reads(asked.kind, asked.separator, labels, how == "keep", published)
         form = form_of(found, chosen.labels, reads)
-    elif known and form.kind == LABELS and len(chosen.labels) == 1:
-        form = with_multi_hot(found, chosen.labels[0], form, labels, known)
+    else:
+        form = TARGETS[form.kind].form_to_measure(form, found, chosen.labels, labels, known)
     rows = columns.rows(found, chosen, form, None if published and asked.missing is None else how)
     settled = replace(
         asked,

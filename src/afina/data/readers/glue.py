@@ -12,10 +12,11 @@ from typing import Any
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers import source, table
+from afina.data.readers.kinds import splits
 from afina.data.readers.labels import Label
 from afina.data.readers.rows import Rows
 from afina.data.readers.table import Table
-from afina.data.readers.targets import Read, splits
+from afina.data.readers.targets import Read
 from afina.errors import InvalidData, NotFound
 
 REPOSITORY = "nyu-mll/glue"
@@ -164,7 +165,7 @@ def _listed(form: GlueTask) -> str:
 def _read(form: GlueTask, train: Rows, evaluation: Rows, labels: Sequence[str] | None) -> Read:
     occurring = set(train.labels)
     known = labels if labels is not None else [name for name in form.names if name in occurring]
-    found = splits(train, evaluation, None if form.kind == NUMBER and labels is None else known)
+    found = splits(train, evaluation, None if not form.names and labels is None else known)
     return replace(found, metric=form.metric)
 
 
@@ -218,7 +219,7 @@ def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> Row
         [name for name in told if name is not None],
         lambda i: found.where(kept[i]),
         form.kind,
-        SCALE if form.kind == NUMBER else "label",
+        "label" if form.names else SCALE,
     )
 
 
@@ -234,7 +235,7 @@ def _labels(form: GlueTask, found: Table, values: Sequence[Any]) -> Iterator[Lab
     for row, value in enumerate(values):
         if value in UNLABELLED:
             yield None
-        elif form.kind == NUMBER:
+        elif not form.names:
             yield _score(found, row, value)
         elif value in names:
             yield names[value]

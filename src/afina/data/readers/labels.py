@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afina.data.kinds import CLASSES, KINDS, LABELS, NUMBER, Kind
+from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.readers import lists, missing
 from afina.data.readers.notation import PLAIN, WHOLE, Notation, looks_like_one, notations, number
 from afina.data.readers.source import is_whole
 from afina.data.readers.table import Table
-from afina.errors import InvalidData, UnknownName
+from afina.errors import InvalidData
 
 Label = str | int | float | tuple[str, ...]
 """Of one text, as the data spell it: a class, a number, or several labels."""
@@ -77,7 +77,7 @@ class Reads:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Cells:
     """The column of the label.
 
     cells  by row, what is not empty, without white space around it;  known  of these, what stands for no missing value
@@ -89,7 +89,8 @@ class _Column:
     known: Mapping[int, Any]
 
     @classmethod
-    def of(cls, table: Table, name: str, keeps: bool) -> _Column:
+    def of(cls, table: Table, name: str, keeps: bool) -> Cells:
+        """Those of a column; keeps: whether a word such as `NA` is a label."""
         bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
         cells = {row: value for row, value in enumerate(bare) if not missing.empty(value)}
         known = cells if keeps else {row: value for row, value in cells.items() if not missing.word(value)}
@@ -97,9 +98,11 @@ class _Column:
 
     @property
     def values(self) -> list[Any]:
+        """What stands there and is not missing."""
         return list(self.known.values())
 
     def where(self, row: int) -> str:
+        """A cell's place, for messages."""
         return f"{self.table.where(row)}: column {self.name!r}"
 
     def said(self, *words: str) -> bool:
@@ -114,37 +117,8 @@ def spelled(label: Label, whole: bool) -> str:
     return str(int(match[1])) if match else str(label)
 
 
-def form_of(table: Table, names: Sequence[str], asked: Reads = Reads()) -> Form:
-    """How the columns `names` of a table are read, as far as `asked` does not say.
-
-    Raises InvalidData, UnknownName.
-    """
-    kind, separator = asked.kind, asked.separator
-    if kind is not None and kind not in KINDS:
-        raise UnknownName("kind", kind, KINDS)
-    if separator is not None and kind not in (None, LABELS):
-        raise InvalidData(f"`separator` {separator!r}: stands between several labels, and `kind` is {kind}.")
-    if len(names) > 1:
-        if kind not in (None, LABELS) or separator is not None:
-            raise InvalidData(
-                f"{table.path}: `label` names {len(names)} columns, one a label, so `kind` can only be labels, and "
-                "nothing separates them."
-            )
-        return Form(LABELS)
-    column = _Column.of(table, names[0], asked.keeps)
-    if separator is not None and not any(isinstance(value, str) and separator in value for value in column.values):
-        raise InvalidData(
-            f"{table.path}: `separator` {separator!r} stands in no row of column {names[0]!r}. Give the one that "
-            "does, or leave it out."
-        )
-    if separator is not None or kind == LABELS:
-        return _of_several(column, separator, asked)
-    if kind == NUMBER:
-        return Form(NUMBER, notation=notation_of(table, names[0], asked.keeps))
-    return Form(CLASSES, keeps=asked.keeps) if kind == CLASSES else _found(column, asked)
-
-
-def _of_several(column: _Column, separator: str | None, asked: Reads) -> Form:
+def form_of_several(column: Cells, separator: str | None, asked: Reads) -> Form:
+    """How a column of several labels is read. Raises InvalidData."""
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
     hot = lists.multi_hot(column.table, column.name, column.known, separator, asked.labels)
@@ -156,20 +130,20 @@ def with_multi_hot(table: Table, name: str, form: Form, labels: Sequence[str] | 
 
     known  the labels that may occur: lists whose places have none of these names hold names
     """
-    column = _Column.of(table, name, form.keeps)
+    column = Cells.of(table, name, form.keeps)
     hot = lists.multi_hot(table, name, column.known, form.separator, labels)
     return replace(form, hot=hot) if set(hot) & set(known) else form
 
 
-def _found(column: _Column, asked: Reads) -> Form:
+def form_found(column: Cells, asked: Reads) -> Form:
+    """How a column is read where nobody says of which kind it is: docs/tasks.md has the rule. Raises InvalidData."""
     known = column.values
     lists.check_readable(column.table, column.name, column.known)
     if _lists(known):
-        return _of_several(column, None, asked)
+        return form_of_several(column, None, asked)
     plain = [value for value in known if number(value) is not None]
     if known and len(plain) == len(known):
-        kind, other = _of_numbers(column, asked.published)
-        return Form(kind, notation=PLAIN if kind == NUMBER else None, keeps=asked.keeps, other=other)
+        return _of_numbers(column, asked)
     if not asked.published and known:
         notation = _of_odd_numbers(column)
         if notation is not None:
@@ -182,11 +156,11 @@ def _found(column: _Column, asked: Reads) -> Form:
         distinct = [{part.strip() for part in cell.split(separator)} for cell in set(map(str, known))]
         cells_of = Counter(part for parts in distinct for part in parts)
         if max(cells_of.values()) > 1:
-            return _of_several(column, separator, asked)
+            return form_of_several(column, separator, asked)
     return Form(CLASSES, keeps=asked.keeps)
 
 
-def _of_odd_numbers(column: _Column) -> Notation | None:
+def _of_odd_numbers(column: Cells) -> Notation | None:
     """How numbers are written that are not all plain; None where these are none. Raises InvalidData."""
     fits = notations(column.values)
     if len(fits) == 1:
@@ -201,14 +175,14 @@ def _of_odd_numbers(column: _Column) -> Notation | None:
 
 def notation_of(table: Table, name: str, keeps: bool = False) -> Notation:
     """How the numbers of a column are written. Raises InvalidData where that cannot be told."""
-    column = _Column.of(table, name, keeps)
+    column = Cells.of(table, name, keeps)
     fits = notations(column.values)
     if len(fits) > 1 and column.known:
         _refuse_odd(column, fits)
     return fits[0] if fits else PLAIN
 
 
-def _refuse_odd(column: _Column, fits: Sequence[Notation]) -> None:
+def _refuse_odd(column: Cells, fits: Sequence[Notation]) -> None:
     row, value = next((row, value) for row, value in column.known.items() if looks_like_one(value))
     if fits:
         first, second = (fit.value(value) for fit in fits)
@@ -224,7 +198,7 @@ def _refuse_odd(column: _Column, fits: Sequence[Notation]) -> None:
     )
 
 
-def _refuse_text(column: _Column) -> None:
+def _refuse_text(column: Cells) -> None:
     row, value = next(
         (row, value) for row, value in column.known.items() if number(value) is None and not looks_like_one(value)
     )
@@ -234,27 +208,29 @@ def _refuse_text(column: _Column) -> None:
     )
 
 
-def _of_numbers(column: _Column, published: bool) -> tuple[Kind, str]:
-    """What a column of plain numbers holds, and how to have it read otherwise. The rule is in docs/tasks.md."""
+def _of_numbers(column: Cells, asked: Reads) -> Form:
+    """How a column of plain numbers is read, and how to have it read otherwise. The rule is in docs/tasks.md."""
+    numbers = Form(NUMBER, notation=PLAIN, keeps=asked.keeps, other=_AS_CLASSES)
+    classes = Form(CLASSES, keeps=asked.keeps, other=_AS_NUMBERS)
     if not all(WHOLE.fullmatch(str(value)) for value in column.values):
-        return NUMBER, _AS_CLASSES
+        return numbers
     distinct = {int(float(value)) for value in column.values}
     first, last = min(distinct), max(distinct)
     gapless = first in (0, 1) and last - first + 1 == len(distinct)
-    if published:
-        return (NUMBER, _AS_CLASSES) if len(distinct) > MOST_CLASSES and not gapless else (CLASSES, _AS_NUMBERS)
+    if asked.published:
+        return numbers if len(distinct) > MOST_CLASSES and not gapless else classes
     if len(distinct) <= 2 or distinct <= {-1, 0, 1} or column.said(*COUNTED):
-        return CLASSES, _AS_NUMBERS
+        return classes
     if column.said(*RATED):
-        return NUMBER, _AS_CLASSES
+        return numbers
     if len(distinct) <= MOST_CLASSES:
-        return CLASSES, _AS_NUMBERS
+        return classes
     if gapless:
         raise InvalidData(
             f"{column.table.path}: column {column.name!r} holds each whole number from {first} to {last}. They may "
             f"measure something, or stand for {len(distinct)} classes. Say which with `kind` number or `kind` classes."
         )
-    return NUMBER, _AS_CLASSES
+    return numbers
 
 
 def _lists(filled: Sequence[Any]) -> bool:
@@ -266,38 +242,32 @@ def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:
     return next((mark for mark in separators if any(isinstance(v, str) and mark in v for v in filled)), None)
 
 
-def parse(table: Table, names: Sequence[str], form: Form) -> list[Label]:
-    """The label of every row. Raises InvalidData that names the row."""
+def as_several(table: Table, names: Sequence[str], form: Form) -> list[Label]:
+    """Several labels a row, of one column or of one column each. Raises InvalidData that names the row."""
     rows = range(len(table.places))
     if len(names) > 1:
-        made = [tuple(name for name in names if _truth(table, name, i)) for i in rows]
-        return list(_some(table, names, made))
-    name = names[0]
-    if form.kind == NUMBER:
-        notation = form.notation or notation_of(table, name, form.keeps)
-        return [_as_number(table, name, i, notation) for i in rows]
-    if form.kind == LABELS:
-        return list(_some(table, names, [_several(table, name, i, form) for i in rows]))
-    return [_one(table, name, i, form) for i in rows]
+        return _some(table, names, [tuple(name for name in names if _truth(table, name, i)) for i in rows])
+    return _some(table, names, [_several(table, names[0], i, form) for i in rows])
 
 
-def _some(table: Table, names: Sequence[str], made: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def _some(table: Table, names: Sequence[str], made: list[tuple[str, ...]]) -> list[Label]:
     if not any(made):
         raise InvalidData(
             f"{table.path}: no row has a label in {', '.join(names)}, so there is nothing to learn. Give some."
         )
-    return made
+    return list(made)
 
 
-def _as_number(table: Table, name: str, row: int, notation: Notation) -> float:
+def as_number(table: Table, name: str, row: int, notation: Notation) -> float:
+    """The number of a row. Raises InvalidData that names it."""
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
     where = f"{table.where(row)}: column {name!r}"
     if missing.empty(value):
         raise InvalidData(f"{where} is empty. Expected a number; fill it in or remove the row.")
-    found = notation.value(value)
-    if found is not None:
-        return found
+    made = notation.value(value)
+    if made is not None:
+        return made
     if (isinstance(value, float) and math.isinf(value)) or _INFINITE.fullmatch(str(value)):
         raise InvalidData(f"{where} is infinite. Expected a finite number; correct it or remove the row.")
     example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
@@ -337,7 +307,8 @@ def _truth(table: Table, name: str, row: int) -> bool:
     return _TRUTH[told]
 
 
-def _one(table: Table, name: str, row: int, form: Form) -> str | int:
+def as_name(table: Table, name: str, row: int, form: Form) -> str | int:
+    """The class of a row. Raises InvalidData that names it."""
     value = table.columns[name][row]
     if isinstance(value, str):
         value = value.strip()

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from afina import digest
-from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
-from afina.data.readers.labels import Label, spelled
+from afina.data.kinds import CLASSES, Kind
+from afina.data.readers.labels import Label
 from afina.data.readers.notation import WHOLE
 from afina.data.split import Example, Split, key
 from afina.errors import InvalidData
@@ -84,27 +83,28 @@ def identities(rows: Rows) -> list[str]:
     return [identity(example) for example in _examples(rows)]
 
 
-def hold_out(rows: Rows) -> tuple[Rows, Rows]:
+def hold_out(rows: Rows, strata: Sequence[str], *, both_sides: bool) -> tuple[Rows, Rows]:
     """Training and evaluation rows of one file: of each stratum the fifth of its texts of lowest `rank` is held out.
 
-    A stratum has the texts of a label; of several labels a text is of its rarest, and numbers are all of one.
+    strata      that of each row
+    both_sides  whether each stratum is to have a text on either side
     Texts that are the same stay on one side, in the first one's stratum; of two of a stratum or more, at least one
     is on each side. Which are held out does not depend on the order of the file, unless the same text has two labels.
-    Raises InvalidData for a class that has one text alone.
+    Raises InvalidData for a stratum that has one text alone, and is to be on both sides.
     """
-    strata: dict[str, str] = {}  # of each text that is not the same as another
+    of_text: dict[str, str] = {}  # the stratum of each text that is not the same as another
     ranks: dict[str, int] = {}
     first: dict[str, int] = {}
     same_as = identities(rows)
-    for place, (same, example, stratum) in enumerate(zip(same_as, _examples(rows), _strata(rows), strict=True)):
-        if same not in strata:
-            strata[same], ranks[same], first[same] = stratum, rank(example), place
+    for place, (same, example, stratum) in enumerate(zip(same_as, _examples(rows), strata, strict=True)):
+        if same not in of_text:
+            of_text[same], ranks[same], first[same] = stratum, rank(example), place
     by_stratum: dict[str, list[str]] = {}
-    for same, stratum in strata.items():
+    for same, stratum in of_text.items():
         by_stratum.setdefault(stratum, []).append(same)
     held: set[str] = set()
     for stratum, texts in by_stratum.items():
-        if rows.kind == CLASSES and len(texts) == 1 and len(strata) > len(by_stratum):
+        if both_sides and len(texts) == 1 and len(of_text) > len(by_stratum):
             raise InvalidData(
                 f"{rows.where(first[texts[0]])}: the only text of label {stratum!r}, so none of it can be kept aside "
                 "to evaluate on. Give more of them, remove it, or give a file of its own to evaluate on with "
@@ -114,16 +114,6 @@ def hold_out(rows: Rows) -> tuple[Rows, Rows]:
         held.update(sorted(texts, key=lambda same: ranks[same])[: min(count, len(texts) - 1)])
     train = [i for i, same in enumerate(same_as) if same not in held]
     return rows.take(train), rows.take([i for i, same in enumerate(same_as) if same in held])
-
-
-def _strata(rows: Rows) -> list[str]:
-    if rows.kind == NUMBER:
-        return [""] * len(rows)
-    if rows.kind == LABELS:
-        several = [label if isinstance(label, tuple) else () for label in rows.labels]
-        counts = Counter(name for names in several for name in names)
-        return [min(names, key=lambda name: (counts[name], name), default="") for names in several]
-    return [spelled(label, True) for label in rows.labels]
 
 
 def _examples(rows: Rows) -> list[Example]:

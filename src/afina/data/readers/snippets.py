@@ -21,9 +21,10 @@ import numpy as np
 from afina import assets
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers import raters
+from afina.data.readers.kinds import splits
 from afina.data.readers.labels import Label
 from afina.data.readers.rows import Rows, identity, rank, sides, trains
-from afina.data.readers.targets import Read, splits
+from afina.data.readers.targets import Read
 from afina.data.split import Example, key
 
 NEUTRAL = 0.5

@@ -1,6 +1,6 @@
 """Labels as the data spell them, to targets: indices of classes, numbers, or rows of a table of labels.
 
-Knows no file format; which rows are there, and how they are cut, is `rows`.
+Knows no file format; which rows are there, and how they are cut, is `rows`, and which kind takes which, `kinds`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
+from afina.data.kinds import CLASSES, Kind
 from afina.data.readers.labels import spelled
 from afina.data.readers.notation import WHOLE
 from afina.data.readers.rows import Rows
@@ -43,23 +43,21 @@ class Read:
     notes: tuple[str, ...] = ()
 
 
-def splits(train: Rows, evaluation: Rows, labels: Sequence[str] | None = None, names: Sequence[str] = ()) -> Read:
-    """Label names and both splits.
+def splits_of_numbers(train: Rows, evaluation: Rows, labels: Sequence[str] | None) -> Read:
+    """Both splits under the name of the column. Raises InvalidData for `labels`."""
+    if labels is not None:
+        raise InvalidData(f"`labels` {','.join(labels)}: the labels are numbers, which have no names. Leave it out.")
+    return Read((train.column,), numbers(train), numbers(evaluation), train.kind, column=train.column)
 
-    Integers keep their order and strings are sorted, unless `labels` gives the order, or names the
-    integers 0..n-1. `names` are the data's own names of the integers 0..n-1, where it has any.
-    Raises InvalidData that names the row.
-    """
-    if train.kind == NUMBER:
-        if labels is not None:
-            raise InvalidData(
-                f"`labels` {','.join(labels)}: the labels are numbers, which have no names. Leave it out."
-            )
-        return Read((train.column,), _numbers(train), _numbers(evaluation), NUMBER, column=train.column)
-    if train.kind == LABELS:
-        ordered = _of_several(train, labels)
-        index = {name: i for i, name in enumerate(ordered)}
-        return Read(ordered, _several(train, index), _several(evaluation, index), LABELS, column=train.column)
+
+def splits_of_labels(train: Rows, evaluation: Rows, labels: Sequence[str] | None) -> Read:
+    """Both splits, of the labels that training texts have. Raises InvalidData that names the row."""
+    ordered = _of_several(train, labels)
+    return Read(ordered, several(train, ordered), several(evaluation, ordered), train.kind, column=train.column)
+
+
+def splits_of_classes(train: Rows, evaluation: Rows, labels: Sequence[str] | None, names: Sequence[str]) -> Read:
+    """Both splits, of the classes that training texts have. Raises InvalidData that names the row."""
     known, whole = _known(train)
     if labels is None:
         named = {str(i): name for i, name in enumerate(names)}
@@ -70,23 +68,11 @@ def splits(train: Rows, evaluation: Rows, labels: Sequence[str] | None = None, n
     return Read(label_names, _split(train, index, whole), _split(evaluation, index, whole), column=train.column)
 
 
-def matched(
-    rows: Rows,
-    label_names: Sequence[str],
-    labels: Sequence[str] | None = None,
-    names: Sequence[str] = (),
-    whose: str = "the adapter's",
+def matched_classes(
+    rows: Rows, label_names: Sequence[str], labels: Sequence[str] | None, names: Sequence[str], whose: str
 ) -> Split:
-    """A split of rows whose labels are among `label_names`, by name; not all of them need to occur.
-
-    labels  what the integers 0..n-1 of the data are called in `label_names`;  names  likewise, where nothing is said
-    Raises InvalidData that lists both where a label is none of them.
-    """
-    if rows.kind == NUMBER:
-        return _numbers(rows)
+    """A split of rows whose classes are among `label_names`; arguments as of `kinds.matched`. Raises InvalidData."""
     index = {name: i for i, name in enumerate(label_names)}
-    if rows.kind == LABELS:
-        return _several(rows, index, whose)
     told = {str(label) for label in rows.labels}
     whole = all(WHOLE.fullmatch(label) for label in told)
     called = labels if labels is not None else names
@@ -156,7 +142,8 @@ def _split(rows: Rows, index: dict[str, int], whole: bool) -> Split:
     return _made(rows, found)
 
 
-def _numbers(rows: Rows) -> Split:
+def numbers(rows: Rows) -> Split:
+    """A number a text, float64."""
     return _made(rows, np.array(rows.labels, dtype=np.float64))
 
 
@@ -176,8 +163,9 @@ def _of_several(train: Rows, labels: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _several(rows: Rows, index: Mapping[str, int], whose: str = "") -> Split:
-    """A row a text, int64 0 or 1 for each label."""
+def several(rows: Rows, label_names: Sequence[str], whose: str = "") -> Split:
+    """A row a text, int64 0 or 1 for each label. Raises InvalidData that names the row."""
+    index = {name: i for i, name in enumerate(label_names)}
     found = np.zeros((len(rows), len(index)), dtype=np.int64)
     for i, label in enumerate(rows.labels):
         for name in label if isinstance(label, tuple) else ():

@@ -1,0 +1,49 @@
+"""The tables of kinds of task below the report: each has every kind, in the order of KINDS, under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from afina.data.kinds import KINDS
+from afina.data.readers.kinds import TARGETS
+from afina.models.objectives import OBJECTIVES, of_problem
+from afina.stats.metrics import METRICS, OF_KIND
+from afina.studies.floors import CONSTANTS, FLOORS
+
+TABLES: dict[str, Mapping[Any, Any]] = {
+    "data": TARGETS,
+    "stats": OF_KIND,
+    "models": OBJECTIVES,
+    "studies": FLOORS,
+}
+
+
+@pytest.mark.parametrize("package", TABLES)
+def test_a_table_has_every_kind_in_order(package: str) -> None:
+    assert tuple(TABLES[package]) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_entry_is_of_its_kind(kind: Any) -> None:
+    assert TARGETS[kind].kind == OBJECTIVES[kind].kind == kind
+    assert {metric.kind for metric in OF_KIND[kind]} == {kind}
+
+
+def test_one_kind_is_what_a_manifest_that_names_none_is_of() -> None:
+    assert [kind for kind in KINDS if TARGETS[kind].told is None] == ["classes"]
+
+
+def test_every_metric_has_one_kind_and_every_kind_a_name_and_a_problem_type_of_its_own() -> None:
+    assert sum(map(len, OF_KIND.values())) == len(METRICS)
+    assert len({kind.problem_type for kind in OBJECTIVES.values()}) == len(KINDS)
+    assert len({kind.column for kind in OBJECTIVES.values()}) == len(KINDS)
+    assert len(CONSTANTS) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_transformers_is_of_the_kind_that_its_problem_type_says(kind: Any) -> None:
+    names = ("price",) if OBJECTIVES[kind].takes(1) and not OBJECTIVES[kind].takes(2) else ("a", "b")
+    assert of_problem(names, OBJECTIVES[kind].problem_type, "config.json").kind == kind
