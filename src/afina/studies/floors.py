@@ -167,8 +167,9 @@ class LabelFloors(FloorKind):
     def same(self, objective: Objective, targets: np.ndarray) -> np.ndarray:
         """Log-odds of the shares."""
         share = targets.mean(axis=0)
-        odds: np.ndarray = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
-        return np.clip(odds, NEVER, -NEVER)
+        odds = np.log(np.maximum(share, 1e-300)) - np.log(np.maximum(1 - share, 1e-300))
+        row: np.ndarray = np.clip(odds, NEVER, -NEVER)
+        return row
 
     def last(self) -> tuple[Any, dict[str, Any]]:
         """A logistic regression a label."""

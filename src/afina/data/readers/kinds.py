@@ -305,7 +305,7 @@ class LabelTargets(TargetKind):
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         """The names of each."""
-        return [tuple(label_names[index] for index in np.flatnonzero(row)) for row in found]
+        return [tuple(label_names[int(index)] for index in np.flatnonzero(row)) for row in found]
 
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
         """How many, and their names."""
@@ -324,7 +324,7 @@ def of_kind(kind: str) -> TargetKind:
     """The entry of a kind that a user names. Raises UnknownName."""
     if kind not in KINDS:
         raise UnknownName("kind", kind, KINDS)
-    return TARGETS[kind]  # type: ignore[index]
+    return TARGETS[kind]
 
 
 def form_of(table: Table, columns: Sequence[str], asked: Reads) -> Form:
