@@ -5,7 +5,7 @@ READY := .venv/.installed
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 12
 
-.PHONY: help install study serve test test-slow bench clean
+.PHONY: help install study serve test test-slow errors bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 
 test-slow: $(READY) ## the tests that take more than ten seconds each
 	$(PYTEST) -m slow
+
+errors: $(READY) ## write docs/errors.md and the list of messages anew, after an error was added or reworded
+	$(BIN)/python tests/raised.py
 
 bench: $(READY) ## measure training speed and memory beside what people use today
 	$(BIN)/python benchmarks/train_step.py

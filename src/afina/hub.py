@@ -55,13 +55,17 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
     except (RepositoryNotFoundError, HFValidationError):
         raise NotFound(
             f"backbone {address}: neither a directory here nor a repository on the Hub. "
-            "Give a Hub id such as gpt2, a directory, or 'embedded'."
+            "Give a Hub id such as gpt2, a directory, or 'embedded'.",
+            code="backbone.missing",
+            backbone=address,
         ) from None
     except _UNREACHABLE:
         raise NotFound(
             f"backbone {address}: no such directory here, and the Hub cannot be reached and no copy is cached. "
             "Save the model with save_pretrained on a machine that can, and give its directory; or use 'embedded', "
-            "which comes from the package index."
+            "which comes from the package index.",
+            code="backbone.unreachable",
+            backbone=address,
         ) from None
     return path
 
@@ -84,10 +88,17 @@ def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool 
     try:
         path = _download(repository, "", list(patterns), kind="dataset", offline=offline)
     except _UNREACHABLE as error:
-        raise NotFound(_absent(repository, type(error).__name__)) from error
+        raise NotFound(
+            _absent(repository, type(error).__name__), code="hub.unreachable", repository=repository
+        ) from error
     for pattern in patterns:
         if not any(path.glob(pattern)):  # other files of the repository may be cached
-            raise NotFound(_absent(repository, f"{pattern} is missing"))
+            raise NotFound(
+                _absent(repository, f"{pattern} is missing"),
+                code="hub.unreachable",
+                repository=repository,
+                file=pattern,
+            )
     return path
 
 
@@ -106,23 +117,33 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
     except GatedRepoError:
         raise NotFound(
             f"the Hub's {repository} is only for those who agreed to its terms. Do so on its page and log in with "
-            "`hf auth login`, or save its splits as files and give their directory."
+            "`hf auth login`, or save its splits as files and give their directory.",
+            code="hub.gated",
+            repository=repository,
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise NotFound(
-            f"no data set {repository} on the Hub, or a private one. Check the name, or log in with `hf auth login`."
+            f"no data set {repository} on the Hub, or a private one. Check the name, or log in with `hf auth login`.",
+            code="hub.missing",
+            repository=repository,
         ) from None
     except RevisionNotFoundError:
         raise NotFound(
             f"the Hub has made no parquet files of {repository}, as it does of public data sets without a script of "
-            f"their own. {SAVE_IT}"
+            f"their own. {SAVE_IT}",
+            code="hub.no-parquet",
+            repository=repository,
         ) from None
     except _UNREACHABLE as error:
-        raise NotFound(_absent(repository, type(error).__name__)) from error
+        raise NotFound(
+            _absent(repository, type(error).__name__), code="hub.unreachable", repository=repository
+        ) from error
     found = {split: sorted((path / place).glob("*.parquet")) for split, place in chosen.items()}
     empty = [split for split, files in found.items() if not files]
     if empty:
-        raise NotFound(_absent(repository, f"{folder}/{empty[0]} is missing"))
+        raise NotFound(
+            _absent(repository, f"{folder}/{empty[0]} is missing"), code="hub.unreachable", repository=repository
+        )
     return found
 
 
@@ -136,24 +157,41 @@ def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
     repository, _, revision = address.partition("@")
     kinds = tuple(pattern.removeprefix("*") for pattern in SAFE)
     if unsafe := [pattern for pattern in patterns if not pattern.endswith(kinds)]:
-        raise Refused(f"{address}: files {unsafe[0]!r} may hold programs. Expected patterns such as {', '.join(SAFE)}.")
+        raise Refused(
+            f"{address}: files {unsafe[0]!r} may hold programs. Expected patterns such as {', '.join(SAFE)}.",
+            code="hub.file-unsafe",
+            address=address,
+            file=unsafe[0],
+        )
     try:
         path = _download(repository, revision, list(patterns))
     except HFValidationError:
-        raise InvalidName(_NO_NAME.format(repository)) from None
+        raise InvalidName(_NO_NAME.format(repository), code="hub.name-malformed", repository=repository) from None
     except RevisionNotFoundError:
         raise NotFound(
-            f"the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit."
+            f"the Hub's {repository} has no revision {revision}. Name a branch, a tag or a commit.",
+            code="hub.part-missing",
+            repository=repository,
+            revision=revision,
         ) from None
     except RepositoryNotFoundError:
         raise NotFound(
             f"no repository {repository} on the Hub, or one that this login may not read. Check the name, or log in "
-            "with `hf auth login`."
+            "with `hf auth login`.",
+            code="hub.missing",
+            repository=repository,
         ) from None
     except _UNREACHABLE as error:
-        raise NotFound(_absent(repository, type(error).__name__)) from error
+        raise NotFound(
+            _absent(repository, type(error).__name__), code="hub.unreachable", repository=repository
+        ) from error
     if not any(file.is_file() for pattern in patterns for file in path.rglob(pattern)):
-        raise NotFound(f"the Hub's {address} has no file that matches {', '.join(patterns)}. Name another repository.")
+        raise NotFound(
+            f"the Hub's {address} has no file that matches {', '.join(patterns)}. Name another repository.",
+            code="hub.part-missing",
+            address=address,
+            expected=patterns,
+        )
     return path
 
 
@@ -170,7 +208,9 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
     if unsafe or not files:
         found = f"{unsafe[0].relative_to(folder)}, which may hold a program" if unsafe else "nothing"
         raise Refused(
-            f"{folder}: found {found}. Expected files such as {', '.join(SAFE)} and {CARD}; nothing was sent."
+            f"{folder}: found {found}. Expected files such as {', '.join(SAFE)} and {CARD}; nothing was sent.",
+            code="hub.file-unsafe",
+            path=folder,
         )
     with _sending(repository):
         api = HfApi()
@@ -192,23 +232,38 @@ def _sending(repository: str) -> Iterator[None]:
     except AfinaError:
         raise
     except HFValidationError:
-        raise InvalidName(_NO_NAME.format(repository)) from None
+        raise InvalidName(_NO_NAME.format(repository), code="hub.name-malformed", repository=repository) from None
     except LocalTokenNotFoundError:
-        raise CannotWrite(place, "nobody is logged in here; do so with `hf auth login`") from None
+        raise CannotWrite(
+            place, "nobody is logged in here; do so with `hf auth login`", code="hub.login-needed"
+        ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
-            raise CannotWrite(place, "the Hub knows no such login; log in with `hf auth login`") from None
+            raise CannotWrite(
+                place, "the Hub knows no such login; log in with `hf auth login`", code="hub.login-needed"
+            ) from None
         if status in (403, 404):
-            raise CannotWrite(place, "this login may not write there; use a token that may, or another name") from None
+            raise CannotWrite(
+                place, "this login may not write there; use a token that may, or another name", code="hub.write-refused"
+            ) from None
         if status < 500:
-            raise CannotWrite(place, f"the Hub refuses it: {error.server_message or f'status {status}'}") from None
-        raise NotFound(f"{place} cannot be reached (status {status}). Nothing was sent; try again later.") from error
+            raise CannotWrite(
+                place, f"the Hub refuses it: {error.server_message or f'status {status}'}", code="hub.write-refused"
+            ) from None
+        raise NotFound(
+            f"{place} cannot be reached (status {status}). Nothing was sent; try again later.",
+            code="hub.unreachable",
+            repository=place,
+            status=status,
+        ) from error
     except Exception as error:
         # As in `_listed`: what says that nothing answers is the error of another library.
         raise NotFound(
             f"{place} cannot be reached ({type(error).__name__}). Try again where there is a network; what is there "
-            "already is not sent twice."
+            "already is not sent twice.",
+            code="hub.unreachable",
+            repository=place,
         ) from error
 
 
@@ -260,21 +315,36 @@ def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[
             folder, place, _ = name.split("/")
             places.setdefault(folder, {})[place.removeprefix(PARTIAL)] = f"{folder}/{place}"
     if not places:
-        raise NotFound(f"the Hub's {repository} has no parquet files on its branch {CONVERTED}. {SAVE_IT}")
+        raise NotFound(
+            f"the Hub's {repository} has no parquet files on its branch {CONVERTED}. {SAVE_IT}",
+            code="hub.no-parquet",
+            repository=repository,
+        )
     there = ", ".join(sorted(places))
     if config is None:
         config = next(iter(places)) if len(places) == 1 else "default"
         if config not in places:
             raise NotFound(
-                f"the Hub's {repository} has several configurations. Found: {there}. Name one: hub:{repository}:NAME."
+                f"the Hub's {repository} has several configurations. Found: {there}. Name one: hub:{repository}:NAME.",
+                code="hub.part-missing",
+                repository=repository,
             )
     if config not in places:
-        raise NotFound(f"the Hub's {repository} has no configuration {config!r}. Found: {there}.")
+        raise NotFound(
+            f"the Hub's {repository} has no configuration {config!r}. Found: {there}.",
+            code="hub.part-missing",
+            repository=repository,
+            config=config,
+        )
     splits = places[config]
     if TRAIN not in splits:
         raise NotFound(
             f"the Hub's {repository} has no training split in {config}. Found: {', '.join(sorted(splits))}. Expected "
-            f"one called {TRAIN}. {SAVE_IT}"
+            f"one called {TRAIN}. {SAVE_IT}",
+            code="hub.part-missing",
+            repository=repository,
+            config=config,
+            found=splits,
         )
     other = next((split for split in EVALUATION if split in splits), None)
     return config, {split: splits[split] for split in (TRAIN, other) if split is not None}

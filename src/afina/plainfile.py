@@ -30,12 +30,16 @@ def check(path: Path) -> int:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise CorruptAdapter(f"{path}: the file is missing. {AGAIN}") from None
+        raise CorruptAdapter(f"{path}: the file is missing. {AGAIN}", code="adapter.file-missing", path=path) from None
     except (OSError, ValueError) as error:
-        raise CorruptAdapter(f"{path}: cannot be read ({error}). {AGAIN}") from None
+        raise CorruptAdapter(
+            f"{path}: cannot be read ({error}). {AGAIN}", code="adapter.file-unreadable", path=path
+        ) from None
     if not stat.S_ISREG(status.st_mode):
         found = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise CorruptAdapter(f"{path}: expected a file, found {found}. {AGAIN}")
+        raise CorruptAdapter(
+            f"{path}: expected a file, found {found}. {AGAIN}", code="adapter.file-unreadable", path=path, found=found
+        )
     return status.st_size
 
 
@@ -47,11 +51,19 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """
     size = check(path)
     if size > most:
-        raise CorruptAdapter(f"{path}: it has {size:,} bytes, at most {most:,} may be read. {AGAIN}")
+        raise CorruptAdapter(
+            f"{path}: it has {size:,} bytes, at most {most:,} may be read. {AGAIN}",
+            code="adapter.file-unreadable",
+            path=path,
+            bytes=size,
+            most=most,
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorruptAdapter(f"{path}: cannot be read ({error}). {AGAIN}") from None
+        raise CorruptAdapter(
+            f"{path}: cannot be read ({error}). {AGAIN}", code="adapter.file-unreadable", path=path
+        ) from None
     return parse_json(data, path)
 
 
@@ -67,9 +79,13 @@ def parse_json(data: bytes, where: object) -> Any:
         )
         _walk(value)
     except RecursionError:
-        raise CorruptAdapter(f"{where}: not readable as JSON (too many levels). {AGAIN}") from None
+        raise CorruptAdapter(
+            f"{where}: not readable as JSON (too many levels). {AGAIN}", code="adapter.file-malformed", path=where
+        ) from None
     except ValueError as error:
-        raise CorruptAdapter(f"{where}: not readable as JSON ({error}). {AGAIN}") from None
+        raise CorruptAdapter(
+            f"{where}: not readable as JSON ({error}). {AGAIN}", code="adapter.file-malformed", path=where
+        ) from None
     return value
 
 
@@ -77,7 +93,7 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     """The JSON object in a file, as `read_json` reads it."""
     content = read_json(path, most)
     if not isinstance(content, dict):
-        raise CorruptAdapter(f"{path}: expected a JSON object. {AGAIN}")
+        raise CorruptAdapter(f"{path}: expected a JSON object. {AGAIN}", code="adapter.file-malformed", path=path)
     return content
 
 

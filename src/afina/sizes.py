@@ -14,5 +14,10 @@ def read_size(text: str, what: str = "memory") -> int:
     except ValidationError:
         size = ByteSize(0)
     if size == 0 or not text.strip()[-1].isalpha():
-        raise InvalidStudy(f"{what} {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.")
+        raise InvalidStudy(
+            f"{what} {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.",
+            code="option.invalid",
+            option=what,
+            found=text,
+        )
     return int(size)

@@ -31,30 +31,42 @@ def failure(url: str, error: Exception, timeout_s: float, *, writes: bool) -> Af
     variables = VARIABLES[urlsplit(url).scheme]
     code = f", {found}" if (found := _code(said)) else ""
     if any(host in said for host in _METADATA):
-        return NotFound(f"{url}: no credentials for it are found. Set in the environment: {variables}.")
+        return NotFound(
+            f"{url}: no credentials for it are found. Set in the environment: {variables}.",
+            code="blobs.denied",
+            url=url,
+        )
     if status in (401, 403) or type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
         refused = f"the service refuses these credentials, {status or 403}{code}"
         if writes:
             return CannotWrite(url, f"{refused}; they are of {variables}")
         return NotFound(
-            f"{url}: cannot be read ({refused}). Do they allow reading and listing? They are of {variables}."
+            f"{url}: cannot be read ({refused}). Do they allow reading and listing? They are of {variables}.",
+            code="blobs.denied",
+            url=url,
         )
     if status == 404:
         return NotFound(
             f"{url}: no such bucket{code}. Make it first, or correct the address, and what the environment says of "
-            f"it: {variables}."
+            f"it: {variables}.",
+            code="blobs.bucket-missing",
+            url=url,
         )
     if "BadScheme" in said:
         return NotFound(
             f"{url}: the endpoint is not https, and nothing is sent without encryption unless AWS_ALLOW_HTTP=true "
-            "says so. Set it, or correct AWS_ENDPOINT_URL."
+            "says so. Set it, or correct AWS_ENDPOINT_URL.",
+            code="blobs.settings-unusable",
+            url=url,
         )
     asked = re.search(r"after (\d+) retries", said)
     times = f", asked {int(asked[1]) + 1} times" if asked and asked[1] != "0" else ""
     why = _reason(said, timeout_s) if status is None else f"status {status}{code}"
     return NotFound(
         f"{url}: does not answer as it should ({why}{times}). Is the network up, and the address right, with what the "
-        f"environment says of it: {variables}? Then try again."
+        f"environment says of it: {variables}? Then try again.",
+        code="blobs.unreachable",
+        url=url,
     )
 
 
@@ -62,7 +74,9 @@ def unreadable(url: str) -> NotFound:
     """What to raise where obstore can do nothing with the settings it has."""
     return NotFound(
         f"{url}: cannot be opened with the settings of the environment. Is one of them missing or misspelt, such as "
-        f"{VARIABLES[urlsplit(url).scheme]}?"
+        f"{VARIABLES[urlsplit(url).scheme]}?",
+        code="blobs.settings-unusable",
+        url=url,
     )
 
 

@@ -129,7 +129,11 @@ class LocalBlobs(Blobs):
         """See `Blobs`; the file itself."""
         path = self._path(place)
         if not path.is_file():
-            raise CorruptStore(f"{path}: the file is missing. `afina store verify` says what it belongs to.")
+            raise CorruptStore(
+                f"{path}: the file is missing. `afina store verify` says what it belongs to.",
+                code="store.blobs-missing",
+                path=path,
+            )
         yield path
 
     def remove(self, place: str) -> None:

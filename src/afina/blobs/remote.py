@@ -60,7 +60,11 @@ def open_blobs(address: str) -> Blobs:
     if parts.scheme != "file":
         return RemoteBlobs.open(address)
     if parts.netloc not in ("", "localhost") or len(parts.path) < 2 or parts.query or parts.fragment:
-        raise InvalidName(f"{shown(address)!r} names no directory of this machine. Expected file:///path/to/it.")
+        raise InvalidName(
+            f"{shown(address)!r} names no directory of this machine. Expected file:///path/to/it.",
+            code="blobs.address-malformed",
+            address=shown(address),
+        )
     return LocalBlobs(Path(unquote(parts.path)))
 
 
@@ -85,18 +89,27 @@ class RemoteBlobs(Blobs):
         """
         parts = _split(url)
         if parts.scheme not in VARIABLES or (not parts.hostname and parts.scheme != "memory"):
-            raise InvalidName(f"{shown(url)!r} is no address of a service. {_EXPECTED}")
+            raise InvalidName(
+                f"{shown(url)!r} is no address of a service. {_EXPECTED}",
+                code="blobs.address-malformed",
+                address=shown(url),
+            )
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InvalidName(
                 f"{shown(url)!r}: an address holds no credentials and no options, since it is written into logs. "
-                f"Set them in the environment: {VARIABLES[parts.scheme]}."
+                f"Set them in the environment: {VARIABLES[parts.scheme]}.",
+                code="blobs.address-malformed",
+                address=shown(url),
             )
         try:
             from obstore.store import from_url
         except ImportError:
             raise NotFound(
                 f"{url}: obstore is not installed, and without it no service can be asked. Install it: "
-                "pip install 'afina[store]'"
+                "pip install 'afina[store]'",
+                code="extra.missing",
+                extra="store",
+                package="obstore",
             ) from None
         options: dict[str, Any] = {
             "config": _config(parts.scheme),
@@ -147,7 +160,9 @@ class RemoteBlobs(Blobs):
                     self._fetch(place, path)
             except FileNotFoundError:
                 raise CorruptStore(
-                    f"{self.url}/{below(place)}: the file is missing. `afina store verify` says what it belongs to."
+                    f"{self.url}/{below(place)}: the file is missing. `afina store verify` says what it belongs to.",
+                    code="store.blobs-missing",
+                    path=f"{self.url}/{below(place)}",
                 ) from None
             yield path
 
@@ -169,7 +184,11 @@ class RemoteBlobs(Blobs):
             if target.tell() != size:
                 raise CorruptStore(
                     f"{self.url}/{below(place)}: {target.tell():,} bytes came, expected {size:,}. Try again; if it "
-                    "comes to the same, something between here and the service cuts its answers short."
+                    "comes to the same, something between here and the service cuts its answers short.",
+                    code="store.blobs-missing",
+                    path=f"{self.url}/{below(place)}",
+                    bytes=target.tell(),
+                    expected=size,
                 )
 
     def remove(self, place: str) -> None:
@@ -242,7 +261,9 @@ def _split(address: str) -> SplitResult:
     try:
         return urlsplit(address)
     except ValueError:
-        raise InvalidName(f"{shown(address)!r} is no address. {_EXPECTED}") from None
+        raise InvalidName(
+            f"{shown(address)!r} is no address. {_EXPECTED}", code="blobs.address-malformed", address=shown(address)
+        ) from None
 
 
 def _switches() -> list[str]:

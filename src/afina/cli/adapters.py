@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,11 +137,7 @@ def predict(
     """Answer for texts: one JSON object a line, with the label and the probability of each, or the number."""
     from afina.data.readers.texts import Chunk, Texts, check_there, chunks, refuse_blank
 
-    if bool(texts) == bool(file):
-        raise InvalidData("afina predict: give texts, or --file FILE (- for standard input), and not both.")
-    for name, column in (("text", text), ("text_pair", text_pair), ("sheet", sheet)):
-        if texts and column is not None:
-            raise InvalidData(f"`{name}` {column}: names a column of a `file`, and there is none. Leave it out.")
+    _check_given(texts, file, {"text": text, "text_pair": text_pair, "sheet": sheet})
     refuse_blank(texts or [])
     if file is not None:
         check_there(file)  # before anything that takes time
@@ -167,6 +163,20 @@ def predict(
         if said.truncated:
             print(cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
         said.end(out)
+
+
+def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mapping[str, str | None]) -> None:
+    if bool(texts) == bool(file):
+        raise InvalidData(
+            "afina predict: give texts, or --file FILE (- for standard input), and not both.", code="argument.invalid"
+        )
+    for name, column in columns.items():
+        if texts and column is not None:
+            raise InvalidData(
+                f"`{name}` {column}: names a column of a `file`, and there is none. Leave it out.",
+                code="data.option-inapplicable",
+                option=name,
+            )
 
 
 @dataclass

@@ -57,7 +57,11 @@ def diff(
     """Compare two versions: what they are made of, how far the weights went; with --task, which predictions flip."""
     given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
     if task is None and (named := next((name for name, value in given.items() if value), None)):
-        raise InvalidData(f"`{named}` says how a `task` is read, and there is none. Name one, or leave it out.")
+        raise InvalidData(
+            f"`{named}` says how a `task` is read, and there is none. Name one, or leave it out.",
+            code="data.option-inapplicable",
+            option=named,
+        )
     made = opened(context).diff(first, second, task=task, backbone=backbone, **(given if task else {}))
     if as_json:
         print(json.dumps(made.as_json(), ensure_ascii=False))

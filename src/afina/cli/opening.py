@@ -32,7 +32,11 @@ def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], A
     if adapter.startswith(PREFIX):
         if method is not None or seed is not None:
             option = "method" if method is not None else "seed"
-            raise InvalidStudy(f"{adapter}: a version is one adapter, so `{option}` cannot choose there. Leave it out.")
+            raise InvalidStudy(
+                f"{adapter}: a version is one adapter, so `{option}` cannot choose there. Leave it out.",
+                code="option.inapplicable",
+                option=option,
+            )
         from afina.store.adapter_store import AdapterStore
 
         store = AdapterStore()

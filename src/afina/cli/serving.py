@@ -97,7 +97,8 @@ def serve(
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] == "afina":
             raise
-        raise NotFound(f"a server needs {error.name}. Install it: pip install 'afina[serve]'.") from None
+        told = f"a server needs {error.name}. Install it: pip install 'afina[serve]'."
+        raise NotFound(told, code="extra.missing", extra="serve", package=error.name) from None
     from afina.server import logs, traces
     from afina.server.core import Core
     from afina.server.settings import Settings
@@ -164,7 +165,12 @@ def replay(
         ("backbone", adapter.manifest.backbone_digest, asked.base),
     ):
         if found != expected:
-            raise Refused(f"{asked.version}: its {what} is {str(found)[:19]}, the receipt is of {expected[:19]}.")
+            raise Refused(
+                f"{asked.version}: its {what} is {str(found)[:19]}, the receipt is of {expected[:19]}.",
+                code="receipt.mismatch",
+                version=str(asked.version),
+                what=what,
+            )
     from afina.inference.predictor import Predictor, backbone_of
 
     predictor = Predictor.of(adapter, backbone_of(adapter, backbone), asked.dtype)

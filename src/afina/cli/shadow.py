@@ -44,7 +44,10 @@ def shadow(
 ) -> None:
     """Let a version ride along with production, in the same batches: compared, and not answered by."""
     if (version is not None) + off + bool(server) > 1:
-        raise Refused("give one of VERSION, --off and --server: what is to ride along, nothing, or whom to ask.")
+        raise Refused(
+            "give one of VERSION, --off and --server: what is to ride along, nothing, or whom to ask.",
+            code="shadow.choice-missing",
+        )
     if server:
         from afina.cli.remote import shadows
 
@@ -90,11 +93,13 @@ def _key(file: Path | None) -> str:
     if file is None:
         if found := os.environ.get(KEY):
             return found.strip()
-        raise NotFound(f"a server asks for a key that may publish. Give --key-file FILE, or put it into {KEY}.")
+        raise NotFound(
+            f"a server asks for a key that may publish. Give --key-file FILE, or put it into {KEY}.", code="key.missing"
+        )
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"{file}: no key can be read there ({error}).") from None
+        raise NotFound(f"{file}: no key can be read there ({error}).", code="key.missing", path=file) from None
 
 
 def _told(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
@@ -104,7 +109,8 @@ def _told(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     heads = {(one["name"], one["current"], one["shadow"]) for one in found}
     if len(heads) > 1:
         raise Conflict(
-            "the servers compare different versions. One may have noticed a move later: ask again in a second."
+            "the servers compare different versions. One may have noticed a move later: ask again in a second.",
+            code="server.versions-differ",
         )
     total = Tally()
     for one in found:

@@ -102,7 +102,9 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
         context = options["context"]
         if store is not None:
             if context.obj.url not in (None, store):
-                raise InvalidName(f"`store`: found {context.obj.url!r} and {store!r}. Leave one out.")
+                raise InvalidName(
+                    f"`store`: found {context.obj.url!r} and {store!r}. Leave one out.", code="store.address-malformed"
+                )
             context.obj = replace(context.obj, url=store)
         command(*given, **options)
 
@@ -172,7 +174,9 @@ def ready(store: AdapterStore, create: bool) -> None:
     """Begin the store where it is asked for. Raises NotFound where there is none, and it is not."""
     if not create and not store.exists():
         how = "begin one with --create" if store.address.directory else "begin one: afina store init --blobs URL"
-        raise NotFound(f"store {store.address.shown}: there is none. Give another with `store`, or {how}.")
+        raise NotFound(
+            f"store {store.address.shown}: there is none. Give another with `store`, or {how}.", code="store.missing"
+        )
     store.make_ready()
 
 

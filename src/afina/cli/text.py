@@ -29,14 +29,18 @@ def check_arguments(arguments: Sequence[str]) -> None:
         if _EMPTY.fullmatch(argument) or (not argument and (number <= 2 or before.startswith("--"))):
             option = argument.removesuffix("=") or before
             place = option if option.startswith("--") and "=" not in option else f"argument {number}"
-            raise InvalidData(f"{place}: is empty. Give a value, or leave it out.")
+            raise InvalidData(
+                f"{place}: is empty. Give a value, or leave it out.", code="argument.invalid", argument=place
+            )
         try:
             argument.encode("utf-8")
         except UnicodeEncodeError:
             shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
             raise InvalidData(
                 f"argument {number}, {shown}: its bytes are not text in this terminal's encoding. "
-                "Give it in UTF-8; rename a file whose name is not."
+                "Give it in UTF-8; rename a file whose name is not.",
+                code="argument.invalid",
+                argument=number,
             ) from None
 
 

@@ -29,12 +29,21 @@ def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[
     if pairs is None:
         return first, second
     if second is not None:
-        raise InvalidData("`texts` holds pairs, and `pairs` is given too. Leave one of them out.")
+        raise InvalidData(
+            "`texts` holds pairs, and `pairs` is given too. Leave one of them out.",
+            code="data.type-wrong",
+            argument="pairs",
+        )
     third, fourth = _columns(pairs, "pairs")
     if fourth is not None:
-        raise InvalidData(f"`pairs`: rows of two. {EXPECTED}")
+        raise InvalidData(f"`pairs`: rows of two. {EXPECTED}", code="data.type-wrong", argument="pairs")
     if len(first) != len(third):
-        raise InvalidData(f"{len(first):,} texts and {len(third):,} second texts: expected one for each text.")
+        raise InvalidData(
+            f"{len(first):,} texts and {len(third):,} second texts: expected one for each text.",
+            code="data.lengths-differ",
+            texts=len(first),
+            pairs=len(third),
+        )
     return first, third
 
 
@@ -48,9 +57,18 @@ def column_names(texts: object) -> list[str] | None:
 
 def _columns(given: Any, what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     if isinstance(given, str | bytes):
-        raise InvalidData(f"one string, {given[:40]!r}: expected a list of texts, such as [{given[:40]!r}].")
+        raise InvalidData(
+            f"one string, {given[:40]!r}: expected a list of texts, such as [{given[:40]!r}].",
+            code="data.type-wrong",
+            argument="texts",
+        )
     if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
-        raise InvalidData(f"`{what}`: found a {type(given).__name__}. {EXPECTED}")
+        raise InvalidData(
+            f"`{what}`: found a {type(given).__name__}. {EXPECTED}",
+            code="data.type-wrong",
+            argument=what,
+            found=type(given).__name__,
+        )
     shape = getattr(given, "shape", None)
     if shape is not None:
         return _of_array(given, len(shape), what)
@@ -66,7 +84,12 @@ def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Se
     if dimensions != 2 or (width := given.shape[1]) not in (1, 2) or not hasattr(given, "__array__"):
         names = column_names(given)
         found = f" with the columns {', '.join(map(repr, names))}" if names else f" of shape {tuple(given.shape)}"
-        raise InvalidData(f"`{what}`: found a {type(given).__name__}{found}. {EXPECTED}")
+        raise InvalidData(
+            f"`{what}`: found a {type(given).__name__}{found}. {EXPECTED}",
+            code="data.type-wrong",
+            argument=what,
+            found=type(given).__name__,
+        )
     columns = np.asarray(given, dtype=object).T.tolist()
     return columns[0], columns[1] if width == 2 else None
 
@@ -74,5 +97,9 @@ def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Se
 def _of_rows(rows: Sequence[Sequence[Any]], what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
     widths = sorted({len(row) for row in rows})
     if widths not in ([1], [2]):
-        raise InvalidData(f"`{what}`: rows of {' and '.join(map(str, widths))} values. {EXPECTED}")
+        raise InvalidData(
+            f"`{what}`: rows of {' and '.join(map(str, widths))} values. {EXPECTED}",
+            code="data.type-wrong",
+            argument=what,
+        )
     return [row[0] for row in rows], [row[1] for row in rows] if widths == [2] else None

@@ -63,7 +63,11 @@ def _of_snippets(address: str, name: str) -> Origin:
 
     def load(asked: Asked, labels: Sequence[str] | None, offline: bool) -> Read:
         if offline and not is_cached():
-            raise NotFound(f"task {address}: the snippets are not on this machine. Load it once with a network.")
+            raise NotFound(
+                f"task {address}: the snippets are not on this machine. Load it once with a network.",
+                code="asset.unavailable",
+                task=address,
+            )
         return snippets.LOADERS[name](labels, offline=offline)
 
     return Origin(load, is_cached, pinned=True)
@@ -108,4 +112,6 @@ def _telling(address: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        raise error if str(error).startswith(begins) else NotFound(f"{begins}{error}") from error
+        if not str(error).startswith(begins):
+            error.reworded(f"{begins}{error}")
+        raise

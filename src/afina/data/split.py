@@ -46,18 +46,27 @@ class Split(Shown):
         for name in ("texts", "pairs"):
             given = getattr(self, name)
             if isinstance(given, str):
-                raise InvalidData(f"a split's {name} are one string, {given[:40]!r}: expected a list of texts")
+                raise InvalidData(
+                    f"a split's {name} are one string, {given[:40]!r}: expected a list of texts",
+                    code="data.type-wrong",
+                    argument=name,
+                )
             if given is not None and not isinstance(given, list | tuple):  # an array, a Series, a generator
                 object.__setattr__(self, name, list(given))
         if not isinstance(self.labels, np.ndarray):
             object.__setattr__(self, "labels", np.asarray(list(self.labels)))
         if self.labels.dtype.kind not in "biuf":
             raise InvalidData(
-                f"a split's labels are {self.labels.dtype}: expected indices, numbers, or rows of 0 and 1"
+                f"a split's labels are {self.labels.dtype}: expected indices, numbers, or rows of 0 and 1",
+                code="data.type-wrong",
+                argument="labels",
+                found=self.labels.dtype,
             )
         sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
         if len(sizes) != 1:
-            raise InvalidData(f"a split's texts, labels and pairs differ in number: {sorted(sizes)}")
+            raise InvalidData(
+                f"a split's texts, labels and pairs differ in number: {sorted(sizes)}", code="data.lengths-differ"
+            )
 
     def facts(self) -> dict[str, object]:
         """See `Shown`."""

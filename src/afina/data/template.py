@@ -32,7 +32,9 @@ class Template:
         if self.source.count(TEXT) != 1 or self.source.count(PAIR) > 1:
             raise InvalidStudy(
                 f"`template` {self._brief}: expected {TEXT} in it once, and {PAIR} at most once, such as "
-                r"'Review: {text}\nSentiment:'."
+                r"'Review: {text}\nSentiment:'.",
+                code="template.invalid",
+                template=self.source,
             )
 
     @property
@@ -50,7 +52,12 @@ class Template:
         if pairs != self.takes_pairs:
             found = "pairs of texts" if pairs else "single texts"
             advice = f"Add {PAIR}." if pairs else f"Take {PAIR} out of it, or name a column with `text_pair`."
-            raise InvalidStudy(f"`template` {self._brief}: the examples are {found}. {advice}")
+            raise InvalidStudy(
+                f"`template` {self._brief}: the examples are {found}. {advice}",
+                code="template.invalid",
+                template=self.source,
+                pairs=pairs,
+            )
 
     def render(self, text: str, pair: str | None = None) -> str:
         """The text, or pair, in its place."""
@@ -62,7 +69,11 @@ class Template:
         if length >= max_length:
             raise InvalidStudy(
                 f"`template` {self._brief} has {length} tokens, and `max_length` is {max_length}: that leaves none "
-                "to the text. Give a shorter one, or a greater maximum."
+                "to the text. Give a shorter one, or a greater maximum.",
+                code="template.invalid",
+                template=self.source,
+                tokens=length,
+                max_length=max_length,
             )
 
     def shortened(

@@ -68,20 +68,37 @@ class TextHashes:
         content = plainfile.read_object(path, MOST_BYTES)
         if content.get("format") != FORMAT or type(content["format"]) is not int:
             raise CorruptAdapter(
-                f"{path}: its format is {str(content.get('format'))[:40]!r}, this afina reads {FORMAT}. {_AGAIN}"
+                f"{path}: its format is {str(content.get('format'))[:40]!r}, this afina reads {FORMAT}. {_AGAIN}",
+                code="adapter.format-unknown",
+                path=path,
             )
         salt, text = content.get("salt"), content.get("hashes")
         if not isinstance(salt, str) or not _SALT.fullmatch(salt) or not isinstance(text, str):
-            raise CorruptAdapter(f"{path}: expected a salt of 32 hexadecimal digits, and hashes in base64. {_AGAIN}")
+            raise CorruptAdapter(
+                f"{path}: expected a salt of 32 hexadecimal digits, and hashes in base64. {_AGAIN}",
+                code="adapter.file-malformed",
+                path=path,
+            )
         try:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise CorruptAdapter(f"{path}: its hashes are not base64. {_AGAIN}") from None
+            raise CorruptAdapter(
+                f"{path}: its hashes are not base64. {_AGAIN}", code="adapter.file-malformed", path=path
+            ) from None
         if len(data) % _BYTES:
-            raise CorruptAdapter(f"{path}: its hashes have {len(data):,} bytes, no multiple of {_BYTES}. {_AGAIN}")
+            raise CorruptAdapter(
+                f"{path}: its hashes have {len(data):,} bytes, no multiple of {_BYTES}. {_AGAIN}",
+                code="adapter.file-malformed",
+                path=path,
+                bytes=len(data),
+            )
         made = cls(salt, np.frombuffer(data, "<u8"))
         if content != made._content() | {"digest": digest.of_json(made._content())} or not made._rises():
-            raise CorruptAdapter(f"{path}: it was changed: it states another digest than it has. {_AGAIN}")
+            raise CorruptAdapter(
+                f"{path}: it was changed: it states another digest than it has. {_AGAIN}",
+                code="adapter.changed",
+                path=path,
+            )
         return made
 
     def _content(self) -> dict[str, object]:

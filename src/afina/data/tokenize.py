@@ -98,7 +98,9 @@ def pieces(
             row = start + int(np.argmin(sizes))
             raise InvalidData(
                 f"{where} {before + row + 1}: {texts[row]!r} gives no tokens. "
-                "Remove empty texts, or give them some content."
+                "Remove empty texts, or give them some content.",
+                code="data.text-empty",
+                row=before + row + 1,
             )
         yield np.concatenate(ids), sizes, truncated
 

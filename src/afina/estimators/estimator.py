@@ -80,11 +80,20 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
         weights = {"class_weights": self.class_weight} if getattr(self, "class_weight", None) is not None else {}
         for name in ("hyperparameters", "training"):
             if not isinstance(getattr(self, name), Mapping | None):
-                raise InvalidStudy(f"`{name}`: found a {type(getattr(self, name)).__name__}, expected a dict or None.")
+                raise InvalidStudy(
+                    f"`{name}`: found a {type(getattr(self, name)).__name__}, expected a dict or None.",
+                    code="option.invalid",
+                    option=name,
+                    found=type(getattr(self, name)).__name__,
+                )
         own = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size", "max_length")}
         twice = {*own, *weights} & {*(self.training or {})}
         if twice:
-            raise InvalidStudy(f"`training` has {sorted(twice)[0]}, which is a parameter of its own. Leave one out.")
+            raise InvalidStudy(
+                f"`training` has {sorted(twice)[0]}, which is a parameter of its own. Leave one out.",
+                code="option.invalid",
+                option=min(twice),
+            )
         training = {name: _plain(value) for name, value in {**own, **weights, **(self.training or {})}.items()}
         return Run(
             backbone=str(self.backbone) if isinstance(self.backbone, Path) else self.backbone,
@@ -301,7 +310,11 @@ def _place(out: str | Path | None) -> Path | None:
         return None
     path = Path(out).expanduser()
     if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
-        raise InvalidStudy(f"`out` {out}: something that is no adapter is there. Name a new directory.")
+        raise InvalidStudy(
+            f"`out` {out}: something that is no adapter is there. Name a new directory.",
+            code="option.invalid",
+            path=out,
+        )
     return path
 
 

@@ -18,6 +18,8 @@ from afina.errors import InvalidData
 class InvalidInput(InvalidData, ValueError):
     """X or y cannot be used; a ValueError too, as scikit-learn's users expect."""
 
+    code = "input.invalid"
+
 
 @dataclass(frozen=True)
 class TextInputs:
@@ -40,7 +42,7 @@ class TextInputs:
             texts, pairs = given.as_lists(X)
             refuse_blank(texts, pairs)
         except InvalidData as error:
-            raise InvalidInput(f"X: {error}") from None
+            raise InvalidInput(f"X: {error}", cause=error.code, of_cause=error.fields) from None
         if not len(texts):
             raise InvalidInput("X: found 0 sample(s), expected at least 1 text.")
         second = None if pairs is None else [str(text) for text in pairs]

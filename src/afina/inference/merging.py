@@ -36,21 +36,34 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
     """
     directory = Path(directory)
     if os.path.lexists(directory):
-        raise Refused(f"{directory}: something is there already, expected nothing. Name another directory.")
+        raise Refused(
+            f"{directory}: something is there already, expected nothing. Name another directory.",
+            code="out.exists",
+            path=directory,
+        )
     if not isinstance(predictor, ModelPredictor):
         raise Refused(
             f"{predictor.where}: an adapter of method {predictor.manifest.method} is a model of words, which has no "
-            "backbone to be folded into. Use it with afina."
+            "backbone to be folded into. Use it with afina.",
+            code="merge.impossible",
+            where=predictor.where,
+            method=predictor.manifest.method,
         )
     if predictor.dtype != "float32":
         raise InvalidStudy(
             f"{predictor.where}: opened in {predictor.dtype}, which has lost digits that the merged model is to have. "
-            "Open it in float32."
+            "Open it in float32.",
+            code="dtype.unsuitable",
+            where=predictor.where,
+            dtype=predictor.dtype,
         )
     if predictor.manifest.offset is not None:
         raise Refused(
             f"{predictor.where}: it adds an offset to its logits, and a head of transformers has no bias to hold one. "
-            "Train it without `offset`, or use it with afina."
+            "Train it without `offset`, or use it with afina.",
+            code="merge.impossible",
+            where=predictor.where,
+            field="offset",
         )
     model = _merged(predictor)
     with atomic.replacing(directory) as fresh, tensorfile.system_errors():
@@ -72,11 +85,18 @@ def _merged(predictor: ModelPredictor) -> Any:
     try:
         model = method.merged(model)
     except InvalidStudy as error:
-        raise Refused(_refusal(predictor, method, str(error))) from None
+        raise Refused(
+            _refusal(predictor, method, str(error)), code="merge.impossible", where=predictor.where, cause=error.code
+        ) from None
     found = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if found != shapes:
         surplus = sorted(found.keys() - shapes.keys()) or sorted(shapes.keys() - found.keys()) or ["other shapes"]
-        raise Refused(_refusal(predictor, method, f"transformers' model has no place for {surplus[0]}."))
+        raise Refused(
+            _refusal(predictor, method, f"transformers' model has no place for {surplus[0]}."),
+            code="merge.impossible",
+            where=predictor.where,
+            tensor=surplus[0],
+        )
     _check(predictor, model)
     return model
 
@@ -97,7 +117,12 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= TOLERANCE:
         reason = f"merged, its logits differ by {difference:.1e} of the largest, at most {TOLERANCE:.0e} may be."
-        raise Refused(_refusal(predictor, predictor.method, reason))
+        raise Refused(
+            _refusal(predictor, predictor.method, reason),
+            code="merge.impossible",
+            where=predictor.where,
+            method=predictor.method,
+        )
 
 
 def _cut_at(settings: Path, longest: int) -> None:

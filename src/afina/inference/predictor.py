@@ -91,7 +91,11 @@ class Predictor(Shown, ABC):
         if adapter.vocabulary is not None:
             return WordsPredictor(adapter.manifest, adapter.where, BagOfWords.of(adapter))
         if backbone is None:
-            raise NotFound(f"{adapter.where}: it needs a backbone. Give one with `backbone`.")
+            raise NotFound(
+                f"{adapter.where}: it needs a backbone. Give one with `backbone`.",
+                code="backbone.unnamed",
+                where=adapter.where,
+            )
         made = ModelPredictor.on(adapter, backbone)
         made.lower(dtype)
         return made
@@ -153,10 +157,19 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
     """
     if adapter.vocabulary is not None:
         if address is not None:
-            raise InvalidStudy(f"{adapter.where}: the adapter has a model of its own. Leave `backbone` out.")
+            raise InvalidStudy(
+                f"{adapter.where}: the adapter has a model of its own. Leave `backbone` out.",
+                code="option.inapplicable",
+                where=adapter.where,
+                option="backbone",
+            )
         return None
     if (address := address or adapter.manifest.backbone) is None:
-        raise NotFound(f"{adapter.where}: the adapter names no backbone. Give the one it is for with `backbone`.")
+        raise NotFound(
+            f"{adapter.where}: the adapter names no backbone. Give the one it is for with `backbone`.",
+            code="backbone.unnamed",
+            where=adapter.where,
+        )
     return Backbone.load(address)
 
 

@@ -56,7 +56,10 @@ def check(predictor: Predictor) -> None:
         raise CorruptAdapter(
             f"{predictor.where}: the probe's logits differ by {found:.1e} of their scale, at most "
             f"{TOLERANCE:.0e} may. The libraries here compute something else than when it was made: "
-            f"{predictor.manifest.versions}."
+            f"{predictor.manifest.versions}.",
+            code="adapter.probe-differs",
+            where=predictor.where,
+            difference=found,
         )
 
 
@@ -68,7 +71,10 @@ def difference(predictor: Predictor) -> float:
     """
     expected = recorded(predictor.manifest, predictor.where)
     if predictor.dtype == "bfloat16":
-        raise InvalidStudy("the probe is compared in float32, and this predictor computes in bfloat16. Check it first.")
+        raise InvalidStudy(
+            "the probe is compared in float32, and this predictor computes in bfloat16. Check it first.",
+            code="dtype.unsuitable",
+        )
     actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
     return compared(actual, expected, predictor.where)
 
@@ -83,7 +89,11 @@ def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
     if actual.shape != expected.shape:
         raise CorruptAdapter(
             f"{where}: its probe has the shape {list(expected.shape)}, its outputs {list(actual.shape)}. "
-            "Copy the adapter again, or train it again."
+            "Copy the adapter again, or train it again.",
+            code="adapter.file-malformed",
+            where=where,
+            found=actual.shape,
+            expected=expected.shape,
         )
     return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12))
 
@@ -91,5 +101,9 @@ def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
     """What it records of the built-in sentences, [sentence, label]. Raises InvalidStudy where it records nothing."""
     if manifest.probe is None:
-        raise InvalidStudy(f"{where}: no probe is recorded, so there is nothing to check. Leave it out.")
+        raise InvalidStudy(
+            f"{where}: no probe is recorded, so there is nothing to check. Leave it out.",
+            code="probe.missing",
+            where=where,
+        )
     return np.array(manifest.probe)

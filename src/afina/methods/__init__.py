@@ -73,10 +73,17 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
     try:
         return TypeAdapter(_kind(name)).validate_python(given)
     except InvalidStudy as error:
-        raise InvalidStudy(f"{place}{error}") from None
+        raise error.reworded(f"{place}{error}") from None
     except ValidationError as error:
         problem = Problem.of(error)
-        raise InvalidStudy(f"{place}{name}.{problem.field} = {problem.found!r}: {problem.message}.") from None
+        raise InvalidStudy(
+            f"{place}{name}.{problem.field} = {problem.found!r}: {problem.message}.",
+            code="method.setting-invalid",
+            where=where,
+            method=name,
+            setting=problem.field,
+            found=problem.found,
+        ) from None
 
 
 def accepted(name: str, where: str = "") -> set[str]:
@@ -89,7 +96,12 @@ def accepted(name: str, where: str = "") -> set[str]:
 def _kind(name: str, where: str = "") -> type[Method]:
     kinds = METHODS | TOLD
     if name in REFUSED:
-        raise InvalidStudy(f"{where}: method {name}, of another package, cannot be used: {REFUSED[name]}.")
+        raise InvalidStudy(
+            f"{where}: method {name}, of another package, cannot be used: {REFUSED[name]}.",
+            code="method.package-unusable",
+            where=where,
+            method=name,
+        )
     if name not in kinds:
         raise UnknownName("method", name, kinds, where)
     return kinds[name]
@@ -100,9 +112,21 @@ def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
     for part in name.split(PLUS):
         table = tables.get(part, {})
         if not isinstance(table, Mapping):
-            raise InvalidStudy(f"{place}{name}.{part} = {table!r}: expected a table of its hyperparameters.")
+            raise InvalidStudy(
+                f"{place}{name}.{part} = {table!r}: expected a table of its hyperparameters.",
+                code="method.setting-invalid",
+                where=where,
+                method=name,
+                setting=part,
+            )
         if part in parts:
-            raise InvalidStudy(f"{place}method {name}: {part} twice. Leave one out.")
+            raise InvalidStudy(
+                f"{place}method {name}: {part} twice. Leave one out.",
+                code="method.sum-contradiction",
+                where=where,
+                method=name,
+                part=part,
+            )
         own = dict(table)
         if MULTIPLIER in own:
             multipliers[part] = _multiplier(own.pop(MULTIPLIER), f"{place}{name}.{part}")
@@ -110,12 +134,16 @@ def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
     try:
         return Sum(parts, multipliers)
     except InvalidStudy as error:
-        raise InvalidStudy(f"{place}{error}") from None
+        raise error.reworded(f"{place}{error}") from None
 
 
 def _multiplier(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < MOST_MULTIPLIER:
         raise InvalidStudy(
-            f"{where}.{MULTIPLIER} = {value!r}: expected a number above 0 and below {MOST_MULTIPLIER:g}."
+            f"{where}.{MULTIPLIER} = {value!r}: expected a number above 0 and below {MOST_MULTIPLIER:g}.",
+            code="method.setting-invalid",
+            where=where,
+            setting=MULTIPLIER,
+            found=value,
         )
     return float(value)

@@ -44,7 +44,10 @@ class Foreign(PeftMethod):
         given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
         given = peft_settings.resolved(given, [name for name, _ in model.named_modules()])
         if large := next((value for value in _floats(self.saved) if abs(value) > _LARGEST), None):
-            raise InvalidStudy(f"the adapter's peft settings cannot be used ({large:g} is more than float32 holds).")
+            raise InvalidStudy(
+                f"the adapter's peft settings cannot be used ({large:g} is more than float32 holds).",
+                code="peft.settings-unusable",
+            )
         return _read(given)
 
     def attach(self, model: Any) -> Any:
@@ -52,7 +55,9 @@ class Foreign(PeftMethod):
         try:
             return super().attach(model)
         except OF_PEFT as error:
-            raise InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).") from None
+            raise InvalidStudy(
+                f"the adapter's peft settings cannot be used ({brief(error)}).", code="peft.settings-unusable"
+            ) from None
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """Attached to a model without values, it must have the state's names and shapes."""
@@ -65,9 +70,13 @@ class Foreign(PeftMethod):
             except RuntimeError as error:
                 if "meta tensor" in str(error):
                     return  # peft computes with the values of what this type adds; `attach` and `restore` have to do
-                raise InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).") from None
+                raise InvalidStudy(
+                    f"the adapter's peft settings cannot be used ({brief(error)}).", code="peft.settings-unusable"
+                ) from None
             except OF_PEFT as error:
-                raise InvalidStudy(f"the adapter's peft settings cannot be used ({brief(error)}).") from None
+                raise InvalidStudy(
+                    f"the adapter's peft settings cannot be used ({brief(error)}).", code="peft.settings-unusable"
+                ) from None
             check_names(self.state(wrapped), state)
 
 
@@ -82,11 +91,16 @@ def _read(given: Mapping[str, Any]) -> Any:
             if name not in known and value not in (None, False, [], {}, ""):
                 raise InvalidStudy(
                     f"the adapter's peft setting {name} is {str(value)[:80]!r}: the peft here does not know it for "
-                    f"{given['peft_type']}, and would leave it out. Install a later peft."
+                    f"{given['peft_type']}, and would leave it out. Install a later peft.",
+                    code="peft.settings-unusable",
+                    setting=name,
+                    type=given["peft_type"],
                 )
         return PeftConfig.from_peft_type(**{name: value for name, value in given.items() if name in known})
     except OF_PEFT as error:
-        raise InvalidStudy(f"the adapter's peft settings cannot be read ({brief(error)}).") from None
+        raise InvalidStudy(
+            f"the adapter's peft settings cannot be read ({brief(error)}).", code="peft.settings-unusable"
+        ) from None
 
 
 def _floats(value: Any) -> Iterator[float]:

@@ -48,7 +48,9 @@ class PeftMethod(Method):
             try:
                 return get_peft_model(model, self.settings(model))
             except ValueError as error:
-                raise InvalidStudy(f"method {self.name}: {error}") from None
+                raise InvalidStudy(
+                    f"method {self.name}: {error}", code="peft.settings-unusable", method=self.name
+                ) from None
 
     def state(self, model: Any) -> dict[str, Tensor]:
         """Under the names that peft saves."""
@@ -76,7 +78,9 @@ class PeftMethod(Method):
             with quiet():
                 return model.merge_and_unload(safe_merge=True)
         except OF_PEFT as error:
-            raise InvalidStudy(f"peft cannot fold it into the weights ({brief(error)}).") from None
+            raise InvalidStudy(
+                f"peft cannot fold it into the weights ({brief(error)}).", code="peft.cannot-merge"
+            ) from None
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
         """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base."""
@@ -125,7 +129,11 @@ def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence
         if not any(path.endswith(f".{target}") for path in modules):
             raise InvalidStudy(
                 f"method {name}: targets: this model has no module named {target!r}. "
-                f"The default for {model.config.model_type} is {', '.join(usual)}."
+                f"The default for {model.config.model_type} is {', '.join(usual)}.",
+                code="method.target-missing",
+                method=name,
+                target=target,
+                usual=usual,
             )
 
 

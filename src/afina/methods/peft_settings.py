@@ -96,7 +96,9 @@ def check(saved: Mapping[str, Any]) -> None:
     if kind in NOT_OPENED:
         raise InvalidStudy(
             f"the adapter's peft type is {kind}; {NOT_OPENED[kind]}. afina opens types that change the model's layers "
-            "(LORA, IA3, ...)."
+            "(LORA, IA3, ...).",
+            code="peft.type-unsupported",
+            type=kind,
         )
     for name, why in _NEVER.items():
         if saved.get(name):
@@ -161,7 +163,12 @@ def _check_table(name: str, value: Any, *, patterns: bool) -> None:
 
 
 def _refused(name: str, found: Any, why: str) -> InvalidStudy:
-    return InvalidStudy(f"the adapter's peft setting {name} is {str(found)[:80]!r}: {why}.")
+    return InvalidStudy(
+        f"the adapter's peft setting {name} is {str(found)[:80]!r}: {why}.",
+        code="peft.settings-unusable",
+        setting=name,
+        found=str(found)[:80],
+    )
 
 
 def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:

@@ -99,11 +99,17 @@ class BagOfWords:
         if adapter.manifest.method != METHOD or found != shapes:
             raise CorruptAdapter(
                 f"{adapter.where}: a {adapter.manifest.method!r} adapter of {len(terms):,} terms and {labels} labels "
-                f"has tensors {found}, expected {METHOD!r} and {shapes}. Copy the adapter again, or make it again."
+                f"has tensors {found}, expected {METHOD!r} and {shapes}. Copy the adapter again, or make it again.",
+                code="adapter.tensors-mismatch",
+                where=adapter.where,
             )
         arrays = {name: tensor.double().numpy() for name, tensor in adapter.tensors.items()}
         if len(set(terms)) < len(terms) or not all(np.isfinite(array).all() for array in arrays.values()):
-            raise CorruptAdapter(f"{adapter.where}: a term occurs twice, or a weight is no number. Make it again.")
+            raise CorruptAdapter(
+                f"{adapter.where}: a term occurs twice, or a weight is no number. Make it again.",
+                code="adapter.values-invalid",
+                where=adapter.where,
+            )
         return cls(terms, **arrays)
 
 

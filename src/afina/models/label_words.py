@@ -39,7 +39,11 @@ def complete(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> 
     for name in label_names:
         given = words.get(name, ())
         if isinstance(given, str) or not given or not all(isinstance(word, str) and word.strip() for word in given):
-            raise InvalidStudy(f"`words`: label {name!r} has no words. Give a list of some for every label.")
+            raise InvalidStudy(
+                f"`words`: label {name!r} has no words. Give a list of some for every label.",
+                code="words.missing",
+                label=name,
+            )
     return {name: tuple(words[name]) for name in label_names}
 
 
@@ -57,7 +61,11 @@ def tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> list[tup
             if other != name:
                 raise InvalidStudy(
                     f"`words`: {earlier!r} of {other!r} and {word!r} of {name!r} begin with the same token, "
-                    f"{tokenizer.decode([token])!r}, which cannot tell the labels apart. Give other words with `words`."
+                    f"{tokenizer.decode([token])!r}, which cannot tell the labels apart. Give other words with "
+                    "`words`.",
+                    code="words.ambiguous",
+                    labels=[other, name],
+                    words=[earlier, word],
                 )
     return list(found.values())
 

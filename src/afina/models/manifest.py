@@ -140,7 +140,10 @@ class Manifest(Frozen):
         if self.claims_digest not in (None, found):
             raise CorruptAdapter(
                 f"{where}: its figures, or what they are of, were changed after they were measured: these fields give "
-                f"digest {found[:19]}, it states {str(self.claims_digest)[:19]}. Copy or train the adapter again."
+                f"digest {found[:19]}, it states {str(self.claims_digest)[:19]}. Copy or train the adapter again.",
+                code="adapter.changed",
+                where=where,
+                field="claims_digest",
             )
 
     @property
@@ -189,21 +192,31 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
     stated = content.pop("digest", None)
     made_as = content.get("format")
     if made_as is None:
-        raise CorruptAdapter(f"{file}: it states no format. {plainfile.AGAIN}")
+        raise CorruptAdapter(
+            f"{file}: it states no format. {plainfile.AGAIN}", code="adapter.format-unknown", path=file
+        )
     if type(made_as) is not int or not 1 <= made_as <= FORMAT:
         raise CorruptAdapter(
             f"{file}: its format is {str(made_as)[:40]!r}, this afina reads 1 to {FORMAT}: made by a later version of "
-            "afina. Install that, or train the adapter again."
+            "afina. Install that, or train the adapter again.",
+            code="adapter.format-unknown",
+            path=file,
+            found=str(made_as)[:40],
         )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         problem = Problem.of(error)
         field = f"field {problem.field}: " if problem.field else ""
-        raise CorruptAdapter(f"{file}: {field}{problem.message}. {plainfile.AGAIN}") from None
+        raise CorruptAdapter(
+            f"{file}: {field}{problem.message}. {plainfile.AGAIN}", code="adapter.file-malformed", path=file
+        ) from None
     if manifest.digest != stated:
         raise CorruptAdapter(
             f"{file}: its fields give digest {manifest.digest[:19]}, it states {str(stated)[:19]}. "
-            "It was changed; copy or train the adapter again."
+            "It was changed; copy or train the adapter again.",
+            code="adapter.changed",
+            path=file,
+            field="digest",
         )
     return manifest

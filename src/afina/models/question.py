@@ -59,13 +59,19 @@ class Question:
         """
         if head == "random" and (words or offset):
             field = "words" if words else "offset"
-            raise InvalidStudy(f'`{field}` with `head` "random", which has none. Leave one of them out.')
+            raise InvalidStudy(
+                f'`{field}` with `head` "random", which has none. Leave one of them out.',
+                code="option.inapplicable",
+                option=field,
+            )
         if head == "auto":
             head = "words" if words or offset or (not pairs and _name_themselves(label_names, tokenizer)) else "random"
         if head == "words" and not words and not label_words.are_words(label_names):
             raise InvalidStudy(
                 f"the labels {', '.join(map(repr, label_names))} are no words that a language model could answer with. "
-                "Give each label some with `words`."
+                "Give each label some with `words`.",
+                code="words.missing",
+                labels=label_names,
             )
         if head == "words" and template is None:
             template = _suitable(label_names, pairs)

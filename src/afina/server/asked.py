@@ -65,15 +65,24 @@ def fits(texts: Sequence[Text], manifest: Manifest) -> None:
     """Raise InvalidData for pairs where an adapter was trained on single texts, or single texts where on pairs."""
     takes = takes_pairs(manifest)
     if takes is False and any(text.pair is not None for text in texts):
-        raise InvalidData("This model takes single texts; leave out `pair`.")
+        raise InvalidData(
+            "This model takes single texts; leave out `pair`.", code="data.pairs-mismatch", expected="texts"
+        )
     if takes and any(text.pair is None for text in texts):
-        raise InvalidData("This model takes pairs of texts; give `pair` too.")
+        raise InvalidData(
+            "This model takes pairs of texts; give `pair` too.", code="data.pairs-mismatch", expected="pairs"
+        )
 
 
 def check(texts: Sequence[Text], settings: Settings) -> None:
     """Raise InvalidData for more than may be asked at once, and for texts that nobody could read."""
     if not 1 <= len(texts) <= settings.texts:
-        raise InvalidData(f"Found {len(texts):,} texts, expected 1 to {settings.texts:,}.")
+        raise InvalidData(
+            f"Found {len(texts):,} texts, expected 1 to {settings.texts:,}.",
+            code="request.texts-count",
+            found=len(texts),
+            most=settings.texts,
+        )
     for number, text in enumerate(texts, start=1):
         name = "The text" if len(texts) == 1 else f"Text {number} of {len(texts)}"
         for part, where in ((text.text, name), (text.pair, f"The pair of {name.lower()}")):
@@ -81,6 +90,11 @@ def check(texts: Sequence[Text], settings: Settings) -> None:
                 continue
             if len(part) > settings.characters:
                 expected = f"expected at most {settings.characters:,}"
-                raise InvalidData(f"{where} has {len(part):,} characters, {expected}.")
+                raise InvalidData(
+                    f"{where} has {len(part):,} characters, {expected}.",
+                    code="request.text-invalid",
+                    where=where,
+                    characters=len(part),
+                )
             if not part.strip():
-                raise InvalidData(f"{where} is empty.")
+                raise InvalidData(f"{where} is empty.", code="request.text-invalid", where=where)

@@ -106,7 +106,7 @@ class Batching:
         items = [Item(client, count, work, now, now + timeout, of) for work, count in pairs]
         with self._changed:
             if self._closing:
-                raise Busy(ENDING)
+                raise Busy(ENDING, code="server.ending")
             self._line.offer(items, self._speed, asks=asks)
             self._changed.notify()
         for item in items:
@@ -190,7 +190,7 @@ class Batching:
             self._changed.notify()
         for item in waiting:
             if item.future.set_running_or_notify_cancel():
-                _settle(item.future, error=Busy(ENDING))
+                _settle(item.future, error=Busy(ENDING, code="server.ending"))
 
     def close(self) -> None:
         """Take nothing more, and come back once all that was taken is computed."""

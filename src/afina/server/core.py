@@ -177,7 +177,11 @@ class Core:
                 self.figures.probes.labels("not replayed" if at_the_moment else "failed").inc()
                 if isinstance(error, AfinaError):
                     raise
-                raise Busy(f"{version}: its probe was not computed. Try again later.") from None
+                raise Busy(
+                    f"{version}: its probe was not computed. Try again later.",
+                    code="server.probe-not-computed",
+                    version=str(version),
+                ) from None
         self.figures.probes.labels("passed").inc()
 
     def _compare(self, outcomes: Sequence[Prediction | AfinaError], manifest: Manifest, where: str) -> None:
@@ -188,7 +192,10 @@ class Core:
         found = probes.compared(outputs, probes.recorded(manifest, where), where)
         if not found <= TOLERANCES[self.dtype]:
             raise CorruptAdapter(
-                f"{where}: its golden probe differs by {found:.1e}, at most {TOLERANCES[self.dtype]} may."
+                f"{where}: its golden probe differs by {found:.1e}, at most {TOLERANCES[self.dtype]} may.",
+                code="adapter.probe-differs",
+                where=where,
+                difference=found,
             )
 
     @property

@@ -10,5 +10,7 @@ NO_MODEL = "no such model"
 class Missing(NotFound):
     """A name that is not to be had. Other errors of that kind are of a store that does not answer."""
 
+    code = "server.model-missing"
+
     def __init__(self) -> None:
         super().__init__(NO_MODEL)

@@ -36,6 +36,7 @@ class Receipt:
         if made is None or not all(isinstance(value, str) for value in asdict(made).values()):
             raise InvalidName(
                 f"{text[:80]!r} is no receipt. Expected what an answer has in `Afina-Receipt`: an object of version, "
-                "adapter, base and dtype."
+                "adapter, base and dtype.",
+                code="receipt.malformed",
             )
         return made

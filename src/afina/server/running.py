@@ -45,7 +45,11 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        raise NotFound(f"host {host}: there is no such address. Give one of this machine's with `host`.") from None
+        raise NotFound(
+            f"host {host}: there is no such address. Give one of this machine's with `host`.",
+            code="server.host-missing",
+            host=host,
+        ) from None
     sockets: list[socket.socket] = []
     for family, kind, protocol, _, address in dict.fromkeys(found):
         one = socket.socket(family, kind, protocol)
@@ -65,10 +69,24 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
 
 def _unbound(host: str, port: int, error: OSError) -> Exception:
     if error.errno == errno.EADDRINUSE:
-        return Busy(f"port {port} on {host}: another process listens there. Give another with `port`, or end it.")
+        return Busy(
+            f"port {port} on {host}: another process listens there. Give another with `port`, or end it.",
+            code="server.port-occupied",
+            host=host,
+            port=port,
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return Refused(f"port {port} on {host}: this user may not listen there. Give one above 1023 with `port`.")
-    return NotFound(f"host {host}: is no address of this machine. Give one that is with `host`.")
+        return Refused(
+            f"port {port} on {host}: this user may not listen there. Give one above 1023 with `port`.",
+            code="server.port-forbidden",
+            host=host,
+            port=port,
+        )
+    return NotFound(
+        f"host {host}: is no address of this machine. Give one that is with `host`.",
+        code="server.host-missing",
+        host=host,
+    )
 
 
 class Server(uvicorn.Server):

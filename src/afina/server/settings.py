@@ -57,9 +57,13 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("timeout", "drain", "shutdown"):
             if not math.isfinite(found := getattr(self, name)):
-                raise InvalidStudy(f"`{name}` is {found}. Give a number of seconds.")
+                raise InvalidStudy(
+                    f"`{name}` is {found}. Give a number of seconds.", code="option.invalid", option=name
+                )
         if not 0 <= self.drain < self.shutdown:
             raise InvalidStudy(
                 f"`drain` is {self.drain:g} seconds, of a `shutdown` of {self.shutdown:g} in all. Draining has to be "
-                "the shorter: lower `drain`, or raise `shutdown`."
+                "the shorter: lower `drain`, or raise `shutdown`.",
+                code="option.invalid",
+                options=["drain", "shutdown"],
             )

@@ -155,7 +155,7 @@ class Shadows:
                 found = attempt([one.candidate for _, one in mine])
             except Exception as error:  # noqa: BLE001 - its message may hold a text
                 self._fail(wish, UNFORESEEN.format(type(error).__name__))
-                found = [Busy("failed")] * len(mine)
+                found = [Busy("failed", code="server.batch-failed")] * len(mine)
             for (index, one), candidate in zip(mine, found, strict=True):
                 self._compare(one.ride, outcomes[index], candidate)
 
@@ -194,7 +194,7 @@ class Shadows:
             self._looking.submit(self._look, name).result()
         wish = self._wishes.get(name, unseen)
         if wish.state == UNSEEN:
-            raise Busy("the store does not answer.")
+            raise Busy("the store does not answer.", code="server.store-silent")
         version, state = wish.version, wish.state
         if version is not None and version.digest == current.digest:
             state = PROMOTED

@@ -25,7 +25,12 @@ def compared(current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
     """Of two answers to a text, as `Predictor` gives them. Raises InvalidData where they are of different kinds."""
     kinds = [next(kind for kind in ("value", "labels", "label") if kind in one) for one in (current, candidate)]
     if kinds[0] != kinds[1]:
-        raise InvalidData(f"one answers with a {kinds[0]}, the other with a {kinds[1]}.")
+        raise InvalidData(
+            f"one answers with a {kinds[0]}, the other with a {kinds[1]}.",
+            code="data.kind-mismatch",
+            found=kinds[1],
+            expected=kinds[0],
+        )
     if kinds[0] == "value":
         return Seen(None, candidate["value"] - current["value"])
     before, after = current["probabilities"], candidate["probabilities"]
@@ -122,7 +127,10 @@ class Tally:
         except (KeyError, TypeError, ValueError):
             made = None
         if made is None or not isfinite(made.drift) or not 0 <= (made.flips or 0) <= made.texts:
-            raise InvalidData("what a server counted is not what is expected of one. Is it afina's, of this version?")
+            raise InvalidData(
+                "what a server counted is not what is expected of one. Is it afina's, of this version?",
+                code="server.counts-malformed",
+            )
         return made
 
 

@@ -66,7 +66,9 @@ class Tenants:
         item = RateLimitItemPerMinute(rate)
         if tokens > rate:
             raise InvalidData(
-                f"The texts have more than the key's {rate:,} tokens a minute. Send fewer or shorter texts."
+                f"The texts have more than the key's {rate:,} tokens a minute. Send fewer or shorter texts.",
+                code="request.beyond-rate",
+                tokens_a_minute=rate,
             )
         if not self._limiter.hit(item, key.client, key.id, cost=tokens):
             raise self._spent(key, item)
@@ -76,14 +78,18 @@ class Tenants:
         item = RateLimitItemPerMinute(self._writes)
         if not self._limiter.hit(item, WRITES, key.client):
             wait = self._wait(item, WRITES, key.client)
-            raise Overloaded(f"A client may move {item.amount} aliases a minute. Try again later.", wait)
+            raise Overloaded(
+                f"A client may move {item.amount} aliases a minute. Try again later.", wait, code="server.rate-exceeded"
+            )
 
     def _rate_of(self, key: Key) -> int | None:
         return key.rate if key.rate is not None else self._rate
 
     def _spent(self, key: Key, item: RateLimitItemPerMinute) -> Overloaded:
         wait = self._wait(item, key.client, key.id)
-        return Overloaded(f"the key's {item.amount:,} tokens a minute are spent. Try again later.", wait)
+        return Overloaded(
+            f"the key's {item.amount:,} tokens a minute are spent. Try again later.", wait, code="server.rate-exceeded"
+        )
 
     def _wait(self, item: RateLimitItemPerMinute, *of: str) -> float:
         """Seconds until there is something left."""

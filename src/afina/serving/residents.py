@@ -67,7 +67,12 @@ class Lease:
         try:
             return self._place.future.result(timeout)
         except TimeoutError:
-            raise Busy(f"{self.version or self.digest[:19]}: not loaded in {timeout:g} s. Try again.") from None
+            raise Busy(
+                f"{self.version or self.digest[:19]}: not loaded in {timeout:g} s. Try again.",
+                code="engine.load-timeout",
+                adapter=self.digest,
+                seconds=timeout,
+            ) from None
 
     def release(self) -> None:
         """Give it back; a second time does nothing."""
@@ -114,13 +119,17 @@ class Residents:
         try:
             return self._pool.submit(self._loaded, digest, load)
         except RuntimeError:
-            raise Refused("the engine is closed. Open another.") from None
+            raise Refused("the engine is closed. Open another.", code="engine.closed") from None
 
     @staticmethod
     def _loaded(digest: str, load: Callable[[], Resident]) -> Resident:
         made = load()
         if made.digest != digest:
-            raise Busy(f"{made.where}: it was exchanged for another adapter while it was read. Ask again.")
+            raise Busy(
+                f"{made.where}: it was exchanged for another adapter while it was read. Ask again.",
+                code="engine.adapter-exchanged",
+                where=made.where,
+            )
         return made
 
     def _forget_failed(self, digest: str, place: _Place, future: Future[Resident]) -> None:
@@ -157,7 +166,10 @@ class Residents:
             if self.limit is not None and pinned > self.limit:
                 raise Refused(
                     f"{lease.version or lease.digest[:19]}: pinned adapters would take {pinned:,} bytes, and the limit "
-                    f"is {self.limit:,}. Unpin another, or raise `limit`."
+                    f"is {self.limit:,}. Unpin another, or raise `limit`.",
+                    code="engine.pinned-limit",
+                    bytes=pinned,
+                    limit=self.limit,
                 )
             place.pins = 1
 

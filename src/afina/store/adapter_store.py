@@ -63,14 +63,18 @@ class AdapterStore(Reader):
         """
         given = self._place_of_bytes(blobs)
         if self._database.exists() or not self._begin(given):
-            raise Refused(f"store {self.address.shown}: it is there already.")
+            raise Refused(
+                f"store {self.address.shown}: it is there already.", code="store.exists", store=self.address.shown
+            )
 
     def _place_of_bytes(self, blobs: str | None) -> str:
         """As the database has it: nothing for beside it. Raises Refused where there is none."""
         if blobs is None and self.address.directory is None:
             raise Refused(
                 f"store {self.address.shown}: a database has no place for adapters. Say where they go with `blobs`: a "
-                "directory that all its machines see, or a URL such as s3://bucket/adapters."
+                "directory that all its machines see, or a URL such as s3://bucket/adapters.",
+                code="store.blobs-unnamed",
+                store=self.address.shown,
             )
         if blobs is not None:
             # the next command may be typed elsewhere
@@ -159,7 +163,9 @@ class AdapterStore(Reader):
         if not texts and text_hashes.FILE in found.version.parts:
             raise Refused(
                 f"{found.version}: it has this adapter already, with hashes of its training texts. Publish it under "
-                "another name, or delete that version first."
+                "another name, or delete that version first.",
+                code="version.exists",
+                version=str(found.version),
             )
         return found
 
@@ -196,7 +202,9 @@ class AdapterStore(Reader):
         current = self.show(f"{wanted.name}@{PRODUCTION}")
         if current.digest == wanted.digest:
             raise Refused(
-                f"{wanted}: is what {PRODUCTION} points to. Name another version, to compare it with this one."
+                f"{wanted}: is what {PRODUCTION} points to. Name another version, to compare it with this one.",
+                code="shadow.is-production",
+                version=str(wanted),
             )
         return self.alias(str(wanted), SHADOW, force=force, message=message)
 
@@ -205,7 +213,11 @@ class AdapterStore(Reader):
         why = log.check_reason(reason, "reason")
         wanted = Reference.parse(str(reference))
         if wanted.number is None:
-            raise Refused(f"{reference}: say which version by its number, as in {wanted.name}@3.")
+            raise Refused(
+                f"{reference}: say which version by its number, as in {wanted.name}@3.",
+                code="reference.version-missing",
+                reference=str(reference),
+            )
         return removing.delete_version(self._database, wanted, who=self.who, why=why)
 
     def create_key(
@@ -297,7 +309,9 @@ class AdapterStore(Reader):
         with self._database.writing() as connection:
             place, number = catalog.resolve(connection, Reference.parse(str(version)))
             if catalog.version(connection, place, number).digest != version.digest:
-                raise NotFound(f"{version}: it was removed while it was checked.")
+                raise NotFound(
+                    f"{version}: it was removed while it was checked.", code="version.missing", version=str(version)
+                )
             details = {"version": number, "digest": version.digest, **found.as_json()}
             problem = details.pop("problem", None)  # it may name the client, so it is among what an erasure takes
             log.append(connection, "check", {**place.payload, **details}, place.said(self.who, problem))

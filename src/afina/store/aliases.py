@@ -48,12 +48,19 @@ def move(
     with database.writing() as connection:
         place, number = catalog.resolve(connection, reference)
         if reference == Reference(reference.name):
-            raise Refused(f"{reference}: say which version the alias is to point to, as in {reference}@{number}.")
+            raise Refused(
+                f"{reference}: say which version the alias is to point to, as in {reference}@{number}.",
+                code="reference.version-missing",
+                reference=str(reference),
+            )
         before = catalog.aliases_of(connection, place).get(alias)
         if not isinstance(expected, Anything) and expected != before:
             raise Conflict(
                 f"{place.name}@{alias}: points to {_told(before)}, expected {_told(expected)}: it was moved meanwhile. "
-                "Look at `afina store history`, then decide again."
+                "Look at `afina store history`, then decide again.",
+                code="alias.moved",
+                name=place.name,
+                alias=alias,
             )
         made = _point(connection, place, alias, before, number, force=force)
         _log(connection, ALIAS, place, made, force, who, why)
@@ -78,7 +85,12 @@ def roll_back(database: Database, name: Name, alias: str, *, force: bool, who: s
         }
         earlier = [number for number in _path(connection, place, alias)[:-1] if number in live and number != before]
         if not earlier:
-            raise NotFound(f"{name}@{alias}: pointed to no other version before {before} that is still there.")
+            raise NotFound(
+                f"{name}@{alias}: pointed to no other version before {before} that is still there.",
+                code="alias.missing",
+                name=name,
+                alias=alias,
+            )
         made = _point(connection, place, alias, before, earlier[-1], force=force)
         _log(connection, ROLLBACK, place, made, force, who, why)
         steps.reached("alias: in the transaction")
@@ -122,7 +134,10 @@ def _point(connection: Connection, place: Place, alias: str, before: int | None,
     if checked and not checked["passed"] and not force:
         raise Refused(
             f"{place.name}@{number}: its latest check failed ({_why(checked)}), so {alias} is not moved to it. Check "
-            f"again (afina store check {place.name}@{number}), or move it with `force`, which is logged."
+            f"again (afina store check {place.name}@{number}), or move it with `force`, which is logged.",
+            code="version.check-failed",
+            name=place.name,
+            version=number,
         )
     key = {"name": place.id, "alias": alias}
     if before is None:

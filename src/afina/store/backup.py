@@ -84,7 +84,10 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                 if not left or (lost := _still_held(database, gone)):
                     raise CorruptStore(
                         f"store {database.address.shown}: {len(gone)} of its blobs cannot be read, such as "
-                        f"{sorted(lost or gone)[0]}. `afina store verify` says what they belong to."
+                        f"{sorted(lost or gone)[0]}. `afina store verify` says what they belong to.",
+                        code="store.blobs-missing",
+                        store=database.address.shown,
+                        blobs=len(gone),
                     )
             made = _whole(place, fresh, kept, copied)
             with atomic.replacing(place / address.DATABASE) as target:
@@ -103,17 +106,27 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
 def _check_free(database: Database, place: Path) -> None:
     here = database.address.directory
     if here is not None and place.resolve().is_relative_to(here.resolve()):
-        raise Refused(f"{place}: is in the store that it would be a backup of. Name a directory elsewhere.")
+        raise Refused(
+            f"{place}: is in the store that it would be a backup of. Name a directory elsewhere.",
+            code="backup.place-unusable",
+            path=place,
+        )
     try:
         there = any(place.iterdir())
     except FileNotFoundError:
         return
     except OSError as error:
-        raise Refused(f"{place}: cannot be looked at ({atomic.reason(error)}). Name a directory.") from None
+        raise Refused(
+            f"{place}: cannot be looked at ({atomic.reason(error)}). Name a directory.",
+            code="backup.place-unusable",
+            path=place,
+        ) from None
     if there and not (place / MARK).is_file():
         raise Refused(
             f"{place}: something is there already, and no backup ({MARK}). Name a directory that is not there yet, or "
-            "that of an earlier backup."
+            "that of an earlier backup.",
+            code="backup.place-unusable",
+            path=place,
         )
     if (place / address.DATABASE).is_file():
         with _opened(place / address.DATABASE).reading() as earlier, database.reading() as connection:
@@ -121,7 +134,9 @@ def _check_free(database: Database, place: Path) -> None:
             if connection.execute(select(LOG.c.hash).where(LOG.c.seq == seq)).scalar() != last:
                 raise Refused(
                     f"{place}: the backup there is of another store, or something was published to it since. Name "
-                    "another directory."
+                    "another directory.",
+                    code="backup.place-unusable",
+                    path=place,
                 )
 
 
@@ -197,7 +212,9 @@ def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
     if damaged := _damage(database, kept):
         raise CorruptStore(
             f"{place}: the backup is not whole: {_told(damaged)}. The earlier backup there, if any, is as it was. Look "
-            "at the store: `afina store verify`."
+            "at the store: `afina store verify`.",
+            code="backup.damaged",
+            path=place,
         )
     return _counted(database, str(place), copied)
 
@@ -235,12 +252,24 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
     """
     backup = backup.expanduser().absolute()
     if not (backup / address.DATABASE).is_file():
-        raise NotFound(f"{backup}: no backup there ({address.DATABASE}). Name the directory of a backup.")
+        raise NotFound(
+            f"{backup}: no backup there ({address.DATABASE}). Name the directory of a backup.",
+            code="backup.missing",
+            path=backup,
+        )
     here = database.address.directory
     if here is not None and here.resolve().is_relative_to(backup.resolve()):
-        raise Refused(f"store {database.address.shown}: is in the backup. Name another place with `store`.")
+        raise Refused(
+            f"store {database.address.shown}: is in the backup. Name another place with `store`.",
+            code="backup.place-unusable",
+            store=database.address.shown,
+        )
     if sqlite.is_there(Path(database.address.url)) if here is not None else database.exists():
-        raise Refused(f"store {database.address.shown}: it is there already. Recover into a place where there is none.")
+        raise Refused(
+            f"store {database.address.shown}: it is there already. Recover into a place where there is none.",
+            code="store.exists",
+            store=database.address.shown,
+        )
     source = LocalBlobs(backup / address.BLOBS)
     target = open_blobs(blobs) if here is None or blobs else LocalBlobs(here / address.BLOBS)
     with target.scratch() as scratch:
@@ -249,18 +278,27 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
         copied, gone = _fetch(source, target, _held_in(fresh), scratch)
         if gone:
             raise CorruptStore(
-                f"{backup}: {len(gone)} blobs are missing, such as {sorted(gone)[0]}. Use another backup."
+                f"{backup}: {len(gone)} blobs are missing, such as {sorted(gone)[0]}. Use another backup.",
+                code="backup.damaged",
+                path=backup,
+                blobs=len(gone),
             )
         with _opened(fresh).writing() as connection:
             connection.execute(update(STORE).values(blobs=blobs))
             log.append(connection, log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
         if damaged := _damage(_opened(fresh), target):
-            raise CorruptStore(f"{backup}: is damaged: {_told(damaged)}. Use another backup.")
+            raise CorruptStore(
+                f"{backup}: is damaged: {_told(damaged)}. Use another backup.", code="backup.damaged", path=backup
+            )
         if here is not None:
             with atomic.replacing(Path(database.address.url)) as whole:
                 shutil.move(fresh, whole)
         else:
             with _opened(fresh).reading() as rows:
                 if not database.begin(lambda connection: _copy_rows(rows, connection)):
-                    raise Refused(f"store {database.address.shown}: somebody began one meanwhile.")
+                    raise Refused(
+                        f"store {database.address.shown}: somebody began one meanwhile.",
+                        code="store.exists",
+                        store=database.address.shown,
+                    )
     return _counted(database, str(backup), copied)

@@ -64,18 +64,33 @@ def resolve(connection: Connection, reference: Reference) -> tuple[Place, int]:
     if reference.alias is not None:
         pointing = aliases_of(connection, place)
         if reference.alias not in pointing:
-            raise NotFound(f"{reference}: no such alias. {_there('alias', pointing)}")
+            raise NotFound(
+                f"{reference}: no such alias. {_there('alias', pointing)}",
+                code="alias.missing",
+                reference=str(reference),
+                known=pointing,
+            )
         number = pointing[reference.alias]
     elif number is None:
         number = connection.execute(select(func.max(VERSIONS.c.number)).where(mine, live)).scalar()
         if number is None:
-            raise NotFound(f"{reference}: all its versions were deleted. Publish another.")
+            raise NotFound(
+                f"{reference}: all its versions were deleted. Publish another.",
+                code="version.missing",
+                reference=str(reference),
+            )
     state = connection.execute(select(VERSIONS.c.state).where(mine, VERSIONS.c.number == number)).scalar()
     if state != LIVE:
         why = "is not there" if state is None else "was deleted"
         newest = select(VERSIONS.c.number).where(mine, live).order_by(VERSIONS.c.number.desc()).limit(20)
         there = sorted(connection.execute(newest).scalars())
-        raise NotFound(f"{reference}: version {number} {why}. {_there('version', map(str, there))}")
+        raise NotFound(
+            f"{reference}: version {number} {why}. {_there('version', map(str, there))}",
+            code="version.missing",
+            reference=str(reference),
+            version=number,
+            known=there,
+        )
     return place, number
 
 

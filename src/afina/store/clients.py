@@ -47,7 +47,11 @@ def find(connection: Connection, name: Name) -> Place:
     """Raises NotFound, which names the nearest that there is."""
     found = look(connection, name)
     if found is None:
-        raise NotFound(f"{name}: no adapter of that name in the store.{_nearest(connection, name)}")
+        raise NotFound(
+            f"{name}: no adapter of that name in the store.{_nearest(connection, name)}",
+            code="store.name-missing",
+            name=str(name),
+        )
     return found
 
 
@@ -103,7 +107,11 @@ def refuse_erasing(connection: Connection, client: str) -> None:
     called = CLIENTS.c.name.in_((client, veiled(client)))
     states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
     if any(state != LIVE for state in states):
-        raise Refused(f"client {client}: is being erased. Finish that first: afina store erase {client}.")
+        raise Refused(
+            f"client {client}: is being erased. Finish that first: afina store erase {client}.",
+            code="client.erased",
+            client=client,
+        )
 
 
 def made_key(inserted: CursorResult[Any]) -> int:

@@ -53,9 +53,18 @@ def bring_in(
     if path.is_dir():
         return _directory(path, keep, limits, backbone)
     if not os.path.lexists(path):
-        raise NotFound(f"{source}: nothing is there. Give a directory, a bundle (.tar), or hub:owner/name.")
+        raise NotFound(
+            f"{source}: nothing is there. Give a directory, a bundle (.tar), or hub:owner/name.",
+            code="file.missing",
+            path=source,
+        )
     if backbone is not None:
-        raise InvalidStudy(f"{source}: a bundle says what it is for. Leave `backbone` out.")
+        raise InvalidStudy(
+            f"{source}: a bundle says what it is for. Leave `backbone` out.",
+            code="option.inapplicable",
+            path=source,
+            option="backbone",
+        )
     with _workshop() as place:
         about = bundle.read(path, place / "parts", limits)
         parts, manifest = _parts(path, about, place / "parts"), about["manifest"]
@@ -70,10 +79,17 @@ def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]
     """By role, the files that a bundle says an adapter is made of: members of it, and nothing else of this machine."""
     parts, there = about.get("parts"), {file.name for file in place.iterdir()}
     if not isinstance(parts, dict) or not isinstance(about.get("manifest"), dict):
-        raise CorruptAdapter(f"{path}: a bundle, but not one of an adapter. Export it again.")
+        raise CorruptAdapter(
+            f"{path}: a bundle, but not one of an adapter. Export it again.", code="adapter.file-malformed", path=path
+        )
     for role, file in parts.items():
         if not isinstance(file, str) or file not in there or not content.is_role(role):
-            raise CorruptAdapter(f"{path}: its part {str(role)[:80]!r} is no file of the bundle. Export it again.")
+            raise CorruptAdapter(
+                f"{path}: its part {str(role)[:80]!r} is no file of the bundle. Export it again.",
+                code="adapter.file-malformed",
+                path=path,
+                part=str(role)[:80],
+            )
     return {role: place / file for role, file in parts.items()}
 
 
@@ -82,15 +98,26 @@ def _directory(
 ) -> Published:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
-            raise InvalidStudy(f"{path}: the adapter names its backbone. Leave `backbone` out.")
+            raise InvalidStudy(
+                f"{path}: the adapter names its backbone. Leave `backbone` out.",
+                code="option.inapplicable",
+                path=path,
+                option="backbone",
+            )
         return keep(path, links=links)
     if not os.path.lexists(path / _PRETRAINED):
         raise NotFound(
             f"{path}: neither an adapter ({MANIFEST} or {PEFT_SETTINGS}) nor a model ({_PRETRAINED}) is there. Name "
-            "the directory that holds one of these."
+            "the directory that holds one of these.",
+            code="adapter.missing",
+            path=path,
         )
     if backbone is None:
-        raise InvalidStudy(f"{path}: a model of transformers. Say what it was fine-tuned from with `backbone`.")
+        raise InvalidStudy(
+            f"{path}: a model of transformers. Say what it was fine-tuned from with `backbone`.",
+            code="option.missing",
+            path=path,
+        )
     from afina.store import replay
 
     inspection.inspect_model(path, limits, links=links)
@@ -118,14 +145,28 @@ def send_out(
     """
     version = store.show(reference)
     if backbone is not None and not merged:
-        raise InvalidStudy(f"{version}: `backbone` is of use where it is merged only. Leave it out.")
+        raise InvalidStudy(
+            f"{version}: `backbone` is of use where it is merged only. Leave it out.",
+            code="option.inapplicable",
+            version=str(version),
+            option="backbone",
+        )
     if target.startswith(HUB):
         return _to_hub(store, version, target.removeprefix(HUB), merged, backbone, private, texts)
     if target.endswith(BUNDLE):
         if merged:
-            raise InvalidStudy(f"{target}: a bundle holds an adapter as it is. Leave `merged` out.")
+            raise InvalidStudy(
+                f"{target}: a bundle holds an adapter as it is. Leave `merged` out.",
+                code="option.inapplicable",
+                path=target,
+                option="merged",
+            )
         if os.path.lexists(target):
-            raise Refused(f"{target}: something is there already. Name a file that is not there yet.")
+            raise Refused(
+                f"{target}: something is there already. Name a file that is not there yet.",
+                code="out.exists",
+                path=target,
+            )
         _to_bundle(store, version, Path(target), texts)
         return target, ()
     return target, _to_directory(store, version, Path(target), merged, backbone, texts)
@@ -135,7 +176,9 @@ def _to_directory(
     store: Reader, version: Version, path: Path, merged: bool, backbone: str | None, texts: bool
 ) -> tuple[str, ...]:
     if os.path.lexists(path):
-        raise Refused(f"{path}: something is there already. Name a directory that is not there yet.")
+        raise Refused(
+            f"{path}: something is there already. Name a directory that is not there yet.", code="out.exists", path=path
+        )
     with atomic.replacing(path) as fresh:
         if merged:
             from afina.store import replay

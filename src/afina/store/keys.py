@@ -104,9 +104,15 @@ def create(
         if scope not in SCOPES:
             raise UnknownName("scope", scope, SCOPES)
     if not scopes:
-        raise InvalidName(f"`scope`: found none, expected one or more of {', '.join(SCOPES)}.")
+        raise InvalidName(
+            f"`scope`: found none, expected one or more of {', '.join(SCOPES)}.",
+            code="key.invalid",
+            known=list(SCOPES),
+        )
     if rate is not None and not 1 <= rate < 1 << 31:
-        raise InvalidName(f"`rate`: found {rate}, expected tokens a minute, at least 1.")
+        raise InvalidName(
+            f"`rate`: found {rate}, expected tokens a minute, at least 1.", code="key.invalid", found=rate
+        )
     made = secrets.token_hex(8)
     secret = f"afina_{made}_{secrets.token_urlsafe(32)}"
     row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), "rate": rate}
@@ -136,10 +142,12 @@ def expiry(text: str) -> str:
     except (ValueError, OverflowError):
         raise InvalidName(
             f"`expires`: found {text[:40]!r}, expected days or hours from now, such as 90d or 12h, or a date such as "
-            "2027-01-31."
+            "2027-01-31.",
+            code="key.invalid",
+            found=text[:40],
         ) from None
     if moment <= now:
-        raise InvalidName(f"`expires`: {text[:40]} is past. Name a later time.")
+        raise InvalidName(f"`expires`: {text[:40]} is past. Name a later time.", code="key.invalid", found=text[:40])
     return moment.isoformat(timespec="microseconds")
 
 
@@ -148,9 +156,13 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
     with database.writing() as connection:
         found = _read(connection, KEYS.c.id == id)
         if not found:
-            raise NotFound(f"key {id[:40]}: there is none of that id. `afina keys list` shows what there is.")
+            raise NotFound(
+                f"key {id[:40]}: there is none of that id. `afina keys list` shows what there is.",
+                code="key.unknown",
+                key=id[:40],
+            )
         if found[0].revoked is not None:
-            raise Refused(f"key {id}: was revoked at {found[0].revoked} already.")
+            raise Refused(f"key {id}: was revoked at {found[0].revoked} already.", code="key.revoked", key=id)
         row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
         owner = Client(row.name, row.id, row.salt)
         entry = log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.said(who, why))

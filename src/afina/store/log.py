@@ -129,11 +129,25 @@ def check_words(text: str, field: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         found = ascii(text)[:80]
-        raise InvalidName(f"`{field}`: found {found}, which holds half a character. Give it in UTF-8.") from None
+        raise InvalidName(
+            f"`{field}`: found {found}, which holds half a character. Give it in UTF-8.",
+            code="text.not-storable",
+            field=field,
+        ) from None
     if len(text) > LONGEST:
-        raise InvalidName(f"`{field}`: found {len(text):,} letters, expected at most {LONGEST:,}.")
+        raise InvalidName(
+            f"`{field}`: found {len(text):,} letters, expected at most {LONGEST:,}.",
+            code="text.not-storable",
+            field=field,
+            letters=len(text),
+            most=LONGEST,
+        )
     if "\0" in text:
-        raise InvalidName(f"`{field}`: found a zero character in {ascii(text)[:80]}. Leave it out.")
+        raise InvalidName(
+            f"`{field}`: found a zero character in {ascii(text)[:80]}. Leave it out.",
+            code="text.not-storable",
+            field=field,
+        )
     return text
 
 
@@ -142,5 +156,9 @@ def check_reason(text: str, field: str) -> str:
     text = check_words(text, field).strip()
     if not text or len(text) > LONGEST:
         found = "nothing" if not text else f"{len(text):,} letters"
-        raise InvalidName(f"`{field}`: found {found}, expected a reason in some words, at most {LONGEST:,} letters.")
+        raise InvalidName(
+            f"`{field}`: found {found}, expected a reason in some words, at most {LONGEST:,} letters.",
+            code="text.not-storable",
+            field=field,
+        )
     return text

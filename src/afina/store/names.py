@@ -41,7 +41,11 @@ class Name:
         """Raises InvalidName."""
         found = _NAME.fullmatch(text)
         if found is None:
-            raise InvalidName(f"{text[:80]!r} is no name of an adapter. Expected client/task: {_EXPECTED}.")
+            raise InvalidName(
+                f"{text[:80]!r} is no name of an adapter. Expected client/task: {_EXPECTED}.",
+                code="store.name-malformed",
+                name=text[:80],
+            )
         return cls(found[1], found[2])
 
     def __str__(self) -> str:
@@ -77,7 +81,9 @@ def check_alias(text: str) -> str:
         raise InvalidName(
             f"{text[:80]!r} is no alias. Expected a word such as production, or a version's number. "
             f"An alias begins with a letter, has {_EXPECTED.partition(',')[0]}, digits, and . _ - after it, at most "
-            f"{LONGEST}; v3 is version 3."
+            f"{LONGEST}; v3 is version 3.",
+            code="alias.malformed",
+            alias=text[:80],
         )
     return text
 
@@ -85,5 +91,9 @@ def check_alias(text: str) -> str:
 def check_client(text: str) -> str:
     """The client, once it is known to be one. Raises InvalidName."""
     if not _CLIENT.fullmatch(text):
-        raise InvalidName(f"{text[:80]!r} is no client. Expected what stands before the / of a name: {_EXPECTED}.")
+        raise InvalidName(
+            f"{text[:80]!r} is no client. Expected what stands before the / of a name: {_EXPECTED}.",
+            code="client.malformed",
+            client=text[:80],
+        )
     return text

@@ -76,12 +76,20 @@ def publish(
                 else:
                     made = None
                     if before is not None and clients.identity(connection, name) != before:
-                        raise Refused(f"{name}: its client was erased while it was published.")
+                        raise Refused(
+                            f"{name}: its client was erased while it was published.",
+                            code="client.erased",
+                            name=str(name),
+                        )
         if made is not None:
             steps.reached("publish: committed")
             return made
     else:
-        raise Busy(f"{name}: what it was to be made of was removed while it was published. Try again.")
+        raise Busy(
+            f"{name}: what it was to be made of was removed while it was published. Try again.",
+            code="store.changed-meanwhile",
+            name=str(name),
+        )
     _put(blobs, parts, places)
     return found
 

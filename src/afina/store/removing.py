@@ -46,7 +46,10 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
         if found.aliases:
             raise Refused(
                 f"{found}: {' and '.join(found.aliases)} {'point' if found.aliases[1:] else 'points'} to it. Move that "
-                "to another version first."
+                "to another version first.",
+                code="version.aliased",
+                version=str(found),
+                aliases=found.aliases,
             )
         row = (VERSIONS.c.name == place.id) & (VERSIONS.c.number == number)
         mine = connection.execute(select(VERSIONS.c.id).where(row)).scalar_one()
@@ -90,7 +93,9 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
         row = connection.execute(select(CLIENTS).where(called)).one_or_none()
         if row is None:
             raise NotFound(
-                f"client {client}: there is none of that name in the store. `afina store list` shows what there is."
+                f"client {client}: there is none of that name in the store. `afina store list` shows what there is.",
+                code="client.missing",
+                client=client,
             )
         if row.state == LIVE:
             made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)

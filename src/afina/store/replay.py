@@ -120,7 +120,10 @@ def _check_alike(asked: list[Objective], texts: Labelled, names: tuple[str, str]
     if asked[0].kind != asked[1].kind:
         raise InvalidData(
             f"{names[0]} learnt {asked[0].kind} and {names[1]} {asked[1].kind}: there is nothing to compare. "
-            "Give two adapters of one kind of task."
+            "Give two adapters of one kind of task.",
+            code="data.kind-mismatch",
+            found=asked[1].kind,
+            expected=asked[0].kind,
         )
     for objective, name in zip(asked, names, strict=True):
         own, there = set(objective.label_names), set(texts.label_names)
@@ -132,7 +135,9 @@ def _check_alike(asked: list[Objective], texts: Labelled, names: tuple[str, str]
             ]
             raise InvalidData(
                 f"{name}: its labels are not those of {texts.where} as they were read: {'; '.join(said)}. Give two "
-                "adapters of the same labels."
+                "adapters of the same labels.",
+                code="data.labels-mismatch",
+                where=name,
             )
 
 
@@ -176,7 +181,10 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
     if kinds[0] != kinds[1]:
         raise InvalidData(
             f"{names[0]} learnt {kinds[0]} and {names[1]} {kinds[1]}: there is nothing to compare. "
-            "Give two adapters of one kind of task."
+            "Give two adapters of one kind of task.",
+            code="data.kind-mismatch",
+            found=kinds[1],
+            expected=kinds[0],
         )
     if kinds[0] == NUMBER or any(is_foreign(one.manifest) for one in pair):
         return
@@ -188,7 +196,9 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
             if only
         ]
         raise InvalidData(
-            f"{names[0]} and {names[1]} have other labels: {'; '.join(said)}. Give two adapters of the same labels."
+            f"{names[0]} and {names[1]} have other labels: {'; '.join(said)}. Give two adapters of the same labels.",
+            code="data.labels-mismatch",
+            where=names[1],
         )
 
 

@@ -26,7 +26,12 @@ def find(place: str | Path, method: str | None = None, seed: int | None = None) 
     if not directory.holds_results:
         if place.is_dir() and (method is not None or seed is not None):
             option = "method" if method is not None else "seed"
-            raise InvalidData(f"{place}: no study's directory, so `{option}` cannot choose there. Leave it out.")
+            raise InvalidData(
+                f"{place}: no study's directory, so `{option}` cannot choose there. Leave it out.",
+                code="data.option-inapplicable",
+                path=place,
+                option=option,
+            )
         check_there(place)
         return place
     records = directory.read()
@@ -55,7 +60,10 @@ def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -
     if made.adapter is None:
         raise NotFound(
             f"{place}: {made.recommended} is recommended there, which has no adapter. "
-            f"Name another one with `method`; there is {_names(records)}."
+            f"Name another one with `method`; there is {_names(records)}.",
+            code="adapter.missing",
+            path=place,
+            method=made.recommended,
         )
     return made.adapter
 
@@ -64,7 +72,9 @@ def _only(place: Path, records: Sequence[Record]) -> str:
     trained = [one for one in records if one.steps]
     names = {one.name for one in trained or records}
     if len(names) != 1:
-        raise InvalidStudy(f"{place}: name an adapter with `method`; there is {_names(records)}.")
+        raise InvalidStudy(
+            f"{place}: name an adapter with `method`; there is {_names(records)}.", code="adapter.ambiguous", path=place
+        )
     return names.pop()
 
 
@@ -77,7 +87,13 @@ def _of(place: Path, records: Sequence[Record], keys: Sequence[str], name: str, 
     found = next((one for one in named if seed is None or one.seed == seed), None)
     if found is None:
         seeds = ", ".join(map(str, sorted({one.seed for one in named})))
-        raise NotFound(f"{place}: no adapter of {name} with `seed` {seed}. There is {seeds}.")
+        raise NotFound(
+            f"{place}: no adapter of {name} with `seed` {seed}. There is {seeds}.",
+            code="adapter.missing",
+            path=place,
+            method=name,
+            seed=seed,
+        )
     return found
 
 

@@ -51,6 +51,18 @@ LENGTH = 128
 """Tokens of each made-up text where `max_length` does not say: what the paper padded its texts to."""
 
 
+def _check_steps(run: RunSpec, steps: int) -> None:
+    if steps > MOST_STEPS:
+        raise InvalidStudy(
+            f"`epochs` {run.training.epochs:,}: {steps:,} steps are more than the {MOST_STEPS:,} of which the cost is "
+            "foreseen. Set less.",
+            code="plan.too-large",
+            field="epochs",
+            steps=steps,
+            most=MOST_STEPS,
+        )
+
+
 def cost(
     run: RunSpec,
     task: EncodedTask | None = None,
@@ -77,11 +89,7 @@ def cost(
     objective = objective_of(run, task)
     loader = loader_of(run, task.train, objective)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
-    if recipe.steps > MOST_STEPS:
-        raise InvalidStudy(
-            f"`epochs` {run.training.epochs:,}: {recipe.steps:,} steps are more than the {MOST_STEPS:,} of which the "
-            "cost is foreseen. Set less."
-        )
+    _check_steps(run, recipe.steps)
     before = method.takes_positions
     batches = (packed for _, packed in by_length(task.evaluation.encoded, before=before))
     heaviest = max(batches, key=lambda one: len(one.tokens) + before * len(one))
@@ -205,7 +213,11 @@ def _made_up(run: RunSpec) -> EncodedTask:
     if batch * length > MOST_MADE_UP:
         raise InvalidStudy(
             f"`batch_size` {batch:,}: with {length:,} tokens a text that is more than the {MOST_MADE_UP:,} tokens of "
-            "which the cost is foreseen. Set less."
+            "which the cost is foreseen. Set less.",
+            code="plan.too-large",
+            field="batch_size",
+            found=batch,
+            most=MOST_MADE_UP,
         )
     return EncodedTask(run.task, ("0", "1"), split(batch), split(max(1, TOKEN_BUDGET // length)), 0)
 

@@ -148,7 +148,8 @@ class _Execution:
         if not np.isfinite(outputs).all():
             raise Diverged(
                 "the last step left weights that give no numbers. "
-                f"Lower the learning rate ({fit.recipe.learning_rate:g})."
+                f"Lower the learning rate ({fit.recipe.learning_rate:g}).",
+                learning_rate=fit.recipe.learning_rate,
             )
         return Predictions(outputs, split.labels)
 

@@ -61,5 +61,9 @@ def measure(run: Run, executor: Executor, listen: Listener, until: float, *, low
     began = meter.now()
     score = executor.try_out(run, (1.0,), MEASURED, lambda score: False, listen, until)
     if score.value is None:
-        raise RunFailed(f"run {run.title}: the loss is not a number from the first steps on.")
+        raise RunFailed(
+            f"run {run.title}: the loss is not a number from the first steps on.",
+            code="run.loss-not-finite",
+            run=run.title,
+        )
     return Pace.of_trial(score, meter.now() - began, lowered=lowered)

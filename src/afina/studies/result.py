@@ -44,12 +44,18 @@ class Predictions:
         """Of the file with the digest `expected`. Raises InvalidData."""
         try:
             if digest.of_file(path) != expected:
-                raise InvalidData(f"{path}: changed since it was recorded. Remove the file, and run the study again.")
+                raise InvalidData(
+                    f"{path}: changed since it was recorded. Remove the file, and run the study again.",
+                    code="results.changed",
+                    path=path,
+                )
             arrays = tensorfile.read_arrays(path)
             return cls(arrays["outputs"], arrays["targets"])
         except (OSError, KeyError, CorruptAdapter):
             raise InvalidData(
-                f"{path}: missing or damaged. Run the study again; it makes again what is missing."
+                f"{path}: missing or damaged. Run the study again; it makes again what is missing.",
+                code="results.damaged",
+                path=path,
             ) from None
 
 
@@ -79,7 +85,11 @@ class Result:
             raise InvalidData(
                 f"{where}: these are no predictions of {self.record.name}, seed {self.record.seed}: outputs "
                 f"{outputs.shape} and targets {targets.shape}, for {asked.width} outputs a text. Remove the file, and "
-                "run the study again."
+                "run the study again.",
+                code="results.changed",
+                where=where,
+                run=self.record.name,
+                seed=self.record.seed,
             )
 
     def check(self, where: object) -> None:
@@ -97,7 +107,12 @@ class Result:
             raise InvalidData(
                 f"{where}: the record of {self.record.name}, seed {self.record.seed}, says {name} {said:.4f}, its "
                 f"stored predictions give {given:.4f}: it was changed after it was made. Restore its line, or remove "
-                "it and run the study again."
+                "it and run the study again.",
+                code="results.changed",
+                where=where,
+                run=self.record.name,
+                seed=self.record.seed,
+                metric=name,
             )
 
     def _as_before(self, metric: str, given: float) -> float:

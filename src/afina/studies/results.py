@@ -117,7 +117,13 @@ class Results(Shown):
             raise UnknownName("run", str(name), [one.name for one in records], str(self.out))
         found = [one for one in records if one.name == name and seed in (None, one.seed)]
         if not found:
-            raise NotFound(f"{self.out}: no run {name} with seed {seed} there.")
+            raise NotFound(
+                f"{self.out}: no run {name} with seed {seed} there.",
+                code="run.missing",
+                path=self.out,
+                run=name,
+                seed=seed,
+            )
         return self.out / found[0].adapter
 
     @staticmethod
@@ -135,7 +141,9 @@ class Results(Shown):
         if not directory.holds_results:
             raise NotFound(
                 f"{out}: no {directory.records.name} there, so no finished run to show. "
-                "Give the `out` of a study or a recommendation."
+                "Give the `out` of a study or a recommendation.",
+                code="results.missing",
+                path=out,
             )
         held = Held(directory, directory.read())
         if directory.recommendation.is_file():
@@ -192,7 +200,11 @@ def read_request(path: Path) -> Request:
     try:
         return Request.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
-        raise InvalidData(f"{path}: missing or damaged. Run the study again; it skips what is recorded.") from None
+        raise InvalidData(
+            f"{path}: missing or damaged. Run the study again; it skips what is recorded.",
+            code="results.damaged",
+            path=path,
+        ) from None
 
 
 def read_recommendation(path: Path) -> Recommendation:
@@ -201,10 +213,14 @@ def read_recommendation(path: Path) -> Recommendation:
         text = path.read_bytes()
         made = Recommendation.model_validate_json(text)
     except (OSError, ValidationError):
-        raise InvalidData(f"{path}: damaged. Ask for the recommendation again.") from None
+        raise InvalidData(
+            f"{path}: damaged. Ask for the recommendation again.", code="results.damaged", path=path
+        ) from None
     if problem := made.refuses(text):
         raise InvalidData(
             f"{path}: it was changed after it was made: {problem}. Restore the file, or ask for the recommendation "
-            "again."
+            "again.",
+            code="results.changed",
+            path=path,
         )
     return made

@@ -48,7 +48,12 @@ class Run(RunSpec):
         if self.name:
             directory.check_name(self.name, "run")
         if not 0 <= self.seed < MOST_SEED:
-            raise InvalidStudy(f"run {self.title}: `seed` {self.seed}. Expected 0 or more, below 2**63.")
+            raise InvalidStudy(
+                f"run {self.title}: `seed` {self.seed}. Expected 0 or more, below 2**63.",
+                code="study.value-invalid",
+                run=self.title,
+                seed=self.seed,
+            )
         return self
 
     def execute(self, out: str | Path, listen: Listener | None = None, task: Task | None = None) -> Record:

@@ -41,7 +41,12 @@ class Space:
         method = make(run.method)
         if method.search is None:
             if search:
-                raise InvalidStudy(f"{where}: {run.method} has nothing to tune. Remove search.")
+                raise InvalidStudy(
+                    f"{where}: {run.method} has nothing to tune. Remove search.",
+                    code="study.value-invalid",
+                    where=where,
+                    method=run.method,
+                )
             return None
         own = sorted(accepted(run.method))
         for key in search:
@@ -54,7 +59,13 @@ class Space:
             if key == RATE:
                 continue
             if not isinstance(values, list | tuple) or not values:
-                raise InvalidStudy(f"{where}.search.{key} = {values!r}: expected a list of values to choose from.")
+                raise InvalidStudy(
+                    f"{where}.search.{key} = {values!r}: expected a list of values to choose from.",
+                    code="study.value-invalid",
+                    where=where,
+                    key=key,
+                    found=values,
+                )
             for value in values:
                 make(run.method, {**run.hyperparameters, key: value}, f"{where}.search")
             choices[key] = tuple(values)
@@ -70,5 +81,11 @@ def _range(given: Any, where: str) -> tuple[float, float]:
     except (TypeError, ValueError, OverflowError):
         low = high = 0.0
     if not 0 < low < high < math.inf:
-        raise InvalidStudy(f"{where}.search.{RATE} = {given!r}: expected [lowest, highest], finite and above 0.")
+        raise InvalidStudy(
+            f"{where}.search.{RATE} = {given!r}: expected [lowest, highest], finite and above 0.",
+            code="study.value-invalid",
+            where=where,
+            key=RATE,
+            found=given,
+        )
     return low, high

@@ -37,11 +37,16 @@ def read(source: str) -> tuple[dict[str, Any], str]:
         try:
             return tomllib.loads(path.read_text(encoding="utf-8")), source
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InvalidStudy(f"{source}: not valid TOML: {error}.") from None
+            raise InvalidStudy(f"{source}: not valid TOML: {error}.", code="study.malformed", path=source) from None
         except RecursionError:
-            raise InvalidStudy(f"{source}: not valid TOML: {_TOO_DEEP}.") from None
+            raise InvalidStudy(f"{source}: not valid TOML: {_TOO_DEEP}.", code="study.malformed", path=source) from None
     if path.suffix == ".toml" or len(path.parts) > 1:
-        raise NotFound(f"study file {source} is not there. Presets: {', '.join(presets())}.")
+        raise NotFound(
+            f"study file {source} is not there. Presets: {', '.join(presets())}.",
+            code="study.missing",
+            path=source,
+            known=presets(),
+        )
     raise UnknownName("preset", source, presets())
 
 
@@ -50,18 +55,27 @@ def override(content: dict[str, Any], item: str) -> None:
     key, found, text = item.partition("=")
     parts = key.strip().split(".")
     if not found or not all(parts):
-        raise InvalidStudy(f"`overrides` {item}: expected key=value, such as `epochs`=1.")
+        raise InvalidStudy(
+            f"`overrides` {item}: expected key=value, such as `epochs`=1.", code="study.override-malformed", found=item
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     except RecursionError:
-        raise InvalidStudy(f"`overrides` {item[:40]}...: {_TOO_DEEP}.") from None
+        raise InvalidStudy(
+            f"`overrides` {item[:40]}...: {_TOO_DEEP}.", code="study.override-malformed", found=item[:40]
+        ) from None
     table = content
     for part in parts[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise InvalidStudy(f"`overrides` {item}: {part} is a value, not a table.")
+            raise InvalidStudy(
+                f"`overrides` {item}: {part} is a value, not a table.",
+                code="study.override-malformed",
+                found=item,
+                key=part,
+            )
     table[parts[-1]] = value
 
 
@@ -85,9 +99,23 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Afina
         for field, each in level.model_fields.items():
             if problem.place[-1] in getattr(each.annotation, "model_fields", {}):
                 meant = ".".join([*outer, field, problem.place[-1]])
-                return InvalidStudy(f"{where}: unknown key {problem.field!r}. Did you mean {meant!r}?")
+                return InvalidStudy(
+                    f"{where}: unknown key {problem.field!r}. Did you mean {meant!r}?",
+                    code="study.key-unknown",
+                    where=where,
+                    key=problem.field,
+                    nearest=meant,
+                )
         known = [".".join([*outer, field]) for field in level.model_fields]
         return UnknownName("key", problem.field, known, where)
     if problem.kind == "missing":
-        return InvalidStudy(f"{where}: {problem.field} is missing.")
-    return InvalidStudy(f"{where}: {problem.field} = {problem.found!r}: {problem.message}.")
+        return InvalidStudy(
+            f"{where}: {problem.field} is missing.", code="study.key-missing", where=where, key=problem.field
+        )
+    return InvalidStudy(
+        f"{where}: {problem.field} = {problem.found!r}: {problem.message}.",
+        code="study.value-invalid",
+        where=where,
+        key=problem.field,
+        found=problem.found,
+    )

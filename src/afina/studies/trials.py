@@ -81,7 +81,11 @@ def read(out: Path) -> tuple[Tuned, ...]:
     try:
         return _MANY.validate_json(path.read_bytes())
     except ValidationError:
-        raise InvalidData(f"{path}: damaged. Run the study again; it tunes only what is not tuned.") from None
+        raise InvalidData(
+            f"{path}: damaged. Run the study again; it tunes only what is not tuned.",
+            code="results.damaged",
+            path=path,
+        ) from None
 
 
 def write(out: Path, tuned: Iterable[Tuned]) -> None:

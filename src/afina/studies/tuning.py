@@ -96,11 +96,16 @@ def tune(
         if any(trial.value is not None and isnan(trial.value) for trial in so_far.trials):
             raise RunFailed(
                 f"run {run.title}: what its candidates are chosen by is undefined on the validation cut. Raise "
-                "tune.validation, or choose by another `metric`."
+                "tune.validation, or choose by another `metric`.",
+                code="tune.metric-undefined",
+                run=run.title,
             )
         raise RunFailed(
             f"run {run.title}: none of its {len(so_far.trials)} candidates took all of its steps. "
-            f"Lower methods.{run.title}.search.{RATE}, or raise tune.candidates."
+            f"Lower methods.{run.title}.search.{RATE}, or raise tune.candidates.",
+            code="tune.no-candidate",
+            run=run.title,
+            candidates=len(so_far.trials),
         )
     return so_far
 
@@ -271,7 +276,11 @@ def _memory(path: Path) -> Iterator[optuna.storages.RDBStorage]:
     if path.exists():
         with path.open("rb") as file:
             if file.read(16) not in (b"", b"SQLite format 3\0"):
-                raise InvalidData(f"{path}: not a database. Remove it, and the tuning starts anew.")
+                raise InvalidData(
+                    f"{path}: not a database. Remove it, and the tuning starts anew.",
+                    code="results.damaged",
+                    path=path,
+                )
     import optuna
 
     level = optuna.logging.get_verbosity()

@@ -81,7 +81,10 @@ class Fit:
         if recipe.pull and self.parameters and not brought:
             raise InvalidStudy(
                 f"method {method.name}: it trains no weight that the model brought, so `pull` has nowhere to pull. "
-                "Set it for methods such as full alone."
+                "Set it for methods such as full alone.",
+                code="option.inapplicable",
+                method=method.name,
+                option="pull",
             )
         self.pull = Pull(recipe.pull, brought, method.multipliers(model))
         self.average = Average(recipe.average, recipe.steps, trained)
@@ -150,7 +153,10 @@ class Fit:
         if not math.isfinite(loss):
             raise Diverged(
                 f"step {account.step + 1} of {recipe.steps}: the loss is {loss}. "
-                f"Lower the learning rate (it was {recipe.learning_rate:g})."
+                f"Lower the learning rate (it was {recipe.learning_rate:g}).",
+                step=account.step + 1,
+                steps=recipe.steps,
+                learning_rate=recipe.learning_rate,
             )
         account.step += 1
         account.tokens += self.inputs.tokens(batch)

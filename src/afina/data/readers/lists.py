@@ -77,7 +77,11 @@ def multi_hot(
         raise InvalidData(
             f"{table.where(other)}: column {name!r} holds {str(table.columns[name][other])[:40]!r}, and most other "
             f"rows hold {length} times 0 or 1. Expected {length} times 0 or 1 in each row, or the names of its labels "
-            "in each row. Correct the row or remove it."
+            "in each row. Correct the row or remove it.",
+            code="data.label-malformed",
+            where=table.where(other),
+            column=name,
+            expected=length,
         )
     return ()
 
@@ -87,7 +91,10 @@ def _names(table: Table, name: str, length: int, labels: Sequence[str] | None, r
         raise InvalidData(
             f"{table.where(row)}: each list of column {name!r} holds one 0 or 1, which may be the name of a label, or "
             "say whether there is a label. For two classes, remove the brackets; for one label, give its name with "
-            "`labels`; for two labels, give both names with `labels`."
+            "`labels`; for two labels, give both names with `labels`.",
+            code="data.kind-ambiguous",
+            where=table.where(row),
+            column=name,
         )
     if length == 1 and labels is not None and len(labels) == 2:
         return ()
@@ -96,7 +103,12 @@ def _names(table: Table, name: str, length: int, labels: Sequence[str] | None, r
     if len(labels) != length:
         raise InvalidData(
             f"{table.where(row)}: the lists of column {name!r} hold 0 or 1 for each of {length} labels, and `labels` "
-            f"{','.join(labels)} gives {len(labels)}. Give a name for each of the {length}, in their order."
+            f"{','.join(labels)} gives {len(labels)}. Give a name for each of the {length}, in their order.",
+            code="data.labels-mismatch",
+            where=table.where(row),
+            column=name,
+            expected=length,
+            found=labels,
         )
     return tuple(labels)
 
@@ -107,7 +119,11 @@ def hot(table: Table, name: str, row: int, parts: Sequence[Any], names: Sequence
     if len(bits) != len(names) or None in bits:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(table.columns[name][row])[:40]!r}, expected "
-            f"{len(names)} times 0 or 1. Correct it or remove the row."
+            f"{len(names)} times 0 or 1. Correct it or remove the row.",
+            code="data.label-malformed",
+            where=table.where(row),
+            column=name,
+            expected=len(names),
         )
     return tuple(name for name, bit in zip(names, bits, strict=True) if bit)
 
@@ -127,5 +143,8 @@ def check_readable(table: Table, name: str, cells: Mapping[int, Any]) -> None:
             raise InvalidData(
                 f"{table.where(row)}: column {name!r} holds {str(cells[row])[:40]!r}, which is no list as JSON or "
                 'Python writes one, such as ["late", "broken"] or [0, 1, 0]. Write lists so; if these are names of '
-                "classes, say so with `kind` classes."
+                "classes, say so with `kind` classes.",
+                code="data.label-malformed",
+                where=table.where(row),
+                column=name,
             )

@@ -79,7 +79,12 @@ def without(
         _refuse(table, rows, *found[rows[0]])
     kept = [row for row in range(len(table.places)) if row not in found]
     if not kept:
-        raise InvalidData(f"{table.path}: a value is missing in each of its {len(rows):,} rows. Give complete ones.")
+        raise InvalidData(
+            f"{table.path}: a value is missing in each of its {len(rows):,} rows. Give complete ones.",
+            code="data.value-missing",
+            path=table.path,
+            rows=len(rows),
+        )
     left = replace(
         table,
         columns={name: [values[row] for row in kept] for name, values in table.columns.items()},
@@ -97,10 +102,19 @@ def _refuse(table: Table, rows: Sequence[int], name: str, expected: str) -> None
     if empty(value) and table.path.suffix.lower() in SUFFIXES:
         mend += " A formula counts by the value that was saved with it."
     if empty(value):
-        raise InvalidData(f"{where} is empty. Expected {expected}; {mend}{more}")
+        raise InvalidData(
+            f"{where} is empty. Expected {expected}; {mend}{more}",
+            code="data.value-missing",
+            where=where,
+            expected=expected,
+        )
     raise InvalidData(
         f"{where} holds {value.strip()!r}, as a missing value is written. Expected {expected}; {mend}{more} "
-        f"If it is {expected}, say so with `missing` keep."
+        f"If it is {expected}, say so with `missing` keep.",
+        code="data.value-missing",
+        where=where,
+        found=value.strip(),
+        expected=expected,
     )
 
 

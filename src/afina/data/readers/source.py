@@ -57,7 +57,9 @@ class _Western:
             text = line.decode("cp1252")
         except UnicodeDecodeError as error:
             problem = f"line {number}: neither UTF-8 nor Windows-1252 (byte {error.object[error.start]:#04x})"
-            raise InvalidData(f"{self.name}, {problem}. Save it as UTF-8.") from None
+            raise InvalidData(
+                f"{self.name}, {problem}. Save it as UTF-8.", code="data.encoding-wrong", path=self.name
+            ) from None
         if self.began and not line.isascii():
             try:
                 line.decode("utf-8")
@@ -65,7 +67,10 @@ class _Western:
                 pass
             else:
                 raise InvalidData(
-                    f"{self.name}, line {number}: UTF-8, and line {self.began} is not. Save the whole file as UTF-8."
+                    f"{self.name}, line {number}: UTF-8, and line {self.began} is not. Save the whole file as UTF-8.",
+                    code="data.encoding-wrong",
+                    path=self.name,
+                    line=number,
                 )
         if not self.began:
             self.began = number
@@ -84,7 +89,10 @@ class _Western:
         if self.accented > FEW_LETTERS and self.accented > MOST_ACCENTED * (self.ascii + self.accented):
             raise InvalidData(
                 f"{self.name}, line {self.began}: not UTF-8, and as Windows-1252 it has more accented letters than any "
-                "language of Western Europe. Save it as UTF-8."
+                "language of Western Europe. Save it as UTF-8.",
+                code="data.encoding-wrong",
+                path=self.name,
+                line=self.began,
             )
 
 
@@ -123,7 +131,11 @@ class Source:
         try:
             first = self.stream.readline()
             if first.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-                raise InvalidData(f"{self.name}: UTF-32, which is not read. Save it as UTF-8.")
+                raise InvalidData(
+                    f"{self.name}: UTF-32, which is not read. Save it as UTF-8.",
+                    code="data.encoding-wrong",
+                    path=self.name,
+                )
             if first.startswith(_UTF16):
                 yield from self._utf16(first)
                 return
@@ -131,11 +143,18 @@ class Source:
             if b"\0" in line:
                 raise InvalidData(
                     f"{self.name}, line 1: a NUL character. If it is UTF-16 without a byte order mark, save it as "
-                    "UTF-8; if it is no text, give a text file."
+                    "UTF-8; if it is no text, give a text file.",
+                    code="data.encoding-wrong",
+                    path=self.name,
+                    line=1,
                 )
             yield from self._eight_bit(line, utf8=line != first, western=_Western(self.name) if western else None)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InvalidData(f"{self.name}: not a whole {COMPRESSED} file ({error}). Compress it again.") from None
+            raise InvalidData(
+                f"{self.name}: not a whole {COMPRESSED} file ({error}). Compress it again.",
+                code="data.file-damaged",
+                path=self.name,
+            ) from None
 
     def _eight_bit(self, line: bytes, *, utf8: bool, western: _Western | None) -> Iterator[str]:
         """From a first line on. utf8: its byte order mark says that the file is UTF-8."""
@@ -143,7 +162,12 @@ class Source:
         while line:
             number += 1
             if b"\0" in line:
-                raise InvalidData(f"{self.name}, line {number}: a NUL character. Remove it, or give a text file.")
+                raise InvalidData(
+                    f"{self.name}, line {number}: a NUL character. Remove it, or give a text file.",
+                    code="data.encoding-wrong",
+                    path=self.name,
+                    line=number,
+                )
             if western and western.began:
                 text = western.decoded(line, number)
             else:
@@ -154,7 +178,10 @@ class Source:
                     if western is None or utf8:
                         raise InvalidData(
                             f"{self.name}, line {number}: not UTF-8 (byte {error.object[error.start]:#04x})"
-                            f"{', which the lines before it are' if utf8 else ''}. Save it as UTF-8."
+                            f"{', which the lines before it are' if utf8 else ''}. Save it as UTF-8.",
+                            code="data.encoding-wrong",
+                            path=self.name,
+                            line=number,
                         ) from None
                     text = western.decoded(line, number)
                     self.notes.append(western.note)
@@ -173,7 +200,12 @@ class Source:
                 data = self.stream.readline()
             left += decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            raise InvalidData(f"{self.name}, line {number}: not UTF-16. Save it as UTF-8.") from None
+            raise InvalidData(
+                f"{self.name}, line {number}: not UTF-16. Save it as UTF-8.",
+                code="data.encoding-wrong",
+                path=self.name,
+                line=number,
+            ) from None
         if left:
             yield left
 
@@ -189,6 +221,6 @@ def opened(path: Path) -> Iterator[Source]:
     except OSError as error:
         problem = "no such file or directory" if isinstance(error, FileNotFoundError) else "cannot be read"
         told = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror or error})"
-        raise NotFound(f"{path}: {problem}{told}.") from None
+        raise NotFound(f"{path}: {problem}{told}.", code="file.unreadable", path=path) from None
     with raw:
         yield Source(path, raw)

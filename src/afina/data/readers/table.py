@@ -78,10 +78,16 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[Opened]:
     reader = READERS.get(source.kind(path))
     if reader is None:
         raise InvalidData(
-            f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Expected {', '.join(READERS)}."
+            f"{path}: cannot read {path.suffix or 'a file without a suffix'}. Expected {', '.join(READERS)}.",
+            code="data.format-unknown",
+            path=path,
         )
     if sheet is not None and source.kind(path) not in workbook.SUFFIXES:
-        raise InvalidData(f"`sheet` {sheet}: {path} is no xlsx file, so it has no sheets. Leave it out.")
+        raise InvalidData(
+            f"`sheet` {sheet}: {path} is no xlsx file, so it has no sheets. Leave it out.",
+            code="data.option-inapplicable",
+            path=path,
+        )
     with source.opened(path) as found:
         yield reader(found, path) if sheet is None else _sheet(found, path, sheet)
 
@@ -99,7 +105,9 @@ def read(path: str | Path, sheet: str | None = None) -> Table:
                 values.append(row.get(name))
             places.append(place)
         if not all(map(source.is_whole, columns)):
-            raise InvalidData(f"{path}: the name of a column holds half a surrogate pair. Repair the name.")
+            raise InvalidData(
+                f"{path}: the name of a column holds half a surrogate pair. Repair the name.", code="data.surrogate"
+            )
         return Table(Path(path), columns, places, found.unit, found.classes, found.notes())
 
 
@@ -110,7 +118,11 @@ def joined(name: str, tables: Sequence[Table]) -> Table:
         if part.columns.keys() != columns.keys():
             raise InvalidData(
                 f"{part.path}: its columns are {', '.join(part.columns)}; those of {tables[0].path} are "
-                f"{', '.join(columns)}. Expected the same in both."
+                f"{', '.join(columns)}. Expected the same in both.",
+                code="data.columns-differ",
+                path=part.path,
+                found=part.columns,
+                expected=columns,
             )
         for column, values in part.columns.items():
             columns[column] += values
@@ -176,7 +188,10 @@ def _delimited(file: Source, path: Path, lines: Iterator[str], separator: str, h
             found = "a quotation mark that is never closed" if "field larger" in str(error) else error
             kind = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}[separator]
             raise InvalidData(
-                f"{path}, line {start}: {found}. Expected {kind}-separated values, quotes doubled."
+                f"{path}, line {start}: {found}. Expected {kind}-separated values, quotes doubled.",
+                code="data.row-malformed",
+                path=path,
+                line=start,
             ) from None
 
     return _of_fields(file, path, rows(), f" {hint}")
@@ -184,7 +199,11 @@ def _delimited(file: Source, path: Path, lines: Iterator[str], separator: str, h
 
 def _tsv(file: Source, path: Path) -> Opened:
     if not file.can_be_read_again:
-        raise InvalidData(f"{path}: an empty file, or a pipe, which a tsv cannot be read from. Give a file.")
+        raise InvalidData(
+            f"{path}: an empty file, or a pipe, which a tsv cannot be read from. Give a file.",
+            code="data.no-rows",
+            path=path,
+        )
     with source.opened(path) as again:
         quoted = tsv.is_quoted(again.lines(western=True), str(path))
     hint = f"A tab or a line end in a text takes quotation marks around it, in the whole file alike. {tsv.ADVICE}"
@@ -201,7 +220,11 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
     filled = (numbered for numbered in lines if numbered[1])
     _, header = next(filled, (0, []))
     if not header:
-        raise InvalidData(f"{path}: the file is empty. Expected a first line that names the columns.")
+        raise InvalidData(
+            f"{path}: the file is empty. Expected a first line that names the columns.",
+            code="data.no-rows",
+            path=path,
+        )
     _check_header(path, header, "line 1")
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -209,7 +232,10 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
             if len(fields) != len(header):
                 raise InvalidData(
                     f"{path}, line {line}: found {len(fields)} fields, expected {len(header)} "
-                    f"({', '.join(header)}).{hint}"
+                    f"({', '.join(header)}).{hint}",
+                    code="data.row-malformed",
+                    path=path,
+                    line=line,
                 )
             yield line, dict(zip(header, fields, strict=True))
 
@@ -219,7 +245,12 @@ def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]],
 def _check_header(path: Path, header: Sequence[str], where: str) -> None:
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
-        raise InvalidData(f"{path}, {where}: column {repeated[0]!r} occurs more than once. Rename one of them.")
+        raise InvalidData(
+            f"{path}, {where}: column {repeated[0]!r} occurs more than once. Rename one of them.",
+            code="data.column-repeated",
+            path=path,
+            column=repeated[0],
+        )
 
 
 def _jsonl(file: Source, path: Path) -> Opened:
@@ -261,12 +292,16 @@ def _parsed(where: str, text: str, expected: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting as deep
         why = error.msg if isinstance(error, json.JSONDecodeError) else "too long a number, or too deep"
-        raise InvalidData(f"{where}: not JSON ({why}). Expected {expected}.") from None
+        raise InvalidData(
+            f"{where}: not JSON ({why}). Expected {expected}.", code="data.row-malformed", where=where
+        ) from None
 
 
 def _object(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidData(f"{where}: found a {type(value).__name__}, expected {expected}.")
+        raise InvalidData(
+            f"{where}: found a {type(value).__name__}, expected {expected}.", code="data.row-malformed", where=where
+        )
     return value
 
 
@@ -281,7 +316,11 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> Opened:
     names = ["" if cell is None else str(cell) for cell in header]
     _check_header(path, names, "row 1")
     if not any(names):
-        raise InvalidData(f"{path}: the sheet {name!r} is empty. Expected a first row that names the columns.")
+        raise InvalidData(
+            f"{path}: the sheet {name!r} is empty. Expected a first row that names the columns.",
+            code="data.no-rows",
+            path=path,
+        )
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
         for number, cells in found:
@@ -289,7 +328,10 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> Opened:
                 if cell is not None and (place >= len(names) or not names[place]):
                     raise InvalidData(
                         f"{path}, row {number}: {str(cell)[:40]!r} stands in a column without a name. Name the columns "
-                        "in the first row, and have nothing above or beside the table."
+                        "in the first row, and have nothing above or beside the table.",
+                        code="data.header-malformed",
+                        path=path,
+                        row=number,
                     )
             yield number, {name: cell for name, cell in zip(names, cells, strict=False) if name}
 
@@ -307,7 +349,9 @@ def _parquet(file: Source, path: Path) -> Opened:
         found = parquet.ParquetFile(file.stream)
         names = found.schema_arrow.names
     except damaged as error:
-        raise InvalidData(f"{path}: not a parquet file ({str(error).splitlines()[0]}).") from None
+        raise InvalidData(
+            f"{path}: not a parquet file ({str(error).splitlines()[0]}).", code="data.file-damaged", path=path
+        ) from None
     count = found.metadata.num_rows
 
     def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -318,7 +362,12 @@ def _parquet(file: Source, path: Path) -> Opened:
                     done += 1
                     yield done, row
         except damaged as error:
-            raise InvalidData(f"{path}, row {done + 1}: damaged ({str(error).splitlines()[0]}).") from None
+            raise InvalidData(
+                f"{path}, row {done + 1}: damaged ({str(error).splitlines()[0]}).",
+                code="data.file-damaged",
+                path=path,
+                row=done + 1,
+            ) from None
 
     classes = _classes((found.schema_arrow.metadata or {}).get(b"huggingface", b""))
     return Opened(str(path), names, rows(), lambda: done / count if count else None, "row", classes)

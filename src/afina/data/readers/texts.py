@@ -146,7 +146,7 @@ NO_TEXT = frozenset(
 def check_there(file: str | Path) -> None:
     """Raise NotFound where there is no such file. Reads nothing, so that it takes no time."""
     if str(file) != STANDARD_INPUT and not os.path.exists(file):
-        raise NotFound(f"`file` {file}: no such file or directory.")
+        raise NotFound(f"`file` {file}: no such file or directory.", code="file.missing", path=file)
 
 
 @contextmanager
@@ -169,11 +169,19 @@ def chunks(
     if plain and source.kind(file) in NO_TEXT:
         raise InvalidData(
             f"`file` {file}: cannot read {source.kind(file)}. Expected {', '.join(READERS)}, or a text file with one "
-            "text a line."
+            "text a line.",
+            code="data.format-unknown",
+            path=file,
+            expected=list(READERS),
         )
     given = {"text": text, "text_pair": text_pair, "sheet": sheet}
     if plain and (named := [field for field, value in given.items() if value is not None]):
-        raise InvalidData(f"`file` {file}: one text a line, so it has no columns. Leave out `{named[0]}`.")
+        raise InvalidData(
+            f"`file` {file}: one text a line, so it has no columns. Leave out `{named[0]}`.",
+            code="data.option-inapplicable",
+            path=file,
+            option=named[0],
+        )
     with ExitStack() as stack:
         try:
             if plain:
@@ -183,7 +191,7 @@ def chunks(
                 rows = stack.enter_context(table.opened(file, sheet))
                 found = Texts.of_columns(rows, _Wanted(text, text_pair, usual or {}))
         except NotFound as error:
-            raise NotFound(f"`file` {error}") from None
+            raise error.reworded(f"`file` {error}") from None
         yield found
 
 
@@ -197,11 +205,24 @@ def refuse_blank(
     for given, which in ((texts, ""), (pairs or (), "second part of ")):
         for number, text in enumerate(given, start=before + 1):
             if not isinstance(text, str):
-                raise InvalidData(f"{which}{where} {number}: found a {type(text).__name__}, expected a text.")
+                raise InvalidData(
+                    f"{which}{where} {number}: found a {type(text).__name__}, expected a text.",
+                    code="data.type-wrong",
+                    row=number,
+                    found=type(text).__name__,
+                )
             if not text.strip():
-                raise InvalidData(f"{which}{where} {number}: {text!r} is blank. Give it some content, or leave it out.")
+                raise InvalidData(
+                    f"{which}{where} {number}: {text!r} is blank. Give it some content, or leave it out.",
+                    code="data.text-empty",
+                    row=number,
+                )
             if not source.is_whole(text):
-                raise InvalidData(f"{which}{where} {number}: {text!r} holds half a surrogate pair. Repair the text.")
+                raise InvalidData(
+                    f"{which}{where} {number}: {text!r} holds half a surrogate pair. Repair the text.",
+                    code="data.surrogate",
+                    row=number,
+                )
 
 
 def _of_lines(file: Source) -> Iterator[Row]:
@@ -238,7 +259,11 @@ def _read(file: Opened, chosen: Columns | None, wanted: _Wanted, tell: Callable[
             if chosen is not None and found != chosen:
                 raise InvalidData(
                     f"{where}: its columns would be {_names(found)}, and those before it {_names(chosen)}. "
-                    "Give the same in all lines, or name them with `text`."
+                    "Give the same in all lines, or name them with `text`.",
+                    code="data.columns-differ",
+                    where=where,
+                    found=found,
+                    expected=chosen,
                 )
             chosen = found
             tell(found)

@@ -45,12 +45,18 @@ def is_quoted(lines: Iterable[str], name: str) -> bool:
             return False
         raise InvalidData(
             f"{name}, line {plain.stray}: a quotation mark inside a field that is not quoted, or not doubled in one "
-            f"that is, while most fields of that column are quoted. {ADVICE}"
+            f"that is, while most fields of that column are quoted. {ADVICE}",
+            code="data.row-malformed",
+            path=name,
+            line=plain.stray,
         )
     if plain.fits and not (whole.fits and whole.convinces):
         raise InvalidData(
             f"{name}, line {plain.marked}: whether its quotation marks are part of the text cannot be told: fields "
-            f"are wholly in quotation marks, and others like them are not. {ADVICE}"
+            f"are wholly in quotation marks, and others like them are not. {ADVICE}",
+            code="data.row-malformed",
+            path=name,
+            line=plain.marked,
         )
     return whole.fits
 

@@ -29,11 +29,19 @@ def rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, Iterator
         names = [one.title for one in book.worksheets]
         if sheet is not None and sheet not in names:
             found = ", ".join(names)
-            raise InvalidData(f"{path}: no sheet {sheet!r}. Found: {found}. Name the right one with `sheet`.")
+            raise InvalidData(
+                f"{path}: no sheet {sheet!r}. Found: {found}. Name the right one with `sheet`.",
+                code="data.sheet-missing",
+                path=path,
+                sheet=sheet,
+            )
         filled = names if sheet is not None else [one.title for one in book.worksheets if next(_filled(one), None)]
     if sheet is None and len(filled) > 1:
         raise InvalidData(
-            f"{path}: {len(filled)} sheets hold something: {', '.join(filled)}. Name the one to read with `sheet`."
+            f"{path}: {len(filled)} sheets hold something: {', '.join(filled)}. Name the one to read with `sheet`.",
+            code="data.sheet-missing",
+            path=path,
+            found=filled,
         )
     chosen = sheet if sheet is not None else (filled or names)[0]
 
@@ -66,7 +74,11 @@ def _book(stream: BinaryIO) -> Any:
     try:
         import openpyxl
     except ImportError:
-        raise NotFound("an xlsx file is read by openpyxl, which is not installed: pip install openpyxl.") from None
+        raise NotFound(
+            "an xlsx file is read by openpyxl, which is not installed: pip install openpyxl.",
+            code="extra.missing",
+            package="openpyxl",
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of styles and validations, which are no matter here
         return openpyxl.load_workbook(stream, read_only=True, data_only=True)
@@ -79,5 +91,7 @@ def _telling(path: Path) -> Iterator[None]:
     except _DAMAGED as error:
         raise InvalidData(
             f"{path}: not an xlsx file that can be read ({error}). Save it again without a password, or as csv "
-            "in UTF-8."
+            "in UTF-8.",
+            code="data.file-damaged",
+            path=path,
         ) from None

@@ -48,16 +48,20 @@ class Address:
         if _SCHEME.match(written) or not written.strip() or "\0" in written:
             raise InvalidName(
                 f"`store` {_without_password(written)[:80]!r}: no address of a store. Expected a directory, or "
-                "postgresql://USER:PASSWORD@HOST/DATABASE."
+                "postgresql://USER:PASSWORD@HOST/DATABASE.",
+                code="store.address-malformed",
             )
         try:
             path = Path(written).expanduser()
         except RuntimeError:
             raise InvalidName(
-                f"`store` {written[:80]!r}: there is no user of that name. Expected a directory."
+                f"`store` {written[:80]!r}: there is no user of that name. Expected a directory.",
+                code="store.address-malformed",
             ) from None
         if path.is_file():
-            raise InvalidName(f"`store` {path}: is a file, expected a directory.")
+            raise InvalidName(
+                f"`store` {path}: is a file, expected a directory.", code="store.address-malformed", path=path
+            )
         return cls(path, str(path / DATABASE), str(path))
 
 

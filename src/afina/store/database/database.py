@@ -64,11 +64,18 @@ class Database:
                     self.address.url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options
                 )
             except ModuleNotFoundError:
-                raise NotFound("PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.") from None
+                raise NotFound(
+                    "PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.",
+                    code="extra.missing",
+                    extra="store",
+                    package="psycopg",
+                ) from None
             except (ArgumentError, ValueError):  # the latter for a port that is no number
                 raise InvalidName(
                     f"store {self.address.shown}: not readable as an address. Expected "
-                    "postgresql://USER:PASSWORD@HOST/DATABASE."
+                    "postgresql://USER:PASSWORD@HOST/DATABASE.",
+                    code="store.address-malformed",
+                    store=self.address.shown,
                 ) from None
         return sqlite.engine(Path(self.address.url), self.patience)
 
@@ -86,17 +93,30 @@ class Database:
             tables = inspect(connection)
             if not tables.has_table("alembic_version"):
                 if tables.has_table("store"):
-                    raise CorruptStore(failures.damaged(self.address, "its format is not stated"))
+                    raise CorruptStore(
+                        failures.damaged(self.address, "its format is not stated"),
+                        code="store.database-damaged",
+                        store=self.address.shown,
+                    )
                 return self._missing()
             if not tables.has_table("store") and not self.is_file:
-                raise Refused(failures.foreign(self.address))
+                raise Refused(failures.foreign(self.address), code="store.foreign", store=self.address.shown)
             found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
-            raise CorruptStore(failures.damaged(self.address, f"its format is {found!r}, expected four digits"))
+            raise CorruptStore(
+                failures.damaged(self.address, f"its format is {found!r}, expected four digits"),
+                code="store.database-damaged",
+                store=self.address.shown,
+                format=found,
+            )
         if found > FORMAT:
             raise Refused(
                 f"store {self.address.shown}: made by a later afina (format {found}, this one knows {FORMAT}). "
-                "Install that."
+                "Install that.",
+                code="store.foreign",
+                store=self.address.shown,
+                found=found,
+                known=FORMAT,
             )
         if found != FORMAT:
             self._migrate(lambda connection: None)
@@ -107,12 +127,20 @@ class Database:
         try:
             return sqlite.is_there(Path(self.address.url))
         except OSError as error:
-            raise NotFound(f"store {self.address.shown}: cannot be looked at ({atomic.reason(error)}).") from None
+            raise NotFound(
+                f"store {self.address.shown}: cannot be looked at ({atomic.reason(error)}).",
+                code="store.unreachable",
+                store=self.address.shown,
+            ) from None
 
     def _missing(self) -> bool:
         """False; or an error, where a file of a database is not there and blobs are."""
         if self.is_file and sqlite.bereft(Path(self.address.url)):
-            raise CorruptStore(failures.damaged(self.address, "it is missing or empty, and there are blobs"))
+            raise CorruptStore(
+                failures.damaged(self.address, "it is missing or empty, and there are blobs"),
+                code="store.database-damaged",
+                store=self.address.shown,
+            )
         return False
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
@@ -136,7 +164,7 @@ class Database:
         with self._transaction(begin, lock) as connection:
             tables = inspect(connection)
             if not tables.has_table("alembic_version") and tables.get_table_names():
-                raise Refused(failures.foreign(self.address))
+                raise Refused(failures.foreign(self.address), code="store.foreign", store=self.address.shown)
             upgrade(connection)
             fresh = connection.execute(select(STORE.c.id)).scalar() is None
             if fresh:
@@ -171,7 +199,11 @@ class Database:
         """Raise NotFound where there is no store."""
         if not self.exists():
             how = "publish to begin one" if self.is_file else "begin one: afina store init --blobs URL"
-            raise NotFound(f"store {self.address.shown}: there is none. Give another with `store`, or {how}.")
+            raise NotFound(
+                f"store {self.address.shown}: there is none. Give another with `store`, or {how}.",
+                code="store.missing",
+                store=self.address.shown,
+            )
 
     def scrub(self) -> None:
         """Give up the pages that hold what was deleted, so that its bytes are in no table and index of the database.
@@ -271,7 +303,9 @@ class Database:
         except _UNEXPECTED as error:
             problem = f"a row is not as it was written: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
             raise CorruptStore(
-                f"{failures.damaged(self.address, problem)} `afina store verify` says what it is about."
+                f"{failures.damaged(self.address, problem)} `afina store verify` says what it is about.",
+                code="store.database-damaged",
+                store=self.address.shown,
             ) from error
 
     def _answers(self, connection: Connection) -> bool:

@@ -27,14 +27,22 @@ def told(error: DBAPIError, address: Address, secret: object, patience: float) -
     if code.startswith(_CLOSED):
         return CannotWrite(where, said)
     if code.startswith("SQLITE_CANTOPEN"):
-        return NotFound(f"{where}: {address.url} cannot be opened. It has to be a file that you may read.")
+        return NotFound(
+            f"{where}: {address.url} cannot be opened. It has to be a file that you may read.",
+            code="store.unreachable",
+            store=address.shown,
+        )
     if address.directory is not None:
-        return CorruptStore(damaged(address, said))
+        return CorruptStore(damaged(address, said), code="store.database-damaged", store=address.shown)
     if code.startswith(_ABSENT):
-        return NotFound(f"{where}: {said}. Begin one: afina store init --blobs URL.")
+        return NotFound(
+            f"{where}: {said}. Begin one: afina store init --blobs URL.", code="store.missing", store=address.shown
+        )
     return NotFound(
         f"{where}: the database does not answer as expected ({said}). Try again; if it was to be changed, look first "
-        "whether it was."
+        "whether it was.",
+        code="store.unreachable",
+        store=address.shown,
     )
 
 
@@ -54,4 +62,9 @@ def foreign(address: Address) -> str:
 
 def busy(address: Address, patience: float) -> Busy:
     """Others did not come to an end."""
-    return Busy(f"store {address.shown}: others use it, and did not end within {patience:g} seconds. Try again.")
+    return Busy(
+        f"store {address.shown}: others use it, and did not end within {patience:g} seconds. Try again.",
+        code="store.busy",
+        store=address.shown,
+        seconds=patience,
+    )

@@ -20,4 +20,6 @@ def upgrade(connection: Connection) -> None:
     try:
         command.upgrade(settings, "head")
     except CommandError as error:
-        raise CorruptStore(f"the store's database states a format that no afina has made ({error}).") from None
+        raise CorruptStore(
+            f"the store's database states a format that no afina has made ({error}).", code="store.database-damaged"
+        ) from None

@@ -67,7 +67,10 @@ def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: 
     if left.shape[1] != right.shape[0] or not right.shape[0]:
         raise CorruptAdapter(
             f"{adapter.where}: the factors of {layer} have shapes {list(left.shape)} and {list(right.shape)}, expected "
-            "[outputs, rank] and [rank, inputs]. Copy the adapter again, or train it again."
+            "[outputs, rank] and [rank, inputs]. Copy the adapter again, or train it again.",
+            code="adapter.tensors-mismatch",
+            where=adapter.where,
+            layer=layer,
         )
     return Product(left, right, scales.scale(layer, right.shape[0]))
 
@@ -132,5 +135,9 @@ def _number(where: str, name: str, value: Any) -> float:
 def _corrupt(where: str, name: str, value: Any, expected: str) -> CorruptAdapter:
     return CorruptAdapter(
         f"{where}: its hyperparameter {name} is {str(value)[:40]!r}, expected {expected}. Copy the adapter again, or "
-        "train it again."
+        "train it again.",
+        code="adapter.file-malformed",
+        where=where,
+        field=name,
+        found=str(value)[:40],
     )

@@ -55,7 +55,10 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
         if not _NAME.fullmatch(name) or name == INDEX:
             raise InvalidName(
                 f"{path}: {name[:80]!r} can be no file of a bundle, expected 1 to 100 letters, digits, . _ and -, and "
-                f"not {INDEX}. Call it otherwise."
+                f"not {INDEX}. Call it otherwise.",
+                code="bundle.file-name",
+                path=path,
+                file=name[:80],
             )
     members = _measured(path, entries)
     index = _index(path, members, about)
@@ -79,7 +82,7 @@ def read(path: Path, into: Path, limits: Limits = Limits()) -> dict[str, Any]:  
     try:
         size = plainfile.check(path)
     except CorruptAdapter as error:
-        raise NotFound(f"{path}: no bundle ({error}).") from None
+        raise NotFound(f"{path}: no bundle ({error}).", code="file.missing", path=path) from None
     with path.open("rb") as file:
         index, members = _read_index(path, file, limits)
         _check_sizes(path, members, limits)
@@ -106,7 +109,12 @@ def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
         try:
             found.append(_Member(name, plainfile.check(entry), digest.of_file(entry)))
         except (OSError, CorruptAdapter) as error:
-            raise NotFound(f"{path}: {name} cannot be read ({error}). Name a file that is there.") from None
+            raise NotFound(
+                f"{path}: {name} cannot be read ({error}). Name a file that is there.",
+                code="file.unreadable",
+                path=path,
+                file=str(name),
+            ) from None
     return found
 
 
@@ -118,9 +126,19 @@ def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> byte
         text = digest.canonical_json(content | {"digest": digest.of_json(content)}).encode()
         plainfile.parse_json(text, INDEX)
     except (CorruptAdapter, TypeError, ValueError, RecursionError) as error:
-        raise Refused(f"{path}: about cannot be written as JSON ({error}). Give JSON values.") from None
+        raise Refused(
+            f"{path}: about cannot be written as JSON ({error}). Give JSON values.",
+            code="bundle.refused",
+            path=path,
+        ) from None
     if len(text) > MOST_INDEX:
-        raise Refused(f"{path}: its {INDEX} would have {len(text):,} bytes, at most {MOST_INDEX:,}. Say less in about.")
+        raise Refused(
+            f"{path}: its {INDEX} would have {len(text):,} bytes, at most {MOST_INDEX:,}. Say less in about.",
+            code="bundle.refused",
+            path=path,
+            bytes=len(text),
+            most=MOST_INDEX,
+        )
     return text
 
 
@@ -133,7 +151,11 @@ def _append(file: BinaryIO, name: str, size: int, source: BinaryIO) -> None:
     start = file.tell()
     shutil.copyfileobj(source, file, PIECE)
     if (copied := file.tell() - start) != size:
-        raise CorruptStore(f"{name}: {copied:,} bytes, {size:,} a moment ago: it is being written to. Try again.")
+        raise CorruptStore(
+            f"{name}: {copied:,} bytes, {size:,} a moment ago: it is being written to. Try again.",
+            code="file.being-written",
+            path=name,
+        )
     file.write(bytes(_padded(size) - size))
 
 
@@ -152,12 +174,28 @@ def _read_index(path: Path, file: BinaryIO, limits: Limits) -> tuple[dict[str, A
     start = file.read(BLOCK)
     compressed = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if compressed is not None:
-        raise Refused(f"{path}: compressed ({compressed}), a bundle is not, so that its sizes are known. Unpack it.")
+        raise Refused(
+            f"{path}: compressed ({compressed}), a bundle is not, so that its sizes are known. Unpack it.",
+            code="bundle.refused",
+            path=path,
+        )
     name, size = _parsed(path, start)
     if name != INDEX:
-        raise Refused(f"{path}: its first file is {name[:80]!r}, expected {INDEX}: not a bundle of afina.")
+        raise Refused(
+            f"{path}: its first file is {name[:80]!r}, expected {INDEX}: not a bundle of afina.",
+            code="bundle.refused",
+            path=path,
+            file=name[:80],
+        )
     if size > MOST_INDEX:
-        raise Refused(f"{path}: its {INDEX} has {size:,} bytes, at most {MOST_INDEX:,} are read. {_AGAIN}")
+        raise Refused(
+            f"{path}: its {INDEX} has {size:,} bytes, at most {MOST_INDEX:,} are read. {_AGAIN}",
+            code="intake.too-large",
+            path=path,
+            file=INDEX,
+            found=size,
+            most=MOST_INDEX,
+        )
     _check_header(path, start, INDEX, size)
     text = _read_data(path, file, size)
     try:
@@ -180,7 +218,12 @@ def _read_index(path: Path, file: BinaryIO, limits: Limits) -> tuple[dict[str, A
 
 def _member(path: Path, name: str, entry: Any) -> _Member:
     if not _NAME.fullmatch(name) or name == INDEX:
-        raise Refused(f"{path}: a file in it is called {name[:80]!r}, which no file of a bundle is. {_AGAIN}")
+        raise Refused(
+            f"{path}: a file in it is called {name[:80]!r}, which no file of a bundle is. {_AGAIN}",
+            code="bundle.refused",
+            path=path,
+            file=name[:80],
+        )
     if not isinstance(entry, dict) or entry.keys() != {"sha256", "size"}:
         raise _corrupt(path, f"its {INDEX} has not exactly sha256 and size of {name!r}")
     stated, size = entry["sha256"], entry["size"]
@@ -198,7 +241,12 @@ def _check_sizes(path: Path, members: list[_Member], limits: Limits) -> None:
         if found > most:
             raise Refused(
                 f"{path}: {found:,} {unit} in it, at most {most:,} are taken. If it is what you mean to read, raise "
-                f"the limit `{key}`."
+                f"the limit `{key}`.",
+                code="intake.too-large",
+                path=path,
+                found=found,
+                most=most,
+                limit=key,
             )
 
 
@@ -211,7 +259,12 @@ def _parsed(path: Path, block: bytes) -> tuple[str, int]:
     if info.type != tarfile.REGTYPE:
         kinds = {tarfile.DIRTYPE: "a folder", tarfile.SYMTYPE: "a link", tarfile.LNKTYPE: "a link"}
         kind = kinds.get(info.type, f"a member of type {info.type!r}")
-        raise Refused(f"{path}: {ascii(info.name)[:80]} in it is {kind}, a bundle has plain files only. {_AGAIN}")
+        raise Refused(
+            f"{path}: {ascii(info.name)[:80]} in it is {kind}, a bundle has plain files only. {_AGAIN}",
+            code="bundle.refused",
+            path=path,
+            file=info.name[:80],
+        )
     if info.size < 0:
         raise _corrupt(path, f"a file in it has {info.size} bytes")
     return info.name.encode("utf-8", "surrogateescape").decode("ascii", "backslashreplace"), info.size
@@ -222,7 +275,12 @@ def _check_header(path: Path, block: bytes, name: str, size: int) -> None:
     found = _parsed(path, block)
     if found[0] != name:
         kind = "a path" if "/" in found[0] or "\\" in found[0] else "a file"
-        raise Refused(f"{path}: in it is {kind} {found[0][:80]!r} where {INDEX} has {name!r}. {_AGAIN}")
+        raise Refused(
+            f"{path}: in it is {kind} {found[0][:80]!r} where {INDEX} has {name!r}. {_AGAIN}",
+            code="bundle.refused",
+            path=path,
+            file=found[0][:80],
+        )
     if found[1] != size:
         raise _corrupt(path, f"{name} has {found[1]:,} bytes, {INDEX} says {size:,}")
     if block != _header(name, size):
@@ -263,4 +321,4 @@ def _pass_data(path: Path, file: BinaryIO, size: int, take: Callable[[bytes], ob
 
 
 def _corrupt(path: Path, found: str) -> CorruptStore:
-    return CorruptStore(f"{path}: {found}. {_AGAIN}")
+    return CorruptStore(f"{path}: {found}. {_AGAIN}", code="bundle.damaged", path=path)

@@ -102,7 +102,10 @@ def check_finite(path: Path, header: Header) -> None:
                 if ((np.frombuffer(data, unsigned) & exponent) == exponent).any():
                     raise Refused(
                         f"{path}: {name!r} has values that are infinite or no numbers, with which every answer is "
-                        "wrong. Train the adapter again, at a lower learning rate or in float32."
+                        "wrong. Train the adapter again, at a lower learning rate or in float32.",
+                        code="intake.values-not-finite",
+                        path=path,
+                        tensor=name,
                     )
 
 
@@ -115,7 +118,11 @@ def _entry(path: Path, name: str, entry: Any, limits: Limits) -> Entry:
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise Refused(
             f"{path}: {name[:80]!r} has dtype {str(dtype)[:40]!r}, an adapter's tensors have one of "
-            f"{', '.join(DTYPES)}. Convert it to one of these and save it again."
+            f"{', '.join(DTYPES)}. Convert it to one of these and save it again.",
+            code="intake.dtype-unsupported",
+            path=path,
+            tensor=name[:80],
+            found=str(dtype)[:40],
         )
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise _corrupt(path, f"shape or data_offsets of {name[:80]!r} are no lists of whole numbers from 0 up")
@@ -143,11 +150,18 @@ def _check_cover(path: Path, found: list[tuple[str, Entry]], size: int) -> None:
 
 
 def _corrupt(path: Path, found: str) -> CorruptAdapter:
-    return CorruptAdapter(f"{path}: not a whole safetensors file: {found}. {plainfile.AGAIN}")
+    return CorruptAdapter(
+        f"{path}: not a whole safetensors file: {found}. {plainfile.AGAIN}", code="adapter.file-malformed", path=path
+    )
 
 
 def _too_much(path: Path, what: str, found: int, unit: str, most: int, key: str) -> Refused:
     return Refused(
         f"{path}: {what} has {found:,} {unit}, at most {most:,} are taken. If it is what you mean to keep, set another "
-        f"limit, {key}=..., with `limits`."
+        f"limit, {key}=..., with `limits`.",
+        code="intake.too-large",
+        path=path,
+        found=found,
+        most=most,
+        limit=key,
     )

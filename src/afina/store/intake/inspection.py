@@ -68,7 +68,9 @@ def inspect(directory: Path, limits: Limits = Limits(), *, links: bool = False) 
         if name.endswith(within.TENSORS):
             raise Refused(
                 f"{directory / name}: an adapter has one tensor file, here {tensor_file}, and this is another. "
-                "Move it elsewhere."
+                "Move it elsewhere.",
+                code="intake.file-unexpected",
+                path=directory / name,
             )
         _check_kind(directory / name)
         if not name.endswith(_BINARY):
@@ -94,11 +96,18 @@ def _files(directory: Path, limits: Limits, links: bool) -> dict[str, int]:
     try:
         entries = sorted((entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda one: one.name)
     except OSError as error:
-        raise CorruptAdapter(f"{directory}: cannot be read ({error}). {plainfile.AGAIN}") from None
+        raise CorruptAdapter(
+            f"{directory}: cannot be read ({error}). {plainfile.AGAIN}", code="adapter.file-unreadable", path=directory
+        ) from None
     if len(entries) > limits.files:
         raise Refused(
             f"{directory}: {len(entries):,} files, at most {limits.files:,} are taken. Leave out what is no part of "
-            "the adapter, or set another limit, files=..., with `limits`."
+            "the adapter, or set another limit, files=..., with `limits`.",
+            code="intake.too-large",
+            path=directory,
+            found=len(entries),
+            most=limits.files,
+            limit="files",
         )
     found = {entry.name: _size(entry, directory, links) for entry in entries}
     if (total := sum(found.values())) > limits.bytes:
@@ -109,17 +118,33 @@ def _files(directory: Path, limits: Limits, links: bool) -> dict[str, int]:
 def _size(entry: os.DirEntry[str], directory: Path, links: bool) -> int:
     shown = f"{directory / ascii(entry.name)[1:-1][:160]}"
     if entry.name.lower().endswith(PROGRAMS):
-        raise Refused(f"{shown}: a file of this kind can run a program when it is read. {INSTEAD}.")
+        raise Refused(
+            f"{shown}: a file of this kind can run a program when it is read. {INSTEAD}.",
+            code="intake.file-unsafe",
+            path=shown,
+        )
     if entry.is_symlink() and not (links and _stays(entry, directory)):
-        raise Refused(f"{shown}: a link, expected a file. Put a copy of what it leads to in its place.")
+        raise Refused(
+            f"{shown}: a link, expected a file. Put a copy of what it leads to in its place.",
+            code="intake.file-unexpected",
+            path=shown,
+            found="a link",
+        )
     status = entry.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-        raise Refused(f"{shown}: {kind}, expected a file. Move it elsewhere.")
+        raise Refused(
+            f"{shown}: {kind}, expected a file. Move it elsewhere.",
+            code="intake.file-unexpected",
+            path=shown,
+            found=kind,
+        )
     if not within.plain(entry.name):
         raise Refused(
             f"{shown}: no adapter has a file of that name, expected letters, digits, . _ and - before one of "
-            f"{', '.join(within.SUFFIXES)}. Move it elsewhere."
+            f"{', '.join(within.SUFFIXES)}. Move it elsewhere.",
+            code="intake.file-unexpected",
+            path=shown,
         )
     return status.st_size
 
@@ -140,7 +165,10 @@ def _tensor_file(directory: Path, files: Mapping[str, int]) -> str:
     if name not in files or not name.endswith(within.TENSORS):
         raise CorruptAdapter(
             f"{directory}: its tensors are to be in {name[:80]!r}, expected a {within.TENSORS} file that is there. "
-            f"{plainfile.AGAIN}"
+            f"{plainfile.AGAIN}",
+            code="adapter.file-missing",
+            path=directory,
+            file=name[:80],
         )
     return name
 
@@ -157,7 +185,12 @@ def _check_kind(path: Path) -> None:
         kind = "a pickle"
     if kind is not None:
         runs = "torch.load would run whatever program is in it" if path.name.endswith(within.TENSORS) else "not text"
-        raise Refused(f"{path}: by its content this is {kind}: {runs}. {INSTEAD}.")
+        raise Refused(
+            f"{path}: by its content this is {kind}: {runs}. {INSTEAD}.",
+            code="intake.file-unsafe",
+            path=path,
+            found=kind,
+        )
 
 
 def _check_text(path: Path) -> None:
@@ -170,7 +203,9 @@ def _check_text(path: Path) -> None:
             decoder.decode(b"", final=True)
         except ValueError:
             raise Refused(
-                f"{path}: not text in UTF-8, which a file of that name is. Write it again, or leave it out."
+                f"{path}: not text in UTF-8, which a file of that name is. Write it again, or leave it out.",
+                code="intake.file-unexpected",
+                path=path,
             ) from None
 
 
@@ -186,5 +221,10 @@ def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
 def _too_large(path: Path, size: int, most: int, key: str) -> Refused:
     return Refused(
         f"{path}: {size:,} bytes, at most {most:,} are taken. If it is what you mean to keep, set another limit, "
-        f"{key}=..., with `limits`."
+        f"{key}=..., with `limits`.",
+        code="intake.too-large",
+        path=path,
+        found=size,
+        most=most,
+        limit=key,
     )

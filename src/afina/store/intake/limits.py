@@ -41,7 +41,12 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             if type(value := getattr(self, field.name)) is not int or value < 1:
-                raise InvalidStudy(f"limit {field.name} = {value!r}: expected a whole number from 1 up.")
+                raise InvalidStudy(
+                    f"limit {field.name} = {value!r}: expected a whole number from 1 up.",
+                    code="option.invalid",
+                    option=field.name,
+                    found=value,
+                )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -53,17 +58,28 @@ class Limits:
             if not equals:
                 raise InvalidStudy(
                     f"limits {text[:80]!r}: {part[:40]!r} is no limit, expected such as tensors=100,bytes=1GiB. "
-                    f"Known: {', '.join(known)}."
+                    f"Known: {', '.join(known)}.",
+                    code="option.invalid",
+                    option="limits",
+                    found=part[:40],
+                    known=known,
                 )
             if key not in known:
                 raise UnknownName("limit", key[:40], known, f"limits {text[:80]!r}")
             if key in given:
-                raise InvalidStudy(f"limits {text[:80]!r}: {key} twice. Leave one out.")
+                raise InvalidStudy(
+                    f"limits {text[:80]!r}: {key} twice. Leave one out.", code="option.invalid", option=key
+                )
             given[key] = read_size(value, f"limit {key}") if "bytes" in key else _number(key, value)
         return cls(**given)
 
 
 def _number(key: str, value: str) -> int:
     if not (value.isascii() and value.isdecimal() and len(value) < 19 and int(value)):
-        raise InvalidStudy(f"limit {key} = {value[:40]!r}: expected a whole number from 1 up.")
+        raise InvalidStudy(
+            f"limit {key} = {value[:40]!r}: expected a whole number from 1 up.",
+            code="option.invalid",
+            option=key,
+            found=value[:40],
+        )
     return int(value)

@@ -99,7 +99,7 @@ async def _listed(request: Request) -> Sequence[Listed]:
         return await desk_of(request).look(key, core.store.list, key.client)
     except NotFound:
         if not core.follows:
-            raise Busy("the store does not answer.") from None
+            raise Busy("the store does not answer.", code="server.store-silent") from None
         return []
 
 

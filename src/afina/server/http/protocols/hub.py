@@ -47,7 +47,13 @@ def answered(body: Classification, answers: Sequence[Answer]) -> Any:
     asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
     own = {CLASSES: "softmax", LABELS: "sigmoid"}.get(answers[0].objective.kind, "none")
     if asked.function_to_apply not in (None, "none", own):
-        raise InvalidData(f"`function_to_apply` {asked.function_to_apply}: this model has {own} or none.")
+        raise InvalidData(
+            f"`function_to_apply` {asked.function_to_apply}: this model has {own} or none.",
+            code="request.malformed",
+            option="function_to_apply",
+            found=asked.function_to_apply,
+            known=[own],
+        )
     raw = asked.function_to_apply == "none" and own != "none"
     return [ranked(one, raw=raw, most=asked.top_k) for one in answers]
 

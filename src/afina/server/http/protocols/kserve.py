@@ -69,16 +69,29 @@ def texts(body: Infer) -> Sequence[Text]:
     if len(columns) == 1:
         return [Text(one) for one in columns[0]]
     if body.inputs[1].name != PAIR or len(columns[0]) != len(columns[1]):
-        raise InvalidData(f"`inputs`: the second has to be `{PAIR}`, and as long as the first.")
+        raise InvalidData(
+            f"`inputs`: the second has to be `{PAIR}`, and as long as the first.",
+            code="request.malformed",
+            tensor=PAIR,
+        )
     return [Text(*two) for two in zip(*columns, strict=True)]
 
 
 def _column(tensor: Tensor) -> list[str]:
     flat = [one for row in tensor.data for one in ([row] if isinstance(row, str) else row)]
     if tensor.datatype != "BYTES":
-        raise InvalidData(f"`inputs` {tensor.name[:40]}: found datatype {tensor.datatype[:20]}, expected BYTES.")
+        raise InvalidData(
+            f"`inputs` {tensor.name[:40]}: found datatype {tensor.datatype[:20]}, expected BYTES.",
+            code="request.malformed",
+            tensor=tensor.name[:40],
+            datatype=tensor.datatype[:20],
+        )
     if tensor.shape not in ([len(flat)], [len(flat), 1]):
-        raise InvalidData(f"`inputs` {tensor.name[:40]}: its shape is not that of {len(flat)} texts.")
+        raise InvalidData(
+            f"`inputs` {tensor.name[:40]}: its shape is not that of {len(flat)} texts.",
+            code="request.malformed",
+            tensor=tensor.name[:40],
+        )
     return flat
 
 
@@ -87,7 +100,12 @@ def answered(body: Infer, answers: Sequence[Answer], name: str, version: str) ->
     made = {one["name"]: one for one in _outputs(answers)}
     wanted = [*made] if body.outputs is None else [one.name for one in body.outputs]
     if missing := [one for one in wanted if one not in made]:
-        raise InvalidData(f"`outputs` {missing[0][:40]}: there is none. This model has {', '.join(made)}.")
+        raise InvalidData(
+            f"`outputs` {missing[0][:40]}: there is none. This model has {', '.join(made)}.",
+            code="request.malformed",
+            output=missing[0][:40],
+            known=made,
+        )
     head = {"model_name": name, "model_version": version} | ({} if body.id is None else {"id": body.id})
     return {**head, "outputs": [made[one] for one in wanted]}
 

@@ -45,14 +45,22 @@ def texts(body: Predict) -> Sequence[Text]:
 
 def _text(given: list[Any]) -> Text:
     if len(given) not in (1, 2):
-        raise InvalidData(f"`inputs`: found {len(given)} strings, expected a text or a pair.")
+        raise InvalidData(
+            f"`inputs`: found {len(given)} strings, expected a text or a pair.",
+            code="request.texts-count",
+            found=len(given),
+            most=2,
+        )
     return Text(*given)
 
 
 def answered(body: Predict, answers: Sequence[Answer]) -> Any:
     """A response. Raises InvalidData where a text was cut that was not to be."""
     if body.truncate is False and any(one.prediction.truncated for one in answers):
-        raise InvalidData("`inputs` must have less tokens than the model reads. Set `truncate` to true to cut them.")
+        raise InvalidData(
+            "`inputs` must have less tokens than the model reads. Set `truncate` to true to cut them.",
+            code="request.text-invalid",
+        )
     made = [ranked(one, raw=body.raw_scores) for one in answers]
     return made if body.batch else made[0]
 
