@@ -10,6 +10,7 @@ import pytest
 
 import afina as package
 from afina.data.kinds import KINDS
+from afina.data.readers.kinds import TARGETS
 from afina.models.objectives import OBJECTIVES
 from afina.report.kinds import PRESENTATIONS
 from afina.stats import metrics
@@ -29,10 +30,10 @@ TABLES = frozenset(
 """The modules that may ask for a kind: one a package."""
 
 ENTRIES: dict[str, Callable[[str], object]] = {
+    "data": TARGETS.get,
     "stats": metrics.of_kind,
     "models": OBJECTIVES.get,
-    "studies, the same for all": floors.CONSTANT.get,
-    "studies, linear": floors.LINEAR.get,
+    "studies": floors.FLOORS.get,
     "report": PRESENTATIONS.get,
 }
 """By package, the entry of a kind in its table."""
