@@ -115,4 +115,8 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
         with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise CorruptAdapter(f"{path}: not a whole safetensors file ({error}). {plainfile.AGAIN}") from None
+        raise CorruptAdapter(
+            f"{path}: not a whole safetensors file ({error}). {plainfile.AGAIN}",
+            code="adapter.file-malformed",
+            path=path,
+        ) from None

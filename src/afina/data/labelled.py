@@ -128,7 +128,10 @@ class Labelled:
             if len(label_names) != trained.width:
                 raise InvalidData(
                     f"{where}: its labels are {', '.join(label_names[:20])}; the adapter has {trained.width}, and does "
-                    "not name them. Name them in their order with `labels`."
+                    "not name them. Name them in their order with `labels`.",
+                    code="data.labels-mismatch",
+                    where=where,
+                    found=label_names,
                 )
         else:
             label_names = tuple(trained.label_names)
@@ -142,10 +145,18 @@ class Labelled:
         names = self.label_names
         if TARGETS[self.kind].check_positive(names):
             raise InvalidData(
-                f"{self.where}: `positive` says which of two classes is, and there are not two. Leave it out."
+                f"{self.where}: `positive` says which of two classes is, and there are not two. Leave it out.",
+                code="data.option-inapplicable",
+                where=self.where,
             )
         if label not in names:
-            raise InvalidData(f"{self.where}: `positive` {label!r} is no label of it. Give {' or '.join(names)}.")
+            raise InvalidData(
+                f"{self.where}: `positive` {label!r} is no label of it. Give {' or '.join(names)}.",
+                code="data.label-unknown",
+                where=self.where,
+                label=label,
+                known=names,
+            )
         if label == names[1]:
             return self
         return replace(self, label_names=names[::-1], split=replace(self.split, labels=1 - self.split.labels))
@@ -164,7 +175,9 @@ class Labelled:
         if leaked == len(saw):
             raise Leakage(
                 f"task {self.where}: the adapter was trained on all of its {leaked:,} texts, so they say nothing of "
-                "how good it is. Give other texts, or pass `allow_leakage` to go on."
+                "how good it is. Give other texts, or pass `allow_leakage` to go on.",
+                where=self.where,
+                leaked=leaked,
             )
         left = self.left_out + leaked
         return replace(self, split=self.split.take(np.flatnonzero(~saw)), leaked=left, left_out=left)
@@ -184,7 +197,13 @@ def _rows(
         task = Task.load(address, **read, labels=None, allow_leakage=True)  # what counts is what the adapter saw
         split = task.evaluation
         if task.kind != trained.kind:
-            raise InvalidData(f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.")
+            raise InvalidData(
+                f"task {address}: its kind is {task.kind}, and the adapter learnt {trained.kind}.",
+                code="data.kind-mismatch",
+                task=address,
+                found=task.kind,
+                expected=trained.kind,
+            )
         rows = Rows(
             split.texts,
             split.pairs,

@@ -167,7 +167,11 @@ class Task(Shown):
 def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:
     """The labels that a user gave in any iterable, once for all. Raises InvalidData for one string."""
     if isinstance(labels, str):
-        raise InvalidData(f"`labels` is one string, {labels[:40]!r}: expected a list of names.")
+        raise InvalidData(
+            f"`labels` is one string, {labels[:40]!r}: expected a list of names.",
+            code="data.type-wrong",
+            argument="labels",
+        )
     return None if labels is None else tuple(map(str, labels))
 
 
@@ -178,10 +182,18 @@ def _with_positive(address: str, found: Read, positive: str | None) -> Read:
         return found
     if what := TARGETS[found.kind].check_positive(names):
         raise InvalidData(
-            f"task {address}: `positive` says which of two classes is; this task has {what}. Leave it out."
+            f"task {address}: `positive` says which of two classes is; this task has {what}. Leave it out.",
+            code="data.option-inapplicable",
+            where=f"task {address}",
         )
     if positive not in names:
-        raise InvalidData(f"task {address}: `positive` {positive!r} is no label of it. Give {' or '.join(names)}.")
+        raise InvalidData(
+            f"task {address}: `positive` {positive!r} is no label of it. Give {' or '.join(names)}.",
+            code="data.label-unknown",
+            where=f"task {address}",
+            label=positive,
+            known=names,
+        )
     if positive == names[1]:
         return found
     train, evaluation = (replace(split, labels=1 - split.labels) for split in (found.train, found.evaluation))
@@ -200,7 +212,10 @@ def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool)
     if leaked > LEAKAGE_LIMIT * len(evaluation) and not allow:
         raise Leakage(
             f"task {address}: {leaked} of {len(evaluation)} evaluation texts also occur in the training split, "
-            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on."
+            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on.",
+            task=address,
+            leaked=leaked,
+            evaluation=len(evaluation),
         )
     return leaked
 
@@ -243,10 +258,21 @@ def _of_origin(
     """What an origin gives; `evaluation`, a file, stands in for its evaluation split, and no ceiling is of that."""
     chosen = [field for field, value in vars(asked).items() if value and field != "kind"]
     if chosen and evaluation is None and not origin.chooses:
-        raise InvalidData(f"task {address}: its columns are known, so `{chosen[0]}` cannot be chosen. Leave it out.")
+        raise InvalidData(
+            f"task {address}: its columns are known, so `{chosen[0]}` cannot be chosen. Leave it out.",
+            code="data.option-inapplicable",
+            task=address,
+            option=chosen[0],
+        )
     found = origin.load(asked, labels, offline)
     if asked.kind not in (None, found.kind):
-        raise InvalidData(f"task {address}: its kind is {found.kind}, so `kind` cannot be {asked.kind}. Leave it out.")
+        raise InvalidData(
+            f"task {address}: its kind is {found.kind}, so `kind` cannot be {asked.kind}. Leave it out.",
+            code="data.kind-mismatch",
+            task=address,
+            found=found.kind,
+            expected=asked.kind,
+        )
     if evaluation is None:
         return found
     split, notes = _of_file(evaluation, asked, address, found)
@@ -260,7 +286,12 @@ def _of_file(
     pairs, form = named.train.pairs is not None, Form(named.kind, asked.separator, keeps=asked.missing == "keep")
     found, names, path = files.to_measure(evaluation_file(evaluation), asked, form=form, known=named.label_names)
     if (found.pairs is not None) != pairs:
-        raise InvalidData(f"{path}: {'single texts' if pairs else 'pairs of texts'}, and {address} has none of these.")
+        raise InvalidData(
+            f"{path}: {'single texts' if pairs else 'pairs of texts'}, and {address} has none of these.",
+            code="data.pairs-mismatch",
+            path=path,
+            task=address,
+        )
     split = matched(found, named.label_names, None, names, whose=f"those of {address}")
     return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)
 
@@ -269,7 +300,12 @@ def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
     """The file whose texts stand in for an evaluation split. Raises NotFound."""
     path = Path(evaluation).expanduser()
     if not os.path.isfile(path):
-        raise NotFound(f"`evaluation` {evaluation}: no such file. Expected one ending in {', '.join(READERS)}.")
+        raise NotFound(
+            f"`evaluation` {evaluation}: no such file. Expected one ending in {', '.join(READERS)}.",
+            code="file.missing",
+            path=evaluation,
+            field="evaluation",
+        )
     return path
 
 
@@ -293,7 +329,9 @@ def find(address: str) -> Path:
     if not address.startswith(SCHEMES) and ("/" in address or os.sep in address or path.suffix):
         raise NotFound(
             f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), a directory with "
-            "train.* and dev.* files, or a named task such as sst2, glue/cola, hub:OWNER/NAME or snippets:movies."
+            "train.* and dev.* files, or a named task such as sst2, glue/cola, hub:OWNER/NAME or snippets:movies.",
+            code="task.missing",
+            task=address,
         )
     name = address.partition(":")[0] if address.startswith(GLUE) else address  # without its directory
     raise UnknownName("task", name, [*NAMES, *FORMS, "path/to/directory", "path/to/file.csv"])

@@ -103,7 +103,12 @@ def ask(
     """
     objective = objectives.make(task.label_names, {"kind": task.kind})
     if not objective.can_be_asked:
-        raise InvalidStudy(f"task {task.address}: its kind is {task.kind}, and words can answer for classes alone.")
+        raise InvalidStudy(
+            f"task {task.address}: its kind is {task.kind}, and words can answer for classes alone.",
+            code="ask.kind-unsupported",
+            task=task.address,
+            kind=task.kind,
+        )
     usual, questions = _questions(backbone, task, templates, words)
     says("opening the model")
     asking = _Asking.of(backbone, objective, questions[0])

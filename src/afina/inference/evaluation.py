@@ -122,9 +122,19 @@ def _turned(objective: Objective, positive: str | None, where: str) -> bool:
         return False
     names = objective.label_names
     if what := TARGETS[objective.kind].check_positive(names):
-        raise InvalidData(f"{where}: `positive` says which of two classes is; the adapter learnt {what}. Leave it out.")
+        raise InvalidData(
+            f"{where}: `positive` says which of two classes is; the adapter learnt {what}. Leave it out.",
+            code="data.option-inapplicable",
+            where=where,
+        )
     if positive not in names:
-        raise InvalidData(f"{where}: `positive` {positive!r} is no label of the adapter. Give {' or '.join(names)}.")
+        raise InvalidData(
+            f"{where}: `positive` {positive!r} is no label of the adapter. Give {' or '.join(names)}.",
+            code="data.label-unknown",
+            where=where,
+            label=positive,
+            known=names,
+        )
     return positive == names[0]
 
 

@@ -46,11 +46,18 @@ def answered(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
 def check_out(out: Path, file: Path | None) -> None:
     """Raise InvalidData where answers cannot be written to `out`: of another kind, or what they are read from."""
     if out.suffix.lower() not in (CSV, JSONL):
-        raise InvalidData(f"`out` {out}: expected a name that ends in {CSV} or {JSONL}.")
+        raise InvalidData(
+            f"`out` {out}: expected a name that ends in {CSV} or {JSONL}.",
+            code="data.format-unknown",
+            path=out,
+            expected=[CSV, JSONL],
+        )
     if out.is_dir():
         raise CannotWrite(out, "it is a directory")
     if file is not None and out.exists() and file.exists() and os.path.samefile(out, file):
-        raise InvalidData(f"`out` {out}: the texts are read from this file. Name another one.")
+        raise InvalidData(
+            f"`out` {out}: the texts are read from this file. Name another one.", code="argument.invalid", path=out
+        )
 
 
 @contextmanager
@@ -93,7 +100,10 @@ class _Table:
             if more := [name for name in row.columns if name not in self.columns]:
                 raise InvalidData(
                     f"{row.where}: has a column {more[0]!r}, which the rows before it have not. Give `out` a name that "
-                    f"ends in {JSONL}."
+                    f"ends in {JSONL}.",
+                    code="data.columns-differ",
+                    where=row.where,
+                    column=more[0],
                 )
             own = [row.columns.get(name) for name in self.columns]
             self.writer.writerow([*map(_cell, own), *map(_cell, said.values())])
@@ -116,7 +126,12 @@ class _Objects:
 def _check_free(row: Row, said: Answer) -> None:
     """Raise InvalidData where the row has a column that answers add."""
     if taken := said.keys() & row.columns.keys():
-        raise InvalidData(f"{row.where}: has a column {min(taken)!r}, which `out` adds. Rename that column.")
+        raise InvalidData(
+            f"{row.where}: has a column {min(taken)!r}, which `out` adds. Rename that column.",
+            code="data.column-repeated",
+            where=row.where,
+            column=min(taken),
+        )
 
 
 def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:

@@ -69,7 +69,12 @@ class Objective(ABC):
     def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
         """That of a training split with these targets. Raises InvalidStudy for weights that the kind has not."""
         if class_weights:
-            raise InvalidStudy(f"`class_weights` {class_weights}: a task of kind {self.kind} has none. Leave it out.")
+            raise InvalidStudy(
+                f"`class_weights` {class_weights}: a task of kind {self.kind} has none. Leave it out.",
+                code="option.inapplicable",
+                option="class_weights",
+                kind=self.kind,
+            )
         return self
 
     def check(self, *, smoothing: float, temperature: bool) -> None:  # noqa: B027
@@ -156,11 +161,17 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
         few = f" with {objective.width} labels" if METRICS[name].kind == objective.kind else ""
         raise InvalidStudy(
             f"`metric` {name}: the task's kind is {objective.kind}{few}, which has {', '.join(objective.measures)}. "
-            "Give one of these."
+            "Give one of these.",
+            code="metric.inapplicable",
+            metric=name,
+            kind=objective.kind,
+            known=objective.measures,
         )
     if METRICS[name].values is None:
         raise InvalidStudy(
             f"`metric` {name}: {METRICS[name].words} is no mean over texts, so methods cannot be compared by it. It is "
-            "reported in any case; give another one."
+            "reported in any case; give another one.",
+            code="metric.inapplicable",
+            metric=name,
         )
     return name

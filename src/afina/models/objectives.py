@@ -130,9 +130,17 @@ class Number(Objective):
     def check(self, *, smoothing: float, temperature: bool) -> None:
         """A number has neither labels nor probabilities."""
         if smoothing:
-            raise InvalidStudy("`label_smoothing`: a number has no labels to spread it over. Leave it out.")
+            raise InvalidStudy(
+                "`label_smoothing`: a number has no labels to spread it over. Leave it out.",
+                code="option.inapplicable",
+                option="label_smoothing",
+            )
         if temperature:
-            raise InvalidStudy("`temperature`: a number has no probabilities. Leave it out.")
+            raise InvalidStudy(
+                "`temperature`: a number has no probabilities. Leave it out.",
+                code="option.inapplicable",
+                option="temperature",
+            )
 
     def learnt(self, targets: np.ndarray) -> np.ndarray:
         """Standardised, float32 [N]."""
@@ -264,10 +272,22 @@ def of_problem(label_names: Sequence[str], problem_type: str | None, where: str)
     count = len(label_names)
     kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))
     if kind is None:
-        raise InvalidStudy(f"{where}: problem_type is {problem_type!r}, expected one of {', '.join(known)}.")
+        raise InvalidStudy(
+            f"{where}: problem_type is {problem_type!r}, expected one of {', '.join(known)}.",
+            code="model.config-unusable",
+            where=where,
+            field="problem_type",
+            found=problem_type,
+            known=known,
+        )
     if not kind.takes(count):
         raise InvalidStudy(
             f"{where}: problem_type is {kind.problem_type} with {count} labels; expected one output for "
-            f"{Number.problem_type}, two or more for {Classes.problem_type}. Correct it there."
+            f"{Number.problem_type}, two or more for {Classes.problem_type}. Correct it there.",
+            code="model.config-unusable",
+            where=where,
+            field="problem_type",
+            found=kind.problem_type,
+            labels=count,
         )
     return kind(tuple(label_names))

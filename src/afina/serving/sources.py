@@ -72,7 +72,10 @@ class Sources:
 
     def _demanded(self) -> Reader:
         if self.store is None:
-            raise InvalidStudy("the engine has no `store` to find a version in. Give it one, or name a directory.")
+            raise InvalidStudy(
+                "the engine has no `store` to find a version in. Give it one, or name a directory.",
+                code="option.missing",
+            )
         return self.store
 
     def _of_directory(self, path: Path) -> Found:

@@ -41,7 +41,10 @@ def opened(
     if (stated := str(version.manifest.get("digest"))) != version.digest:
         raise CorruptStore(
             f"store:{version}: it has digest {version.digest[:19]}, its manifest is of {stated[:19]}: one of them was "
-            "changed. `afina store verify` says what else is damaged."
+            "changed. `afina store verify` says what else is damaged.",
+            code="store.content-changed",
+            where=f"store:{version}",
+            what="manifest",
         )
     for left in reversed(range(_TRIES)):
         places = _places(database, version)
@@ -76,7 +79,9 @@ def _places(database: Database, version: Version) -> dict[str, str]:
         rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
         places = {row.digest: row.place for row in rows}
         if connection.execute(same).scalar() != version.digest or places.keys() != set(wanted):
-            raise NotFound(f"{version}: it was removed while it was read.")  # its client was erased, and came again
+            raise NotFound(
+                f"{version}: it was removed while it was read.", code="version.missing", version=str(version)
+            )  # its client was erased, and came again
     return places
 
 
@@ -84,7 +89,10 @@ def _check_place(version: Version, role: str, expected: str, place: str) -> None
     if not leases.is_place(place, expected):
         raise CorruptStore(
             f"store:{version}: its {role} is said to be in {place!r:.80}, no file of its own. `afina store verify` "
-            "says what else is damaged."
+            "says what else is damaged.",
+            code="store.content-changed",
+            where=f"store:{version}",
+            what=role,
         )
 
 
@@ -94,5 +102,9 @@ def _check(version: Version, roles: Iterable[str], files: Mapping[str, Path], pl
         if (found := digest.of_file(files[role])) != expected:
             raise CorruptStore(
                 f"store:{version}: its {role} has digest {found[:19]}, expected {expected[:19]}: the file "
-                f"{places[expected]} was changed. `afina store verify` says what else is damaged."
+                f"{places[expected]} was changed. `afina store verify` says what else is damaged.",
+                code="store.content-changed",
+                where=f"store:{version}",
+                what=role,
+                path=places[expected],
             )

@@ -81,7 +81,11 @@ class Reader:
 
         version, where = self.show(reference), Path(directory)
         if where.exists():
-            raise Refused(f"{where}: something is there already. Give a directory that is not there yet.")
+            raise Refused(
+                f"{where}: something is there already. Give a directory that is not there yet.",
+                code="out.exists",
+                path=where,
+            )
         return self.opened(version, lambda files: content.restore(where, version.manifest, files, f"store:{version}"))
 
     def card(self, reference: str | Version, *, merged: bool = False) -> str:
@@ -111,7 +115,11 @@ class Reader:
         with self._database.reading() as connection:
             found = catalog.listed(connection, client)
         if client is not None and not found:
-            raise NotFound(f"client {client}: no adapter of it in the store. `afina store list` shows what there is.")
+            raise NotFound(
+                f"client {client}: no adapter of it in the store. `afina store list` shows what there is.",
+                code="client.missing",
+                client=client,
+            )
         return found
 
     def show(self, reference: str | Version) -> Version:
@@ -139,7 +147,9 @@ class Reader:
             done = catalog.happened(connection, place, events)
         found = [one for one in done if alias is None or one.details["alias"] == alias]
         if alias is not None and not found:
-            raise NotFound(f"{name}@{alias}: there never was such an alias.")
+            raise NotFound(
+                f"{name}@{alias}: there never was such an alias.", code="alias.missing", name=str(name), alias=alias
+            )
         return found
 
     def keys(self, client: str | None = None) -> Sequence[Key]:

@@ -132,7 +132,11 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
     if run.data_digest is None:
         return run.on(task.data_digest) if reads_files(run.task, run.data.evaluation) else run
     if run.data_digest != task.data_digest:
-        raise InvalidData(f"task {run.task}: its data changed after the run was asked for. Start it again.")
+        raise InvalidData(
+            f"task {run.task}: its data changed after the run was asked for. Start it again.",
+            code="data.changed",
+            task=run.task,
+        )
     return run
 
 
@@ -153,7 +157,11 @@ def question_of(run: RunSpec, task: Task, tokenizer: Tokenizer) -> Question:
     pairs, asked = task.train.pairs is not None, run.asked
     if not OBJECTIVES[task.kind].can_be_asked:
         if asked.head == "words" or asked.words or asked.offset:
-            raise InvalidStudy(f"a task of kind {task.kind} has no label that a word could answer for. Ask in none.")
+            raise InvalidStudy(
+                f"a task of kind {task.kind} has no label that a word could answer for. Ask in none.",
+                code="ask.kind-unsupported",
+                kind=task.kind,
+            )
         asked = asked.model_copy(update={"head": "random"})
     return Question.of(task.label_names, tokenizer, pairs=pairs, **asked.model_dump())
 
@@ -180,14 +188,30 @@ def longest_text(run: RunSpec, most: int) -> int:
     if taken >= most:
         raise InvalidStudy(
             f"method {run.method}: its {taken:,} virtual tokens leave a text none of the {most:,} that backbone "
-            f"{run.backbone} takes. Set fewer."
+            f"{run.backbone} takes. Set fewer.",
+            code="run.max-length",
+            method=run.method,
+            tokens=taken,
+            most=most,
+            backbone=run.backbone,
         )
     if wanted is not None and wanted > most:
-        raise InvalidStudy(f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens.")
+        raise InvalidStudy(
+            f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens.",
+            code="run.max-length",
+            found=wanted,
+            most=most,
+            backbone=run.backbone,
+        )
     if wanted is not None and wanted > most - taken:
         raise InvalidStudy(
             f"`max_length` is {wanted}, backbone {run.backbone} takes at most {most} tokens, and {taken} of them are "
-            f"those of method {run.method}: at most {most - taken} are left."
+            f"those of method {run.method}: at most {most - taken} are left.",
+            code="run.max-length",
+            found=wanted,
+            most=most - taken,
+            backbone=run.backbone,
+            method=run.method,
         )
     return wanted or min(DEFAULT_LENGTH, most - taken)
 

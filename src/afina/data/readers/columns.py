@@ -94,7 +94,13 @@ def of_texts(
         return found
     second = _column(where, names, text_pair, (), "text_pair")
     if second == found.text:
-        raise InvalidData(f"{where}: `text_pair` {second} is the column of the text too. Name another one, or none.")
+        raise InvalidData(
+            f"{where}: `text_pair` {second} is the column of the text too. Name another one, or none.",
+            code="data.column-repeated",
+            where=where,
+            field="text_pair",
+            column=second,
+        )
     return Columns(found.text, second)
 
 
@@ -106,7 +112,13 @@ def choose(table: Table, text: str | None, text_pair: str | None, label: str | N
     found = tuple(dict.fromkeys(_label(where, names, name, texts.texts, first) for name in asked))
     for name in found:
         if name in texts.texts:
-            raise InvalidData(f"{where}: `label` {name} is the column of a text too. Name another one.")
+            raise InvalidData(
+                f"{where}: `label` {name} is the column of a text too. Name another one.",
+                code="data.column-repeated",
+                where=where,
+                field="label",
+                column=name,
+            )
     others = tuple(name for name in names if name not in (*texts.texts, *found))
     return Columns(texts.text, texts.text_pair, found, others)
 
@@ -129,7 +141,11 @@ def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: It
         one, other = taken[0], (taken[1] if len(taken) > 1 else others[0])
         raise InvalidData(
             f"{where}: several columns may be the text: {found}. Name one with `text`, such as `text` {one}, or two "
-            f"with `text` {one} and `text_pair` {other}."
+            f"with `text` {one} and `text_pair` {other}.",
+            code="data.column-ambiguous",
+            where=where,
+            field="text",
+            found=found,
         )
 
 
@@ -139,7 +155,11 @@ def _label(where: str, names: list[str], named: str | None, texts: Sequence[str]
     if named is None and not first and len(several) > 1:
         raise InvalidData(
             f"{where}: several columns may be the label: {', '.join(several)}. Name one with `label`, such as `label` "
-            f"{found}; where each says 1 or 0 of a label, name all, such as `label` {','.join(several)}."
+            f"{found}; where each says 1 or 0 of a label, name all, such as `label` {','.join(several)}.",
+            code="data.column-ambiguous",
+            where=where,
+            field="label",
+            found=several,
         )
     return found
 
@@ -149,7 +169,12 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
         if named in names:
             return named
         raise InvalidData(
-            f"{where}: no column {named!r}. Found: {', '.join(names)}. Name the right one with `{field}`."
+            f"{where}: no column {named!r}. Found: {', '.join(names)}. Name the right one with `{field}`.",
+            code="data.column-missing",
+            where=where,
+            field=field,
+            column=named,
+            found=names,
         )
     usual = _usual(names)
     for name in candidates:
@@ -157,7 +182,12 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
             return usual[name]
     raise InvalidData(
         f"{where}: no {field} column. Found: {', '.join(names)}. "
-        f"Expected {' or '.join(candidates)}; name another one with `{field}`."
+        f"Expected {' or '.join(candidates)}; name another one with `{field}`.",
+        code="data.column-missing",
+        where=where,
+        field=field,
+        found=names,
+        expected=candidates,
     )
 
 
@@ -167,7 +197,11 @@ def rows(table: Table, columns: Columns, form: Form, how: How | None) -> Rows:
     how  what is done with missing values; None: an empty text or label is an error, and no more is looked for
     """
     if not table.places:
-        raise InvalidData(f"{table.path}: no rows below the names of the columns. Expected at least one example.")
+        raise InvalidData(
+            f"{table.path}: no rows below the names of the columns. Expected at least one example.",
+            code="data.no-rows",
+            path=table.path,
+        )
     _refuse_names(table, (*columns.texts, *columns.labels))
     notes = (*table.notes, *_said(table, columns.labels, form))
     kind = TARGETS[form.kind]
@@ -194,7 +228,11 @@ def _refuse_names(table: Table, names: Sequence[str]) -> None:
     again = [row for row, value in enumerate(table.columns[names[0]]) if value == names[0]]
     row = next((row for row in again if all(table.columns[name][row] == name for name in names)), None)
     if row is not None:
-        raise InvalidData(f"{table.where(row)}: the names of the columns again. Remove that row, and others like it.")
+        raise InvalidData(
+            f"{table.where(row)}: the names of the columns again. Remove that row, and others like it.",
+            code="data.header-malformed",
+            where=table.where(row),
+        )
 
 
 def _said(table: Table, names: Sequence[str], form: Form) -> list[str]:
@@ -217,7 +255,10 @@ def _texts(table: Table, name: str) -> list[str]:
     for i, value in enumerate(values):
         if text_of(value, name, partial(table.where, i)) is None:
             raise InvalidData(
-                f"{table.where(i)}: column {name!r} is empty. Expected a text; fill it in or remove the row."
+                f"{table.where(i)}: column {name!r} is empty. Expected a text; fill it in or remove the row.",
+                code="data.text-empty",
+                where=table.where(i),
+                column=name,
             )
     return values
 
@@ -227,7 +268,18 @@ def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
     if missing.empty(value):
         return None
     if not isinstance(value, str):
-        raise InvalidData(f"{where()}: column {name!r} holds a {type(value).__name__}, expected a text.")
+        raise InvalidData(
+            f"{where()}: column {name!r} holds a {type(value).__name__}, expected a text.",
+            code="data.type-wrong",
+            where=where(),
+            column=name,
+            found=type(value).__name__,
+        )
     if not is_whole(value):
-        raise InvalidData(f"{where()}: column {name!r} holds half a surrogate pair. Repair the text.")
+        raise InvalidData(
+            f"{where()}: column {name!r} holds half a surrogate pair. Repair the text.",
+            code="data.surrogate",
+            where=where(),
+            column=name,
+        )
     return value

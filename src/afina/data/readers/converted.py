@@ -31,7 +31,10 @@ class Place:
         repository, _, config = told.partition(":")
         owner, slash, name = repository.partition("/")
         if not (owner and slash and name) or "/" in name or " " in repository:
-            raise NotFound(f"no data set is called {repository!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG.")
+            raise NotFound(
+                f"no data set is called {repository!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG.",
+                code="task.missing",
+            )
         return cls(repository, config or None)
 
 

@@ -57,7 +57,9 @@ class Spellings:
             raise InvalidData(
                 f"{rows.where(place)}: labels differ only by case, spaces or the Unicode form of a character: {told}. "
                 "Write each label in one way, or merge them with `merge_labels`; if they are different labels, name "
-                "all labels with `labels`."
+                "all labels with `labels`.",
+                code="data.labels-alike",
+                where=rows.where(place),
             )
         return cls({})
 

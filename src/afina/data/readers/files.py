@@ -80,7 +80,10 @@ def of_tables(
         if not len(evaluation_rows):
             raise InvalidData(
                 f"{train.path}: its {len(rows)} examples hold no two different texts of a label, so none can be kept "
-                "aside. Give more examples, or a file of its own to evaluate on with `evaluation`."
+                "aside. Give more examples, or a file of its own to evaluate on with `evaluation`.",
+                code="data.too-few-texts",
+                path=train.path,
+                examples=len(rows),
             )
         found = splits(train_rows, evaluation_rows, names)
     else:
@@ -176,12 +179,17 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
         there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
         raise NotFound(
             f"{directory}: no {stems[0]} file. Found: {there}. Expected one of {wanted}, "
-            f"ending in {', '.join(table.READERS)}."
+            f"ending in {', '.join(table.READERS)}.",
+            code="task.missing",
+            path=directory,
         )
     if len(found) > 1:
         raise InvalidData(
             f"{directory}: found {', '.join(path.name for path in found)}, expected only one of {wanted}. "
-            "Remove or rename the others."
+            "Remove or rename the others.",
+            code="task.files-ambiguous",
+            path=directory,
+            found=[path.name for path in found],
         )
     return found[0]
 

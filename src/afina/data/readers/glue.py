@@ -110,9 +110,8 @@ def from_hub(name: str, labels: Sequence[str] | None = None, *, offline: bool = 
     try:
         path = hub.dataset_snapshot(REPOSITORY, list(patterns.values()), offline=offline)
     except NotFound as error:
-        raise NotFound(
-            f"{error}\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
-        ) from (error)
+        told = f"{error}\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
+        raise error.reworded(told) from None
     train, evaluation = (
         table.joined(f"glue/{name}, {split}", [table.read(file) for file in sorted(path.glob(pattern))])
         for split, pattern in patterns.items()
@@ -147,14 +146,23 @@ def files_of(name: str, directory: Path) -> list[Path]:
     """The file to train on and the one to evaluate. Raises NotFound."""
     form = GLUE[name]
     if not directory.is_dir():
-        raise NotFound(f"{directory}: no such directory. Give one with GLUE's {_listed(form)}.")
+        raise NotFound(
+            f"{directory}: no such directory. Give one with GLUE's {_listed(form)}.",
+            code="task.missing",
+            path=directory,
+        )
     names = ["train.tsv", form.dev]
     if name == "mrpc" and not (directory / names[0]).is_file():
         names = ["msr_paraphrase_train.txt", "msr_paraphrase_test.txt"]
     for file in names:
         if not (directory / file).is_file():
             there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
-            raise NotFound(f"{directory}: no {file}. Found: {there}. Expected GLUE's {_listed(form)}.")
+            raise NotFound(
+                f"{directory}: no {file}. Found: {there}. Expected GLUE's {_listed(form)}.",
+                code="task.missing",
+                path=directory,
+                file=file,
+            )
     return [directory / file for file in names]
 
 
@@ -182,7 +190,11 @@ def _tsv(path: Path, form: GlueTask) -> Table:
         if missing:
             raise InvalidData(
                 f"{path}, line 1: no column {missing[0]!r}. Found: {', '.join(header)}. Expected GLUE's file, whose "
-                f"columns are separated by tabs, {', '.join(wanted)} among them."
+                f"columns are separated by tabs, {', '.join(wanted)} among them.",
+                code="data.column-missing",
+                where=f"{path}, line 1",
+                column=missing[0],
+                found=header,
             )
         at = [header.index(name) for name in wanted]
         for number, line in lines:
@@ -196,7 +208,11 @@ def _tsv(path: Path, form: GlueTask) -> Table:
     if len(short) > DAMAGED * len(places):
         raise InvalidData(
             f"{path}, line {short[0]}: too few fields, as in {len(short)} of {len(places) + len(short)} lines. "
-            f"Expected {len(header)} ({', '.join(header)}), separated by tabs."
+            f"Expected {len(header)} ({', '.join(header)}), separated by tabs.",
+            code="data.row-malformed",
+            path=path,
+            line=short[0],
+            rows=len(short),
         )
     return Table(path, columns, places)
 
@@ -211,7 +227,11 @@ def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> Row
     told = list(_labels(form, found, found.columns[label]))
     kept = [i for i, name in enumerate(told) if name is not None]
     if not kept:
-        raise InvalidData(f"{found.path}: no labelled rows. Expected GLUE's training or validation split.")
+        raise InvalidData(
+            f"{found.path}: no labelled rows. Expected GLUE's training or validation split.",
+            code="data.no-labels",
+            path=found.path,
+        )
     first, *second = ([found.columns[name][i] for i in kept] for name in texts)
     return Rows(
         first,
@@ -226,7 +246,13 @@ def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> Row
 def _check_columns(found: Table, wanted: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in found.columns]
     if missing:
-        raise InvalidData(f"{found.path}: no column {missing[0]!r}. Found: {', '.join(found.columns)}.")
+        raise InvalidData(
+            f"{found.path}: no column {missing[0]!r}. Found: {', '.join(found.columns)}.",
+            code="data.column-missing",
+            where=str(found.path),
+            column=missing[0],
+            found=found.columns,
+        )
 
 
 def _labels(form: GlueTask, found: Table, values: Sequence[Any]) -> Iterator[Label | None]:
@@ -241,7 +267,12 @@ def _labels(form: GlueTask, found: Table, values: Sequence[Any]) -> Iterator[Lab
             yield names[value]
         else:
             raise InvalidData(
-                f"{found.where(row)}: label {str(value)[:40]!r}, expected one of {', '.join(form.names)} or its number."
+                f"{found.where(row)}: label {str(value)[:40]!r}, expected one of {', '.join(form.names)} or its "
+                "number.",
+                code="data.label-unknown",
+                where=found.where(row),
+                label=str(value)[:40],
+                known=form.names,
             )
 
 
@@ -251,5 +282,10 @@ def _score(found: Table, row: int, value: Any) -> float:
     except (TypeError, ValueError):
         score = -1
     if not 0 <= score <= 5:
-        raise InvalidData(f"{found.where(row)}: {str(value)[:40]!r}, expected a number from 0 to 5.")
+        raise InvalidData(
+            f"{found.where(row)}: {str(value)[:40]!r}, expected a number from 0 to 5.",
+            code="data.number-malformed",
+            where=found.where(row),
+            found=str(value)[:40],
+        )
     return score

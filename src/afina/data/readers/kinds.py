@@ -179,7 +179,10 @@ class ClassTargets(TargetKind):
         if len(np.unique(found)) < 2:
             raise InvalidData(
                 f"task {address}: all {len(found)} training examples are labelled {label_names[found[0]]!r}. "
-                "Expected at least two different labels; give more examples."
+                "Expected at least two different labels; give more examples.",
+                code="data.one-value",
+                task=address,
+                examples=len(found),
             )
 
     def check_positive(self, label_names: Sequence[str]) -> str | None:
@@ -244,7 +247,10 @@ class NumberTargets(TargetKind):
         if len(np.unique(found)) < 2:
             raise InvalidData(
                 f"task {address}: all {len(found)} training examples have the number {found[0]:g}, so there is "
-                "nothing to learn. Give examples with different ones."
+                "nothing to learn. Give examples with different ones.",
+                code="data.one-value",
+                task=address,
+                examples=len(found),
             )
 
 
@@ -314,7 +320,12 @@ class LabelTargets(TargetKind):
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
         """Raise InvalidData where no text has a label."""
         if not found.any():
-            raise InvalidData(f"task {address}: none of {len(found)} training texts has a label. Give more examples.")
+            raise InvalidData(
+                f"task {address}: none of {len(found)} training texts has a label. Give more examples.",
+                code="data.no-labels",
+                task=address,
+                examples=len(found),
+            )
 
 
 TARGETS: Mapping[Kind, TargetKind] = {made.kind: made for made in (ClassTargets(), NumberTargets(), LabelTargets())}
@@ -331,19 +342,29 @@ def form_of(table: Table, columns: Sequence[str], asked: Reads) -> Form:
     """How the columns of the label are read, as far as `asked` does not say. Raises InvalidData, UnknownName."""
     separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
     if separator is not None and kind and not kind.several:
-        raise InvalidData(f"`separator` {separator!r}: stands between several labels, and `kind` is {kind.kind}.")
+        raise InvalidData(
+            f"`separator` {separator!r}: stands between several labels, and `kind` is {kind.kind}.",
+            code="data.option-inapplicable",
+            separator=separator,
+        )
     if len(columns) > 1:
         if (kind and not kind.several) or separator is not None:
             raise InvalidData(
                 f"{table.path}: `label` names {len(columns)} columns, one a label, so `kind` can only be labels, and "
-                "nothing separates them."
+                "nothing separates them.",
+                code="data.kind-mismatch",
+                path=table.path,
             )
         return Form(LABELS)
     cells = Cells.of(table, columns[0], asked.keeps)
     if separator is not None and not any(isinstance(value, str) and separator in value for value in cells.values):
         raise InvalidData(
             f"{table.path}: `separator` {separator!r} stands in no row of column {columns[0]!r}. Give the one that "
-            "does, or leave it out."
+            "does, or leave it out.",
+            code="data.option-inapplicable",
+            path=table.path,
+            separator=separator,
+            column=columns[0],
         )
     if separator is not None:
         return form_of_several(cells, separator, asked)

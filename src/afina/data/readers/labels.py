@@ -194,7 +194,10 @@ def _refuse_odd(column: Cells, fits: Sequence[Notation]) -> None:
         problem = f"{beside}, which is no one way to write numbers"
     raise InvalidData(
         f"{column.where(row)} holds {value!r}{problem}. Write all numbers alike, with a point and nothing else, such "
-        "as 1234.5; if these are names of classes, say so with `kind` classes, if several labels, with `separator`."
+        "as 1234.5; if these are names of classes, say so with `kind` classes, if several labels, with `separator`.",
+        code="data.number-malformed",
+        where=column.where(row),
+        found=value,
     )
 
 
@@ -204,7 +207,10 @@ def _refuse_text(column: Cells) -> None:
     )
     raise InvalidData(
         f"{column.where(row)} holds {str(value)[:40]!r} among numbers. Correct it or remove the row; if these are "
-        "names and no numbers, say so with `kind` classes."
+        "names and no numbers, say so with `kind` classes.",
+        code="data.number-malformed",
+        where=column.where(row),
+        found=str(value)[:40],
     )
 
 
@@ -228,7 +234,10 @@ def _of_numbers(column: Cells, asked: Reads) -> Form:
     if gapless:
         raise InvalidData(
             f"{column.table.path}: column {column.name!r} holds each whole number from {first} to {last}. They may "
-            f"measure something, or stand for {len(distinct)} classes. Say which with `kind` number or `kind` classes."
+            f"measure something, or stand for {len(distinct)} classes. Say which with `kind` number or `kind` classes.",
+            code="data.kind-ambiguous",
+            path=column.table.path,
+            column=column.name,
         )
     return numbers
 
@@ -253,7 +262,10 @@ def as_several(table: Table, names: Sequence[str], form: Form) -> list[Label]:
 def _some(table: Table, names: Sequence[str], made: list[tuple[str, ...]]) -> list[Label]:
     if not any(made):
         raise InvalidData(
-            f"{table.path}: no row has a label in {', '.join(names)}, so there is nothing to learn. Give some."
+            f"{table.path}: no row has a label in {', '.join(names)}, so there is nothing to learn. Give some.",
+            code="data.no-labels",
+            path=table.path,
+            columns=names,
         )
     return list(made)
 
@@ -264,15 +276,26 @@ def as_number(table: Table, name: str, row: int, notation: Notation) -> float:
     value = value.strip() if isinstance(value, str) else value
     where = f"{table.where(row)}: column {name!r}"
     if missing.empty(value):
-        raise InvalidData(f"{where} is empty. Expected a number; fill it in or remove the row.")
+        raise InvalidData(
+            f"{where} is empty. Expected a number; fill it in or remove the row.",
+            code="data.value-missing",
+            where=where,
+        )
     made = notation.value(value)
     if made is not None:
         return made
     if (isinstance(value, float) and math.isinf(value)) or _INFINITE.fullmatch(str(value)):
-        raise InvalidData(f"{where} is infinite. Expected a finite number; correct it or remove the row.")
+        raise InvalidData(
+            f"{where} is infinite. Expected a finite number; correct it or remove the row.",
+            code="data.number-malformed",
+            where=where,
+        )
     example = {None: "3.5", "decimal": "3,5", "thousands": "1,234.5"}[notation.comma] + " %" * notation.percent
     raise InvalidData(
-        f"{where} holds {str(value)[:40]!r}, expected a number such as {example}. Correct it or remove the row."
+        f"{where} holds {str(value)[:40]!r}, expected a number such as {example}. Correct it or remove the row.",
+        code="data.number-malformed",
+        where=where,
+        found=str(value)[:40],
     )
 
 
@@ -285,7 +308,13 @@ def _several(table: Table, name: str, row: int, form: Form) -> tuple[str, ...]:
     if form.hot:
         return lists.hot(table, name, row, parts, form.hot)
     if any(isinstance(part, dict | list | tuple | bool | float) or part is None for part in parts):
-        raise InvalidData(f"{table.where(row)}: column {name!r} holds {str(value)[:60]}, expected names of labels.")
+        raise InvalidData(
+            f"{table.where(row)}: column {name!r} holds {str(value)[:60]}, expected names of labels.",
+            code="data.label-malformed",
+            where=table.where(row),
+            column=name,
+            found=str(value)[:60],
+        )
     for part in parts:
         _check_whole(table, name, row, str(part))
     return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
@@ -293,7 +322,12 @@ def _several(table: Table, name: str, row: int, form: Form) -> tuple[str, ...]:
 
 def _check_whole(table: Table, name: str, row: int, label: str) -> None:
     if not is_whole(label):
-        raise InvalidData(f"{table.where(row)}: column {name!r} holds half a surrogate pair. Repair the label.")
+        raise InvalidData(
+            f"{table.where(row)}: column {name!r} holds half a surrogate pair. Repair the label.",
+            code="data.surrogate",
+            where=table.where(row),
+            column=name,
+        )
 
 
 def _truth(table: Table, name: str, row: int) -> bool:
@@ -302,7 +336,11 @@ def _truth(table: Table, name: str, row: int) -> bool:
     if told not in _TRUTH:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(value)[:40]!r}, expected 1 or true where the text has "
-            "that label, else 0 or false."
+            "that label, else 0 or false.",
+            code="data.label-malformed",
+            where=table.where(row),
+            column=name,
+            found=str(value)[:40],
         )
     return _TRUTH[told]
 
@@ -314,12 +352,19 @@ def as_name(table: Table, name: str, row: int, form: Form) -> str | int:
         value = value.strip()
     if missing.empty(value):
         raise InvalidData(
-            f"{table.where(row)}: column {name!r} is empty. Expected a label; fill it in or remove the row."
+            f"{table.where(row)}: column {name!r} is empty. Expected a label; fill it in or remove the row.",
+            code="data.value-missing",
+            where=table.where(row),
+            column=name,
         )
     if not form.keeps and isinstance(value, str) and value.casefold() in missing.ANY_CASE:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} is {value!r}, as a missing label is written. Fill it in or remove "
-            "the row; if it is a label, give it another name."
+            "the row; if it is a label, give it another name.",
+            code="data.value-missing",
+            where=table.where(row),
+            column=name,
+            found=value,
         )
     if isinstance(value, bool):
         return str(value).lower()
@@ -330,5 +375,9 @@ def as_name(table: Table, name: str, row: int, form: Form) -> str | int:
     if isinstance(value, float):
         return int(value) if value.is_integer() else str(value)
     raise InvalidData(
-        f"{table.where(row)}: column {name!r} holds a {type(value).__name__}, expected a name or an integer."
+        f"{table.where(row)}: column {name!r} holds a {type(value).__name__}, expected a name or an integer.",
+        code="data.label-malformed",
+        where=table.where(row),
+        column=name,
+        found=type(value).__name__,
     )

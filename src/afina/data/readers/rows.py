@@ -108,7 +108,10 @@ def hold_out(rows: Rows, strata: Sequence[str], *, both_sides: bool) -> tuple[Ro
             raise InvalidData(
                 f"{rows.where(first[texts[0]])}: the only text of label {stratum!r}, so none of it can be kept aside "
                 "to evaluate on. Give more of them, remove it, or give a file of its own to evaluate on with "
-                "`evaluation`." + (_MEASURED if WHOLE.fullmatch(stratum) else "")
+                "`evaluation`." + (_MEASURED if WHOLE.fullmatch(stratum) else ""),
+                code="data.too-few-texts",
+                where=rows.where(first[texts[0]]),
+                label=stratum,
             )
         count = max(len(texts) > 1, (2 * len(texts) + HELD_OUT) // (2 * HELD_OUT))  # to the nearest
         held.update(sorted(texts, key=lambda same: ranks[same])[: min(count, len(texts) - 1)])
@@ -143,7 +146,7 @@ def first(split: Split, count: int | None, field: str) -> Split:
     if count is None:
         return split
     if count < 1:
-        raise InvalidData(f"`{field}` {count}: expected at least 1.")
+        raise InvalidData(f"`{field}` {count}: expected at least 1.", code="argument.invalid", field=field, found=count)
     order = sorted(range(len(split)), key=lambda i: rank(split[i]))
     return split.take(sorted(order[:count]))
 
@@ -163,7 +166,10 @@ def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Sp
         if not kept or not held:
             raise InvalidData(
                 f"cutting a share of {share:g} for {name} from {len(train)} training examples left one side empty. "
-                "Give more examples."
+                "Give more examples.",
+                code="data.too-few-texts",
+                share=share,
+                examples=len(train),
             )
         train, made[name] = train.take(kept), train.take(held)
     return train, made

@@ -46,7 +46,11 @@ class Read:
 def splits_of_numbers(train: Rows, evaluation: Rows, labels: Sequence[str] | None) -> Read:
     """Both splits under the name of the column. Raises InvalidData for `labels`."""
     if labels is not None:
-        raise InvalidData(f"`labels` {','.join(labels)}: the labels are numbers, which have no names. Leave it out.")
+        raise InvalidData(
+            f"`labels` {','.join(labels)}: the labels are numbers, which have no names. Leave it out.",
+            code="data.option-inapplicable",
+            labels=labels,
+        )
     return Read((train.column,), numbers(train), numbers(evaluation), train.kind, column=train.column)
 
 
@@ -79,7 +83,10 @@ def matched_classes(
     if labels is not None and sorted(labels) != sorted(label_names):
         raise InvalidData(
             f"`labels` {','.join(labels)}: {whose} labels are {_list(label_names)}. Give each of them once, in the "
-            "order of the integers from 0 that stand for them in the data."
+            "order of the integers from 0 that stand for them in the data.",
+            code="data.labels-mismatch",
+            labels=labels,
+            expected=label_names,
         )
     found = {str(int(label.split(".")[0])) for label in told} if whole else told
     if called and whole and not found <= index.keys():
@@ -94,7 +101,11 @@ def matched_classes(
                 f"Say what 0 to {len(label_names) - 1} stand for with `labels`, such as {','.join(label_names)}."
                 if counted
                 else "Give texts with those labels, or rename these."
-            )
+            ),
+            code="data.labels-mismatch",
+            where=rows.where(where),
+            found=found,
+            expected=label_names,
         )
     return _split(rows, index, whole)
 
@@ -117,16 +128,28 @@ def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
     raise InvalidData(
         f"`labels` {','.join(labels)}: the training split has the labels {', '.join(known[:20])}. "
         "Give each of them once, as it stands in the data"
-        + (", or a name for each of the integers from 0." if whole else ".")
+        + (", or a name for each of the integers from 0." if whole else "."),
+        code="data.labels-mismatch",
+        labels=labels,
+        expected=known[:20],
     )
 
 
 def _check_names(labels: Sequence[str]) -> None:
     if not all(label.strip() for label in labels):
-        raise InvalidData(f"`labels` {','.join(labels)!r}: an empty name. Give the labels in their order, with commas.")
+        raise InvalidData(
+            f"`labels` {','.join(labels)!r}: an empty name. Give the labels in their order, with commas.",
+            code="argument.invalid",
+            labels=labels,
+        )
     repeated = sorted({label for label in labels if list(labels).count(label) > 1})
     if repeated:
-        raise InvalidData(f"`labels`: {', '.join(repeated)} is given twice.")
+        raise InvalidData(
+            f"`labels`: {', '.join(repeated)} is given twice.",
+            code="argument.invalid",
+            labels=labels,
+            repeated=repeated,
+        )
 
 
 def _split(rows: Rows, index: dict[str, int], whole: bool) -> Split:
@@ -136,7 +159,10 @@ def _split(rows: Rows, index: dict[str, int], whole: bool) -> Split:
         if told not in index:
             raise InvalidData(
                 f"{rows.where(i)}: label {told!r} does not occur in the training split, "
-                f"which has {_list(index)}. Correct it, or add training examples of it."
+                f"which has {_list(index)}. Correct it, or add training examples of it.",
+                code="data.label-unknown",
+                where=rows.where(i),
+                label=told,
             )
         found[i] = index[told]
     return _made(rows, found)
@@ -158,7 +184,10 @@ def _of_several(train: Rows, labels: Sequence[str] | None) -> tuple[str, ...]:
     if set(labels) != set(known):
         raise InvalidData(
             f"`labels` {','.join(labels)}: the training split has the labels {_list(known)}. Give each of them once, "
-            "as it stands in the data."
+            "as it stands in the data.",
+            code="data.labels-mismatch",
+            labels=labels,
+            expected=known,
         )
     return tuple(labels)
 
@@ -173,7 +202,10 @@ def several(rows: Rows, label_names: Sequence[str], whose: str = "") -> Split:
                 known = f"{whose} labels are" if whose else "the training split has"
                 raise InvalidData(
                     f"{rows.where(i)}: label {name!r} does not occur among those to learn; {known} {_list(index)}. "
-                    "Correct it, or add training examples of it."
+                    "Correct it, or add training examples of it.",
+                    code="data.label-unknown",
+                    where=rows.where(i),
+                    label=name,
                 )
             found[i, index[name]] = 1
     return _made(rows, found)
