@@ -14,6 +14,7 @@ from afina.data.readers.kinds import TARGETS
 from afina.models.objectives import OBJECTIVES
 from afina.report.kinds import PRESENTATIONS
 from afina.stats import metrics
+from afina.store.kinds import ADAPTER_KINDS
 from afina.studies import floors
 
 TABLES = frozenset(
@@ -35,6 +36,7 @@ ENTRIES: dict[str, Callable[[str], object]] = {
     "models": OBJECTIVES.get,
     "studies": floors.FLOORS.get,
     "report": PRESENTATIONS.get,
+    "store": ADAPTER_KINDS.get,
 }
 """By package, the entry of a kind in its table."""
 
@@ -162,10 +164,6 @@ KNOWN = {
     "server.http.protocols.hub",
     "server.http.protocols.kserve",
     "server.http.protocols.scores",
-    "store.diff.flips",
-    "store.diff.matching",
-    "store.model_card",
-    "store.replay",
     "studies.result",
 }
 """Modules that still ask for a kind: this list only becomes shorter."""

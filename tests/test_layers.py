@@ -73,7 +73,7 @@ LAYERS = {
     "inference": ("reading", "predictor", "probes calibration", "evaluation asking merging importing rows"),
     "store": (
         # each package within: no store, no version
-        "names steps version intake intake.limits",
+        "names steps version kinds intake intake.limits",
         "database database.address database.tables database.migrations",
         "database.migrations.env database.migrations.versions.v0001 database.migrations.versions.v0002"
         " database.migrations.versions.v0003",

@@ -14,16 +14,13 @@ from typing import Any
 
 from afina import hub
 from afina.card import figure
-from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.data.origins import GLUE, HUB, SST2, named
 from afina.data.readers.glue import REPOSITORY
 from afina.models.adapter import PEFT_TENSORS
 from afina.models.manifest import Manifest
 from afina.models.source import EMBEDDED, RANDOM
 from afina.stats.metrics import METRICS
-
-TASK = "text-classification"
-"""The Hub's word for whatever afina adapts a model to."""
+from afina.store import kinds
 
 _PEFT, _TRANSFORMERS, _AFINA = "peft", "transformers", "afina"
 _WHOLE = "model.safetensors"
@@ -84,10 +81,11 @@ def _front_matter(made: Manifest, name: str, version: int) -> str:
     figures = {key: value for key, value in made.metrics.items() if key in METRICS and not isnan(value)}
     figures = figures if made.task else {}
     kind, config = _dataset(made.task or "")
+    tag = kinds.of(made).pipeline_tag
     at_hub = made.backbone is not None and not _is_local(made.backbone)
     results = [
         {
-            "task_type": TASK,
+            "task_type": tag,
             "dataset_type": kind,
             "dataset_name": _texts(made.task),
             "dataset_config": config,
@@ -101,7 +99,7 @@ def _front_matter(made: Manifest, name: str, version: int) -> str:
         "base_model": str(made.backbone).partition("@")[0] if at_hub else None,
         "datasets": [kind] if config or (made.task or "").startswith(HUB) else None,
         "library_name": _library(made),
-        "pipeline_tag": TASK,
+        "pipeline_tag": tag,
         "tags": ["afina", made.method, *([made.family] if made.family else [])],
         "metrics": list(figures) or None,
         "model_name": f"{name}@{version}",
@@ -115,14 +113,8 @@ def _library(made: Manifest) -> str:
 
 
 def _labels(made: Manifest) -> Iterator[str]:
-    kind = (made.objective or {}).get("kind", CLASSES)
-    told = {
-        CLASSES: "One of these labels for each text, in the order of the model's outputs:",
-        LABELS: "Any number of these labels for each text, in the order of the model's outputs:",
-        NUMBER: "A number for each text:",
-    }
     yield "## Labels"
-    yield told[kind]
+    yield kinds.of(made).labels
     yield "\n".join(f"{index}. {_escaped(label)}" for index, label in enumerate(made.label_names))
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, NUMBER
 from afina.data.labelled import Labelled
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
@@ -21,6 +20,7 @@ from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.store.diff.flips import Flips, compared
 from afina.store.diff.weights import is_foreign
+from afina.store.kinds import ADAPTER_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,7 +127,7 @@ def _check_alike(asked: list[Objective], texts: Labelled, names: tuple[str, str]
         )
     for objective, name in zip(asked, names, strict=True):
         own, there = set(objective.label_names), set(texts.label_names)
-        if own != there and objective.kind != NUMBER:
+        if own != there and ADAPTER_KINDS[objective.kind].by_label:
             said = [
                 f"{which}{', '.join(sorted(only)[:20])}"
                 for which, only in (("it alone has ", own - there), ("it lacks ", there - own))
@@ -167,12 +167,8 @@ def _outputs(adapter: Adapter, backbone: Backbone | None, texts: Labelled) -> np
 
 def _answered(objective: Objective, outputs: np.ndarray, texts: Labelled) -> Answered:
     """What an objective makes of outputs, its labels put in the order of the texts'."""
-    answers, chances = objective.decode(outputs), objective.chances(outputs)
-    if objective.kind != NUMBER:
-        order = [objective.label_names.index(name) for name in texts.label_names]
-        answers = np.argsort(order)[answers] if objective.kind == CLASSES else answers[:, order]
-        chances = None if chances is None else chances[:, order]
-    return Answered(texts.split.labels, answers, chances)
+    answered = objective.answered(outputs, texts.split.labels)
+    return ADAPTER_KINDS[objective.kind].reordered(answered, objective.label_names, texts.label_names)
 
 
 def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
@@ -186,7 +182,7 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
             found=kinds[1],
             expected=kinds[0],
         )
-    if kinds[0] == NUMBER or any(is_foreign(one.manifest) for one in pair):
+    if not ADAPTER_KINDS[kinds[0]].by_label or any(is_foreign(one.manifest) for one in pair):
         return
     own = [set(one.manifest.label_names) for one in pair]
     if own[0] != own[1]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from afina.data.kinds import CLASSES, NUMBER
 from afina.data.labelled import Labelled
 from afina.data.split import Split
 from afina.schema import null_where_undefined
 from afina.stats.answered import Answered
 from afina.stats.comparison import Comparison, compare
 from afina.stats.metrics import Metric
+from afina.store.kinds import ADAPTER_KINDS, AdapterKind
 
 
 @dataclass(frozen=True)
@@ -102,65 +102,25 @@ def compared(
     values = {called[1]: headline.values(other), called[0]: headline.values(one)}
     undefined = " and ".join(name for name in called if np.isnan(values[name]).any())
     margin = headline.margin(texts.split.labels)
+    asked = ADAPTER_KINDS[kind]
     return Flips(
         names=called,
         kind=kind,
         metric=headline.name,
         figures=(headline.value(one), headline.value(other)),
         examples=len(texts.split),
-        **_changes(one, other, kind),
+        **asked.changes(one, other)._asdict(),
         comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
-        rows=tuple(_rows(one, other, texts, kind, most)),
+        rows=tuple(_rows(one, other, texts, asked, most)),
         undefined=undefined and f"{headline.words} is undefined for {undefined}: it needs {headline.needs}.",
     )
 
 
-def _right(answered: Answered) -> np.ndarray:
-    """Whether every label is, bool [N]."""
-    return _by_row(answered.answers == answered.targets, np.all)
-
-
-def _flipped(first: Answered, second: Answered) -> np.ndarray:
-    return _by_row(first.answers != second.answers, np.any)
-
-
-def _by_row(table: np.ndarray, joined: Callable[..., np.ndarray]) -> np.ndarray:
-    return joined(table, axis=1) if table.ndim == 2 else table
-
-
-def _changes(first: Answered, second: Answered, kind: str) -> dict[str, Any]:
-    if kind == NUMBER:
-        counts = dict.fromkeys(("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"))
-        return {**counts, "mean_change": float(np.abs(second.answers - first.answers).mean())}
-    before, after, flipped = _right(first), _right(second), _flipped(first, second)
-    return {
-        "flipped": int(flipped.sum()),
-        "right_to_wrong": int((before & ~after).sum()),
-        "wrong_to_right": int((~before & after).sum()),
-        "wrong_to_wrong": int((flipped & ~before & ~after).sum()),
-        "mean_change": None,
-    }
-
-
-def _rows(first: Answered, second: Answered, texts: Labelled, kind: str, most: int) -> Iterator[Flip]:
-    if kind == NUMBER:
-        size = np.abs(second.answers - first.answers)
-        chosen = [index for index in np.argsort(-size, kind="stable") if size[index] > 0]
-    else:
-        lost = _right(first) & ~_right(second)
-        chosen = sorted(np.flatnonzero(_flipped(first, second)), key=lambda index: (not lost[index], index))
+def _rows(one: Answered, other: Answered, texts: Labelled, kind: AdapterKind, most: int) -> Iterator[Flip]:
     split: Split = texts.split
-    for index in map(int, chosen[:most]):
+    for index in kind.changed(one, other)[:most]:
         label, before, after = (
-            _told(found[index], texts.label_names, kind) for found in (split.labels, first.answers, second.answers)
+            kind.told(found[index], texts.label_names) for found in (split.labels, one.answers, other.answers)
         )
         pair = None if split.pairs is None else split.pairs[index]
         yield Flip(index, split.texts[index], pair, label, before, after)
-
-
-def _told(value: Any, label_names: tuple[str, ...], kind: str) -> Any:
-    if kind == CLASSES:
-        return label_names[int(value)]
-    if kind == NUMBER:
-        return float(value)
-    return tuple(name for name, has in zip(label_names, value, strict=True) if has)

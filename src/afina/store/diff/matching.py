@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from afina.data.kinds import NUMBER
 from afina.models.adapter import Adapter
 from afina.models.families import is_head
-from afina.models.manifest import Manifest
+from afina.store import kinds
 from afina.store.diff.low_rank import Product
 from afina.store.diff.weights import is_foreign
 
@@ -50,7 +49,7 @@ class Matching:
         rows = None
         if is_foreign(one) != is_foreign(other):
             notes.append("One of them was made by peft and names no labels: rows of the head are compared in order.")
-        elif one.label_names != other.label_names and not (_is_number(one) or _is_number(other)):
+        elif one.label_names != other.label_names and all(kinds.of(made).by_label for made in (one, other)):
             rows, said = _by_label(one.label_names, other.label_names)
             notes += said
         columns, terms = None, 0
@@ -86,10 +85,6 @@ class Matching:
         made = part.new_zeros((*part.shape[:-1], self.terms))
         made[..., places] = part
         return made
-
-
-def _is_number(manifest: Manifest) -> bool:
-    return (manifest.objective or {}).get("kind") == NUMBER
 
 
 def _chosen(part: Product | Tensor, places: list[int]) -> Product | Tensor:

@@ -1,0 +1,155 @@
+"""What a store asks of each kind of task, one entry a kind: how answers are compared, and what a model card says.
+
+Nothing else in this package asks which kind a task has. Knows manifests and answers, no model and no store.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.models import objectives
+from afina.models.manifest import Manifest
+from afina.stats.answered import Answered
+
+
+class Changes(NamedTuple):
+    """How many answers of two adapters differ, and by how much; None for what the kind does not count."""
+
+    flipped: int | None = None
+    right_to_wrong: int | None = None
+    wrong_to_right: int | None = None
+    wrong_to_wrong: int | None = None
+    mean_change: float | None = None
+
+
+class AdapterKind(ABC):
+    """A kind of task, as the store sees it.
+
+    pipeline_tag  the Hub's word for it
+    labels        what a model card says above the labels
+    by_label      whether outputs are matched by the names of their labels
+    """
+
+    pipeline_tag: ClassVar[str]
+    labels: ClassVar[str]
+    by_label: ClassVar[bool]
+
+    @abstractmethod
+    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
+        """Answers and probabilities of an adapter whose labels are `own`, for the labels in the order of `names`."""
+
+    @abstractmethod
+    def changes(self, first: Answered, second: Answered) -> Changes:
+        """How the answers of two adapters differ."""
+
+    @abstractmethod
+    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
+        """Places of the texts whose answers differ, those that matter most first."""
+
+    @abstractmethod
+    def told(self, value: Any, names: Sequence[str]) -> Any:
+        """What is right of a text, or was answered, as a JSON value."""
+
+
+class _ByLabel(AdapterKind):
+    """Answers that are right or wrong; where there are several labels, right is what has every label right."""
+
+    pipeline_tag = "text-classification"
+    by_label = True
+
+    def changes(self, first: Answered, second: Answered) -> Changes:
+        before, after, flipped = _right(first), _right(second), _flipped(first, second)
+        return Changes(
+            flipped=int(flipped.sum()),
+            right_to_wrong=int((before & ~after).sum()),
+            wrong_to_right=int((~before & after).sum()),
+            wrong_to_wrong=int((flipped & ~before & ~after).sum()),
+        )
+
+    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
+        """Those that were right and are wrong first."""
+        lost = _right(first) & ~_right(second)
+        return sorted(map(int, np.flatnonzero(_flipped(first, second))), key=lambda index: (not lost[index], index))
+
+
+class _Classes(_ByLabel):
+    """One label of several."""
+
+    labels = "One of these labels for each text, in the order of the model's outputs:"
+
+    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
+        order = [own.index(name) for name in names]
+        return Answered(answered.targets, np.argsort(order)[answered.answers], _columns(answered.chances, order))
+
+    def told(self, value: Any, names: Sequence[str]) -> Any:
+        return names[int(value)]
+
+
+class _Labels(_ByLabel):
+    """Any number of labels."""
+
+    labels = "Any number of these labels for each text, in the order of the model's outputs:"
+
+    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
+        order = [own.index(name) for name in names]
+        return Answered(answered.targets, answered.answers[:, order], _columns(answered.chances, order))
+
+    def told(self, value: Any, names: Sequence[str]) -> Any:
+        return tuple(name for name, has in zip(names, value, strict=True) if has)
+
+
+class _Number(AdapterKind):
+    """A number, in the unit of the targets. The one label is the number's name."""
+
+    pipeline_tag = "text-classification"
+    labels = "A number for each text:"
+    by_label = False
+
+    def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
+        return answered
+
+    def changes(self, first: Answered, second: Answered) -> Changes:
+        return Changes(mean_change=float(_size(first, second).mean()))
+
+    def changed(self, first: Answered, second: Answered) -> Sequence[int]:
+        """The largest changes first."""
+        size = _size(first, second)
+        return [int(index) for index in np.argsort(-size, kind="stable") if size[index] > 0]
+
+    def told(self, value: Any, names: Sequence[str]) -> Any:
+        return float(value)
+
+
+def _right(answered: Answered) -> np.ndarray:
+    """Whether every label is, bool [N]."""
+    return _by_row(answered.answers == answered.targets, np.all)
+
+
+def _flipped(first: Answered, second: Answered) -> np.ndarray:
+    return _by_row(first.answers != second.answers, np.any)
+
+
+def _by_row(table: np.ndarray, joined: Callable[..., np.ndarray]) -> np.ndarray:
+    return joined(table, axis=1) if table.ndim == 2 else table
+
+
+def _columns(chances: np.ndarray | None, order: list[int]) -> np.ndarray | None:
+    return None if chances is None else chances[:, order]
+
+
+def _size(first: Answered, second: Answered) -> np.ndarray:
+    size: np.ndarray = np.abs(second.answers - first.answers)
+    return size
+
+
+ADAPTER_KINDS: Mapping[str, AdapterKind] = {CLASSES: _Classes(), NUMBER: _Number(), LABELS: _Labels()}
+
+
+def of(manifest: Manifest) -> AdapterKind:
+    """The kind of task that an adapter has learnt."""
+    return ADAPTER_KINDS[objectives.make(manifest.label_names, manifest.objective).kind]
