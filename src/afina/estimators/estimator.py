@@ -28,6 +28,7 @@ from afina.errors import InvalidStudy
 from afina.estimators.inputs import InvalidInput, TextInputs, classes_of, numbers_of
 from afina.events import ignore
 from afina.models.manifest import MANIFEST
+from afina.models.predictions import Predictions
 from afina.studies.run import Run
 
 if TYPE_CHECKING:  # they load torch
@@ -132,7 +133,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             _OPENED[self] = Predictor.load(self.adapter_)
         return _OPENED[self]
 
-    def _outputs(self, X: Any) -> np.ndarray:
+    def _predictions(self, X: Any) -> Predictions:
         predictor = self.predictor_
         inputs = TextInputs.of(X)
         if inputs.width != self.n_features_in_:
@@ -146,7 +147,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
                 f"X: its columns are {', '.join(inputs.names)}; {type(self).__name__} was fitted on "
                 f"{', '.join(known_names)}. Give the same, in that order."
             )
-        return predictor.outputs(inputs.texts, inputs.pairs)
+        return predictor.predict(inputs.texts, inputs.pairs)[0]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -228,13 +229,12 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each text, [N], of the type of y's labels."""
-        outputs = self._outputs(X)
-        answers: np.ndarray = self.classes_[self.predictor_.objective.decode(outputs)]
+        answers: np.ndarray = self.classes_[self.predictor_.objective.decode(self._predictions(X))]
         return answers
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, [N, classes], in the order of `classes_`."""
-        chances = self.predictor_.objective.chances(self._outputs(X))
+        chances = self.predictor_.objective.chances(self._predictions(X))
         assert chances is not None
         return chances
 
@@ -285,7 +285,7 @@ class TextRegressor(RegressorMixin, _TextEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """The number of each text, float64 [N], in y's unit."""
-        return self.predictor_.objective.decode(self._outputs(X))
+        return self.predictor_.objective.decode(self._predictions(X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -17,12 +17,13 @@ from afina.data.template import TEXT
 from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
-from afina.inference.calibration import calibrated, shift_of
-from afina.inference.predictor import logits
+from afina.inference.calibration import calibrated, shifted_by_itself
+from afina.inference.predictor import predictions
 from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.models.question import TEMPLATES, Question
 from afina.stats.comparison import compare
 
@@ -125,14 +126,14 @@ def ask(
         asking.shift(chosen, sample)
     held_out = rows.first(task.evaluation, EVALUATED, "evaluation_examples")
     says(f"that template, on {len(held_out):,} held-out texts" if compared else f"{len(held_out):,} held-out texts")
-    outputs = asking.outputs(chosen, held_out)
+    found = asking.predictions(chosen, held_out)
     return Answer(
         template=_source(chosen),
         usual=_source(usual),
         words=chosen.words or {},
         offset=offset,
-        metrics=asking.objective.metrics(outputs, held_out.labels),
-        score=asking.objective.values(BY, outputs, held_out.labels),
+        metrics=asking.objective.metrics(found),
+        score=asking.objective.values(BY, found),
         compared=compared,
     )
 
@@ -190,15 +191,13 @@ class _Asking:
         tokenizer, length = self.backbone.tokenizer, min(LENGTH, self.backbone.longest)
         return encode(tokenizer, split.texts, split.pairs, max_length=length, template=question.template)
 
-    def outputs(self, question: Question, split: Split) -> np.ndarray:
-        return logits(self.classifier, self.encoded(question, split))
+    def predictions(self, question: Question, split: Split) -> Predictions:
+        return predictions(self.classifier, self.encoded(question, split), split.labels)
 
     def compare(self, question: Question, split: Split, *, offset: bool) -> tuple[Compared, np.ndarray]:
         """How it does, and whether each answer is right, with an offset or without."""
-        outputs = self.outputs(question, split)
-        plain, shifted = (
-            self.objective.values(BY, each, split.labels) for each in (outputs, outputs + shift_of(outputs))
-        )
+        found = self.predictions(question, split)
+        plain, shifted = (self.objective.values(BY, each) for each in (found, shifted_by_itself(found)))
         made = Compared(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
         return made, shifted if offset else plain
 

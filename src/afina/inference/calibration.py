@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from afina.data.tokenize import Encoded
 from afina.inference.predictor import logits
 from afina.models.classifier import Classifier
+from afina.models.predictions import Predictions
 from afina.stats import classification
 
 MOST = 512
@@ -24,6 +27,11 @@ def calibrated(classifier: Classifier, encoded: Encoded) -> Tensor:
     shift = torch.from_numpy(shift_of(logits(classifier, encoded.first(MOST))))
     shift = shift.to(next(classifier.parameters()).device)
     return shift if classifier.offset is None else classifier.offset + shift
+
+
+def shifted_by_itself(predictions: Predictions) -> Predictions:
+    """Predictions with the shift that they themselves suggest."""
+    return replace(predictions, outputs=predictions.outputs + shift_of(predictions.outputs))
 
 
 def shift_of(outputs: np.ndarray) -> np.ndarray:

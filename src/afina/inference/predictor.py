@@ -35,6 +35,7 @@ from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
@@ -53,6 +54,13 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
             done += len(indices)
             listen(Progress("evaluate", done, len(encoded)))
     return np.zeros((0, 0), np.float32) if result is None else result
+
+
+def predictions(
+    classifier: Classifier, encoded: Encoded, targets: np.ndarray | None = None, listen: Listener = ignore
+) -> Predictions:
+    """What the classifier says of texts, whose targets these are, in the order of `encoded`."""
+    return Predictions(logits(classifier, encoded, listen), targets)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,8 +124,8 @@ class Predictor(Shown, ABC):
 
     def predict(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, where: str = "text", before: int = 0
-    ) -> tuple[np.ndarray, int]:
-        """Outputs of raw texts, floats [N, width], and how many of the texts were cut.
+    ) -> tuple[Predictions, int]:
+        """What is said of raw texts, and how many of the texts were cut.
 
         texts, pairs  lists, arrays, Series, ...: see `afina.data.given.as_lists`
 
@@ -130,7 +138,7 @@ class Predictor(Shown, ABC):
     @abstractmethod
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
-    ) -> tuple[np.ndarray, int]:
+    ) -> tuple[Predictions, int]:
         """As `predict`, of lists."""
 
     @property
@@ -139,15 +147,15 @@ class Predictor(Shown, ABC):
         return reading.takes_pairs(self.manifest)
 
     def outputs(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0) -> np.ndarray:
-        """Outputs of raw texts, [N, width]; `before` as in `predict`."""
-        return self.predict(texts, pairs, before=before)[0]
+        """The numbers that `predict` decodes, [N, width], for what compares adapters by them; `before` as there."""
+        return self.predict(texts, pairs, before=before)[0].outputs
 
     def __call__(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
         """What a user is told of each text, as JSON values: `Objective.answers`; all arguments as in `predict`."""
         first, second = given.as_lists(texts, pairs)
-        return list(self.objective.answers(self.outputs(first, second, before=before))) if len(first) else []
+        return list(self.objective.answers(self.predict(first, second, before=before)[0])) if len(first) else []
 
 
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
@@ -189,10 +197,10 @@ class WordsPredictor(Predictor):
 
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
-    ) -> tuple[np.ndarray, int]:
+    ) -> tuple[Predictions, int]:
         """As `Predictor.predict`, float64."""
         reading.check(self.manifest, self.where, texts, pairs, where=where, before=before)
-        return self.model.outputs(joined(texts, pairs)), 0
+        return Predictions(self.model.outputs(joined(texts, pairs))), 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -257,7 +265,7 @@ class ModelPredictor(Predictor):
 
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
-    ) -> tuple[np.ndarray, int]:
+    ) -> tuple[Predictions, int]:
         """As `Predictor.predict`, float32."""
         encoded = self.encode(texts, pairs, where=where, before=before)
-        return reading.finite(logits(self.classifier, encoded), self.where), encoded.truncated
+        return reading.finite(predictions(self.classifier, encoded), self.where), encoded.truncated

@@ -89,13 +89,13 @@ def check(
     refuse_blank(texts, pairs, where=where, before=before)
 
 
-def finite(outputs: np.ndarray, adapter: str) -> np.ndarray:
-    """The outputs of an adapter, so called. Raises CorruptAdapter where one is not a number."""
-    if not np.isfinite(outputs).all():
+def finite(predictions: Predictions, adapter: str) -> Predictions:
+    """The predictions of an adapter, so called. Raises CorruptAdapter where one is not a number."""
+    if not predictions.finite:
         raise CorruptAdapter(
             f"{adapter}: its outputs are no numbers, or too large, for some of the texts. Train it again."
         )
-    return outputs
+    return predictions
 
 
 def method_of(adapter: Adapter, backbone: Backbone) -> Method:

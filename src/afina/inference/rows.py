@@ -33,8 +33,8 @@ def answered(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
     """
     objective, given, truncated = predictor.objective, iter(list[Answer]()), 0
     if chunk.texts:
-        outputs, truncated = predictor.predict(chunk.texts, chunk.pairs, before=chunk.before)
-        given = iter(list(objective.answers(outputs)))
+        predictions, truncated = predictor.predict(chunk.texts, chunk.pairs, before=chunk.before)
+        given = iter(list(objective.answers(predictions)))
     answers = []
     for row in chunk.rows:
         pair = {} if chunk.pairs is None else {"text_pair": row.pair}

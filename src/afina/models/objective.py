@@ -15,6 +15,7 @@ import numpy as np
 
 from afina.data.kinds import Kind
 from afina.errors import InvalidStudy, UnknownName
+from afina.models.predictions import Predictions
 from afina.stats import metrics
 from afina.stats.metrics import METRICS, Answered
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """One kind of task. Outputs are float32 [N, width]; what targets are is the kind's business.
+    """One kind of task: how a model is trained on its targets, and what `Predictions` mean.
 
     problem_type  what transformers calls it
     column        the name of the answer in what a user is told
@@ -92,39 +93,45 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """The same of arrays and of targets as they are, without weights and smoothing, to choose by."""
+    def mean_loss(self, predictions: Predictions) -> float:
+        """The same of predictions with targets, without weights and smoothing, to choose by."""
 
     @abstractmethod
-    def decode(self, outputs: np.ndarray) -> np.ndarray:
-        """What outputs say of each example, in the form of targets."""
+    def decode(self, predictions: Predictions) -> np.ndarray:
+        """What is said of each example, in the form of targets."""
 
-    def chances(self, outputs: np.ndarray) -> np.ndarray | None:
+    def chances(self, predictions: Predictions) -> np.ndarray | None:
         """Probabilities, [N, width], where the kind has such."""
         return None
 
-    def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+    def calibrated(self, predictions: Predictions) -> Self:
         """With what makes probabilities right on texts that were not trained on, where the kind has such."""
         return self
 
-    def answered(self, outputs: np.ndarray, targets: np.ndarray) -> Answered:
-        """What metrics are computed from."""
-        return Answered(targets, self.decode(outputs), self.chances(outputs))
+    def fits(self, predictions: Predictions) -> bool:
+        """Whether they can be of this kind and these labels: a finite number for each output, and targets."""
+        if predictions.targets is None or not predictions.finite:
+            return False
+        return predictions.outputs.shape == (len(predictions.targets), self.width)
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    def answered(self, predictions: Predictions) -> Answered:
+        """What metrics are computed from, of predictions with targets."""
+        return Answered(predictions.right, self.decode(predictions), self.chances(predictions))
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Every figure of docs/figures.md that this kind has, the usual headline first."""
-        answered = self.answered(outputs, targets)
+        answered = self.answered(predictions)
         return {name: METRICS[name].value(answered) for name in self.measures}
 
-    def values(self, metric: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def values(self, metric: str, predictions: Predictions) -> np.ndarray:
         """What each example adds to a metric, [N]: the mean is the metric. bool where each is right or wrong."""
         made = METRICS[metric].values
         assert made is not None
-        return made(self.answered(outputs, targets))
+        return made(self.answered(predictions))
 
-    def value(self, metric: str, outputs: np.ndarray, targets: np.ndarray) -> float:
+    def value(self, metric: str, predictions: Predictions) -> float:
         """One metric."""
-        return METRICS[metric].value(self.answered(outputs, targets))
+        return METRICS[metric].value(self.answered(predictions))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -145,7 +152,7 @@ class Objective(ABC):
         """What metrics would be computed from if every answer were right and certain."""
 
     @abstractmethod
-    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
+    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         """For each example what a user is told, as JSON values."""
 
 

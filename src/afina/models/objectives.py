@@ -11,6 +11,7 @@ import numpy as np
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.errors import InvalidStudy
 from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.stats import calibration, classification
 from afina.stats.answered import Answered
 
@@ -69,31 +70,37 @@ class Classes(Objective):
         weights = outputs.new_tensor(self.weights)
         return cross_entropy(outputs, targets, weights, label_smoothing=smoothing, reduction="none").mean()
 
-    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+    def mean_loss(self, predictions: Predictions) -> float:
         """Cross-entropy in nats."""
-        return classification.log_loss(targets, outputs)
+        return classification.log_loss(predictions.right, predictions.outputs)
 
-    def decode(self, outputs: np.ndarray) -> np.ndarray:
+    def decode(self, predictions: Predictions) -> np.ndarray:
         """The label of the largest output."""
-        decoded: np.ndarray = outputs.argmax(axis=1)
+        decoded: np.ndarray = predictions.outputs.argmax(axis=1)
         return decoded
 
-    def chances(self, outputs: np.ndarray) -> np.ndarray:
+    def chances(self, predictions: Predictions) -> np.ndarray:
         """Softmax."""
+        outputs = predictions.outputs
         return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
 
-    def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+    def calibrated(self, predictions: Predictions) -> Self:
         """With the temperature of the least cross-entropy."""
-        found = calibration.temperature(lambda divisor: self.mean_loss(outputs / divisor, targets))
-        return replace(self, temperature=found)
+        return replace(self, temperature=_temperature(self, predictions))
+
+    def fits(self, predictions: Predictions) -> bool:
+        """Whether the targets are indices into the label names too."""
+        if not super().fits(predictions) or predictions.right.dtype.kind != "i" or predictions.right.ndim != 1:
+            return False
+        return bool(((predictions.right >= 0) & (predictions.right < self.width)).all())
 
     def perfect(self, targets: np.ndarray) -> Answered:
         """Each class with probability 1."""
         return Answered(targets, targets, np.eye(self.width)[targets])
 
-    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
+    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         """The label, and the probability of every label."""
-        for answer, row in zip(self.decode(outputs).tolist(), self.chances(outputs).tolist(), strict=True):
+        for answer, row in zip(self.decode(predictions).tolist(), self.chances(predictions).tolist(), strict=True):
             yield {
                 "label": self.label_names[answer],
                 "probabilities": dict(zip(self.label_names, row, strict=True)),
@@ -153,22 +160,23 @@ class Number(Objective):
 
         return mse_loss(outputs.squeeze(-1), targets)
 
-    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+    def mean_loss(self, predictions: Predictions) -> float:
         """The same."""
-        return float(np.mean((outputs[:, 0].astype(np.float64) - self.learnt(targets)) ** 2))
+        outputs = predictions.outputs[:, 0].astype(np.float64)
+        return float(np.mean((outputs - self.learnt(predictions.right)) ** 2))
 
-    def decode(self, outputs: np.ndarray) -> np.ndarray:
+    def decode(self, predictions: Predictions) -> np.ndarray:
         """In the user's unit, float64 [N]."""
-        told: np.ndarray = outputs[:, 0].astype(np.float64) * self.scale + self.mean
+        told: np.ndarray = predictions.outputs[:, 0].astype(np.float64) * self.scale + self.mean
         return told
 
     def perfect(self, targets: np.ndarray) -> Answered:
         """The numbers."""
         return Answered(targets, targets)
 
-    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
+    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         """The number."""
-        yield from ({"value": value} for value in self.decode(outputs).tolist())
+        yield from ({"value": value} for value in self.decode(predictions).tolist())
 
 
 @dataclass(frozen=True)
@@ -215,24 +223,25 @@ class Labels(Objective):
             targets = targets * (1 - smoothing) + smoothing / 2
         return binary_cross_entropy_with_logits(outputs, targets)
 
-    def mean_loss(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+    def mean_loss(self, predictions: Predictions) -> float:
         """Binary cross-entropy in nats."""
-        return float(np.mean(np.logaddexp(0.0, outputs.astype(np.float64)) - outputs * targets))
+        outputs = predictions.outputs
+        return float(np.mean(np.logaddexp(0.0, outputs.astype(np.float64)) - outputs * predictions.right))
 
-    def decode(self, outputs: np.ndarray) -> np.ndarray:
+    def decode(self, predictions: Predictions) -> np.ndarray:
         """1 where a label's probability reaches its threshold, int64 [N, L]."""
         thresholds = calibration.HALF if self.thresholds is None else np.array(self.thresholds)
-        return np.asarray(self.chances(outputs) >= thresholds, dtype=np.int64)
+        return np.asarray(self.chances(predictions) >= thresholds, dtype=np.int64)
 
-    def chances(self, outputs: np.ndarray) -> np.ndarray:
+    def chances(self, predictions: Predictions) -> np.ndarray:
         """The logistic function of each output."""
-        chances: np.ndarray = (1 + np.tanh(outputs.astype(np.float64) / (2 * self.temperature))) / 2
+        chances: np.ndarray = (1 + np.tanh(predictions.outputs.astype(np.float64) / (2 * self.temperature))) / 2
         return chances
 
-    def calibrated(self, outputs: np.ndarray, targets: np.ndarray) -> Self:
+    def calibrated(self, predictions: Predictions) -> Self:
         """With the temperature of the least cross-entropy, and of each label the threshold of the highest F1."""
-        made = replace(self, temperature=calibration.temperature(lambda t: self.mean_loss(outputs / t, targets)))
-        chances = made.chances(outputs)
+        made = replace(self, temperature=_temperature(self, predictions))
+        chances, targets = made.chances(predictions), predictions.right
         thresholds = [calibration.threshold(targets[:, label], chances[:, label]) for label in range(self.width)]
         return replace(made, thresholds=tuple(thresholds))
 
@@ -244,13 +253,22 @@ class Labels(Objective):
         """The labels in one string."""
         return between.join(answer[self.column] or ())
 
-    def answers(self, outputs: np.ndarray) -> Iterator[dict[str, Any]]:
+    def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         """The labels that it has, and the probability of every label."""
-        for answer, row in zip(self.decode(outputs).tolist(), self.chances(outputs).tolist(), strict=True):
+        for answer, row in zip(self.decode(predictions).tolist(), self.chances(predictions).tolist(), strict=True):
             yield {
                 "labels": [name for name, has in zip(self.label_names, answer, strict=True) if has],
                 "probabilities": dict(zip(self.label_names, row, strict=True)),
             }
+
+
+def _temperature(objective: Objective, predictions: Predictions) -> float:
+    """Of the least mean loss."""
+
+    def loss(divisor: float) -> float:
+        return objective.mean_loss(replace(predictions, outputs=predictions.outputs / divisor))
+
+    return calibration.temperature(loss)
 
 
 OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels)}

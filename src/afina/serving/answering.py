@@ -13,6 +13,7 @@ from afina.errors import AfinaError
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
 from afina.models.host import Host
+from afina.models.predictions import Predictions
 from afina.serving import mixing
 from afina.serving.mixing import Question
 from afina.serving.resident import Apart, Resident, Riding
@@ -114,7 +115,8 @@ class Answering:
                     outputs, cut = logits(predictor.classifier, encoded), encoded.truncated
                 lengths = encoded.lengths.tolist()
             else:
-                outputs, cut = predictor.predict(*_texts(asked, mine))
+                predictions, cut = predictor.predict(*_texts(asked, mine))
+                outputs = predictions.outputs
                 lengths = [0] * len(mine)
         except AfinaError as error:
             if len(mine) == 1:
@@ -156,10 +158,10 @@ def _predictions(
     resident = asked[mine[0]].resident
     outputs = np.stack(rows)
     try:
-        reading.finite(outputs, resident.where)
+        predictions = reading.finite(Predictions(outputs), resident.where)
     except AfinaError as error:
         return dict.fromkeys(mine, error)
-    answers = resident.objective.answers(outputs)
+    answers = resident.objective.answers(predictions)
     return {
         index: Prediction(answer, row, resident.digest, asked[index].version, cut, tokens)
         for index, answer, row, (cut, tokens) in zip(mine, answers, outputs, how, strict=True)

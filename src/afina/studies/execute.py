@@ -21,10 +21,10 @@ from afina.models.adapter import Adapter
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.studies.directory import Directory
 from afina.studies.prepared import Prepared, prepare
 from afina.studies.record import Asked, Environment, Memory, Record, Seconds, Selection
-from afina.studies.result import Predictions
 from afina.studies.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
@@ -96,7 +96,7 @@ class _Execution:
         classifier = fit.finish(prepared.reopen)
         objective = self._calibrated(classifier, fit, prepared.task.calibration)
         predictions = self._evaluate(classifier, fit, prepared.task.evaluation)
-        scores = objective.metrics(predictions.outputs, predictions.targets)
+        scores = objective.metrics(predictions)
         selection = self._selection(classifier, fit, prepared)
         training = self.run.training.model_dump(mode="json") | {
             "learning_rate": fit.recipe.learning_rate if fit.parameters else None,
@@ -130,28 +130,27 @@ class _Execution:
         """What was asked, with probabilities that are right on what was set aside for that."""
         if split is None:
             return fit.objective
-        outputs = self._evaluate(classifier, fit, split).outputs
-        return fit.objective.calibrated(outputs, split.labels)
+        return fit.objective.calibrated(self._evaluate(classifier, fit, split))
 
     def _selection(self, classifier: Classifier, fit: Fit, prepared: Prepared) -> Selection | None:
         split = prepared.task.selection
         if split is None:
             return None
-        outputs, objective = self._evaluate(classifier, fit, split).outputs, fit.objective
-        value = objective.value(prepared.metric, outputs, split.labels)
-        return Selection(value=value, loss=objective.mean_loss(outputs, split.labels), examples=len(split))
+        predictions, objective = self._evaluate(classifier, fit, split), fit.objective
+        value = objective.value(prepared.metric, predictions)
+        return Selection(value=value, loss=objective.mean_loss(predictions), examples=len(split))
 
     def _evaluate(self, classifier: Classifier, fit: Fit, split: EncodedSplit) -> Predictions:
         self.listen(Progress("evaluate", 0, len(split)))
         with self.meter.phase("evaluate"):
-            outputs = predictor.logits(classifier, split.encoded, self.listen)
-        if not np.isfinite(outputs).all():
+            found = predictor.predictions(classifier, split.encoded, split.labels, self.listen)
+        if not found.finite:
             raise Diverged(
                 "the last step left weights that give no numbers. "
                 f"Lower the learning rate ({fit.recipe.learning_rate:g}).",
                 learning_rate=fit.recipe.learning_rate,
             )
-        return Predictions(outputs, split.labels)
+        return found
 
     def _adapter(
         self,

@@ -15,6 +15,7 @@ from afina.data.split import Split
 from afina.models import objectives
 from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
 from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.seeds import derive
 
 CHOICES = (0.1, 1.0, 10.0, 100.0)
@@ -44,9 +45,9 @@ class Floor:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     model: BagOfWords | None = None
 
-    def predict(self, split: Split) -> np.ndarray:
-        """What it answers, in the form of targets."""
-        return self.objective.decode(self.outputs(split))
+    def predict(self, split: Split) -> Predictions:
+        """What it says of texts, with their targets."""
+        return Predictions(self.outputs(split), split.labels)
 
 
 class FloorKind(ABC):

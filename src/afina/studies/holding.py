@@ -17,9 +17,10 @@ from filelock import FileLock, Timeout
 from afina import atomic, plainfile
 from afina.errors import Busy, CannotWrite, CorruptAdapter
 from afina.models.manifest import MANIFEST
+from afina.models.predictions import Predictions
 from afina.studies.directory import Directory, make
 from afina.studies.record import Record
-from afina.studies.result import Predictions, Result
+from afina.studies.result import Result
 
 
 @dataclass

@@ -186,8 +186,8 @@ def _answer(
 ) -> Recommendation:
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
     held_out = rows.first(task.evaluation, trainings.texts, "evaluation_examples")
-    outputs = {floor.name: floor.outputs(held_out) for floor in fitted}
-    simple = {name: objective.values(metric.name, one, held_out.labels)[None] for name, one in outputs.items()}
+    answered = {floor.name: floor.predict(held_out) for floor in fitted}
+    simple = {name: objective.values(metric.name, one)[None] for name, one in answered.items()}
     untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}
     simple |= {name: result.scores[None] for name, result in untrained.items()}
     finalists = contenders.finalists(trainings)
@@ -197,7 +197,7 @@ def _answer(
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
     of_floors = [
         contenders.of_floor(
-            floor, objective.metrics(outputs[floor.name], held_out.labels), task, handed.get(floor.name)
+            floor, objective.metrics(answered[floor.name]), task, handed.get(floor.name)
         )
         for floor in fitted
     ]

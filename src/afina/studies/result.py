@@ -5,58 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from afina import atomic, digest, tensorfile
-from afina.data.kinds import CLASSES
-from afina.errors import CorruptAdapter, InvalidData
+from afina.errors import InvalidData
 from afina.models import objectives
 from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.stats import classification
 from afina.stats.metrics import METRICS, Answered
 from afina.studies.record import Record
 
 _CLOSE = 1e-6
 """Two computations of one metric differ by less."""
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a run predicted for every example of the evaluation split, in the task's order.
-
-    outputs  float32 [N, width]
-    targets  [N], as the objective has them
-    """
-
-    outputs: np.ndarray
-    targets: np.ndarray
-
-    def write(self, path: Path) -> str:
-        """Write the file `path`, whole or not at all; its digest."""
-        with atomic.replacing(path) as fresh:
-            tensorfile.write_arrays(fresh, {"outputs": self.outputs.astype(np.float32), "targets": self.targets})
-        return digest.of_file(path)
-
-    @classmethod
-    def read(cls, path: Path, expected: str) -> Predictions:
-        """Of the file with the digest `expected`. Raises InvalidData."""
-        try:
-            if digest.of_file(path) != expected:
-                raise InvalidData(
-                    f"{path}: changed since it was recorded. Remove the file, and run the study again.",
-                    code="results.changed",
-                    path=path,
-                )
-            arrays = tensorfile.read_arrays(path)
-            return cls(arrays["outputs"], arrays["targets"])
-        except (OSError, KeyError, CorruptAdapter):
-            raise InvalidData(
-                f"{path}: missing or damaged. Run the study again; it makes again what is missing.",
-                code="results.damaged",
-                path=path,
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -73,18 +34,11 @@ class Result:
 
     def check_shapes(self, where: object) -> None:
         """Raise InvalidData where the predictions can be none of the record's kind and labels."""
-        outputs, targets, asked = self.predictions.outputs, self.predictions.targets, self.objective
-        fits = outputs.ndim == 2 and outputs.shape == (len(targets), asked.width) and np.isfinite(outputs).all()
-        if fits and asked.kind == CLASSES:
-            fits = (
-                targets.ndim == 1
-                and targets.dtype.kind == "i"
-                and bool(((targets >= 0) & (targets < asked.width)).all())
-            )
-        if not fits:
+        given, asked = self.predictions, self.objective
+        if not asked.fits(given):
             raise InvalidData(
                 f"{where}: these are no predictions of {self.record.name}, seed {self.record.seed}: outputs "
-                f"{outputs.shape} and targets {targets.shape}, for {asked.width} outputs a text. Remove the file, and "
+                f"{given.outputs.shape} and targets {self.targets.shape}, for {asked.width} outputs a text. Remove the file, and "
                 "run the study again.",
                 code="results.changed",
                 where=where,
@@ -97,7 +51,7 @@ class Result:
 
         For a record without a digest of its own. What is undefined here, or not computed, is not looked at.
         """
-        found = self.objective.metrics(self.predictions.outputs, self.predictions.targets)
+        found = self.objective.metrics(self.predictions)
         for name, said in self.record.metrics.items():
             given = found.get(name, math.nan)
             if math.isnan(given) or math.isnan(said) or math.isclose(said, given, rel_tol=_CLOSE, abs_tol=_CLOSE):
@@ -128,12 +82,12 @@ class Result:
     @property
     def targets(self) -> np.ndarray:
         """What was right, [N]."""
-        return self.predictions.targets
+        return self.predictions.right
 
     @cached_property
     def answered(self) -> Answered:
         """What metrics are computed from."""
-        return self.objective.answered(self.predictions.outputs, self.predictions.targets)
+        return self.objective.answered(self.predictions)
 
     @cached_property
     def answers(self) -> np.ndarray:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from afina import meter
@@ -197,15 +196,15 @@ class Fit:
         """
         account, steps = self.account, self.recipe.steps
         with (clock := meter.Meter(self.device)).phase("evaluate"):
-            outputs = predictor.logits(self.classifier, split.encoded, listen)
-        if not np.isfinite(outputs).all():
+            found = predictor.predictions(self.classifier, split.encoded, split.labels, listen)
+        if not found.finite:
             return Score(account.step, steps, len(split), None, None)
         return Score(
             account.step,
             steps,
             len(split),
-            self.objective.value(metric, outputs, split.labels),
-            self.objective.mean_loss(outputs, split.labels),
+            self.objective.value(metric, found),
+            self.objective.mean_loss(found),
             account.seconds.get("train", 0.0),
             clock.seconds["evaluate"],
             METRICS[metric].lower,
