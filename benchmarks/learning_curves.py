@@ -29,7 +29,7 @@ from afina import meter
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.events import ignore
-from afina.inference.predictor import logits
+from afina.inference.predictor import predictions
 from afina.meter import Meter
 from afina.methods import make
 from afina.models import objectives
@@ -137,10 +137,7 @@ def untrained(cell: Cell) -> dict[str, Any]:
     task = held_out(cell)
     objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
     fitted = {"majority": floors.constant(task.train, objective), "tfidf": floors.tfidf(task.train, objective)}
-    right = {
-        name: objective.values("accuracy", floor.outputs(task.evaluation), task.evaluation.labels)
-        for name, floor in fitted.items()
-    }
+    right = {name: objective.values("accuracy", floor.predictions(task.evaluation)) for name, floor in fitted.items()}
     run = run_of(Curve(cell, "zero-shot", 1.0, 1))
     prepared, fit = prepare(run, Meter(devices.choose()), ignore)
     right["zero-shot"] = _right(fit, _encoded(prepared, task))
@@ -153,8 +150,8 @@ def _encoded(prepared: Prepared, task: Task) -> EncodedSplit:
 
 
 def _right(fit: Fit, split: EncodedSplit) -> np.ndarray:
-    outputs = logits(fit.classifier, split.encoded)
-    return np.asarray(fit.objective.values("accuracy", outputs, split.labels)).astype(bool)
+    found = predictions(fit.classifier, split.encoded, split.labels)
+    return np.asarray(fit.objective.values("accuracy", found)).astype(bool)
 
 
 def packed(right: np.ndarray) -> str:

@@ -17,8 +17,9 @@ import torch
 
 from afina import Adapter, Backbone, Run, Task
 from afina.inference import predictor
+from afina.models.predictions import Predictions
 from afina.stats.comparison import compare
-from afina.studies.result import Predictions, Result
+from afina.studies.result import Result
 from afina.studies.spec import Data, Training
 from afina.training.mixed_precision import WorkingWeights
 

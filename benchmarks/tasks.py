@@ -62,7 +62,7 @@ def bag_of_words(task: str) -> dict[str, float]:
     """Figures of TF-IDF under a linear model, learnt from and evaluated on a study's texts."""
     texts = Task.load(f"snippets:{task}", train_examples=TRAIN, evaluation_examples=EVALUATION)
     objective = objectives.make(texts.label_names, {"kind": texts.kind}).of(texts.train.labels)
-    return objective.metrics(floors.tfidf(texts.train, objective).outputs(texts.evaluation), texts.evaluation.labels)
+    return objective.metrics(floors.tfidf(texts.train, objective).predictions(texts.evaluation))
 
 
 def page(task: str, results: Results) -> str:

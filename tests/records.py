@@ -13,9 +13,10 @@ from afina.methods import METHODS
 from afina.models.manifest import MANIFEST
 from afina.models.objective import Objective
 from afina.models.objectives import Labels, Number
+from afina.models.predictions import Predictions
 from afina.studies.directory import Directory
 from afina.studies.record import Environment, Memory, Record, Seconds
-from afina.studies.result import Predictions, Result
+from afina.studies.result import Result
 from afina.studies.results import Failure, Results
 from afina.studies.spec import Data
 from afina.studies.trials import Tuned
@@ -151,7 +152,7 @@ def of_kind(kind: str, method: str = "lora", *, noise: float = 1.0, seed: int = 
         outputs = 4.0 * right - 2 + 2 * noise * drawn.normal(size=(TEXTS, width))
     predicted = Predictions(outputs.astype(np.float32), right)
     told = {"kind": kind, "objective": objective.told, "metric": objective.metric, "examples": TEXTS, "seed": seed}
-    told |= {"label_names": objective.label_names, "metrics": objective.metrics(predicted.outputs, right)}
+    told |= {"label_names": objective.label_names, "metrics": objective.metrics(predicted)}
     return Result(record(method, **(told | changes)), predicted)
 
 

@@ -51,6 +51,7 @@ LAYERS = {
         "comparison",
     ),
     "models": (
+        "predictions",
         "families shapes objective label_words rider",
         "kernels kernels.dropout kernels.gelu kernels.layout kernels.linear kernels.peft_layer",
         "source dimensions virtual_tokens kernels.insertion kernels.riding kernels.ia3 objectives",

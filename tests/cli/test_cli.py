@@ -16,10 +16,11 @@ import afina as package
 from afina import METHODS, Adapter, Backbone, assets
 from afina.methods import TOLD
 from afina.models.meta import meta_model
+from afina.models.predictions import Predictions
 from afina.models.shapes import CONFIGURATIONS
 from afina.stats.intervals import wilson
 from afina.studies.record import Record, write
-from afina.studies.result import Predictions, Result
+from afina.studies.result import Result
 from afina.studies.results import Results
 from command import PROGRAM, Command
 from fakes import BAD, GOOD, THINGS, write_csv

@@ -24,9 +24,9 @@ from afina.inference.evaluation import Evaluation, evaluate, trained
 from afina.inference.predictor import logits
 from afina.inference.probes import PROBE, probe
 from afina.models.classifier import Classifier
+from afina.models.predictions import Predictions
 from afina.stats.classification import probabilities
 from afina.studies.record import Record
-from afina.studies.result import Predictions
 from afina.studies.spec import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv
 

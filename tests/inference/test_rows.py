@@ -17,6 +17,7 @@ from afina.errors import CannotWrite, InvalidData
 from afina.inference.rows import answered, check_out, writing
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
+from afina.models.predictions import Predictions
 
 OBJECTIVES = {
     "classes": Classes(("bad", "good")),
@@ -28,11 +29,11 @@ OBJECTIVES = {
 def predictor(objective: Objective) -> Any:
     """One that is sure of the first of the label names for short texts, else of the others."""
 
-    def predict(texts: Sequence[str], pairs: Sequence[str] | None, *, before: int) -> tuple[np.ndarray, int]:
+    def predict(texts: Sequence[str], pairs: Sequence[str] | None, *, before: int) -> tuple[Predictions, int]:
         rows = [
             [9.0 if (len(text) < 4) == (place == 0) else -9.0 for place in range(objective.width)] for text in texts
         ]
-        return np.array(rows, np.float32), sum(len(text) > 4 for text in texts)
+        return Predictions(np.array(rows, np.float32)), sum(len(text) > 4 for text in texts)
 
     return SimpleNamespace(objective=objective, predict=predict)
 

@@ -191,14 +191,14 @@ def test_a_floor_of_another_kind_learns_and_is_handed_over(kind: str, tmp_path: 
     train, held_out = whole.take(range(150)), whole.take(range(150, 200))
     same, made = floors.constant(train, objective), floors.tfidf(train, objective)
     metric = "rmse" if kind == "number" else "micro_f1"
-    figures = [objective.value(metric, one.outputs(held_out), held_out.labels) for one in (same, made)]
+    figures = [objective.value(metric, one.predictions(held_out)) for one in (same, made)]
     assert figures[1] < 0.5 * figures[0] if kind == "number" else figures[1] > figures[0]
     assert made.model
     assert made.setting.startswith("alpha" if kind == "number" else "C")
     origin = {"objective": objective.told}
     made.model.adapter(objective.label_names, made.hyperparameters, **origin).save(tmp_path / "adapter")
     predictor = Predictor.load(tmp_path / "adapter")
-    assert predictor.objective.decode(predictor.outputs(held_out.texts)) == pytest.approx(made.predict(held_out))
+    assert predictor.objective.decode(predictor.predict(held_out.texts)[0]) == pytest.approx(made.predict(held_out))
     (answer,) = predictor(["The ferry was warm."])
     if kind == "labels":
         assert "always" in answer["labels"]
@@ -211,6 +211,6 @@ def test_the_same_answer_to_every_text_is_the_mean_or_how_frequent_each_label_is
     numbers, asked = of_kind("number")
     assert floors.constant(numbers, asked).predict(numbers) == pytest.approx(np.full(200, numbers.labels.mean()))
     several, labels = of_kind("labels")
-    chances = labels.chances(floors.constant(several, labels).outputs(several))
+    chances = labels.chances(floors.constant(several, labels).predictions(several))
     assert chances is not None
     assert chances[0] == pytest.approx(several.labels.mean(axis=0), abs=1e-6)

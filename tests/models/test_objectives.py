@@ -11,6 +11,7 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.models import objectives
 from afina.models.objective import metric_for
 from afina.models.objectives import Classes, Labels, Number
+from afina.models.predictions import Predictions
 from afina.stats import classification
 from afina.stats.metrics import METRICS, of_kind
 
@@ -29,11 +30,13 @@ def test_a_number_is_learnt_standardised_and_told_in_its_own_unit() -> None:
     assert learnt.dtype == np.float32
     assert learnt.mean() == pytest.approx(0, abs=1e-6)
     outputs = learnt[:, None]
-    assert asked.decode(outputs) == pytest.approx(targets, rel=1e-6)
-    assert [answer["value"] for answer in asked.answers(outputs)] == pytest.approx([100, 200, 600], rel=1e-6)
+    assert asked.decode(Predictions(outputs)) == pytest.approx(targets, rel=1e-6)
+    assert [answer["value"] for answer in asked.answers(Predictions(outputs))] == pytest.approx(
+        [100, 200, 600], rel=1e-6
+    )
     given = asked.loss(torch.tensor(outputs) + 0.5, torch.tensor(learnt))
     assert given.item() == pytest.approx(0.25)
-    assert asked.mean_loss(outputs + 0.5, targets) == pytest.approx(0.25, rel=1e-4)
+    assert asked.mean_loss(Predictions(outputs + 0.5, targets)) == pytest.approx(0.25, rel=1e-4)
 
 
 def test_numbers_that_do_not_vary_have_a_scale_of_one() -> None:
@@ -43,17 +46,17 @@ def test_numbers_that_do_not_vary_have_a_scale_of_one() -> None:
 def test_several_labels_are_those_that_reach_their_threshold() -> None:
     asked = Labels(NAMES, thresholds=(0.5, 0.9, 0.1))
     outputs = np.array([[0.0, 2.0, -2.0], [-0.1, 3.0, -3.0]], dtype=np.float32)
-    assert asked.decode(outputs).tolist() == [[1, 0, 1], [0, 1, 0]]
-    first, second = asked.answers(outputs)
+    assert asked.decode(Predictions(outputs)).tolist() == [[1, 0, 1], [0, 1, 0]]
+    first, second = asked.answers(Predictions(outputs))
     assert (first["labels"], second["labels"]) == (["a", "c"], ["b"])
     assert first["probabilities"]["a"] == 0.5
-    assert Labels(NAMES).decode(outputs).tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert Labels(NAMES).decode(Predictions(outputs)).tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
 def test_the_loss_of_several_labels_is_that_of_arrays() -> None:
     asked = Labels(NAMES)
     given = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.learnt(SEVERAL)))
-    assert given.item() == pytest.approx(asked.mean_loss(OUTPUTS, SEVERAL), rel=1e-5)
+    assert given.item() == pytest.approx(asked.mean_loss(Predictions(OUTPUTS, SEVERAL)), rel=1e-5)
     smoothed = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.learnt(SEVERAL)), 0.2)
     towards = asked.loss(torch.tensor(OUTPUTS), torch.full(OUTPUTS.shape, 0.5))
     assert smoothed.item() == pytest.approx(0.8 * given.item() + 0.2 * towards.item(), rel=1e-5)
@@ -78,19 +81,20 @@ def test_balanced_weights_are_scikit_learns_and_add_up_over_parts_of_a_batch() -
 def test_the_temperature_gives_back_what_outputs_were_multiplied_by(too_sure: float) -> None:
     odds = OUTPUTS.astype(np.float64)
     drawn = np.array([RANDOM.choice(3, p=row) for row in classification.probabilities(odds)])
-    asked = Classes(NAMES).calibrated((odds * too_sure).astype(np.float32), drawn)
+    asked = Classes(NAMES).calibrated(Predictions((odds * too_sure).astype(np.float32), drawn))
     assert asked.temperature == pytest.approx(too_sure, rel=0.3)
     before = classification.log_loss(drawn, OUTPUTS * too_sure)
     assert classification.log_loss(drawn, OUTPUTS * too_sure / asked.temperature) <= before
-    assert (asked.decode(OUTPUTS) == Classes(NAMES).decode(OUTPUTS)).all()
+    assert (asked.decode(Predictions(OUTPUTS)) == Classes(NAMES).decode(Predictions(OUTPUTS))).all()
 
 
 def test_calibrated_labels_have_thresholds_that_raise_f1() -> None:
-    plain, asked = Labels(NAMES), Labels(NAMES).calibrated(OUTPUTS, SEVERAL)
+    given = Predictions(OUTPUTS, SEVERAL)
+    plain, asked = Labels(NAMES), Labels(NAMES).calibrated(given)
     assert asked.thresholds is not None
     macro = METRICS["macro_f1"].value
-    assert macro(asked.answered(OUTPUTS, SEVERAL)) > macro(plain.answered(OUTPUTS, SEVERAL))
-    never = Labels(NAMES).calibrated(OUTPUTS, np.zeros_like(SEVERAL))
+    assert macro(asked.answered(given)) > macro(plain.answered(given))
+    never = Labels(NAMES).calibrated(given.against(np.zeros_like(SEVERAL)))
     assert never.thresholds == (0.5, 0.5, 0.5)
 
 
@@ -122,13 +126,14 @@ TARGETS = {"classes": CLASSES, "number": CLASSES + 0.5, "labels": SEVERAL}
 def test_every_metric_of_a_kind_is_reported_and_is_the_mean_of_its_values(kind: str) -> None:
     outputs = OUTPUTS[:, :1] if kind == "number" else OUTPUTS
     asked = objectives.make(("rating",) if kind == "number" else NAMES, {"kind": kind}).of(TARGETS[kind])
-    found = asked.metrics(outputs, TARGETS[kind])
+    given = Predictions(outputs, TARGETS[kind])
+    found = asked.metrics(given)
     assert set(found) == set(of_kind(kind)) - {"auroc"}
     for name in found:
         if METRICS[name].values is not None:
-            assert asked.values(name, outputs, TARGETS[kind]).mean() == pytest.approx(found[name])
+            assert asked.values(name, given).mean() == pytest.approx(found[name])
     two = Classes(NAMES[:2])
-    assert "auroc" in two.metrics(OUTPUTS[:, :2], CLASSES.clip(max=1))
+    assert "auroc" in two.metrics(Predictions(OUTPUTS[:, :2], CLASSES.clip(max=1)))
 
 
 def test_the_headline_is_what_is_asked_for_or_the_tasks_or_the_kinds() -> None:

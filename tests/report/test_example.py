@@ -49,9 +49,9 @@ def test_a_reports_figures_are_those_of_its_predictions(results: Results, exampl
     assert len(results.results) == RUNS[example.name]
     for result in results.results:
         given = result.predictions
-        found = result.objective.metrics(given.outputs, given.targets)
+        found = result.objective.metrics(given)
         assert {name: found[name] for name in result.record.metrics} == pytest.approx(result.record.metrics)
-        assert len(given.outputs) == result.record.examples
+        assert len(given) == result.record.examples
 
 
 def test_the_readme_says_of_all_methods_what_their_report_says() -> None:

@@ -19,7 +19,7 @@ def of_one_class(method: str, wrong: int, metric: str = "auroc", targets: int = 
     gold = [targets] * 20
     told = predictions(gold, [1 - targets] * wrong + [targets] * (20 - wrong))
     made = Result(record(method), told)
-    figures = {name: made.objective.value(name, told.outputs, told.targets) for name in FIGURES}
+    figures = {name: made.objective.value(name, told) for name in FIGURES}
     return Result(record(method, metric=metric, metrics=figures, examples=20), told)
 
 

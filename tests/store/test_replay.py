@@ -22,6 +22,7 @@ from afina.data.labelled import Labelled
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
 from afina.inference import evaluation, probes
+from afina.models.predictions import Predictions
 from afina.stats.comparison import compare
 from afina.store import replay
 from afina.store.diff.flips import Flips
@@ -253,8 +254,8 @@ class Answers:
     def __init__(self, outputs: np.ndarray) -> None:
         self.outputs = outputs
 
-    def predict(self, *_: Any, **__: Any) -> tuple[np.ndarray, int]:
-        return self.outputs, 0
+    def predict(self, *_: Any, **__: Any) -> tuple[Predictions, int]:
+        return Predictions(self.outputs), 0
 
 
 def of_kind(

@@ -18,13 +18,13 @@ import pytest
 from afina import Adapter, AdapterStore, Predictor, Results, Run, Study, recommend
 from afina.errors import AfinaError, CorruptAdapter, InvalidData
 from afina.models.manifest import MANIFEST, read_manifest
+from afina.models.predictions import Predictions
 from afina.studies import adapters, results
 from afina.studies.directory import Directory
 from afina.studies.executors.local import _Worker
 from afina.studies.executors.messages import CarryOut
 from afina.studies.recommendation import Contender, Recommendation
 from afina.studies.record import Record
-from afina.studies.result import Predictions
 from command import Command, InventedExecutor, copy
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from afina import methods
 from afina.data.readers.texts import refuse_blank
 from afina.data.template import Template
@@ -19,6 +17,7 @@ from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.families import is_head
 from afina.models.manifest import Manifest
+from afina.models.predictions import Predictions
 
 PROBE = (
     "The soup was hot, the service quick, and we left happy.",

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from afina.data.labelled import Labelled
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.objective import Objective, metric_for
+from afina.models.predictions import Predictions
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.store.diff.flips import Flips, compared
@@ -153,11 +152,11 @@ def _answers(pair: list[Adapter], asked: list[Objective], texts: Labelled, addre
         key = None if adapter.vocabulary is not None else given or adapter.manifest.backbone
         if key not in opened:
             opened[key] = backbone_of(adapter, given)
-        found.append(_answered(objective, _outputs(adapter, opened[key], texts), texts))
+        found.append(_answered(objective, _predictions(adapter, opened[key], texts), texts))
     return found
 
 
-def _outputs(adapter: Adapter, backbone: Backbone | None, texts: Labelled) -> np.ndarray:
+def _predictions(adapter: Adapter, backbone: Backbone | None, texts: Labelled) -> Predictions:
     """The predictor ends here, so that there is one model at a time."""
     from afina.inference.predictor import Predictor
 
@@ -165,9 +164,9 @@ def _outputs(adapter: Adapter, backbone: Backbone | None, texts: Labelled) -> np
     return predictor.predict(texts.split.texts, texts.split.pairs, where=f"{texts.where}, text")[0]
 
 
-def _answered(objective: Objective, outputs: np.ndarray, texts: Labelled) -> Answered:
-    """What an objective makes of outputs, its labels put in the order of the texts'."""
-    answered = objective.answered(outputs, texts.split.labels)
+def _answered(objective: Objective, predictions: Predictions, texts: Labelled) -> Answered:
+    """What an objective makes of predictions, its labels put in the order of the texts'."""
+    answered = objective.answered(predictions.against(texts.split.labels))
     return ADAPTER_KINDS[objective.kind].reordered(answered, objective.label_names, texts.label_names)
 
 

@@ -45,9 +45,13 @@ class Floor:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     model: BagOfWords | None = None
 
-    def predict(self, split: Split) -> Predictions:
+    def predictions(self, split: Split) -> Predictions:
         """What it says of texts, with their targets."""
         return Predictions(self.outputs(split), split.labels)
+
+    def predict(self, split: Split) -> np.ndarray:
+        """What it answers, in the form of targets."""
+        return self.objective.decode(self.predictions(split))
 
 
 class FloorKind(ABC):

@@ -186,7 +186,7 @@ def _answer(
 ) -> Recommendation:
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
     held_out = rows.first(task.evaluation, trainings.texts, "evaluation_examples")
-    answered = {floor.name: floor.predict(held_out) for floor in fitted}
+    answered = {floor.name: floor.predictions(held_out) for floor in fitted}
     simple = {name: objective.values(metric.name, one)[None] for name, one in answered.items()}
     untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}
     simple |= {name: result.scores[None] for name, result in untrained.items()}
@@ -196,9 +196,7 @@ def _answer(
     compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
     of_floors = [
-        contenders.of_floor(
-            floor, objective.metrics(answered[floor.name]), task, handed.get(floor.name)
-        )
+        contenders.of_floor(floor, objective.metrics(answered[floor.name]), task, handed.get(floor.name))
         for floor in fitted
     ]
     as_they_are = [contenders.measured(Contender(name=name), one) for name, one in untrained.items()]

@@ -38,8 +38,8 @@ class Result:
         if not asked.fits(given):
             raise InvalidData(
                 f"{where}: these are no predictions of {self.record.name}, seed {self.record.seed}: outputs "
-                f"{given.outputs.shape} and targets {self.targets.shape}, for {asked.width} outputs a text. Remove the file, and "
-                "run the study again.",
+                f"{given.outputs.shape} and targets {self.targets.shape}, for {asked.width} outputs a text. Remove the "
+                "file, and run the study again.",
                 code="results.changed",
                 where=where,
                 run=self.record.name,

@@ -14,6 +14,7 @@ from pydantic import Field
 from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.errors import InvalidData
 from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import label, scores
@@ -117,7 +118,7 @@ def _outputs(answers: Sequence[Answer]) -> list[dict[str, Any]]:
         return [_tensor("value", [count], "FP64", numbers)]
     made = [_tensor("probabilities", [count, objective.width], "FP32", numbers)]
     if objective.kind == LABELS:
-        decoded = objective.decode(np.stack([one.prediction.outputs for one in answers]))
+        decoded = objective.decode(Predictions(np.stack([one.prediction.outputs for one in answers])))
         return [_tensor("labels", [count, objective.width], "BOOL", decoded.astype(bool).ravel().tolist()), *made]
     return [_tensor("label", [count], "BYTES", [label(one) for one in answers]), *made]
 
