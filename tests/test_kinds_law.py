@@ -13,6 +13,7 @@ from afina.data.kinds import KINDS
 from afina.data.readers.kinds import TARGETS
 from afina.models.objectives import OBJECTIVES
 from afina.report.kinds import PRESENTATIONS
+from afina.server.kinds import ANSWER_FORMATS
 from afina.stats import metrics
 from afina.store.kinds import ADAPTER_KINDS
 from afina.studies import floors
@@ -37,6 +38,7 @@ ENTRIES: dict[str, Callable[[str], object]] = {
     "studies": floors.FLOORS.get,
     "report": PRESENTATIONS.get,
     "store": ADAPTER_KINDS.get,
+    "server": ANSWER_FORMATS.get,
 }
 """By package, the entry of a kind in its table."""
 
@@ -160,10 +162,6 @@ def test_code_that_compares_something_else_is_not(code: str) -> None:
 
 
 KNOWN = {
-    "server.http.page.routes",
-    "server.http.protocols.hub",
-    "server.http.protocols.kserve",
-    "server.http.protocols.scores",
     "studies.result",
 }
 """Modules that still ask for a kind: this list only becomes shorter."""

@@ -101,8 +101,8 @@ LAYERS = {
         "engine",
     ),
     "server": (
-        "settings line receipt missing tally logs",
-        "batching tenants",
+        "settings line receipt missing tally logs http.shapes",
+        "kinds batching tenants",
         "throughput",
         "figures traces",
         "current shadows",
@@ -110,7 +110,7 @@ LAYERS = {
         "counting",
         "core",
         # the web
-        "http http.refusal http.protocols http.shapes http.pacing",
+        "http http.refusal http.protocols http.pacing",
         "http.bodies http.connection http.protocols.scores",
         "http.desk",
         "http.protocols.tei http.protocols.vllm http.protocols.hub http.protocols.kserve http.protocols.native",

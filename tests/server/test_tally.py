@@ -10,12 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from afina.data.kinds import Kind
 from afina.errors import InvalidData
-from afina.server.tally import Seen, Tally, compared
+from afina.server.kinds import compared
+from afina.server.tally import Seen, Tally
+from afina.serving.answering import Prediction
 
 
-def classes(label: str, **chances: float) -> dict[str, Any]:
-    return {"label": label, "probabilities": chances}
+def answer(kind: Kind, **said: Any) -> Prediction:
+    return Prediction(said, kind, np.zeros(2), "sha256:a", None, truncated=False)
+
+
+def classes(label: str, **chances: float) -> Prediction:
+    return answer("classes", label=label, probabilities=chances)
+
+
+def labels(*names: str, **chances: float) -> Prediction:
+    return answer("labels", labels=[*names], probabilities=chances)
 
 
 def test_classes_flip_with_the_label_and_drift_by_the_chance_of_the_current_one() -> None:
@@ -26,20 +37,20 @@ def test_classes_flip_with_the_label_and_drift_by_the_chance_of_the_current_one(
 
 
 def test_several_labels_flip_with_their_set_and_drift_by_the_most_probable() -> None:
-    current = {"labels": ["late"], "probabilities": {"late": 0.75, "rude": 0.25}}
-    same = {"labels": ["late"], "probabilities": {"late": 1.0, "rude": 0.0}}
-    other = {"labels": ["late", "rude"], "probabilities": {"late": 0.5, "rude": 0.5}}
+    current = labels("late", late=0.75, rude=0.25)
+    same, other = labels("late", late=1.0, rude=0.0), labels("late", "rude", late=0.5, rude=0.5)
     assert (compared(current, same), compared(current, other)) == (Seen(False, 0.25), Seen(True, -0.25))
 
 
 def test_numbers_do_not_flip_and_drift_in_their_unit() -> None:
-    assert compared({"value": 3.0}, {"value": 4.5}) == Seen(None, 1.5)
+    assert compared(answer("number", value=3.0), answer("number", value=4.5)) == Seen(None, 1.5)
 
 
-@pytest.mark.parametrize("other", [{"value": 1.0}, {"labels": [], "probabilities": {"good": 0.1}}])
-def test_answers_of_different_kinds_are_not_compared(other: dict[str, Any]) -> None:
-    with pytest.raises(InvalidData, match="one answers with a label, the other with a"):
+@pytest.mark.parametrize("other", [answer("number", value=1.0), labels(good=0.1)])
+def test_answers_of_different_kinds_are_not_compared(other: Prediction) -> None:
+    with pytest.raises(InvalidData, match="one answers with a label, the other with a") as caught:
         compared(classes("good", good=1.0), other)
+    assert caught.value.code == "data.kind-mismatch"
 
 
 def counted(seen: list[Seen]) -> Tally:

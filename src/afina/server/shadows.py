@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from afina.errors import AfinaError, Busy, NotFound
 from afina.server.figures import Figures
-from afina.server.tally import Tally, compared
+from afina.server.kinds import compared
+from afina.server.tally import Tally
 from afina.serving.answering import Outcome, Prediction
 from afina.serving.engine import Request
 from afina.serving.residents import Lease
@@ -165,7 +166,7 @@ class Shadows:
         try:
             if isinstance(candidate, AfinaError):
                 raise candidate
-            seen = compared(current.answer, candidate.answer)
+            seen = compared(current, candidate)
         except AfinaError:
             self._figures.shadowed.labels("fault").inc()
             self._note(ride.wish, ride.current, Tally.fault)

@@ -21,26 +21,6 @@ class Seen(NamedTuple):
     drift: float
 
 
-def compared(current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
-    """Of two answers to a text, as `Predictor` gives them. Raises InvalidData where they are of different kinds."""
-    kinds = [next(kind for kind in ("value", "labels", "label") if kind in one) for one in (current, candidate)]
-    if kinds[0] != kinds[1]:
-        raise InvalidData(
-            f"one answers with a {kinds[0]}, the other with a {kinds[1]}.",
-            code="data.kind-mismatch",
-            found=kinds[1],
-            expected=kinds[0],
-        )
-    if kinds[0] == "value":
-        return Seen(None, candidate["value"] - current["value"])
-    before, after = current["probabilities"], candidate["probabilities"]
-    if kinds[0] == "label":
-        label, flipped = current["label"], current["label"] != candidate["label"]
-    else:
-        label, flipped = max(before, key=before.__getitem__), {*current["labels"]} != {*candidate["labels"]}
-    return Seen(flipped, after.get(label, 0.0) - before[label])
-
-
 @dataclass(frozen=True)
 class Tally:
     """Of the texts that both answered.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from afina.data.kinds import Kind
 from afina.errors import AfinaError
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
@@ -24,6 +25,7 @@ class Prediction:
     """What an adapter says of a text.
 
     answer     as `Predictor` gives it: JSON values
+    kind       of task, which says what answer and outputs are
     outputs    float [width of the head]
     digest     of the adapter that answered;  version  `client/task@3`, where it came from a store
     truncated  whether the text was cut
@@ -31,6 +33,7 @@ class Prediction:
     """
 
     answer: dict[str, Any]
+    kind: Kind
     outputs: np.ndarray
     digest: str
     version: str | None
@@ -161,8 +164,8 @@ def _predictions(
         predictions = reading.finite(Predictions(outputs), resident.where)
     except AfinaError as error:
         return dict.fromkeys(mine, error)
-    answers = resident.objective.answers(predictions)
+    objective, answers = resident.objective, resident.objective.answers(predictions)
     return {
-        index: Prediction(answer, row, resident.digest, asked[index].version, cut, tokens)
+        index: Prediction(answer, objective.kind, row, resident.digest, asked[index].version, cut, tokens)
         for index, answer, row, (cut, tokens) in zip(mine, answers, outputs, how, strict=True)
     }

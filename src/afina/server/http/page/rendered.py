@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from afina.server.http.protocols.scores import Score
+from afina.server.kinds import Score
 from afina.server.throughput import WINDOW, Rates
 
 SHOWN = 8

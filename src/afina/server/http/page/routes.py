@@ -7,7 +7,6 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from afina.data.kinds import LABELS, NUMBER
 from afina.errors import Busy, NotFound
 from afina.server.asked import Answer, Text
 from afina.server.http.asking import core_of, desk_of, each, given, key_of
@@ -16,8 +15,8 @@ from afina.server.http.described import described, still
 from afina.server.http.page import rendered
 from afina.server.http.page.rendered import Card
 from afina.server.http.protocols import native
-from afina.server.http.protocols.scores import label, scores
 from afina.server.http.refusal import Refusal
+from afina.server.kinds import ANSWER_FORMATS
 from afina.store.names import PRODUCTION
 from afina.store.version import Listed
 
@@ -113,12 +112,8 @@ def _card(one: Listed, found: Sequence[Answer] | Refusal) -> Card:
         return Card(one.name, number, _aliases(one, number), problem=found.message)
     (answer,) = found
     number = int(answer.receipt.version.rpartition("@")[2])
-    ranked = sorted(scores(answer), key=lambda score: -score.score)
-    aliases, cut = _aliases(one, number), answer.prediction.truncated
-    if answer.objective.kind == NUMBER:
-        return Card(one.name, number, aliases, [f"{ranked[0].score:.4g}"], cut=cut)
-    said = answer.prediction.answer["labels"] if answer.objective.kind == LABELS else [label(answer)]
-    return Card(one.name, number, aliases, said, ranked, cut)
+    said, ranked = ANSWER_FORMATS[answer.objective.kind].on_the_page(answer.objective, answer.prediction)
+    return Card(one.name, number, _aliases(one, number), said, ranked, answer.prediction.truncated)
 
 
 def _aliases(one: Listed, number: int) -> Sequence[str]:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from afina.data.kinds import CLASSES, LABELS
 from afina.errors import InvalidData
 from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import RANKED, ranked
 from afina.server.http.shapes import TEXT, array, record
+from afina.server.kinds import ANSWER_FORMATS
 
 EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
 
@@ -45,7 +45,7 @@ def texts(body: Classification) -> Sequence[Text]:
 def answered(body: Classification, answers: Sequence[Answer]) -> Any:
     """A response. Raises InvalidData for a function that the adapter's kind has not."""
     asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
-    own = {CLASSES: "softmax", LABELS: "sigmoid"}.get(answers[0].objective.kind, "none")
+    own = ANSWER_FORMATS[answers[0].objective.kind].function
     if asked.function_to_apply not in (None, "none", own):
         raise InvalidData(
             f"`function_to_apply` {asked.function_to_apply}: this model has {own} or none.",

@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
-from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.kinds import KINDS
 from afina.errors import InvalidData
 from afina.models.objective import Objective
-from afina.models.predictions import Predictions
 from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Array, Body
-from afina.server.http.protocols.scores import label, scores
 from afina.server.http.shapes import NUMBER as ANY_NUMBER
 from afina.server.http.shapes import TEXT as ANY_TEXT
 from afina.server.http.shapes import YES_OR_NO, array, either, one_of, record
+from afina.server.kinds import ANSWER_FORMATS
 
 TEXT, PAIR = "text", "pair"
 
@@ -33,7 +31,7 @@ _SHAPE = array({"type": "integer", "minimum": -1})
 _TYPED = {"name": ANY_TEXT, "datatype": one_of("BYTES", "BOOL", "FP32", "FP64"), "shape": _SHAPE}
 _TENSOR = record({**_TYPED, "data": array(either(ANY_TEXT, ANY_NUMBER, YES_OR_NO))})
 ANSWER = record({"model_name": ANY_TEXT, "model_version": ANY_TEXT, "id": ANY_TEXT, "outputs": array(_TENSOR)}, "id")
-_ABOUT = record({"labels": array(ANY_TEXT), "kind": one_of(CLASSES, NUMBER, LABELS)})
+_ABOUT = record({"labels": array(ANY_TEXT), "kind": one_of(*KINDS)})
 _NAMED = {"name": ANY_TEXT, "versions": array(ANY_TEXT), "platform": one_of("afina")}
 METADATA = record({**_NAMED, "inputs": array(record(_TYPED)), "outputs": array(record(_TYPED)), "parameters": _ABOUT})
 SERVER = record({"name": one_of("afina"), "version": ANY_TEXT, "extensions": array(ANY_TEXT)})
@@ -112,32 +110,24 @@ def answered(body: Infer, answers: Sequence[Answer], name: str, version: str) ->
 
 
 def _outputs(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    objective, count = answers[0].objective, len(answers)
-    numbers = [score.score for one in answers for score in scores(one)]
-    if objective.kind == NUMBER:
-        return [_tensor("value", [count], "FP64", numbers)]
-    made = [_tensor("probabilities", [count, objective.width], "FP32", numbers)]
-    if objective.kind == LABELS:
-        decoded = objective.decode(Predictions(np.stack([one.prediction.outputs for one in answers])))
-        return [_tensor("labels", [count, objective.width], "BOOL", decoded.astype(bool).ravel().tolist()), *made]
-    return [_tensor("label", [count], "BYTES", [label(one) for one in answers]), *made]
-
-
-def _tensor(name: str, shape: Array[int], datatype: str, data: list[Any]) -> dict[str, Any]:
-    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+    objective = answers[0].objective
+    written = ANSWER_FORMATS[objective.kind]
+    data = written.tensors(objective, [one.prediction for one in answers])
+    return [
+        {"name": one.name, "shape": one.shape(len(answers)), "datatype": one.datatype, "data": values}
+        for one, values in zip(written.tensor_types(objective), data, strict=True)
+    ]
 
 
 def metadata(name: str, versions: Sequence[int], objective: Objective) -> dict[str, Any]:
     """Of a model."""
-    kinds = {NUMBER: [("value", "FP64", [-1])], LABELS: [("labels", "BOOL", [-1, objective.width])]}
-    outputs = kinds.get(objective.kind, [("label", "BYTES", [-1])])
-    outputs += [] if objective.kind == NUMBER else [("probabilities", "FP32", [-1, objective.width])]
+    outputs = ANSWER_FORMATS[objective.kind].tensor_types(objective)
     return {
         "name": name,
         "versions": [str(one) for one in versions],
         "platform": "afina",
         "inputs": [{"name": TEXT, "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [dict(zip(("name", "datatype", "shape"), one, strict=True)) for one in outputs],
+        "outputs": [{"name": one.name, "datatype": one.datatype, "shape": one.shape(-1)} for one in outputs],
         "parameters": {"labels": [*objective.label_names], "kind": objective.kind},
     }
 

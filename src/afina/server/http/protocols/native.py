@@ -8,7 +8,8 @@ from pydantic import Field
 
 from afina.server.asked import Answer
 from afina.server.http.bodies import Array, Body
-from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, array, by_name, either, record
+from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, array, either, record
+from afina.server.kinds import ANSWER_FORMATS
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
@@ -16,9 +17,8 @@ LINE_EXAMPLE = '{"model": "acme/reviews", "text": "It broke."}\n{"model": "acme/
 
 _RECEIPT = record({"version": TEXT, "adapter": TEXT, "base": TEXT, "dtype": TEXT})
 _ANSWERED = {"model": TEXT, "truncated": YES_OR_NO, "receipt": _RECEIPT}
-_KINDS = ({"label": TEXT}, {"labels": array(TEXT)})
-_BY_LABEL = [record({**_ANSWERED, **one, "probabilities": by_name(NUMBER)}) for one in _KINDS]
-TASKS_ANSWER = record({"results": array(either(*_BY_LABEL, record({**_ANSWERED, "value": NUMBER})))})
+_BY_KIND = [record({**_ANSWERED, **one.fields}) for one in ANSWER_FORMATS.values()]
+TASKS_ANSWER = record({"results": array(either(*_BY_KIND))})
 ALIAS_ANSWER = record({"name": TEXT, "alias": TEXT, "from": either(COUNT, NOTHING), "to": COUNT})
 _ENDS = either(array(NUMBER), NOTHING)
 _COUNTED = {"texts": COUNT, "flips": either(COUNT, NOTHING), "drift": NUMBER, "scatter": NUMBER, "faults": COUNT}

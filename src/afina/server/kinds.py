@@ -1,0 +1,188 @@
+"""How the answers of each kind of task are written, shown and compared, one entry a kind.
+
+Nothing else in this package asks which kind a task has. Knows an answer as what an adapter computed; no request.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.errors import InvalidData
+from afina.models.objective import Objective
+from afina.models.objectives import OBJECTIVES
+from afina.models.predictions import Predictions
+from afina.server.http import shapes
+from afina.server.http.shapes import Shape
+from afina.server.tally import Seen
+from afina.serving.answering import Prediction
+
+
+class Score(NamedTuple):
+    """A label and its probability; of an adapter that answers with a number, its name and that."""
+
+    label: str
+    score: float
+
+
+class TensorType(NamedTuple):
+    """An output of the Open Inference Protocol; width: values of a text, None for one that has no axis."""
+
+    name: str
+    datatype: str
+    width: int | None = None
+
+    def shape(self, texts: int) -> list[int]:
+        """The shape for so many texts; -1: any number."""
+        return [texts] if self.width is None else [texts, self.width]
+
+
+class AnswerFormat(ABC):
+    """How the answers of a kind of task are written.
+
+    fields    JSON Schema of an answer as `afina predict` has it
+    function  what the Hub's clients call what makes scores of outputs
+    """
+
+    fields: ClassVar[Mapping[str, Shape]]
+    function: ClassVar[str]
+
+    @abstractmethod
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+        """A score of each label, in the adapter's order."""
+
+    def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+        """The same with what the head computed in the place of probabilities."""
+        return [Score(*each) for each in zip(objective.label_names, one.outputs.tolist(), strict=True)]
+
+    def label(self, objective: Objective, one: Prediction) -> str:
+        """The one label to name, by default the one with the highest score."""
+        return max(self.scores(objective, one), key=lambda each: each.score).label
+
+    @abstractmethod
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+        """What the page says, in words, and the scores below it, the highest first."""
+
+    @abstractmethod
+    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+        """The outputs of the Open Inference Protocol."""
+
+    @abstractmethod
+    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+        """What is in each of these, in row-major order."""
+
+    @abstractmethod
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+        """What differs between two answers to a text, as `Objective.answers` gives them."""
+
+
+class _ByLabel(AnswerFormat):
+    """Answers with a probability of each label."""
+
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+        return [Score(*each) for each in one.answer["probabilities"].items()]
+
+    def _ranked(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+        return sorted(self.scores(objective, one), key=lambda each: -each.score)
+
+    def _probabilities(self, objective: Objective, several: Sequence[Prediction]) -> list[Any]:
+        return [each.score for one in several for each in self.scores(objective, one)]
+
+
+class _Classes(_ByLabel):
+    """One label of several."""
+
+    fields: ClassVar[Mapping[str, Shape]] = {"label": shapes.TEXT, "probabilities": shapes.by_name(shapes.NUMBER)}
+    function = "softmax"
+
+    def label(self, objective: Objective, one: Prediction) -> str:
+        return str(one.answer["label"])
+
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+        return [self.label(objective, one)], self._ranked(objective, one)
+
+    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+        return TensorType("label", "BYTES"), TensorType("probabilities", "FP32", objective.width)
+
+    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+        return [self.label(objective, one) for one in several], self._probabilities(objective, several)
+
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+        """By the probability of the current label."""
+        label = current["label"]
+        return Seen(label != candidate["label"], _drift(label, current, candidate))
+
+
+class _Labels(_ByLabel):
+    """Any number of labels, none of which excludes another."""
+
+    fields: ClassVar[Mapping[str, Shape]] = {
+        "labels": shapes.array(shapes.TEXT),
+        "probabilities": shapes.by_name(shapes.NUMBER),
+    }
+    function = "sigmoid"
+
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+        return one.answer["labels"], self._ranked(objective, one)
+
+    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+        return TensorType("labels", "BOOL", objective.width), TensorType("probabilities", "FP32", objective.width)
+
+    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+        decoded = objective.decode(Predictions(np.stack([one.outputs for one in several])))
+        return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
+
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+        """By the probability of the label that is the most probable now."""
+        chances = current["probabilities"]
+        flipped = {*current["labels"]} != {*candidate["labels"]}
+        return Seen(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))
+
+
+class _Number(AnswerFormat):
+    """A number, under the name that it has."""
+
+    fields: ClassVar[Mapping[str, Shape]] = {"value": shapes.NUMBER}
+    function = "none"
+
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+        return [Score(objective.label_names[0], one.answer["value"])]
+
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+        return [f"{one.answer['value']:.4g}"], ()
+
+    def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
+        return [TensorType("value", "FP64")]
+
+    def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
+        return [[one.answer["value"] for one in several]]
+
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+        """In the number's unit; numbers do not flip."""
+        return Seen(None, candidate["value"] - current["value"])
+
+
+def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
+    """How much more probable a label is to the candidate, to which one that it does not have has probability 0."""
+    drift: float = candidate["probabilities"].get(label, 0.0) - current["probabilities"][label]
+    return drift
+
+
+ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labels(), NUMBER: _Number()}
+
+
+def compared(current: Prediction, candidate: Prediction) -> Seen:
+    """What differs between two answers to a text. Raises InvalidData where they are of different kinds."""
+    if current.kind != candidate.kind:
+        named = [OBJECTIVES[one.kind].column for one in (current, candidate)]
+        raise InvalidData(
+            f"one answers with a {named[0]}, the other with a {named[1]}.",
+            code="data.kind-mismatch",
+            found=named[1],
+            expected=named[0],
+        )
+    return ANSWER_FORMATS[current.kind].compared(current.answer, candidate.answer)
