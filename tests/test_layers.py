@@ -52,9 +52,9 @@ LAYERS = {
     ),
     "models": (
         "predictions",
-        "families shapes objective label_words rider",
+        "architectures shapes objective label_words rider",
         "kernels kernels.dropout kernels.gelu kernels.layout kernels.linear kernels.peft_layer",
-        "source dimensions virtual_tokens kernels.insertion kernels.riding kernels.ia3 objectives",
+        "source dimensions virtual_tokens kernels.insertion kernels.riding kernels.ia3 kernels.pooling objectives",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora kernels.low_rank",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",
         "kernels.patches",

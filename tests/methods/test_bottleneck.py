@@ -13,8 +13,8 @@ from afina import Backbone
 from afina.data.tokenize import encode
 from afina.errors import InvalidStudy
 from afina.methods import make
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES
 from afina.models.kernels.patches import Patch, patches_of
 from fakes import TEXTS, Backbones, logits_of, opened, reference
 
@@ -30,7 +30,7 @@ def formula(adapter: Any, inputs: Tensor, kind: str, scale: float) -> Tensor:
 
 def with_hooks(model: Any, classifier: Classifier, kind: str, scale: float) -> Any:
     """transformers' model, whose modules add what the adapters of `classifier` do."""
-    names = FAMILIES[model.config.model_type].block
+    names = ARCHITECTURES[model.config.model_type].block
     prefix = model.base_model_prefix
     blocks, adapted = (getattr(getattr(each, prefix), names.layers) for each in (model, classifier.model))
     for block, other in zip(blocks, adapted, strict=True):
@@ -49,7 +49,7 @@ def hook(adapter: Any, kind: str, scale: float) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_an_adapters_logits_and_gradients_are_the_formulas(backbones: Backbones, family: str, kind: str) -> None:
     backbone = Backbone.load(str(backbones.path(family, dropout=0.0)))
     method = make("adapter", {"kind": kind, "reduction": 4, "scale": 3.0})

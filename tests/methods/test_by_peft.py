@@ -17,8 +17,8 @@ from afina.methods import make
 from afina.methods.selective import Selective
 from afina.methods.sum import Sum
 from afina.models.adapter import Adapter
+from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from afina.models.families import is_head
 from afina.models.kernels.patches import Patch, patches_of
 from afina.models.manifest import read_manifest
 from afina.studies.cost import cost

@@ -15,8 +15,8 @@ from afina.methods.method import Method
 from afina.methods.parameters import count
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
+from afina.models.architectures import ARCHITECTURES, is_head
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES, is_head
 from fakes import Backbones, encoded, fit_of, logits_of, opened, sentences, serves
 
 COUNTS = {
@@ -48,7 +48,7 @@ ADDED = {
 }
 """What is in the names of the parameters that a method adds."""
 
-CASES = [(family, name) for family in FAMILIES for name in METHODS if serves(family, name)]
+CASES = [(family, name) for family in ARCHITECTURES for name in METHODS if serves(family, name)]
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -202,7 +202,7 @@ def test_counts_of_a_directory_are_those_of_its_opened_model_and_leave_out_what_
     assert counted.total == sum(p.numel() for p in Classifier.open(llama, ("bad", "good"), 0).parameters())
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
+@pytest.mark.parametrize("family", [family for family in ARCHITECTURES if family != "gpt2"])
 def test_the_set_of_46080_has_no_meaning_outside_gpt2(family: str) -> None:
     with pytest.raises(InvalidStudy, match=f"prelayer-46080: defined for gpt2 only, this backbone is of type {family}"):
         make("prelayer-46080").for_family(family)
@@ -260,7 +260,7 @@ def test_hyperparameters_make_the_same_method_again(name: str) -> None:
     assert make(name, method.hyperparameters) == method
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_norms_are_known_by_name_in_every_family(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
     method = make("layernorm").for_family(family)
@@ -275,7 +275,7 @@ def test_norms_are_known_by_name_in_every_family(backbones: Backbones, family: s
     assert len(norms) >= 3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_bitfit_trains_every_bias_and_says_where_there_is_none(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
     method = make("bitfit").for_family(family)
@@ -288,10 +288,10 @@ def test_bitfit_trains_every_bias_and_says_where_there_is_none(backbones: Backbo
         opened(backbone, method)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_the_last_blocks_train_and_nothing_below_is_kept_for_gradients(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
-    names = FAMILIES[family].block
+    names = ARCHITECTURES[family].block
     fits = {}
     for blocks in (1, 2):
         method = make("last", {"blocks": blocks}).for_family(family)
@@ -332,7 +332,7 @@ def test_a_rate_falls_with_depth_from_the_head_to_the_embeddings(
     backbone = Backbone.load(str(backbones.path(family)))
     method = make("full", {"layer_decay": 0.5}).for_family(family)
     found = method.multipliers(opened(backbone, method).model)
-    names = FAMILIES[family].block
+    names = ARCHITECTURES[family].block
     expected = {0: 0.25, 1: 0.5}
     for name, _ in opened(backbone, method).model.named_parameters():
         index = names.index(name)

@@ -12,8 +12,8 @@ from afina.errors import InvalidStudy
 from afina.methods import make
 from afina.methods.method import Method, plain_name
 from afina.methods.peft import PeftMethod
+from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from afina.models.families import is_head
 from fakes import TEXTS, Backbones, encoded, fit_of, logits_of, opened, sentences, serves
 
 KEYS = [key for key, kind in METHODS.items() if kind.trains_body and not kind().trains_nothing]

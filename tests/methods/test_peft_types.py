@@ -21,8 +21,8 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.method import Method
 from afina.methods.peft_type import REFUSED, SERVED, PeftType
+from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from afina.models.families import is_head
 from afina.training.mixed_precision import WorkingWeights
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
 

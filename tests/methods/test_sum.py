@@ -18,8 +18,8 @@ from afina.methods import make
 from afina.methods.method import Method, plain_name
 from afina.methods.sum import Sum
 from afina.models.adapter import Adapter
+from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from afina.models.families import is_head
 from fakes import TEXTS, Backbones, Runs, encoded, fit_of, logits_of, opened, sentences, serves
 
 # peft asks transformers for a property that transformers has renamed.

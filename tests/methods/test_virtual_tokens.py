@@ -21,8 +21,8 @@ from afina.inference.predictor import ModelPredictor, Predictor
 from afina.inference.probes import check
 from afina.methods import make
 from afina.models.adapter import Adapter
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES
 from afina.models.virtual_tokens import attentions, prefix_of, prompt_of
 from afina.studies.prepared import longest_text
 from fakes import LONGEST, TEXTS, WINDOW, Backbones, Runs, changed, encoded, fit_of, opened, reference, sentences
@@ -35,7 +35,7 @@ CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters e
 """What transformers calls it: the former since 5.24."""
 
 BOTH = ("prompt", "prefix")
-CASES = [(family, name) for family in FAMILIES for name in BOTH]
+CASES = [(family, name) for family in ARCHITECTURES for name in BOTH]
 
 
 class Alone:
@@ -163,7 +163,7 @@ def test_a_prefix_within_mistrals_window_is_transformers_own_and_is_seen_beyond_
     assert difference(together(classifier, [long]), before) > 0.01
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_both_start_as_the_same_words_before_every_text(backbones: Backbones, family: str) -> None:
     """A causal model's keys and values of words are what a text sees of them, wherever the words are kept."""
     backbone = Backbone.load(str(backbones.path(family)))

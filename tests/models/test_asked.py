@@ -22,8 +22,8 @@ from afina.errors import NotFound
 from afina.inference.calibration import shift_of
 from afina.inference.probes import PROBE
 from afina.models.adapter import Adapter
+from afina.models.architectures import ARCHITECTURES, head_of
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES, HEAD
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.models.question import GENERAL, Question
 from afina.stats.classification import probabilities
@@ -69,7 +69,7 @@ def packed(classifier: Classifier, backbone: Backbone, order: Sequence[int]) -> 
 # What is not trained
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_untrained_it_answers_what_the_language_model_does_in_any_company(backbones: Backbones, family: str) -> None:
     path = backbones.path(family)
     backbone = Backbone.load(str(path))
@@ -85,7 +85,7 @@ def test_untrained_it_answers_what_the_language_model_does_in_any_company(backbo
     assert (expected[:, 0] - expected[:, 1]).abs().min() > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_the_adapter_of_zero_shot_answers_so_too(runs: Runs, family: str) -> None:
     """Asked of nothing, it takes the names of the labels, and a template that suits them."""
     path = runs.backbones.path(family)
@@ -137,9 +137,9 @@ def test_training_begins_with_the_same_answers_in_a_head_as_large_as_a_drawn_one
     assert ratio.min() > 0
     assert difference(ratio, ratio.mean().expand_as(ratio)) < 1e-3
     size = backbone.config.initializer_range
-    rows = getattr(first.model, HEAD).weight
+    rows = head_of(first.model)[-1].weight
     assert rows.square().mean().sqrt().item() == pytest.approx(size, rel=1e-4)
-    assert getattr(drawn.model, HEAD).weight.std().item() == pytest.approx(size, rel=0.3)
+    assert head_of(drawn.model)[-1].weight.std().item() == pytest.approx(size, rel=0.3)
     assert rows.mean(0).abs().max() < 1e-6
     assert first.offset is None
 

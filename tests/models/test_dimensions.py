@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from afina.errors import InvalidStudy
+from afina.models.architectures import ARCHITECTURES
 from afina.models.dimensions import Dimensions, dimensions
-from afina.models.families import FAMILIES
 from fakes import Backbones, configuration
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ def shapes_of(config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def expected(name: str, found: Dimensions) -> tuple[int, ...]:
-    inside = found.inside(name)
+    inside = found.architecture.block.find(name)
     if inside is None:
         return next(shape for end, shape in found.outside.items() if name.endswith(f".{end}") or name == end)
     index, inner = inside
@@ -43,7 +43,7 @@ def expected(name: str, found: Dimensions) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("changed", [False, True], ids=["as is", "changed"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_every_weight_of_every_family_has_the_shape_that_is_foreseen(
     family: str, changed: bool, tmp_path: Path
 ) -> None:
@@ -56,7 +56,7 @@ def test_every_weight_of_every_family_has_the_shape_that_is_foreseen(
     assert {size for shape in shapes.values() for size in shape} <= found.known
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_what_a_configuration_leaves_out_is_as_transformers_takes_it(family: str) -> None:
     config = AutoConfig.for_model(family)
     found = dimensions({"model_type": family}, 2)
@@ -68,9 +68,9 @@ def test_what_a_configuration_leaves_out_is_as_transformers_takes_it(family: str
 
 def test_names_that_only_look_like_a_block_are_in_none(backbones: Backbones) -> None:
     found = dimensions(json.loads((backbones.path("gpt2") / "config.json").read_text()), 2)
-    assert found.inside("transformer.h.1.ln_1.weight") == (1, "ln_1.weight")
-    assert found.inside("transformer.h.07.x") == (7, "x")
-    assert found.inside("transformer.h.99999999999999999999.x") == (999999999, "x")
+    assert found.architecture.block.find("transformer.h.1.ln_1.weight") == (1, "ln_1.weight")
+    assert found.architecture.block.find("transformer.h.07.x") == (7, "x")
+    assert found.architecture.block.find("transformer.h.99999999999999999999.x") == (999999999, "x")
     for name in (
         "transformer.h.x.ln_1.weight",
         "h",
@@ -79,7 +79,7 @@ def test_names_that_only_look_like_a_block_are_in_none(backbones: Backbones) -> 
         "transformer.h.²",
         "transformer.wte.weight",
     ):
-        assert found.inside(name) is None
+        assert found.architecture.block.find(name) is None
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from afina.data.labelled import Labelled
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import Adapter
-from afina.models.families import FAMILIES
+from afina.models.architectures import ARCHITECTURES
 from afina.stats.classification import probabilities
 from fakes import TEXTS, Backbones, Runs, logits_of
 
@@ -78,7 +78,7 @@ def lora(**changes: Any) -> LoraConfig:
     return LoraConfig(**(settings | {"fan_in_fan_out": True, "lora_dropout": 0.3} | changes))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_peft_opens_a_lora_adapter_of_afina_with_the_same_logits_head_included(runs: Runs, family: str) -> None:
     path, backbone = runs.adapter(family, "lora"), Backbone.load(str(runs.backbones.path(family)))
     plain = base(backbone.path)
@@ -105,7 +105,7 @@ def test_an_adapter_of_afina_that_peft_saved_again_opens_in_afina(runs: Runs, gp
     assert torch.equal(ours(tmp_path, gpt2), ours(path, gpt2))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 @pytest.mark.parametrize("method", ["full", "prelayer"])
 def test_a_state_of_a_plain_method_is_named_as_transformers_names_it(runs: Runs, family: str, method: str) -> None:
     path, backbone = runs.adapter(family, method), Backbone.load(str(runs.backbones.path(family)))
@@ -115,7 +115,7 @@ def test_a_state_of_a_plain_method_is_named_as_transformers_names_it(runs: Runs,
     assert difference(ours(path, backbone), theirs(model, AutoTokenizer.from_pretrained(backbone.path))) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_transformers_opens_a_full_fine_tuning_with_its_labels_and_tokenizer(runs: Runs, family: str) -> None:
     path, backbone = runs.adapter(family, "full"), Backbone.load(str(runs.backbones.path(family)))
     model, loading = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)

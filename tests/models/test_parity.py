@@ -15,8 +15,8 @@ from afina import Backbone
 from afina.data.batch import pack
 from afina.data.tokenize import encode
 from afina.errors import InvalidStudy
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES
 from afina.models.kernels.attention import NAME
 from fakes import LONG, TEXTS, WINDOW, Backbones, configuration, reference, save
 
@@ -47,7 +47,7 @@ class Pair:
         return self.padded(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def pair(request: pytest.FixtureRequest, backbones: Backbones) -> Pair:
     return Pair(Backbone.load(str(backbones.path(request.param))))
 
@@ -160,7 +160,7 @@ UNUSUAL = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_unusual_configurations_of_a_family_are_packed_as_exactly(
     backbones: Backbones, tmp_path: Path, family: str
 ) -> None:

@@ -18,7 +18,7 @@ import torch
 from afina import Adapter, Task, digest, tensorfile
 from afina.errors import CorruptStore, Refused
 from afina.models.adapter import VOCABULARY
-from afina.models.families import is_head
+from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST
 from afina.store.content import BODY_ROLE, HEAD_ROLE, Part, join, restore, split
 from afina.studies import floors

@@ -12,7 +12,7 @@ import pytest
 from afina import METHODS, Backbone
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import make
-from afina.models.families import FAMILIES
+from afina.models.architectures import ARCHITECTURES
 from afina.store.intake.fit import SMALL, fits
 from afina.store.intake.header import Entry, Header
 from fakes import Backbones, Runs, opened, serves
@@ -35,7 +35,7 @@ def configuration_of(path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_what_every_method_saves_fits_its_backbone(family: str, backbones: Backbones) -> None:
     path = backbones.path(family)
     backbone = Backbone.load(str(path))

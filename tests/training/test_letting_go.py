@@ -17,8 +17,8 @@ import torch
 from afina import Backbone, Predictor, Run, assets, device
 from afina.errors import Diverged, NotFound
 from afina.methods import make
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES
 from afina.studies import prepared
 from afina.training.fit import Fit
 from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
@@ -46,7 +46,7 @@ def alive(references: list[weakref.ref[Any]]) -> list[str]:
 
 
 @pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_a_classifier_that_nobody_has_any_more_is_gone(backbones: Backbones, family: str) -> None:
     backbone = Backbone.load(str(backbones.path(family)))
     for name in ("full", "lora"):

@@ -13,8 +13,8 @@ from afina import METHODS, Backbone, Run
 from afina.data.batch import Packed
 from afina.data.loader import Limits, Loader
 from afina.methods.method import Method
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES
 from afina.studies.record import Record
 from afina.studies.spec import UNASKED, Training
 from afina.training.activation_checkpointing import recompute
@@ -171,11 +171,11 @@ def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "prefix"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_every_block_of_every_family_keeps_its_input_only(backbones: Backbones, family: str, name: str) -> None:
     """Every block's forward is entered again by the backward pass, and only in training."""
     fit = fitted(backbones, name, family, dropout=0.1)
-    blocks = getattr(fit.classifier.body, FAMILIES[family].block.layers)
+    blocks = getattr(fit.classifier.body, ARCHITECTURES[family].block.layers)
     entered: list[int] = []
 
     def watched(index: int, forward: Any) -> Any:

@@ -27,8 +27,8 @@ from afina.methods import make as make_by_name
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models import objectives
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES
 from afina.studies.spec import Training
 from afina.training.fit import Fit
 from afina.training.optimizer import make_optimizer
@@ -253,7 +253,7 @@ def compare_weights(found: Outcome, expected: Outcome, family: str) -> tuple[flo
 
 
 CASES = [
-    *((family, method) for family in FAMILIES for method in ("full", "lora")),
+    *((family, method) for family in ARCHITECTURES for method in ("full", "lora")),
     *((family, "prelayer") for family in ("gpt2", "llama", "gpt_neox")),
     ("gpt2", "prelayer-46080"),
     *((family, "head") for family in ("gpt2", "qwen2")),
@@ -414,7 +414,7 @@ def test_a_different_decay_clipping_rate_or_order_shows_in_losses_and_weights(
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_weight_decay_spares_exactly_what_trainer_spares(
     backbones: Backbones, family: str, name: str, tmp_path: Path
 ) -> None:

@@ -157,9 +157,9 @@ def methods(as_json: Json = False) -> None:
     for name, why in REFUSED.items():
         print(f"Not of use: {name}, of another package: {why}.", file=sys.stderr)
     print("\nlora's default targets are the attention input projections of each model family:")
-    from afina.models.families import FAMILIES
+    from afina.models.architectures import ARCHITECTURES
 
-    for family, entry in FAMILIES.items():
+    for family, entry in ARCHITECTURES.items():
         print_item(f"  {family}", ", ".join(entry.lora_targets))
 
 

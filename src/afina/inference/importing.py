@@ -17,9 +17,9 @@ from afina.methods.full import Full
 from afina.methods.method import check_names
 from afina.models import objectives
 from afina.models.adapter import Adapter
+from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.models.families import is_head
 from afina.models.manifest import Manifest
 from afina.models.meta import meta_described
 from afina.models.objective import Objective

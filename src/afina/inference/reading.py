@@ -14,8 +14,8 @@ from afina.data.tokenize import Encoded, encode
 from afina.errors import CorruptAdapter, InvalidData, WrongBackbone
 from afina.methods.method import Method
 from afina.models.adapter import Adapter
+from afina.models.architectures import is_output
 from afina.models.backbone import Backbone
-from afina.models.families import is_head
 from afina.models.manifest import Manifest
 from afina.models.predictions import Predictions
 
@@ -122,7 +122,7 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
         )
     for name, tensor in adapter.tensors.items():
         rows = tensor.shape[0] if tensor.dim() == 2 else 0
-        if is_head(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
+        if is_output(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
             raise CorruptAdapter(
                 f"{adapter.where}: its head {name} has shape {list(tensor.shape)}, and there are "
                 f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again."

@@ -16,8 +16,8 @@ from torch.nn import Parameter
 from afina.data.batch import pack
 from afina.errors import InvalidStudy
 from afina.methods.method import Method
+from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from afina.models.families import is_head
 
 TOLERANCE = 1e-5
 """Largest change of a logit at attach, relative to the largest logit."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from afina.errors import InvalidStudy
 from afina.methods.selective import Selective
-from afina.models.families import HEAD
+from afina.models.architectures import is_head
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,7 @@ class BitFit(Selective):
 
     def trains(self, name: str) -> bool:
         """Biases, and the head."""
-        parts = name.split(".")
-        return parts[-1] == "bias" or HEAD in parts
+        return name.endswith(".bias") or is_head(name)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
         """All biases."""
@@ -33,7 +32,7 @@ class BitFit(Selective):
 
     def attach(self, model: Any) -> Any:
         """As `Selective.attach`. Raises InvalidStudy where the model has no bias."""
-        if all(HEAD in name.split(".") for name in self.chosen(model)):
+        if all(is_head(name) for name in self.chosen(model)):
             raise InvalidStudy(
                 f"method {self.name}: {model.config.model_type} has no biases; layernorm trains a number of parameters "
                 "like theirs, lora adds some."

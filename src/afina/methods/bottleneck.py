@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from afina.errors import InvalidStudy
 from afina.methods.method import Method, plain_name
-from afina.models.families import FAMILIES, HEAD
+from afina.models.architectures import architecture_of, blocks_of, head_of, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,11 +56,13 @@ class Adapter(Method):
         from afina.models.kernels.patches import Patch, call_of, patch
 
         model.requires_grad_(False)
-        getattr(model, HEAD).requires_grad_(True)
-        width, names = int(model.config.hidden_size), FAMILIES[model.config.model_type].block
+        for layer in head_of(model):
+            layer.requires_grad_(True)
+        width, names = int(model.config.hidden_size), architecture_of(model).block
         activation, scale = "gelu" if self.kind == "houlsby" else "relu", self.scale if self.kind == "parallel" else 1.0
-        for block in getattr(getattr(model, model.base_model_prefix), names.layers):
-            for module in [getattr(block, names.attention), block.mlp] if self.kind == "houlsby" else [block.mlp]:
+        for block in blocks_of(model.base_model):
+            for path in (names.attention, names.mlp) if self.kind == "houlsby" else (names.mlp,):
+                module = block.get_submodule(path)
                 device = next(module.parameters()).device
                 narrow = max(1, width // self.reduction)
                 module.add_module(NAME, Bottleneck(width, narrow, activation, scale, device))
@@ -71,7 +73,7 @@ class Adapter(Method):
         """What it adds, and the head."""
         from afina.models.bottleneck import NAME
 
-        return not {NAME, HEAD}.isdisjoint(name.split("."))
+        return NAME in name.split(".") or is_head(name)
 
     def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
         """Each module, at the one that it belongs to."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from afina.errors import InvalidStudy
 from afina.methods.method import later
 from afina.methods.selective import Selective
-from afina.models.families import FAMILIES, HEAD
+from afina.models.architectures import architecture_of, is_head
 
 if TYPE_CHECKING:
     from afina.models.backbone import Backbone
@@ -44,13 +44,13 @@ class Full(Selective):
         """By depth, where the rate decays; see `layer_decay`."""
         if self.layer_decay == 1:
             return {}
-        blocks, there = FAMILIES[model.config.model_type].block, model.config.num_hidden_layers
+        blocks, there = architecture_of(model).block, model.config.num_hidden_layers
         found = {}
         for name, _ in model.named_parameters():
             index = blocks.index(name)
             if index is not None:
                 found[name] = self.layer_decay ** (there - index)
-            elif not {HEAD, blocks.final_norm}.intersection(name.split(".")):
+            elif not is_head(name) and blocks.final_norm not in name.split("."):
                 found[name] = self.layer_decay ** (there + 1)
         return found
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from afina.methods.selective import Selective
-from afina.models.families import HEAD
+from afina.models.architectures import is_head
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,4 @@ class Head(Selective):
 
     def trains(self, name: str) -> bool:
         """The head."""
-        return HEAD in name.split(".")
+        return is_head(name)

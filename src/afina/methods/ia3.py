@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from afina.errors import InvalidStudy
 from afina.methods.peft import PeftMethod, check_targets
-from afina.models.families import FAMILIES
+from afina.models.architectures import architecture_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Ia3(PeftMethod):
             task_type="SEQ_CLS",
             target_modules=sorted(self.targets),
             feedforward_modules=sorted(self.feedforward),
-            fan_in_fan_out=FAMILIES[family].fan_in_fan_out,
+            fan_in_fan_out=architecture_of(model).fan_in_fan_out,
         )
 
     def decays(self, model: Any) -> set[str]:

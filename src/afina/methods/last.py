@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from afina.errors import InvalidStudy
 from afina.methods.method import plain_name
 from afina.methods.selective import Selective
-from afina.models.families import FAMILIES, HEAD
+from afina.models.architectures import architecture_of, is_head
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Last(Selective):
 
     def chosen(self, model: Any) -> set[str]:
         """Those of the last `blocks`, of the final norm and of the head. Raises InvalidStudy where there are fewer."""
-        names, there = FAMILIES[model.config.model_type].block, model.config.num_hidden_layers
+        names, there = architecture_of(model).block, model.config.num_hidden_layers
         if self.blocks > there:
             raise InvalidStudy(
                 f"method {self.name}: blocks is {self.blocks:,}, and this model has {there}. Full fine-tuning "
@@ -43,7 +43,7 @@ class Last(Selective):
         found = set()
         for name in (plain_name(name) for name, _ in model.named_parameters()):
             index = names.index(name)
-            above = {names.final_norm, HEAD}.intersection(name.split("."))
+            above = is_head(name) or names.final_norm in name.split(".")
             if above if index is None else index >= there - self.blocks:
                 found.add(name)
         return found

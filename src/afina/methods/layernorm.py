@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from afina.methods.method import plain_name
 from afina.methods.selective import Selective
-from afina.models.families import HEAD
+from afina.models.architectures import architecture_of, is_head
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,13 @@ class LayerNorm(Selective):
     practical: ClassVar[bool] = False
     said_by_peft: ClassVar[bool] = True
 
-    def trains(self, name: str) -> bool:
-        """Norms by the names that they have in every family, and the head."""
-        *path, _ = name.split(".")
-        return HEAD in path or (bool(path) and ("norm" in path[-1] or path[-1].startswith("ln_")))
+    def chosen(self, model: Any) -> set[str]:
+        """Norms, and the head."""
+        norms = architecture_of(model).norms
+        names = (plain_name(name) for name, _ in model.named_parameters())
+        return {name for name in names if is_head(name) or not norms.isdisjoint(name.split(".")[-2:-1])}
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
         """The norms' modules, by the ends of their names."""
-        found = {name.split(".")[-2] for name in self.chosen(model) if HEAD not in name.split(".")}
+        found = {name.split(".")[-2] for name in self.chosen(model) if not is_head(name)}
         return {"modules_to_save": sorted(found)}

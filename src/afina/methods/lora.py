@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from afina.errors import InvalidStudy
 from afina.methods.method import later
 from afina.methods.peft import PeftMethod, check_targets
-from afina.models.families import FAMILIES, HEAD
+from afina.models.architectures import ARCHITECTURES, architecture_of, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class Lora(PeftMethod):
 
     def for_family(self, family: str) -> Self:
         """With the family's default targets where none are named."""
-        return self if self.targets else replace(self, targets=FAMILIES[family].lora_targets)
+        return self if self.targets else replace(self, targets=ARCHITECTURES[family].lora_targets)
 
     def settings(self, model: Any) -> Any:
         """The product of A and B starts at zero, so nothing changes at first.
@@ -102,7 +102,7 @@ class Lora(PeftMethod):
         """
         from peft import LoraConfig
 
-        family = FAMILIES[model.config.model_type]
+        family = architecture_of(model)
         everything = self.targets == (ALL_LINEAR,)
         if not everything:
             check_targets(self.name, model, self.targets, family.lora_targets)
@@ -128,7 +128,7 @@ class Lora(PeftMethod):
         """Weights of the targets; of one that is no layer but holds some, theirs."""
         for name, module in model.named_modules():
             if everything:
-                chosen = type(module).__name__ in ("Linear", "Conv1D") and HEAD not in name.split(".")
+                chosen = type(module).__name__ in ("Linear", "Conv1D") and not is_head(name)
             else:
                 chosen = any(f".{name}".endswith(f".{target}") for target in self.targets)
             if chosen:

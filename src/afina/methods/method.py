@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.errors import CorruptAdapter
-from afina.models.families import HEAD
+from afina.models.architectures import is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,9 +159,7 @@ class Method(ABC):
     def state(self, model: Any) -> dict[str, Tensor]:
         """All that may differ from the backbone, always with the head, trained or not."""
         return {
-            name: parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad or HEAD in name.split(".")
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad or is_head(name)
         }
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most add nothing that is large

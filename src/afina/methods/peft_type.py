@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import peft_settings
 from afina.methods.peft import OF_PEFT, PeftMethod, brief
-from afina.models.families import FAMILIES, HEAD
+from afina.models.architectures import architecture_of, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +115,7 @@ class PeftType(PeftMethod):
         for key in self.given:
             if key not in known:
                 raise UnknownName(f"setting of {self.type}", key, known, "method peft")
-        family = FAMILIES[model.config.model_type]
+        family = architecture_of(model)
         filled: dict[str, Any] = {"task_type": "SEQ_CLS"} | self.given
         if "fan_in_fan_out" in known:
             filled.setdefault("fan_in_fan_out", family.fan_in_fan_out)
@@ -163,7 +163,7 @@ class PeftType(PeftMethod):
         return {
             name
             for name, parameter in model.named_parameters()
-            if HEAD not in name.split(".")
+            if not is_head(name)
             and (parameter.requires_grad or any(part.startswith(prefix) for part in name.split(".")))
         }
 

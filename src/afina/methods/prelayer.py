@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from afina.errors import InvalidStudy
+from afina.methods.method import plain_name
 from afina.methods.selective import Selective
-from afina.models.families import HEAD
-
-_EMBEDDINGS = frozenset({"wte", "wpe", "embed_in", "embed_tokens"})
+from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,19 @@ class PreLayer(Selective):
         """As asked."""
         return self.train_head
 
-    def trains(self, name: str) -> bool:
+    def chosen(self, model: Any) -> set[str]:
         """The embeddings, and the head where it is not frozen."""
-        parts = name.split(".")
-        return bool(_EMBEDDINGS.intersection(parts)) or (self.train_head and HEAD in parts)
+        names = [plain_name(name) for name, _ in model.named_parameters()]
+        head = {name for name in names if is_head(name)} if self.train_head else set()
+        return head | {name for name in names if self.chooses(architecture_of(model), name)}
+
+    def chooses(self, entry: Architecture, name: str) -> bool:
+        """Whether the parameter of that name, in a body of that family, trains."""
+        return not set(entry.embeddings).isdisjoint(name.split("."))
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """The embeddings' modules, by the ends of their names."""
-        names = {name.split(".")[-1] for name, _ in model.named_modules()}
-        return {"modules_to_save": sorted(names & _EMBEDDINGS)}
+        """The embeddings' modules, by their names."""
+        return {"modules_to_save": sorted(architecture_of(model).embeddings)}
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ class PreLayer46080(PreLayer):
     said_by_peft: ClassVar[bool] = False
 
     def for_family(self, family: str) -> Self:
-        """Only GPT-2 has these parameters."""
-        if family != "gpt2":
-            raise InvalidStudy(f"method {self.name}: defined for gpt2 only, this backbone is of type {family}.")
+        """Only for the published study's own family."""
+        if not ARCHITECTURES[family].published:
+            own = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.published)
+            raise InvalidStudy(f"method {self.name}: defined for {own} only, this backbone is of type {family}.")
         return self
 
-    def trains(self, name: str) -> bool:
-        """One layer norm and one bias a block, and the head where it is not frozen."""
+    def chooses(self, entry: Architecture, name: str) -> bool:
+        """The first norm and the bias of the attention's input projection, in every block."""
         parts = name.split(".")
-        return "ln_1" in parts or parts[-2:] == ["c_attn", "bias"] or (self.train_head and HEAD in parts)
+        assert entry.block.pre_norm is not None
+        return entry.block.pre_norm.first in parts or (parts[-1] == "bias" and parts[-2] in entry.lora_targets)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from afina.methods.method import Method, plain_name
-from afina.models.families import HEAD, is_head
+from afina.models.architectures import is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class Selective(Method):
 
     def pretrained(self, model: Any) -> set[str]:
         """All that trains but the head, which is drawn, or made of words."""
-        return {name for name in self.trainable(model) if HEAD not in name.split(".")}
+        return {name for name in self.trainable(model) if not is_head(name)}
 
     def attach(self, model: Any) -> Any:
         """Freeze all others."""

@@ -12,7 +12,7 @@ from afina.errors import InvalidStudy
 from afina.methods.method import Method, check_names, plain_name
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
-from afina.models.families import HEAD
+from afina.models.architectures import is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,7 @@ class Sum(Method):
         owners = self._owners(model)
         for name, parameter in model.named_parameters():
             train = id(parameter) in wrapped or (bool(owners[name]) and "original_module" not in name)
-            if not _is_head(name):
+            if not is_head(name):
                 self._refuse_overlap(name, owners[name])
             parameter.requires_grad_(train)
         return model
@@ -164,7 +164,7 @@ class Sum(Method):
         owners, first = self._owners(model), next(iter(self.parts))
         wrap = next((key for key, part in self.parts.items() if part is self._wrap), first)
         for name in self.trainable(model):
-            owner = first if _is_head(name) else (owners[name] or [wrap])[0]
+            owner = first if is_head(name) else (owners[name] or [wrap])[0]
             factor = self.factor(owner) * by_part[owner].get(name, 1.0)
             if factor != 1:
                 found[name] = factor
@@ -188,7 +188,7 @@ class Sum(Method):
 
     def _beside(self, model: Any) -> dict[str, Parameter]:
         owners = self._owners(model)
-        return {name: parameter for name, parameter in model.named_parameters() if owners[name] and not _is_head(name)}
+        return {name: parameter for name, parameter in model.named_parameters() if owners[name] and not is_head(name)}
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
         """What each part has to say of it."""
@@ -232,7 +232,3 @@ class Sum(Method):
             for key, value in part.in_peft(inner).items():
                 extra[key] = extra.get(key, []) + value if isinstance(value, list) else value
         self._wrap.write_settings(model, backbone, directory, extra)
-
-
-def _is_head(name: str) -> bool:
-    return HEAD in name.split(".")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from afina.errors import InvalidStudy
 from afina.methods.peft import PeftMethod, check_targets, quiet
-from afina.models.families import FAMILIES
+from afina.models.architectures import ARCHITECTURES
 
 MOST_RANK = 16_384
 """The paper's highest is 1,024; two matrices of this many rows and columns are made before anything is looked at."""
@@ -66,11 +66,11 @@ class Vera(PeftMethod):
                 projection_prng_key=self.key,
                 save_projection=False,
                 target_modules=sorted(self.targets),
-                fan_in_fan_out=FAMILIES[family].fan_in_fan_out,
+                fan_in_fan_out=ARCHITECTURES[family].fan_in_fan_out,
             )
 
 
 def _usual(family: str) -> tuple[str, ...]:
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as TARGETS
 
-    return tuple(TARGETS.get(family, FAMILIES[family].lora_targets))
+    return tuple(TARGETS.get(family, ARCHITECTURES[family].lora_targets))

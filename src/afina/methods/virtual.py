@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.methods.method import Method, plain_name
-from afina.models.families import HEAD
+from afina.models.architectures import ARCHITECTURES, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,18 @@ class Virtual(Method):
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise InvalidStudy(f"method {self.name}: tokens={self.tokens}; expected at least 1.")
+
+    def for_family(self, family: str) -> Self:
+        """Raises InvalidStudy where tokens before a text have no meaning."""
+        if not ARCHITECTURES[family].takes_virtual_tokens:
+            raise InvalidStudy(
+                f"method {self.name}: virtual tokens have no meaning for models of type {family}. lora trains as few "
+                "parameters.",
+                code="method.family-unsupported",
+                method=self.name,
+                family=family,
+            )
+        return self
 
     @property
     def takes_positions(self) -> int:
@@ -61,7 +73,7 @@ class Virtual(Method):
 
     def owns(self, name: str) -> bool:
         """What it adds, and the head."""
-        return not {self.adds, HEAD}.isdisjoint(name.split("."))
+        return self.adds in name.split(".") or is_head(name)
 
     def added(self, state: Mapping[str, Tensor]) -> list[str]:
         """Names of the saved tensors of what it adds."""

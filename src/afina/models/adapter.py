@@ -20,7 +20,7 @@ from afina.data import text_hashes
 from afina.data.kinds import NUMBER
 from afina.data.text_hashes import TextHashes
 from afina.errors import CorruptAdapter, NotFound
-from afina.models.families import HEAD
+from afina.models.architectures import head_names, is_output
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -134,10 +134,10 @@ class Adapter(Shown):
         check_there(path)
         settings = plainfile.read_object(path / PEFT_SETTINGS)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)
-        heads = [tensor for name, tensor in tensors.items() if f".{HEAD}." in name and name.endswith("weight")]
+        heads = [tensor for name, tensor in tensors.items() if is_output(name) and name.endswith("weight")]
         if not heads or heads[0].dim() != 2 or not len(heads[0]):
             raise CorruptAdapter(
-                f"{path}: the adapter has no classification head ({HEAD}). "
+                f"{path}: the adapter has no classification head ({', '.join(head_names())}). "
                 'Save it with task_type="SEQ_CLS", which keeps the head.'
             )
         width = heads[0].shape[0]

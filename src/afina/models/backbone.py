@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,12 +21,12 @@ from transformers import (
 
 from afina import digest
 from afina.card import Shown
-from afina.errors import NotFound
+from afina.errors import InvalidStudy, NotFound
 from afina.models import output_embedding
 from afina.models.address import locate
-from afina.models.families import HEAD
+from afina.models.architectures import ARCHITECTURES, Architecture, head_of
 from afina.models.kernels import attention
-from afina.models.pretrained import first_line, quiet, read_config, read_tokenizer
+from afina.models.pretrained import auto_class, first_line, quiet, read_config, read_tokenizer
 from afina.models.source import RANDOM
 from afina.seeds import derive
 from afina.tensorfile import SafetensorError
@@ -77,13 +76,18 @@ class Backbone(Shown):
 
     @property
     def family(self) -> str:
-        """transformers' `model_type`, a key of FAMILIES."""
+        """transformers' `model_type`, a key of ARCHITECTURES."""
         return str(self.config.model_type)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What afina knows of the family."""
+        return ARCHITECTURES[self.family]
 
     @property
     def longest(self) -> int:
         """The most tokens a text may have."""
-        return int(self.config.max_position_embeddings)
+        return int(self.config.max_position_embeddings) - self.architecture.position_offset
 
     @property
     def complete(self) -> bool:
@@ -111,11 +115,18 @@ class Backbone(Shown):
                 has any. Else the rows are less their mean over the labels, which changes no probability, and as large
                 as drawn ones, so that training can overrule what the words say; what that gains: docs/words.md
         problem_type  what transformers calls the kind of task: a saved model has there the loss that it has here
-        Raises NotFound where the weights cannot be opened.
+        Raises NotFound where the weights cannot be opened, InvalidStudy for `tokens` where the head has several layers.
         """
+        if tokens is not None and self.architecture.logits is not None:
+            raise InvalidStudy(
+                f"backbone {self.address}: the head of {self.family} is more than one linear layer, so that it cannot "
+                "start from words. Set head=random.",
+                code="backbone.unsupported",
+                family=self.family,
+            )
         with quiet():
             try:
-                model = AutoModelForSequenceClassification.from_pretrained(
+                model = auto_class(self.architecture.classifier).from_pretrained(
                     self.path,
                     config=self._labelled(dict(enumerate(label_names)), problem_type),
                     dtype=torch.float32,
@@ -126,17 +137,17 @@ class Backbone(Shown):
                     f"backbone {self.address}: its weights cannot be opened ({first_line(error)}). "
                     "Copy it again, or save it again with save_pretrained."
                 ) from None
-        head, offset = getattr(model, HEAD).weight, None
+        head, offset = head_of(model), None
         size = getattr(self.config, "initializer_range", 0.02)
         with torch.no_grad():
             if tokens is None:
-                head.normal_(0.0, size, generator=torch.Generator().manual_seed(derive(seed, "head")))
+                _draw(head, size, torch.Generator().manual_seed(derive(seed, "head")))
             else:
                 rows, offset = self._answering(model, tokens)
                 if not exact:
                     rows, offset = rows - rows.mean(0), None
                     rows *= size / rows.square().mean().sqrt()
-                head.copy_(rows)
+                head[-1].weight.copy_(rows)
         return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
 
     def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -180,6 +191,15 @@ class Backbone(Shown):
         content = json.loads(self.tokenizer.backend_tokenizer.to_str())
         content.update(truncation=None, padding=None)
         return digest.of_json(content)
+
+
+def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) -> None:
+    """Weights of a head, normal with that standard deviation; biases 0."""
+    for parameter in (parameter for layer in head for parameter in layer.parameters()):
+        if parameter.dim() > 1:
+            parameter.normal_(0.0, size, generator=generator)
+        else:
+            parameter.zero_()
 
 
 def _hash(body: Any) -> str:

@@ -1,4 +1,4 @@
-"""Classifier: backbone, last-token pooling, linear head. Only the forward pass is ours.
+"""Classifier: backbone, pooling, head. Only the forward pass is ours.
 
 The model inside is transformers' own `...ForSequenceClassification`, wrapped by peft where the
 method says so, so every parameter name and every saved file is theirs. Knows no method.
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.data.batch import Packed
+from afina.models.architectures import architecture_of, head_of, is_head
 from afina.models.backbone import ONE_LABEL, Backbone
-from afina.models.families import HEAD, is_head
 from afina.models.kernels.insertion import insert
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.linear import can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, pack
+from afina.models.kernels.pooling import pool
 from afina.models.virtual_tokens import layout_of, prompt_of
 
 
@@ -127,14 +128,14 @@ class Classifier(nn.Module):
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Logits, float32 [B, number of labels]: the head applied to each sequence's last token.
+        """Logits, float32 [B, number of labels]: the head applied to each sequence's pooled output.
 
         layout  the batch's, for who has made it already
         """
         return self.answer(self.features(packed, layout))
 
     def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """What the head is given: the body's output at each sequence's last token, float32 [B, width]."""
+        """What the head is given: the body's output, pooled as its architecture says, float32 [B, width]."""
         layout = layout or self.layout(packed)
         return self.read(self._row(packed, layout), layout)
 
@@ -143,15 +144,19 @@ class Classifier(nn.Module):
 
         options  for attention, see `afina.models.kernels.attention.packed_attention`
         """
-        output = self.body(**row, use_cache=False, layout=layout, **options)
-        hidden = output.last_hidden_state.squeeze(0)
-        last: Tensor = hidden.index_select(0, layout.bounds[1:].long() - 1)
-        return last.float()
+        entry = architecture_of(self.body)
+        positions = row["position_ids"]
+        given = {**row, "position_ids": positions + entry.position_offset if entry.position_offset else positions}
+        causal = entry.mask == "causal"
+        output = self.body(**given, use_cache=False, layout=layout, causal=causal, **options)
+        return pool(output.last_hidden_state.squeeze(0), layout, entry.pooling).float()
 
     def answer(self, features: Tensor) -> Tensor:
         """The head's logits for features, float32 [B, width] -> float32 [B, number of labels]."""
         with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = getattr(self._inner(), HEAD)(features)
+            inner = self._inner()
+            compute = architecture_of(inner).logits
+            logits: Tensor = head_of(inner)[-1](features) if compute is None else compute(inner, features)
         return logits if self.offset is None else logits + self.offset
 
     def _row(self, packed: Packed, layout: Layout) -> dict[str, Tensor]:

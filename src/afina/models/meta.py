@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from afina.models.address import locate
+from afina.models.architectures import ARCHITECTURES
 from afina.models.kernels import attention
-from afina.models.pretrained import quiet, read_config
+from afina.models.pretrained import auto_class, quiet, read_config
 from afina.models.shapes import CONFIGURATIONS
 
 
@@ -27,7 +28,8 @@ def meta_of(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
     """The same, from a configuration, which is changed."""
     config.num_labels = labels
     with torch.device("meta"), quiet():
-        model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention.NAME)
+        opener = auto_class(ARCHITECTURES[config.model_type].classifier)
+        model = opener.from_config(config, attn_implementation=attention.NAME)
     return cast(PreTrainedModel, model)
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from afina import tensorfile
 from afina.errors import NotFound
-from afina.models.families import FAMILIES
-from afina.models.pretrained import quiet
+from afina.models.architectures import ARCHITECTURES
+from afina.models.pretrained import auto_class, quiet
 
 _TORCH = "pytorch_model.bin"
 
@@ -27,10 +27,10 @@ def rows(path: Path, config: PreTrainedConfig, body: torch.nn.Module, tokens: Se
 
     Raises NotFound where the files in `path` have no such layer.
     """
+    entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():
-        model = AutoModelForCausalLM.from_config(config)
-    layer = model.get_output_embeddings()
-    prefix = FAMILIES[config.model_type].output_embedding
+        model = auto_class(entry.language_model).from_config(config)
+    layer, prefix = model.get_output_embeddings(), entry.output_embedding
     index = torch.tensor(tokens)
     if config.tie_word_embeddings:
         embedding = body.get_input_embeddings()  # type: ignore[operator]  # a method of transformers' models

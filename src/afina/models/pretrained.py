@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -46,6 +47,11 @@ def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         raise InvalidStudy(f"backbone {address}: its tokenizer has no fast (Rust) version, which afina needs.")
     return tokenizer
+
+
+def auto_class(name: str) -> Any:
+    """The auto class of transformers with that name."""
+    return getattr(transformers, name)
 
 
 def first_line(error: Exception) -> str:

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from afina import hub
-from afina.errors import InvalidStudy, NotFound
-from afina.models.families import FAMILIES
+from afina.errors import NotFound
+from afina.models.architectures import supported
 
 EMBEDDED = "embedded"
 RANDOM = "random:"
@@ -50,7 +50,4 @@ def check_config(path: Path, address: str) -> None:
 
 def check_family(model_type: str | None, address: str) -> None:
     """Raises InvalidStudy where afina does not support such models."""
-    if model_type not in FAMILIES:
-        raise InvalidStudy(
-            f"backbone {address}: models of type {model_type!r} are not supported. Supported: {', '.join(FAMILIES)}."
-        )
+    supported(model_type, f"backbone {address}")

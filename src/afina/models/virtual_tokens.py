@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from afina.models.families import FAMILIES
+from afina.models.architectures import architecture_of, blocks_of
 from afina.models.kernels.layout import Layout
 
 PROMPT = "prompt"
@@ -69,9 +69,9 @@ def prefix_of(attention: nn.Module) -> Prefix | None:
 
 def attentions(body: Any) -> Iterator[Any]:
     """Every attention of a transformer, from the first block to the last."""
-    names = FAMILIES[body.config.model_type].block
-    for block in getattr(body, names.layers):
-        yield getattr(block, names.attention)
+    path = architecture_of(body).block.attention
+    for block in blocks_of(body):
+        yield block.get_submodule(path)
 
 
 def layout_of(body: Any, bounds: Tensor) -> Layout:
@@ -99,9 +99,14 @@ def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [(rows.new_empty(shape), rows.new_empty(shape)) for _ in attentions(body)]
     kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     bounds = torch.tensor([0, len(rows)], dtype=torch.int32, device=rows.device)
-    layout, training = Layout(bounds), body.training
+    layout, training, entry = Layout(bounds), body.training, architecture_of(body)
     body.eval()(
-        inputs_embeds=rows[None], position_ids=layout.positions[None], use_cache=False, layout=layout, keep=kept
+        inputs_embeds=rows[None],
+        position_ids=layout.positions[None] + entry.position_offset,
+        use_cache=False,
+        layout=layout,
+        causal=entry.mask == "causal",
+        keep=kept,
     )
     body.train(training)
     made = (kept[attention] for attention in attentions(body))

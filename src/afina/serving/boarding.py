@@ -16,8 +16,8 @@ from afina.inference.predictor import ModelPredictor, Predictor
 from afina.inference.reading import Reading, check_backbone, method_of
 from afina.methods.method import Method, check_names
 from afina.models.adapter import Adapter
+from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
-from afina.models.families import is_head
 from afina.models.host import Host
 from afina.models.meta import meta_of
 from afina.serving.resident import Apart, Resident, Riding
@@ -61,6 +61,8 @@ class Boarding:
     def _riding(self, adapter: Adapter) -> Riding | None:
         """None where it cannot share the model."""
         manifest, tensors = adapter.manifest, adapter.tensors
+        if self.backbone.architecture.logits is not None:
+            return None  # the engine computes heads of one linear layer
         method = method_of(adapter, self.backbone)
         check_backbone(adapter, self.backbone, self.host.classifier.body)
         skeleton = self._skeleton(adapter, method)

@@ -25,7 +25,7 @@ from afina.models.adapter import (
     words_changed,
     write_vocabulary,
 )
-from afina.models.families import is_head
+from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
 from afina.store.intake import limits
 

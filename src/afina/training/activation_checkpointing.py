@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from afina.models.families import FAMILIES
+from afina.models.architectures import blocks_of
 from afina.models.kernels.patches import Patch, call_of, patch
 
 
@@ -22,7 +22,7 @@ def recompute(body: Any) -> None:
 
     Not through transformers' switch: its name changes between versions, and it passes by a forward that is replaced.
     """
-    for block in getattr(body, FAMILIES[body.config.model_type].block.layers):
+    for block in blocks_of(body):
         patch(block, Patch.CHECKPOINT, _forward, call_of(block))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.methods.method import Method
-from afina.models.families import FAMILIES, HEAD, Block
+from afina.models.architectures import Block, architecture_of, is_head
 from afina.models.kernels.linear import can_pack
 from afina.models.kernels.patches import Patch, pack, patch
 
@@ -49,10 +49,10 @@ class WorkingWeights:
         self._rows: list[_Rows] = []
         self._masters: list[_Master] = []
         names = {id(parameter): name for name, parameter in parameters.items()}
-        blocks = FAMILIES[model.config.model_type].block
+        blocks = architecture_of(model).block
         first = first_with_gradient(blocks, parameters)
         for path, module in model.named_modules():
-            if HEAD in path.split("."):
+            if is_head(path):
                 continue
             for name, parameter in module.named_parameters(prefix=path, recurse=False):
                 if self.lowered and name not in unlowered:
@@ -121,7 +121,7 @@ def first_with_gradient(blocks: Block, trained: Iterable[str]) -> float:
         index = blocks.index(name)
         if index is not None:
             first = min(first, index)
-        elif not {HEAD, blocks.final_norm}.intersection(name.split(".")):
+        elif not is_head(name) and blocks.final_norm not in name.split("."):
             return 0
     return first
 

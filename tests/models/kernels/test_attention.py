@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from afina.errors import InvalidStudy
 from afina.models.kernels import attention
 from afina.models.kernels.attention import packed_attention
 from afina.models.kernels.layout import Grid, Layout
@@ -21,7 +23,9 @@ def bounds(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
 
 
-def one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None) -> Tensor:
+def one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None, *, causal: bool = True
+) -> Tensor:
     """[1, H, T, D] -> [1, T, H, D], written out."""
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
@@ -30,7 +34,7 @@ def one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], wi
         q, k, v = (states[0, :, start : start + length] for states in (query, key, value))
         scores = q @ k.transpose(1, 2) * query.shape[-1] ** -0.5
         for i, j in itertools.product(range(length), repeat=2):
-            if j > i or (window and i - j >= window):
+            if (causal and j > i) or (window and i - j >= window):
                 scores[:, i, j] = float("-inf")
         pieces.append((scores.softmax(-1) @ v).transpose(0, 1))
         start += length
@@ -45,11 +49,17 @@ def states(lengths: list[int], heads: int, groups: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["own backward", "torch's kernel"])
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(("window", "causal"), [(None, True), (3, True), (None, False)])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (4, 2)])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_attention_on_the_grid_is_plain_attention(
-    lengths: list[int], heads: int, groups: int, window: int | None, short: bool, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int],
+    heads: int,
+    groups: int,
+    window: int | None,
+    causal: bool,
+    short: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attention, "SHORT", 256 if short else 0)
     upstream = torch.randn(1, sum(lengths), heads, 8, generator=torch.Generator().manual_seed(8))
@@ -60,13 +70,18 @@ def test_attention_on_the_grid_is_plain_attention(
         result.backward(upstream)
         return [result, *(each.grad for each in inputs)]
 
-    layout = Layout(bounds(lengths))
-    found = gradients(
-        lambda q, k, v: packed_attention(nn.Identity(), q, k, v, None, layout=layout, sliding_window=window)[0]
-    )
-    expected = gradients(lambda q, k, v: one_by_one(q, k, v, lengths, window))
+    options: dict[str, Any] = {"layout": Layout(bounds(lengths)), "sliding_window": window, "causal": causal}
+    found = gradients(lambda q, k, v: packed_attention(nn.Identity(), q, k, v, None, **options)[0])
+    expected = gradients(lambda q, k, v: one_by_one(q, k, v, lengths, window, causal=causal))
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_in_both_directions_is_refused() -> None:
+    with pytest.raises(InvalidStudy, match="a sliding window is supported for causal models only"):
+        packed_attention(
+            nn.Identity(), *states([4], 2, 2), None, layout=Layout(bounds([4])), sliding_window=2, causal=False
+        )
 
 
 @pytest.mark.parametrize("short", [True, False], ids=["own backward", "torch's kernel"])

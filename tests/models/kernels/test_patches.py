@@ -13,8 +13,8 @@ from transformers import AutoModelForSequenceClassification
 
 from afina import Backbone
 from afina.methods import make
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.families import FAMILIES
 from afina.models.kernels.dropout import Dropout
 from afina.models.kernels.patches import Patch, exchange, patch, patches_of
 from afina.training.activation_checkpointing import recompute
@@ -58,7 +58,7 @@ def test_an_exchanged_child_goes_on_training_or_evaluating(training: bool) -> No
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_no_patch_adds_renames_or_moves_a_parameter(backbones: Backbones, family: str, name: str) -> None:
     path = backbones.path(family)
     plain: Any = AutoModelForSequenceClassification.from_pretrained(path)

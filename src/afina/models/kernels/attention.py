@@ -1,8 +1,8 @@
 """Attention over a packed row, for every model that goes through transformers' AttentionInterface.
 
-Each sequence attends to itself only, causally. On a CPU the row is laid out as a grid of lines (`layout.py`), so
-the cost follows the texts' own lengths, not the square of all tokens. On a CUDA device torch's kernel for sequences of
-varying length takes the row as it is, where it serves. Knows no model.
+Each sequence attends to itself only, causally or in both directions. On a CPU the row is laid out as a grid of lines
+(`layout.py`), so the cost follows the texts' own lengths, not the square of all tokens. On a CUDA device torch's kernel
+for sequences of varying length takes the row as it is, where it serves. Knows no model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from afina.errors import InvalidStudy
 from afina.models.kernels.dropout import scaled_mask
 from afina.models.kernels.insertion import insert, take_out
 from afina.models.kernels.layout import Layout
@@ -51,6 +52,7 @@ class _ShortAttention(torch.autograd.Function):
         first_value: Tensor | None,
         layout: Layout,
         window: int | None,
+        causal: bool,
         scale: float,
         rate: float,
     ) -> Tensor:
@@ -68,7 +70,7 @@ class _ShortAttention(torch.autograd.Function):
 
         q, k, v = lines(query), lines(key, first_key), lines(value, first_value)
         scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scale)
-        scores.view(heads, grid.lines, length, -1).masked_fill_(layout.hidden(window), float("-inf"))
+        scores.view(heads, grid.lines, length, -1).masked_fill_(layout.hidden(window, causal=causal), float("-inf"))
         weights = torch.softmax(scores, dim=-1).to(q.dtype)
         mask = scaled_mask(weights.shape, rate, q.dtype, q.device) if rate else None
         mixed = torch.bmm(weights if mask is None else weights * mask, v)
@@ -102,7 +104,7 @@ class _ShortAttention(torch.autograd.Function):
             return row.transpose(0, 1), filled[:, :, :prefix].sum(1) if prefix else None
 
         (key, first_key), (value, first_value) = rows(grad_k, groups), rows(grad_v, groups)
-        return rows(grad_q, heads)[0], key, value, first_key, first_value, None, None, None, None
+        return rows(grad_q, heads)[0], key, value, first_key, first_value, None, None, None, None, None
 
 
 def packed_attention(
@@ -116,17 +118,25 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    causal: bool = True,
     keep: dict[nn.Module, tuple[Tensor, Tensor]] | None = None,
     stretches: Stretches | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each sequence of a packed row, and to the prefix of `module`, if it has one.
+    """Attention within each sequence of a packed row, and to the prefix of `module`, if it has one.
 
     query [1, H, T, D]; key, value [1, G, T, D] with G dividing H; returns [1, T, H, D].
     sliding_window  how many tokens of the row a token sees, itself among them; it always sees the prefix besides
+    causal          whether a token sees none of its sequence after itself
     keep            is given key and value
     stretches       where the row's parts have prefixes of their own: all of it, in order
+    Raises InvalidStudy for a sliding window in both directions, which is not supported.
     """
+    if sliding_window is not None and not causal:
+        raise InvalidStudy(
+            "attention: a sliding window is supported for causal models only. Choose another backbone.",
+            code="backbone.unsupported",
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
     if keep is not None:
@@ -135,12 +145,12 @@ def packed_attention(
     if stretches is None:
         prefix = prefix_of(module)
         columns = prefix.columns() if prefix else None
-        return _attend(*row, columns, layout, scale, dropout, sliding_window)[None], None
+        return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
     parts = []
     for cells, own, prefixes in stretches:
         q, k, v = (states[:, cells] for states in row)
         columns = None if prefixes is None else prefixes[module]
-        parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window))
+        parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))
     return torch.cat(parts)[None], None
 
 
@@ -153,6 +163,8 @@ def _attend(
     scale: float,
     dropout: float,
     window: int | None,
+    *,
+    causal: bool,
 ) -> Tensor:
     """query [H, T, D]; key, value [G, T, D]; columns [G, P, D] each, the prefix; returns [T, H, D]."""
     row = query, key, value
@@ -160,14 +172,14 @@ def _attend(
         window = None
     if query.device.type != "cuda" and (layout.longest <= SHORT or dropout):
         first = columns or (None, None)
-        mixed: Tensor = _ShortAttention.apply(*row, *first, layout, window, scale, dropout)  # type: ignore[no-untyped-call]
+        mixed: Tensor = _ShortAttention.apply(*row, *first, layout, window, causal, scale, dropout)  # type: ignore[no-untyped-call]
         return mixed
     if columns is None:
-        return _by_torch(*row, layout, scale, dropout, window)
+        return _by_torch(*row, layout, scale, dropout, window, causal=causal)
     longer, count = layout.extended, layout.prefix
     unread = query.new_zeros(query.shape[0], count, query.shape[2])
     q, k, v = (insert(rows, first, longer) for rows, first in zip(row, (unread, *columns), strict=True))
-    return take_out(_by_torch(q, k, v, longer, scale, dropout, window, count), longer)
+    return take_out(_by_torch(q, k, v, longer, scale, dropout, window, count, causal=causal), longer)
 
 
 def _by_torch(
@@ -179,19 +191,22 @@ def _by_torch(
     dropout: float,
     window: int | None,
     always: int = 0,
+    *,
+    causal: bool,
 ) -> Tensor:
     """By torch's kernels. query [H, T, D]; key, value [G, T, D]; returns [T, H, D]. `always`: as in `Grid.visible`."""
     if query.device.type == "cuda" and serves_varlen(query, dropout) and not (always and window):
-        return _varlen(query, key, value, layout, scale, window)
+        return _varlen(query, key, value, layout, scale, window, causal=causal)
     grid = layout.single
     q, k, v = (grid.fill(states).transpose(0, 1) for states in (query, key, value))
+    plain = causal and window is None
     mixed = scaled_dot_product_attention(
         q,
         k,
         v,
-        attn_mask=None if window is None else grid.visible(window, always)[:, None],
+        attn_mask=None if plain else grid.visible(window, always, causal=causal)[:, None],
         dropout_p=dropout,
-        is_causal=window is None,
+        is_causal=plain,
         scale=scale,
         enable_gqa=query.shape[0] != key.shape[0],
     )
@@ -208,7 +223,9 @@ def serves_varlen(query: Tensor, dropout: float) -> bool:
     return half and not dropout and width <= 256 and width % 8 == 0 and new_enough
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None) -> Tensor:
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None, *, causal: bool
+) -> Tensor:
     """query [H, T, D]; key, value [G, T, D]; returns [T, H, D]."""
     bounds, longest = layout.bounds, layout.longest
     mixed = varlen_attn(
@@ -220,7 +237,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: fl
         longest,
         longest,
         scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
+        window_size=(-1 if window is None else window - 1, 0 if causal else -1),
         enable_gqa=query.shape[0] != key.shape[0],
     )
     assert isinstance(mixed, Tensor)

@@ -63,16 +63,21 @@ class Grid:
         """[H, N, L, D] -> [T, H, D], contiguous."""
         return grid.reshape(grid.shape[0], -1, grid.shape[-1]).transpose(0, 1).index_select(0, self.cells)
 
-    def visible(self, window: int | None, always: int = 0) -> Tensor:
-        """Whether a query (line) sees a key (column), bool [N, L, L]: its own sequence's, not later than itself.
+    def visible(self, window: int | None, always: int = 0, *, causal: bool = True) -> Tensor:
+        """Whether a query (line) sees a key (column), bool [N, L, L]: its own sequence's; if causal, none after itself.
 
         window: how many tokens it sees, itself among them. Empty cells see each other, so that no softmax is empty.
         always: how many at a line's start it sees however far they are; for lines of one sequence
         """
+        if not causal:
+            return self._same()
         steps = torch.arange(self.length, device=self.tokens.device)
         distance = steps[:, None] - steps
         near = (distance >= 0) & ((distance < (window or self.length)) | (steps < always))
-        return near & (self.sequences[:, :, None] == self.sequences[:, None, :])
+        return near & self._same()
+
+    def _same(self) -> Tensor:
+        return self.sequences[:, :, None] == self.sequences[:, None, :]
 
 
 def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
@@ -160,18 +165,18 @@ class Layout:
         return self
 
     @cached_property
-    def _hidden(self) -> dict[int | None, Tensor]:
+    def _hidden(self) -> dict[tuple[int | None, bool], Tensor]:
         return {}
 
-    def hidden(self, window: int | None) -> Tensor:
+    def hidden(self, window: int | None, *, causal: bool = True) -> Tensor:
         """The opposite of `shared.visible`, made once for all layers of a batch: bool [N, L, L].
 
         With a prefix [N, L, P + L]: only empty cells do not see it, whose gradients would reach it.
         """
-        if window not in self._hidden:
-            hidden = ~self.shared.visible(window)
+        if (window, causal) not in self._hidden:
+            hidden = ~self.shared.visible(window, causal=causal)
             if self.prefix:
                 empty = (self.shared.sequences < 0)[:, :, None].expand(-1, -1, self.prefix)
                 hidden = torch.cat([empty, hidden], 2)
-            self._hidden[window] = hidden
-        return self._hidden[window]
+            self._hidden[window, causal] = hidden
+        return self._hidden[window, causal]

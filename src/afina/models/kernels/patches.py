@@ -14,7 +14,7 @@ from weakref import ref
 
 from torch import Tensor, nn
 
-from afina.models.families import FAMILIES
+from afina.models.architectures import architecture_of, blocks_of
 from afina.models.kernels import dora
 from afina.models.kernels.dropout import Dropout
 from afina.models.kernels.gelu import TanhGELU
@@ -130,8 +130,9 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
             patch(layer, Patch.DORA, dora.dora_layer, adapter)
         elif (adapter := vera_adapter(layer)) is not None:
             patch(layer, Patch.VERA, vera_layer, adapter)
-    names = FAMILIES[body.config.model_type].block
-    patch(getattr(body, names.layers)[-1], Patch.LAST_BLOCK, last_block, names)
+    entry = architecture_of(body)
+    if entry.pooling == "last" and entry.block.pre_norm is not None:
+        patch(blocks_of(body)[-1], Patch.LAST_BLOCK, last_block, entry.block, entry.block.pre_norm)
 
 
 def accelerate(layer: nn.Module) -> None:

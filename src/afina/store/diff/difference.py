@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina.errors import CorruptAdapter
 from afina.models.adapter import Adapter
-from afina.models.families import is_head
+from afina.models.architectures import is_head
 from afina.store.diff.fields import Fields, differing
 from afina.store.diff.low_rank import Product, angles
 from afina.store.diff.matching import Matching, listed

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from afina.models.adapter import Adapter
-from afina.models.families import is_head
+from afina.models.architectures import is_output
 from afina.store import kinds
 from afina.store.diff.low_rank import Product
 from afina.store.diff.weights import is_foreign
@@ -71,7 +71,7 @@ class Matching:
         """Both, of the layer or tensor of that name, with rows and columns in one order; None where none is common."""
         if self.columns is not None and name in _COLUMNS:
             first, second = self._spread(first, 0), self._spread(second, 1)
-        if self.rows is not None and (is_head(name) or name in _ROWS):
+        if self.rows is not None and (is_output(name) or name in _ROWS):
             if (first.shape[0], second.shape[0]) != self.sizes or not self.rows[0]:
                 return None
             first, second = _chosen(first, self.rows[0]), _chosen(second, self.rows[1])

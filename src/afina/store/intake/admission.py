@@ -12,7 +12,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.methods import peft_settings
 from afina.methods.agreement import disagreement
 from afina.models.adapter import PEFT_SETTINGS, Adapter
-from afina.models.families import FAMILIES, HEAD
+from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.shapes import CONFIGURATIONS
 from afina.models.source import directory as directory_of
@@ -45,7 +45,7 @@ def admit(directory: Path, limits: Limits, *, links: bool = False) -> Mapping[st
             raise InvalidStudy(f"{directory / PEFT_SETTINGS}: {error}") from None
         address, labels = settings.get("base_model_name_or_path"), _rows(found.header)
     configuration = at_hand(address) if isinstance(address, str) and address else None
-    if configuration is None or configuration.get("model_type") not in FAMILIES:
+    if configuration is None or configuration.get("model_type") not in ARCHITECTURES:
         return None
     fits(found.header, configuration, labels, str(directory))
     return configuration
@@ -76,8 +76,9 @@ def at_hand(address: str) -> Mapping[str, Any] | None:
 
 def _rows(header: Header) -> int:
     for name, entry in header.tensors.items():
-        if HEAD in name.split(".") and name.endswith("weight") and len(entry.shape) == 2:
+        if is_output(name) and name.endswith("weight") and len(entry.shape) == 2:
             return entry.shape[0]
     raise CorruptAdapter(
-        f'the adapter has no classification head ({HEAD}). Save it with task_type="SEQ_CLS", which keeps the head.'
+        f"the adapter has no classification head ({', '.join(head_names())}). "
+        'Save it with task_type="SEQ_CLS", which keeps the head.'
     )

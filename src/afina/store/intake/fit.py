@@ -7,14 +7,12 @@ from typing import Any
 
 from afina.errors import CorruptAdapter, WrongBackbone
 from afina.models.dimensions import Dimensions, dimensions
-from afina.models.families import HEAD
 from afina.store.intake.header import Header
 
 SMALL = 4096
 """What a rank, a number of virtual tokens or of shared random rows may be, of a kind of tensor that is not known."""
 
 _OF_PEFT = "base_model.model."
-_HEADS = ([HEAD, "weight"], [HEAD, "bias"])
 _DOWN, _UP = "lora_A.weight", "lora_B.weight"
 
 _Shape = tuple[int | None, ...]
@@ -30,9 +28,11 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
     configuration that is none.
     """
     backbone = dimensions(configuration, labels)
+    output = backbone.architecture.head[-1]
+    heads = f".{output}.weight", f".{output}.bias"
     shapes = {name.removeprefix(_OF_PEFT): entry.shape for name, entry in header.tensors.items()}
     for name, shape in shapes.items():
-        if name.split(".")[-2:] in _HEADS and shape[:1] != (labels,):
+        if f".{name}".endswith(heads) and shape[:1] != (labels,):
             raise CorruptAdapter(
                 f"{where}: its head {name[:80]!r} has shape {list(shape)}, there are {labels} labels. Copy the adapter "
                 "again, or train it again."
@@ -48,7 +48,7 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
 
 
 def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) -> None:
-    inside = backbone.inside(name)
+    inside = backbone.architecture.block.find(name)
     if inside is not None and inside[0] >= backbone.layers:
         raise WrongBackbone(
             f"{where}: {name[:80]!r} belongs to layer {inside[0]}, the backbone has layers 0 to {backbone.layers - 1}. "
