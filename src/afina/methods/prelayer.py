@@ -70,7 +70,12 @@ class PreLayer46080(PreLayer):
         """Only for the published study's own family."""
         if not ARCHITECTURES[family].published:
             own = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.published)
-            raise InvalidStudy(f"method {self.name}: defined for {own} only, this backbone is of type {family}.")
+            raise InvalidStudy(
+                f"method {self.name}: defined for {own} only, this backbone is of type {family}.",
+                code="method.family-unsupported",
+                method=self.name,
+                family=family,
+            )
         return self
 
     def chooses(self, entry: Architecture, name: str) -> bool:

@@ -261,7 +261,9 @@ def supported(family: object, where: str) -> Architecture:
     if entry is None:
         said = family if family is None else str(family)[:40]
         raise InvalidStudy(
-            f"{where}: models of type {said!r} are not supported. Supported: {', '.join(ARCHITECTURES)}."
+            f"{where}: models of type {said!r} are not supported. Supported: {', '.join(ARCHITECTURES)}.",
+            code="backbone.unsupported",
+            family=said,
         )
     return entry
 
