@@ -135,3 +135,17 @@ def test_batches_by_length_are_as_full_as_the_budget_allows() -> None:
 
 def test_nothing_gives_no_batch_by_length() -> None:
     assert list(by_length(invented(()))) == []
+
+
+@pytest.mark.parametrize("limits", [Limits(examples=2), Limits(tokens=8), Limits()], ids=str)
+def test_targets_of_each_token_come_through_batches_and_their_parts(limits: Limits) -> None:
+    encoded = invented()
+    targets = Encoded(encoded.tokens + 100, encoded.offsets, truncated=0)
+    made = Loader(encoded, targets, batch_size=4, seed=0)
+    seen = []
+    for packed in made.batches(0, made.steps_per_epoch):
+        for part in limits.parts(packed):
+            assert part.per_token
+            assert part.targets.tolist() == (part.tokens + 100).tolist()
+            seen += examples(part)
+    assert sorted(seen) == list(range(len(LENGTHS)))

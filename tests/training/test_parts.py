@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone, Run
-from afina.data.batch import Packed
+from afina.data.batch import IGNORED, Packed
 from afina.data.loader import Limits, Loader
+from afina.data.tokenize import Encoded
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
@@ -75,6 +77,36 @@ def test_the_gradients_of_the_parts_add_up_to_the_batchs(
     assert len(cut) > 2
     assert len(set(cut)) > 1 or limits == {"examples": 4}  # parts of unequal weight
     assert_close(first_gradients(fit(**limits)), first_gradients(fit()))
+
+
+@pytest.mark.parametrize("limits", [{"tokens": BUDGET}, {"examples": 1}], ids=str)
+def test_parts_with_targets_of_each_token_weigh_as_many_as_are_to_be_learnt(
+    backbones: Backbones, limits: dict[str, int]
+) -> None:
+    """The batch has one text of which nothing is, and others of which one token in three is not."""
+    from torch.nn.functional import cross_entropy
+
+    def fit(**limits: int) -> Fit:
+        made = limited(fitted(backbones, "full", dropout=0.0), batch_size=len(ROWS), **limits)
+        encoded = made.loader.encoded
+        targets = np.where(encoded.tokens % 3 == 0, IGNORED, encoded.tokens % 2).astype(np.int32)
+        targets[: encoded.offsets[1]] = IGNORED
+        loader = Loader(encoded, Encoded(targets, encoded.offsets, 0), len(ROWS), made.loader.seed)
+        changed(made, loader)
+        head = made.weights.trained["score.weight"]
+        made.inputs.outputs = lambda part: head.T[part.packed.tokens % len(head.T)]  # type: ignore[method-assign]
+        made.objective = SimpleNamespace(loss=lambda outputs, right, _: cross_entropy(outputs, right))  # type: ignore[assignment]
+        return made
+
+    def gradient(fit: Fit) -> torch.Tensor:
+        parts = fit.inputs.parts(next(fit.inputs.batches(0, 1)))
+        fit.update(parts)
+        found = fit.weights.trained["score.weight"].grad
+        assert found is not None
+        return found.clone()
+
+    whole, found = gradient(fit()), gradient(fit(**limits))
+    assert (found - whole).abs().max() <= TOLERANCE * whole.abs().max()
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])

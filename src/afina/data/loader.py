@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from afina.data.batch import Packed, pack, unpack
+from afina.data.batch import Packed, pack
 from afina.data.tokenize import Encoded
 from afina.seeds import derive
 
@@ -52,19 +52,19 @@ class Limits:
         cut = self.cut(np.diff(packed.bounds.numpy()).astype(np.int64))
         if len(cut) == 1:
             return [packed]
-        sequences, targets = [sequence.numpy() for sequence in unpack(packed)], packed.targets.numpy()
-        return [pack([sequences[index] for index in chosen], targets[chosen]) for chosen in cut]
+        return [packed.take(chosen) for chosen in cut]
 
 
 @dataclass(frozen=True, eq=False)
 class Loader:
     """Training batches of `batch_size` examples in an order drawn anew each epoch from the seed.
 
-    encoded  N sequences;  labels  int64 [N]
+    encoded  N sequences
+    labels   what is to be learnt, as `Packed.targets`: [N, ...] of each sequence, or as long as these of each token
     """
 
     encoded: Encoded
-    labels: np.ndarray
+    labels: np.ndarray | Encoded
     batch_size: int
     seed: int
 
@@ -119,7 +119,10 @@ class Loader:
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
     def _packed(self, chosen: np.ndarray) -> Packed:
-        return pack([self.encoded[index] for index in chosen], self.labels[chosen])
+        sequences = [self.encoded[index] for index in chosen]
+        if isinstance(self.labels, Encoded):
+            return pack(sequences, [self.labels[index] for index in chosen], per_token=True)
+        return pack(sequences, self.labels[chosen])
 
 
 def by_length(

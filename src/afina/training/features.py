@@ -42,6 +42,11 @@ class Rows:
     targets: Tensor
     tokens: int
 
+    @property
+    def learnt(self) -> int:
+        """One target an example."""
+        return len(self)
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -76,7 +81,10 @@ class Features(Inputs):
     def batches(self, start: int, stop: int) -> Iterator[Rows]:
         """The loader's examples."""
         for chosen in self.loader.chosen(start, stop):
-            rows, targets = torch.from_numpy(self._rows[chosen]), torch.from_numpy(self.loader.labels[chosen])
+            rows, targets = (
+                torch.from_numpy(self._rows[chosen]),
+                torch.from_numpy(np.asarray(self.loader.labels)[chosen]),
+            )
             yield Rows(rows, targets, int(self._lengths[chosen].sum()))
 
     def parts(self, batch: Rows) -> Sequence[Rows]:

@@ -175,12 +175,14 @@ class Fit:
         return loss
 
     def _backward(self, parts: Sequence[Part]) -> torch.Tensor:
-        examples = sum(map(len, parts))
+        learnt = [part.learnt for part in parts]
         total = torch.zeros((), device=parts[0].targets.device)
-        for part in parts:
+        for part, count in zip(parts, learnt, strict=True):
+            if not count:
+                continue  # none of its tokens is to be learnt: its mean would be NaN
             loss = self._loss(part)
             if len(parts) > 1:
-                loss = loss * (len(part) / examples)
+                loss = loss * (count / sum(learnt))
             loss.backward()
             total += loss.detach()
         return total

@@ -25,6 +25,10 @@ class Part(Protocol):
     """What is computed at once of a batch; its length is the number of its examples."""
 
     @property
+    def learnt(self) -> int:
+        """How many targets its mean loss is the mean of."""
+
+    @property
     def targets(self) -> Tensor:
         """What is to be learnt, as the objective has it."""
 
@@ -43,6 +47,11 @@ class Laid:
     def targets(self) -> Tensor:
         """The batch's."""
         return self.packed.targets
+
+    @property
+    def learnt(self) -> int:
+        """The batch's."""
+        return self.packed.learnt
 
     def __len__(self) -> int:
         return len(self.packed)
