@@ -141,8 +141,11 @@ LAYERS = {
         # many of them
         "watcher space recorded",
         "executors.executor executors.messages",
-        "executors.local executors.worker pace portfolio tuning",
-        "study setting",
+        "executors.local executors.worker slots pace portfolio",
+        "setting tuning",
+        "memory",
+        "schedule",
+        "study",
         "trainings",
         "contenders",
         "recommend",

@@ -96,6 +96,12 @@ def write_text(path: Path, text: str) -> None:
         fresh.write_text(text, encoding="utf-8")
 
 
+def take(source: Path, path: Path) -> None:
+    """Move a file or a directory to `path`, whole or not at all, also from another file system. Raises CannotWrite."""
+    with replacing(path) as fresh:
+        shutil.move(source, fresh)
+
+
 def sweep(directory: Path) -> None:
     """Remove what a killed process left half-written directly inside `directory`."""
     for leftover in directory.glob(f"{TEMPORARY}*"):

@@ -166,6 +166,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "run.failed": "The process of a run reported an error; `cause` is its code.",
         "run.fault": "The process of a run ended by a fault in afina.",
         "run.killed": "The process of a run was killed by a signal.",
+        "run.lost": "The machine of a run was lost more often than a run is begun.",
         "run.loss-not-finite": "The loss of a run is not finite from the first steps on.",
         "tune.metric-undefined": "The metric that candidates are chosen by is undefined.",
         "tune.no-candidate": "No candidate of a run took all of its steps.",

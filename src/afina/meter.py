@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -102,6 +103,12 @@ def machine_memory() -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     stated = limit.read_text().strip() if limit.exists() else ""
     return min(total, int(stated)) if stated.isdecimal() else total
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def gpu_memory(device: torch.device) -> int | None:

@@ -28,7 +28,7 @@ class Invented(InventedExecutor):
     def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
         self.failing = {"lora"} if Path("fail").exists() else set()
         if run.method == "lora":
-            assert "full fine-tuning" in (out / "report.md").read_text(encoding="utf-8"), "not written after each run"
+            assert "full fine-tuning" in Path("out/report.md").read_text(encoding="utf-8"), "not written after each run"
         return super().carry_out(run, out, study, listen, until)
 
 

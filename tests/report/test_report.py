@@ -94,6 +94,13 @@ def test_a_run_without_training_has_no_time_and_no_speed() -> None:
     assert cells(table, "Tokens/s") == ["–", "2,500", "2,500", "2,500", "2,500"]
 
 
+def test_times_that_were_measured_beside_other_runs_are_said_to_be() -> None:
+    title, said = "Parameters and training time", "shared the machine"
+    assert not any(said in note for note in by_title([result("full"), result()])[title].notes)
+    (note,) = [note for note in by_title([result("full", at_once=3), result()])[title].notes if said in note]
+    assert note.startswith("1 of 2 runs shared the machine with others, up to 3 at once: training times and tokens per")
+
+
 def test_accuracy_stands_beside_the_number_of_evaluation_texts_and_the_most_frequent_label() -> None:
     table = by_title([result(accuracy=0.61234, examples=1_000)])["Performance"]
     assert [table.rows[0][i] for i in (0, 1, 3, 5)] == ["LoRA", "0.6123", "0.5500", "1,000"]

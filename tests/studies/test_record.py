@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from math import isnan
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from afina.errors import InvalidData
 from afina.studies import record as records_file
+from afina.studies.record import Record
 from records import every_method, record, result
 
 
@@ -77,3 +79,13 @@ def test_macro_f1_of_an_earlier_afina_counts_a_class_without_texts_as_zero_and_i
         result("lora", f1=f1, **told).check("results")
     with pytest.raises(InvalidData, match=r"says f1 0\.7000, its stored predictions give 0\.6667"):
         result("lora", f1=0.7, **told).check("results")
+
+
+def test_a_record_says_how_many_runs_went_on_at_once_only_where_there_were_several() -> None:
+    alone = record().sealed()
+    assert "at_once" not in json.loads(alone.model_dump_json())
+    assert alone.beside(1) is alone
+    beside = alone.beside(3)
+    assert json.loads(beside.model_dump_json())["at_once"] == 3
+    assert Record.model_validate_json(beside.model_dump_json()) == beside
+    assert not beside.refuses(beside.model_dump_json())

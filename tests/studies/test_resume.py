@@ -85,7 +85,7 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> Any:
 
 def account(out: Path) -> dict[str, Any]:
     """What the one checkpoint says of the run so far; empty where there is none."""
-    for path in (out / "checkpoints").glob("*.safetensors"):
+    for path in out.rglob("checkpoints/*.safetensors"):  # that of a run under way lies in its scratch
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["account"])
     return {}

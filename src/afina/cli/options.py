@@ -88,6 +88,9 @@ NoTexts = Annotated[
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Train again what is recorded; the new run takes the recorded one's place.")
 ]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", help="Runs at once; the processors are shared out among them.", min=1, metavar="N")
+]
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
 ]

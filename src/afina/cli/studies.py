@@ -16,6 +16,7 @@ from afina.cli.options import (
     BackboneOption,
     EvaluationOption,
     FreshOption,
+    JobsOption,
     Json,
     KindOption,
     LabelColumn,
@@ -45,6 +46,7 @@ from afina.errors import AfinaError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from afina.studies.executors.executor import Executor
     from afina.studies.results import Results
     from afina.studies.study import Study
 
@@ -64,6 +66,7 @@ def study(
     no_texts: NoTexts = False,
     publish: PublishOption = None,
     fresh: FreshOption = False,
+    jobs: JobsOption = 1,
     as_json: Json = False,
 ) -> None:
     """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
@@ -78,7 +81,8 @@ def study(
     given += [f"{key}={_toml(value)}" for key, value in named.items() if value is not None]
     given += ["data.allow_leakage=true"] if allow_leakage else []
     given += [f"ask.{key}={_toml(value)}" for key, value in ask_options(template, words).items()]
-    _carry_out(Study.load(source, given), out, as_json, texts=not no_texts, publish=publish, fresh=fresh)
+    chosen = Study.load(source, given)
+    _carry_out(chosen, out, as_json, texts=not no_texts, publish=publish, fresh=fresh, jobs=jobs)
 
 
 def train(
@@ -243,6 +247,13 @@ def _toml(value: str | dict[str, list[str]]) -> str:
     )
 
 
+def _executor(jobs: int) -> Executor | None:
+    """What carries out so many runs at once; None: one after the other, as by default."""
+    from afina.studies.executors.local import LocalExecutor
+
+    return LocalExecutor(jobs) if jobs > 1 else None
+
+
 def _carry_out(
     study: Study,
     out: Path | None,
@@ -252,6 +263,7 @@ def _carry_out(
     then: Callable[[Study], Study] | None = None,
     publish: str | None = None,
     fresh: bool = False,
+    jobs: int = 1,
 ) -> None:
     """`then`: what to go on with where nothing failed; `publish`: as what the best adapter is kept."""
     from rich.console import Console
@@ -264,7 +276,7 @@ def _carry_out(
     command = ["afina", *sys.argv[1:]]
     try:
         with sigterm_as_ctrl_c():
-            results = study.run(where, watching, command, fresh=fresh)
+            results = study.run(where, watching, command, _executor(jobs), fresh=fresh)
             if then and not results.failed:
                 results = then(study).run(where, watching, command)
     except KeyboardInterrupt as ended:

@@ -13,7 +13,7 @@ from afina import meter
 from afina.events import Progress
 from afina.methods import make
 from afina.report import metrics
-from afina.report.words import in_words
+from afina.report.words import in_words, size
 from afina.studies.record import Record
 from afina.studies.run import Run
 from afina.studies.trials import Trial
@@ -62,6 +62,11 @@ def planned(run: Run) -> str:
         return f"asking: {run.method}"
     aside = ", less those set aside to select by" if run.data.selection else ""
     return f"training {run.title} on {run.data.train_examples:,} texts{aside}"
+
+
+def waiting(run: Run, needed: int, available: int) -> str:
+    """A run that does not fit in memory beside those under way."""
+    return f"{named(run)}: waits for memory: needs {size(needed)}, beside the others are {size(available)}"
 
 
 def attempt(run: Run, number: int, trial: Trial, length: int) -> str:
@@ -133,6 +138,10 @@ class Lines(Watcher):
     def started(self, run: Run, number: int, total: int) -> None:
         """Name the run."""
         self.begin(run, begun(run, number, total))
+
+    def waits(self, run: Run, needed: int, available: int) -> None:
+        """Say for what."""
+        self.say(waiting(run, needed, available))
 
     def trying(self, run: Run, number: int, spent: float) -> None:
         """Name the candidate."""

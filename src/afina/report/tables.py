@@ -190,6 +190,19 @@ def _cost_notes(arms: Sequence[Arm]) -> list[str]:
         "(backbone and head) before a method adds any.",
         "Training time is the `train` phase: optimiser steps only, without loading, encoding, evaluation and saving. "
         "Tokens are real ones; there is no padding.",
+        *_at_once(arms),
+    ]
+
+
+def _at_once(arms: Sequence[Arm]) -> list[str]:
+    """What times are not to be compared with those of runs that had the machine alone."""
+    beside = [record.at_once for arm in arms for record in arm.records if record.at_once > 1]
+    if not beside:
+        return []
+    runs = len([record for arm in arms for record in arm.records])
+    return [
+        f"{len(beside)} of {runs} runs shared the machine with others, up to {max(beside)} at once: training times and "
+        "tokens per second are those beside the others, each with its share of the processors."
     ]
 
 

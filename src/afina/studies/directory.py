@@ -19,6 +19,9 @@ from afina.studies.record import Record
 
 ADAPTERS, PREDICTIONS, CHECKPOINTS = "adapters", "predictions", "checkpoints"
 
+SCRATCH = ".scratch"
+"""Where executors write; it has a directory for each run, with the same places in it."""
+
 _UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, halves of characters, and ends of lines and paragraphs."""
 
@@ -106,6 +109,10 @@ class Directory:
         """Where a run that goes on keeps its one checkpoint."""
         return self.out / CHECKPOINTS / f"{label}.safetensors"
 
+    def scratch(self, label: str) -> Directory:
+        """Where an executor leaves what a run makes, before the record of it is kept."""
+        return Directory(self.out / SCRATCH / label)
+
     @property
     def holds_results(self) -> bool:
         """Whether a study or a recommendation left something here; False for what can be no path."""
@@ -142,6 +149,19 @@ class Directory:
         """Whether nothing lies here that somebody could make use of."""
         worth = (self.records, self.tuning, self.recommendation)
         return not any(path.exists() for path in worth) and not self.has_checkpoint
+
+    def take_back(self, label: str) -> None:
+        """Move the checkpoint that a run left in its scratch to the others; all else in its scratch goes."""
+        scratch = self.scratch(label).out
+        for checkpoint in (scratch / CHECKPOINTS).glob("*.safetensors"):
+            atomic.take(checkpoint, self.out / CHECKPOINTS / checkpoint.name)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Leave no scratch of any run; their checkpoints stay, to go on from."""
+        for scratch in (self.out / SCRATCH).glob("*"):
+            self.take_back(scratch.name)
+        shutil.rmtree(self.out / SCRATCH, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove what a killed process left half-written."""

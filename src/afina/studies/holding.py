@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,25 +57,52 @@ class Held:
             return False
         return manifest.get("digest") == one.digest
 
-    def keep(self, made: Record, label: str) -> Result:
-        """Record a finished run, in the place of one of the same key; its checkpoint goes.
+    def begin(self, label: str) -> Path:
+        """An executor's scratch for a run; in it is the checkpoint, where there is one to go on from.
 
+        Raises CannotWrite.
+        """
+        scratch, checkpoint = self.directory.scratch(label), self.directory.checkpoint(label)
+        shutil.rmtree(scratch.out, ignore_errors=True)
+        with atomic.writing(scratch.out):
+            scratch.out.mkdir(parents=True)
+        if checkpoint.is_file():
+            atomic.take(checkpoint, scratch.checkpoint(label))
+        return scratch.out
+
+    def keep(self, made: Record, label: str, before: Collection[str] = ()) -> Result:
+        """Take in what a finished run left in its scratch, and record it in the place of one of the same key.
+
+        before  keys of records that it is to stand before; else it is the last
         Raises CannotWrite; then its adapter and predictions are not there either.
         """
-        records = [one for one in self.records if one.key != made.key] + [made]
+        scratch = self.directory.scratch(label).out
+        others = [one for one in self.records if one.key != made.key]
+        place = next((number for number, one in enumerate(others) if one.key in before), len(others))
+        records = [*others[:place], made, *others[place:]]
         try:
+            for name in (made.adapter, made.predictions):
+                atomic.take(scratch / name, self.out / name)
             self.directory.write(records)
         except CannotWrite:
             self.directory.discard(label)
             raise
         self.records = records
-        self.directory.checkpoint(label).unlink(missing_ok=True)
+        self.abandon(label)
         return self.result(made)
 
     def abandon(self, label: str) -> None:
-        """Remove what a run that was ended for good left."""
+        """Remove the scratch and the checkpoint of a run that is not gone on with."""
+        shutil.rmtree(self.directory.scratch(label).out, ignore_errors=True)
         self.directory.checkpoint(label).unlink(missing_ok=True)
-        self.directory.sweep()
+
+    def give_up(self, label: str, message: str) -> str:
+        """Keep the checkpoint of a run that ended in an error, and nothing else of it; the message for the user.
+
+        What the executor says of its scratch is said of the directory that the user knows.
+        """
+        self.directory.take_back(label)
+        return message.replace(str(self.directory.scratch(label).out), str(self.out))
 
     def forget(self, made: Record, label: str) -> None:
         """Remove a record with its adapter and predictions, which another has taken the place of."""
@@ -119,8 +146,14 @@ def hold(out: Path) -> Iterator[Held]:
             shutil.rmtree(out)
         raise CannotWrite(f"`out` {out}", atomic.reason(error)) from None
     try:
+        directory.clear()
         directory.sweep()
         yield Held(directory, directory.read())
+        directory.clear()
+    except BaseException:
+        with suppress(CannotWrite):  # the next one that holds the directory clears it
+            directory.clear()
+        raise
     finally:
         # While it is held: who waits for it sees that the file is gone, and makes a new one.
         directory.lock.unlink(missing_ok=True)

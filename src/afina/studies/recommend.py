@@ -31,6 +31,7 @@ from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.floors import Floor
 from afina.studies.holding import Held
+from afina.studies.memory import MORE
 from afina.studies.portfolio import DEAREST
 from afina.studies.recommendation import Contender, Dropped, Recommendation, decide
 from afina.studies.results import Results, of_recommendation
@@ -175,10 +176,6 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
         if one.method == DEAREST:
             most = needed
     return [run.method for run in runs if run.method in fitting], lowered, dropped
-
-
-MORE = 2
-"""No method takes more than so many times the memory of the dearest one."""
 
 
 def _answer(

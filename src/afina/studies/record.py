@@ -11,7 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from afina import atomic
 from afina.card import Shown
@@ -127,6 +134,8 @@ class Record(Shown, Sealed):
     digest           the adapter's digest
     data_digest      of what the task's files held, which the key covers; None where the address says which data
                      these are
+    at_once          the most runs that this machine carried out at once meanwhile, which makes seconds longer;
+                     left out where it was this one alone
     content_digest   of every other field
     """
 
@@ -171,6 +180,18 @@ class Record(Shown, Sealed):
     digest: str
     environment: Environment
     data_digest: str | None = None
+    at_once: int = Field(default=1, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _neutral_left_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if self.at_once == 1:
+            fields.pop("at_once", None)
+        return fields
+
+    def beside(self, most: int) -> Self:
+        """The record of a run beside which so many were carried out at once, itself counted."""
+        return self if most == self.at_once else self.model_copy(update={"at_once": most}).sealed()
 
     @model_validator(mode="after")
     def _of_a_known_kind(self) -> Self:

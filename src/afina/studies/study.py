@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -23,14 +21,14 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.objective import metric_for
 from afina.schema import Frozen
-from afina.studies import trials, tuning
+from afina.studies import schedule, trials, tuning
 from afina.studies.directory import check_name
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.holding import Held
 from afina.studies.record import Record
 from afina.studies.recorded import RecordedRuns
-from afina.studies.results import Failure, Request, Results, measured_in
+from afina.studies.results import Failure, Request, Results
 from afina.studies.run import MOST_SEED, Run
 from afina.studies.space import Space
 from afina.studies.spec import Ask, Data, Training
@@ -234,7 +232,7 @@ class Study(Shown, Frozen):
             so_far = Results(
                 *(request.name, held.out, (), failed, request.command, tuned), task=request.task, data=request.data
             )
-            return _carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
+            return schedule.carry_out(runs, held, so_far, executor, watcher, fresh=fresh)
 
     def _check_data(self, recorded: RecordedRuns) -> None:
         """Read the data as they are now; the error that this ends in says what is left of earlier ones."""
@@ -326,26 +324,3 @@ def _told_of_other_data(records: Sequence[Record], out: Path) -> str:
         f"task {first.task}: the data changed after {first.name}, seed {first.seed}{more} was recorded. These are "
         f"other runs now; the earlier adapter stays in {out / first.adapter}."
     )
-
-
-def _carry_out(
-    runs: Sequence[Run], held: Held, so_far: Results, executor: Executor, watcher: Watcher, *, fresh: bool
-) -> Results:
-    """`so_far` with the results of `runs`, which are carried out where they are not known, or all of them `fresh`."""
-    for number, run in enumerate(runs, start=1):
-        known = None if fresh else held.known(run.key)
-        if known is None:
-            watcher.started(run, number, len(runs))
-            try:
-                made = executor.carry_out(run, held.out, so_far.name, partial(watcher.progress, run))
-            except AfinaError as error:
-                watcher.failed(run, str(error))
-                failure = Failure(run.title, run.method, run.seed, str(error))
-                so_far = replace(so_far, failed=(*so_far.failed, failure), waiting=len(runs) - number)
-                continue
-        result = measured_in(known or held.keep(made, run.label), run.metric)
-        watcher.finished(run, result.record, now=known is None)
-        so_far = replace(so_far, results=(*so_far.results, result), waiting=len(runs) - number)
-        watcher.changed(so_far)
-    watcher.changed(so_far)
-    return so_far

@@ -1,4 +1,5 @@
-"""Trainings: candidates trained one after the other under a time limit, each whole, and of them one to select.
+"""Trainings: candidates trained under a time limit, each whole, and of them one to select; as many at once as the
+executor has slots, so that more of them are trained in the time.
 
 What a step costs is measured before the first training and learnt from each. The dearest method's pace stands for that
 of a method which is not known; its own is measured only where the dearest one leaves no time for a training, and the
@@ -10,7 +11,7 @@ more on half of the texts, to see what labels are worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
@@ -19,15 +20,18 @@ from afina import meter
 from afina.errors import AfinaError
 from afina.stats.metrics import METRICS
 from afina.studies import stages
-from afina.studies.executors.executor import Overrun
+from afina.studies.executors.executor import MemoryForecast, Overrun
 from afina.studies.holding import Held
+from afina.studies.memory import AT_FIRST, like, of_methods, wait_for_memory
 from afina.studies.pace import MEASURED, Pace, measure
 from afina.studies.portfolio import CHEAPEST, DEAREST, EPOCHS, Candidate
 from afina.studies.recommendation import NAME, Dropped
 from afina.studies.record import Record
 from afina.studies.result import Result
 from afina.studies.run import Run
+from afina.studies.schedule import work
 from afina.studies.setting import BATCH, Setting, reason
+from afina.studies.slots import Slots, Tell
 
 AT_LEAST, ROOM = 2, 2.3
 """So many trainings there is to be time for: where it is short, by fewer epochs, then by fewer texts. The second is of
@@ -37,9 +41,6 @@ what was selected, on all texts, and so of more steps; where there are more text
 SHARE, MOST = 0.2, 300
 """Share of the training texts that is set aside to select by, and most of them."""
 
-AT_FIRST = 2_000
-"""Training texts that are read before it is known how many there is time for."""
-
 FASTER = 1.5
 """Where the first training shows that there is time for so many times its steps, all are made longer: a machine that
 was busy while the pace was measured would else cut every training short.
@@ -47,6 +48,20 @@ was busy while the pace was measured would else cut every training short.
 
 EVALUATION_SHARE, FEWEST = 0.3, 100
 """Share of a training's time that scoring held-out texts may take, and how many are scored whatever it takes."""
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A training under way: of a candidate, its number among all, and when it began."""
+
+    candidate: Candidate
+    number: int
+    run: Run
+    began: float
+
+
+_Slots = Slots[str, tuple[Record, float]]
+"""By the names of candidates: a record, and when the run ended."""
 
 
 @dataclass
@@ -59,6 +74,8 @@ class Trainings:
     candidates  by name;  paces  by method, corrected as they are known better
     results  by the names of candidates, in their order;  ended  when each ended, seconds from the start
     again    of the selected one trained on all texts;  half  on half of them
+    begun    trainings under way, by the names of candidates
+    memory   what trainings need, by the keys of runs like them; None where that is no matter
     """
 
     setting: Setting
@@ -74,6 +91,8 @@ class Trainings:
     dropped: dict[str, Dropped] = field(default_factory=dict)
     again: Result | None = None
     half: Result | None = None
+    begun: dict[str, _Begun] = field(default_factory=dict)
+    memory: MemoryForecast | None = None
 
     def plan(self, candidates: Sequence[Candidate]) -> None:
         """Measure the first that can be trained here, and from it on how many held-out texts each can be evaluated.
@@ -81,6 +100,7 @@ class Trainings:
         Raises what it ends in where none can.
         """
         self.texts = len(self.setting.task.evaluation)
+        self.memory = of_methods(self.setting, list(dict.fromkeys(one.method for one in candidates)))
         problem: AfinaError | None = None
         for number, one in enumerate(candidates):
             try:
@@ -113,18 +133,23 @@ class Trainings:
         self.candidates = {one.name: one for one in candidates}
         if self.paces:
             self._set_length(next(iter(self.paces.values())))
-        for number, one in enumerate(candidates, start=1):
-            if self._has_failed(one.method):
-                continue
-            if self._should_measure(one):
-                try:
-                    self._measure(one)
-                except AfinaError as error:
-                    self.setting.watcher.says(str(error))
-            if self._pace(one.method) is not None:
-                self._train(one, number, len(candidates))
-                if [*self.ended] == [one.name] and self._longer(self.results[one.name]):
-                    self._train(one, number, len(candidates))
+        with _Slots(self.setting.executor) as slots:
+            for number, one in enumerate(candidates, start=1):
+                if self._has_failed(one.method):
+                    continue
+                if self._should_measure(one):
+                    try:
+                        self._measure(one)
+                    except AfinaError as error:
+                        self.setting.watcher.says(str(error))
+                if self._pace(one.method) is not None:
+                    self._wait_for_memory(one, slots)
+                    self._train(one, number, slots)
+                while slots.full:
+                    self._end(slots)
+            while slots.busy:
+                self._end(slots)
+        self.results = dict(sorted(self.results.items(), key=lambda one: self._place(one[0])))
         best = self.selected
         if best is not None:
             self._confirm(self.candidates[best])
@@ -238,19 +263,49 @@ class Trainings:
         self._forget(first)
         return True
 
-    def _train(self, one: Candidate, number: int, total: int) -> None:
+    def _place(self, name: str) -> int:
+        """Of a candidate among all of them; what is none comes before."""
+        return [*self.candidates].index(name) if name in self.candidates else -1
+
+    def _wait_for_memory(self, one: Candidate, slots: _Slots) -> None:
+        def beside() -> list[Run]:
+            return [like(self.setting, self.begun[name].candidate.method) for name in slots.busy]
+
+        asked = like(self.setting, one.method)
+        wait_for_memory(asked, self.memory, beside, lambda: self._end(slots), self.setting.watcher)
+
+    def _train(self, one: Candidate, number: int, slots: _Slots) -> None:
         pace, clock = self._pace(one.method), self.setting.clock
         assert pace is not None
         if self.steps < 1 or clock.left <= 0 or self._takes(pace) > clock.left:
             self.dropped[one.name] = Dropped(why="train")
             return
         run = self._run(one, self.steps, self.used, selection=self.share)
-        began = meter.now()
+        begun = _Begun(one, number, run, meter.now())
+        carry_out = self._begin(run, number, len(self.candidates), clock.end)
+        self.begun[one.name] = begun
+        slots.start(one.name, lambda tell: (carry_out(tell), meter.now()))
+
+    def _end(self, slots: _Slots) -> None:
+        """Wait for the next training that ends; the first makes all longer, where it is alone and was measured slow."""
         with self.setting.stages.of(stages.TRAINING):
-            made = self._execute(run, number, total, clock.end)
-        if made:
-            self.results[one.name], self.ended[one.name] = made, clock.spent
-            self.paces[one.method] = Pace.of_run(made.record, meter.now() - began)
+            name, outcome = slots.next()
+            begun, ended = self.begun.pop(name), meter.now()
+
+            def carried_out() -> Record:
+                nonlocal ended
+                made, ended = outcome()
+                return made
+
+            later = {made.record.key for other, made in self.results.items() if self._place(other) > begun.number - 1}
+            made = self._finish(begun.run, carried_out, before=later)
+        if made is None:
+            return
+        one = begun.candidate
+        self.results[name], self.ended[name] = made, self.setting.clock.spent
+        self.paces[one.method] = Pace.of_run(made.record, ended - begun.began)
+        if [*self.ended] == [name] and not slots.busy and self._longer(made):
+            self._train(one, begun.number, slots)
 
     def _kept_back(self, pace: Pace) -> float:
         """Seconds that training the selected one again is to have, be that a candidate of this pace or what is selected
@@ -303,17 +358,26 @@ class Trainings:
 
     def _execute(self, run: Run, number: int, total: int, until: float, *, noted: bool = True) -> Result | None:
         """Carry it out, and keep its result; where there is none, `dropped` has the reason if that is to be noted."""
-        setting, watcher = self.setting, self.setting.watcher
-        watcher.started(run, number, total)
+        carry_out = self._begin(run, number, total, until)
+        return self._finish(run, lambda: carry_out(lambda call: call()), noted=noted)
+
+    def _begin(self, run: Run, number: int, total: int, until: float) -> Callable[[Tell], Record]:
+        setting = self.setting
+        setting.watcher.started(run, number, total)
+        return work(run, self.held, NAME, setting.executor, setting.watcher, until)
+
+    def _finish(
+        self, run: Run, carried_out: Callable[[], Record], *, noted: bool = True, before: Collection[str] = ()
+    ) -> Result | None:
         try:
-            made: Record = setting.executor.carry_out(run, self.held.out, NAME, partial(watcher.progress, run), until)
+            made = carried_out()
         except Overrun:
             self._drop(run, Dropped(why="overrun"), f"run {run.title}: its time was up.", noted=noted)
         except AfinaError as error:
             self._drop(run, Dropped(why="error", message=reason(run, error)), str(error), noted=noted)
         else:
-            watcher.finished(run, made, now=True)
-            return self.held.keep(made, run.label)
+            self.setting.watcher.finished(run, made, now=True)
+            return self.held.keep(made, run.label, before)
         return None
 
     def _drop(self, run: Run, why: Dropped, message: str, *, noted: bool) -> None:

@@ -1,6 +1,6 @@
 """Watcher: who is told what a study or a recommendation does. The one way to be told.
 
-Knows no display; several runs may go on at once.
+Knows no display; several runs may go on at once, of which all is told in the thread that asked for the study.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Watcher:
 
     def started(self, run: Run, number: int, total: int) -> None:
         """A run begins."""
+
+    def waits(self, run: Run, needed: int, available: int) -> None:
+        """A run needs more bytes of memory than are available beside those under way; told once of a run."""
 
     def progress(self, run: Run, progress: Progress) -> None:
         """A run or a trial goes on."""

@@ -1,4 +1,4 @@
-"""LocalExecutor: a run in a process of its own (`worker.py`) on this machine. Starts without torch.
+"""LocalExecutor: each run in a process of its own (`worker.py`) on this machine. Starts without torch.
 
 So that its peak memory is its own, a crash takes nothing else with it, and it ends when whoever asked for it does.
 """
@@ -9,24 +9,27 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from afina import allocator, meter
 from afina.data.task import Task, check_leakage, is_at_hand, is_pinned, reads_files
 from afina.errors import LESS_MEMORY, RunFailed
-from afina.events import Listener, Score
+from afina.events import Listener, Score, ignore
 from afina.models import objectives, source
 from afina.models.objective import metric_for
-from afina.studies.executors.executor import Executor, Overrun
+from afina.studies.executors.executor import Cancelled, Executor, MemoryForecast, Overrun
 from afina.studies.executors.messages import (
     CarryOut,
     Failed,
+    Foresee,
+    Foreseen,
     GoOn,
     Message,
     Progressed,
     Recorded,
+    Request,
     Scored,
     Stop,
     TryOut,
@@ -39,10 +42,16 @@ from afina.studies.run import Run
 
 
 class LocalExecutor(Executor):
-    """A process a run."""
+    """A process a run, and of several at once each with its share of the processors.
 
-    def __init__(self) -> None:
+    slots  how many runs at once
+    """
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
         self._read: tuple[Run, Task] | None = None
+        self._workers: set[_Worker] = set()
+        self._lock = threading.Lock()
 
     def look(self, run: Run) -> DataDigests | None:
         """Read the task again, where it is not pinned and takes no network."""
@@ -77,13 +86,13 @@ class LocalExecutor(Executor):
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """As the contract says."""
         made: Record | None = None
-        with _Worker(CarryOut(run=run, out=str(out), study=study), until) as worker:
+        with self._worker(CarryOut(run=run, out=str(out), study=study), until) as worker:
             for message in worker.answers(listen):
                 if isinstance(message, Recorded):
                     made = message.record
         if made is None:
             raise worker.failure()
-        return made
+        return made.beside(worker.most)
 
     def try_out(
         self,
@@ -95,7 +104,7 @@ class LocalExecutor(Executor):
         until: float | None = None,
     ) -> Score:
         """As the contract says."""
-        with _Worker(TryOut(run=run, shares=shares, limit=limit), until) as worker:
+        with self._worker(TryOut(run=run, shares=shares, limit=limit), until) as worker:
             for message in worker.answers(listen):
                 if isinstance(message, Scored):
                     if not goes_on(message.score) or message.last:
@@ -103,14 +112,55 @@ class LocalExecutor(Executor):
                     worker.send(GoOn())
         raise worker.failure()
 
+    def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
+        """In a process of its own, since that takes torch; a run needs as much whatever its seed."""
+        alike = {run.key: run.model_copy(update={"seed": 0}) for run in runs}
+        asked = {run.key: run for run in alike.values()}
+        with self._worker(Foresee(runs=tuple(asked.values()))) as worker:
+            for message in worker.answers(ignore):
+                if isinstance(message, Foreseen):
+                    needed = {key: message.needed[run.key] for key, run in alike.items() if run.key in message.needed}
+                    return MemoryForecast(message.available, needed)
+        raise worker.failure()
+
+    def cancel(self, *, at_once: bool = False) -> None:
+        """Tell each worker, or end it."""
+        with self._lock:
+            for worker in self._workers:
+                worker.cancel(at_once=at_once)
+
+    @contextmanager
+    def _worker(self, request: Request, until: float | None = None) -> Iterator[_Worker]:
+        """A worker for the block, among those that go on."""
+        with _Worker(request, until, self._threads) as worker:
+            with self._lock:
+                self._workers.add(worker)
+                for each in self._workers:
+                    each.most = max(each.most, len(self._workers))
+            try:
+                yield worker
+            finally:
+                with self._lock:
+                    self._workers.remove(worker)
+
+    @property
+    def _threads(self) -> int | None:
+        """Of a worker; None: as many as torch takes by itself."""
+        return max(1, meter.processors() // self.slots) if self.slots > 1 else None
+
 
 class _Worker:
-    """One process at work on a request; the end of the block ends it, and so does the clock at `until`."""
+    """One process at work on a request; the end of the block ends it, and so does the clock at `until`.
 
-    def __init__(self, request: CarryOut | TryOut, until: float | None) -> None:
-        self.request, self.until = request, until
+    threads  that it computes in, unless OMP_NUM_THREADS says so; None: torch's own choice
+    most     workers, itself among them, that were at work at once while it was
+    """
+
+    def __init__(self, request: Request, until: float | None, threads: int | None) -> None:
+        self.request, self.until, self.threads = request, until, threads
         self.timer: threading.Timer | None = None
         self.problem: Failed | None = None
+        self.most, self.told, self.cancelled = 1, threading.Lock(), False
 
     def __enter__(self) -> _Worker:
         with _ctrl_c_later():
@@ -120,7 +170,8 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
-                env=allocator.environment_of_one_run(),
+                env=({} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)})
+                | allocator.environment_of_one_run(),
             )
         if self.until is not None:
             seconds = min(max(0.0, self.until - meter.now()), threading.TIMEOUT_MAX / 2)
@@ -154,9 +205,17 @@ class _Worker:
     def send(self, message: Message) -> None:
         """Write one line to it; it may be gone."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
+        with self.told, suppress(BrokenPipeError, ValueError):  # ValueError: closed
             self.process.stdin.write(encode(message))
             self.process.stdin.flush()
+
+    def cancel(self, *, at_once: bool) -> None:
+        """Have it end, from another thread: once it is asked to, and then it is ended."""
+        if at_once:
+            self.process.kill()
+        elif not self.cancelled:
+            self.send(Stop())
+        self.cancelled = True
 
     def answers(self, listen: Listener) -> Iterator[Message]:
         """Send the request; yield what is neither progress nor an error."""
@@ -173,9 +232,11 @@ class _Worker:
             else:
                 yield message
 
-    def failure(self) -> RunFailed | Overrun:
+    def failure(self) -> RunFailed | Overrun | Cancelled:
         """Why it ended without an answer; for after the block."""
-        title = self.request.run.title
+        title = "in foreseeing memory" if isinstance(self.request, Foresee) else self.request.run.title
+        if self.cancelled:
+            return Cancelled()
         if self.until is not None and meter.now() >= self.until:
             return Overrun()
         if self.problem is not None:

@@ -34,6 +34,13 @@ class TryOut(_Message):
     limit: int | None
 
 
+class Foresee(_Message):
+    """To a worker: say what memory these runs need. It ends in Foreseen."""
+
+    kind: Literal["foresee"] = "foresee"
+    runs: tuple[Run, ...]
+
+
 class GoOn(_Message):
     """To a worker: take the steps up to the next score."""
 
@@ -68,6 +75,14 @@ class Recorded(_Message):
     record: Record
 
 
+class Foreseen(_Message):
+    """From a worker: bytes that there are, and bytes that each run needs, by its key; none where that is unknown."""
+
+    kind: Literal["foreseen"] = "foreseen"
+    available: int
+    needed: dict[str, int]
+
+
 class Failed(_Message):
     """From a worker: what failed, where the user can mend it."""
 
@@ -77,7 +92,10 @@ class Failed(_Message):
     fields: dict[str, JsonValue]
 
 
-Message = CarryOut | TryOut | GoOn | Stop | Progressed | Scored | Recorded | Failed
+Request = CarryOut | TryOut | Foresee
+"""What a worker is started for."""
+
+Message = Request | GoOn | Stop | Progressed | Scored | Recorded | Foreseen | Failed
 
 _ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 

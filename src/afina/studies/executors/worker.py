@@ -1,6 +1,6 @@
 """One run in a process of its own: `python -m afina.studies.executors.worker`, started by `local.py`.
 
-Reads one message from standard input (`messages.py`): CarryOut or TryOut. Writes messages to standard output:
+Reads one message from standard input (`messages.py`): CarryOut, TryOut or Foresee. Writes messages to standard output:
 Progressed now and then, and Failed where the user can mend what failed. It ends at once when its standard input closes,
 so that no run outlives who asked for it; at Stop it ends after a checkpoint.
 """
@@ -12,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -21,9 +22,12 @@ from afina.events import Progress
 from afina.studies.executors.messages import (
     CarryOut,
     Failed,
+    Foresee,
+    Foreseen,
     Message,
     Progressed,
     Recorded,
+    Request,
     Scored,
     Stop,
     TryOut,
@@ -100,6 +104,19 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Me
             replies.get()  # at rest: a candidate that is stopped has taken no step more than it was scored for
 
 
+def _foresee(request: Foresee, reporter: _Reporter) -> None:
+    from afina import device
+    from afina.studies.cost import cost
+
+    gpu = meter.gpu_memory(device.choose())
+    needed: dict[str, int] = {}
+    for run in request.runs:
+        with suppress(AfinaError):  # what is wrong with it, it says itself when it is carried out
+            seen = cost(run, calibrate=False)
+            needed[run.key] = seen.peak if gpu is None else seen.gpu_peak
+    reporter.send(Foreseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
+
+
 def main() -> int:
     """Carry out what standard input describes; 0 when it is done, 2 when the user can mend what failed."""
     # Whatever a library prints must not reach the channel.
@@ -109,13 +126,15 @@ def main() -> int:
     if not line.endswith(b"\n"):
         return 1  # the study ended before it had asked for anything
     request = decode(line)
-    assert isinstance(request, CarryOut | TryOut)
+    assert isinstance(request, Request)
     replies: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_hear, args=(replies, reporter), daemon=True).start()
 
     try:
         if isinstance(request, TryOut):
             _try_out(request, reporter, replies)
+        elif isinstance(request, Foresee):
+            _foresee(request, reporter)
         else:
             _carry_out(request, reporter)
     except AfinaError as error:
