@@ -102,7 +102,14 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "data.leakage": "Evaluation texts occur in the training split.",
     },
     "InvalidInput": {
-        "input.invalid": "X or y of an estimator cannot be used; `cause` is the code where data are the reason.",
+        "input.columns-differ": "X has other columns than the estimator was fitted on.",
+        "input.empty": "X has no text.",
+        "input.invalid": "X of an estimator cannot be used; `cause` is the code of the reason.",
+        "input.one-value": "All texts have the same class or number.",
+        "input.pairs-mismatch": "X has pairs of texts where the estimator was fitted on single texts, or the reverse.",
+        "input.surrogate": "A label of y holds half a surrogate pair.",
+        "input.target-missing": "y, or a label of y, is missing.",
+        "input.types-mixed": "The labels of y have several types.",
     },
     "InvalidStudy": {
         "adapter.ambiguous": "A directory has several adapters; name one with `method`.",

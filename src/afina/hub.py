@@ -211,6 +211,7 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
             f"{folder}: found {found}. Expected files such as {', '.join(SAFE)} and {CARD}; nothing was sent.",
             code="hub.file-unsafe",
             path=folder,
+            found=found,
         )
     with _sending(repository):
         api = HfApi()

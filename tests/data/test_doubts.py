@@ -16,6 +16,7 @@ from afina.data.readers.texts import chunks
 from afina.errors import AfinaError, UnknownName
 from afina.studies.spec import Data, RunSpec
 from fakes import write_csv
+from raises import raises
 
 
 def table_of(path: Path, labels: Sequence[object], header: Sequence[str] = ("text", "label")) -> Path:
@@ -86,7 +87,10 @@ def test_the_line_of_a_task_with_a_name_says_its_name(tmp_path: Path) -> None:
 
 def test_texts_to_predict_are_refused_where_two_columns_may_be_the_text(tmp_path: Path) -> None:
     mine = write_csv(tmp_path / "mine.csv", [("a", "b")], ("title", "body"))
-    with pytest.raises(AfinaError, match="several columns may be the text: body, title"), chunks(mine) as parts:
+    with (
+        raises(AfinaError, code="data.column-ambiguous", field="text", where="mine.csv", found=["body", "title"]),
+        chunks(mine) as parts,
+    ):
         list(parts)
     with chunks(str(mine), text="title") as parts:
         assert [chunk.texts for chunk in parts] == [["a"]]
@@ -282,7 +286,7 @@ def test_missing_values_are_refused_with_their_rows_or_skipped_and_counted(
     if word:
         kept = Task.load(mine, missing="keep")
         assert len(kept.train) + len(kept.evaluation) == 20
-    with pytest.raises(UnknownName, match="unknown missing 'drop'"):
+    with raises(UnknownName, code="name.unknown", name="drop", kind="missing"):
         Task.load(mine, missing="drop")
 
 

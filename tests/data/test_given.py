@@ -11,6 +11,7 @@ import pytest
 
 from afina.data.given import as_lists, column_names
 from afina.errors import InvalidData
+from raises import raises
 
 TEXTS = ["What a warm ferry!", "the novel was dull."]
 SECOND = ["It sank.", "It was not."]
@@ -51,35 +52,38 @@ def test_texts_are_the_same_in_whatever_form_they_come(given: Any) -> None:
 )
 def test_rows_of_two_are_pairs(given: Any) -> None:
     assert tuple(map(list, as_lists(given))) == (TEXTS, SECOND)  # type: ignore[arg-type]
-    with pytest.raises(InvalidData, match="Leave one of them out"):
+    with raises(InvalidData, code="data.type-wrong", argument="pairs"):
         as_lists(given, SECOND)
 
 
 def test_pairs_come_in_any_form_too_one_for_each_text() -> None:
     assert as_lists(TEXTS, pd.Series(SECOND, index=[1, 0])) == (TEXTS, SECOND)
-    with pytest.raises(InvalidData, match=r"2 texts and 1 second texts: expected one for each text\."):
+    with raises(InvalidData, code="data.lengths-differ", texts=2, pairs=1):
         as_lists(TEXTS, SECOND[:1])
-    with pytest.raises(InvalidData, match="`pairs`: rows of two"):
+    with raises(InvalidData, code="data.type-wrong", argument="pairs"):
         as_lists(TEXTS, [("a", "b"), ("c", "d")])
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("What a warm ferry!", r"one string, 'What a warm ferry!': expected a list of texts, such as \['What"),
-        (b"What", "one string, b'What'"),
-        ({"text": TEXTS}, "`texts`: found a dict. Expected a list, an array or a Series of texts"),
-        (set(TEXTS), "`texts`: found a set"),
-        (None, "`texts`: found a NoneType"),
-        (7, "`texts`: found a int"),
-        (np.array("one"), r"found a ndarray of shape \(\)"),
-        (np.array([["a", "b", "c"]]), r"found a ndarray of shape \(1, 3\)"),
-        (pd.DataFrame([["a", 1, 2]], columns=["text", "x", "y"]), "DataFrame with the columns 'text', 'x', 'y'"),
-        ([("a", "b"), ("c",)], "rows of 1 and 2 values"),
+        ("What a warm ferry!", {"code": "data.type-wrong", "argument": "texts"}),
+        (b"What", {"code": "data.type-wrong", "argument": "texts"}),
+        ({"text": TEXTS}, {"code": "data.type-wrong", "argument": "texts", "found": "dict"}),
+        (set(TEXTS), {"code": "data.type-wrong", "argument": "texts", "found": "set"}),
+        (None, {"code": "data.type-wrong", "argument": "texts", "found": "NoneType"}),
+        (7, {"code": "data.type-wrong", "argument": "texts", "found": "int"}),
+        (np.array("one"), {"code": "data.type-wrong", "argument": "texts", "found": "ndarray"}),
+        (np.array([["a", "b", "c"]]), {"code": "data.type-wrong", "argument": "texts", "found": "ndarray"}),
+        (
+            pd.DataFrame([["a", 1, 2]], columns=["text", "x", "y"]),
+            {"code": "data.type-wrong", "argument": "texts", "found": "DataFrame"},
+        ),
+        ([("a", "b"), ("c",)], {"code": "data.type-wrong", "argument": "texts"}),
     ],
 )
-def test_what_is_no_list_of_texts_is_refused(given: Any, told: str) -> None:
-    with pytest.raises(InvalidData, match=told):
+def test_what_is_no_list_of_texts_is_refused(given: Any, told: dict[str, Any]) -> None:
+    with raises(InvalidData, **told):
         as_lists(given)
 
 

@@ -12,6 +12,7 @@ from afina.data.labelled import Labelled, Trained
 from afina.data.task import Task
 from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, Leakage, NotFound
+from raises import raises
 
 NAMES = ("bad", "good")
 
@@ -103,7 +104,7 @@ def test_a_file_all_of_which_was_trained_on_is_refused(tmp_path: Path, mine: Pat
     about = trained(mine, evaluation=str(held))
     assert (len(Labelled.read(str(held), about).split), Labelled.read(str(held), about).leaked) == (30, 0)
     held.unlink()
-    with pytest.raises(Leakage, match="trained on all of its 100 texts"):
+    with raises(Leakage, code="data.leakage", where="mine.csv", leaked=100):
         Labelled.read(str(mine), about)
 
 
@@ -122,7 +123,7 @@ def test_of_a_directory_it_is_the_evaluation_file_and_else_the_test_file(
 
 def test_a_directory_without_one_of_them_is_refused(tmp_path: Path, mine: Path) -> None:
     write(tmp_path / "task" / "train.csv", 10)
-    with pytest.raises(NotFound, match=r"no dev file\. Found: train\.csv"):
+    with raises(NotFound, code="task.missing", path="task"):
         Labelled.read(str(tmp_path / "task"), trained(mine))
 
 

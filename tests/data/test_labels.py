@@ -15,6 +15,7 @@ from pyarrow import parquet
 from afina import Task
 from afina.errors import AfinaError, InvalidData, UnknownName
 from fakes import write_csv
+from raises import raises
 
 
 def table_of(path: Path, labels: Sequence[object], header: Sequence[str] = ("text", "label")) -> str:
@@ -74,7 +75,7 @@ def test_the_kind_that_is_said_is_the_kind(tmp_path: Path) -> None:
     single = Task.load(table_of(tmp_path, ["a", "b"] * 5), kind="labels")
     assert single.label_names == ("a", "b")
     assert single.train.labels.sum(axis=1).tolist() == [1] * len(single.train)
-    with pytest.raises(UnknownName, match="'numbers'"):
+    with raises(UnknownName, code="name.unknown", name="numbers", kind="kind", nearest="number"):
         Task.load(whole, kind="numbers")
 
 
@@ -148,7 +149,7 @@ def test_the_training_file_decides_how_the_other_is_read(tmp_path: Path) -> None
     task = Task.load(given, evaluation=str(whole))
     assert task.evaluation.labels.tolist() == [1.0, 2.0]
     text = write_csv(tmp_path / "text.csv", [("new", "good")])
-    with pytest.raises(InvalidData, match=r"text\.csv, line 2: column 'label' holds 'good', expected a number"):
+    with raises(InvalidData, code="data.number-malformed", where="text.csv, line 2: column 'label'", found="good"):
         Task.load(given, evaluation=str(text))
 
 

@@ -18,6 +18,7 @@ from afina.data.readers.snippets import DOMAINS, Snippet
 from afina.data.split import normalised
 from afina.data.task import Task, count_leaked, is_at_hand
 from afina.errors import NotFound, UnknownName
+from raises import raises
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "sst2"
 
@@ -121,7 +122,7 @@ def test_a_task_has_both_labels_in_the_usual_order_or_the_one_given(invented: Pa
 
 
 def test_an_unknown_domain_names_the_nearest_one() -> None:
-    with pytest.raises(UnknownName, match=r"unknown task 'snippets:movie'\. Did you mean 'snippets:movies'\?"):
+    with raises(UnknownName, code="name.unknown", name="snippets:movie", kind="task", nearest="snippets:movies"):
         Task.load("snippets:movie")
 
 
@@ -309,7 +310,7 @@ def test_without_the_raters_there_is_no_ceiling_and_they_are_asked_for_once_a_da
 def test_offline_nobody_is_asked_for_the_snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path))
     assert not is_at_hand("snippets:pairs")
-    with pytest.raises(NotFound, match="task snippets:pairs: the snippets are not on this machine"):
+    with raises(NotFound, code="asset.unavailable", task="snippets:pairs"):
         Task.load("snippets:pairs", offline=True)
     assert not list(tmp_path.iterdir())
 

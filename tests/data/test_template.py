@@ -12,6 +12,7 @@ from afina.data.template import Template
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, InvalidStudy
 from fakes import TEXTS, tokenizer
+from raises import raises
 
 REVIEW = Template("Review: {text}\nSentiment:")
 BOTH = Template("First: {text}\nSecond: {text_pair}\nSame:")
@@ -82,24 +83,24 @@ def test_cut_texts_are_counted(words: Any) -> None:
 
 @pytest.mark.parametrize("source", ["", "Review:", "{text} {text}", "{text_pair}", "{text}{text_pair}{text_pair}"])
 def test_a_template_has_one_place_for_a_text(source: str) -> None:
-    with pytest.raises(InvalidStudy, match=r"^`template` .* expected \{text\} in it once"):
+    with raises(InvalidStudy, code="template.invalid"):
         Template(source)
 
 
 def test_a_template_that_leaves_no_room_is_refused(words: Any) -> None:
     size = len(words(REVIEW.render(""))["input_ids"])
-    with pytest.raises(InvalidStudy, match=f"has {size} tokens, and `max_length` is {size}: that leaves none to the"):
+    with raises(InvalidStudy, code="template.invalid"):
         encode(words, ["a lamp"], max_length=size, template=REVIEW)
     assert len(ids(words, REVIEW, "a lamp, warm and bright", length=size + 2)) <= size + 2
 
 
 def test_a_template_fits_the_number_of_texts(words: Any) -> None:
-    with pytest.raises(InvalidStudy, match=r"the examples are pairs of texts\. Add \{text_pair\}\."):
+    with raises(InvalidStudy, code="template.invalid", pairs=True):
         ids(words, REVIEW, "one", "two")
-    with pytest.raises(InvalidStudy, match=r"the examples are single texts\. Take \{text_pair\} out of it"):
+    with raises(InvalidStudy, code="template.invalid", pairs=False):
         ids(words, BOTH, "one")
 
 
 def test_an_empty_text_is_still_refused(words: Any) -> None:
-    with pytest.raises(InvalidData, match="text 2: '' gives no tokens"):
+    with raises(InvalidData, code="data.text-empty", row=2):
         encode(words, ["a lamp", ""], max_length=40, template=REVIEW)

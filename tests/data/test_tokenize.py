@@ -9,6 +9,7 @@ from afina import Backbone
 from afina.data.tokenize import Encoded, encode
 from afina.errors import InvalidData
 from fakes import BEGIN, LONG, TEXTS, sentences
+from raises import raises
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -82,7 +83,7 @@ def test_a_text_without_tokens_is_an_error_that_says_which(
     gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
     monkeypatch.setattr("afina.data.tokenize._CHUNK", chunk)
-    with pytest.raises(InvalidData, match=r"training text 4: '' gives no tokens\. Remove empty texts"):
+    with raises(InvalidData, code="data.text-empty", row=4):
         encode(gpt2.tokenizer, ["a", "b", "c", "", "d", ""], max_length=8, where="training text")
 
 

@@ -21,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 from afina import Adapter, AfinaError, Backbone, Predictor, TextClassifier, TextRegressor
 from afina.errors import InvalidData, InvalidStudy, UnknownName
 from fakes import sentences
+from raises import raises
 
 SHORT = {"max_steps": 3, "dtype": "float32"}
 TEXTS = [text for text, _ in sentences(24)]
@@ -109,14 +110,14 @@ def test_pairs_are_two_columns_in_their_order(made: TextClassifier) -> None:
     assert made.n_features_in_ == 2
     assert made.feature_names_in_.tolist() == ["first", "second"]
     assert np.array_equal(made.predict_proba(frame), made.predict_proba(list(zip(TEXTS, TEXTS[::-1], strict=True))))
-    with pytest.raises(InvalidData, match="its columns are second, first; TextClassifier was fitted on first, second"):
+    with raises(InvalidData, code="input.columns-differ", found=["second", "first"]):
         made.predict(frame[["second", "first"]])
-    with pytest.raises(ValueError, match="found single texts, and TextClassifier was fitted on pairs of texts"):
+    with raises(ValueError, code="input.pairs-mismatch", found="single texts"):
         made.predict(TEXTS)
 
 
 def test_singles_are_not_answered_for_pairs(fitted: TextClassifier) -> None:
-    with pytest.raises(ValueError, match="found pairs of texts, and TextClassifier was fitted on single texts"):
+    with raises(ValueError, code="input.pairs-mismatch", found="pairs of texts"):
         fitted.predict([("a", "b")])
 
 
@@ -169,7 +170,7 @@ def test_out_is_where_the_adapter_is_left_and_nothing_else_is_overwritten(
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("keep")
-    with pytest.raises(InvalidStudy, match="something that is no adapter is there"):
+    with raises(InvalidStudy, code="option.invalid", path="mine"):
         made.set_params(out=mine).fit(TEXTS, LABELS)
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
 

@@ -18,6 +18,7 @@ import pytest
 from afina import assets
 from afina.assets import ASSETS, Asset, cache_directory, fetch, fetch_if_possible
 from afina.errors import NotFound, UnknownName
+from raises import raises
 
 WHEEL = "afina_invented-1.0-py3-none-any.whl"
 
@@ -111,7 +112,7 @@ def test_the_cache_is_the_platforms_without_the_variable(monkeypatch: pytest.Mon
 
 
 def test_an_unknown_asset_names_the_nearest(cache: Path) -> None:
-    with pytest.raises(UnknownName, match=r"unknown asset 'smolm'\. Did you mean 'smollm2'"):
+    with raises(UnknownName, code="name.unknown", name="smolm", kind="asset", nearest="smollm2"):
         fetch("smolm")
     assert not cache.exists()
 

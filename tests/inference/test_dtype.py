@@ -21,6 +21,7 @@ from afina.inference import probes
 from afina.models.kernels.linear import can_pack
 from command import Command
 from fakes import TEXTS, Runs
+from raises import raises
 
 EIGHTH = 2.0**-8
 """What a bfloat16 can be off by, relative; outputs of the tiny models, which add up a hundred of them, by some more."""
@@ -65,7 +66,7 @@ def test_auto_is_bfloat16_where_the_device_computes_it(runs: Runs, monkeypatch: 
 
 
 def test_another_dtype_is_an_error_before_anything_is_opened(runs: Runs, afina: Command) -> None:
-    with pytest.raises(UnknownName, match=r"unknown dtype 'float16'\. .*Known: auto, bfloat16, float32"):
+    with raises(UnknownName, code="name.unknown", name="float16", kind="dtype", nearest="bfloat16"):
         Predictor.load(runs.adapter("gpt2", "lora"), dtype="float16")
     assert "unknown dtype 'half'" in afina("predict", runs.adapter("gpt2", "lora"), "a", "--dtype", "half").error
 
@@ -83,7 +84,7 @@ def test_the_command_line_takes_the_dtype_and_says_which_it_was(afina: Command, 
 def test_the_probe_is_compared_in_float32_whatever_is_computed_in_afterwards(runs: Runs, gpt2: Backbone) -> None:
     adapter = Adapter.load(runs.adapter("gpt2", "lora"))
     assert probes.opened(adapter, None, "bfloat16", checked=True).dtype == "bfloat16"
-    with pytest.raises(InvalidStudy, match="the probe is compared in float32, and this predictor computes in bfloat16"):
+    with raises(InvalidStudy, code="dtype.unsuitable"):
         probes.check(Predictor.of(adapter, gpt2, "bfloat16"))
 
 

@@ -18,6 +18,7 @@ from afina.inference.rows import answered, check_out, writing
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
 from afina.models.predictions import Predictions
+from raises import raises
 
 OBJECTIVES = {
     "classes": Classes(("bad", "good")),
@@ -98,7 +99,7 @@ def test_json_keeps_what_stands_in_each_row(tmp_path: Path) -> None:
 def test_a_column_that_answers_add_is_refused_and_nothing_is_written(tmp_path: Path, name: str) -> None:
     path = tmp_path / "in.csv"
     path.write_text("text,predicted_label\nyes,bad\n", encoding="utf-8")
-    with pytest.raises(InvalidData, match="line 2: has a column 'predicted_label', which `out` adds"):
+    with raises(InvalidData, code="data.column-repeated", column="predicted_label", where="in.csv, line 2"):
         write(path, name=name)
     assert [*tmp_path.iterdir()] == [path]
 
@@ -106,7 +107,7 @@ def test_a_column_that_answers_add_is_refused_and_nothing_is_written(tmp_path: P
 def test_a_row_with_columns_of_its_own_does_not_fit_a_table_and_nothing_is_written(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text('{"text": "yes"}\n{"text": "no", "id": 1}\n', encoding="utf-8")
-    with pytest.raises(InvalidData, match=r"line 2: has a column 'id', .* Give `out` a name that ends in \.jsonl"):
+    with raises(InvalidData, code="data.columns-differ", column="id", where="in.jsonl, line 2"):
         write(path)
     assert [*tmp_path.iterdir()] == [path]
 
@@ -115,9 +116,9 @@ def test_the_input_is_never_overwritten(tmp_path: Path, file: Path) -> None:
     link = tmp_path / "link.csv"
     link.symlink_to(file)
     for out in (file, link, tmp_path / "." / "in.csv"):
-        with pytest.raises(InvalidData, match="the texts are read from this file"):
+        with raises(InvalidData, code="argument.invalid"):
             check_out(out, file)
-    with pytest.raises(InvalidData, match=r"ends in \.csv or \.jsonl"):
+    with raises(InvalidData, code="data.format-unknown", path="out.xlsx", expected=[".csv", ".jsonl"]):
         check_out(tmp_path / "out.xlsx", file)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(CannotWrite):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -20,6 +19,7 @@ from afina.store.adapter_store import AdapterStore
 from afina.store.database import migrations
 from afina.store.database.database import FORMAT
 from afina.store.database.tables import metadata
+from raises import raises
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_store_begins_with_one_entry(begun: AdapterStore) -> None:
 
 
 def test_one_that_is_there_is_not_begun_again(begun: AdapterStore) -> None:
-    with pytest.raises(Refused, match=rf"store {re.escape(begun.address.shown)}: it is there already\."):
+    with raises(Refused, code="store.exists"):
         AdapterStore(begun.address.directory).init()
 
 
@@ -70,7 +70,7 @@ def test_where_nobody_came_to_an_end_a_store_can_be_begun(
     path.parent.mkdir()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(NotFound, match=r"there is none\. Give another with `store`, or publish to begin one\."):
+    with raises(NotFound, code="store.missing"):
         store.list()
     assert store.publish(made(), "acme/reviews", message="first").version.number == 1
     assert store.verify() == []
@@ -114,6 +114,6 @@ def test_a_database_of_somebody_else_is_left_alone(store: AdapterStore) -> None:
         raw.execute("CREATE TABLE store (id INTEGER)")
         raw.commit()
     content = path.read_bytes()
-    with pytest.raises(CorruptStore, match="its format is not stated"):
+    with raises(CorruptStore, code="store.database-damaged"):
         store.init()
     assert path.read_bytes()[100:] == content[100:]  # but for the header, which says how it is written

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from afina.errors import AfinaError, InvalidName
 from afina.store.database.address import Address, default
 from afina.store.names import LONGEST, Name, Reference, check_alias, check_client
+from raises import raises
 
 WORDS = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", fullmatch=True)
 TEXTS = st.one_of(st.text(), st.text("az09.-_/@v: \n", max_size=12))
@@ -74,25 +75,25 @@ def test_an_alias_never_looks_like_a_number(text: str) -> None:
     ],
 )
 def test_what_is_no_name_is_shown_with_what_one_looks_like(text: str) -> None:
-    with pytest.raises(InvalidName, match=re.escape(f"{text[:80]!r} is no name of an adapter. Expected client/task:")):
+    with raises(InvalidName, code="store.name-malformed"):
         Name.parse(text)
 
 
 @pytest.mark.parametrize("which", ["", "0", "01", "-1", "1.0", "Production", "3x", "v3 ", "a@b", "1" * 10])
 def test_what_is_no_version_is_refused_as_an_alias(which: str) -> None:
-    with pytest.raises(InvalidName, match="is no alias"):
+    with raises(InvalidName, code="alias.malformed"):
         Reference.parse(f"acme/reviews@{which}")
 
 
 @pytest.mark.parametrize("alias", ["3", "v3", "", "A", "a" * (LONGEST + 1), "a-", "store:", "né"])
 def test_what_is_no_alias(alias: str) -> None:
-    with pytest.raises(InvalidName, match="is no alias"):
+    with raises(InvalidName, code="alias.malformed"):
         check_alias(alias)
 
 
 @pytest.mark.parametrize("client", ["", "acme/reviews", "A", "a b", "*", "%"])
 def test_what_is_no_client(client: str) -> None:
-    with pytest.raises(InvalidName, match=r"is no client\. Expected what stands before the / of a name"):
+    with raises(InvalidName, code="client.malformed"):
         check_client(client)
 
 
@@ -119,7 +120,7 @@ def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://ada:secret@host/db", "s3://bucket/prefix", " ", "a\0b"])
 def test_what_is_no_address_of_a_store(url: str) -> None:
-    with pytest.raises(InvalidName, match=r"no address of a store\. Expected a directory, or postgresql://") as caught:
+    with raises(InvalidName, code="store.address-malformed") as caught:
         Address.parse(url)
     assert "secret" not in str(caught.value)
 

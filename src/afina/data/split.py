@@ -65,7 +65,9 @@ class Split(Shown):
         sizes = {len(self.texts), len(self.labels), len(self.texts if self.pairs is None else self.pairs)}
         if len(sizes) != 1:
             raise InvalidData(
-                f"a split's texts, labels and pairs differ in number: {sorted(sizes)}", code="data.lengths-differ"
+                f"a split's texts, labels and pairs differ in number: {sorted(sizes)}",
+                code="data.lengths-differ",
+                found=sorted(sizes),
             )
 
     def facts(self) -> dict[str, object]:

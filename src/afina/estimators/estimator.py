@@ -140,12 +140,18 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
             found, known = (
                 ("single texts", "pairs of texts")[width - 1] for width in (inputs.width, self.n_features_in_)
             )
-            raise InvalidInput(f"X: found {found}, and {type(self).__name__} was fitted on {known}.")
+            raise InvalidInput(
+                f"X: found {found}, and {type(self).__name__} was fitted on {known}.",
+                code="input.pairs-mismatch",
+                found=found,
+            )
         known_names = getattr(self, "feature_names_in_", None)
         if inputs.names is not None and known_names is not None and inputs.names != list(known_names):
             raise InvalidInput(
                 f"X: its columns are {', '.join(inputs.names)}; {type(self).__name__} was fitted on "
-                f"{', '.join(known_names)}. Give the same, in that order."
+                f"{', '.join(known_names)}. Give the same, in that order.",
+                code="input.columns-differ",
+                found=inputs.names,
             )
         return predictor.predict(inputs.texts, inputs.pairs)[0]
 

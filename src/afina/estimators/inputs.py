@@ -44,7 +44,7 @@ class TextInputs:
         except InvalidData as error:
             raise InvalidInput(f"X: {error}", cause=error.code, of_cause=error.fields) from None
         if not len(texts):
-            raise InvalidInput("X: found 0 sample(s), expected at least 1 text.")
+            raise InvalidInput("X: found 0 sample(s), expected at least 1 text.", code="input.empty")
         second = None if pairs is None else [str(text) for text in pairs]
         return cls([str(text) for text in texts], second, given.column_names(X))
 
@@ -65,10 +65,16 @@ def classes_of(y: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         classes, indices = np.unique(labels, return_inverse=True)
     except TypeError:
         kinds = sorted({type(label).__name__ for label in labels.tolist()})
-        raise InvalidInput(f"y: labels of several types ({', '.join(kinds)}). Expected labels of one type.") from None
+        raise InvalidInput(
+            f"y: labels of several types ({', '.join(kinds)}). Expected labels of one type.",
+            code="input.types-mixed",
+            found=kinds,
+        ) from None
     if len(classes) < 2:
         raise InvalidInput(
-            f"y: all {len(labels):,} texts are of one class, {classes.tolist()[0]!r}. Expected at least two classes."
+            f"y: all {len(labels):,} texts are of one class, {classes.tolist()[0]!r}. Expected at least two classes.",
+            code="input.one-value",
+            texts=len(labels),
         )
     return classes, indices.astype(np.int64)
 
@@ -78,20 +84,32 @@ def numbers_of(y: Any, texts: Sequence[str]) -> np.ndarray:
     numbers: np.ndarray = check_array(_column(y, texts), ensure_2d=False, dtype=np.float64, input_name="y")
     if len(np.unique(numbers)) < 2:
         found = "one sample has" if len(numbers) == 1 else f"all {len(numbers):,} texts have"
-        raise InvalidInput(f"y: {found} the number {numbers[0]:g}. Expected texts with different numbers.")
+        raise InvalidInput(
+            f"y: {found} the number {numbers[0]:g}. Expected texts with different numbers.",
+            code="input.one-value",
+            texts=len(numbers),
+        )
     return numbers
 
 
 def _column(y: Any, texts: Sequence[str]) -> np.ndarray:
     if y is None:
-        raise InvalidInput("requires y to be passed, but the target y is None.")
+        raise InvalidInput("requires y to be passed, but the target y is None.", code="input.target-missing")
     column: np.ndarray = column_or_1d(y, warn=True)
     check_consistent_length(texts, column)
     for number, label in enumerate(column.tolist(), start=1):
         if label is None or type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
-            raise InvalidInput(f"y: label {number} is missing ({label}). Give one, or leave its text out.")
+            raise InvalidInput(
+                f"y: label {number} is missing ({label}). Give one, or leave its text out.",
+                code="input.target-missing",
+                row=number,
+            )
         if isinstance(label, str) and not _is_unicode(label):
-            raise InvalidInput(f"y: label {number}, {label!r}, holds half a surrogate pair. Repair the label.")
+            raise InvalidInput(
+                f"y: label {number}, {label!r}, holds half a surrogate pair. Repair the label.",
+                code="input.surrogate",
+                row=number,
+            )
     return column
 
 

@@ -74,6 +74,7 @@ def difference(predictor: Predictor) -> float:
         raise InvalidStudy(
             "the probe is compared in float32, and this predictor computes in bfloat16. Check it first.",
             code="dtype.unsuitable",
+            dtype="bfloat16",
         )
     actual = predictor.outputs(PROBE, _pairs(predictor.manifest.template))
     return compared(actual, expected, predictor.where)

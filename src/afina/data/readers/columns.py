@@ -145,7 +145,7 @@ def _check_one(where: str, names: Sequence[str], taken: Sequence[str], known: It
             code="data.column-ambiguous",
             where=where,
             field="text",
-            found=found,
+            found=[*taken, *others],
         )
 
 

@@ -262,8 +262,8 @@ def _read(file: Opened, chosen: Columns | None, wanted: _Wanted, tell: Callable[
                     "Give the same in all lines, or name them with `text`.",
                     code="data.columns-differ",
                     where=where,
-                    found=found,
-                    expected=chosen,
+                    found=found.texts,
+                    expected=chosen.texts,
                 )
             chosen = found
             tell(found)
