@@ -52,9 +52,10 @@ LAYERS = {
     ),
     "models": (
         "predictions",
-        "architectures shapes objective label_words rider",
-        "kernels kernels.dropout kernels.gelu kernels.layout kernels.linear kernels.peft_layer",
-        "source dimensions virtual_tokens kernels.insertion kernels.riding kernels.ia3 kernels.pooling objectives",
+        "architectures shapes objective label_words precision rider",
+        "kernels kernels.dropout kernels.frozen kernels.gelu kernels.layout kernels.peft_layer",
+        "source dimensions virtual_tokens kernels.linear kernels.insertion kernels.riding kernels.ia3 kernels.pooling"
+        " objectives",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora kernels.low_rank",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",
         "kernels.patches",
@@ -205,7 +206,7 @@ DOORS = {"__init__", "__main__"}
 OWNERS = {
     "transformers": "data.template data.tokenize data.token_cache models.backbone models.address models.pretrained "
     "models.meta models.output_embedding "
-    "models.kernels.attention models.kernels.linear models.kernels.dora models.kernels.ia3 models.kernels.vera",
+    "models.kernels.attention models.kernels.frozen models.kernels.linear",
     "peft": "methods.*",
     "re2": "methods.peft_settings",
     "safetensors": "tensorfile",

@@ -6,9 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from afina import digest
 
@@ -41,6 +50,23 @@ class Frozen(BaseModel):
     """Cannot be changed, and has no field that is not declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sparing(Frozen):
+    """Leaves fields out of what is written where they have their defaults, so that files from before stay as they are.
+
+    unwritten  names of those fields
+    """
+
+    unwritten: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _sparing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        for name in self.unwritten:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                written.pop(name, None)
+        return written
 
 
 class Sealed(Frozen):

@@ -49,12 +49,12 @@ def test_kernels_for_ever_other_numbers_of_tokens_take_a_bounded_amount_of_memor
     script = """
         import torch
         from afina import meter
-        from afina.models.kernels.linear import can_pack, multiply, packed
+        from afina.models.kernels.frozen import PackedWeight, can_pack, multiply
 
         layer = torch.nn.Linear(96, 160).bfloat16()
         if not can_pack(layer, torch.bfloat16):
             raise SystemExit("no oneDNN for bfloat16")
-        weight = packed(layer).weight
+        weight = PackedWeight(layer.weight.detach()).weight
         for tokens in range(1, 301):
             multiply(torch.zeros(tokens, 96, dtype=torch.bfloat16), weight)
         before = meter.rss()

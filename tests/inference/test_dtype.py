@@ -18,7 +18,7 @@ from afina import Adapter, Backbone, Predictor
 from afina import device as devices
 from afina.errors import InvalidStudy, UnknownName
 from afina.inference import probes
-from afina.models.kernels.linear import can_pack
+from afina.models.kernels.frozen import PackedWeight, can_pack
 from command import Command
 from fakes import TEXTS, Runs
 from raises import raises
@@ -50,7 +50,7 @@ def test_lowered_weights_take_half_the_memory(runs: Runs) -> None:
     sizes = {}
     for dtype in ("float32", "bfloat16"):
         model = Predictor.load(path, dtype=dtype).classifier.model
-        kept = [layer.__dict__["packed"] for layer in model.modules() if "packed" in layer.__dict__]
+        kept = [module for module in model.modules() if isinstance(module, PackedWeight)]
         assert bool(kept) == (dtype == "bfloat16" and can_pack(torch.nn.Linear(2, 2), torch.bfloat16))
         assert all(each.transposed.numel() == 0 for each in kept), "no backward pass is to come"
         held = [*model.parameters(), *(each.weight for each in kept)]

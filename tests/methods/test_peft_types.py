@@ -23,6 +23,7 @@ from afina.methods.method import Method
 from afina.methods.peft_type import REFUSED, SERVED, PeftType
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
+from afina.models.kernels.frozen import held_tensors
 from afina.training.mixed_precision import WorkingWeights
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
 
@@ -256,7 +257,7 @@ def test_what_a_type_adds_stays_float32_where_the_body_does_not(llama: Backbone)
     model = opened(llama, method).model
     weights = WorkingWeights.of(method, model, torch.bfloat16)
     assert {p.dtype for p in weights.parameters.values()} == {torch.float32}
-    assert not weights.packed
+    assert not held_tensors(model)
     assert {p.dtype for name, p in model.named_parameters() if "base_layer" in name} == {torch.bfloat16}
 
 

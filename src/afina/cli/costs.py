@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -126,7 +126,7 @@ def plan(
         says=telling("plan"),
     )
     if as_json:
-        print(json.dumps({**asdict(found[0].terms), "methods": {one.method: one.summary for one in found}}))
+        print(json.dumps({**found[0].terms.summary, "methods": {one.method: one.summary for one in found}}))
     else:
         print_tables(forecast_table(found))
 

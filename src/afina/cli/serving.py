@@ -163,6 +163,7 @@ def replay(
     for what, found, expected in (
         ("adapter", adapter.digest, asked.adapter),
         ("backbone", adapter.manifest.backbone_digest, asked.base),
+        ("precision", adapter.manifest.precision, asked.precision),
     ):
         if found != expected:
             raise Refused(

@@ -16,6 +16,8 @@ from afina.inference.predictor import ModelPredictor, Predictor
 from afina.methods.full import Full
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
+from afina.models.kernels.frozen import round_weights
+from afina.models.precision import PRECISIONS
 
 TOLERANCE = 1e-4
 """Largest difference of a built-in sentence's logits after merging, relative to the largest of them."""
@@ -78,6 +80,8 @@ def _merged(predictor: ModelPredictor) -> Any:
     """transformers' own model with the adapter in its weights. Raises Refused."""
     asked, method = predictor.objective, predictor.method
     model, _ = predictor.backbone.open(asked.label_names, seed=0, problem_type=asked.problem_type)
+    if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
+        round_weights(model.base_model, hold)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state = {name: tensor.detach().cpu() for name, tensor in method.state(predictor.classifier.model).items()}
     model = method.attach(model)

@@ -223,6 +223,7 @@ class ModelPredictor(Predictor):
         asked = objectives.make(manifest.label_names, manifest.objective)
         classifier = Classifier.open(backbone, asked.label_names, seed=0, problem_type=asked.problem_type)
         reading.check_backbone(adapter, backbone, classifier.body)
+        classifier.hold(manifest.precision)
         method.check(classifier.model, adapter.tensors)
         classifier.wrap(method.attach)
         method.restore(classifier.model, adapter.tensors)

@@ -18,6 +18,7 @@ from afina.errors import InvalidStudy
 from afina.methods.method import Method
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
+from afina.models.precision import FLOAT
 
 TOLERANCE = 1e-5
 """Largest change of a logit at attach, relative to the largest logit."""
@@ -28,7 +29,13 @@ def attach(classifier: Classifier, method: Method) -> None:
 
     Raises InvalidStudy where other parts train than the method says, or the logits of a few tokens change; on the
     `meta` device there are no logits, and of a method that starts apart they do change: only the parts are checked.
+    Raises it too for a method that reads frozen weights, where these are held in another form.
     """
+    if classifier.precision != FLOAT and not method.packs:
+        raise InvalidStudy(
+            f"method {method.name}: it reads the backbone's weights, which precision {classifier.precision} holds in "
+            "another form. Train another method, or leave `precision` out."
+        )
     compares = not method.starts_apart and next(classifier.parameters()).device.type != "meta"
     before = _logits(classifier) if compares else None
     classifier.wrap(method.attach)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator
 
@@ -12,9 +12,6 @@ from afina.errors import InvalidStudy
 from afina.methods.method import later
 from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, architecture_of, is_head
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MOST_ALPHA = 1e6
 """Far more than any use of it, and little enough to compute with."""
@@ -106,7 +103,7 @@ class Lora(PeftMethod):
         everything = self.targets == (ALL_LINEAR,)
         if not everything:
             check_targets(self.name, model, self.targets, family.lora_targets)
-        widest = max(max(weight.shape) for weight in self._adapted(model, everything=everything))
+        widest = max(max(shape) for shape in self._adapted(model, everything=everything))
         if self.r > widest:
             raise InvalidStudy(
                 f"method {self.name}: r is {self.r:,}, and the widest layer that it would adapt has {widest:,} inputs "
@@ -124,15 +121,20 @@ class Lora(PeftMethod):
             init_lora_weights=INITS[self.init],  # type: ignore[arg-type]  # a word of peft's
         )
 
-    def _adapted(self, model: Any, *, everything: bool) -> Iterator[Tensor]:
-        """Weights of the targets; of one that is no layer but holds some, theirs."""
+    def _adapted(self, model: Any, *, everything: bool) -> Iterator[Sequence[int]]:
+        """Shapes of the targets' weights; of one that is no layer but holds some, theirs."""
+        from afina.models.kernels import frozen
+
         for name, module in model.named_modules():
             if everything:
                 chosen = type(module).__name__ in ("Linear", "Conv1D") and not is_head(name)
             else:
                 chosen = any(f".{name}".endswith(f".{target}") for target in self.targets)
-            if chosen:
-                yield from (weight for weight in module.parameters() if weight.dim() == 2)
+            for layer in module.modules() if chosen else ():
+                if frozen.is_linear(layer):
+                    yield frozen.of(layer).shape
+                else:
+                    yield from (weight.shape for weight in layer.parameters(recurse=False) if weight.dim() == 2)
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
         """Those of every B, where they are not 1."""

@@ -44,9 +44,13 @@ class PeftMethod(Method):
         """Wrap by peft, which says what trains; its own initialisation changes no logit."""
         from peft import get_peft_model
 
+        from afina.models.kernels.frozen import lent
+
         with quiet():
             try:
-                return get_peft_model(model, self.settings(model))
+                settings = self.settings(model)
+                with lent(model):
+                    return get_peft_model(model, settings)
             except ValueError as error:
                 raise InvalidStudy(
                     f"method {self.name}: {error}", code="peft.settings-unusable", method=self.name

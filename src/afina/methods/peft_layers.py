@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from afina.methods.method import plain_name
+from afina.models.kernels import frozen
 from afina.models.kernels.dora import Turned, dora_adapter
 from afina.models.kernels.ia3 import ScaledInput, ScaledOutput, ia3_adapter
 from afina.models.kernels.lora import only_adapter
@@ -27,7 +28,7 @@ def rider(model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
     """
     changes: dict[str, tuple[Change, ...]] = {}
     heard: set[str] = set()
-    frozen = dict(base.named_modules())
+    below = dict(base.named_modules())
     biases = {plain_name(name): tensor for name, tensor in state.items() if name.endswith(".bias")}
     settings = model.peft_config[model.active_adapter]
     for full, layer in model.named_modules():
@@ -36,7 +37,7 @@ def rider(model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
         path = full.removeprefix(_WRAP)
         own = {name.removeprefix(f"{full}."): name for name in state if name.startswith(f"{full}.")}
         saved = {key: state[name] for key, name in own.items()}
-        made = _change(layer, saved, settings, frozen[path], biases.get(f"{path}.bias"))
+        made = _change(layer, saved, settings, below[path], biases.get(f"{path}.bias"))
         if made is None:
             return None
         changes[path] = (made,)
@@ -44,16 +45,16 @@ def rider(model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
     return Rider(changes, heard=frozenset(heard))
 
 
-def _change(layer: Any, saved: Mapping[str, Tensor], settings: Any, frozen: Any, bias: Tensor | None) -> Change | None:
-    """That of one layer; saved: its tensors, as peft saves them; bias: where the adapter has another."""
+def _change(layer: Any, saved: Mapping[str, Tensor], settings: Any, below: Any, bias: Tensor | None) -> Change | None:
+    """That of one layer; saved: its tensors, as peft saves them; below: the frozen one; bias: where another is."""
     if (name := only_adapter(layer)) is not None:
         return LowRank(saved["lora_A.weight"], saved["lora_B.weight"].t().contiguous(), layer.scaling[name])
     if (name := dora_adapter(layer)) is not None:
         low = saved["lora_A.weight"], saved["lora_B.weight"], layer.scaling[name]
-        return Turned.over(frozen, *low, saved["lora_magnitude_vector"], bias)
+        return Turned.over(below, *low, saved["lora_magnitude_vector"], bias)
     if (name := vera_adapter(layer)) is not None:
         sizes = *layer.vera_A[name].shape, len(layer.vera_B[name])
-        shared = projections(*sizes, settings.projection_prng_key, frozen.weight.device)
+        shared = projections(*sizes, settings.projection_prng_key, frozen.of(below).device)
         cut = Shared(shared.down[:, : layer.in_features], shared.up[: layer.out_features])
         return Vectors(saved["vera_lambda_d"], saved["vera_lambda_b"], cut)
     if ia3_adapter(layer) is not None:

@@ -180,4 +180,4 @@ def _as_given(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor
 
 def _as_its_weight(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Likewise, some ask the layer in them in their own."""
-    return inputs[0].to(module.weight.dtype), *inputs[1:]
+    return inputs[0].to(next(module.parameters()).dtype), *inputs[1:]

@@ -26,6 +26,7 @@ from afina.models import output_embedding
 from afina.models.address import locate
 from afina.models.architectures import ARCHITECTURES, Architecture, head_of
 from afina.models.kernels import attention
+from afina.models.kernels.frozen import held_tensors
 from afina.models.pretrained import auto_class, first_line, quiet, read_config, read_tokenizer
 from afina.models.source import RANDOM
 from afina.seeds import derive
@@ -179,7 +180,7 @@ class Backbone(Shown):
     def digest_of(self, body: Any, tokenizer_digest: str | None = None) -> str:
         """The digest, with this tokenizer or another, where weights are open and untouched: saves opening them twice.
 
-        They are hashed the first time only.
+        They are hashed the first time only. Raises ValueError where a layer holds its weight in another form by then.
         """
         if "weights_digest" not in vars(self):
             vars(self)["weights_digest"] = _hash(body)  # where cached_property keeps it
@@ -203,4 +204,6 @@ def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) ->
 
 
 def _hash(body: Any) -> str:
+    if held_tensors(body):
+        raise ValueError("the weights of a backbone are hashed before any layer holds one in another form")
     return digest.of_tensors({name: parameter.detach().float() for name, parameter in body.named_parameters()})

@@ -17,12 +17,14 @@ from torch.nn import Parameter
 from afina.data.batch import Packed
 from afina.models.architectures import architecture_of, head_of, is_head
 from afina.models.backbone import ONE_LABEL, Backbone
+from afina.models.kernels import frozen
+from afina.models.kernels.frozen import HeldWeight, can_pack
 from afina.models.kernels.insertion import insert
 from afina.models.kernels.layout import Layout
-from afina.models.kernels.linear import can_pack
 from afina.models.kernels.lora import read_layers
-from afina.models.kernels.patches import apply_kernels, pack
+from afina.models.kernels.patches import apply_kernels, hold, pack
 from afina.models.kernels.pooling import pool
+from afina.models.precision import FLOAT, PRECISIONS
 from afina.models.virtual_tokens import layout_of, prompt_of
 
 
@@ -51,7 +53,8 @@ class Classifier(nn.Module):
     """Packed batch in, logits out.
 
     model   a `...ForSequenceClassification` whose attention is `afina.models.kernels.attention`, or peft's wrap of one
-    offset  float32 [number of labels], added to the head's output; never trained. None: nothing is
+    offset     float32 [number of labels], added to the head's output; never trained. None: nothing is
+    precision  what the frozen weights of the body's linear layers are held in, see `hold`
     """
 
     offset: Tensor | None
@@ -59,6 +62,7 @@ class Classifier(nn.Module):
     def __init__(self, model: Any, offset: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
+        self.precision = FLOAT
         self.register_buffer("offset", offset, persistent=False)
         apply_kernels(model, self.body)
 
@@ -79,6 +83,18 @@ class Classifier(nn.Module):
         """
         return cls(*backbone.open(label_names, seed, tokens, exact=exact, problem_type=problem_type))
 
+    def hold(self, precision: str) -> None:
+        """Hold the weights of the body's linear layers so, from now on: frozen, and no parameters of the model.
+
+        precision  a key of PRECISIONS
+        To be done in float32, once the backbone's digest was made, and before a method is attached.
+        """
+        self.precision = precision
+        held = PRECISIONS[precision].hold
+        if held is not None:
+            for layer in [layer for layer in self.body.modules() if frozen.is_linear(layer)]:
+                hold(layer, held(frozen.of(layer).dequantize()))
+
     def wrap(self, attach: Callable[[Any], Any]) -> None:
         """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""
         self.model = attach(self.model)
@@ -97,6 +113,8 @@ class Classifier(nn.Module):
             for name, parameter in module.named_parameters(prefix=path, recurse=False):
                 if name not in unlowered:
                     parameter.data = parameter.data.to(dtype)
+            if isinstance(module, HeldWeight) and module.dtype != dtype:
+                module.to(dtype)
             if packs and module not in read and can_pack(module, dtype):
                 pack(module, backward=False)
 
@@ -122,9 +140,8 @@ class Classifier(nn.Module):
 
     @property
     def size(self) -> int:
-        """Bytes of all weights, also of those that are kept in oneDNN's order."""
-        packed = [module.__dict__["packed"] for module in self.model.modules() if "packed" in module.__dict__]
-        kept = [*self.model.parameters(), *(one.weight for one in packed), *(one.transposed for one in packed)]
+        """Bytes of all weights, also of those that layers hold in another form."""
+        kept = [*self.model.parameters(), *frozen.held_tensors(self.model)]
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:

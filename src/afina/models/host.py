@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from afina.allocator import keep_freed
 from afina.models.classifier import Classifier
 from afina.models.kernels.dora import prepare
+from afina.models.kernels.frozen import is_linear
 from afina.models.kernels.layout import Layout
-from afina.models.kernels.linear import serves
 from afina.models.kernels.low_rank import Masks, joined
 from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 from afina.models.kernels.riding import Ridden, Seats, Stretch, ridden
@@ -44,7 +44,7 @@ class Host:
         self._seats = Seats()
         self.computing, self._patching = Lock(), Lock()
         for layer in classifier.body.modules():
-            if serves(layer):
+            if is_linear(layer):
                 prepare(layer, layer)
 
     @property

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from afina import digest, plainfile
 from afina.errors import CorruptAdapter
 from afina.models import objectives
-from afina.schema import Figure, Frozen, Problem
+from afina.models.precision import FLOAT, PrecisionName
+from afina.schema import Figure, Problem, Sparing
 
 MANIFEST = "manifest.json"
 
@@ -25,7 +26,7 @@ ALWAYS = (
     *("format", "method", "hyperparameters", "label_names", "backbone_digest", "family"),
     *("tensor_file", "tensors_digest", "max_length"),
 )
-WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective")
+WHERE_GIVEN = ("template", "words", "offset", "vocabulary_digest", "objective", "precision")
 OUTSIDE = (
     *("backbone", "tokenizer_digest", "task", "data", "train_digest", "evaluation_digest", "pairs", "seed"),
     *("training", "metrics", "probe", "versions", "environment", "claims_digest"),
@@ -43,7 +44,7 @@ CLAIMED are those outside that say what was measured, and of what: a digest of t
 neither, for what they name may be moved."""
 
 
-class Manifest(Frozen):
+class Manifest(Sparing):
     """What an adapter is and where it comes from.
 
     backbone          address, as the user named it; None where there is none, or where peft's settings name none
@@ -56,12 +57,15 @@ class Manifest(Frozen):
     words             by label, the words whose output embeddings the head began as; None where it began as a draw
     offset            what is added to each label's output; None for nothing
     objective         what was asked beside the labels' names (`Objective.told`); None: one of them
+    precision         what the backbone's frozen weights were held in, a key of PRECISIONS; "float" is not written
     data              how the run read its task, where it was not as usual: arguments of `Task.load` by name
     probe             logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
     environment       where it was made: platform, device, dtype, threads, source revision
     claims_digest     of the adapter's digest and of what CLAIMED names, so that figures which were changed by hand are
                       found out; None where an earlier version made it
     """
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     format: int = FORMAT
     method: str
@@ -79,6 +83,7 @@ class Manifest(Frozen):
     words: dict[str, tuple[str, ...]] | None = None
     offset: tuple[float, ...] | None = None
     objective: dict[str, Any] | None = None
+    precision: PrecisionName = FLOAT
     task: str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
     train_digest: str | None = None

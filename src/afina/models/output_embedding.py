@@ -34,7 +34,7 @@ def rows(path: Path, config: PreTrainedConfig, body: torch.nn.Module, tokens: Se
     index = torch.tensor(tokens)
     if config.tie_word_embeddings:
         embedding = body.get_input_embeddings()  # type: ignore[operator]  # a method of transformers' models
-        weights = embedding.weight.detach()[index]
+        weights = embedding(index).detach()
     else:
         weights = _read(path, f"{prefix}.weight", index)
     biases = torch.zeros(len(tokens)) if layer.bias is None else _read(path, f"{prefix}.bias", index)

@@ -84,8 +84,10 @@ def layout_of(body: Any, bounds: Tensor) -> Layout:
 @torch.no_grad()
 def words(body: Any, count: int) -> Tensor:
     """Embeddings of so many tokens, drawn from the vocabulary by torch's generator: [count, width]."""
-    table: Tensor = body.get_input_embeddings().weight
-    return table.index_select(0, torch.randint(0, len(table), (count,)).to(table.device))
+    table = body.get_input_embeddings()
+    drawn = torch.randint(0, table.num_embeddings, (count,))
+    found: Tensor = table(drawn.to(next(table.parameters()).device))
+    return found
 
 
 @torch.no_grad()

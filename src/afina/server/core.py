@@ -250,7 +250,7 @@ class Core:
         except BaseException:
             lease.release()
             raise
-        receipt = Receipt(lease.version, lease.digest, self.engine.backbone.digest, self.dtype)
+        receipt = Receipt(lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision)
         bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
         rides = bare or reference.alias == PRODUCTION
         ride = self.shadows.ride(reference.name, version, len(texts)) if rides else None

@@ -7,23 +7,27 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from afina.errors import InvalidName
+from afina.models.precision import FLOAT
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """version  `client/task@3`;  adapter, base  their digests;  dtype  what was computed in"""
+    """version    `client/task@3`;  adapter, base  their digests;  dtype  what was computed in
+    precision  what the base's frozen weights were held in; "float" is not written
+    """
 
     version: str
     adapter: str
     base: str
     dtype: str
+    precision: str = FLOAT
 
     def __str__(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(self.as_json(), separators=(",", ":"))
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
 
     @classmethod
     def parse(cls, text: str) -> Self:

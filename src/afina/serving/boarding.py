@@ -59,10 +59,12 @@ class Boarding:
         return riding or self._apart(adapter)
 
     def _riding(self, adapter: Adapter) -> Riding | None:
-        """None where it cannot share the model."""
+        """None where it cannot share the model, or was trained on one that is held in another precision."""
         manifest, tensors = adapter.manifest, adapter.tensors
         if self.backbone.architecture.logits is not None:
             return None  # the engine computes heads of one linear layer
+        if manifest.precision != self.host.classifier.precision:
+            return None
         method = method_of(adapter, self.backbone)
         check_backbone(adapter, self.backbone, self.host.classifier.body)
         skeleton = self._skeleton(adapter, method)

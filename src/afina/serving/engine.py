@@ -16,6 +16,7 @@ from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.host import Host
+from afina.models.precision import FLOAT, precision_of
 from afina.serving.answering import Answering, Asked, Outcome, Prediction
 from afina.serving.boarding import Boarding
 from afina.serving.resident import Resident
@@ -45,6 +46,7 @@ class Engine(Shown):
         store: Reader | str | Path | None = None,
         *,
         dtype: str = "float32",
+        precision: str = FLOAT,
         limit: int | None = None,
         loaders: int = 2,
         fresh: float = 0.5,
@@ -53,19 +55,23 @@ class Engine(Shown):
 
         store    where `store:client/task` is looked up
         dtype    as in `Predictor.of`
+        precision  what the backbone's frozen weights are held in, a key of PRECISIONS; an adapter that was trained in
+                 another one gets a model of its own
         limit    bytes that adapters may take beside the backbone, see `Residents`; None: as many as are asked for
         loaders  threads that read adapters
         fresh    seconds for which what a reference means is not looked up again: so late is a moved alias noticed
-        Raises UnknownName for another dtype, and what `Backbone.load` raises.
+        Raises UnknownName for another dtype or precision, and what `Backbone.load` raises.
         """
-        precision = devices.precision(dtype, devices.choose())
+        computed = devices.precision(dtype, devices.choose())
+        precision_of(precision, "engine")
         self.backbone = Backbone.load(backbone) if isinstance(backbone, str) else backbone
         classifier = Classifier.open(self.backbone, ("0", "1"), seed=0)
         self.backbone.digest_of(classifier.body)  # hashed while all digits are there
+        classifier.hold(precision)
         classifier.to(devices.choose())
         self.host = Host(classifier)
-        if precision != torch.float32:
-            classifier.lower(precision)
+        if computed != torch.float32:
+            classifier.lower(computed)
         self._boarding = Boarding(self.host, self.backbone, dtype)
         self._sources = Sources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
         self._residents = Residents(limit, loaders)

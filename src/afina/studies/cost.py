@@ -93,7 +93,7 @@ def cost(
     before = method.takes_positions
     batches = (packed for _, packed in by_length(task.evaluation.encoded, before=before))
     heaviest = max(batches, key=lambda one: len(one.tokens) + before * len(one))
-    seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype)
+    seen = dry_run(run.backbone, method, objective, loader, recipe, heaviest, dtype, run.training.precision)
     inputs = inputs_of(method)
     gpu = memory or meter.gpu_memory(devices.choose())
     terms = _terms(run, inputs.largest(loader, recipe), str(dtype).removeprefix("torch."), limit, gpu)
@@ -232,6 +232,7 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
         backbone=run.backbone,
         task=None if run.task == MADE_UP else run.task,
         dtype=dtype,
+        precision=run.training.precision,
         texts=len(largest),
         tokens=len(largest.tokens),
         longest=int(largest.bounds.diff().max()),

@@ -176,6 +176,7 @@ class _Execution:
             max_length=prepared.max_length,
             **prepared.asked,
             objective=objective.told,
+            precision=self.run.training.precision,
             task=task.address,
             data=self.run.data.model_dump(mode="json", exclude_defaults=True) | task.found,
             train_digest=task.train.digest,

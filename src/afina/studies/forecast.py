@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from afina.models.precision import FLOAT
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -19,6 +21,7 @@ class Terms:
     memory   bytes that are to suffice
     process  bytes that Python and the libraries take, without any tensor
     gpu      bytes of a GPU that are to suffice: those given, or this machine's; None where neither is
+    precision  what the backbone's frozen weights are held in
     """
 
     backbone: str
@@ -31,6 +34,12 @@ class Terms:
     memory: int
     process: int
     gpu: int | None = None
+    precision: str = FLOAT
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """As JSON values; a neutral precision is left out."""
+        return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Prepared:
         """The classifier as it was before training, anew."""
         classifier = opened(self.backbone, self.objective, self.question, self.method, self.run.seed)
         classifier.offset = self.offset
+        classifier.hold(self.run.training.precision)
         return attached(classifier, self.method, self.run.seed, self.device)
 
 
@@ -97,6 +98,7 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener, given: Task | None = N
         classifier = opened(backbone, objective, question, method, run.seed)
         digest = backbone.digest_of(classifier.body)
         total = sum(parameter.numel() for parameter in classifier.parameters())
+        classifier.hold(run.training.precision)
         attached(classifier, method, run.seed, meter.device)
     listen(Progress("encode"))
     with meter.phase("encode"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field
 
@@ -15,7 +15,8 @@ from afina import digest
 from afina.card import Shown
 from afina.data.kinds import How, Kind
 from afina.methods import METHODS, make
-from afina.schema import Frozen
+from afina.models.precision import FLOAT, PrecisionName
+from afina.schema import Frozen, Sparing
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -59,13 +60,14 @@ class Data(Frozen):
     allow_leakage: bool = False
 
 
-class Training(Frozen):
+class Training(Sparing):
     """How to train.
 
     learning_rate   None: the method's own default
     max_length      tokens; longer texts are truncated. None: 512, or the backbone's own limit where that is less
     max_steps       None: as many as `epochs` takes; the decay ends at the last step
     dtype           "auto": bfloat16 where the device computes it natively
+    precision       what the backbone's frozen linear weights are held in, a key of PRECISIONS; "float": in `dtype`
     accumulate      batches a step: its gradient is that of the mean over all their examples
     token_budget    the most tokens computed at once: a batch with more is computed in parts of whole texts, whose
                     gradients add up to the batch's. Bounds the memory; changes nothing but rounding and dropout draws.
@@ -84,6 +86,7 @@ class Training(Frozen):
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
+    unwritten: ClassVar[frozenset[str]] = frozenset({"precision"})
 
     epochs: int = Field(default=2, ge=1, le=MOST)
     batch_size: int = Field(default=16, ge=1, le=MOST)
@@ -93,6 +96,7 @@ class Training(Frozen):
     max_length: int | None = Field(default=None, ge=1, le=MOST)
     max_steps: int | None = Field(default=None, ge=1, le=MOST)
     dtype: Dtype = "auto"
+    precision: PrecisionName = FLOAT
     accumulate: int = Field(default=1, ge=1, le=MOST)
     token_budget: int = Field(default=2048, ge=1, le=MOST)
     checkpointing: bool = False

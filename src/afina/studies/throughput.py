@@ -31,6 +31,7 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     try:
         names, problem = objective.label_names, objective.problem_type
         classifier = Classifier.open(Backbone.load(run.backbone), names, run.seed, problem_type=problem)
+        classifier.hold(run.training.precision)
         attached(classifier, method, run.seed, device)
         recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
         dtype = devices.precision(run.training.dtype, device)

@@ -26,6 +26,7 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier, Counts, count_parameters
 from afina.models.meta import meta_model
 from afina.models.objective import Objective
+from afina.models.precision import FLOAT
 from afina.training.features import inputs_of
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
@@ -61,12 +62,15 @@ def dry_run(
     recipe: Recipe,
     evaluation: Packed,
     dtype: torch.dtype,
+    precision: str = FLOAT,
 ) -> Foreseen:
     """What a training of `method` on the CPU takes whose largest batch to evaluate is `evaluation`.
 
+    precision  what the backbone's frozen weights are held in
+
     Follows a run: train in `dtype`, measure, go back to float32, evaluate. Only the batches' sizes count.
     """
-    shapes = [_shape(address, objective.width, method) for _ in range(2)]  # peft cannot wrap fake tensors
+    shapes = [_shape(address, objective.width, method, precision) for _ in range(2)]  # peft cannot wrap fake tensors
     # Made here, for they read values.
     layout = shapes[0].layout
     made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
@@ -92,8 +96,9 @@ def dry_run(
     return Foreseen(counts, kept, kept - copies, activations, beyond, alive.peak, disk_bytes)
 
 
-def _shape(address: str, labels: int, method: Method) -> Classifier:
+def _shape(address: str, labels: int, method: Method, precision: str) -> Classifier:
     classifier = Classifier(meta_model(address, labels))
+    classifier.hold(precision)
     attach(classifier, method)
     return classifier
 

@@ -23,6 +23,7 @@ from afina.events import Listener, Progress, Score, ignore
 from afina.inference import predictor
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
+from afina.models.kernels.frozen import held_tensors
 from afina.models.objective import Objective
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint
@@ -223,7 +224,7 @@ class Fit:
     @property
     def state_bytes(self) -> int:
         """Parameters, gradients, the optimiser's state, and what the inputs, a pull and a mean keep."""
-        weights = [*self.classifier.parameters(), *self.weights.trained.values(), *self.weights.packed]
+        weights = [*self.classifier.parameters(), *self.weights.trained.values(), *held_tensors(self.classifier)]
         held = [*self.inputs.held, *self.pull.held, *self.average.weights.values()]
         return meter.state_bytes([*weights, *held], self.optimizer)
 

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from afina.methods.method import Method
 from afina.models.architectures import Block, architecture_of, is_head
-from afina.models.kernels.linear import can_pack
+from afina.models.kernels.frozen import HeldWeight, can_pack
 from afina.models.kernels.patches import Patch, pack, patch
 
 
@@ -28,8 +28,7 @@ class WorkingWeights:
     packs       whether frozen weights may be packed
     unlowered   names of parameters that stay float32
     trained     float32, by the same names: what the optimiser gets, and what is saved in the end
-    packed      frozen weights in an order of their own, in place of the parameters, once for each direction
-    copies      bytes of those for the backward pass, which a GPU needs no copy for
+    copies      bytes of what packed weights hold for the backward pass, which a GPU needs no copy for
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class WorkingWeights:
         self.parameters = dict(parameters)
         self.trained = dict(parameters)
         self.lowered = dtype != torch.float32
-        self.packed: list[Tensor] = []
         self.copies = 0
         self._rows: list[_Rows] = []
         self._masters: list[_Master] = []
@@ -57,12 +55,12 @@ class WorkingWeights:
             for name, parameter in module.named_parameters(prefix=path, recurse=False):
                 if self.lowered and name not in unlowered:
                     self._lower(parameter, names.get(id(parameter)), dtype)
-            weight = names.get(id(getattr(module, "weight", None)))
+            if isinstance(module, HeldWeight) and self.lowered and module.dtype != dtype:
+                module.to(dtype)
+            weight = names.get(id(module._parameters.get("weight")))
             if self.lowered and packs and weight is None and can_pack(module, dtype):
                 index = blocks.index(path)
-                forward, backward = pack(module, backward=index is None or index >= first)
-                self.packed += [forward, backward]
-                self.copies += backward.nbytes
+                self.copies += pack(module, backward=index is None or index >= first).transposed.nbytes
             if type(module) is nn.Embedding and weight is not None:
                 self._rows.append(_Rows(self.trained[weight]))
                 patch(module, Patch.LOOK_UP, _look_up, self._rows[-1])

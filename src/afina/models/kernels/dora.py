@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from afina.models.kernels.linear import Operands, multiply
+from afina.models.kernels import frozen
+from afina.models.kernels.frozen import FrozenWeight
 from afina.models.kernels.lora import DORA, mask_of, only_adapter
 from afina.models.kernels.low_rank import LowRank
 
@@ -27,13 +27,13 @@ def dora_adapter(layer: nn.Module) -> str | None:
     """The adapter of a peft layer that has one and computes DoRA's formula, by name; None of any other layer."""
     name = only_adapter(layer, DORA)
     peft_layer: Any = layer
-    return name if name is not None and type(peft_layer.base_layer) in (nn.Linear, Conv1D) else None
+    return name if name is not None and frozen.is_linear(peft_layer.base_layer) else None
 
 
-def prepare(layer: Any, frozen: Any = None) -> None:
-    """Give a layer what is needed of a frozen weight, by default that in it, while it is float32, and not packed."""
+def prepare(layer: Any, base: Any = None) -> None:
+    """Give a layer what is needed of the frozen weight of `base`, by default the layer in it, while that is float32."""
     if not hasattr(layer, SQUARES):
-        weight = Operands.of(layer.base_layer if frozen is None else frozen).weight
+        weight = frozen.of(layer.base_layer if base is None else base).dequantize()
         layer.register_buffer(SQUARES, weight.float().square().sum(1), persistent=False)
 
 
@@ -43,22 +43,22 @@ def dora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     Any leading shape.
     """
     base = layer.base_layer
-    if base.weight.requires_grad:
+    if frozen.trains(base):
         plain: Tensor = type(layer).forward(layer, inputs)
         return plain
     mask = mask_of(layer.lora_dropout[name], inputs)
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
     magnitude, scaling = layer.lora_magnitude_vector[name].weight, layer.scaling[name]
-    frozen = Operands.of(base)
+    own = frozen.of(base)
     with torch.no_grad():
-        lengths = _lengths(layer.squares, down, up, scaling, frozen)
-    result: Tensor = _DoRA.apply(inputs, mask, down, up, magnitude, base.bias, lengths, scaling, frozen)  # type: ignore[no-untyped-call]
+        lengths = _lengths(layer.squares, down, up, scaling, own)
+    result: Tensor = _DoRA.apply(inputs, mask, down, up, magnitude, base.bias, lengths, scaling, own)  # type: ignore[no-untyped-call]
     return result.view(*inputs.shape[:-1], -1)
 
 
-def _lengths(squares: Tensor, down: Tensor, up: Tensor, scaling: float, frozen: Operands) -> Tensor:
+def _lengths(squares: Tensor, down: Tensor, up: Tensor, scaling: float, own: FrozenWeight) -> Tensor:
     """Float32 [M]: of the rows of W + s B A. squares [M], down [r, K], up [M, r]."""
-    beside = multiply(down, frozen.weight).float().t()
+    beside = own.product(down).float().t()
     down, up = down.float(), up.float()
     added = (2 * beside).add_(up @ (down @ down.t()), alpha=scaling).mul_(up).sum(1)
     return added.mul_(scaling).add_(squares).clamp_(min=torch.finfo(torch.float32).tiny).sqrt_()
@@ -81,28 +81,28 @@ class _DoRA(torch.autograd.Function):
         bias: Tensor | None,
         lengths: Tensor,
         scaling: float,
-        frozen: Operands,
+        own: FrozenWeight,
     ) -> Tensor:
         """inputs [..., K], mask of that shape, down [r, K], up [M, r], others [M]; returns [N, M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         beyond = (magnitude.float() / lengths - 1).to(flat.dtype)
         low = dropped @ down.t()
-        turned = multiply(dropped, frozen.weight).addmm_(low, up.t(), alpha=scaling)
+        turned = own.product(dropped).addmm_(low, up.t(), alpha=scaling)
         if mask is None:
             result = torch.addcmul(turned, turned, beyond)
             if bias is not None:
                 result.add_(bias)
         else:
-            result = multiply(flat, frozen.weight, bias).addmm_(low, up.t(), alpha=scaling).addcmul_(turned, beyond)
+            result = own.product(flat, bias).addmm_(low, up.t(), alpha=scaling).addcmul_(turned, beyond)
         ctx.save_for_backward(dropped, low, turned, mask, down, up, beyond, lengths)
-        ctx.scaling, ctx.frozen, ctx.shape, ctx.dtype = scaling, frozen, inputs.shape, magnitude.dtype
+        ctx.scaling, ctx.own, ctx.shape, ctx.dtype = scaling, own, inputs.shape, magnitude.dtype
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dropped, low, turned, mask, down, up, beyond, lengths = ctx.saved_tensors
-        grad, frozen = grads[0], ctx.frozen
+        grad, own = grads[0], ctx.own
         grad_magnitude = (turned.mul(grad).sum(0, dtype=torch.float32) / lengths).to(ctx.dtype)
         grad_bias = grad.sum(0) if ctx.needs_input_grad[5] else None
         scaled = torch.addcmul(grad, grad, beyond)
@@ -112,10 +112,10 @@ class _DoRA(torch.autograd.Function):
         into = None
         if ctx.needs_input_grad[0]:
             if mask is None:
-                into = multiply(scaled, frozen.transposed).addmm_(grad_low, down)
+                into = own.transposed_product(scaled).addmm_(grad_low, down)
             else:
-                into = multiply(grad, frozen.transposed)
-                within = multiply(scaled.sub_(grad), frozen.transposed).addmm_(grad_low, down)
+                into = own.transposed_product(grad)
+                within = own.transposed_product(scaled.sub_(grad)).addmm_(grad_low, down)
                 into.addcmul_(within, mask.view(into.shape))
             into = into.view(ctx.shape)
         return into, None, grad_down, grad_up, grad_magnitude, grad_bias, None, None, None
@@ -138,10 +138,10 @@ class Turned(LowRank):
         cls, layer: Any, down: Tensor, up: Tensor, scaling: float, magnitude: Tensor, bias: Tensor | None = None
     ) -> Self:
         """On a layer that was made ready by `prepare`; down [r, K], up [M, r], magnitude [M] float32."""
-        device, dtype = layer.squares.device, layer.weight.dtype
-        down, up = down.to(device, dtype), up.to(device, dtype)
+        device, own = layer.squares.device, frozen.of(layer)
+        down, up = down.to(device, own.dtype), up.to(device, own.dtype)
         with torch.inference_mode():
-            lengths = _lengths(layer.squares, down, up, scaling, Operands.of(layer))
+            lengths = _lengths(layer.squares, down, up, scaling, own)
             return cls(down, up.t().contiguous(), scaling, magnitude.to(device).float() / lengths - 1, layer, bias)
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from afina.models.kernels import frozen
 from afina.models.kernels.peft_layer import is_alone
 from afina.models.rider import Change
 
 
 def ia3_adapter(layer: nn.Module) -> str | None:
     """The adapter of a peft layer that has one and computes (IA)^3's formula, by name; None of any other layer."""
-    if not hasattr(layer, "ia3_l") or type(getattr(layer, "base_layer", None)) not in (nn.Linear, Conv1D):
+    if not hasattr(layer, "ia3_l") or not frozen.is_linear(getattr(layer, "base_layer", None)):
         return None
     peft_layer: Any = layer
     names = list(peft_layer.ia3_l)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afina.models.kernels import frozen
 from afina.models.kernels.dropout import Dropout, scaled_mask
-from afina.models.kernels.linear import Operands, multiply
+from afina.models.kernels.frozen import FrozenWeight
 from afina.models.kernels.peft_layer import is_alone
 
 DORA = "DoraLinearVariant"
@@ -59,11 +60,11 @@ def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     """peft's LoRA layer: W x + b + scaling B A dropout(x). Any leading shape."""
     base, dropout = layer.base_layer, layer.lora_dropout[name]
     down, up, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    if base.weight.requires_grad:
+    if frozen.trains(base):
         result: Tensor = base(inputs) + (dropout(inputs) @ down.t()) @ up.t() * scaling
         return result
-    mask, operands = mask_of(dropout, inputs), Operands.of(base)
-    result = _LoRA.apply(inputs, mask, down, up, base.bias, scaling, operands)  # type: ignore[no-untyped-call]
+    mask = mask_of(dropout, inputs)
+    result = _LoRA.apply(inputs, mask, down, up, base.bias, scaling, frozen.of(base))  # type: ignore[no-untyped-call]
     return result
 
 
@@ -79,15 +80,15 @@ class _LoRA(torch.autograd.Function):
         up: Tensor,
         bias: Tensor | None,
         scaling: float,
-        frozen: Operands,
+        own: FrozenWeight,
     ) -> Tensor:
         """inputs [..., K], mask of that shape, down [r, K], up [M, r], bias [M]; returns [..., M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         low = dropped @ down.t()
-        result = multiply(flat, frozen.weight, bias).addmm_(low, up.t(), alpha=scaling)
+        result = own.product(flat, bias).addmm_(low, up.t(), alpha=scaling)
         ctx.save_for_backward(dropped, low, mask, down, up)
-        ctx.scaling, ctx.frozen, ctx.shape = scaling, frozen, inputs.shape
+        ctx.scaling, ctx.own, ctx.shape = scaling, own, inputs.shape
         return result.view(*inputs.shape[:-1], -1)
 
     @staticmethod
@@ -100,7 +101,7 @@ class _LoRA(torch.autograd.Function):
         grad_bias = grad.sum(0) if ctx.needs_input_grad[4] else None
         into = None
         if ctx.needs_input_grad[0]:
-            into = multiply(grad, ctx.frozen.transposed)
+            into = ctx.own.transposed_product(grad)
             if mask is None:
                 into.addmm_(grad_low, down)
             else:

@@ -1,6 +1,7 @@
 """What is changed in the modules of an opened model, in what order, and the one way to do it.
 
-Nothing here adds, renames or moves a parameter, so every name and every saved file stays transformers' and peft's own.
+Nothing here adds, renames or moves a parameter that trains, so every name and every saved file stays transformers' and
+peft's own; a frozen weight that is held in another form is no parameter any more.
 Each patch gives what the plain module gives, but for rounding and the dropout masks drawn; `tests/models/kernels` holds
 each to the plain one. Knows where the kernels go; does not know how they compute.
 """
@@ -12,14 +13,15 @@ from enum import IntEnum, auto
 from typing import Any
 from weakref import ref
 
-from torch import Tensor, nn
+from torch import nn
 
 from afina.models.architectures import architecture_of, blocks_of
-from afina.models.kernels import dora
+from afina.models.kernels import dora, frozen
 from afina.models.kernels.dropout import Dropout
+from afina.models.kernels.frozen import HeldWeight, PackedWeight
 from afina.models.kernels.gelu import TanhGELU
 from afina.models.kernels.last_block import last_block
-from afina.models.kernels.linear import linear, packed, packed_linear, serves
+from afina.models.kernels.linear import held_linear, linear, serves
 from afina.models.kernels.lora import lora_layer, only_adapter
 from afina.models.kernels.vera import vera_adapter, vera_layer
 
@@ -48,12 +50,13 @@ class Patch(IntEnum):
     LAST_BLOCK = auto()
     """Forward of the last block."""
 
-    # By `afina.training`, when it is known what trains, and how; PACKED also by `Classifier.lower`, to predict:
+    # By `afina.training`, when it is known what trains, and how; HELD also by `Classifier`, to predict, and before a
+    # method is attached where the backbone is held in another precision:
     CHECKPOINT = auto()
     """Forward of every block, around the one it has. After LAST_BLOCK, which would take its place."""
     LOOK_UP = auto()
     """Forward of an embedding that trains. After its weight is lowered, since it reads the float32 one behind that."""
-    PACKED = auto()
+    HELD = auto()
     """Forward of a frozen linear layer, and its weight. After all others: a forward from before cannot read the weight
     any more."""
 
@@ -141,15 +144,18 @@ def accelerate(layer: nn.Module) -> None:
         patch(layer, Patch.LINEAR, linear, call_of(layer))
 
 
-def pack(layer: Any, *, backward: bool = True) -> tuple[Tensor, Tensor]:
-    """Keep a linear layer's frozen weight in oneDNN's order only, for both directions; its parameter is emptied.
+def hold(layer: Any, held: HeldWeight) -> None:
+    """Let a linear layer hold its frozen weight in another form, and no parameter; its bias stays, and may train."""
+    frozen.put(layer, held)
+    patch(layer, Patch.HELD, held_linear)
+
+
+def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
+    """Keep a linear layer's frozen weight in oneDNN's order only, for both directions.
 
     backward  False: for the forward pass alone, in half the memory
-    Returns the packed weights, the second of them empty without `backward`. `linear.can_pack` says of which layers. A
-    bias stays as it is, and may train.
+    Returns the packed weight. `frozen.can_pack` says of which layers.
     """
-    operands = packed(layer, backward=backward)
-    layer.packed = operands
-    layer.weight.data = layer.weight.data.new_empty(0)
-    patch(layer, Patch.PACKED, packed_linear)
-    return operands.weight, operands.transposed
+    held = PackedWeight(frozen.of(layer).dequantize(), backward=backward)
+    hold(layer, held)
+    return held

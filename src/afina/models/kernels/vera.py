@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from afina.models.kernels.linear import Operands, multiply
+from afina.models.kernels import frozen
+from afina.models.kernels.frozen import FrozenWeight, multiply
 from afina.models.kernels.lora import mask_of
 from afina.models.kernels.peft_layer import is_alone
 from afina.models.rider import Change
@@ -22,7 +22,7 @@ from afina.models.rider import Change
 
 def vera_adapter(layer: nn.Module) -> str | None:
     """The adapter of a peft layer that has one and computes VeRA's formula, by name; None of any other layer."""
-    if not hasattr(layer, "vera_lambda_d") or type(getattr(layer, "base_layer", None)) not in (nn.Linear, Conv1D):
+    if not hasattr(layer, "vera_lambda_d") or not frozen.is_linear(getattr(layer, "base_layer", None)):
         return None
     peft_layer: Any = layer
     names = list(peft_layer.vera_lambda_d)
@@ -35,11 +35,11 @@ def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     down, up = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     inner, outer = layer.vera_lambda_d[name], layer.vera_lambda_b[name]
     mask = mask_of(layer.vera_dropout[name], inputs)
-    if base.weight.requires_grad:
+    if frozen.trains(base):
         dropped = inputs if mask is None else inputs * mask
         result: Tensor = base(inputs) + ((dropped @ down.t().to(inputs)) * inner) @ up.t().to(inputs) * outer
         return result
-    result = _VeRA.apply(inputs, mask, inner, outer, down, up, base.bias, Operands.of(base))  # type: ignore[no-untyped-call]
+    result = _VeRA.apply(inputs, mask, inner, outer, down, up, base.bias, frozen.of(base))  # type: ignore[no-untyped-call]
     return result.view(*inputs.shape[:-1], -1)
 
 
@@ -56,7 +56,7 @@ class _VeRA(torch.autograd.Function):
         down: Tensor,
         up: Tensor,
         bias: Tensor | None,
-        frozen: Operands,
+        own: FrozenWeight,
     ) -> Tensor:
         """inputs [..., K], mask of that shape, inner [r], outer, bias [M], down [r, K], up [M, r]; returns [N, M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
@@ -64,8 +64,8 @@ class _VeRA(torch.autograd.Function):
         low = multiply(dropped, down.to(flat.dtype))
         high = multiply(low * inner, up.to(flat.dtype))
         ctx.save_for_backward(low, high, mask, inner, outer, down, up)
-        ctx.frozen, ctx.shape = frozen, inputs.shape
-        return multiply(flat, frozen.weight, bias).addcmul_(high, outer)
+        ctx.own, ctx.shape = own, inputs.shape
+        return own.product(flat, bias).addcmul_(high, outer)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -77,7 +77,7 @@ class _VeRA(torch.autograd.Function):
         grad_bias = grad.sum(0) if ctx.needs_input_grad[6] else None
         into = None
         if ctx.needs_input_grad[0]:
-            into = multiply(grad, ctx.frozen.transposed)
+            into = ctx.own.transposed_product(grad)
             back = multiply(grad_within.mul_(inner), down.t().to(grad.dtype))
             into = (into.add_(back) if mask is None else into.addcmul_(back, mask.view(into.shape))).view(ctx.shape)
         return into, None, grad_inner, grad_outer, None, None, grad_bias, None

@@ -1,0 +1,271 @@
+"""Only the layer that owns a frozen weight reads it: a precision that hides its weights changes no number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from afina import Adapter, Backbone, Predictor
+from afina.errors import InvalidStudy, UnknownName
+from afina.inference.merging import merge
+from afina.methods import make
+from afina.models.classifier import Classifier
+from afina.models.kernels.frozen import HeldWeight, held_by, held_tensors, is_linear, multiply
+from afina.models.precision import FLOAT, PRECISIONS, Precision
+from afina.server.receipt import Receipt
+from afina.serving.engine import Engine
+from afina.studies.cost import cost
+from afina.studies.spec import RunSpec, Training
+from crowd import adapter
+from fakes import TEXTS, Runs, encoded, fit_of, logits_of, sentences
+
+HIDDEN = "hidden"
+
+
+class Hidden(HeldWeight):
+    """The weight itself, under another name."""
+
+    codes: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self._keep(codes=weight)
+
+    def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+        return multiply(inputs, self.codes, bias)
+
+    def transposed_product(self, grads: Tensor) -> Tensor:
+        return multiply(grads, self.codes.t())
+
+    def dequantize(self) -> Tensor:
+        return self.codes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.codes.shape
+        return rows, columns
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.codes.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
+
+
+class Rounded(Hidden):
+    """In bfloat16, which is computed with as float32."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight.bfloat16().float())
+
+
+class Read(RuntimeError):
+    """Not an AttributeError, which `getattr` with a default would take for an answer."""
+
+
+def _guarded(layer: Any) -> Tensor:
+    if held_by(layer) is not None:
+        raise Read("a weight was read by another than the layer that holds it")
+    if (weight := layer._parameters.get("weight")) is None:
+        raise AttributeError("weight")
+    found: Tensor = weight
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRECISIONS, HIDDEN, Precision(Hidden))
+    monkeypatch.setitem(PRECISIONS, "rounded", Precision(Rounded))
+    for kind in (nn.Linear, Conv1D):
+        monkeypatch.setattr(kind, "weight", property(_guarded), raising=False)
+
+
+METHODS: list[tuple[str, dict[str, Any]]] = [
+    ("lora", {}),
+    ("lora", {"targets": "all-linear", "rslora": True, "init": "orthogonal"}),
+    ("lora", {"dora": True}),
+    ("vera", {"r": 8}),
+    ("ia3", {}),
+    ("adapter", {"kind": "houlsby"}),
+    ("adapter", {"kind": "parallel"}),
+    ("head", {}),
+    ("zero-shot", {}),
+    ("bitfit", {}),
+    ("layernorm", {}),
+    ("prompt", {"tokens": 3}),
+    ("prefix", {"tokens": 2}),
+    ("lora+layernorm", {}),
+    ("lora+bitfit", {"lora": {"dora": True}}),
+    ("vera+prompt", {"vera": {"r": 8}, "prompt": {"tokens": 3}}),
+]
+
+
+def named(case: tuple[str, dict[str, Any]]) -> str:
+    return f"{case[0]} {case[1]}"
+
+
+def close(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-4) -> bool:
+    return bool(np.abs(found - expected).max() <= tolerance * np.abs(expected).max())
+
+
+def test_a_weight_that_another_reads_is_found_out(gpt2: Backbone) -> None:
+    classifier = Classifier.open(gpt2, ("bad", "good"), 0)
+    layer = next(module for module in classifier.body.modules() if is_linear(module))
+    assert isinstance(layer.weight, Tensor)
+    classifier.hold(HIDDEN)
+    with pytest.raises(Read):
+        getattr(layer, "weight", None)
+    assert "weight" not in dict(layer.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("family", "case"),
+    [
+        *(("gpt2", case) for case in METHODS),
+        *(("llama", case) for case in METHODS if case[0] in ("ia3", "lora", "vera")),
+    ],
+    ids=lambda given: given if isinstance(given, str) else named(given),
+)
+def test_a_run_trains_saves_and_predicts_the_same(
+    runs: Runs, family: str, case: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    plain, hidden = (runs.run(family, *case, precision=one) for one in (FLOAT, HIDDEN))
+    expected, found = (run.execute(tmp_path / str(at)) for at, run in enumerate((plain, hidden)))
+    assert np.allclose(found.losses, expected.losses, rtol=1e-4)
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, nan_ok=True)
+    assert (found.trainable, found.total) == (expected.trainable, expected.total)
+    one, other = Adapter.load(tmp_path / "0" / expected.adapter), Adapter.load(tmp_path / "1" / found.adapter)
+    assert (other.manifest.precision, found.training["precision"]) == (HIDDEN, HIDDEN)
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(close(other.tensors[name].numpy(), each.numpy(), 1e-3) for name, each in one.tensors.items())
+    assert other.digest != one.digest
+    model = Predictor.load(other)
+    assert held_tensors(model.classifier.model)  # type: ignore[attr-defined]
+    assert close(model.outputs(TEXTS), Predictor.load(one).outputs(TEXTS), 1e-3)
+
+
+@pytest.mark.parametrize("case", [METHODS[0], METHODS[2], METHODS[3], METHODS[4], METHODS[5]], ids=named)
+def test_in_bfloat16_a_held_weight_computes_in_bfloat16(gpt2: Backbone, case: tuple[str, dict[str, Any]]) -> None:
+    method = make(*case).for_family("gpt2")
+    losses = []
+    for precision in (FLOAT, HIDDEN):
+        classifier = Classifier.open(gpt2, ("bad", "good"), 0)
+        classifier.hold(precision)
+        torch.manual_seed(0)
+        classifier.wrap(method.attach)
+        fit = fit_of(classifier, method, encoded(gpt2, sentences(40)), dtype=torch.bfloat16)
+        if precision == HIDDEN:
+            assert {tensor.dtype for tensor in held_tensors(classifier)} == {torch.bfloat16}
+        fit.advance()
+        losses.append(fit.account.losses)
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_engine_answers_for_a_mix_of_adapters_as_one_with_plain_weights(gpt2: Backbone, dtype: str) -> None:
+    plain = [adapter(gpt2, *case, seed=seed) for seed, case in enumerate(METHODS)]
+    held = [replace(one, manifest=one.manifest.model_copy(update={"precision": HIDDEN})) for one in plain]
+    with Engine(gpt2, dtype=dtype) as engine, Engine(gpt2, dtype=dtype, precision=HIDDEN) as other:
+        expected = engine.predict((one, text) for one in plain for text in TEXTS)
+        found = other.predict((one, text) for one in held for text in TEXTS)
+        assert all(resident.rides for resident in other.load(*held))
+        for left, right in zip(expected, found, strict=True):
+            assert close(right.outputs, left.outputs, 1e-4 if dtype == "float32" else 0.1)
+        (apart,) = other.load(plain[0])
+        assert not apart.rides
+        assert close(other.predict([(plain[0], TEXTS[1])])[0].outputs, expected[1].outputs, 0.1)
+
+
+@pytest.mark.parametrize("case", [METHODS[0], METHODS[2], METHODS[4]], ids=named)
+def test_what_a_held_run_takes_is_foreseen_to_the_byte(
+    runs: Runs, case: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = runs.run("gpt2", *case, precision=HIDDEN)
+    foreseen = cost(run, calibrate=False)
+    assert foreseen.terms.summary["precision"] == HIDDEN
+    measured = run.execute(tmp_path).memory
+    assert (foreseen.state_bytes, foreseen.activation_bytes) == (measured.state_bytes, measured.activation_bytes)
+
+
+@pytest.mark.parametrize("case", [METHODS[1], METHODS[2], METHODS[4]], ids=named)
+def test_a_merged_model_has_the_weights_that_its_adapter_was_on(
+    gpt2: Backbone, case: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    made = adapter(gpt2, *case)
+    rounded = replace(made, manifest=made.manifest.model_copy(update={"precision": "rounded"}))
+    opened = Predictor.of(rounded, gpt2)
+    assert not close(opened.outputs(TEXTS), Predictor.of(made, gpt2).outputs(TEXTS))
+    merge(opened, tmp_path / "merged")
+    again = Classifier(Backbone.load(str(tmp_path / "merged")).open(("bad", "good"), 0)[0])
+    assert not held_tensors(again)
+    head = {name: tensor for name, tensor in made.tensors.items() if "score" in name}
+    (weight,) = head.values()
+    with torch.no_grad():
+        again.model.score.weight.copy_(weight)  # the head, which a backbone is opened without
+    assert close(logits_of(again, gpt2).numpy(), opened.outputs(TEXTS), 1e-4)
+
+
+def test_a_method_that_reads_frozen_weights_is_refused(runs: Runs, tmp_path: Path) -> None:
+    run = runs.run("gpt2", "peft", {"type": "LOHA", "settings": {"r": 2}}, precision=HIDDEN)
+    with pytest.raises(InvalidStudy, match="it reads the backbone's weights, which precision hidden holds"):
+        run.execute(tmp_path)
+
+
+@pytest.mark.parametrize("case", [("full", {}), ("last", {"blocks": 1}), ("last+lora", {})], ids=named)
+def test_a_method_that_would_train_a_held_weight_is_refused(
+    runs: Runs, case: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidStudy, match=r"trains .*\.weight, which .* holds frozen"):
+        runs.run("gpt2", *case, precision=HIDDEN).execute(tmp_path)
+
+
+def test_a_backbones_digest_is_of_its_weights_before_any_is_held(gpt2: Backbone) -> None:
+    backbone = Backbone.load(gpt2.address)
+    classifier = Classifier.open(backbone, ("bad", "good"), 0)
+    classifier.hold("rounded")
+    with pytest.raises(ValueError, match="before any layer holds one"):
+        backbone.digest_of(classifier.body)
+    with Engine(Backbone.load(gpt2.address), precision="rounded") as engine:
+        assert engine.backbone.digest == gpt2.digest
+
+
+def test_a_neutral_precision_is_written_nowhere(runs: Runs, tmp_path: Path) -> None:
+    path = runs.adapter("gpt2", "lora")
+    manifest = Adapter.load(path).manifest
+    assert "precision" not in manifest.model_dump() | Training().model_dump() | manifest.training
+    assert '"precision"' not in (path / "manifest.json").read_text()
+    assert '"precision"' not in runs.record("gpt2", "lora").model_dump_json()
+    told = {"version": "a/b@1", "adapter": "x", "base": "y", "dtype": "float32"}
+    assert json.loads(str(Receipt(**told))) == Receipt(**told).as_json() == told
+    other = Receipt(**told, precision=HIDDEN)
+    assert Receipt.parse(str(other)) == other
+    assert Receipt.parse(json.dumps(told)).precision == FLOAT
+
+
+def test_another_precision_is_another_run_and_another_adapter(runs: Runs) -> None:
+    plain, hidden = (runs.run("gpt2", "lora", precision=one) for one in (FLOAT, HIDDEN))
+    assert plain.key == runs.run("gpt2", "lora").key != hidden.key
+    assert RunSpec.model_validate_json(hidden.model_dump_json()).training.precision == HIDDEN
+    manifest = Adapter.load(runs.adapter("gpt2", "lora")).manifest
+    held = manifest.model_copy(update={"precision": HIDDEN})
+    assert held.digest != manifest.digest
+    assert held.model_dump()["precision"] == HIDDEN
+
+
+def test_an_unknown_precision_is_an_error(runs: Runs, gpt2: Backbone) -> None:
+    with pytest.raises(InvalidStudy, match="precision"):
+        runs.run("gpt2", "lora").model_copy().__class__(
+            backbone="x", task="y", method="lora", training={"precision": "int3"}
+        )
+    with pytest.raises(UnknownName, match="unknown precision 'int3'"):
+        Engine(gpt2, precision="int3")
