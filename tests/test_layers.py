@@ -52,10 +52,10 @@ LAYERS = {
     ),
     "models": (
         "predictions",
-        "architectures shapes objective label_words precision rider",
+        "architectures shapes objective label_words rider",
         "kernels kernels.dropout kernels.frozen kernels.gelu kernels.layout kernels.peft_layer",
-        "source dimensions virtual_tokens kernels.linear kernels.insertion kernels.riding kernels.ia3 kernels.pooling"
-        " objectives",
+        "source dimensions precision virtual_tokens kernels.linear kernels.insertion kernels.riding kernels.ia3"
+        " kernels.pooling objectives",
         "manifest pretrained question kernels.attention kernels.last_block kernels.lora kernels.low_rank",
         "adapter address output_embedding bottleneck kernels.dora kernels.vera",
         "kernels.patches",

@@ -122,6 +122,7 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "method.changes-logits": "A method changes the logits before any step.",
         "method.family-unsupported": "A method is not defined for this family of models.",
         "method.package-unusable": "A method of another package cannot be loaded.",
+        "method.precision-unsupported": "A method reads or trains weights that the run's precision holds otherwise.",
         "method.setting-invalid": "A hyperparameter has a value that the method or the model does not allow.",
         "method.sum-contradiction": "The parts of a sum of methods do not go together.",
         "method.target-missing": "The model has no module of the name that a method targets.",

@@ -217,16 +217,18 @@ def test_a_merged_model_has_the_weights_that_its_adapter_was_on(
 
 def test_a_method_that_reads_frozen_weights_is_refused(runs: Runs, tmp_path: Path) -> None:
     run = runs.run("gpt2", "peft", {"type": "LOHA", "settings": {"r": 2}}, precision=HIDDEN)
-    with pytest.raises(InvalidStudy, match="it reads the backbone's weights, which precision hidden holds"):
+    with pytest.raises(InvalidStudy, match="it reads the backbone's weights") as caught:
         run.execute(tmp_path)
+    assert caught.value.code == "method.precision-unsupported"
 
 
 @pytest.mark.parametrize("case", [("full", {}), ("last", {"blocks": 1}), ("last+lora", {})], ids=named)
 def test_a_method_that_would_train_a_held_weight_is_refused(
     runs: Runs, case: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidStudy, match=r"trains .*\.weight, which .* holds frozen"):
+    with pytest.raises(InvalidStudy, match=r"trains .*\.weight, which .* holds frozen") as caught:
         runs.run("gpt2", *case, precision=HIDDEN).execute(tmp_path)
+    assert caught.value.code == "method.precision-unsupported"
 
 
 def test_a_backbones_digest_is_of_its_weights_before_any_is_held(gpt2: Backbone) -> None:

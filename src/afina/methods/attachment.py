@@ -34,7 +34,9 @@ def attach(classifier: Classifier, method: Method) -> None:
     if classifier.precision != FLOAT and not method.packs:
         raise InvalidStudy(
             f"method {method.name}: it reads the backbone's weights, which precision {classifier.precision} holds in "
-            "another form. Train another method, or leave `precision` out."
+            "another form. Train another method, or leave `precision` out.",
+            code="method.precision-unsupported",
+            method=method.name,
         )
     compares = not method.starts_apart and next(classifier.parameters()).device.type != "meta"
     before = _logits(classifier) if compares else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from afina.errors import InvalidStudy
-from afina.methods.method import plain_name
+from afina.methods.method import weight_names
 from afina.methods.selective import Selective
 from afina.models.architectures import architecture_of, is_head
 
@@ -41,7 +41,7 @@ class Last(Selective):
                 "trains all of them and the embeddings."
             )
         found = set()
-        for name in (plain_name(name) for name, _ in model.named_parameters()):
+        for name in set.union(*weight_names(model)):
             index = names.index(name)
             above = is_head(name) or names.final_norm in name.split(".")
             if above if index is None else index >= there - self.blocks:

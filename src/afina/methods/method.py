@@ -203,6 +203,14 @@ def plain_name(name: str) -> str:
     return inner.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
 
 
+def weight_names(model: Any) -> tuple[set[str], set[str]]:
+    """The `plain_name` of every parameter of a model; and of the weights that layers hold in another form."""
+    from afina.models.kernels.frozen import held_by
+
+    held = {plain_name(f"{path}.weight") for path, layer in model.named_modules() if held_by(layer) is not None}
+    return {plain_name(name) for name, _ in model.named_parameters()}, held
+
+
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Raise CorruptAdapter unless both have the same names and shapes."""
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from afina.methods.method import Method, plain_name
+from afina.errors import InvalidStudy
+from afina.methods.method import Method, plain_name, weight_names
 from afina.models.architectures import is_head
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ class Selective(Method):
         raise NotImplementedError
 
     def chosen(self, model: Any) -> set[str]:
-        """Names of the parameters that train, as `plain_name` has them."""
-        names = (plain_name(name) for name, _ in model.named_parameters())
-        return {name for name in names if self.trains(name)}
+        """Names of the parameters that train, as `plain_name` has them; held weights that it wants, too."""
+        return {name for name in set.union(*weight_names(model)) if self.trains(name)}
 
     def owned(self, model: Any) -> set[str]:
         """What it chooses."""
@@ -37,8 +37,15 @@ class Selective(Method):
         return {name for name in self.trainable(model) if not is_head(name)}
 
     def attach(self, model: Any) -> Any:
-        """Freeze all others."""
+        """Freeze all others. Raises InvalidStudy where a layer holds one that it chooses in another form."""
         chosen = self.chosen(model)
+        if wanted := sorted(chosen & weight_names(model)[1]):
+            raise InvalidStudy(
+                f"method {self.name}: it trains {wanted[0]}, which this `precision` holds frozen. Leave `precision` "
+                "out, or choose a method that adds to frozen weights, such as lora.",
+                code="method.precision-unsupported",
+                method=self.name,
+            )
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(plain_name(name) in chosen)
         return model

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -139,7 +139,9 @@ def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
     return tensorfile.has_header(file, _halves(adapter.tensors)[role])
 
 
-AS_WRITTEN = {role: partial(_is_as_written, role) for role in (BODY_ROLE, HEAD_ROLE)}
+AS_WRITTEN: Mapping[str, Callable[[Adapter, Path], bool]] = {
+    role: partial(_is_as_written, role) for role in (BODY_ROLE, HEAD_ROLE)
+}
 """For `opening.opened`."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -72,10 +72,7 @@ class Reader:
 
         with self._database.connected():
             version = self.show(reference)
-
-            def join(files: Mapping[str, Path]) -> Adapter:
-                return content.join(version.manifest, files, f"store:{version}")
-
+            join = partial(content.join, version.manifest, where=f"store:{version}")
             return opening.opened(self._database, self._blobs, version, join, content.AS_WRITTEN)
 
     def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
