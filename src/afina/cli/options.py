@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from afina.data.kinds import KINDS
 from afina.errors import InvalidStudy
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
@@ -36,7 +37,11 @@ Labels = Annotated[
 ]
 KindOption = Annotated[
     str | None,
-    typer.Option("--kind", help="classes, number or labels; by default what the labels look like.", metavar="KIND"),
+    typer.Option(
+        "--kind",
+        help=f"{', '.join(KINDS[:-1])} or {KINDS[-1]}; by default what the labels look like.",
+        metavar="KIND",
+    ),
 ]
 SeparatorOption = Annotated[
     str | None, typer.Option("--separator", help="Between several labels of one text, as ';'.", metavar="MARK")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from afina.stats.metrics import Metric
 
 ACCURACY, F1 = "accuracy", "f1"
-MAIN = frozenset((ACCURACY, F1, "pearson", "rmse", "micro_f1", "macro_f1"))
-"""What is told beside the headline."""
 
 
 def metric_of(name: str) -> Metric:
@@ -55,8 +53,8 @@ def of_record(record: Record) -> tuple[str, ...]:
 
 
 def in_order(names: Iterable[str], headline: str) -> tuple[str, ...]:
-    """The headline first, then those of MAIN."""
-    return (headline, *sorted((name for name in names if name != headline), key=lambda name: name not in MAIN))
+    """The headline first, then the main ones."""
+    return (headline, *sorted((name for name in names if name != headline), key=lambda name: not metric_of(name).main))
 
 
 def value(metric: str) -> Callable[[Record], float | None]:

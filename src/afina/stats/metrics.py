@@ -36,6 +36,7 @@ class Metric:
     chances  whether it is of probabilities, not of answers
     graded   whether an answer is wrong by more or less, so that two answers' difference has a size of its own
     share    whether it is on the scale of accuracy, so that accuracies of other tasks tell what to expect of it
+    main     whether it is told beside the headline, before the further figures
     needs    what it is UNDEFINED without, in words; empty where it is always defined
     """
 
@@ -52,6 +53,7 @@ class Metric:
     chances: bool = False
     graded: bool = False
     share: bool = False
+    main: bool = False
     needs: str = ""
 
     @property
@@ -81,11 +83,12 @@ def _f1(answered: Answered) -> float:
 
 _OF_CLASSES = (
     Metric(
-        name="accuracy", words="accuracy", kind="classes", points=True, share=True,
+        name="accuracy", words="accuracy", kind="classes", points=True, share=True, main=True,
         value=_mean(classification.right), values=classification.right,
     ),
     Metric(
-        name="f1", words="F1", kind="classes", points=True, share=True, value=_f1, values=classification.f1_values,
+        name="f1", words="F1", kind="classes", points=True, share=True, main=True,
+        value=_f1, values=classification.f1_values,
         needs="texts that have the label, or are answered with it",
     ),
     Metric(
@@ -116,16 +119,17 @@ _OF_CLASSES = (
 
 _OF_NUMBERS = (
     Metric(
-        name="pearson", words="Pearson correlation", kind="number", points=False, graded=True, range=(-1.0, 1.0),
-        value=regression.pearson, values=regression.pearson_values, needs="numbers and answers that vary",
+        name="pearson", words="Pearson correlation", kind="number", points=False, graded=True, main=True,
+        range=(-1.0, 1.0), value=regression.pearson, values=regression.pearson_values,
+        needs="numbers and answers that vary",
     ),
     Metric(
         name="spearman", words="Spearman correlation", kind="number", points=False, graded=True, range=(-1.0, 1.0),
         value=regression.spearman, values=regression.spearman_values, needs="numbers and answers that vary",
     ),
     Metric(
-        name="rmse", words="RMSE", kind="number", points=False, graded=True, lower=True, range=LOSS, of_unit=True,
-        value=regression.rmse, values=regression.rmse_values,
+        name="rmse", words="RMSE", kind="number", points=False, graded=True, main=True, lower=True, range=LOSS,
+        of_unit=True, value=regression.rmse, values=regression.rmse_values,
     ),
     Metric(
         name="mae", words="mean absolute error", kind="number", points=False, graded=True, lower=True, range=LOSS,
@@ -139,12 +143,12 @@ _OF_NUMBERS = (
 
 _OF_LABELS = (
     Metric(
-        name="micro_f1", words="micro F1", kind="labels", points=True,
+        name="micro_f1", words="micro F1", kind="labels", points=True, main=True,
         value=multilabel.micro_f1, values=multilabel.micro_f1_values,
         needs="texts that have a label, or are answered with one",
     ),
     Metric(
-        name="macro_f1", words="macro F1", kind="labels", points=True,
+        name="macro_f1", words="macro F1", kind="labels", points=True, main=True,
         value=multilabel.macro_f1, values=multilabel.macro_f1_values,
         needs="texts that have a label, or are answered with one",
     ),
