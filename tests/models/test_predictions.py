@@ -49,6 +49,15 @@ def test_what_was_right_may_not_be_known(tmp_path: Path) -> None:
     assert found.against(np.array([1, 1, 1])).right.tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("given", [ROWS, STRINGS], ids=["rows", "strings"])
+def test_targets_are_equal_as_bytes_where_they_are_equal(given: Predictions, tmp_path: Path) -> None:
+    found = Predictions.read(tmp_path / "p", given.write(tmp_path / "p"))  # other objects, with the same content
+    assert found.right_as_bytes == given.right_as_bytes
+    assert given.take([1, 0, 2]).right_as_bytes != given.right_as_bytes
+    moved = np.array(["ab", "c"], dtype=object), np.array(["a", "bc"], dtype=object)
+    assert Predictions(moved[0], moved[0]).right_as_bytes != Predictions(moved[1], moved[1]).right_as_bytes
+
+
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     written = STRINGS.write(tmp_path / "p")
     ROWS.write(tmp_path / "p")

@@ -54,6 +54,11 @@ class Predictions:
         return self.targets
 
     @property
+    def right_as_bytes(self) -> bytes:
+        """The targets as bytes: those of two runs are equal where the same was right of the same texts."""
+        return b"".join(part.tobytes() for part in _as_arrays("targets", self.right).values())
+
+    @property
     def finite(self) -> bool:
         """Whether no number is NaN or infinite; true of strings."""
         return self.outputs.dtype.kind != "f" or bool(np.isfinite(self.outputs).all())

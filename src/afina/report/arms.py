@@ -191,7 +191,7 @@ def lines(shown: Iterable[Arm]) -> list[Arm]:
 
 def measured_on(result: Result) -> tuple[str, bytes]:
     """What a result was measured on: the evaluation split, and what is right there. Others cannot be compared."""
-    return result.record.environment.evaluation_digest, result.targets.tobytes()
+    return result.record.environment.evaluation_digest, result.predictions.right_as_bytes
 
 
 def training(record: Record) -> dict[str, object]:

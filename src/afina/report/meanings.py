@@ -24,7 +24,7 @@ def notes(arms: Sequence[Arm], data: Data) -> list[str]:
         "were run.",
     ]
     made = [" ".join(said)]
-    if len({result.targets.tobytes() for arm in arms for result in arm.results}) == 1:
+    if len({result.predictions.right_as_bytes for arm in arms for result in arm.results}) == 1:
         made += presentation.least(record.label_names, targets.tolist())
         for metric, reached in record.ceiling.items():
             if metric == record.metric:

@@ -30,11 +30,13 @@ class Changes(NamedTuple):
 class AdapterKind(ABC):
     """A kind of task, as the store sees it.
 
+    title         what a model card calls an adapter of it
     pipeline_tag  the Hub's word for it
     labels        what a model card says above the labels
     by_label      whether outputs are matched by the names of their labels
     """
 
+    title: ClassVar[str]
     pipeline_tag: ClassVar[str]
     labels: ClassVar[str]
     by_label: ClassVar[bool]
@@ -59,6 +61,7 @@ class AdapterKind(ABC):
 class _ByLabel(AdapterKind):
     """Answers that are right or wrong; where there are several labels, right is what has every label right."""
 
+    title = "A text classifier"
     pipeline_tag = "text-classification"
     by_label = True
 
@@ -106,6 +109,7 @@ class _Labels(_ByLabel):
 class _Number(AdapterKind):
     """A number, in the unit of the targets. The one label is the number's name."""
 
+    title = "A text classifier"
     pipeline_tag = "text-classification"
     labels = "A number for each text:"
     by_label = False

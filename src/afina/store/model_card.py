@@ -54,7 +54,7 @@ def model_card(
     backbone = f" {joined} {_code(_model(made.backbone))}" if made.backbone else ""
     added = f"Added {_code(created)}" + (f" by {_escaped(who)}" if who else "")
     about = [
-        f"A text classifier: an adapter of method {_code(made.method)}{backbone}, version {version} of "
+        f"{kinds.of(made).title}: an adapter of method {_code(made.method)}{backbone}, version {version} of "
         f"{_code(name)} in a store of afina.",
         f"{added}{f': {_escaped(message)}' if message.strip() else '.'}",
     ]
