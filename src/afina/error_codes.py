@@ -45,7 +45,6 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "results.missing": "A directory has no finished run.",
         "run.missing": "Results have no such run.",
         "server.host-missing": "An address is not one of this machine.",
-        "server.model-missing": "A server has no such model for this client.",
         "server.unreachable": "No server of afina answers at the address.",
         "store.missing": "There is no store at the address.",
         "store.name-missing": "A store has no adapter of that name.",
@@ -53,6 +52,9 @@ CODES: Mapping[str, Mapping[str, str]] = {
         "study.missing": "There is no study file at the path.",
         "task.missing": "There is no task at the address, or it lacks a file.",
         "version.missing": "A name has no such version, or the version was removed.",
+    },
+    "Missing": {
+        "server.model-missing": "A server has no such model for this client.",
     },
     "UnknownName": {
         "name.unknown": "A name is not among those that exist; `known` lists them, `nearest` is the most similar.",

@@ -120,6 +120,8 @@ class CorruptAdapter(AfinaError):
 class WrongBackbone(AfinaError):
     """An adapter was made for another backbone."""
 
+    code = "backbone.mismatch"
+
 
 class OutOfMemory(AfinaError):
     """A GPU's memory is not enough for the run of that title."""

@@ -97,26 +97,43 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
 def _check_files(directory: Path) -> None:
     """Raise NotFound, Refused before transformers is given anything."""
     if not (directory / CONFIG).is_file():
-        raise NotFound(f"{directory}: no {CONFIG} there. Give a directory that a classifier's save_pretrained wrote.")
+        raise NotFound(
+            f"{directory}: no {CONFIG} there. Give a directory that a classifier's save_pretrained wrote.",
+            code="model.file-missing",
+            path=directory,
+            file=CONFIG,
+        )
     if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
         if pickled := sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]):
             raise Refused(
                 f"{directory}: its weights are in {pickled[0].name}, a format that runs whatever program it holds when "
-                f"it is opened; expected {WEIGHTS}. Open it where you trust it and save it again with save_pretrained."
+                f"it is opened; expected {WEIGHTS}. Open it where you trust it and save it again with save_pretrained.",
+                code="intake.file-unsafe",
+                path=directory,
+                file=pickled[0].name,
             )
         raise NotFound(
-            f"{directory}: neither {WEIGHTS} nor {INDEX} there. Give a directory that save_pretrained wrote."
+            f"{directory}: neither {WEIGHTS} nor {INDEX} there. Give a directory that save_pretrained wrote.",
+            code="model.file-missing",
+            path=directory,
+            file=WEIGHTS,
         )
     if not any((directory / name).is_file() for name in _TOKENIZERS):
         raise NotFound(
             f"{directory}: no tokenizer there (expected one of {', '.join(_TOKENIZERS)}), so nothing tells how its "
-            "texts were read. Save the tokenizer into it with save_pretrained."
+            "texts were read. Save the tokenizer into it with save_pretrained.",
+            code="model.file-missing",
+            path=directory,
+            file="tokenizer",
         )
     settings = plainfile.read_object(directory / CONFIG)
     if not any(str(name).endswith("ForSequenceClassification") for name in settings.get("architectures") or ()):
         raise InvalidStudy(
             f"{directory / CONFIG}: its architecture is {settings.get('architectures')!r:.80}, expected a "
-            "...ForSequenceClassification. Give the directory of a fine-tuned classifier."
+            "...ForSequenceClassification. Give the directory of a fine-tuned classifier.",
+            code="model.config-unusable",
+            path=directory / CONFIG,
+            field="architectures",
         )
 
 
@@ -127,12 +144,18 @@ def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
         if mine.get(key) != theirs.get(key) and not _INDIFFERENT.fullmatch(key):
             raise WrongBackbone(
                 f"{directory / CONFIG}: {key} is {mine.get(key)!r:.80}, that of backbone {base.address} is "
-                f"{theirs.get(key)!r:.80}. Give the model that it was fine-tuned from with `backbone`."
+                f"{theirs.get(key)!r:.80}. Give the model that it was fine-tuned from with `backbone`.",
+                path=directory / CONFIG,
+                field=key,
+                backbone=base.address,
             )
     if found.tokenizer_digest != base.tokenizer_digest:
         raise WrongBackbone(
             f"{directory}: its tokenizer has digest {found.tokenizer_digest[:19]}, that of backbone {base.address} "
-            f"{base.tokenizer_digest[:19]}. Give the model that it was fine-tuned from with `backbone`, as it was."
+            f"{base.tokenizer_digest[:19]}. Give the model that it was fine-tuned from with `backbone`, as it was.",
+            path=directory,
+            field="tokenizer",
+            backbone=base.address,
         )
 
 
@@ -142,7 +165,10 @@ def _objective(directory: Path, config: Any) -> Objective:
     if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
         raise InvalidStudy(
             f"{directory / CONFIG}: id2label is {config.id2label!r:.80}, expected a name of its own for each of 0, 1, "
-            "... Set id2label and label2id there."
+            "... Set id2label and label2id there.",
+            code="model.config-unusable",
+            path=directory / CONFIG,
+            field="id2label",
         )
     return objectives.of_problem(names, config.problem_type, str(directory / CONFIG))
 
@@ -155,7 +181,13 @@ def _state(directory: Path) -> dict[str, Tensor]:
             if _BUFFER.search(name):
                 continue
             if not tensor.is_floating_point():
-                raise CorruptAdapter(f"{file}: {name} is {tensor.dtype}, expected floats. Save it unquantised.")
+                raise CorruptAdapter(
+                    f"{file}: {name} is {tensor.dtype}, expected floats. Save it unquantised.",
+                    code="adapter.file-malformed",
+                    path=file,
+                    tensor=name,
+                    found=tensor.dtype,
+                )
             state[name] = tensor.float()
     return state
 
@@ -168,21 +200,29 @@ def _files(directory: Path) -> list[Path]:
     names = set(shards.values()) if isinstance(shards, dict) else set()
     plain = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
     if not names or not plain:
-        raise CorruptAdapter(f"{directory / INDEX}: expected a weight_map of files beside it. {plainfile.AGAIN}")
+        raise CorruptAdapter(
+            f"{directory / INDEX}: expected a weight_map of files beside it. {plainfile.AGAIN}",
+            code="adapter.file-malformed",
+            path=directory / INDEX,
+        )
     return [directory / name for name in sorted(names)]
 
 
 def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     if not any(is_head(name) for name in found):
         raise CorruptAdapter(
-            f"{directory}: its weights have no classification head. Give the directory of a fine-tuned classifier."
+            f"{directory}: its weights have no classification head. Give the directory of a fine-tuned classifier.",
+            code="adapter.head-missing",
+            path=directory,
         )
     try:
         check_names(expected, found)
     except CorruptAdapter as error:
         raise WrongBackbone(
             f"{directory}: its weights are not those of a classifier on backbone {base.address}: {error} "
-            "Give the model that it was fine-tuned from with `backbone`."
+            "Give the model that it was fine-tuned from with `backbone`.",
+            path=directory,
+            backbone=base.address,
         ) from None
 
 

@@ -79,11 +79,17 @@ def check(
     if takes_pairs(manifest) not in (None, pairs is not None) and not probed:
         if pairs is not None:
             raise InvalidData(
-                f"{adapter}: trained on single texts, and these are pairs. Name the one column to read with `text`."
+                f"{adapter}: trained on single texts, and these are pairs. Name the one column to read with `text`.",
+                code="data.pairs-mismatch",
+                where=adapter,
+                expected="texts",
             )
         raise InvalidData(
             f"{adapter}: trained on pairs of texts, and these are single texts. Give pairs: a `file` with a "
-            "column of second texts, which `text_pair` names."
+            "column of second texts, which `text_pair` names.",
+            code="data.pairs-mismatch",
+            where=adapter,
+            expected="pairs",
         )
     refuse_blank(texts, pairs, where=where, before=before)
 
@@ -92,7 +98,9 @@ def finite(predictions: Predictions, adapter: str) -> Predictions:
     """The predictions of an adapter, so called. Raises CorruptAdapter where one is not a number."""
     if not predictions.finite:
         raise CorruptAdapter(
-            f"{adapter}: its outputs are no numbers, or too large, for some of the texts. Train it again."
+            f"{adapter}: its outputs are no numbers, or too large, for some of the texts. Train it again.",
+            code="adapter.values-invalid",
+            where=adapter,
         )
     return predictions
 
@@ -118,14 +126,22 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
         beside = f" beside the {taken} of its method" if taken else ""
         raise CorruptAdapter(
             f"{adapter.where}: its maximum length is {manifest.max_length} tokens, backbone {backbone.address} takes "
-            f"{backbone.longest - taken} at most{beside}. Copy the adapter again, or train it again."
+            f"{backbone.longest - taken} at most{beside}. Copy the adapter again, or train it again.",
+            code="adapter.file-malformed",
+            where=adapter.where,
+            found=manifest.max_length,
+            backbone=backbone.address,
         )
     for name, tensor in adapter.tensors.items():
         rows = tensor.shape[0] if tensor.dim() == 2 else 0
         if is_output(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
             raise CorruptAdapter(
                 f"{adapter.where}: its head {name} has shape {list(tensor.shape)}, and there are "
-                f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again."
+                f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again.",
+                code="adapter.tensors-mismatch",
+                where=adapter.where,
+                tensor=name,
+                found=tensor.shape,
             )
 
 
@@ -140,7 +156,10 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
     raise WrongBackbone(
         f"{adapter.where}: made for backbone {manifest.backbone} with digest {str(manifest.backbone_digest)[:19]}, "
         f"but {backbone.address} has {found[:19]} ({_difference(backbone, body, manifest)}). "
-        "Give the right one with `backbone`."
+        "Give the right one with `backbone`.",
+        where=adapter.where,
+        expected=manifest.backbone,
+        found=backbone.address,
     )
 
 

@@ -35,6 +35,9 @@ class BitFit(Selective):
         if all(is_head(name) for name in self.chosen(model)):
             raise InvalidStudy(
                 f"method {self.name}: {model.config.model_type} has no biases; layernorm trains a number of parameters "
-                "like theirs, lora adds some."
+                "like theirs, lora adds some.",
+                code="method.family-unsupported",
+                method=self.name,
+                family=model.config.model_type,
             )
         return super().attach(model)

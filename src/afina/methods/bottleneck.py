@@ -47,7 +47,11 @@ class Adapter(Method):
         if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # nor a number that is none
             raise InvalidStudy(
                 f"method adapter: reduction={self.reduction}, scale={self.scale}; "
-                f"expected reduction >= 1 and 0 < scale <= {_LARGEST:,.0f}."
+                f"expected reduction >= 1 and 0 < scale <= {_LARGEST:,.0f}.",
+                code="method.setting-invalid",
+                method="adapter",
+                reduction=self.reduction,
+                scale=self.scale,
             )
 
     def attach(self, model: Any) -> Any:

@@ -34,7 +34,12 @@ class Full(Selective):
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:  # nor a number that is none
-            raise InvalidStudy(f"method full: layer_decay={self.layer_decay}; expected 0 < layer_decay <= 1.")
+            raise InvalidStudy(
+                f"method full: layer_decay={self.layer_decay}; expected 0 < layer_decay <= 1.",
+                code="method.setting-invalid",
+                method="full",
+                layer_decay=self.layer_decay,
+            )
 
     def trains(self, name: str) -> bool:
         """Everything."""

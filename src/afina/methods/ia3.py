@@ -30,7 +30,12 @@ class Ia3(PeftMethod):
     def __post_init__(self) -> None:
         beyond = sorted(set(self.feedforward) - set(self.targets))
         if self.targets and beyond:
-            raise InvalidStudy(f"method ia3: feedforward {beyond[0]!r} is none of the targets. Name it there, too.")
+            raise InvalidStudy(
+                f"method ia3: feedforward {beyond[0]!r} is none of the targets. Name it there, too.",
+                code="method.setting-invalid",
+                method="ia3",
+                feedforward=beyond[0],
+            )
 
     def for_family(self, family: str) -> Self:
         """With peft's targets for the family where none are named; every family that afina knows has some."""

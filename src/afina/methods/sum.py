@@ -50,11 +50,16 @@ class Sum(Method):
             does = (
                 "trains nothing" if self.parts[idle].trains_nothing else "trains the head alone, as every method does"
             )
-            raise InvalidStudy(f"method {name}: {idle} {does}. Leave it out.")
+            raise InvalidStudy(
+                f"method {name}: {idle} {does}. Leave it out.", code="method.sum-contradiction", method=name, part=idle
+            )
         wraps = [key for key, part in self.parts.items() if isinstance(part, PeftMethod)]
         if len(wraps) > 1:
             raise InvalidStudy(
-                f"method {name}: {' and '.join(wraps)} are peft's, which wraps a model once. Leave one out."
+                f"method {name}: {' and '.join(wraps)} are peft's, which wraps a model once. Leave one out.",
+                code="method.sum-contradiction",
+                method=name,
+                parts=wraps,
             )
         first = methods[0]
         told = {
@@ -142,11 +147,19 @@ class Sum(Method):
     def _refuse_overlap(self, name: str, owners: list[str]) -> None:
         what = plain_name(name)
         if len(owners) > 1:
-            raise InvalidStudy(f"method {self.name}: {' and '.join(owners)} both train {what}. Leave one out.")
+            raise InvalidStudy(
+                f"method {self.name}: {' and '.join(owners)} both train {what}. Leave one out.",
+                code="method.sum-contradiction",
+                method=self.name,
+                parts=owners,
+            )
         if owners and name.endswith(".base_layer.weight"):
             raise InvalidStudy(
                 f"method {self.name}: {owners[0]} trains {what}, to which another part adds. Leave one out, or name "
-                "other targets."
+                "other targets.",
+                code="method.sum-contradiction",
+                method=self.name,
+                part=owners[0],
             )
 
     def decays(self, model: Any) -> set[str]:

@@ -42,10 +42,20 @@ class Vera(PeftMethod):
         if not 1 <= self.r <= MOST_RANK or not 0 <= self.dropout < 1 or not 0 < abs(self.d_initial) < MOST_RANK:
             raise InvalidStudy(
                 f"method vera: r={self.r}, d_initial={self.d_initial}, dropout={self.dropout}; "
-                f"expected 1 <= r <= {MOST_RANK:,}, 0 <= dropout < 1 and a d_initial other than 0."
+                f"expected 1 <= r <= {MOST_RANK:,}, 0 <= dropout < 1 and a d_initial other than 0.",
+                code="method.setting-invalid",
+                method="vera",
+                r=self.r,
+                d_initial=self.d_initial,
+                dropout=self.dropout,
             )
         if not 0 <= self.key < 2**63:
-            raise InvalidStudy(f"method vera: key={self.key}; expected a seed, which is at least 0.")
+            raise InvalidStudy(
+                f"method vera: key={self.key}; expected a seed, which is at least 0.",
+                code="method.setting-invalid",
+                method="vera",
+                key=self.key,
+            )
 
     def for_family(self, family: str) -> Self:
         """With the default targets where none are named."""

@@ -30,7 +30,12 @@ class Virtual(Method):
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise InvalidStudy(f"method {self.name}: tokens={self.tokens}; expected at least 1.")
+            raise InvalidStudy(
+                f"method {self.name}: tokens={self.tokens}; expected at least 1.",
+                code="method.setting-invalid",
+                method=self.name,
+                tokens=self.tokens,
+            )
 
     def for_family(self, family: str) -> Self:
         """Raises InvalidStudy where tokens before a text have no meaning."""
@@ -64,7 +69,11 @@ class Virtual(Method):
         if self.tokens >= most:
             raise InvalidStudy(
                 f"method {self.name}: tokens is {self.tokens:,}, and this model takes {most:,} at once: none would be "
-                "left for a text. Set fewer; 8 to 32 are usual."
+                "left for a text. Set fewer; 8 to 32 are usual.",
+                code="method.setting-invalid",
+                method=self.name,
+                tokens=self.tokens,
+                most=most,
             )
         self.add(model.base_model)
         for name, parameter in model.named_parameters():
@@ -83,10 +92,19 @@ class Virtual(Method):
         """What is saved must have as many virtual tokens as the settings say."""
         added = {name: state[name] for name in self.added(state)}
         if not added:
-            raise CorruptAdapter(f"the adapter has no tensor of method {self.name}. Copy it again, or train it again.")
+            raise CorruptAdapter(
+                f"the adapter has no tensor of method {self.name}. Copy it again, or train it again.",
+                code="adapter.tensors-mismatch",
+                method=self.name,
+            )
         for name, tensor in added.items():
             if tensor.dim() < 2 or len(tensor) != self.tokens:
                 raise CorruptAdapter(
                     f"the adapter's {name} has shape {list(tensor.shape)}, and method {self.name} has {self.tokens:,} "
-                    "virtual tokens. Copy it again, or train it again."
+                    "virtual tokens. Copy it again, or train it again.",
+                    code="adapter.tensors-mismatch",
+                    method=self.name,
+                    tensor=name,
+                    found=tensor.shape,
+                    tokens=self.tokens,
                 )

@@ -120,10 +120,15 @@ class Adapter(Shown):
         made = cls(manifest, tensors, str(path), words, _trained_on(path))
         if (wrong := made.mismatch()) is not None:
             if wrong.what == "words":
-                raise CorruptAdapter(words_changed(path / VOCABULARY, wrong))
+                raise CorruptAdapter(
+                    words_changed(path / VOCABULARY, wrong), code="adapter.changed", path=path / VOCABULARY
+                )
             raise CorruptAdapter(
                 f"{path}: the tensors in {manifest.tensor_file} have digest {wrong.found[:19]}, the manifest says "
-                f"{wrong.stated[:19]}. The file was changed; copy or train the adapter again."
+                f"{wrong.stated[:19]}. The file was changed; copy or train the adapter again.",
+                code="adapter.changed",
+                path=path,
+                file=manifest.tensor_file,
             )
         return made
 
@@ -138,7 +143,9 @@ class Adapter(Shown):
         if not heads or heads[0].dim() != 2 or not len(heads[0]):
             raise CorruptAdapter(
                 f"{path}: the adapter has no classification head ({', '.join(head_names())}). "
-                'Save it with task_type="SEQ_CLS", which keeps the head.'
+                'Save it with task_type="SEQ_CLS", which keeps the head.',
+                code="adapter.head-missing",
+                path=path,
             )
         width = heads[0].shape[0]
         manifest = Manifest(
@@ -164,7 +171,9 @@ def check_there(path: Path) -> None:
     if not _lies(path / MANIFEST) and not _lies(path / PEFT_SETTINGS):
         raise NotFound(
             f"{path}: no adapter there, neither {MANIFEST} (afina's) nor {PEFT_SETTINGS} (peft's). "
-            "Give a directory such as results/adapters/lora-seed0-...."
+            "Give a directory such as results/adapters/lora-seed0-....",
+            code="adapter.missing",
+            path=path,
         )
 
 
@@ -184,7 +193,11 @@ def _base(settings: Mapping[str, Any], path: Path) -> str | None:
     base = settings.get("base_model_name_or_path")
     if base is not None and not isinstance(base, str):
         raise CorruptAdapter(
-            f"{path / PEFT_SETTINGS}: base_model_name_or_path is {str(base)[:40]!r}, expected a name. {plainfile.AGAIN}"
+            f"{path / PEFT_SETTINGS}: base_model_name_or_path is {str(base)[:40]!r}, expected a name. "
+            f"{plainfile.AGAIN}",
+            code="adapter.file-malformed",
+            path=path / PEFT_SETTINGS,
+            field="base_model_name_or_path",
         )
     revision = settings.get("revision")
     if (
@@ -207,7 +220,9 @@ def read_vocabulary(file: Path) -> tuple[str, ...]:
     """The vocabulary in a file; `Adapter.mismatch` compares it with its manifest. Raises CorruptAdapter."""
     words = plainfile.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise CorruptAdapter(f"{file}: expected a list of strings. {plainfile.AGAIN}")
+        raise CorruptAdapter(
+            f"{file}: expected a list of strings. {plainfile.AGAIN}", code="adapter.file-malformed", path=file
+        )
     return tuple(words)
 
 

@@ -108,7 +108,11 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
         if type(value) is not int or not 1 <= value < LARGEST:
             raise InvalidStudy(
                 f"{where}: its {names[-1]} is {repr(value)[:40]}, expected a whole number from 1 up. Copy it from "
-                "the backbone again."
+                "the backbone again.",
+                code="backbone.unsupported",
+                where=where,
+                field=names[-1],
+                found=repr(value)[:40],
             )
         found[size] = value
     return found

@@ -27,13 +27,21 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise NotFound(f"backbone {address}: config.json cannot be read ({first_line(error)}).") from None
+        raise NotFound(
+            f"backbone {address}: config.json cannot be read ({first_line(error)}).",
+            code="backbone.unreadable",
+            backbone=address,
+            file="config.json",
+        ) from None
     check_family(config.model_type, address)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in _UNSTEADY:
         raise InvalidStudy(
             f"backbone {address}: its position encoding is {rope['rope_type']!r}, under which a long text changes how "
-            "its neighbours in a batch are read. afina does not support that."
+            "its neighbours in a batch are read. afina does not support that.",
+            code="backbone.unsupported",
+            backbone=address,
+            rope_type=rope["rope_type"],
         )
     return cast(PreTrainedConfig, config)
 
@@ -43,9 +51,19 @@ def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise NotFound(f"backbone {address}: its tokenizer cannot be opened ({first_line(error)}).") from None
+        raise NotFound(
+            f"backbone {address}: its tokenizer cannot be opened ({first_line(error)}).",
+            code="backbone.unreadable",
+            backbone=address,
+            file="tokenizer",
+        ) from None
     if not tokenizer.is_fast:
-        raise InvalidStudy(f"backbone {address}: its tokenizer has no fast (Rust) version, which afina needs.")
+        raise InvalidStudy(
+            f"backbone {address}: its tokenizer has no fast (Rust) version, which afina needs.",
+            code="backbone.unsupported",
+            backbone=address,
+            file="tokenizer",
+        )
     return tokenizer
 
 

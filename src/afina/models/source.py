@@ -37,7 +37,9 @@ def directory(address: str) -> Path | None:
         return Path(path)
     if path != address or address.startswith((".", "/", "~")) or address.count("/") > 1:
         raise NotFound(
-            f"backbone {address}: there is no directory {path}. Give a directory that save_pretrained wrote."
+            f"backbone {address}: there is no directory {path}. Give a directory that save_pretrained wrote.",
+            code="backbone.missing",
+            backbone=address,
         )
     return None
 
@@ -45,7 +47,12 @@ def directory(address: str) -> Path | None:
 def check_config(path: Path, address: str) -> None:
     """Raises NotFound where there is no configuration."""
     if not (path / "config.json").is_file():
-        raise NotFound(f"backbone {address}: no config.json in {path}. Give a directory that save_pretrained wrote.")
+        raise NotFound(
+            f"backbone {address}: no config.json in {path}. Give a directory that save_pretrained wrote.",
+            code="backbone.missing",
+            backbone=address,
+            file="config.json",
+        )
 
 
 def check_family(model_type: str | None, address: str) -> None:

@@ -44,7 +44,10 @@ def check_name(name: str, what: str) -> None:
     if problem:
         raise InvalidStudy(
             f"{what} {name[:LONGEST_NAME]!r}: files are named after it, and {problem}. "
-            "Give a name of letters, digits, spaces and marks such as - and _."
+            "Give a name of letters, digits, spaces and marks such as - and _.",
+            code="run.name-invalid",
+            what=what,
+            name=name[:LONGEST_NAME],
         )
 
 
@@ -53,7 +56,11 @@ def make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise NotFound(f"`out` {out}: cannot be made a directory ({getattr(error, 'strerror', error)}).") from None
+        raise NotFound(
+            f"`out` {out}: cannot be made a directory ({getattr(error, 'strerror', error)}).",
+            code="out.not-directory",
+            path=out,
+        ) from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise CannotWrite(f"`out` {out}", "permission denied")
 

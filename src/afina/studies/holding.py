@@ -139,7 +139,9 @@ def hold(out: Path) -> Iterator[Held]:
         lock.acquire()
     except Timeout:
         raise Busy(
-            f"`out` {out}: another study or recommendation is writing there. Wait for it, or name another `out`."
+            f"`out` {out}: another study or recommendation is writing there. Wait for it, or name another `out`.",
+            code="out.occupied",
+            path=out,
         ) from None
     except OSError as error:
         if fresh:

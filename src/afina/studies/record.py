@@ -254,12 +254,19 @@ def _read(line: bytes, where: str) -> Record:
         raise InvalidData(
             f"{where}: not a record of this version of afina "
             f"({wrong.field or 'the line'}: {wrong.message}). "
-            "Remove that line, or name another `out`."
+            "Remove that line, or name another `out`.",
+            code="results.damaged",
+            where=where,
+            field=wrong.field,
         ) from None
     if problem := made.refuses(line):
         raise InvalidData(
             f"{where}: the record of {made.name}, seed {made.seed}, was changed after it was made: {problem}. "
-            "Restore the line, or remove it and run the study again."
+            "Restore the line, or remove it and run the study again.",
+            code="results.changed",
+            where=where,
+            run=made.name,
+            seed=made.seed,
         )
     return made
 

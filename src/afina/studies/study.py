@@ -88,7 +88,11 @@ class Study(Shown, Frozen):
     def parse(cls, content: Mapping[str, Any], where: str) -> Self:
         """Check `content`; `where` begins the messages. Raises UnknownName, InvalidStudy."""
         if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-            raise InvalidStudy(f"{where}: expected a table of fields by name, such as methods. Found {content!r:.80}.")
+            raise InvalidStudy(
+                f"{where}: expected a table of fields by name, such as methods. Found {content!r:.80}.",
+                code="study.malformed",
+                where=where,
+            )
         return cls(where, **content)
 
     def __init__(self, where: str = "study", /, **fields: Any) -> None:
@@ -101,17 +105,29 @@ class Study(Shown, Frozen):
     def _check(self, where: str) -> None:
         check_name(self.name, f"{where}: name")
         if not self.methods:
-            raise InvalidStudy(f"{where}: no methods. Add a table such as [methods.lora]. Known: {', '.join(METHODS)}.")
+            raise InvalidStudy(
+                f"{where}: no methods. Add a table such as [methods.lora]. Known: {', '.join(METHODS)}.",
+                code="study.malformed",
+                where=where,
+                known=list(METHODS),
+            )
         for name in self.methods:
             check_name(name, f"{where}: methods")
         if wrong := next((seed for seed in self.seeds if not 0 <= seed < MOST_SEED), None):
-            raise InvalidStudy(f"{where}: seed {wrong}. Expected 0 or more, below 2**63.")
+            raise InvalidStudy(
+                f"{where}: seed {wrong}. Expected 0 or more, below 2**63.", code="study.value-invalid", where=where
+            )
         if not self.seeds:
-            raise InvalidStudy(f"{where}: no seeds. Give at least one, such as seeds = [0].")
+            raise InvalidStudy(
+                f"{where}: no seeds. Give at least one, such as seeds = [0].", code="study.value-invalid", where=where
+            )
         if len(set(self.seeds)) < len(self.seeds):
             again = next(seed for seed in self.seeds if self.seeds.count(seed) > 1)
             raise InvalidStudy(
-                f"{where}: seed {again} stands there more than once, which is the same run. Give it once."
+                f"{where}: seed {again} stands there more than once, which is the same run. Give it once.",
+                code="study.value-invalid",
+                where=where,
+                seed=again,
             )
         self._check_sizes(where)
         self.runs(where)
@@ -119,15 +135,30 @@ class Study(Shown, Frozen):
             self._check_budgets(where)
             self.spaces(where)
         elif searching := next((name for name, entry in self.methods.items() if "search" in entry), None):
-            raise InvalidStudy(f"{where}: methods.{searching}.search without a [tune] section. Add one, or remove it.")
+            raise InvalidStudy(
+                f"{where}: methods.{searching}.search without a [tune] section. Add one, or remove it.",
+                code="study.contradiction",
+                where=where,
+                keys=[f"methods.{searching}.search", "tune"],
+            )
 
     def _check_sizes(self, where: str) -> None:
         if not self.sizes:
             return
         if min(self.sizes) < 1 or len(set(self.sizes)) < len(self.sizes):
-            raise InvalidStudy(f"{where}: sizes = {list(self.sizes)}. Expected different numbers of texts, from 1 up.")
+            raise InvalidStudy(
+                f"{where}: sizes = {list(self.sizes)}. Expected different numbers of texts, from 1 up.",
+                code="study.value-invalid",
+                where=where,
+                found=self.sizes,
+            )
         if self.data.train_examples is not None:
-            raise InvalidStudy(f"{where}: data.train_examples with sizes, which say how many. Remove one of them.")
+            raise InvalidStudy(
+                f"{where}: data.train_examples with sizes, which say how many. Remove one of them.",
+                code="study.contradiction",
+                where=where,
+                keys=["data.train_examples", "sizes"],
+            )
 
     def _check_budgets(self, where: str) -> None:
         for name, entry in self.methods.items():
@@ -135,10 +166,18 @@ class Study(Shown, Frozen):
                 if key in entry:
                     raise InvalidStudy(
                         f"{where}, methods.{name}: {key} differs from the other methods', so a budget of steps would "
-                        f"not be the same for all. Set train.{key}."
+                        f"not be the same for all. Set train.{key}.",
+                        code="study.contradiction",
+                        where=where,
+                        keys=[f"methods.{name}.{key}", f"train.{key}"],
                     )
         if self.data.validation is not None:
-            raise InvalidStudy(f"{where}: data.validation with a [tune] section. Set tune.validation.")
+            raise InvalidStudy(
+                f"{where}: data.validation with a [tune] section. Set tune.validation.",
+                code="study.contradiction",
+                where=where,
+                keys=["data.validation", "tune"],
+            )
 
     def spaces(self, where: str = "study") -> dict[str, tuple[Run, Space | None]]:
         """What tuning looks through, by the names in `methods`, with the run whose settings it chooses."""
@@ -147,7 +186,12 @@ class Study(Shown, Frozen):
             place = f"{where}, methods.{name}"
             run, search = self._run(name, self.seeds[0], place, max(self.sizes, default=None)), entry.get("search", {})
             if not isinstance(search, Mapping):
-                raise InvalidStudy(f"{place}.search = {search!r}: expected a table.")
+                raise InvalidStudy(
+                    f"{place}.search = {search!r}: expected a table.",
+                    code="study.value-invalid",
+                    where=place,
+                    found=search,
+                )
             found[name] = (run, Space.of(run, search, place))
         return found
 
@@ -301,10 +345,18 @@ def _check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
     given = [key for key in Ask.model_fields if key in entry and (key, entry[key]) != ("head", "random")]
     if method.head == "random" and given:
         raise InvalidStudy(
-            f"{where}: {method.name} has a random head and no template by definition. Remove {given[0]}."
+            f"{where}: {method.name} has a random head and no template by definition. Remove {given[0]}.",
+            code="study.contradiction",
+            where=where,
+            keys=[given[0]],
         )
     if method.head == "words" and entry.get("head", "words") != "words":
-        raise InvalidStudy(f"{where}: {method.name} answers in words by definition. Remove head.")
+        raise InvalidStudy(
+            f"{where}: {method.name} answers in words by definition. Remove head.",
+            code="study.contradiction",
+            where=where,
+            keys=["head"],
+        )
 
 
 def _check_metric(runs: Iterable[Run], held: Held) -> None:
@@ -315,7 +367,12 @@ def _check_metric(runs: Iterable[Run], held: Held) -> None:
             continue
         metric_for(objectives.make(one.label_names, one.objective), metric)
         if metric not in one.metrics:  # of an earlier version
-            raise InvalidStudy(f"`metric` {metric}: the record of {one.name} lacks it. Train again with `fresh`.")
+            raise InvalidStudy(
+                f"`metric` {metric}: the record of {one.name} lacks it. Train again with `fresh`.",
+                code="metric.not-recorded",
+                metric=metric,
+                run=one.name,
+            )
 
 
 def _told_of_other_data(records: Sequence[Record], out: Path) -> str:

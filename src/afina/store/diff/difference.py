@@ -154,7 +154,12 @@ def _layer(
 
 def _checked(norm: float, name: str, where: str) -> float:
     if not isfinite(norm):
-        raise CorruptAdapter(f"{where}: {name} holds what is no number, or is too large. Train it again.")
+        raise CorruptAdapter(
+            f"{where}: {name} holds what is no number, or is too large. Train it again.",
+            code="adapter.values-invalid",
+            where=where,
+            tensor=name,
+        )
     return norm
 
 

@@ -42,7 +42,7 @@ def admit(directory: Path, limits: Limits, *, links: bool = False) -> Mapping[st
         try:
             peft_settings.check(settings)
         except InvalidStudy as error:
-            raise InvalidStudy(f"{directory / PEFT_SETTINGS}: {error}") from None
+            raise error.reworded(f"{directory / PEFT_SETTINGS}: {error}") from None
         address, labels = settings.get("base_model_name_or_path"), _rows(found.header)
     configuration = at_hand(address) if isinstance(address, str) and address else None
     if configuration is None or configuration.get("model_type") not in ARCHITECTURES:
@@ -57,7 +57,11 @@ def check_agrees(directory: Path, adapter: Adapter) -> None:
     if os.path.lexists(directory / MANIFEST) and os.path.lexists(file):
         manifest = adapter.manifest.model_dump(mode="json")
         if problem := disagreement(manifest, plainfile.read_object(file), adapter.tensors):
-            raise CorruptAdapter(f"{file}: {problem}. peft would answer otherwise than afina. {plainfile.AGAIN}")
+            raise CorruptAdapter(
+                f"{file}: {problem}. peft would answer otherwise than afina. {plainfile.AGAIN}",
+                code="adapter.file-malformed",
+                path=file,
+            )
 
 
 def at_hand(address: str) -> Mapping[str, Any] | None:
@@ -80,5 +84,6 @@ def _rows(header: Header) -> int:
             return entry.shape[0]
     raise CorruptAdapter(
         f"the adapter has no classification head ({', '.join(head_names())}). "
-        'Save it with task_type="SEQ_CLS", which keeps the head.'
+        'Save it with task_type="SEQ_CLS", which keeps the head.',
+        code="adapter.head-missing",
     )

@@ -35,7 +35,11 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
         if f".{name}".endswith(heads) and shape[:1] != (labels,):
             raise CorruptAdapter(
                 f"{where}: its head {name[:80]!r} has shape {list(shape)}, there are {labels} labels. Copy the adapter "
-                "again, or train it again."
+                "again, or train it again.",
+                code="adapter.tensors-mismatch",
+                where=where,
+                tensor=name[:80],
+                found=shape,
             )
         _check(name, shape, backbone, where)
         if name.endswith(_DOWN):
@@ -43,7 +47,11 @@ def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: s
             if up is not None and up[1:] != shape[:1]:
                 raise CorruptAdapter(
                     f"{where}: {name[:80]!r} has shape {list(shape)}, {_UP} beside it {list(up)}: not of one rank. "
-                    "Copy the adapter again, or train it again."
+                    "Copy the adapter again, or train it again.",
+                    code="adapter.tensors-mismatch",
+                    where=where,
+                    tensor=name[:80],
+                    found=shape,
                 )
 
 
@@ -52,7 +60,10 @@ def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) 
     if inside is not None and inside[0] >= backbone.layers:
         raise WrongBackbone(
             f"{where}: {name[:80]!r} belongs to layer {inside[0]}, the backbone has layers 0 to {backbone.layers - 1}. "
-            "Name the backbone that it was made for."
+            "Name the backbone that it was made for.",
+            where=where,
+            tensor=name[:80],
+            layer=inside[0],
         )
     allowed = _allowed(name, inside[1] if inside else None, backbone)
     if allowed is None:
@@ -60,13 +71,19 @@ def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) 
         if odd := [size for size in shape if size > SMALL and size not in known]:
             raise WrongBackbone(
                 f"{where}: {name[:80]!r} has shape {list(shape)}; {odd[0]:,} is no dimension of the backbone. Name the "
-                "backbone that it was made for."
+                "backbone that it was made for.",
+                where=where,
+                tensor=name[:80],
+                found=shape,
             )
     elif not any(_alike(shape, each) for each in allowed):
         expected = " or ".join(str([size if size is not None else "any" for size in each]) for each in allowed)
         raise WrongBackbone(
             f"{where}: {name[:80]!r} has shape {list(shape)}, on this backbone it is {expected}. Name the backbone "
-            "that it was made for."
+            "that it was made for.",
+            where=where,
+            tensor=name[:80],
+            found=shape,
         )
 
 
