@@ -151,7 +151,12 @@ def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
         label, equals, listed = item.partition("=")
         given = [f" {word.strip()}" for word in listed.split(",") if word.strip()]
         if not equals or not label.strip() or not given:
-            raise InvalidStudy(f"`words` {item}: expected LABEL=WORD,WORD, such as positive=great,good.")
+            raise InvalidStudy(
+                f"`words` {item}: expected LABEL=WORD,WORD, such as positive=great,good.",
+                code="option.invalid",
+                option="words",
+                found=item,
+            )
         found.setdefault(label.strip(), []).extend(given)
     return found
 

@@ -50,7 +50,10 @@ def attach(classifier: Classifier, method: Method) -> None:
     if not change <= TOLERANCE:  # nor a number that is none
         raise InvalidStudy(
             f"method {method.name}: attached, it changes the logits by {change:.1e} of the largest before any step; "
-            f"at most {TOLERANCE:.0e} may be. What it adds has to start without effect, as LoRA's B at zero."
+            f"at most {TOLERANCE:.0e} may be. What it adds has to start without effect, as LoRA's B at zero.",
+            code="method.changes-logits",
+            method=method.name,
+            change=change,
         )
 
 
@@ -60,17 +63,25 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
     if method.trains_body and not body:
         what = "nothing but the head" if head else "nothing"
         raise InvalidStudy(
-            f"method {method.name}: {what} of this model would train. Name parameters or modules that it has."
+            f"method {method.name}: {what} of this model would train. Name parameters or modules that it has.",
+            code="method.trains-wrong",
+            method=method.name,
         )
     if method.trains_head and not head:
         raise InvalidStudy(
             f"method {method.name}: the head would not train, and so stay the random one that it is. Let it require "
-            'gradients (in peft: task_type="SEQ_CLS", or modules_to_save), or say that it stays frozen (trains_head).'
+            'gradients (in peft: task_type="SEQ_CLS", or modules_to_save), or say that it stays frozen (trains_head).',
+            code="method.trains-wrong",
+            method=method.name,
+            parameter="head",
         )
     surplus = ([] if method.trains_body else body) + ([] if method.trains_head else head)
     if surplus:
         raise InvalidStudy(
-            f"method {method.name}: {surplus[0]} would train ({len(surplus)} such), which it says stays frozen."
+            f"method {method.name}: {surplus[0]} would train ({len(surplus)} such), which it says stays frozen.",
+            code="method.trains-wrong",
+            method=method.name,
+            parameter=surplus[0],
         )
 
 

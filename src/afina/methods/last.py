@@ -30,7 +30,12 @@ class Last(Selective):
 
     def __post_init__(self) -> None:
         if self.blocks < 1:
-            raise InvalidStudy(f"method last: blocks={self.blocks}; expected 1 or more. `head` trains the head alone.")
+            raise InvalidStudy(
+                f"method last: blocks={self.blocks}; expected 1 or more. `head` trains the head alone.",
+                code="method.setting-invalid",
+                method="last",
+                blocks=self.blocks,
+            )
 
     def chosen(self, model: Any) -> set[str]:
         """Those of the last `blocks`, of the final norm and of the head. Raises InvalidStudy where there are fewer."""
@@ -38,7 +43,10 @@ class Last(Selective):
         if self.blocks > there:
             raise InvalidStudy(
                 f"method {self.name}: blocks is {self.blocks:,}, and this model has {there}. Full fine-tuning "
-                "trains all of them and the embeddings."
+                "trains all of them and the embeddings.",
+                code="method.setting-invalid",
+                method=self.name,
+                blocks=self.blocks,
             )
         found = set()
         for name in set.union(*weight_names(model)):

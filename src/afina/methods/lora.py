@@ -67,10 +67,20 @@ class Lora(PeftMethod):
         if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # nor a number that is none
             raise InvalidStudy(
                 f"method lora: r={self.r}, alpha={self.alpha}, dropout={self.dropout}; "
-                f"expected r >= 1, 0 < alpha <= {MOST_ALPHA:,.0f} and 0 <= dropout < 1."
+                f"expected r >= 1, 0 < alpha <= {MOST_ALPHA:,.0f} and 0 <= dropout < 1.",
+                code="method.setting-invalid",
+                method="lora",
+                r=self.r,
+                alpha=self.alpha,
+                dropout=self.dropout,
             )
         if not 0 < self.plus <= MOST_PLUS:
-            raise InvalidStudy(f"method lora: plus={self.plus}; expected 0 < plus <= {MOST_PLUS:,.0f}. 16 is usual.")
+            raise InvalidStudy(
+                f"method lora: plus={self.plus}; expected 0 < plus <= {MOST_PLUS:,.0f}. 16 is usual.",
+                code="method.setting-invalid",
+                method="lora",
+                plus=self.plus,
+            )
         self._check_init()
 
     def _check_init(self) -> None:
@@ -78,14 +88,28 @@ class Lora(PeftMethod):
             raise InvalidStudy(
                 f"method lora: init={self.init!r} subtracts its start from the weights of the backbone, so that the "
                 "adapter would be of another model than the one that all methods share. "
-                f"Choose one of {', '.join(INITS)}."
+                f"Choose one of {', '.join(INITS)}.",
+                code="method.changes-backbone",
+                method="lora",
+                init=self.init,
+                known=INITS,
             )
         if self.init not in INITS:
-            raise InvalidStudy(f"method lora: init={self.init!r}; expected one of {', '.join(INITS)}.")
+            raise InvalidStudy(
+                f"method lora: init={self.init!r}; expected one of {', '.join(INITS)}.",
+                code="method.setting-invalid",
+                method="lora",
+                init=self.init,
+                known=INITS,
+            )
         if self.init == "orthogonal" and self.r % 2:
             raise InvalidStudy(
                 f"method lora: init='orthogonal' with r={self.r}: A and B get each one half of the rows of an "
-                "orthogonal matrix, so that their product is zero. Choose an even r."
+                "orthogonal matrix, so that their product is zero. Choose an even r.",
+                code="method.setting-invalid",
+                method="lora",
+                init=self.init,
+                r=self.r,
             )
 
     def for_family(self, family: str) -> Self:
@@ -107,7 +131,11 @@ class Lora(PeftMethod):
         if self.r > widest:
             raise InvalidStudy(
                 f"method {self.name}: r is {self.r:,}, and the widest layer that it would adapt has {widest:,} inputs "
-                "or outputs. A rank beyond that adds nothing; 4 to 64 are usual."
+                "or outputs. A rank beyond that adds nothing; 4 to 64 are usual.",
+                code="method.setting-invalid",
+                method=self.name,
+                r=self.r,
+                widest=widest,
             )
         return LoraConfig(
             task_type="SEQ_CLS",

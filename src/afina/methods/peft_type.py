@@ -84,12 +84,21 @@ class PeftType(PeftMethod):
 
     def __post_init__(self) -> None:
         if self.type in REFUSED:
-            raise InvalidStudy(f"method peft: type {self.type} is not one that afina trains: {REFUSED[self.type]}.")
+            raise InvalidStudy(
+                f"method peft: type {self.type} is not one that afina trains: {REFUSED[self.type]}.",
+                code="peft.type-unsupported",
+                type=self.type,
+            )
         if self.type not in SERVED:
             raise UnknownName("peft type", self.type, SERVED, "method peft")
         for key, what in _UNHEARD.items():
             if key[0] == self.type and self.given.get(key[1]):
-                raise InvalidStudy(f"method peft: {self.type}.{key[1]} {what}. Leave it out.")
+                raise InvalidStudy(
+                    f"method peft: {self.type}.{key[1]} {what}. Leave it out.",
+                    code="peft.settings-unusable",
+                    type=self.type,
+                    setting=key[1],
+                )
         object.__setattr__(self, "title", f"{self.type} (peft)")
 
     @classmethod
@@ -108,7 +117,11 @@ class PeftType(PeftMethod):
         from peft.utils.peft_types import PeftType as Known
 
         if self.type not in list(Known):
-            raise InvalidStudy(f"method peft: the peft that is installed has no type {self.type}. Install a later one.")
+            raise InvalidStudy(
+                f"method peft: the peft that is installed has no type {self.type}. Install a later one.",
+                code="peft.type-unsupported",
+                type=self.type,
+            )
         kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[Known(self.type)]
         tuner = PEFT_TYPE_TO_TUNER_MAPPING[Known(self.type)]
         known = {each.name for each in fields(kind)} - _RESERVED
@@ -125,7 +138,11 @@ class PeftType(PeftMethod):
         try:
             return kind(**filled)
         except OF_PEFT as error:
-            raise InvalidStudy(f"method peft: settings of {self.type} cannot be used ({brief(error)}).") from None
+            raise InvalidStudy(
+                f"method peft: settings of {self.type} cannot be used ({brief(error)}).",
+                code="peft.settings-unusable",
+                type=self.type,
+            ) from None
 
     def _safe(self, given: dict[str, Any], model: Any) -> dict[str, Any]:
         """Checked and without patterns: the settings may come from the manifest of a stranger."""
@@ -133,7 +150,7 @@ class PeftType(PeftMethod):
             peft_settings.check(given | {"peft_type": self.type})
             made = peft_settings.resolved(given | {"peft_type": self.type}, [name for name, _ in model.named_modules()])
         except InvalidStudy as error:
-            raise InvalidStudy(f"method peft: {error}") from None
+            raise error.reworded(f"method peft: {error}") from None
         return {key: value for key, value in made.items() if key in given}
 
     def attach(self, model: Any) -> Any:
@@ -142,12 +159,18 @@ class PeftType(PeftMethod):
         try:
             wrapped = super().attach(model)
         except OF_PEFT as error:
-            raise InvalidStudy(f"method peft: {self.type} cannot be attached ({brief(error)}).") from None
+            raise InvalidStudy(
+                f"method peft: {self.type} cannot be attached ({brief(error)}).",
+                code="peft.settings-unusable",
+                type=self.type,
+            ) from None
         there = set(wrapped.parameters())
         if any(parameter not in there or _mark(parameter) != mark for parameter, mark in before):
             raise InvalidStudy(
                 f"method peft: {self.type} with these settings changes weights of the backbone, so that the adapter "
-                "would be of another model than the one that all methods share. Choose another start."
+                "would be of another model than the one that all methods share. Choose another start.",
+                code="method.changes-backbone",
+                type=self.type,
             )
         for module in wrapped.modules():
             if hasattr(module, "base_layer"):

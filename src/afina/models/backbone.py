@@ -136,7 +136,9 @@ class Backbone(Shown):
             except (OSError, ValueError, SafetensorError) as error:
                 raise NotFound(
                     f"backbone {self.address}: its weights cannot be opened ({first_line(error)}). "
-                    "Copy it again, or save it again with save_pretrained."
+                    "Copy it again, or save it again with save_pretrained.",
+                    code="backbone.unreadable",
+                    backbone=self.address,
                 ) from None
         head, offset = head_of(model), None
         size = getattr(self.config, "initializer_range", 0.02)

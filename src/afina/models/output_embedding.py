@@ -59,5 +59,8 @@ def _read(path: Path, name: str, index: Tensor) -> Tensor:
             return found
     raise NotFound(
         f"backbone {path.name}: its files have no {name}, so it cannot answer in words: they were saved from another "
-        "kind of model than a causal language model. Copy it again, or set head=random."
+        "kind of model than a causal language model. Copy it again, or set head=random.",
+        code="backbone.unreadable",
+        path=path,
+        tensor=name,
     )

@@ -53,7 +53,10 @@ class Boarding:
         if (wrong := adapter.mismatch()) is not None:
             raise CorruptAdapter(
                 f"{adapter.where}: its {wrong.what} have digest {wrong.found[:19]}, its manifest says "
-                f"{wrong.stated[:19]}. Read it again."
+                f"{wrong.stated[:19]}. Read it again.",
+                code="adapter.changed",
+                where=adapter.where,
+                what=wrong.what,
             )
         riding = None if adapter.vocabulary is not None else self._riding(adapter)
         return riding or self._apart(adapter)

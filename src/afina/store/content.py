@@ -97,13 +97,20 @@ def join(manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> 
         if (wrong := made.mismatch()) is None:
             return made
         if wrong.what == "words":
-            raise CorruptAdapter(words_changed(parts[VOCABULARY], wrong))
+            raise CorruptAdapter(
+                words_changed(parts[VOCABULARY], wrong), code="adapter.changed", path=parts[VOCABULARY]
+            )
         raise CorruptStore(
             f"{where}: its {len(tensors)} tensors have digest {wrong.found[:19]}, its manifest says "
-            f"{wrong.stated[:19]}. {AGAIN}"
+            f"{wrong.stated[:19]}. {AGAIN}",
+            code="store.content-changed",
+            where=where,
+            what="tensors",
         )
     except CorruptAdapter as error:
-        raise CorruptStore(f"{where}: {error} {AGAIN}") from None
+        raise CorruptStore(
+            f"{where}: {error} {AGAIN}", code="store.content-changed", where=where, cause=error.code
+        ) from None
 
 
 def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Path], where: str) -> Adapter:
@@ -116,12 +123,22 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     beside = parts.keys() - written
     for name in sorted(beside):
         if not limits.plain(name) or name.endswith(limits.TENSORS) or name == MANIFEST:
-            raise CorruptStore(f"{where}: {name[:80]!r} is among its files, where a store keeps none such. {AGAIN}")
+            raise CorruptStore(
+                f"{where}: {name[:80]!r} is among its files, where a store keeps none such. {AGAIN}",
+                code="store.content-changed",
+                where=where,
+                file=name[:80],
+            )
 
     if PEFT_SETTINGS in beside:
         said = plainfile.read_object(parts[PEFT_SETTINGS])
         if problem := disagreement(manifest, said, adapter.tensors):
-            raise CorruptStore(f"{where}: its {PEFT_SETTINGS}: {problem}. {AGAIN}")
+            raise CorruptStore(
+                f"{where}: its {PEFT_SETTINGS}: {problem}. {AGAIN}",
+                code="store.content-changed",
+                where=where,
+                file=PEFT_SETTINGS,
+            )
 
     def accompany(fresh: Path) -> None:
         for name in beside:
@@ -149,7 +166,11 @@ def _copy(source: Path, target: Path, links: bool) -> None:
     try:
         opened = os.open(source, os.O_RDONLY | (0 if links else os.O_NOFOLLOW))
     except OSError as error:
-        raise Refused(f"{source}: cannot be read as a file ({error.strerror}). Was it changed meanwhile?") from None
+        raise Refused(
+            f"{source}: cannot be read as a file ({error.strerror}). Was it changed meanwhile?",
+            code="file.changed",
+            path=source,
+        ) from None
     with os.fdopen(opened, "rb") as file, target.open("wb") as copy:
         shutil.copyfileobj(file, copy)
 
@@ -183,7 +204,9 @@ def _beside(manifest: Manifest, directory: Path) -> list[str]:
         if not limits.plain(name) or name.endswith(limits.TENSORS):
             raise Refused(
                 f"{directory / name}: a store keeps files of its own kinds beside an adapter's tensors "
-                f"({', '.join(limits.SUFFIXES[1:])}), not this one. Move it elsewhere."
+                f"({', '.join(limits.SUFFIXES[1:])}), not this one. Move it elsewhere.",
+                code="intake.file-unexpected",
+                path=directory / name,
             )
         plainfile.check(directory / name)
     return found
@@ -196,7 +219,10 @@ def _joined(parts: Mapping[str, Path], where: str) -> dict[str, Tensor]:
         for name, tensor in found.items():
             if is_head(name) != (role == HEAD_ROLE):
                 raise CorruptStore(
-                    f"{where}: the tensor {name[:80]!r} is in its {role}, where it does not belong. {AGAIN}"
+                    f"{where}: the tensor {name[:80]!r} is in its {role}, where it does not belong. {AGAIN}",
+                    code="store.content-changed",
+                    where=where,
+                    tensor=name[:80],
                 )
             tensors[name] = tensor
     return tensors
@@ -206,5 +232,10 @@ def _words(manifest: Manifest, parts: Mapping[str, Path], where: str) -> tuple[s
     if manifest.vocabulary_digest is None:
         return None
     if VOCABULARY not in parts:
-        raise CorruptStore(f"{where}: {VOCABULARY} is missing among its files, its manifest asks for it. {AGAIN}")
+        raise CorruptStore(
+            f"{where}: {VOCABULARY} is missing among its files, its manifest asks for it. {AGAIN}",
+            code="store.content-changed",
+            where=where,
+            file=VOCABULARY,
+        )
     return read_vocabulary(parts[VOCABULARY])

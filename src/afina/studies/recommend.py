@@ -71,7 +71,11 @@ def recommend(
     """
     if not isinstance(minutes, int | float) or not 0 < minutes < math.inf:
         found = f"{minutes:g}" if isinstance(minutes, int | float) else str(minutes)
-        raise InvalidData(f"`minutes` {found}: expected more than 0; from 5 up the answer is of use.")
+        raise InvalidData(
+            f"`minutes` {found}: expected more than 0; from 5 up the answer is of use.",
+            code="argument.invalid",
+            found=found,
+        )
     clock = Clock(meter.now() if began is None else began, minutes)
     asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
     how = checked(Ask, ask or {}, "recommend: ask")
@@ -94,7 +98,10 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
     if np.isnan(METRICS[metric].value(objective.perfect(task.evaluation.labels))):
         raise InvalidData(
             f"task {task.address}: {METRICS[metric].words} is undefined on its {len(task.evaluation)} held-out texts: "
-            f"it needs {METRICS[metric].needs}. Give such texts, or choose by another `metric`."
+            f"it needs {METRICS[metric].needs}. Give such texts, or choose by another `metric`.",
+            code="metric.undefined",
+            task=task.address,
+            metric=metric,
         )
 
 
