@@ -64,7 +64,8 @@ LAYERS = {
         "host",
     ),
     "methods": (
-        "method peft_settings",
+        "facets peft_settings",
+        "method",
         "attachment selective peft_layers outside virtual",
         "peft",
         "baseline zero_shot full lora ia3 vera prelayer foreign sum head last bitfit layernorm",

@@ -80,6 +80,11 @@ class Unfinished(Method):
     name = "unfinished"
 
 
+class Undescribed(Lora):
+    name = "undescribed"
+    title = None  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize(
     ("loaded", "why"),
     [
@@ -88,6 +93,7 @@ class Unfinished(Method):
         (dict, "no subclass of afina.methods.method.Method"),
         (Lora(), "no subclass of afina.methods.method.Method"),
         (Unfinished, "lacks attach"),
+        (Undescribed, "lacks title"),
         (Nameless, "its name 'Not a key' is no key: lower-case letters, digits and hyphens"),
         (Lora, "there is a method lora already"),
     ],

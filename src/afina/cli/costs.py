@@ -56,8 +56,9 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
     from afina.methods.parameters import count
     from afina.report.counts import as_json as counts_as_json
     from afina.report.counts import counts_table
+    from afina.report.paper.published import HYPERPARAMETERS
 
-    counted = count(backbone)
+    counted = count(backbone, HYPERPARAMETERS)
     if as_json:
         print(json.dumps(counts_as_json(backbone, counted)))
     else:

@@ -1,8 +1,9 @@
 """The Method contract: one way to adapt a classifier.
 
-A method says what is attached, which parameters train and how, and what is saved. Training, measuring and
-saving ask nothing else of it, so adding a method is adding one file to `afina.methods`. `afina.methods.attachment`
-holds it to what it says. Starts without torch.
+A method is a core, what is attached, which parameters train and how, and what is saved, and the facets of
+`afina.methods.facets`. It has to implement `attach` and to state `name`, `title` and `summary`; all else has a default.
+Training, measuring and saving ask the core alone. `afina.methods.attachment` holds a method to what it says. Starts
+without torch.
 """
 
 from __future__ import annotations
@@ -10,18 +11,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.errors import CorruptAdapter
+from afina.methods.facets import Description, Format, Serving
 from afina.models.architectures import is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
-
-    from afina.models.backbone import Backbone
-    from afina.models.rider import Rider
 
 
 _LATER = "later"
@@ -36,45 +34,24 @@ def later(default: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Method(ABC):
-    """One way to adapt a classifier; its fields are its hyperparameters.
+class Core(ABC):
+    """What is attached, trained and saved; the fields are the hyperparameters.
 
-    name           key in METHODS
-    title          how tables call it
-    summary        what it does, in a line
-    learning_rate  used where none is given; LoRA's and PreLayer's are the quickstart's, see docs/LOG.md
-    search         values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
-                   ten times it; None where there is nothing to tune
-    practical      whether a recommendation considers it
     trains_body    whether anything but the head is meant to train
     head           what the head starts from, where that is what the method is about, see `afina.models.question`; None:
                    whatever a run asks for
     starts_apart   whether attaching it changes the logits, since what it adds has no value without effect
-    said_by_peft   whether peft's settings can say what it trains, beside a wrap: see `in_peft`
     packs          whether its frozen weights may be packed while bfloat16 trains; false where what it adds reads them,
                    rather than calling their layer
-    tensor_file    file that `state` is saved to; named by whoever else reads it
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    summary: ClassVar[str]
-    learning_rate: ClassVar[float] = 2e-4
-    search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
-    practical: ClassVar[bool] = True
     trains_body: ClassVar[bool] = True
     head: ClassVar[Literal["random", "words"] | None] = None
     starts_apart: ClassVar[bool] = False
-    said_by_peft: ClassVar[bool] = False
     packs: ClassVar[bool] = True
-    tensor_file: ClassVar[str] = "delta.safetensors"
 
     def for_family(self, family: str) -> Self:
         """This method with the family's own defaults filled in. Raises InvalidStudy where it has no meaning."""
-        return self
-
-    def as_published(self) -> Self:
-        """The variant that the paper counts; differs from the default for PreLayer only."""
         return self
 
     @property
@@ -122,10 +99,6 @@ class Method(ABC):
         """The `plain_name` of every parameter of a model that it `owns`, where `model` is attached and unwrapped."""
         names = (plain_name(name) for name, _ in model.named_parameters())
         return {name for name in names if self.owns(name)}
-
-    def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """What peft's settings say of it: `bias`, or a list of `modules_to_save`. Asked where `said_by_peft`."""
-        return {}
 
     def trainable(self, model: Any) -> dict[str, Parameter]:
         """What the optimiser gets and the counts read, by name: whatever requires gradients."""
@@ -178,23 +151,10 @@ class Method(ABC):
             for name, tensor in expected.items():
                 tensor.copy_(state[name])
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
-        """How a saved state takes part in a row of several adapters; None: it does not, and needs weights of its own.
 
-        model  attached, on the `meta` device;  state  of such a model;  base  the frozen one, without the method
-        What the rider does not name among what it has `heard` is taken for a reason to let it have its own weights.
-        """
-        return None
-
-    def merged(self, model: Any) -> Any:
-        """The attached model without what stands beside the backbone's weights, folded into them. Changes `model`.
-
-        What cannot be folded is still there afterwards. Raises InvalidStudy where that cannot even be tried.
-        """
-        return model
-
-    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:  # noqa: B027 - nothing to write is a valid answer
-        """Write the small files with which other libraries read the saved state."""
+@dataclass(frozen=True)
+class Method(Core, Description, Serving, Format):
+    """One way to adapt a classifier; its fields are its hyperparameters."""
 
 
 def plain_name(name: str) -> str:

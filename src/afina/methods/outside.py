@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
+from afina.methods.facets import STATED
 from afina.methods.method import Method
 
 GROUP = "afina.methods"
@@ -41,6 +42,9 @@ def _load(entry: EntryPoint, taken: set[str], methods: dict[str, type[Method]]) 
         return "no subclass of afina.methods.method.Method"
     if getattr(kind, "__abstractmethods__", None):
         return f"lacks {', '.join(sorted(kind.__abstractmethods__))}"
+    missing = [word for word in STATED if not isinstance(getattr(kind, word, None), str)]
+    if missing:
+        return f"lacks {', '.join(missing)}"
     if not _KEY.fullmatch(kind.name):
         return f"its name {kind.name!r} is no key: lower-case letters, digits and hyphens"
     if kind.name in taken:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from afina.errors import InvalidStudy
-from afina.methods import METHODS
+from afina.methods import METHODS, make
 from afina.methods.method import Method
 from afina.models.classifier import Counts, count_parameters
 from afina.models.meta import meta_model
@@ -16,7 +18,7 @@ from afina.models.meta import meta_model
 class Counted:
     """A backbone's parameters with a head for two labels, and what each method trains of it or beside it.
 
-    methods  as the published study counts;  as_run  as a run does, by the methods' defaults
+    methods  with the settings that `count` was given;  as_run  as a run counts, by the methods' defaults
     """
 
     total: int
@@ -24,19 +26,17 @@ class Counted:
     as_run: dict[str, Counts]
 
 
-def count(address: str) -> Counted:
+def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> Counted:
     """Counts for two labels, from the configuration at that address.
 
+    settings  by method, hyperparameters that its count is wanted with; where none are given, its defaults
     The total is the unadapted classifier's. A method that has no meaning for the family is left out. Raises NotFound,
     InvalidStudy.
     """
     total = sum(parameter.numel() for parameter in meta_model(address).parameters())
-    published, run = {}, {}
-    for name, counts in _served(address, METHODS):
-        method, run[name] = METHODS[name](), counts
-        differs = method.as_published() != method
-        published[name] = _counts(address, method.as_published()) if differs else counts
-    return Counted(total, published, run)
+    run = dict(_served(address, METHODS))
+    wanted = {name: _counts(address, make(name, settings[name])) if name in settings else run[name] for name in run}
+    return Counted(total, wanted, run)
 
 
 def served(address: str, names: Iterable[str] = tuple(METHODS)) -> list[str]:

@@ -8,7 +8,7 @@ exactly the table's count.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from afina.errors import InvalidStudy
@@ -31,10 +31,6 @@ class PreLayer(Selective):
     said_by_peft: ClassVar[bool] = True
 
     train_head: bool = True
-
-    def as_published(self) -> Self:
-        """The head frozen."""
-        return replace(self, train_head=False)
 
     @property
     def trains_head(self) -> bool:

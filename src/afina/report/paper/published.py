@@ -52,6 +52,12 @@ FIGURES: Mapping[str, Published] = {
     "prelayer-46080": _PRELAYER,
 }
 
+HYPERPARAMETERS: Mapping[str, Mapping[str, object]] = {
+    "prelayer": {"train_head": False},
+    "prelayer-46080": {"train_head": False},
+}
+"""By method, those that its counts of parameters are with, where they are not the defaults."""
+
 SETTINGS: Mapping[str, object] = {
     "epochs": 2,
     "batch_size": 16,

@@ -1,0 +1,124 @@
+"""A method is a core and three facets: each attribute belongs to one, and a stranger implements the core alone."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pytest
+import torch
+
+from afina import METHODS, Backbone
+from afina.data.batch import pack
+from afina.methods import TOLD, make, outside
+from afina.methods.facets import STATED, Description, Format, Serving
+from afina.methods.method import Core, Method
+from afina.methods.selective import Selective
+from afina.models.meta import meta_of
+from fakes import opened
+
+FACETS = (Core, Description, Serving, Format)
+
+
+def public(kind: type) -> set[str]:
+    """Names that a class itself defines or declares."""
+    return {name for name in {*vars(kind), *vars(kind).get("__annotations__", {})} if not name.startswith("_")}
+
+
+def test_every_attribute_of_a_method_belongs_to_one_facet() -> None:
+    assert Method.__bases__ == FACETS
+    assert public(Method) == set()
+    for one, other in combinations(FACETS, 2):
+        assert public(one) & public(other) == set()
+
+
+def test_a_method_has_to_implement_attach_and_to_state_three_words() -> None:
+    assert Method.__abstractmethods__ == {"attach"}
+    assert {name for facet in FACETS for name in public(facet) if not hasattr(facet, name)} == set(STATED)
+
+
+@pytest.mark.parametrize("kind", [*METHODS.values(), *TOLD.values()], ids=lambda kind: str(kind.name))
+def test_what_a_method_overrides_takes_what_the_facet_says(kind: type[Method]) -> None:
+    for facet in FACETS:
+        for name in public(facet):
+            given, expected = (inspect.getattr_static(one, name, None) for one in (kind, facet))
+            if inspect.isfunction(expected):
+                assert [*inspect.signature(given).parameters] == [*inspect.signature(expected).parameters], name
+
+
+@dataclass(frozen=True)
+class Biases(Method):
+    """All that a stranger has to write."""
+
+    name: ClassVar[str] = "biases"
+    title: ClassVar[str] = "Biases"
+    summary: ClassVar[str] = "the biases train"
+
+    def attach(self, model: Any) -> Any:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.endswith(".bias") or "score" in name)
+        return model
+
+
+@dataclass(frozen=True)
+class Earlier(Selective):
+    """As a package wrote it when the contract was one class: with `as_published`, and the head by its name."""
+
+    name: ClassVar[str] = "earlier"
+    title: ClassVar[str] = "Earlier"
+    summary: ClassVar[str] = "the last norm trains"
+    learning_rate: ClassVar[float] = 1e-3
+
+    train_head: bool = True
+
+    def as_published(self) -> Self:
+        return replace(self, train_head=False)
+
+    def for_family(self, family: str) -> Self:
+        return self
+
+    def trains(self, name: str) -> bool:
+        parts = name.split(".")
+        return "ln_f" in parts or (self.train_head and "score" in parts)
+
+
+class Entry:
+    """An entry point of another package."""
+
+    def __init__(self, loaded: type[Method]) -> None:
+        self.name, self.value, self.loaded = loaded.name, f"somewhere:{loaded.__name__}", loaded
+
+    def load(self) -> type[Method]:
+        return self.loaded
+
+
+@pytest.mark.parametrize(("kind", "trained"), [(Biases, 14), (Earlier, 3)])
+def test_methods_of_other_packages_work_with_what_they_implement(
+    kind: type[Method], trained: int, gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(outside, "entry_points", lambda group: [Entry(kind)])
+    found, refused = outside.found(METHODS)
+    assert (found, refused) == ({kind.name: kind}, {})
+    monkeypatch.setitem(METHODS, kind.name, kind)
+    method = make(kind.name).for_family(gpt2.family)
+    classifier = opened(gpt2, method)
+    assert len(method.trainable(classifier.model)) == trained
+    with torch.no_grad():
+        for parameter in method.trainable(classifier.model).values():
+            parameter.add_(0.1)
+    again = opened(gpt2, method)
+    method.restore(again.model, method.state(classifier.model))
+    batch = pack([torch.arange(1, 6).numpy(), torch.arange(6, 9).numpy()])
+    with torch.inference_mode():
+        torch.testing.assert_close(again(batch), classifier(batch))
+    method.accompany(classifier.model, gpt2, tmp_path)
+    assert (list(tmp_path.iterdir()), method.tensor_file) == ([], "delta.safetensors")
+
+
+def test_a_method_without_a_rider_is_served_from_weights_of_its_own(gpt2: Backbone) -> None:
+    method = Biases()
+    model = method.attach(meta_of(type(gpt2.config).from_dict(gpt2.config.to_dict()), 2))
+    assert method.rider(model, method.state(model), opened(gpt2, method).model) is None
