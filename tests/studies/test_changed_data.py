@@ -16,6 +16,7 @@ from afina.errors import InvalidData, NotFound
 from afina.events import Listener, Score
 from afina.meter import now
 from afina.studies import adapters, tuning
+from afina.studies.candidates import Tune
 from afina.studies.clock import Clock
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.record import Record
@@ -24,7 +25,6 @@ from afina.studies.run import Run
 from afina.studies.setting import Setting
 from afina.studies.space import Space
 from afina.studies.spec import Ask, Data, Training
-from afina.studies.tuning import Tune
 from afina.studies.watcher import Watcher
 from command import Command, InventedExecutor
 from fakes import sentences, write_csv

@@ -23,10 +23,10 @@ from afina.report.paper.claims import claims
 from afina.report.report import Report
 from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
+from afina.studies.candidates import _value
 from afina.studies.record import Selection
 from afina.studies.spec import UNASKED, Data, Training
 from afina.studies.trainings import Trainings
-from afina.studies.tuning import _value
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
 from records import record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from afina.errors import Diverged, InvalidData, RunFailed
 from afina.events import Score
 from afina.inference import predictor
 from afina.report.progress import attempt
-from afina.studies import trial, trials, tuning
+from afina.studies import candidates, trial, trials, tuning
 from afina.studies.directory import Directory
-from afina.studies.executors.executor import Executor
+from afina.studies.executors.executor import Executor, Lost
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.results import Results
 from afina.studies.run import Run
@@ -54,18 +55,20 @@ def noting() -> Noting:
 class Invented(HereExecutor):
     """Scores are invented at once: the nearer the learning rate to 1e-3, the better. Notes each run and its stops."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
         self.tried: list[tuple[Run, list[int]]] = []
 
     def try_out(
         self, run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Any, listen: Any, until: Any = None
     ) -> Score:
         stops = sorted({min(round(8 * share), limit or 8) for share in shares})
-        self.tried.append((run, []))
+        tried = (run, [])
+        self.tried.append(tried)
         for stop in stops:
             distance = abs(math.log10((run.training.learning_rate or 1) / 1e-3))
             score = Score(stop, 8, 100, round(0.9 - 0.2 * distance, 2), 0.5)
-            self.tried[-1][1].append(stop)
+            tried[1].append(stop)
             if not goes_on(score):
                 break
         return score
@@ -201,11 +204,14 @@ def test_what_is_tuned_is_not_tuned_again_and_more_budget_goes_on(
     assert len(invented.tried) > len(more.trials)
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("pruner", ["median", "successive-halving", "hyperband"])
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
 def test_interrupted_anywhere_the_same_is_tried_and_chosen(
-    gpt2: Backbone, invented: Invented, tmp_path: Path, after: int
+    gpt2: Backbone, invented: Invented, tmp_path: Path, after: int, pruner: str, at_once: int
 ) -> None:
-    reference = tune(study(gpt2, "any"), tmp_path / "undisturbed", invented)
+    this = study(gpt2, "any", tune={"candidates": 5, "pruner": pruner, "at_once": at_once})
+    reference = tune(this, tmp_path / "undisturbed", invented)
     assert len(reference.trials) > 4
 
     class Interrupted(Invented):
@@ -216,13 +222,109 @@ def test_interrupted_anywhere_the_same_is_tried_and_chosen(
             return super().try_out(run, shares, limit, goes_on, *rest)
 
     with pytest.raises(KeyboardInterrupt):
-        tune(study(gpt2, "any"), tmp_path / "killed", Interrupted())
-    made = tune(study(gpt2, "any"), tmp_path / "killed", invented)
+        tune(this, tmp_path / "killed", Interrupted())
+    assert figures(tune(this, tmp_path / "killed", invented)) == figures(reference)
 
-    def figures(one: Tuned) -> Any:
-        return one.model_dump(exclude={"trials": {"__all__": {"seconds"}}})
 
-    assert figures(made) == figures(reference)
+def figures(one: Tuned) -> Any:
+    """What was tried and chosen, without what it took."""
+    return one.model_dump(exclude={"trials": {"__all__": {"seconds"}}})
+
+
+# Several settings at once
+
+
+class Waiting(Invented):
+    """Candidates of a batch end one after the other, the last that began first, where they go on at once."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.together, self.most = 0, 0
+        self.changed = threading.Condition()
+
+    def try_out(self, *asked: Any) -> Score:
+        with self.changed:
+            self.together += 1
+            mine = self.together
+            self.most = max(self.most, self.together)
+            self.changed.notify_all()
+            # not for ever: the last batch is smaller, and a pruned candidate leaves room
+            self.changed.wait_for(lambda: self.together > mine or self.together == self.slots, 0.2)
+        if mine < self.together:
+            time.sleep(0.02)
+        score = super().try_out(*asked)
+        with self.changed:
+            self.together -= 1
+        return score
+
+
+@pytest.mark.parametrize("pruner", ["median", "successive-halving", "hyperband"])
+def test_trials_depend_on_at_once_and_never_on_slots(gpt2: Backbone, tmp_path: Path, pruner: str) -> None:
+    """An executor never changes what is chosen."""
+    this = study(gpt2, "any", tune={"candidates": 5, "pruner": pruner, "at_once": 3})
+    made = {}
+    for slots in (1, 2, 3):
+        executor = Waiting(slots)
+        made[slots] = figures(tune(this, tmp_path / str(slots), executor))
+        assert executor.most == slots, "they did not go on at once, so this test shows nothing"
+    assert made[1] == made[2] == made[3]
+    alone = study(gpt2, "any", tune={"candidates": 5, "pruner": pruner})
+    assert figures(tune(alone, tmp_path / "alone", Waiting(3))) != made[1]
+
+
+def test_candidates_of_a_batch_are_stopped_by_earlier_batches_alone(gpt2: Backbone, tmp_path: Path) -> None:
+    executor = Invented()
+    tune(study(gpt2, "any", tune={"candidates": 4, "at_once": 4}), tmp_path, executor)
+    first, later = executor.tried[:4], executor.tried[4:]
+    assert {tuple(stops) for _, stops in first} == {(2, 4, 8)}, "nothing had been told that could stop one of them"
+    assert later == [], "they took the whole budget"
+    executor = Invented()
+    tune(study(gpt2, "any", tune={"candidates": 8, "at_once": 4}), tmp_path / "more", executor)
+    assert any(stops[-1] < 8 for _, stops in executor.tried[4:])
+
+
+def test_one_at_a_time_is_in_no_name(gpt2: Backbone, tmp_path: Path) -> None:
+    one, three = (study(gpt2, "any", tune={"candidates": 3, "at_once": count}) for count in (1, 3))
+    assert one == study(gpt2, "any", tune={"candidates": 3})
+    assert "at_once" not in one.model_dump_json()
+    assert "at_once" in three.model_dump_json()
+    executor = Invented()
+    tune(one, tmp_path, executor)
+    before = len(executor.tried)
+    tune(three, tmp_path, executor)
+    assert len(executor.tried) > before, "another way of tuning took over the trials of this one"
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_batch_of_which_one_fails_is_begun_again(gpt2: Backbone, tmp_path: Path, slots: int) -> None:
+    this = study(gpt2, "any", tune={"candidates": 5, "at_once": 3})
+    reference = figures(tune(this, tmp_path / "undisturbed", Invented()))
+
+    class Failing(Invented):
+        def try_out(self, run: Run, *rest: Any) -> Score:
+            if len(self.tried) == 4:
+                self.tried.append((run, []))
+                raise RunFailed("the fifth failed")
+            return super().try_out(run, *rest)
+
+    with pytest.raises(RunFailed, match="the fifth failed"):
+        tune(this, tmp_path / "failed", Failing(slots))
+    assert figures(tune(this, tmp_path / "failed", Invented(slots))) == reference
+
+
+def test_a_candidate_whose_machine_is_lost_is_tried_again(gpt2: Backbone, tmp_path: Path) -> None:
+    class Losing(Invented):
+        left = 2
+
+        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> Score:
+            self.left -= 1
+            if self.left >= 0:
+                goes_on(Score(2, 8, 100, 0.9, 0.5))  # it was scored, and then its machine was lost
+                raise Lost("a node")
+            return super().try_out(run, shares, limit, goes_on, *rest)
+
+    this = study(gpt2, "any")
+    assert figures(tune(this, tmp_path / "lost", Losing())) == figures(tune(this, tmp_path / "kept", Invented()))
 
 
 def test_where_no_candidate_finishes_it_says_what_to_do(gpt2: Backbone, tmp_path: Path) -> None:
@@ -337,7 +439,7 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
     from afina.studies.trial import try_out
 
     before = psutil.Process().children()  # another test of this process may have left some
-    run = tuning.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, tuning.Tune())
+    run = candidates.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, candidates.Tune())
     here = list(try_out(run, (0.25, 1.0)))
     there: list[Score] = []
 

@@ -122,6 +122,7 @@ class Lines(Watcher):
     def __init__(self, say: Callable[[str], object]) -> None:
         self.say = say
         self.lines: dict[str, _Line] = {}
+        self.candidates: dict[str, Run] = {}
 
     def begin(self, run: Run, place: str) -> None:
         """A run goes on from now, called so."""
@@ -145,10 +146,12 @@ class Lines(Watcher):
 
     def trying(self, run: Run, number: int, spent: float) -> None:
         """Name the candidate."""
+        self.candidates[run.label] = run
         self.begin(run, tuned(run, number, spent))
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
         """Say what it came to."""
+        self.candidates.pop(run.label, None)
         self.end(run)
         self.say(attempt(run, number, trial, length))
 
@@ -171,5 +174,7 @@ class Lines(Watcher):
 
     def failed(self, run: Run, message: str) -> None:
         """Say why."""
+        for candidate in [one for one in self.candidates.values() if one.title == run.title]:
+            self.end(self.candidates.pop(candidate.label))
         self.end(run)
         self.say(failure(run, message))

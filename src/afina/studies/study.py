@@ -22,6 +22,7 @@ from afina.models import objectives
 from afina.models.objective import metric_for
 from afina.schema import Frozen
 from afina.studies import schedule, trials, tuning
+from afina.studies.candidates import Tune
 from afina.studies.directory import check_name
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
@@ -34,7 +35,6 @@ from afina.studies.space import Space
 from afina.studies.spec import Ask, Data, Training
 from afina.studies.study_file import explain, override, read
 from afina.studies.trials import Tuned
-from afina.studies.tuning import Tune
 from afina.studies.watcher import Watcher, watching
 
 Part = TypeVar("Part", bound=Frozen)

@@ -41,7 +41,9 @@ class Watcher:
         """A run could not be carried out; the others go on."""
 
     def trying(self, run: Run, number: int, spent: float) -> None:
-        """The trial of a candidate for a run's settings begins; `spent` is the share of the budget that is gone."""
+        """The trial of a candidate for a run's settings begins, which is a run of the same name; `spent` is the share
+        of the budget that is gone.
+        """
 
     def tried(self, run: Run, number: int, trial: Trial, length: int) -> None:
         """A trial took its steps, all of `length` unless it was stopped early."""
