@@ -132,7 +132,7 @@ LAYERS = {
     "studies": (
         # intentions and facts
         "spec record forecast floors study_file presets clock stages executors",
-        "directory result recommendation",
+        "directory result recommendation task_facts",
         "trials holding",
         "results",
         "adapters",

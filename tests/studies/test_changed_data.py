@@ -15,6 +15,7 @@ from afina.data.task import Task
 from afina.errors import InvalidData, NotFound
 from afina.events import Listener, Score
 from afina.meter import now
+from afina.models import objectives
 from afina.studies import adapters, tuning
 from afina.studies.candidates import Tune
 from afina.studies.clock import Clock
@@ -305,7 +306,9 @@ def test_a_tuning_of_an_earlier_version_goes_on_while_its_file_is_as_it_was(tmp_
 
 def test_a_recommendation_s_runs_are_of_the_data_as_they_are(file: Path) -> None:
     def run() -> Run:
-        setting = Setting(Task.load(str(file)), Data(), "gpt2", Ask(), Clock(now(), 1.0), Watcher(), InventedExecutor())
+        task, asked = Task.load(str(file)), objectives.make(("negative", "positive"))
+        clock, executor = Clock(now(), 1.0), InventedExecutor()
+        setting = Setting(task, Data(), "gpt2", Ask(), clock, Watcher(), executor, asked, "accuracy")
         return setting.run("lora", train_examples=20)
 
     first = run()

@@ -30,7 +30,7 @@ from afina.studies.cost import MADE_UP, cost, forecast
 from afina.studies.cost import encoded as encoded_task
 from afina.studies.directory import Directory
 from afina.studies.forecast import Forecast
-from afina.studies.prepared import loader_of, objective_of, recipe_of
+from afina.studies.prepared import aim_of, loader_of, recipe_of
 from afina.studies.spec import RunSpec, Training
 from afina.training.dry_run import Alive, dry_run
 from afina.training.fit import Fit
@@ -229,7 +229,7 @@ def test_what_is_computed_in_parts_or_twice_takes_less_and_its_gradients_are_cou
         path = str(backbones.path("gpt2"))
         run = RunSpec(backbone=path, task=MADE_UP, method="full", training=texts(50, **settings))
         method, task = make("full"), encoded_task(run)
-        loader = loader_of(run, task.train, objective_of(run, task))
+        loader = loader_of(run, task.train, aim_of(run, task)[0])
         recipe, least = recipe_of(run, method, loader), pack([np.zeros(1, np.int64)])
         return dry_run(path, method, Classes(("0", "1")), loader, recipe, least, torch.float32).tensors
 

@@ -42,8 +42,8 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """The same batch on another device."""
-        parts = (self.tokens, self.positions, self.bounds, self.targets)
-        return Packed(*(part.to(device) for part in parts), self.per_token)
+        tokens, positions, bounds = (part.to(device) for part in (self.tokens, self.positions, self.bounds))
+        return Packed(tokens, positions, bounds, self.targets.to(device), self.per_token)
 
     def by_sequence(self, row: Tensor) -> list[Tensor]:
         """A row [T, ...] of the tokens, cut into the sequences."""

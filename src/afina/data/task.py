@@ -24,7 +24,7 @@ from afina.data.readers.labels import Form
 from afina.data.readers.table import READERS
 from afina.data.readers.targets import Read
 from afina.data.split import Example, Split, key
-from afina.errors import InvalidData, Leakage, NotFound, UnknownName
+from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
 
 CALIBRATION = 0.1
 """Share of the training texts that a temperature is fitted on, which then train nothing."""
@@ -49,6 +49,24 @@ def is_at_hand(address: str | os.PathLike[str]) -> bool:
     """Whether the task can be read without any network: a file, a directory, or what was fetched before."""
     origin = named(os.fspath(address))
     return origin is None or origin.is_at_hand()
+
+
+def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | None:
+    """What differs once the files that a task is read from were changed; None where that cannot be told."""
+    origin = named(address)
+    if origin is not None and not origin.pinned:
+        return None
+    try:
+        places = [] if evaluation is None else [evaluation_file(evaluation)]
+        places += [] if origin is not None else [find(address)]
+        files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
+        stats = [file.stat() for file in files]
+    except (AfinaError, OSError):
+        return None
+    return tuple(
+        (str(file), one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+        for file, one in zip(files, stats, strict=True)
+    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -152,12 +170,18 @@ class Task(Shown):
         return cls(address=address, train=train, evaluation=held_out, leaked=leaked, **_told(found, aside))
 
     @property
+    def pairs(self) -> bool:
+        """Whether its examples are pairs of texts."""
+        return self.train.pairs is not None
+
+    @property
     def told(self) -> str:
         """What was read as what, and what was found beside the texts; a line each.
 
         `text: column 'body'; label: column 'stars'; not read: id. 3,412 rows, numbers from 1 to 5: kind number (...).`
         """
-        both = np.concatenate([self.train.labels, self.evaluation.labels])
+        parts = (self.train, *([self.calibration] if self.calibration else []), self.evaluation)
+        both = np.concatenate([part.labels for part in parts])
         what = TARGETS[self.kind].shown(self.label_names, both)
         other = f" ({self.other})" if self.other else ""
         where = f"{columns_in_words(self.columns)}. " if self.columns else f"{self.address}: "
@@ -209,15 +233,20 @@ def count_leaked(train: Iterable[Example], evaluation: Split) -> int:
 def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool) -> int:
     """Count leaked examples; raise `Leakage` above `LEAKAGE_LIMIT` unless allowed."""
     leaked = count_leaked(train, evaluation)
-    if leaked > LEAKAGE_LIMIT * len(evaluation) and not allow:
+    check_leaked(address, leaked, len(evaluation), allow=allow)
+    return leaked
+
+
+def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> None:
+    """Raise `Leakage` where more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
+    if leaked > LEAKAGE_LIMIT * examples and not allow:
         raise Leakage(
-            f"task {address}: {leaked} of {len(evaluation)} evaluation texts also occur in the training split, "
+            f"task {address}: {leaked} of {examples} evaluation texts also occur in the training split, "
             f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on.",
             task=address,
             leaked=leaked,
-            evaluation=len(evaluation),
+            evaluation=examples,
         )
-    return leaked
 
 
 def _told(found: Read, aside: Mapping[str, Split]) -> dict[str, Any]:

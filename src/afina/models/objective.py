@@ -30,6 +30,7 @@ class Objective(ABC):
     problem_type  what transformers calls it
     column        the name of the answer in what a user is told
     has_chances   whether an answer has probabilities
+    can_be_weighted  whether its labels may have weights in the loss
     can_be_asked  whether words can stand for its labels, so that an untrained language model can answer
     label_names   name of each label; of a number, its own
     """
@@ -38,6 +39,7 @@ class Objective(ABC):
     problem_type: ClassVar[str]
     column: ClassVar[str]
     has_chances: ClassVar[bool] = True
+    can_be_weighted: ClassVar[bool] = False
     can_be_asked: ClassVar[bool] = False
 
     label_names: tuple[str, ...]
@@ -69,17 +71,21 @@ class Objective(ABC):
 
     def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
         """That of a training split with these targets. Raises InvalidStudy for weights that the kind has not."""
-        if class_weights:
+        self._check_weights(class_weights)
+        return self
+
+    def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
+        """Raise InvalidStudy for settings of training that the kind has not."""
+        self._check_weights(class_weights)
+
+    def _check_weights(self, class_weights: str | None) -> None:
+        if class_weights and not self.can_be_weighted:
             raise InvalidStudy(
                 f"`class_weights` {class_weights}: a task of kind {self.kind} has none. Leave it out.",
                 code="option.inapplicable",
                 option="class_weights",
                 kind=self.kind,
             )
-        return self
-
-    def check(self, *, smoothing: float, temperature: bool) -> None:  # noqa: B027
-        """Raise InvalidStudy for settings of training that the kind has not."""
 
     @abstractmethod
     def learnt(self, targets: np.ndarray) -> np.ndarray:

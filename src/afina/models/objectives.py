@@ -30,6 +30,7 @@ class Classes(Objective):
     kind: ClassVar[Kind] = CLASSES
     problem_type: ClassVar[str] = "single_label_classification"
     column: ClassVar[str] = "label"
+    can_be_weighted: ClassVar[bool] = True
     can_be_asked: ClassVar[bool] = True
 
     temperature: float = 1.0
@@ -134,8 +135,9 @@ class Number(Objective):
         made = super().of(targets, class_weights)
         return replace(made, mean=float(targets.mean()), scale=float(targets.std()) or 1.0)
 
-    def check(self, *, smoothing: float, temperature: bool) -> None:
+    def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
         """A number has neither labels nor probabilities."""
+        super().check(smoothing=smoothing, temperature=temperature, class_weights=class_weights)
         if smoothing:
             raise InvalidStudy(
                 "`label_smoothing`: a number has no labels to spread it over. Leave it out.",

@@ -27,12 +27,13 @@ class Evaluated:
     @classmethod
     def read(cls, address: str, data: Data) -> Evaluated:
         """Those of the task at `address`, read as `data` says; the reason where that fails or would take a network."""
-        from afina.data.task import Task, is_at_hand
+        from afina.data.task import is_at_hand
+        from afina.studies.task_facts import evaluation_of
 
         if not is_at_hand(address):
             return cls(reason="the task is not on this machine, and a report uses no network")
         try:
-            split = Task.load(address, **data.model_dump(), offline=True).evaluation
+            split = evaluation_of(address, data)
         except AfinaError:
             return cls(reason="the task could not be read again")
         pairs = split.pairs

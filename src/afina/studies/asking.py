@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from afina.data.task import Task
 from afina.errors import AfinaError
 from afina.models.backbone import Backbone
 from afina.studies.prepared import question_of
 from afina.studies.spec import RunSpec
+from afina.studies.task_facts import TaskFacts, labels_of
 
 
-def check_words(run: RunSpec, task: Task) -> None:
+def check_words(run: RunSpec, task: TaskFacts) -> None:
     """Raise what the run would end with where its words do not go with the task's labels, or with one another."""
     question_of(run, task, Backbone.load(run.backbone, weights=False).tokenizer)
 
@@ -17,7 +17,6 @@ def check_words(run: RunSpec, task: Task) -> None:
 def can_be_asked(run: RunSpec) -> bool:
     """Whether the task's labels have words that the backbone tells apart; False also where either cannot be read."""
     try:
-        task = Task.load(run.task, **run.data.model_dump())
-        return question_of(run, task, Backbone.load(run.backbone, weights=False).tokenizer).words is not None
+        return question_of(run, labels_of(run), Backbone.load(run.backbone, weights=False).tokenizer).words is not None
     except AfinaError:
         return False

@@ -29,7 +29,7 @@ from afina.methods.parameters import served
 from afina.models.backbone import Backbone
 from afina.models.meta import meta_model
 from afina.studies.forecast import Forecast, Terms
-from afina.studies.prepared import loader_of, longest_text, objective_of, question_of, read, recipe_of
+from afina.studies.prepared import aim_of, loader_of, longest_text, question_of, read, recipe_of
 from afina.studies.spec import Ask, Data, RunSpec, Training
 from afina.studies.throughput import seconds_per_token
 from afina.training.dry_run import dry_run
@@ -86,7 +86,7 @@ def cost(
     limit = memory or available
     task = task or encoded(run)
     method = make(run.method, run.hyperparameters).for_family(meta_model(run.backbone).config.model_type)
-    objective = objective_of(run, task)
+    objective, _ = aim_of(run, task)
     loader = loader_of(run, task.train, objective)
     recipe, dtype = recipe_of(run, method, loader), devices.precision(run.training.dtype, devices.choose())
     _check_steps(run, recipe.steps)

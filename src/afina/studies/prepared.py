@@ -27,6 +27,7 @@ from afina.models.objectives import OBJECTIVES
 from afina.models.question import Question
 from afina.seeds import derive
 from afina.studies.spec import RunSpec
+from afina.studies.task_facts import TaskFacts
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 
@@ -90,7 +91,7 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener, given: Task | None = N
     with meter.phase("load"):
         texts = given or read(run)
         run = of_data(run, texts)
-        objective, metric = objective_of(run, texts), metric_of(run, texts)
+        objective, metric = aim_of(run, texts)
         backbone = Backbone.load(run.backbone)
         question = question_of(run, texts, backbone.tokenizer)
         length = longest_text(run, backbone.longest)
@@ -142,21 +143,20 @@ def of_data(run: RunSpec, task: Task) -> RunSpec:
     return run
 
 
-def objective_of(run: RunSpec, task: Task | EncodedTask) -> Objective:
-    """What `run` asks of a text of its task. Raises InvalidStudy for training settings that its kind has not."""
-    made = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels, run.training.class_weights)
-    made.check(smoothing=run.training.label_smoothing, temperature=run.training.temperature)
-    return made
+def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
+    """What `run` asks of a text of its task, and the headline: what it asks for, else the task's own, else the kind's.
+
+    Raises InvalidStudy for training settings, and for a metric, that the kind has not.
+    """
+    training = run.training
+    made = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels, training.class_weights)
+    made.check(smoothing=training.label_smoothing, temperature=training.temperature)
+    return made, metric_for(made, run.metric, task.metric)
 
 
-def metric_of(run: RunSpec, task: Task | EncodedTask) -> str:
-    """The headline: what `run` asks for, else the task's own, else the kind's. Raises InvalidStudy."""
-    return metric_for(objectives.make(task.label_names, {"kind": task.kind}), run.metric, task.metric)
-
-
-def question_of(run: RunSpec, task: Task, tokenizer: Tokenizer) -> Question:
+def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Question:
     """How `run` asks about the texts of its task. Raises InvalidStudy."""
-    pairs, asked = task.train.pairs is not None, run.asked
+    asked = run.asked
     if not OBJECTIVES[task.kind].can_be_asked:
         if asked.head == "words" or asked.words or asked.offset:
             raise InvalidStudy(
@@ -165,7 +165,7 @@ def question_of(run: RunSpec, task: Task, tokenizer: Tokenizer) -> Question:
                 kind=task.kind,
             )
         asked = asked.model_copy(update={"head": "random"})
-    return Question.of(task.label_names, tokenizer, pairs=pairs, **asked.model_dump())
+    return Question.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
 
 
 def opened(backbone: Backbone, objective: Objective, question: Question, method: Method, seed: int) -> Classifier:

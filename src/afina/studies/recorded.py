@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from afina.data.task import Task, reads_files
+from afina.data.task import reads_files
 from afina.studies.holding import Held
 from afina.studies.record import Record
 from afina.studies.run import Run
+from afina.studies.task_facts import TaskFacts
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class DataDigests:
     label_names: tuple[str, ...]
 
     @classmethod
-    def of(cls, task: Task) -> DataDigests:
+    def of(cls, facts: TaskFacts) -> DataDigests:
         """Those of a task that was read as the run reads it."""
-        return cls(task.data_digest, task.train.digest, task.evaluation.digest, task.label_names)
+        return cls(facts.data_digest, facts.train_digest, facts.evaluation_digest, facts.label_names)
 
     def are_of(self, record: Record) -> bool:
         """Whether the record is of a run on these data."""

@@ -93,11 +93,12 @@ class Run(RunSpec):
 
         Of a task in files it depends on what is in them now. Raises what reading them does.
         """
-        from afina.data.task import Task, reads_files
+        from afina.data.task import reads_files
+        from afina.studies.task_facts import facts_of
 
         run = self
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
-            run = self.on(Task.load(self.task, **{**self.data.model_dump(), "allow_leakage": True}).data_digest)
+            run = self.on(facts_of(self).data_digest)
         return Directory(Path(out)).adapter(run.label)
 
 

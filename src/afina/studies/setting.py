@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from afina.data.task import Task, reads_files
 from afina.errors import AfinaError
-from afina.models import objectives
 from afina.models.objective import Objective
 from afina.studies.clock import Clock
 from afina.studies.executors.executor import Executor
@@ -24,7 +22,7 @@ BATCH = Training().batch_size
 class Setting:
     """Fixed while a recommendation is made.
 
-    task  all of it, read once
+    task  all of it, read once;  objective  what is asked of its texts
     ask   how the runs ask about its texts
     data  how the runs read it: they need not check leakage, which was checked in the whole and may be more in a part
     metric  what methods are chosen by
@@ -38,13 +36,9 @@ class Setting:
     clock: Clock
     watcher: Watcher
     executor: Executor
-    metric: str = "accuracy"
+    objective: Objective
+    metric: str
     stages: Stages = field(default_factory=Stages)
-
-    @cached_property
-    def objective(self) -> Objective:
-        """What is asked of a text."""
-        return objectives.make(self.task.label_names, {"kind": self.task.kind}).of(self.task.train.labels)
 
     def run(self, method: str, *, rate: float | None = None, steps: int | None = None, **data: Any) -> Run:
         """A run on the task; `data` is what it has of it."""

@@ -14,11 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from afina import allocator, meter
-from afina.data.task import Task, check_leakage, is_at_hand, is_pinned, reads_files
+from afina.data.task import is_at_hand, is_pinned, reads_files
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, Score, ignore
-from afina.models import objectives, source
-from afina.models.objective import metric_for
+from afina.models import source
 from afina.studies.executors.executor import Cancelled, Executor, MemoryForecast, Overrun
 from afina.studies.executors.messages import (
     CarryOut,
@@ -39,6 +38,7 @@ from afina.studies.executors.messages import (
 from afina.studies.record import Record
 from afina.studies.recorded import DataDigests
 from afina.studies.run import Run
+from afina.studies.task_facts import TaskFacts, facts_of
 
 
 class LocalExecutor(Executor):
@@ -49,7 +49,7 @@ class LocalExecutor(Executor):
 
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
-        self._read: tuple[Run, Task] | None = None
+        self._facts: tuple[Run, TaskFacts] | None = None
         self._workers: set[_Worker] = set()
         self._lock = threading.Lock()
 
@@ -58,30 +58,21 @@ class LocalExecutor(Executor):
         files = reads_files(run.task, run.data.evaluation)
         if not files and (is_pinned(run.task) or not is_at_hand(run.task)):
             return None
-        how = {**run.data.model_dump(), "allow_leakage": True}  # whether there is any is for `check`
-        task = Task.load(run.task, **how, calibration=run.training.temperature, offline=is_at_hand(run.task))
-        if not run.training.temperature:
-            self._read = run, task
-        return DataDigests.of(task)
+        self._facts = run, facts_of(run, offline=is_at_hand(run.task))
+        return DataDigests.of(self._facts[1])
 
     def check(self, run: Run) -> str:
-        """Read the task, and look for the backbone; where words are given, whether these can be asked in."""
-        read, self._read = self._read, None  # its texts are not kept for longer
-        if read and read[0] == run:
-            task = read[1]
-            check_leakage(run.task, task.train, task.evaluation, allow=run.data.allow_leakage)
-        else:
-            task = Task.load(run.task, **run.data.model_dump())
+        """Read the task, unless `look` did; look for the backbone; whether words that are given can be asked in."""
+        looked, self._facts = self._facts, None
+        facts = looked[1] if looked and looked[0] == run else facts_of(run)
+        facts.check_leakage(run)
         source.check(run.backbone)
-        objective = objectives.make(task.label_names, {"kind": task.kind})
-        metric_for(objective, run.metric, task.metric)
-        objective.of(task.train.labels, run.training.class_weights)
-        objective.check(smoothing=run.training.label_smoothing, temperature=run.training.temperature)
+        facts.check(run)
         if run.ask.words:
             from afina.studies.asking import check_words  # loads torch
 
-            check_words(run, task)
-        return task.told
+            check_words(run, facts)
+        return facts.told
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
         """As the contract says."""

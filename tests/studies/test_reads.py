@@ -1,0 +1,127 @@
+"""Facts once: a task is read once by the process that asks for runs, and once by each that carries one out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import Run, Task
+from afina.data.task import stamp
+from afina.models import objective as contract
+from afina.models import objectives
+from afina.studies import prepared, task_facts
+from afina.studies.study import Study
+from command import Command
+from fakes import Backbones, sentences, write_csv
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that were read, in order."""
+    seen: list[str] = []
+    load = Task.load.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: type[Task], address: Any, **how: Any) -> Task:
+        seen.append(os.fspath(address))
+        made: Task = load(cls, address, **how)
+        return made
+
+    monkeypatch.setattr(Task, "load", classmethod(counted))
+    return seen
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[None]:
+    calls: list[None] = []
+    made: Callable[..., Any] = getattr(module, name)
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(None)
+        return made(*given, **named)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize("settings", [(), ("--set", "temperature=true")], ids=str)
+def test_a_command_that_trains_reads_its_file_once_and_once_more_in_each_run(
+    settings: tuple[str, ...], afina: Command, backbones: Backbones, reads: list[str], tmp_path: Path
+) -> None:
+    """The runs, of the method and of the model as it is, take place in this process here; the report is written too."""
+    file, out = write_csv(tmp_path / "toy.csv", sentences(60)), tmp_path / "out"
+    told = ("--task", file, "--backbone", backbones.path("gpt2"), "--out", out, "--set", "max_steps=1")
+    assert afina("train", *told, *settings).code == 0
+    runs = len(list((out / "adapters").iterdir()))
+    assert len(reads) == 1 + runs
+    assert (out / "report.html").is_file()
+    assert afina("train", *told, *settings).code == 0  # all is recorded, and the file is as it was
+    assert len(reads) == 1 + runs
+
+
+def test_a_file_that_changed_is_read_again(toy: str, reads: list[str], tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "toy.csv", sentences(60))
+    run = Run(backbone="gpt2", task=str(file), method="lora")
+    before = [task_facts.facts_of(run) for _ in range(3)]
+    assert (len(reads), len({id(one) for one in before})) == (1, 1)
+    with file.open("a", encoding="utf-8") as more:
+        more.write("a new text,1\n")
+    after = task_facts.facts_of(run)
+    assert len(reads) == 2
+    assert after.data_digest != before[0].data_digest
+
+
+def test_what_cannot_be_known_to_be_unchanged_has_no_stamp(tmp_path: Path) -> None:
+    assert stamp("hub:owner/name") is None
+    assert stamp(str(tmp_path / "nothing.csv")) is None
+    assert stamp("snippets:movies") == ()
+    (tmp_path / "train.csv").write_text("text,label\n")
+    first = stamp(str(tmp_path))
+    (tmp_path / "dev.csv").write_text("text,label\n")
+    assert first is not None
+    assert stamp(str(tmp_path)) != first
+
+
+def test_the_facts_of_a_task_hold_no_training_text_and_few_of_the_others(
+    toy: str, reads: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Run(backbone="gpt2", task=str(write_csv(tmp_path / "toy.csv", sentences(60))), method="lora")
+    facts = task_facts.facts_of(run)
+    assert facts.evaluation is not None
+    assert task_facts.evaluation_of(run.task, run.data) is facts.evaluation
+    assert len(reads) == 1
+    monkeypatch.setattr(task_facts, "KEPT", 10)
+    longer = run.model_copy(update={"task": str(write_csv(tmp_path / "other.csv", sentences(60)))})
+    assert task_facts.facts_of(longer).evaluation is None
+    assert task_facts.evaluation_of(longer.task, longer.data).digest == facts.evaluation.digest
+    assert len(reads) == 3
+
+
+def test_a_run_makes_its_objective_and_its_metric_once(
+    toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from afina import device
+    from afina.events import ignore
+    from afina.meter import Meter
+
+    made = counting(monkeypatch, objectives, "make")
+    metrics = counting(monkeypatch, prepared, "metric_for")
+    assert contract.metric_for is not prepared.metric_for
+    run = Run(backbone=str(backbones.path("gpt2")), task=toy, method="lora", training={"max_steps": 1})
+    prepared.prepare(run, Meter(device.choose()), ignore)
+    assert (len(made), len(metrics)) == (1, 1)
+
+
+def test_a_study_asks_for_one_objective_before_its_runs(
+    toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from afina.studies.executors.local import LocalExecutor
+
+    made = counting(monkeypatch, objectives, "make")
+    study = Study(name="s", backbone=str(backbones.path("gpt2")), task=toy, methods={"lora": {}})
+    executor, run = LocalExecutor(), study.runs()[0]
+    executor.look(run)
+    executor.check(run)
+    assert len(made) == 1
