@@ -11,7 +11,6 @@ import pytest
 
 from afina import Run, Task
 from afina.data.task import stamp
-from afina.models import objective as contract
 from afina.models import objectives
 from afina.studies import prepared, task_facts
 from afina.studies.study import Study
@@ -108,7 +107,6 @@ def test_a_run_makes_its_objective_and_its_metric_once(
 
     made = counting(monkeypatch, objectives, "make")
     metrics = counting(monkeypatch, prepared, "metric_for")
-    assert contract.metric_for is not prepared.metric_for
     run = Run(backbone=str(backbones.path("gpt2")), task=toy, method="lora", training={"max_steps": 1})
     prepared.prepare(run, Meter(device.choose()), ignore)
     assert (len(made), len(metrics)) == (1, 1)
