@@ -19,6 +19,7 @@ from afina.report.answer import tables
 from afina.report.asking import quoted
 from command import Command
 from fakes import sentences, write_csv
+from raises import raises
 
 OUT = Path("out")
 SHORT = ("--set", "max_steps=2", "--set", "dtype=float32")
@@ -260,5 +261,5 @@ def test_words_are_typed_without_the_space_before_them() -> None:
     assert words_option(["a=great, good", "b = bad ", "a=fine"]) == {"a": [" great", " good", " fine"], "b": [" bad"]}
     assert words_option(None) is words_option([]) is None
     for wrong in ("a", "a=", "=b", "a= , "):
-        with pytest.raises(InvalidStudy, match="expected LABEL=WORD,WORD"):
+        with raises(InvalidStudy, code="option.invalid", option="words"):
             words_option([wrong])

@@ -16,6 +16,7 @@ from afina import Backbone
 from afina.data.readers.texts import MOST
 from afina.inference.predictor import Predictor
 from command import PROGRAM, Command
+from raises import raises
 
 SAID = ["What a warm ferry!", 'a "quoted" text, with a comma', "naïve café ☕", "the novel was dull."]
 
@@ -119,7 +120,7 @@ def test_a_closed_standard_output_is_an_error_and_nothing_is_lost_without_a_word
 def test_a_predictor_names_a_blank_text_by_its_place(trained: Path) -> None:
     predictor = Predictor.load(trained)
     for texts in (["a text", " \n"], ["a text", ""]):
-        with pytest.raises(Exception, match=r"text 2: '.*' is blank\. Give it some content, or leave it out\."):
+        with raises(Exception, code="data.text-empty", row=2):
             predictor(texts)
 
 

@@ -20,6 +20,7 @@ from afina.methods.prelayer import PreLayer
 from afina.methods.selective import Selective
 from afina.models.classifier import Classifier
 from afina.models.meta import meta_model
+from raises import raises
 
 
 def fresh(backbone: Backbone) -> Classifier:
@@ -98,22 +99,22 @@ class ByPeft(PeftMethod):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (MatchesNothing(), "method fake: nothing of this model would train. Name parameters or modules that it has"),
-        (HeadOnly(), "method fake: nothing but the head of this model would train. Name parameters or modules"),
-        (Headless(), r"method fake: the head would not train, .* modules_to_save\), or say that it stays frozen"),
-        (FrozenBody(), r"method fake: transformer\.wte\.weight would train \(28 such\), which it says stays frozen"),
-        (FrozenHead(), r"method fake: score\.weight would train \(1 such\), which it says stays frozen"),
-        (Shifts(), r"method fake: attached, it changes the logits by .* of the largest before any step; at most 1e-05"),
-        (Breaks(), r"method fake: attached, it changes the logits by nan"),
-        (ByPeft(task_type=None), r"method by-peft: the head would not train, .*task_type=\"SEQ_CLS\""),
-        (ByPeft(at_zero=False), r"method by-peft: attached, it changes the logits by .* start without effect"),
+        (MatchesNothing(), {"code": "method.trains-wrong", "trained": "nothing"}),
+        (HeadOnly(), {"code": "method.trains-wrong", "trained": "nothing but the head"}),
+        (Headless(), {"code": "method.trains-wrong", "parameter": "head", "method": "fake"}),
+        (FrozenBody(), {"code": "method.trains-wrong", "parameter": "transformer.wte.weight", "method": "fake"}),
+        (FrozenHead(), {"code": "method.trains-wrong", "parameter": "score.weight", "method": "fake"}),
+        (Shifts(), {"code": "method.changes-logits", "method": "fake"}),
+        (Breaks(), {"code": "method.changes-logits", "method": "fake"}),
+        (ByPeft(task_type=None), {"code": "method.trains-wrong", "parameter": "head", "method": "by-peft"}),
+        (ByPeft(at_zero=False), {"code": "method.changes-logits", "method": "by-peft"}),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Method) else "",
 )
 def test_a_method_that_breaks_its_word_is_refused_before_anything_is_trained(
-    gpt2: Backbone, method: Method, message: str
+    gpt2: Backbone, method: Method, message: dict[str, Any]
 ) -> None:
-    with pytest.raises(InvalidStudy, match=message):
+    with raises(InvalidStudy, **message):
         attach(fresh(gpt2), method)
 
 
@@ -145,5 +146,5 @@ def test_the_check_draws_no_number_and_changes_no_weight(gpt2: Backbone, name: s
 def test_where_there_are_no_weights_only_the_parts_are_checked() -> None:
     attach(Classifier(meta_model("gpt2")), Lora(targets=("c_attn",)))
     attach(Classifier(meta_model("gpt2")), ByPeft(at_zero=False))
-    with pytest.raises(InvalidStudy, match="method fake: nothing but the head"):
+    with raises(InvalidStudy, code="method.trains-wrong", method="fake"):
         attach(Classifier(meta_model("gpt2")), HeadOnly())

@@ -25,6 +25,7 @@ from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manife
 from afina.studies.spec import Training
 from afina.tensorfile import read
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
+from raises import raises
 
 MADE = [*(("gpt2", name) for name in METHODS), ("llama", "lora"), ("llama", "full"), ("qwen3", "prelayer")]
 
@@ -150,13 +151,13 @@ def test_no_flipped_byte_changes_a_tensor_unnoticed(runs: Runs, tmp_path: Path, 
 def test_a_file_that_was_cut_short_is_refused(copy: Path, left: int) -> None:
     file = copy / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:left])
-    with pytest.raises(CorruptAdapter, match=rf"{file.name}: not a whole safetensors file .*Copy the adapter again"):
+    with raises(CorruptAdapter, code="adapter.file-malformed", path="adapter_model.safetensors"):
         Adapter.load(copy)
 
 
 def test_a_missing_tensor_file_is_named(copy: Path) -> None:
     (copy / "adapter_model.safetensors").unlink()
-    with pytest.raises(CorruptAdapter, match=r"adapter_model\.safetensors: the file is missing"):
+    with raises(CorruptAdapter, code="adapter.file-missing", path="adapter_model.safetensors"):
         Adapter.load(copy)
 
 
@@ -179,32 +180,30 @@ def test_a_missing_tensor_file_is_named(copy: Path) -> None:
 )
 def test_an_edited_manifest_is_refused(copy: Path, field: str, value: Any) -> None:
     edit(copy, lambda content: content.update({field: value}))
-    with pytest.raises(CorruptAdapter, match=rf"{MANIFEST}: its fields give digest .*, it states .* It was changed"):
+    with raises(CorruptAdapter, code="adapter.changed", field="digest", path="manifest.json"):
         Adapter.load(copy)
 
 
 def test_a_manifest_with_a_field_missing_unknown_or_unreadable_is_refused(copy: Path) -> None:
     whole = (copy / MANIFEST).read_text()
-    for change, message in (
-        (lambda content: content.pop("method"), rf"{MANIFEST}: field method: field required"),
-        (lambda content: content.update(invented=1), rf"{MANIFEST}: field invented: "),
-        (lambda content: content.update(label_names="good"), rf"{MANIFEST}: field label_names: "),
+    for change, field in (
+        (lambda content: content.pop("method"), "method"),
+        (lambda content: content.update(invented=1), "invented"),
+        (lambda content: content.update(label_names="good"), "label_names"),
     ):
         (copy / MANIFEST).write_text(whole)
         edit(copy, change)
-        with pytest.raises(CorruptAdapter, match=f"(?i){message}"):
+        with raises(CorruptAdapter, code="adapter.file-malformed", path="manifest.json", field=field):
             Adapter.load(copy)
-    for content, message in ((whole[:-20], "not readable as JSON"), ("[]", "expected a JSON object")):
+    for content in (whole[:-20], "[]"):
         (copy / MANIFEST).write_text(content)
-        with pytest.raises(CorruptAdapter, match=message):
+        with raises(CorruptAdapter, code="adapter.file-malformed", path="manifest.json"):
             Adapter.load(copy)
 
 
 def test_a_directory_without_an_adapter_says_what_was_looked_for(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(
-            NotFound, match=rf"{path}: no adapter there, neither {MANIFEST} .* nor adapter_config\.json"
-        ):
+        with raises(NotFound, code="adapter.missing"):
             Adapter.load(path)
 
 
@@ -249,7 +248,7 @@ def test_a_probe_that_differs_is_an_error_when_asked_for_and_only_then(copy: Pat
     probes.check(Predictor.of(Adapter.load(copy), gpt2))
     edit(copy, lambda content: shift(content, 1e-3))
     shifted = Predictor.of(Adapter.load(copy), gpt2)
-    with pytest.raises(CorruptAdapter, match=rf"{copy}: the probe's logits differ by \d\.\de-\d\d of their scale"):
+    with raises(CorruptAdapter, code="adapter.probe-differs", where="adapter"):
         probes.check(shifted)
 
 

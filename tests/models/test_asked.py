@@ -29,6 +29,7 @@ from afina.models.question import GENERAL, Question
 from afina.stats.classification import probabilities
 from afina.studies.spec import Ask
 from fakes import TEXTS, Backbones, Runs, configuration, save
+from raises import raises
 
 TOLERANCE = 1e-5
 LABELS = ("bad", "good")
@@ -184,7 +185,7 @@ def test_weights_without_a_language_models_output_are_refused(backbones: Backbon
     AutoModelForSequenceClassification.from_pretrained(whole, num_labels=2).save_pretrained(path)
     AutoTokenizer.from_pretrained(whole).save_pretrained(path)
     backbone = Backbone.load(str(path))
-    with pytest.raises(NotFound, match=r"its files have no lm_head\.weight, so it cannot answer in words"):
+    with raises(NotFound, code="backbone.unreadable", tensor="lm_head.weight", path="classifier"):
         Classifier.open(backbone, LABELS, 0, question(backbone).tokens)
 
 

@@ -25,6 +25,7 @@ from afina.stats.classification import accuracy, probabilities
 from afina.studies import floors
 from command import Command
 from fakes import TEXTS, sentences
+from raises import raises
 
 ODD = [*TEXTS, "?!", "ÀÉÎ straße ŒUVRE İstanbul", "good " * 500, "a_b 1,5 x²", "unheard-of words\u2028here"]
 
@@ -168,7 +169,7 @@ def test_what_does_not_fit_is_refused(path: Path, damage: Callable[[Path], None]
 
 
 def test_a_backbone_for_it_is_an_error(path: Path) -> None:
-    with pytest.raises(InvalidStudy, match="Leave `backbone` out"):
+    with raises(InvalidStudy, code="option.inapplicable", option="backbone", where="words"):
         Predictor.load(path, "gpt2")
 
 

@@ -25,6 +25,7 @@ from afina.models.kernels.patches import Patch, patches_of
 from afina.models.kernels.pooling import pool
 from afina.models.meta import meta_of
 from fakes import LONGEST, VOCABULARY, tokenizer
+from raises import raises
 
 PAD, LABELS = 1, ("no", "perhaps", "yes")
 
@@ -117,7 +118,7 @@ def test_its_blocks_are_computed_whole_and_its_head_has_two_layers(encoder: Back
     assert head == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
     assert {name for name in head if is_output(name)} == {f"classifier.out_proj.{kind}" for kind in ("weight", "bias")}
     assert ENTRY.block.index("roberta.encoder.layer.1.output.dense.weight") == 1
-    with pytest.raises(InvalidStudy, match="more than one linear layer, so that it cannot start from words"):
+    with raises(InvalidStudy, code="backbone.unsupported", family="roberta"):
         encoder.open(LABELS, 0, [[5], [6], [7]])
 
 
@@ -138,7 +139,7 @@ def test_methods_attach_to_an_encoder_and_train(encoder: Backbone, name: str) ->
 
 def test_a_method_of_virtual_tokens_is_refused(encoder: Backbone) -> None:
     for name in ("prompt", "prefix"):
-        with pytest.raises(InvalidStudy, match=f"method {name}: virtual tokens have no meaning for models of type"):
+        with raises(InvalidStudy, code="method.family-unsupported", family="roberta"):
             make(name).for_family(encoder.family)
 
 

@@ -11,6 +11,7 @@ from afina import digest, tensorfile
 from afina.errors import InvalidData
 from afina.models.objectives import Classes, Labels, Number
 from afina.models.predictions import Predictions
+from raises import raises
 
 ROWS = Predictions(np.array([[0.5, -1.0], [2.0, 3.0], [1.0, 0.0]], np.float32), np.array([0, 1, 1]))
 STRINGS = Predictions(
@@ -61,9 +62,9 @@ def test_targets_are_equal_as_bytes_where_they_are_equal(given: Predictions, tmp
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     written = STRINGS.write(tmp_path / "p")
     ROWS.write(tmp_path / "p")
-    with pytest.raises(InvalidData, match="changed since it was recorded"):
+    with raises(InvalidData, code="results.changed", path="p"):
         Predictions.read(tmp_path / "p", written)
-    with pytest.raises(InvalidData, match="missing or damaged"):
+    with raises(InvalidData, code="results.damaged", path="nothing"):
         Predictions.read(tmp_path / "nothing", written)
 
 

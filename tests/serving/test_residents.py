@@ -266,7 +266,7 @@ def test_an_error_is_the_outcome_of_its_own_request_alone(
             assert not isinstance(outcome, AfinaError)
             assert alone[outcome.digest].explains(outcome.outputs, TEXTS.index(text))
     engine.evict(good)
-    with pytest.raises(CorruptAdapter, match="its tensors have digest"):
+    with raises(CorruptAdapter, code="adapter.changed", where="lora-0", what="tensors"):
         engine.predict([(tampered, TEXTS[0])])
 
 
@@ -292,7 +292,7 @@ def test_an_adapter_that_is_a_model_of_words_answers_beside_those_of_the_backbon
     sizes = {one.manifest.method: one.size for one in engine.residents if not one.rides}
     assert sizes == {"tfidf": 8 * (2 + 4 + 2) + len("brightdull")}
     engine.evict(floor)
-    with pytest.raises(CorruptAdapter, match="its words have digest"):
+    with raises(CorruptAdapter, code="adapter.changed", where="adapter", what="words"):
         engine.predict([(replace(floor, vocabulary=("bright", "cold")), "a")])
 
 

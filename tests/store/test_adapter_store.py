@@ -130,7 +130,7 @@ def test_a_message_is_asked_for(store: AdapterStore, made: Make, message: str) -
 
 
 def test_what_is_no_adapter_begins_no_store(store: AdapterStore, tmp_path: Path, made: Make) -> None:
-    with pytest.raises(NotFound, match="no adapter there, neither manifest"):
+    with raises(NotFound, code="adapter.missing"):
         store.publish(tmp_path, "acme/reviews", message="first")
     broken = shutil.copytree(made(), tmp_path / "broken")
     (broken / "adapter_model.safetensors").write_bytes(b"{}")

@@ -22,6 +22,7 @@ from afina.models.kernels.frozen import held_tensors
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
 from fakes import Runs, encoded, fit_of, opened, sentences
+from raises import raises
 
 HELD_OUT = sentences(40, seed=1)
 
@@ -154,7 +155,7 @@ def test_a_run_that_a_gpu_cannot_hold_is_an_error_that_says_what_needs_less(
 
     monkeypatch.setattr(Fit, "step", exhausted)
     run: Run = runs.run("gpt2", "lora")
-    with pytest.raises(OutOfMemory, match=r"^run lora: the GPU's memory is not enough\. Set token_budget=1024 or"):
+    with raises(OutOfMemory, code="run.out-of-memory", run="lora"):
         run.execute(tmp_path)
 
 

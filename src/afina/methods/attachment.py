@@ -65,6 +65,7 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
         raise InvalidStudy(
             f"method {method.name}: {what} of this model would train. Name parameters or modules that it has.",
             code="method.trains-wrong",
+            trained=what,
             method=method.name,
         )
     if method.trains_head and not head:

@@ -198,7 +198,7 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
     made_as = content.get("format")
     if made_as is None:
         raise CorruptAdapter(
-            f"{file}: it states no format. {plainfile.AGAIN}", code="adapter.format-unknown", path=file
+            f"{file}: it states no format. {plainfile.AGAIN}", code="adapter.file-malformed", path=file
         )
     if type(made_as) is not int or not 1 <= made_as <= FORMAT:
         raise CorruptAdapter(
@@ -214,7 +214,10 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
         problem = Problem.of(error)
         field = f"field {problem.field}: " if problem.field else ""
         raise CorruptAdapter(
-            f"{file}: {field}{problem.message}. {plainfile.AGAIN}", code="adapter.file-malformed", path=file
+            f"{file}: {field}{problem.message}. {plainfile.AGAIN}",
+            code="adapter.file-malformed",
+            path=file,
+            field=problem.field,
         ) from None
     if manifest.digest != stated:
         raise CorruptAdapter(

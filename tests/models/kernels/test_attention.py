@@ -15,6 +15,7 @@ from afina.models.kernels import attention
 from afina.models.kernels.attention import packed_attention
 from afina.models.kernels.layout import Grid, Layout
 from afina.models.virtual_tokens import PREFIX, Prefix
+from raises import raises
 
 LENGTHS = ([5], [1, 1, 1], [7, 2, 3, 1, 6, 2], [2, 9], [4, 4, 4, 4])
 
@@ -78,7 +79,7 @@ def test_attention_on_the_grid_is_plain_attention(
 
 
 def test_a_window_in_both_directions_is_refused() -> None:
-    with pytest.raises(InvalidStudy, match="a sliding window is supported for causal models only"):
+    with raises(InvalidStudy, code="backbone.unsupported"):
         packed_attention(
             nn.Identity(), *states([4], 2, 2), None, layout=Layout(bounds([4])), sliding_window=2, causal=False
         )
