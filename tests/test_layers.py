@@ -34,6 +34,7 @@ LAYERS = {
         "readers.labels",
         "readers.rows",
         "readers.targets loader",
+        "readers.target_kind",
         "readers.kinds",
         "readers.columns readers.doubts",
         "readers.glue readers.snippets",

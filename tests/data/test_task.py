@@ -53,6 +53,19 @@ def test_a_split_takes_what_holds_texts_and_labels_in_an_order() -> None:
             Split(**{"texts": ["a", "b"], "labels": [0, 1], "pairs": ["c", "d"]} | wrong)
 
 
+def test_labels_may_be_texts_where_the_kind_has_such() -> None:
+    answers = np.array(["a boat", "none"], dtype=object)
+    texts = Split(["a", "b"], answers)
+    assert [one.label for one in texts] == ["a boat", "none"]
+    assert texts.take([1]).labels.tolist() == ["none"]
+    assert texts.digest == Split(["a", "b"], answers.copy()).digest != Split(["a", "b"], answers[::-1]).digest
+    assert texts.facts() == {"texts": 2, "answers": 2}
+    with raises(InvalidData, code="data.type-wrong"):
+        Split(["a", "b"], np.array(["a boat", None], dtype=object))
+    with raises(InvalidData, code="data.type-wrong"):
+        Task("mine", ("no", "yes"), texts, texts)
+
+
 def test_an_example_without_letters_and_digits_has_no_key() -> None:
     assert key(Example("!!", 0)) == ""
     assert key(Example("!!", 0, "??")) == ""

@@ -21,7 +21,7 @@ from peft import (
     get_peft_model,
 )
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import Backbone, Predictor
 from afina.data.labelled import Labelled
@@ -29,6 +29,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES
+from afina.models.objective import Opening
 from afina.stats.classification import probabilities
 from fakes import TEXTS, Backbones, Runs, logits_of
 from raises import raises
@@ -253,3 +254,15 @@ def test_a_copied_adapter_needs_only_its_own_files(runs: Runs, gpt2: Backbone, t
 
 def test_the_reference_models_use_transformers_own_attention(backbones: Backbones) -> None:
     assert base(backbones.path("gpt2")).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_kind_says_which_auto_class_opens_its_models(family: str, backbones: Backbones) -> None:
+    backbone = Backbone.load(str(backbones.path(family)))
+    classifier, _ = backbone.open(("a", "b"), 0)
+    assert type(classifier).__name__.endswith("ForSequenceClassification")
+    made, offset = backbone.open((), 0, opening=Opening("", "language_model"))
+    theirs = AutoModelForCausalLM.from_pretrained(backbones.path(family))
+    assert (type(made), offset) == (type(theirs), None)
+    assert made.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in theirs.state_dict().items())

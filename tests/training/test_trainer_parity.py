@@ -588,7 +588,7 @@ def test_losses_of_every_kind_of_task_are_trainers(
     learnt, method = objective.learnt(targets), make("full", family)
 
     def open_() -> Classifier:
-        return Classifier.open(backbone, names, SEED, problem_type=objective.problem_type)
+        return Classifier.open(backbone, names, SEED, opening=objective.opening)
 
     loader = Loader(tokens, learnt, BATCH, SEED)
     classifier = open_()

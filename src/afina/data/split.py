@@ -34,7 +34,8 @@ class Split(Shown):
     """Texts and their labels, in a fixed order.
 
     texts   N strings
-    labels  int64 [N], indices into the task's label names; a number: float64 [N]; several labels: int64 [N, L], 0 or 1
+    labels  int64 [N], indices into the task's label names; a number: float64 [N]; several labels: int64 [N, L], 0 or 1;
+            answers that are texts: object [N], strings
     pairs   N strings, or None where an example is a single text
     """
 
@@ -55,7 +56,7 @@ class Split(Shown):
                 object.__setattr__(self, name, list(given))
         if not isinstance(self.labels, np.ndarray):
             object.__setattr__(self, "labels", np.asarray(list(self.labels)))
-        if self.labels.dtype.kind not in "biuf":
+        if self.labels.dtype.kind not in "biuf" and not self._are_texts:
             raise InvalidData(
                 f"a split's labels are {self.labels.dtype}: expected indices, numbers, or rows of 0 and 1",
                 code="data.type-wrong",
@@ -73,6 +74,8 @@ class Split(Shown):
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
         texts = "texts" if self.pairs is None else "pairs of texts"
+        if self._are_texts:
+            return {texts: len(self), "answers": len({*self.labels.tolist()})}
         if self.labels.dtype.kind == "f":
             return {texts: len(self), "numbers": f"{self.labels.min():g} to {self.labels.max():g}"}
         if self.labels.ndim == 2:
@@ -82,12 +85,18 @@ class Split(Shown):
         told = tuple(f"{label}: {count:,}" for label, count in zip(found, counts, strict=True))
         return {texts: len(self), "of each label": told}
 
+    @property
+    def _are_texts(self) -> bool:
+        """Whether labels are strings, in an array of objects: names of classes in a list are a mistake."""
+        return self.labels.dtype.kind == "O" and all(isinstance(one, str) for one in self.labels.tolist())
+
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> Example:
         pair = None if self.pairs is None else self.pairs[index]
-        return Example(self.texts[index], self.labels[index].tolist(), pair)
+        label = self.labels[index]
+        return Example(self.texts[index], label if isinstance(label, str) else label.tolist(), pair)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -101,13 +110,11 @@ class Split(Shown):
     def digest(self) -> str:
         """Digest of texts, pairs and labels, in order."""
         pairs = self.pairs if self.pairs is not None else []
-        return digest.of_json(
-            [
-                digest.of_strings(self.texts),
-                digest.of_strings(pairs),
-                digest.of_bytes(self.labels.astype("<f8" if self.labels.dtype.kind == "f" else "<i8").tobytes()),
-            ]
-        )
+        if self._are_texts:
+            labels = digest.of_strings(self.labels.tolist())
+        else:
+            labels = digest.of_bytes(self.labels.astype("<f8" if self.labels.dtype.kind == "f" else "<i8").tobytes())
+        return digest.of_json([digest.of_strings(self.texts), digest.of_strings(pairs), labels])
 
 
 def normalised(text: str) -> str:

@@ -100,6 +100,17 @@ class Task(Shown):
     selection: Split | None = None
     data_digest: str | None = None
 
+    def __post_init__(self) -> None:
+        for split in (self.train, self.evaluation):
+            if not TARGETS[self.kind].holds(split.labels):
+                raise InvalidData(
+                    f"task {self.address}: its labels are {split.labels.dtype}, and its kind is {self.kind}. Expected "
+                    "indices, numbers, or rows of 0 and 1.",
+                    code="data.type-wrong",
+                    task=self.address,
+                    found=split.labels.dtype,
+                )
+
     def facts(self) -> dict[str, object]:
         """See `Shown`."""
         return {

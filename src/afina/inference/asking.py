@@ -183,8 +183,8 @@ class _Asking:
 
     @classmethod
     def of(cls, backbone: Backbone, objective: Objective, question: Question) -> Self:
-        names, problem = objective.label_names, objective.problem_type
-        classifier = Classifier.open(backbone, names, 0, question.tokens, exact=True, problem_type=problem)
+        names, opening = objective.label_names, objective.opening
+        classifier = Classifier.open(backbone, names, 0, question.tokens, exact=True, opening=opening)
         return cls(backbone, classifier.to(devices.choose()), objective)
 
     def encoded(self, question: Question, split: Split) -> Encoded:

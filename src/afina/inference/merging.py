@@ -79,7 +79,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
 def _merged(predictor: ModelPredictor) -> Any:
     """transformers' own model with the adapter in its weights. Raises Refused."""
     asked, method = predictor.objective, predictor.method
-    model, _ = predictor.backbone.open(asked.label_names, seed=0, problem_type=asked.problem_type)
+    model, _ = predictor.backbone.open(asked.label_names, seed=0, opening=asked.opening)
     if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
         round_weights(model.base_model, hold)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}

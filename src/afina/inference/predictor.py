@@ -47,9 +47,9 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
     done = 0
     with torch.inference_mode():
         for indices, packed in by_length(encoded, before=classifier.before):
-            part = classifier(packed.to(device)).cpu().numpy()
+            part = classifier.outputs(packed.to(device))
             if result is None:
-                result = np.empty((len(encoded), part.shape[1]), dtype=np.float32)
+                result = np.empty((len(encoded), *part.shape[1:]), dtype=part.dtype)
             result[indices] = part
             done += len(indices)
             listen(Progress("evaluate", done, len(encoded)))
@@ -221,7 +221,7 @@ class ModelPredictor(Predictor):
         gc.collect()  # a model and its patches refer to each other: one that was let go of stays until this
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
-        classifier = Classifier.open(backbone, asked.label_names, seed=0, problem_type=asked.problem_type)
+        classifier = Classifier.open(backbone, asked.label_names, seed=0, opening=asked.opening)
         reading.check_backbone(adapter, backbone, classifier.body)
         classifier.hold(manifest.precision)
         method.check(classifier.model, adapter.tensors)

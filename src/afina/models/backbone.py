@@ -27,13 +27,14 @@ from afina.models.address import locate
 from afina.models.architectures import ARCHITECTURES, Architecture, head_of
 from afina.models.kernels import attention
 from afina.models.kernels.frozen import held_tensors
+from afina.models.objective import Opening
 from afina.models.pretrained import auto_class, first_line, quiet, read_config, read_tokenizer
 from afina.models.source import RANDOM
 from afina.seeds import derive
 from afina.tensorfile import SafetensorError
 
-ONE_LABEL = "single_label_classification"
-"""What transformers calls one label of several."""
+ONE_LABEL = Opening("single_label_classification")
+"""How a model is opened for one label of several."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,16 +107,18 @@ class Backbone(Shown):
         tokens: Sequence[Sequence[int]] | None = None,
         *,
         exact: bool = False,
-        problem_type: str = ONE_LABEL,
+        opening: Opening = ONE_LABEL,
     ) -> tuple[PreTrainedModel, Tensor | None]:
         """transformers' classifier: the weights (float32) under a new head, and an offset of its outputs, if any.
+
+        Where `opening` says so, the language model, under its own head.
 
         tokens  of each label, those that answer for it: its row of the head is the mean of their output embeddings.
                 None: the head is drawn from the seed's own stream for heads
         exact   outputs are the language model's logits: with an offset, the mean of the tokens' biases, where the model
                 has any. Else the rows are less their mean over the labels, which changes no probability, and as large
                 as drawn ones, so that training can overrule what the words say; what that gains: docs/words.md
-        problem_type  what transformers calls the kind of task: a saved model has there the loss that it has here
+        opening  of the kind of task, see `Objective.opening`
         Raises NotFound where the weights cannot be opened, InvalidStudy for `tokens` where the head has several layers.
         """
         if tokens is not None and self.architecture.logits is not None:
@@ -127,9 +130,9 @@ class Backbone(Shown):
             )
         with quiet():
             try:
-                model = auto_class(self.architecture.classifier).from_pretrained(
+                model = auto_class(getattr(self.architecture, opening.auto_class)).from_pretrained(
                     self.path,
-                    config=self._labelled(dict(enumerate(label_names)), problem_type),
+                    config=self._labelled(dict(enumerate(label_names)), opening),
                     dtype=torch.float32,
                     attn_implementation=attention.NAME,
                 )
@@ -140,6 +143,8 @@ class Backbone(Shown):
                     code="backbone.unreadable",
                     backbone=self.address,
                 ) from None
+        if opening.auto_class == "language_model":
+            return cast(PreTrainedModel, model), None
         head, offset = head_of(model), None
         size = getattr(self.config, "initializer_range", 0.02)
         with torch.no_grad():
@@ -162,9 +167,11 @@ class Backbone(Shown):
             torch.stack([part.mean() for part in biases.split(sizes)]),
         )
 
-    def _labelled(self, names: dict[int, str], problem_type: str) -> PreTrainedConfig:
+    def _labelled(self, names: dict[int, str], opening: Opening) -> PreTrainedConfig:
         config = AutoConfig.for_model(**self.config.to_dict())
-        config.problem_type = cast(Any, problem_type)
+        if opening.auto_class == "language_model":  # it has no labels
+            return config
+        config.problem_type = cast(Any, opening.problem_type)
         config.id2label, config.label2id = names, {name: index for index, name in names.items()}
         return config
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -24,6 +25,7 @@ from afina.models.kernels.layout import Layout
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, hold, pack
 from afina.models.kernels.pooling import pool
+from afina.models.objective import Opening
 from afina.models.precision import FLOAT, PRECISIONS
 from afina.models.virtual_tokens import layout_of, prompt_of
 
@@ -75,13 +77,13 @@ class Classifier(nn.Module):
         tokens: Sequence[Sequence[int]] | None = None,
         *,
         exact: bool = False,
-        problem_type: str = ONE_LABEL,
+        opening: Opening = ONE_LABEL,
     ) -> Classifier:
         """The backbone's weights under a head that the seed draws, or of the output embeddings of `tokens`.
 
         See `Backbone.open`.
         """
-        return cls(*backbone.open(label_names, seed, tokens, exact=exact, problem_type=problem_type))
+        return cls(*backbone.open(label_names, seed, tokens, exact=exact, opening=opening))
 
     def hold(self, precision: str) -> None:
         """Hold the weights of the body's linear layers so, from now on: frozen, and no parameters of the model.
@@ -150,6 +152,11 @@ class Classifier(nn.Module):
         layout  the batch's, for who has made it already
         """
         return self.answer(self.features(packed, layout))
+
+    def outputs(self, packed: Packed) -> np.ndarray:
+        """An output a sequence, on the CPU, as `Predictions` holds it: its logits, float32 [B, number of labels]."""
+        computed: Tensor = self(packed)
+        return computed.cpu().numpy()
 
     def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
         """What the head is given: the body's output, pooled as its architecture says, float32 [B, width]."""

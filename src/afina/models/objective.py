@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -23,11 +23,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+AutoClass = Literal["classifier", "language_model"]
+"""Which of an architecture's auto classes of transformers: with a head that is drawn, or with its own."""
+
+
+class Opening(NamedTuple):
+    """How transformers opens a model for a kind of task.
+
+    problem_type  what it calls the kind: a saved classifier has there the loss that it has here
+    """
+
+    problem_type: str
+    auto_class: AutoClass = "classifier"
+
+
 @dataclass(frozen=True)
 class Objective(ABC):
     """One kind of task: how a model is trained on its targets, and what `Predictions` mean.
 
     problem_type  what transformers calls it
+    auto_class    which of transformers' auto classes its models are of
     column        the name of the answer in what a user is told
     has_chances   whether an answer has probabilities
     can_be_weighted  whether its labels may have weights in the loss
@@ -37,6 +52,7 @@ class Objective(ABC):
 
     kind: ClassVar[Kind]
     problem_type: ClassVar[str]
+    auto_class: ClassVar[AutoClass] = "classifier"
     column: ClassVar[str]
     has_chances: ClassVar[bool] = True
     can_be_weighted: ClassVar[bool] = False
@@ -53,6 +69,11 @@ class Objective(ABC):
     @abstractmethod
     def takes(cls, labels: int) -> bool:
         """Whether a model with so many labels may be of this kind."""
+
+    @property
+    def opening(self) -> Opening:
+        """How transformers opens its models."""
+        return Opening(self.problem_type, self.auto_class)
 
     @property
     def width(self) -> int:

@@ -32,14 +32,20 @@ class AdapterKind(ABC):
 
     title         what a model card calls an adapter of it
     pipeline_tag  the Hub's word for it
+    auto_class    transformers' class that opens a backbone for it
     labels        what a model card says above the labels
     by_label      whether outputs are matched by the names of their labels
     """
 
-    title: ClassVar[str]
-    pipeline_tag: ClassVar[str]
+    title: ClassVar[str] = "A text classifier"
+    pipeline_tag: ClassVar[str] = "text-classification"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     labels: ClassVar[str]
     by_label: ClassVar[bool]
+
+    def base(self, address: str, labels: int) -> str:
+        """The expression that opens a backbone for so many labels; address: its arguments that name it."""
+        return f"{self.auto_class}.from_pretrained({address}, num_labels={labels})"
 
     @abstractmethod
     def reordered(self, answered: Answered, own: Sequence[str], names: Sequence[str]) -> Answered:
@@ -61,8 +67,6 @@ class AdapterKind(ABC):
 class _ByLabel(AdapterKind):
     """Answers that are right or wrong; where there are several labels, right is what has every label right."""
 
-    title = "A text classifier"
-    pipeline_tag = "text-classification"
     by_label = True
 
     def changes(self, first: Answered, second: Answered) -> Changes:
@@ -109,8 +113,6 @@ class _Labels(_ByLabel):
 class _Number(AdapterKind):
     """A number, in the unit of the targets. The one label is the number's name."""
 
-    title = "A text classifier"
-    pipeline_tag = "text-classification"
     labels = "A number for each text:"
     by_label = False
 

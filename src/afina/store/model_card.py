@@ -119,7 +119,7 @@ def _labels(made: Manifest) -> Iterator[str]:
 
 
 def _usage(made: Manifest, merged: bool) -> Iterator[str]:
-    library, labels = _library(made), len(made.label_names)
+    library, labels, kind = _library(made), len(made.label_names), kinds.of(made)
     local = made.backbone is None or _is_local(made.backbone)
     asks = local and made.backbone != EMBEDDED and made.vocabulary_digest is None
     named_ = f", `BACKBONE` for one of {_code(_model(made.backbone))}" if made.backbone and local else ""
@@ -131,14 +131,13 @@ def _usage(made: Manifest, merged: bool) -> Iterator[str]:
         repository, _, revision = ("BACKBONE" if local else str(made.backbone)).partition("@")
         base = f'"{repository}"' + (f', revision="{revision}"' if revision else "")
         yield _python(
-            "from peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification",
-            f"base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={labels})\n"
-            'model = PeftModel.from_pretrained(base, "DIRECTORY")',
+            f"from peft import PeftModel\nfrom transformers import {kind.auto_class}",
+            f'base = {kind.base(base, labels)}\nmodel = PeftModel.from_pretrained(base, "DIRECTORY")',
         )
     elif library == _TRANSFORMERS:
         yield _python(
-            "from transformers import AutoModelForSequenceClassification",
-            'model = AutoModelForSequenceClassification.from_pretrained("DIRECTORY")',
+            f"from transformers import {kind.auto_class}",
+            f'model = {kind.auto_class}.from_pretrained("DIRECTORY")',
         )
     if library != _AFINA and (held := list(_beside(made))):
         yield f"There, what afina does beside the model is left to you:\n\n{_bullets(held)}"

@@ -170,8 +170,8 @@ def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Q
 
 def opened(backbone: Backbone, objective: Objective, question: Question, method: Method, seed: int) -> Classifier:
     """A classifier that answers as the question has it, before `method` is attached."""
-    names, exact, problem = objective.label_names, method.trains_nothing, objective.problem_type
-    return Classifier.open(backbone, names, seed, question.tokens, exact=exact, problem_type=problem)
+    names, exact = objective.label_names, method.trains_nothing
+    return Classifier.open(backbone, names, seed, question.tokens, exact=exact, opening=objective.opening)
 
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:

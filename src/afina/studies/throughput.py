@@ -29,8 +29,8 @@ def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader
     """
     device = devices.choose()
     try:
-        names, problem = objective.label_names, objective.problem_type
-        classifier = Classifier.open(Backbone.load(run.backbone), names, run.seed, problem_type=problem)
+        names, opening = objective.label_names, objective.opening
+        classifier = Classifier.open(Backbone.load(run.backbone), names, run.seed, opening=opening)
         classifier.hold(run.training.precision)
         attached(classifier, method, run.seed, device)
         recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
