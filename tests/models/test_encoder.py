@@ -110,6 +110,21 @@ def test_packed_logits_of_an_encoder_are_transformers_own(encoder: Backbone) -> 
     assert encoder.longest == LONGEST
 
 
+def test_the_digest_of_an_encoder_is_of_what_the_classifier_reads(encoder: Backbone) -> None:
+    state = torch.get_rng_state()
+    classifier = Classifier.open(encoder, LABELS, seed=0)
+    again = Backbone.load(str(encoder.path))
+    assert encoder.weights_digest == Backbone.load(str(encoder.path)).weights_digest
+    assert again.digest_of(classifier.body) == encoder.digest
+    torch.set_rng_state(state)
+
+
+def test_a_digest_draws_nothing_where_no_weight_is_missing(gpt2: Backbone) -> None:
+    state = torch.get_rng_state()
+    assert Backbone.load(gpt2.address).weights_digest.startswith("sha256:")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_its_blocks_are_computed_whole_and_its_head_has_two_layers(encoder: Backbone) -> None:
     model = Classifier.open(encoder, LABELS, seed=0).model
     assert all(Patch.LAST_BLOCK not in patches_of(module) for module in model.modules())

@@ -182,9 +182,15 @@ class Backbone(Shown):
 
     @cached_property
     def weights_digest(self) -> str:
-        """Digest of the weights, without any head, as float32."""
+        """Digest of the weights, without any head, as float32: of those that the classifier's body has.
+
+        AutoModel may have others, a pooler that it draws.
+        """
         with quiet():
-            return _hash(AutoModel.from_pretrained(self.path, dtype=torch.float32))
+            body = AutoModel.from_pretrained(self.path, dtype=torch.float32)
+            with torch.device("meta"):
+                classifier = auto_class(self.architecture.classifier).from_config(self.config)
+        return _hash(body, {name for name, _ in classifier.base_model.named_parameters()})
 
     def digest_of(self, body: Any, tokenizer_digest: str | None = None) -> str:
         """The digest, with this tokenizer or another, where weights are open and untouched: saves opening them twice.
@@ -192,7 +198,9 @@ class Backbone(Shown):
         They are hashed the first time only. Raises ValueError where a layer holds its weight in another form by then.
         """
         if "weights_digest" not in vars(self):
-            vars(self)["weights_digest"] = _hash(body)  # where cached_property keeps it
+            vars(self)["weights_digest"] = _hash(
+                body, {name for name, _ in body.named_parameters()}
+            )  # where cached_property keeps it
         return digest.of_json([self.weights_digest, tokenizer_digest or self.tokenizer_digest])
 
     @cached_property
@@ -212,7 +220,9 @@ def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) ->
             parameter.zero_()
 
 
-def _hash(body: Any) -> str:
+def _hash(body: Any, names: set[str]) -> str:
     if held_tensors(body):
         raise ValueError("the weights of a backbone are hashed before any layer holds one in another form")
-    return digest.of_tensors({name: parameter.detach().float() for name, parameter in body.named_parameters()})
+    return digest.of_tensors(
+        {name: parameter.detach().float() for name, parameter in body.named_parameters() if name in names}
+    )
