@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from afina import Adapter, Backbone, Predictor
 from afina.errors import InvalidStudy, UnknownName
 from afina.inference.merging import merge
+from afina.inference.predictor import ModelPredictor
 from afina.methods import make
 from afina.models.classifier import Classifier
 from afina.models.kernels.frozen import HeldWeight, held_by, held_tensors, is_linear, multiply
@@ -150,9 +151,12 @@ def test_a_run_trains_saves_and_predicts_the_same(
     assert one.tensors.keys() == other.tensors.keys()
     assert all(close(other.tensors[name].numpy(), each.numpy(), 1e-3) for name, each in one.tensors.items())
     assert other.digest != one.digest
-    model = Predictor.load(other)
-    assert held_tensors(model.classifier.model)  # type: ignore[attr-defined]
-    assert close(model.outputs(TEXTS), Predictor.load(one).outputs(TEXTS), 1e-3)
+    plain_model, model = Predictor.load(one), Predictor.load(other)
+    assert isinstance(plain_model, ModelPredictor)
+    assert isinstance(model, ModelPredictor)
+    assert held_tensors(model.classifier)
+    assert model.classifier.size == plain_model.classifier.size
+    assert close(model.outputs(TEXTS), plain_model.outputs(TEXTS), 1e-3)
 
 
 @pytest.mark.parametrize("case", [METHODS[0], METHODS[2], METHODS[3], METHODS[4], METHODS[5]], ids=named)
@@ -194,6 +198,9 @@ def test_what_a_held_run_takes_is_foreseen_to_the_byte(
     run = runs.run("gpt2", *case, precision=HIDDEN)
     foreseen = cost(run, calibrate=False)
     assert foreseen.terms.summary["precision"] == HIDDEN
+    plain = cost(runs.run("gpt2", *case), calibrate=False)
+    assert "precision" not in plain.terms.summary
+    assert foreseen.state_bytes == plain.state_bytes  # as many bytes, under another name
     measured = run.execute(tmp_path).memory
     assert (foreseen.state_bytes, foreseen.activation_bytes) == (measured.state_bytes, measured.activation_bytes)
 
