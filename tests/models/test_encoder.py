@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_architecture_law import complete
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from afina import Backbone
@@ -46,7 +47,8 @@ ENTRY = Architecture(
         mlp="output",
     ),
     Sizes(50265, 768, 12, 12, 3072, 512),
-    embeddings=("word_embeddings", "position_embeddings", "token_type_embeddings"),
+    embeddings=tuple(f"embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")),
+    embedding_norm="embeddings.LayerNorm",
     lora_targets=("query", "key", "value"),
     head=("classifier.dense", "classifier.out_proj"),
     logits=lambda model, pooled: model.classifier(pooled[:, None]),
@@ -125,6 +127,10 @@ def test_a_digest_draws_nothing_where_no_weight_is_missing(gpt2: Backbone) -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_its_entry_is_complete(encoder: Backbone) -> None:
+    complete(ENTRY, meta_of(type(encoder.config).from_dict(encoder.config.to_dict()), 3))
+
+
 def test_its_blocks_are_computed_whole_and_its_head_has_two_layers(encoder: Backbone) -> None:
     model = Classifier.open(encoder, LABELS, seed=0).model
     assert all(Patch.LAST_BLOCK not in patches_of(module) for module in model.modules())
@@ -137,7 +143,7 @@ def test_its_blocks_are_computed_whole_and_its_head_has_two_layers(encoder: Back
         encoder.open(LABELS, 0, [[5], [6], [7]])
 
 
-@pytest.mark.parametrize("name", ["full", "last", "head", "bitfit", "layernorm", "lora", "adapter"])
+@pytest.mark.parametrize("name", ["full", "last", "head", "bitfit", "layernorm", "lora", "adapter", "prelayer"])
 def test_methods_attach_to_an_encoder_and_train(encoder: Backbone, name: str) -> None:
     method = make(name, {"blocks": 1} if name == "last" else {}).for_family(encoder.family)
     classifier = Classifier.open(encoder, LABELS, seed=0)

@@ -45,7 +45,7 @@ class PreLayer(Selective):
 
     def chooses(self, entry: Architecture, name: str) -> bool:
         """Whether the parameter of that name, in a body of that family, trains."""
-        return not set(entry.embeddings).isdisjoint(name.split("."))
+        return any(f".{path}." in f".{name}" for path in entry.embeddings)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
         """The embeddings' modules, by their names."""

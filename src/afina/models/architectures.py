@@ -101,7 +101,9 @@ class Architecture:
     classifier           transformers' auto class of the sequence classifier
     language_model       transformers' auto class of the language model
     output_embedding     the language model's last layer, as files of weights name it
-    embeddings           modules before the blocks that hold embeddings: of tokens, then of positions if there are any
+    embeddings           modules before the blocks that hold embeddings, paths from the body: of tokens, of positions if
+                         there are any, then others
+    embedding_norm       the norm of their sum, a path from the body; None: there is none
     lora_targets         the attention's input projections: LoRA's default
     fan_in_fan_out       whether linear layers store their weights [in, out]
     takes_virtual_tokens whether rows and keys that stand before a text have a meaning
@@ -124,12 +126,13 @@ class Architecture:
     fan_in_fan_out: bool = False
     takes_virtual_tokens: bool = True
     published: bool = False
+    embedding_norm: str | None = None
 
     @property
     def norms(self) -> frozenset[str]:
         """Names of all norms, without the path to them."""
-        found = {path.rpartition(".")[2] for path in self.block.norms}
-        return frozenset(found if self.block.final_norm is None else {*found, self.block.final_norm})
+        paths = (*self.block.norms, self.block.final_norm, self.embedding_norm)
+        return frozenset(path.rpartition(".")[2] for path in paths if path is not None)
 
 
 _LAYERNORMS = PreNorm("input_layernorm", "post_attention_layernorm")

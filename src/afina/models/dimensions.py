@@ -86,11 +86,12 @@ def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "conf
 
 
 def _outside(entry: Architecture, sizes: Mapping[str, int], labels: int) -> dict[str, tuple[int, ...]]:
-    hidden, last = sizes["hidden"], entry.block.final_norm
+    hidden = sizes["hidden"]
     rows = zip(entry.embeddings, (sizes["vocabulary"], sizes["positions"]), strict=False)
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (count, hidden) for name, count in rows}
-    if last is not None:
-        shapes |= {f"{last}.weight": (hidden,), f"{last}.bias": (hidden,)}
+    for norm in (entry.embedding_norm, entry.block.final_norm):
+        if norm is not None:
+            shapes |= {f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)}
     for name in entry.head:
         outputs = labels if name == entry.head[-1] else hidden
         shapes |= {f"{name}.weight": (outputs, hidden), f"{name}.bias": (outputs,)}
