@@ -21,6 +21,7 @@ from afina.errors import Busy, InvalidStudy, NotFound
 from afina.server import running
 from afina.server.running import bind
 from afina.server.settings import Settings
+from raises import raises
 from servers import Listening, listening, logged, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
@@ -193,15 +194,15 @@ def test_a_name_of_several_addresses_is_listened_to_on_one_port(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"drain": 25, "shutdown": 25}, "`drain` is 25 seconds, of a `shutdown` of 25 in all"),
-        ({"drain": -1}, "`drain` is -1 seconds"),
-        ({"drain": float("nan")}, "`drain` is nan"),
-        ({"shutdown": float("inf")}, "`shutdown` is inf"),
-        ({"timeout": float("nan")}, "`timeout` is nan"),
+        ({"drain": 25, "shutdown": 25}, {"code": "option.invalid", "options": ["drain", "shutdown"]}),
+        ({"drain": -1}, {"code": "option.invalid", "options": ["drain", "shutdown"]}),
+        ({"drain": float("nan")}, {"code": "option.invalid", "option": "drain"}),
+        ({"shutdown": float("inf")}, {"code": "option.invalid", "option": "shutdown"}),
+        ({"timeout": float("nan")}, {"code": "option.invalid", "option": "timeout"}),
     ],
 )
-def test_draining_is_shorter_than_the_shutdown_and_both_are_numbers(settings: Any, said: str) -> None:
-    with pytest.raises(InvalidStudy, match=said):
+def test_draining_is_shorter_than_the_shutdown_and_both_are_numbers(settings: Any, said: dict[str, Any]) -> None:
+    with raises(InvalidStudy, **said):
         Settings(**settings)
 
 

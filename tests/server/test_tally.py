@@ -15,6 +15,7 @@ from afina.errors import InvalidData
 from afina.server.kinds import compared
 from afina.server.tally import Seen, Tally
 from afina.serving.answering import Prediction
+from raises import raises
 
 
 def answer(kind: Kind, **said: Any) -> Prediction:
@@ -48,7 +49,7 @@ def test_numbers_do_not_flip_and_drift_in_their_unit() -> None:
 
 @pytest.mark.parametrize("other", [answer("number", value=1.0), labels(good=0.1)])
 def test_answers_of_different_kinds_are_not_compared(other: Prediction) -> None:
-    with pytest.raises(InvalidData, match="one answers with a label, the other with a") as caught:
+    with raises(InvalidData, code="data.kind-mismatch", expected="label") as caught:
         compared(classes("good", good=1.0), other)
     assert caught.value.code == "data.kind-mismatch"
 
@@ -115,5 +116,5 @@ def test_parts_add_up_to_the_whole_and_pass_through_json(first: list[Seen], seco
     ids=str,
 )
 def test_what_is_no_tally_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(InvalidData, match="not what is expected"):
+    with raises(InvalidData, code="server.counts-malformed"):
         Tally.of({**Tally().seen(Seen(True, 0.5)).as_json(), **change})

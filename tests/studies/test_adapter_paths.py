@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
 from afina import Adapter, Results, Study
 from afina.errors import NotFound, UnknownName
 from command import InventedExecutor
 from fakes import Runs
+from raises import raises
 
 
 def results(out: Path, *methods: str) -> Results:
@@ -35,11 +34,11 @@ def test_one_method_alone_needs_no_name(tmp_path: Path) -> None:
 
 def test_a_name_or_seed_that_is_not_there_is_an_error_that_says_what_is(tmp_path: Path) -> None:
     made = results(tmp_path, "full", "prelayer")
-    with pytest.raises(UnknownName, match=r"unknown run 'ful'\. Did you mean 'full'\?"):
+    with raises(UnknownName, code="name.unknown", name="ful", kind="run", nearest="full"):
         made.adapter("ful")
-    with pytest.raises(UnknownName, match="Known: full"):
+    with raises(UnknownName, code="name.unknown", name="None", kind="run"):
         made.adapter()
-    with pytest.raises(NotFound, match="no run full with seed 7"):
+    with raises(NotFound, code="run.missing", run="full", seed=7):
         made.adapter("full", seed=7)
 
 

@@ -29,6 +29,7 @@ from afina.studies.spec import Ask, Data, Training
 from afina.studies.watcher import Watcher
 from command import Command, InventedExecutor
 from fakes import sentences, write_csv
+from raises import raises
 from records import carried_out, environment
 
 COUNT = 60
@@ -156,18 +157,18 @@ def test_data_that_are_as_they_were_once_more_have_their_first_results(tmp_path:
 @pytest.mark.parametrize(
     ("spoil", "kind", "said"),
     [
-        (lambda file: file.unlink(), NotFound, "no such file"),
-        (lambda file: file.write_text("text,label\n"), InvalidData, "texts.csv"),
+        (lambda file: file.unlink(), NotFound, {"code": "task.missing", "task": "texts.csv"}),
+        (lambda file: file.write_text("text,label\n"), InvalidData, {"code": "data.no-rows", "path": "texts.csv"}),
     ],
     ids=["gone", "emptied"],
 )
 def test_a_file_that_is_gone_or_empty_is_an_error_and_its_results_stay_readable(
-    tmp_path: Path, file: Path, spoil: Callable[[Path], object], kind: type[Exception], said: str
+    tmp_path: Path, file: Path, spoil: Callable[[Path], object], kind: type[Exception], said: dict[str, Any]
 ) -> None:
     executor, out = LookingExecutor(), tmp_path / "out"
     first = asked(file).run(out, executor=executor)
     spoil(file)
-    with pytest.raises(kind, match=said) as raised:
+    with raises(kind, **said) as raised:
         asked(file).run(out, executor=executor)
     assert str(raised.value).endswith(f"The results in {out} stay readable: afina show {out}")
     assert Results.read(str(out)).records == first.records
@@ -331,7 +332,7 @@ def test_data_that_change_after_a_run_was_asked_for_end_it(gpt2: Backbone, tmp_p
     run = Run(backbone=gpt2.address, task=str(file), method="head", training=Training(max_steps=1))
     of_now = run.on(Task.load(str(file)).data_digest)
     CHANGES["labels swapped"](file)
-    with pytest.raises(InvalidData, match=r"its data changed after the run was asked for\. Start it again\."):
+    with raises(InvalidData, code="data.changed", task="texts.csv"):
         of_now.execute(tmp_path / "out")
     record = run.execute(tmp_path / "out")
     assert record.data_digest == Task.load(str(file)).data_digest

@@ -37,6 +37,7 @@ from afina.training.fit import Fit
 from afina.training.inputs import Laid
 from command import PROGRAM, Command
 from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences, serves
+from raises import raises
 
 GIB = 2**30
 PAPER = {"full": (1.89, 0.05), "lora": (0.49, 0.06)}
@@ -342,7 +343,7 @@ def test_a_gpu_that_cannot_take_the_steps_is_an_error_that_says_what_needs_less(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Fit, "step", exhausted)
-    with pytest.raises(OutOfMemory, match=r"^run lora: the GPU's memory is not enough\. Set token_budget=1024 or"):
+    with raises(OutOfMemory, code="run.out-of-memory", run="lora"):
         cost(runs.run("gpt2", "lora"))
 
 
@@ -435,7 +436,7 @@ def test_sizes_have_units(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["8", "", "GiB", "-1GiB", "0GiB", "8 parsecs"])
 def test_a_size_without_a_unit_is_an_error_that_shows_one(afina: Command, text: str) -> None:
-    with pytest.raises(InvalidStudy, match="such as 8GiB"):
+    with raises(InvalidStudy, code="option.invalid", option="memory"):
         read_size(text)
     assert "such as 8GiB" in afina("plan", "--backbone", "gpt2", f"--memory={text or ' '}").error
 

@@ -15,6 +15,7 @@ from afina.inference.predictor import Predictor
 from afina.studies.record import Record
 from afina.studies.run import Run
 from afina.studies.spec import Data
+from raises import raises
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_a_temperature_is_fitted_where_texts_are_set_aside_to_select_by(
 
 
 def test_a_share_that_leaves_nothing_is_told(toy: str) -> None:
-    with pytest.raises(InvalidData, match="left one side empty"):
+    with raises(InvalidData, code="data.too-few-texts", examples=96):
         Task.load(toy, selection=1e-12)
 
 

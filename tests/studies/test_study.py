@@ -18,9 +18,10 @@ import pytest
 from filelock import FileLock
 
 from afina import Backbone, Study
-from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, UnknownName
+from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
 from afina.events import Progress
 from afina.studies import record, study_file
+from afina.studies.executors.local import LocalExecutor
 from afina.studies.executors.messages import CarryOut, Failed, Progressed, decode, encode
 from afina.studies.record import Record
 from afina.studies.results import Results
@@ -28,6 +29,7 @@ from afina.studies.run import Run
 from afina.studies.spec import LATER, Ask, Training
 from afina.studies.watcher import Watcher
 from command import HereExecutor, InventedExecutor
+from raises import raises
 
 MINIMAL = """
 name = "mine"
@@ -253,13 +255,13 @@ def test_a_study_that_cannot_be_meant_is_told_where_and_why(
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
     source = write(tmp_path / "mine.toml", 'name = "x"\nbackbone = "gpt2"\n[methods.lora]\n')
-    with pytest.raises(InvalidStudy, match="task is missing"):
+    with raises(InvalidStudy, code="study.key-missing", key="task", where="mine.toml"):
         Study.load(source)
 
 
 def test_a_study_without_methods_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "mine.toml", MINIMAL.replace("[methods.lora]", "[methods]"))
-    with pytest.raises(InvalidStudy, match=r"no methods. Add a table such as \[methods.lora\]. Known: baseline,"):
+    with raises(InvalidStudy, code="study.malformed", where="mine.toml"):
         Study.load(source)
 
 
@@ -280,7 +282,7 @@ def test_a_study_that_is_not_there_is_told_with_the_presets(source: str, kind: t
 def test_a_study_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "mine.toml"
     source.write_bytes(b"name = \xff")
-    with pytest.raises(InvalidStudy, match=r"mine\.toml: not valid TOML"):
+    with raises(InvalidStudy, code="study.malformed", path="mine.toml"):
         Study.load(str(source))
 
 
@@ -552,7 +554,7 @@ def test_predictions_that_changed_are_told_and_not_believed(invented: InventedEx
     path = tmp_path / first.records[1].predictions
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     for again in (lambda: Results.read(tmp_path), lambda: three().run(tmp_path, executor=invented)):
-        with pytest.raises(InvalidData, match=r"changed since it was recorded\. Remove the file, and run the study"):
+        with raises(InvalidData, code="results.changed"):
             again()
     path.unlink()
     assert three().run(tmp_path, executor=invented).records == first.records
@@ -582,9 +584,7 @@ def test_of_two_studies_at_once_in_one_place_the_second_is_refused(invented: Inv
     try:
         assert first.began.wait(20)
         before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-        with pytest.raises(
-            Busy, match=r"another study or recommendation is writing there. Wait for it, or name another `out`."
-        ):
+        with raises(Busy, code="out.occupied"):
             three(methods={"lora": {}}).run(tmp_path, executor=invented)
         assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     finally:
@@ -599,7 +599,7 @@ def test_a_damaged_record_is_told_with_its_line_and_left_as_it_is(invented: Inve
     path = tmp_path / "records.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + '{"key": 1}\n', encoding="utf-8")
     before = path.read_bytes()
-    with pytest.raises(InvalidData, match=r"records\.jsonl, line 4: not a record of this version of afina"):
+    with raises(InvalidData, code="results.damaged", field="key", where="records.jsonl, line 4"):
         three().run(tmp_path, executor=invented)
     assert path.read_bytes() == before
 
@@ -612,14 +612,12 @@ def test_a_record_of_an_unknown_kind_of_task_is_told_with_its_line(
     path = tmp_path / "records.jsonl"
     first, *others = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join([json.dumps(json.loads(first) | changed), *others]), encoding="utf-8")
-    with pytest.raises(InvalidData, match=r"records\.jsonl, line 1: .*of kind '.*', measured in '.*', is not known"):
+    with raises(InvalidData, code="results.damaged", where="records.jsonl, line 1"):
         Results.read(tmp_path)
 
 
 def test_a_place_without_a_study_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(
-        NotFound, match=r"no records\.jsonl there, so no finished run to show. Give the `out` of a study"
-    ):
+    with raises(NotFound, code="results.missing"):
         Results.read(tmp_path)
 
 
@@ -631,7 +629,7 @@ def test_a_study_whose_description_is_damaged_says_how_to_mend_it(
     (tmp_path / "study.json").unlink()
     if content is not None:
         (tmp_path / "study.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InvalidData, match=r"study\.json: missing or damaged. Run the study again; it skips"):
+    with raises(InvalidData, code="results.damaged", path="study.json"):
         Results.read(tmp_path)
 
 
@@ -683,7 +681,17 @@ def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbo
     assert failed.error == (
         f"run lora: `max_length` is 10000, backbone {gpt2.address} takes at most {gpt2.longest} tokens."
     )
+    assert (failed.code, failed.fields["most"]) == ("run.max-length", gpt2.longest)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_failed_in_its_process_has_the_code_and_fields_of_the_error_there(
+    gpt2: Backbone, toy: str, tmp_path: Path
+) -> None:
+    (run,) = toy_study(gpt2, toy, "lora", max_length=10_000).runs()
+    with raises(RunFailed, code="run.failed", run="lora", cause="run.max-length") as caught:
+        LocalExecutor().carry_out(run, tmp_path, "toy", lambda progress: None)
+    assert caught.value.fields["of_cause"] == {"found": 10_000, "most": gpt2.longest, "backbone": gpt2.address}
 
 
 class Killer(Watcher):

@@ -31,6 +31,7 @@ from afina.studies.trials import Trial, Tuned
 from afina.studies.watcher import Watcher
 from command import PROGRAM, Command, HereExecutor
 from fakes import sentences, write_csv
+from raises import raises
 
 METHODS = ("baseline", "full", "lora")
 
@@ -120,9 +121,7 @@ def test_the_cut_comes_from_the_training_split_alone_and_keeps_duplicates_togeth
 
 def test_a_cut_that_leaves_nothing_is_told(tmp_path: Path) -> None:
     source = str(write_csv(tmp_path / "few.csv", [(text, str(label)) for text, label in sentences(12)]))
-    with pytest.raises(
-        InvalidData, match=r"cutting a share of 1e-06 for validation from \d+ training examples left one"
-    ):
+    with raises(InvalidData, code="data.too-few-texts", examples=10):
         Task.load(source, validation=1e-6)
 
 
@@ -334,13 +333,13 @@ def test_where_no_candidate_finishes_it_says_what_to_do(gpt2: Backbone, tmp_path
             goes_on(score)
             return score
 
-    with pytest.raises(RunFailed, match=r"none of its 3 candidates took all of its steps. Lower methods.lora.search"):
+    with raises(RunFailed, code="tune.no-candidate", run="lora", candidates=3):
         tune(study(gpt2, "any", tune={"candidates": 1}), tmp_path, Diverges())
 
 
 def test_a_damaged_memory_is_told(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
     Directory(tmp_path).tuning_memory.write_text("not what it was")
-    with pytest.raises(InvalidData, match=r"tuning\.db: not a database. Remove it, and the tuning starts anew."):
+    with raises(InvalidData, code="results.damaged", path="tuning.db"):
         tune(study(gpt2, "any"), tmp_path, invented)
 
 
