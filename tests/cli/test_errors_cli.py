@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from afina import Adapter, Backbone
+from afina import Adapter, Backbone, cli
+from afina.cli.output import with_json_errors
 from command import PROGRAM, Command, copy, left_behind
 from fakes import Backbones, Runs, sentences, write_csv
 
@@ -499,3 +502,12 @@ def test_under_json_an_error_of_a_store_is_an_object_with_the_flags_of_the_comma
     told = json.loads(answer.out)["error"]
     assert told["message"] == answer.error
     assert "Give another with --store" in told["message"]
+
+
+@pytest.mark.parametrize("group", [cli.app, cli.store.app, cli.keys.app], ids=["afina", "store", "keys"])
+def test_every_command_with_json_prints_its_errors_as_json(group: typer.Typer) -> None:
+    commands = [one.callback for one in group.registered_commands if one.callback is not None]
+    able = [one for one in commands if "as_json" in inspect.signature(one).parameters]
+    wrapper = with_json_errors(lambda: None).__code__
+    assert able
+    assert [one.__name__ for one in able if one.__code__ is not wrapper] == []

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
+
+import pytest
 
 from afina.error_codes import CODES
-from afina.errors import AfinaError
+from afina.errors import AfinaError, InvalidData
 from raised import MESSAGES, PAGE, WORDED, Raised, messages, page, raised, source
+from raises import raises
 
 RENEW = "Look at the difference; if it is meant, run `make errors` and commit what it writes."
 
@@ -62,3 +66,21 @@ def test_the_page_of_errors_has_every_code() -> None:
 
 def test_the_messages_are_those_that_were_looked_at() -> None:
     assert MESSAGES.read_text(encoding="utf-8") == messages(), RENEW
+
+
+@pytest.mark.parametrize(
+    ("code", "fields"),
+    [
+        ("data.no-rows", {}),
+        ("data.column-missing", {"column": "label"}),
+        ("data.column-missing", {"row": 1}),
+    ],
+)
+def test_raises_notices_another_code_and_another_field(code: str, fields: dict[str, Any]) -> None:
+    def fail() -> None:
+        raise InvalidData("words", code="data.column-missing", column="text", path="/somewhere/else/a.csv")
+
+    with raises(InvalidData, code="data.column-missing", column="text", path="a.csv"):
+        fail()
+    with pytest.raises(AssertionError), raises(InvalidData, code=code, **fields):
+        fail()
