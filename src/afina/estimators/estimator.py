@@ -235,7 +235,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """The class of each text, [N], of the type of y's labels."""
-        answers: np.ndarray = self.classes_[self.predictor_.objective.decode(self._predictions(X))]
+        predictions = self._predictions(X)
+        answers: np.ndarray = self.classes_[self.predictor_.objective.decode(predictions)]
         return answers
 
     def predict_proba(self, X: Any) -> np.ndarray:
