@@ -19,6 +19,7 @@ import numpy as np
 
 from afina import assets, atomic, digest
 from afina.data.kinds import CLASSES, Kind
+from afina.data.loader import Loader
 from afina.data.readers.kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
@@ -50,6 +51,10 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def loader(self, targets: np.ndarray, batch_size: int, seed: int) -> Loader:
+        """Its training batches; targets: the labels in the form in which a loss takes them."""
+        return Loader(self.encoded, targets, batch_size, seed)
 
 
 @dataclass(frozen=True, eq=False)

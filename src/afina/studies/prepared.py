@@ -220,8 +220,8 @@ def longest_text(run: RunSpec, most: int) -> int:
 
 def loader_of(run: RunSpec, split: EncodedSplit, objective: Objective) -> Loader:
     """The batches of `run`'s steps."""
-    targets, size = objective.learnt(split.labels), run.training.batch_size * run.training.accumulate
-    return Loader(split.encoded, targets, size, run.seed)
+    size = run.training.batch_size * run.training.accumulate
+    return split.loader(objective.learnt(split.labels), size, run.seed)
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
