@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -140,10 +139,7 @@ def test_no_flipped_byte_changes_a_tensor_unnoticed(runs: Runs, tmp_path: Path, 
         flipped = bytearray(whole)
         flipped[position] ^= 1
         file.write_bytes(flipped)
-        message = (
-            rf"{re.escape(str(path))}: the tensors in {file.name} have digest sha256:.*, the manifest says sha256:"
-        )
-        with pytest.raises(CorruptAdapter, match=message):
+        with raises(CorruptAdapter, code="adapter.changed", path="adapter"):
             Adapter.load(path)
 
 
