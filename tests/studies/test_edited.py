@@ -291,7 +291,7 @@ def test_a_worker_may_have_longer_than_a_clock_can_count(monkeypatch: pytest.Mon
     monkeypatch.setattr(threading, "Timer", lambda seconds, end: waited.append(seconds) or threading.Thread())
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: SimpleNamespace(kill=None))
     request = CarryOut(run=Run(backbone="gpt2", task="sst2", method="lora"), out=str(tmp_path), study="x")
-    _Worker(request, 6e10).__enter__()
+    _Worker(request, 6e10, None).__enter__()
     assert 0 < waited[0] < threading.TIMEOUT_MAX
 
 
