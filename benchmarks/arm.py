@@ -33,7 +33,7 @@ class Watched:
 
     def __init__(self, model: nn.Module) -> None:
         layer: Any = next(module for module in model.modules() if isinstance(module, nn.Linear | Conv1D))
-        self.seen: torch.dtype = layer.weight.dtype
+        self.seen: torch.dtype = next(model.parameters()).dtype
         self._hook = layer.register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
