@@ -133,7 +133,7 @@ LAYERS = {
     "studies": (
         # intentions and facts
         "spec record forecast floors study_file presets clock stages executors",
-        "directory result recommendation task_facts",
+        "directory result recommendation task_facts inputs",
         "trials holding",
         "results",
         "adapters",

@@ -27,7 +27,9 @@ SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 CARD = "README.md"
 
-_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+"""Files of a model without its weights."""
+
 CONVERTED, PARTIAL = "refs/convert/parquet", "partial-"
 """The branch of the Hub's own conversions, and what stands before a split's name where only its beginning is there."""
 
@@ -49,9 +51,9 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
     """
     repository, _, revision = address.partition("@")
     try:
-        path = _download(repository, revision, [*_SMALL, "*.safetensors"] if weights else _SMALL)
+        path = _download(repository, revision, [*SMALL, "*.safetensors"] if weights else SMALL)
         if weights and not any(path.glob("*.safetensors")):
-            path = _download(repository, revision, [*_SMALL, "pytorch_model*.bin"])
+            path = _download(repository, revision, [*SMALL, "pytorch_model*.bin"])
     except (RepositoryNotFoundError, HFValidationError):
         raise NotFound(
             f"backbone {address}: neither a directory here nor a repository on the Hub. "

@@ -83,6 +83,10 @@ class Minutes(Watcher):
         """Say it."""
         self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {with_flags(words)}")
 
+    def waits(self, run: Run, needed: int, available: int) -> None:
+        """Say for what."""
+        self.says(progress.waiting(run, needed, available))
+
     def started(self, run: Run, number: int, total: int) -> None:
         """Name what is trained, or evaluated as it is."""
         self.says(progress.planned(run))

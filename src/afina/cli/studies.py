@@ -165,6 +165,7 @@ def choose(
     allow_leakage: AllowLeakage = False,
     no_texts: NoTexts = False,
     publish: PublishOption = None,
+    jobs: JobsOption = 1,
     as_json: Json = False,
 ) -> None:
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
@@ -189,6 +190,7 @@ def choose(
                 ask=ask_options(template, words),
                 metric=metric,
                 watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
+                executor=_executor(jobs),
                 command=command,
                 began=began,
             )

@@ -34,6 +34,7 @@ class Origin:
     chooses     whether the user may say which column is what
     check       raises NotFound where nothing can be there; takes no time
     reads_files whether the texts are files of the user's, whose content may change
+    files       those files
     pinned      whether the texts are known by a digest, so that they never change
     """
 
@@ -42,6 +43,7 @@ class Origin:
     chooses: bool = False
     check: Callable[[], object] = lambda: None
     reads_files: bool = False
+    files: Callable[[], Sequence[Path]] = tuple
     pinned: bool = False
 
 
@@ -90,7 +92,7 @@ def _of_directory(address: str, name: str, directory: Path) -> Origin:
         with _telling(address):
             glue.files_of(name, directory)
 
-    return Origin(load, lambda: True, check=check, reads_files=True)
+    return Origin(load, lambda: True, check=check, reads_files=True, files=partial(glue.files_of, name, directory))
 
 
 def _of_hub(address: str) -> Origin:

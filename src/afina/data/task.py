@@ -349,6 +349,26 @@ def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
     return path
 
 
+def own_files(address: str, evaluation: str | None = None) -> list[Path]:
+    """The user's own files that are read at a task's address; none where the texts come from elsewhere.
+
+    evaluation  a file that stands in for the evaluation split, which is not among them
+    """
+    origin = named(address)
+    if origin is not None:
+        return list(origin.files())
+    path = find(address)
+    return files.files_of(path, evaluated=evaluation is None) if path.is_dir() else [path]
+
+
+def moved(address: str, directory: Path) -> str:
+    """The address of the same task where its own files lie in `directory`."""
+    if named(address) is not None:
+        return f"{address.partition(':')[0]}:{directory}"
+    path = find(address)
+    return str(directory if path.is_dir() else directory / path.name)
+
+
 def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None) -> None:
     """Raise NotFound or UnknownName where nothing is at a task's address. Reads nothing, so that it takes no time."""
     address = os.fspath(address)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from afina import hub
+from afina import assets, digest, hub
 from afina.errors import NotFound
 from afina.models.architectures import supported
 
@@ -42,6 +42,39 @@ def directory(address: str) -> Path | None:
             backbone=address,
         )
     return None
+
+
+def own_files(address: str) -> list[Path]:
+    """The files that make a backbone in a directory of the user's; none where every machine can get it.
+
+    With `random:` the weights are drawn, so theirs are not among them.
+    """
+    path = directory(address)
+    if path is None:
+        return []
+    patterns = hub.SMALL if address.startswith(RANDOM) else hub.SAFE
+    found = [file for pattern in patterns for file in sorted(path.glob(pattern)) if file.is_file()]
+    if not address.startswith(RANDOM) and not any(path.glob("*.safetensors")):
+        found += sorted(path.glob("pytorch_model*.bin"))
+    return found
+
+
+def moved(address: str, directory: Path) -> str:
+    """The address of the same backbone where its own files lie in `directory`."""
+    return f"{RANDOM}{directory}" if address.startswith(RANDOM) else str(directory)
+
+
+def revision(address: str) -> str | None:
+    """What pins a backbone that every machine can get: the digest of a package, the commit of a copy from the Hub.
+
+    None for a directory, and where this machine has no copy.
+    """
+    if address == EMBEDDED:
+        return digest.PREFIX + assets.ASSETS["smollm2"].sha256
+    if directory(address) is not None:
+        return None
+    config = hub.cached(address, "config.json")
+    return None if config is None else config.parent.name
 
 
 def check_config(path: Path, address: str) -> None:

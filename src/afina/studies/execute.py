@@ -18,6 +18,7 @@ from afina.events import Listener, Progress, ignore
 from afina.inference import predictor, probes
 from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter
+from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
@@ -40,14 +41,15 @@ def execute(
     listen: Listener = ignore,
     stopped: Callable[[], bool] = lambda: False,
     task: Task | None = None,
+    backbone: Backbone | None = None,
 ) -> Record:
     """Carry `run` out on this machine; its adapter, its predictions and its checkpoint lie under `out`.
 
     stopped  asked after each step: whether to leave a checkpoint and raise KeyboardInterrupt
-    task     the run's, where it was read already
+    task, backbone  the run's, where they were read or located already
     Raises an AfinaError whose message begins with the run's name.
     """
-    execution = _Execution(run, out, study, listen, stopped, task)
+    execution = _Execution(run, out, study, listen, stopped, task, backbone)
     try:
         return execution.record()
     except torch.OutOfMemoryError:
@@ -80,15 +82,16 @@ class _Execution:
         listen: Listener,
         stopped: Callable[[], bool],
         task: Task | None = None,
+        backbone: Backbone | None = None,
     ) -> None:
-        self.task = task
+        self.task, self.backbone = task, backbone
         self.run, self.out, self.study, self.listen, self.stopped = run, out, study, listen, stopped
         self.meter = Meter(devices.choose())
         self.allocated_end: int | None = None
 
     def record(self) -> Record:
         """Carry out every phase."""
-        prepared, fit = prepare(self.run, self.meter, self.listen, self.task)
+        prepared, fit = prepare(self.run, self.meter, self.listen, self.task, self.backbone)
         self.run = prepared.run
         if fit.parameters:
             self._train(fit, prepared)

@@ -80,10 +80,12 @@ class Prepared:
         return attached(classifier, self.method, self.run.seed, self.device)
 
 
-def prepare(run: RunSpec, meter: Meter, listen: Listener, given: Task | None = None) -> tuple[Prepared, Fit]:
+def prepare(
+    run: RunSpec, meter: Meter, listen: Listener, given: Task | None = None, located: Backbone | None = None
+) -> tuple[Prepared, Fit]:
     """Load and encode all that `run` needs, and begin its training; the texts themselves are not kept.
 
-    given  the run's task, where it was read already
+    given, located  the run's task and backbone, where they were read or located already
 
     Raises NotFound, InvalidData, InvalidStudy; InvalidData too where the data are not those that the run is of.
     """
@@ -92,7 +94,7 @@ def prepare(run: RunSpec, meter: Meter, listen: Listener, given: Task | None = N
         texts = given or read(run)
         run = of_data(run, texts)
         objective, metric = aim_of(run, texts)
-        backbone = Backbone.load(run.backbone)
+        backbone = located or Backbone.load(run.backbone)
         question = question_of(run, texts, backbone.tokenizer)
         length = longest_text(run, backbone.longest)
         method = make(run.method, run.hyperparameters).for_family(backbone.family)

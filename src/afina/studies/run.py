@@ -26,6 +26,7 @@ from afina.studies.study_file import explain
 
 if TYPE_CHECKING:
     from afina.data.task import Task
+    from afina.studies.inputs import RunInputs
 
 MOST_SEED = 2**63
 
@@ -87,6 +88,12 @@ class Run(RunSpec):
             allocator.give_back()
         Directory(Path(out)).checkpoint(Path(record.adapter).name).unlink(missing_ok=True)
         return record
+
+    def inputs(self) -> RunInputs:
+        """What the run reads, named for a machine without this one's files. Raises what finding it does."""
+        from afina.studies.inputs import RunInputs
+
+        return RunInputs.of(self)
 
     def adapter(self, out: str | Path) -> Path:
         """Where `execute(out)` puts the adapter, as `Predictor.load` opens it.

@@ -167,6 +167,11 @@ def _rows(
     return rows, settled, form
 
 
+def files_of(directory: Path, *, evaluated: bool = True) -> list[Path]:
+    """The file of a directory that trains, and the one to evaluate on unless another stands in for that."""
+    return [_find(directory, ("train",)), *([_find(directory, EVALUATION)] if evaluated else [])]
+
+
 def _find(directory: Path, stems: Sequence[str]) -> Path:
     """The one readable file in `directory` with one of these stems."""
     wanted = ", ".join(f"{stem}.*" for stem in stems)

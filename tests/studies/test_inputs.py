@@ -1,0 +1,197 @@
+"""What a run reads, named for a machine that has not the files; and that no executor changes a digest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afina import Backbone, Study, Task, digest
+from afina.errors import InvalidData
+from afina.events import Listener, Score
+from afina.studies.execute import execute
+from afina.studies.executors.executor import Executor
+from afina.studies.executors.local import LocalExecutor
+from afina.studies.inputs import Located, RunInputs
+from afina.studies.record import Record
+from afina.studies.run import Run
+from afina.studies.trial import try_out
+from command import HereExecutor
+from fakes import sentences, write_csv
+
+
+class ElsewhereExecutor(HereExecutor):
+    """Carries out as a machine does that has not this one's files: these are moved away meanwhile, and all that it gets
+    of them is bytes by digest. What it makes it brings back as files.
+    """
+
+    def __init__(self, room: Path) -> None:
+        super().__init__()
+        self.room = room
+
+    def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
+        there = self.room / run.label
+        shutil.copytree(out, there, dirs_exist_ok=True)  # a checkpoint, where there is one
+        with self._moved(run) as located:
+            task, backbone = located.read(run), located.open(run)
+            made = execute(run, there, study=study, listen=listen, task=task, backbone=backbone)
+        shutil.copytree(there, out, dirs_exist_ok=True)
+        return made
+
+    def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, listen: Any, until: Any = None) -> Score:
+        with self._moved(run) as located:
+            task, backbone = located.read(run), located.open(run)
+            for score in try_out(run, shares, limit=limit, listen=listen, task=task, backbone=backbone):
+                if not goes_on(score):
+                    break
+        return score
+
+    @contextmanager
+    def _moved(self, run: Run) -> Iterator[Located]:
+        inputs = run.inputs()
+        sent = {name: path.read_bytes() for name, path in inputs.content.items()}
+        where = inputs.materialise(self.room / "inputs", lambda name, path: path.write_bytes(sent[name]))
+        hidden = [(path, path.with_name(f"{path.name}.away")) for path in inputs.content.values()]
+        for path, away in hidden:
+            path.rename(away)
+        try:
+            yield where
+        finally:
+            for path, away in hidden:
+                away.rename(path)
+
+
+@pytest.fixture
+def own(gpt2: Backbone, tmp_path: Path) -> Mapping[str, Path]:
+    """A backbone, a file to train on and one to evaluate on that are this test's alone, so that they may move."""
+    rows = [(text, ("bad", "good")[label]) for text, label in sentences(80)]
+    made = {"backbone": tmp_path / "model", "task": tmp_path / "rows.csv", "evaluation": tmp_path / "more.csv"}
+    shutil.copytree(gpt2.path, made["backbone"])
+    write_csv(made["task"], rows[:60])
+    write_csv(made["evaluation"], rows[60:])
+    return made
+
+
+def study(own: Mapping[str, Path], *methods: str, **changes: Any) -> Study:
+    content = {
+        "name": "elsewhere",
+        "backbone": str(own["backbone"]),
+        "task": str(own["task"]),
+        "data": {"evaluation": str(own["evaluation"])},
+        "train": {"max_steps": 4, "batch_size": 8, "dtype": "float32"},
+        "methods": {method: {} for method in methods},
+    }
+    return Study.parse(content | changes, "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("one worker", marks=pytest.mark.slow),
+        pytest.param("two workers", marks=pytest.mark.slow),
+        "elsewhere",
+    ],
+)
+def test_an_executor_never_changes_a_digest(own: Mapping[str, Path], tmp_path: Path, name: str) -> None:
+    executors: dict[str, Executor] = {
+        "one worker": LocalExecutor(1),
+        "two workers": LocalExecutor(2),
+        "elsewhere": ElsewhereExecutor(tmp_path / "elsewhere"),
+    }
+    this = study(own, "full", "lora", "zero-shot", seeds=[0, 1])
+    here = this.run(tmp_path / "here", executor=HereExecutor()).records
+    there = this.run(tmp_path / "there", executor=executors[name]).records
+    same = {"key", "name", "seed", "digest", "predictions_digest", "losses", "task", "backbone", "adapter", "columns"}
+    assert [one.model_dump(include=same) for one in there] == [one.model_dump(include=same) for one in here]
+    for one in there:
+        left, right = (tmp_path / place / one.adapter for place in ("here", "there"))
+        assert sorted(path.name for path in left.iterdir()) == sorted(path.name for path in right.iterdir())
+        for path in left.glob("*.safetensors"):
+            assert path.read_bytes() == (right / path.name).read_bytes()
+        said = (right / "manifest.json").read_text(encoding="utf-8")
+        assert str(tmp_path / "elsewhere") not in said
+
+
+def test_a_tuned_study_tries_the_same_elsewhere(own: Mapping[str, Path], tmp_path: Path) -> None:
+    this = study(own, "lora", tune={"candidates": 2, "validation": 0.3})
+    here = this.run(tmp_path / "here", executor=HereExecutor())
+    there = this.run(tmp_path / "there", executor=ElsewhereExecutor(tmp_path / "elsewhere"))
+    tried = [[(one.setting, one.steps, one.value) for one in made.tuned[0].trials] for made in (here, there)]
+    assert tried[0] == tried[1]
+    assert there.records[0].digest == here.records[0].digest
+
+
+def test_inputs_name_files_by_digest_and_hold_no_path_of_this_machine(own: Mapping[str, Path]) -> None:
+    (run,) = study(own, "lora").runs()
+    found = run.inputs()
+    assert [file.digest for file in found.task.files] == [digest.of_file(own["task"])]
+    assert found.evaluation is not None
+    assert [file.name for file in found.evaluation.files] == ["more.csv"]
+    names = {file.name: file for file in found.backbone.files}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names.keys()
+    assert names["config.json"].size == (own["backbone"] / "config.json").stat().st_size
+    assert found.content.keys() == {
+        file.digest for one in (found.task, found.evaluation, found.backbone) for file in one.files
+    }
+    assert found == RunInputs.of(run)
+
+
+def test_the_key_of_a_run_is_the_same_wherever_its_inputs_are(own: Mapping[str, Path], tmp_path: Path) -> None:
+    (run,) = study(own, "lora").runs()
+    key = run.key
+    inputs = run.inputs()
+    where = inputs.materialise(tmp_path / "there", lambda name, path: shutil.copy(inputs.content[name], path))
+    task = where.read(run)
+    assert run.key == key
+    assert task.address == run.task
+    assert task.data_digest == Task.load(run.task, **run.data.model_dump()).data_digest
+    assert where.open(run).address == run.backbone
+
+
+@pytest.mark.parametrize("task", ["directory", "glue"])
+def test_the_files_of_a_directory_are_those_that_are_read(own: Mapping[str, Path], tmp_path: Path, task: str) -> None:
+    place = tmp_path / "several"
+    place.mkdir()
+    if task == "glue":
+        for name in ("train.tsv", "dev.tsv"):
+            (place / name).write_text(f"sentence\tlabel\nbad {name}\t0\ngood {name}\t1\n", encoding="utf-8")
+        address = f"glue/sst2:{place}"
+    else:
+        shutil.copy(own["task"], place / "train.csv")
+        shutil.copy(own["evaluation"], place / "dev.csv")
+        address = str(place)
+    (place / "unrelated.bin").write_bytes(b"0" * 100)
+    run = Run(backbone=str(own["backbone"]), task=address, method="lora")
+    inputs = run.inputs()
+    assert {Path(file.name).stem for file in inputs.task.files} == {"train", "dev"}
+    where = inputs.materialise(tmp_path / "there", lambda name, path: shutil.copy(inputs.content[name], path))
+    assert str(place) not in where.task
+    assert where.read(run).train.digest == Task.load(address).train.digest
+
+
+def test_of_a_random_backbone_no_weights_are_sent(own: Mapping[str, Path], tmp_path: Path) -> None:
+    run = Run(backbone=f"random:{own['backbone']}", task="snippets:movies", method="lora")
+    inputs = run.inputs()
+    assert not any(file.name.endswith(".safetensors") for file in inputs.backbone.files)
+    assert inputs.task.files == ()
+    where = inputs.materialise(tmp_path / "there", lambda name, path: shutil.copy(inputs.content[name], path))
+    assert where.task == "snippets:movies"
+    assert where.open(run).weights_digest == Backbone.load(run.backbone).weights_digest
+
+
+def test_what_every_machine_can_get_is_named_by_address_and_by_what_pins_it() -> None:
+    inputs = Run(backbone="embedded", task="snippets:movies", method="lora").inputs()
+    assert inputs.backbone.files == inputs.task.files == ()
+    assert inputs.backbone.digest is not None
+    assert inputs.backbone.digest.startswith("sha256:")
+
+
+def test_a_file_that_changed_on_its_way_is_refused(own: Mapping[str, Path], tmp_path: Path) -> None:
+    (run,) = study(own, "lora").runs()
+    with pytest.raises(InvalidData) as caught:
+        run.inputs().materialise(tmp_path / "there", lambda name, path: path.write_bytes(b"other"))
+    assert caught.value.code == "data.changed"
