@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from afina.report.recommendation import as_json, evidence
 from afina.stats.comparison import compare
 from afina.studies import cost, floors, portfolio, stages, trainings
 from afina.studies.adapters import find
-from afina.studies.directory import Directory
+from afina.studies.directory import SCRATCH, Directory
 from afina.studies.executors.executor import Executor, Overrun
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.pace import MEASURED, Pace
@@ -37,6 +38,7 @@ from afina.studies.recommendation import Recommendation, decide
 from afina.studies.record import Record, Seconds, Selection, read, write
 from afina.studies.results import Results
 from afina.studies.run import Run
+from afina.studies.slots import Slots
 from afina.studies.spec import RunSpec
 from afina.studies.watcher import Watcher
 from command import Command
@@ -151,6 +153,49 @@ class World(Executor):
         made = self.recommend(out, minutes, **options).recommendation
         assert made is not None
         return made
+
+
+class Several(World):
+    """Trainings at once: time goes on while the recommendation waits, to the end of what ends first."""
+
+    def __init__(self, task: str, monkeypatch: pytest.MonkeyPatch, slots: int) -> None:
+        super().__init__(task, monkeypatch)
+        self.slots, self.waiting, self.ends = slots, False, dict[int, float]()
+        self.changed, self.asking = threading.Condition(), threading.current_thread()
+        self.most = 0
+        original = Slots.next
+
+        def waits(slots: Slots[Any, Any]) -> Any:
+            with self.changed:
+                self.waiting = True
+                self.changed.notify_all()
+            return original(slots)
+
+        monkeypatch.setattr(Slots, "next", waits)
+
+    def passes(self, seconds: float, listen: Callable[[Progress], None], until: float | None) -> None:
+        if threading.current_thread() is self.asking:
+            super().passes(seconds, listen, until)
+            return
+        me = threading.get_ident()
+        with self.changed:
+            end = self.time + seconds
+            self.ends[me] = end if until is None else min(end, until)
+            self.most = max(self.most, len(self.ends))
+            mine = lambda: self.waiting and me == min(self.ends, key=lambda one: self.ends[one])  # noqa: E731
+            assert self.changed.wait_for(mine, 60)
+            self.time, self.waiting = max(self.time, self.ends.pop(me)), False
+        if until is not None and end > until:
+            raise Overrun
+
+    def try_out(
+        self, run: Run, shares: Any, limit: int | None, goes_on: Any, listen: Any, until: float | None = None
+    ) -> Score:
+        assert limit == MEASURED
+        self.tried.append(run)
+        step = self.step[run.method]
+        self.passes(self.opening + limit * step + 60 * self.text, listen, until)
+        return Score(limit, limit, 60, 0.5, 0.7, limit * step, 60 * self.text)
 
 
 def reasons(made: Recommendation) -> dict[str, str]:
@@ -304,6 +349,25 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
     # Much time is left over only where everything was trained, and the selected one on half of the texts.
     early = made.seconds < 0.5 * 60 * minutes
     assert not early or (len(ours) == len(portfolio.candidates(world.step)) and made.fewer is not None)
+
+
+def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = world.choose(tmp_path / "one", 10)
+    several = Several(world.task, monkeypatch, 3)
+    made = several.choose(tmp_path / "three", 10)
+    assert several.most == made.at_once == 3
+    trained = [[one.name for one in each.contenders if one.trained] for each in (alone, made)]
+    assert len(trained[1]) > len(trained[0])
+    order = [one.name for one in portfolio.candidates(world.step)]
+    assert trained[1] == [name for name in order if name in trained[1]], "not in the order of the portfolio"
+    kept = [one.name for one in read(tmp_path / "three" / "records.jsonl") if one.steps]
+    assert kept == sorted(kept, key=order.index)
+    assert any("Up to 3 trainings went on at once" in note for note in evidence(made).notes)
+    assert not any("at once" in note for note in evidence(alone).notes)
+    assert "at_once" not in alone.model_dump_json()
+    assert not (tmp_path / "three" / SCRATCH).exists()
 
 
 def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, tmp_path: Path) -> None:

@@ -34,12 +34,19 @@ def evidence(made: Recommendation) -> Table:
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
         *([_SET_ASIDE] if any(one.validation is not None for one in made.contenders) else []),
         *([_time(made)] if made.stages else []),
+        *([_AT_ONCE.format(made.at_once)] if made.at_once > 1 else []),
         *asking.notes([one.ask for one in made.contenders if one.adapter]),
         *(titled(one).words for one in made.comparisons),
         *(f"{title(name)} was left out: {_why(one)}." for name, one in made.dropped.items()),
     ]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
     return Table(EVIDENCE, columns, tuple(lines), tuple(notes))
+
+
+_AT_ONCE = (
+    "Up to {} trainings went on at once, so more of them were tried in the minutes than one after the other; their "
+    "seconds are those beside the others."
+)
 
 
 def _time(made: Recommendation) -> str:

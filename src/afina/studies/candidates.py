@@ -14,14 +14,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from afina import digest
 from afina.errors import CannotWrite, InvalidData
 from afina.events import Score
-from afina.schema import Frozen
+from afina.schema import Sparing
 from afina.seeds import derive
 from afina.studies.run import Run
 from afina.studies.space import RATE, Space
@@ -44,7 +44,7 @@ _FIRST_DATA = {
 """Fields of `Data` that stand in a tuning's name even where they are neutral."""
 
 
-class Tune(Frozen):
+class Tune(Sparing):
     """How to tune.
 
     candidates  each method's budget is the steps of so many candidates that are not stopped
@@ -55,18 +55,13 @@ class Tune(Frozen):
                 and stopped by what was told before them. Trials depend on it, and not on how many really go on at once
     """
 
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
+
     candidates: int = Field(default=6, ge=1)
     validation: float = Field(default=0.2, gt=0, lt=1)
     pruner: Literal["median", "successive-halving", "hyperband"] = "median"
     seed: int = 0
     at_once: int = Field(default=1, ge=1)
-
-    @model_serializer(mode="wrap")
-    def _neutral_left_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = write(self)
-        if self.at_once == 1:
-            fields.pop("at_once", None)
-        return fields
 
 
 def settled(run: Run, setting: Mapping[str, Any]) -> Run:

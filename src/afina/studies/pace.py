@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 
 from afina import meter
 from afina.errors import RunFailed
-from afina.events import Listener, Score
+from afina.events import Listener, Progress, Score, silent
 from afina.studies.executors.executor import Executor
 from afina.studies.record import Record
 from afina.studies.run import Run
+from afina.studies.slots import Slots, Tell, again_where_lost
 
 MEASURED = 4
 """Steps that measure what a step costs."""
@@ -56,8 +58,30 @@ class Pace:
         return math.floor((seconds - self.seconds(0, texts)) / max(self.step, 1e-9))
 
 
-def measure(run: Run, executor: Executor, listen: Listener, until: float, *, lowered: bool = False) -> Pace:
-    """Take a few steps and score once. Raises RunFailed, Overrun."""
+def measure(
+    run: Run, executor: Executor, listen: Listener, until: float, *, lowered: bool = False, at_once: int = 1
+) -> Pace:
+    """Take a few steps and score once, in so many processes at once: the pace of the slowest.
+
+    Raises RunFailed, Overrun.
+    """
+
+    def measured(tell: Tell) -> Pace:
+        def heard(progress: Progress) -> None:
+            tell(partial(listen, progress))
+
+        return again_where_lost(run, lambda: _measure(run, executor, heard, until, lowered=lowered), silent)
+
+    with Slots[int, Pace](executor) as slots:
+        for number in range(at_once):
+            slots.start(number, measured)
+        ended = [slots.next()[1] for _ in range(at_once)]
+    # Not in the block, which an error would leave by cancelling trainings of the same executor.
+    paces = [pace() for pace in ended]
+    return Pace(*(max(figures) for figures in zip(*map(astuple, paces), strict=True)))
+
+
+def _measure(run: Run, executor: Executor, listen: Listener, until: float, *, lowered: bool) -> Pace:
     began = meter.now()
     score = executor.try_out(run, (1.0,), MEASURED, lambda score: False, listen, until)
     if score.value is None:

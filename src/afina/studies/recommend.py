@@ -222,4 +222,5 @@ def _answer(
         minutes=setting.clock.minutes,
         seconds=setting.clock.spent,
         stages=dict(setting.stages.seconds),
+        at_once=trainings.at_once,
     )

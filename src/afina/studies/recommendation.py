@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf, isnan
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from afina.data.kinds import CLASSES, Kind
-from afina.schema import Count, Figure, Frozen, Sealed
+from afina.schema import Count, Figure, Frozen, Sealed, Sparing
 from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.record import Asked, Below
@@ -120,7 +120,7 @@ class Fewer(Frozen):
     comparison: Comparison
 
 
-class Recommendation(Sealed):
+class Recommendation(Sparing, Sealed):
     """The answer and its evidence.
 
     kind, metric    of the task, and what the methods were chosen by
@@ -132,8 +132,11 @@ class Recommendation(Sealed):
     fewer           what half of the texts come to; None where there was no time to see
     train_examples, examples  training texts there are, held-out texts evaluated
     data            how the task was read for that
+    at_once         the most trainings that went on at once
     minutes, seconds  given, and taken;  stages  the seconds by what they went to; empty in files of earlier versions
     """
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
 
     name: str = NAME
     task: str
@@ -152,6 +155,7 @@ class Recommendation(Sealed):
     minutes: float
     seconds: float
     stages: dict[str, float] = Field(default_factory=dict)
+    at_once: int = Field(default=1, ge=1)
     command: tuple[str, ...] = ()
 
     @model_validator(mode="after")

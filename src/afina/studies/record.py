@@ -9,21 +9,19 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from afina import atomic
 from afina.card import Shown
 from afina.errors import InvalidData
-from afina.schema import Count, Figure, Frozen, Problem, Sealed
+from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
 
 TOLD = 2
 """Figures that a card shows, beside the headline; a record has more."""
@@ -110,7 +108,7 @@ class Selection(Frozen):
     examples: int
 
 
-class Record(Shown, Sealed):
+class Record(Shown, Sparing, Sealed):
     """One finished run.
 
     key              digest of the intention; a study skips runs whose key is recorded
@@ -138,6 +136,8 @@ class Record(Shown, Sealed):
                      left out where it was this one alone
     content_digest   of every other field
     """
+
+    unwritten: ClassVar[frozenset[str]] = frozenset({"at_once"})
 
     key: str
     study: Printable
@@ -181,13 +181,6 @@ class Record(Shown, Sealed):
     environment: Environment
     data_digest: str | None = None
     at_once: int = Field(default=1, ge=1)
-
-    @model_serializer(mode="wrap")
-    def _neutral_left_out(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = write(self)
-        if self.at_once == 1:
-            fields.pop("at_once", None)
-        return fields
 
     def beside(self, most: int) -> Self:
         """The record of a run beside which so many were carried out at once, itself counted."""

@@ -75,6 +75,7 @@ class Trainings:
     results  by the names of candidates, in their order;  ended  when each ended, seconds from the start
     again    of the selected one trained on all texts;  half  on half of them
     begun    trainings under way, by the names of candidates
+    at_once  the most trainings that went on at once
     memory   what trainings need, by the keys of runs like them; None where that is no matter
     """
 
@@ -93,6 +94,7 @@ class Trainings:
     half: Result | None = None
     begun: dict[str, _Begun] = field(default_factory=dict)
     memory: MemoryForecast | None = None
+    at_once: int = 1
 
     def plan(self, candidates: Sequence[Candidate]) -> None:
         """Measure the first that can be trained here, and from it on how many held-out texts each can be evaluated.
@@ -231,12 +233,22 @@ class Trainings:
         until = meter.now() + clock.left / AT_LEAST
         try:
             with setting.stages.of(stages.PACE):
-                self.paces[one.method] = measure(run, setting.executor, listen, until, lowered=self.lowered)
+                beside = self._fitting(one.method)
+                self.paces[one.method] = measure(
+                    run, setting.executor, listen, until, lowered=self.lowered, at_once=beside
+                )
         except Overrun:
             self.dropped[one.method] = Dropped(why="start")
         except AfinaError as error:
             self.dropped[one.method] = Dropped(why="error", message=reason(run, error))
             raise
+
+    def _fitting(self, method: str) -> int:
+        """How many measurements fit beside the trainings under way, so that a pace is that beside others."""
+        asked, free = like(self.setting, method), self.setting.executor.slots - len(self.begun)
+        while free > 1 and self.memory and self.memory.left(asked, [asked] * (free - 1)) is not None:
+            free -= 1
+        return max(1, free)
 
     def _set_length(self, pace: Pace) -> None:
         left, there = self.setting.clock.left, len(self.setting.task.train)
@@ -285,6 +297,7 @@ class Trainings:
         carry_out = self._begin(run, number, len(self.candidates), clock.end)
         self.begun[one.name] = begun
         slots.start(one.name, lambda tell: (carry_out(tell), meter.now()))
+        self.at_once = max(self.at_once, len(slots.busy))
 
     def _end(self, slots: _Slots) -> None:
         """Wait for the next training that ends; the first makes all longer, where it is alone and was measured slow."""
