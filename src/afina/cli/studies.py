@@ -175,8 +175,8 @@ def choose(
     from afina.studies.recommend import recommend
 
     check_publishing(publish)
-    began = meter.now()
-    command = ["afina", *sys.argv[1:]]
+    began, command = meter.now(), ["afina", *sys.argv[1:]]
+    data = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive)
     try:
         with sigterm_as_ctrl_c():
             results = recommend(
@@ -185,8 +185,7 @@ def choose(
                 memory=read_size(memory) if memory is not None else None,
                 backbone=backbone,
                 out=out,
-                data=data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator, positive)
-                | file_options(missing, merge_labels, sheet),
+                data=data | file_options(missing, merge_labels, sheet),
                 ask=ask_options(template, words),
                 metric=metric,
                 watcher=Minutes(began, lambda line: print(line, file=sys.stderr)),
