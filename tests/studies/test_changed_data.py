@@ -16,7 +16,7 @@ from afina.errors import InvalidData, NotFound
 from afina.events import Listener, Score
 from afina.meter import now
 from afina.models import objectives
-from afina.studies import adapters, tuning
+from afina.studies import adapters, candidates
 from afina.studies.candidates import Tune
 from afina.studies.clock import Clock
 from afina.studies.executors.local import LocalExecutor
@@ -236,8 +236,8 @@ def test_keys_of_runs_that_read_no_file_and_names_of_their_tunings_are_as_they_w
     assert old.on("sha256:1").key not in (old.key, old.on("sha256:2").key)
     space = Space.of(old, {}, "here")
     assert space is not None
-    assert tuning._name(old, space, Tune()) == "lora-830c71707fc9e0c5"
-    assert tuning._name(old.on("sha256:1"), space, Tune()) != tuning._name(old, space, Tune())
+    assert candidates._name(old, space, Tune()) == "lora-830c71707fc9e0c5"
+    assert candidates._name(old.on("sha256:1"), space, Tune()) != candidates._name(old, space, Tune())
 
 
 class Moved(InventedExecutor):
