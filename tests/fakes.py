@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
 from afina.data.batch import pack
@@ -20,6 +21,7 @@ from afina.data.loader import Loader
 from afina.data.tokenize import Encoded, encode
 from afina.methods.attachment import attach
 from afina.methods.method import Method
+from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.studies.record import Record
@@ -138,11 +140,35 @@ def configuration(family: str, dropout: float = 0.1, **changes: Any) -> Any:
     return AutoConfig.for_model(family, **(common | special[family] | changes))
 
 
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True, "n_inner": 40, "activation_function": "relu"},
+    "gptj": {"rotary_dim": 8, "n_layer": 1},
+    "gpt_neox": {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new"},
+    "llama": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4, "num_hidden_layers": 1},
+    "mistral": {"sliding_window": None, "num_key_value_heads": 1},
+    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0, "head_dim": 8},
+}
+"""Settings of each family that its models seldom have."""
+
+RESIZED: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_inner": 72},
+    "gptj": {"n_inner": 72},
+    "gpt_neox": {"attention_bias": False},
+    "llama": {"attention_bias": True, "mlp_bias": True, "head_dim": 20},
+    "mistral": {"num_key_value_heads": 4, "head_dim": 4},
+    "qwen2": {"num_key_value_heads": 1},
+    "qwen3": {"attention_bias": True},
+}
+"""Settings of each family that change the shape of its weights."""
+
+
 def save(config: Any, words: PreTrainedTokenizerFast, path: Path, seed: int = 0) -> Path:
     """Random weights for `config`; norms and biases are random too, so that no parameter is idle."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        opener = getattr(transformers, ARCHITECTURES[config.model_type].language_model)
+        model = opener.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -153,6 +179,10 @@ def save(config: Any, words: PreTrainedTokenizerFast, path: Path, seed: int = 0)
 
 def serves(family: str, name: str) -> bool:
     """Whether the method of that key has a meaning for that tiny model."""
+    if name in ("prompt", "prefix"):
+        return ARCHITECTURES[family].takes_virtual_tokens
+    if name == "zero-shot":
+        return ARCHITECTURES[family].logits is None
     return (name != "prelayer-46080" or family == "gpt2") and (name != "bitfit" or family not in WITHOUT_BIAS)
 
 

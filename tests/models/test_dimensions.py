@@ -13,17 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from afina.errors import InvalidStudy
 from afina.models.architectures import ARCHITECTURES
 from afina.models.dimensions import Dimensions, dimensions
-from fakes import Backbones, configuration
-
-CHANGES: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_inner": 72},
-    "gptj": {"n_inner": 72},
-    "gpt_neox": {"attention_bias": False},
-    "llama": {"attention_bias": True, "mlp_bias": True, "head_dim": 20},
-    "mistral": {"num_key_value_heads": 4, "head_dim": 4},
-    "qwen2": {"num_key_value_heads": 1},
-    "qwen3": {"attention_bias": True},
-}
+from fakes import RESIZED, Backbones, configuration
 
 
 def shapes_of(config: Any) -> dict[str, tuple[int, ...]]:
@@ -47,7 +37,7 @@ def expected(name: str, found: Dimensions) -> tuple[int, ...]:
 def test_every_weight_of_every_family_has_the_shape_that_is_foreseen(
     family: str, changed: bool, tmp_path: Path
 ) -> None:
-    config = configuration(family, num_labels=3, **(CHANGES[family] if changed else {}))
+    config = configuration(family, num_labels=3, **(RESIZED[family] if changed else {}))
     config.save_pretrained(tmp_path)
     found = dimensions(json.loads((tmp_path / "config.json").read_text()), 3)
     shapes = shapes_of(config)

@@ -18,7 +18,7 @@ from afina.errors import InvalidStudy
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.kernels.attention import NAME
-from fakes import LONG, TEXTS, WINDOW, Backbones, configuration, reference, save
+from fakes import LONG, TEXTS, UNUSUAL, WINDOW, Backbones, configuration, reference, save
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -148,17 +148,6 @@ def test_the_kernel_for_longer_texts_gives_the_same_logits(pair: Pair, monkeypat
     found = pair.ours(sequences)
     assert difference(found, expected) <= TOLERANCE
     assert not torch.equal(found, expected)  # another kernel rounds otherwise
-
-
-UNUSUAL = {
-    "gpt2": {"scale_attn_by_inverse_layer_idx": True, "n_inner": 40, "activation_function": "relu"},
-    "gptj": {"rotary_dim": 8, "n_layer": 1},
-    "gpt_neox": {"use_parallel_residual": False, "attention_bias": False, "hidden_act": "gelu_new"},
-    "llama": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 4, "num_hidden_layers": 1},
-    "mistral": {"sliding_window": None, "num_key_value_heads": 1},
-    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
-    "qwen3": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0, "head_dim": 8},
-}
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
