@@ -41,12 +41,12 @@ class _OfNumbers:
         vars(self).update(seen)
         return self
 
-    def _outputs(self, X: Any) -> np.ndarray:
+    def _predictions(self, X: Any) -> Any:
         check_is_fitted(self)
         rows, width = validate_data(self, X, reset=False), self.n_features_in_
         self.n_features_in_ = 1  # a text
         try:
-            return super()._outputs(_written(rows))  # type: ignore[misc, no-any-return]
+            return super()._predictions(_written(rows))  # type: ignore[misc]
         finally:
             self.n_features_in_ = width
 
