@@ -24,6 +24,8 @@ FIRST = (
     "seconds", "memory", "adapter", "digest",
 )  # fmt: skip
 NOT_TOLD = {"losses", "content_digest"}
+WHERE_GIVEN = {"at_once"}
+"""Fields that a record is written with only where they are not neutral; a failed run has none of them."""
 AT_TOP = (metrics.ACCURACY, metrics.F1)
 """Metrics that stand beside the record's fields as well as within `metrics`; null where a kind of task has them not."""
 
@@ -70,7 +72,9 @@ def _done(record: Record, out: Path) -> dict[str, object]:
 
 def _failed(failure: Failure) -> dict[str, object]:
     """Every key of a finished run; null where there is nothing to say."""
-    nothing: dict[str, object] = {key: None for key in (*Record.model_fields, *AT_TOP) if key not in NOT_TOLD}
+    nothing: dict[str, object] = {
+        key: None for key in (*Record.model_fields, *AT_TOP) if key not in NOT_TOLD | WHERE_GIVEN
+    }
     return _ordered(
         {
             **nothing,
