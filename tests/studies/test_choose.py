@@ -354,16 +354,20 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
 def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    order = (("full", 1.0), ("lora", 1.0), ("prelayer", 1.0), ("lora", 3.0), ("full", 3.0), ("full", 1 / 3))
+    monkeypatch.setattr(portfolio, "LEARNT", order)
+    world.step = {"full": 1.2, "lora": 1.0, "prelayer": 0.1}  # what begins last of three ends first
     alone = world.choose(tmp_path / "one", 10)
     several = Several(world.task, monkeypatch, 3)
+    several.step = world.step
     made = several.choose(tmp_path / "three", 10)
     assert several.most == made.at_once == 3
     trained = [[one.name for one in each.contenders if one.trained] for each in (alone, made)]
     assert len(trained[1]) > len(trained[0])
-    order = [one.name for one in portfolio.candidates(world.step)]
-    assert trained[1] == [name for name in order if name in trained[1]], "not in the order of the portfolio"
-    kept = [one.name for one in read(tmp_path / "three" / "records.jsonl") if one.steps]
-    assert kept == sorted(kept, key=order.index)
+    names = [one.name for one in portfolio.candidates(world.step)]
+    assert trained[1] == [name for name in names if name in trained[1]], "not in the order of the portfolio"
+    kept = [one.name for one in read(tmp_path / "three" / "records.jsonl") if one.selection]
+    assert kept == sorted(kept, key=names.index)
     assert any("Up to 3 trainings went on at once" in note for note in evidence(made).notes)
     assert not any("at once" in note for note in evidence(alone).notes)
     assert "at_once" not in alone.model_dump_json()

@@ -7,6 +7,7 @@ import math
 import subprocess
 import threading
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -203,13 +204,18 @@ def test_what_is_tuned_is_not_tuned_again_and_more_budget_goes_on(
     assert len(invented.tried) > len(more.trials)
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-@pytest.mark.parametrize("pruner", ["median", "successive-halving", "hyperband"])
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("candidates", "after", "pruner", "at_once"),
+    [
+        *((5, *rest) for rest in product(range(5), ("median", "successive-halving", "hyperband"), (1, 3))),
+        (16, 14, "hyperband", 1),  # by now its brackets have trials enough to draw from
+        (16, 14, "hyperband", 3),
+    ],
+)
 def test_interrupted_anywhere_the_same_is_tried_and_chosen(
-    gpt2: Backbone, invented: Invented, tmp_path: Path, after: int, pruner: str, at_once: int
+    gpt2: Backbone, invented: Invented, tmp_path: Path, candidates: int, after: int, pruner: str, at_once: int
 ) -> None:
-    this = study(gpt2, "any", tune={"candidates": 5, "pruner": pruner, "at_once": at_once})
+    this = study(gpt2, "any", tune={"candidates": candidates, "pruner": pruner, "at_once": at_once})
     reference = tune(this, tmp_path / "undisturbed", invented)
     assert len(reference.trials) > 4
 

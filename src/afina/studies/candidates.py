@@ -180,7 +180,7 @@ class Candidates:
         copy = optuna.create_study(
             study_name=self.study.study_name,
             direction="maximize",
-            pruner=deepcopy(self.study.pruner),
+            pruner=deepcopy(self.study.pruner),  # Hyperband's changes when it first judges, in another thread
             sampler=optuna.samplers.TPESampler(
                 seed=derive(self.how.seed, "candidate", number) % 2**32, n_startup_trials=AT_RANDOM
             ),
@@ -201,7 +201,6 @@ class Candidates:
     def tell(self, one: Candidate, score: Score, seconds: float) -> Trial:
         """Keep what came of a candidate, the next in order; `score` is its last one."""
         self.study.add_trial(one.ended(score, seconds))
-        self.study.pruner = one.study.pruner  # Hyperband's is another one after it has judged
         return _tried(self.told[-1])
 
 
@@ -293,10 +292,6 @@ def _study(storage: optuna.storages.RDBStorage, run: Run, space: Space, how: Tun
     )
     for left in made.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         made.tell(left.number, state=TrialState.FAIL)  # killed under way, by an earlier version: it starts again
-    if made.get_trials(deepcopy=False):
-        judged = optuna.create_study(direction="maximize", pruner=made.pruner).ask()
-        judged.report(0.0, RUNGS[0])
-        judged.should_prune()  # for Hyperband, whose pruner is another one before it has judged
     return made
 
 
