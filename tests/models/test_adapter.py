@@ -301,6 +301,7 @@ def test_the_digest_depends_on_the_identity_alone(runs: Runs) -> None:
         "offset": (0.0, 1.0),
         "vocabulary_digest": "sha256:3",
         "objective": {"kind": "classes", "temperature": 2.0},
+        "precision": "int8",
     }
     for field, value in same.items():
         assert manifest.model_copy(update={field: value}).digest == manifest.digest, field
