@@ -41,7 +41,7 @@ def write(path: Path, split: Split, names: tuple[str, ...]) -> str:
 
 def right(adapter: Path, split: Split) -> np.ndarray:
     """Which held-out answers are right, bool [1, N]."""
-    answers = Predictor.load(adapter).predict(split.texts)[0].argmax(axis=-1)
+    answers = Predictor.load(adapter).outputs(split.texts).argmax(axis=-1)
     made: np.ndarray = (answers == split.labels)[None]
     return made
 

@@ -223,7 +223,8 @@ def test_a_study_of_which_a_run_fails_shows_the_others_and_exits_with_an_error(
     assert "Traceback" not in done.stderr
     assert "Fatal" not in done.stderr
     assert [path.name for path in (tmp_path / "out" / "adapters").iterdir()] == [Path(lora["adapter"]).name]
-    assert not list((tmp_path / "out" / "checkpoints").iterdir())
+    assert not list((tmp_path / "out" / "checkpoints").glob("*"))
+    assert not (tmp_path / "out" / ".scratch").exists()
 
 
 # train: one's own file, in one command

@@ -80,7 +80,7 @@ def test_a_record_says_how_the_model_did_on_them(made: tuple[Path, Record], toy:
     assert record.selection is not None
     assert record.selection.examples == len(split)
     assert record.train_examples == len(Task.load(toy).train) - len(split)
-    answers = Predictor.load(out / record.adapter).predict(split.texts)[0].outputs.argmax(axis=-1)
+    answers = Predictor.load(out / record.adapter).outputs(split.texts).argmax(axis=-1)
     assert record.selection.value == pytest.approx((answers == split.labels).mean())
 
 
