@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from afina import meter
 from afina.store.database.address import BLOBS
 
 _SETTINGS = (
-    "journal_mode = WAL",  # readers and the writer do not wait for each other
     "synchronous = FULL",  # what is acknowledged is on the disk
     "foreign_keys = ON",
     "secure_delete = ON",  # what is erased is overwritten
@@ -35,12 +36,30 @@ def engine(path: Path, patience: float) -> Engine:
         opened = sqlite3.connect(
             f"file:{quote(str(path))}?{mode}", uri=True, timeout=patience, isolation_level=None, check_same_thread=False
         )
+        if mode == "mode=rw":
+            write_ahead(opened, patience)
         settings = _SETTINGS if mode == "mode=rw" else _ALONE if _WITHOUT_LOCKS in mode else ()
         for setting in settings:
             opened.execute(f"PRAGMA {setting}")
         return opened
 
     return create_engine("sqlite://", creator=connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+
+
+def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
+    """Turn the write-ahead log on, so that readers and the writer do not wait for each other.
+
+    Connections that turn it on for a new file at the same time are refused at once, whatever their timeout.
+    """
+    until = meter.now() + patience
+    while True:
+        try:
+            opened.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or meter.now() > until:
+                raise
+        threading.Event().wait(0.01)
 
 
 def may_write(path: Path) -> bool:
