@@ -36,7 +36,7 @@ from numbers import Integral, Real
 from typing import Self
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
-"""What JSON can hold."""
+"""A JSON value."""
 
 LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
 """What to do where memory is not enough."""

@@ -249,7 +249,7 @@ def _toml(value: str | dict[str, list[str]]) -> str:
 
 
 def _executor(jobs: int) -> Executor | None:
-    """What carries out so many runs at once; None: one after the other, as by default."""
+    """An executor with that many slots; None: the default, one run after the other."""
     from afina.studies.executors.local import LocalExecutor
 
     return LocalExecutor(jobs) if jobs > 1 else None

@@ -52,7 +52,7 @@ def is_at_hand(address: str | os.PathLike[str]) -> bool:
 
 
 def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | None:
-    """What differs once the files that a task is read from were changed; None where that cannot be told."""
+    """A stamp of the files that a task is read from: it differs once they change. None: there can be no stamp."""
     origin = named(address)
     if origin is not None and not origin.pinned:
         return None

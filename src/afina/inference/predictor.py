@@ -59,7 +59,7 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
 def predictions(
     classifier: Classifier, encoded: Encoded, targets: np.ndarray | None = None, listen: Listener = ignore
 ) -> Predictions:
-    """What the classifier says of texts, whose targets these are, in the order of `encoded`."""
+    """The classifier's predictions of texts, with these targets, in the order of `encoded`."""
     return Predictions(logits(classifier, encoded, listen), targets)
 
 
@@ -125,7 +125,7 @@ class Predictor(Shown, ABC):
     def predict(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[Predictions, int]:
-        """What is said of raw texts, and how many of the texts were cut.
+        """Predictions of raw texts, and how many of the texts were cut.
 
         texts, pairs  lists, arrays, Series, ...: see `afina.data.given.as_lists`
 

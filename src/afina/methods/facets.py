@@ -71,7 +71,7 @@ class Format:
     said_by_peft: ClassVar[bool] = False
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """What peft's settings say of it: `bias`, or a list of `modules_to_save`. Asked where `said_by_peft`."""
+        """The method in peft's settings: `bias`, or a list of `modules_to_save`. Asked where `said_by_peft`."""
         return {}
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:

@@ -37,7 +37,7 @@ FOREIGN = "peft"
 
 
 class Mismatch(NamedTuple):
-    """What of an adapter is not what its manifest states: `tensors` or `words`, and the two digests."""
+    """A part of an adapter that its manifest does not match: `tensors` or `words`, and the two digests."""
 
     what: str
     found: str

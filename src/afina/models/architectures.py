@@ -1,4 +1,4 @@
-"""What differs between families of models: one entry a family, by transformers' `model_type`.
+"""Architectures of families of models: one entry a family, by transformers' `model_type`.
 
 No other module names a family, or a module of one. Knows names and numbers; starts without torch.
 """
@@ -73,7 +73,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What transformers takes where a configuration leaves a size out; None: it follows from other sizes.
+    """Default sizes of transformers, where a configuration leaves one out; None: the size follows from others.
 
     fields  further names of sizes in the configuration, which go before transformers' standard ones
     """
@@ -91,7 +91,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What afina has to be told of a family.
+    """All that afina has to know of a family.
 
     head                 modules of the classification head, paths from the model; the last one gives the logits
     logits               (model, pooled hidden states [B, width]) -> logits [B, labels], where the head is more than one

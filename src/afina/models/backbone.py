@@ -83,7 +83,7 @@ class Backbone(Shown):
 
     @property
     def architecture(self) -> Architecture:
-        """What afina knows of the family."""
+        """The entry of its family."""
         return ARCHITECTURES[self.family]
 
     @property

@@ -159,7 +159,7 @@ class Classifier(nn.Module):
         return computed.cpu().numpy()
 
     def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """What the head is given: the body's output, pooled as its architecture says, float32 [B, width]."""
+        """The head's input: the body's output, pooled as its architecture says, float32 [B, width]."""
         layout = layout or self.layout(packed)
         return self.read(self._row(packed, layout), layout)
 

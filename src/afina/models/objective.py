@@ -125,7 +125,7 @@ class Objective(ABC):
 
     @abstractmethod
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """What is said of each example, in the form of targets."""
+        """The answer to each example, in the form of targets."""
 
     def chances(self, predictions: Predictions) -> np.ndarray | None:
         """Probabilities, [N, width], where the kind has such."""
@@ -142,7 +142,7 @@ class Objective(ABC):
         return predictions.outputs.shape == (len(predictions.targets), self.width)
 
     def answered(self, predictions: Predictions) -> Answered:
-        """What metrics are computed from, of predictions with targets."""
+        """The input of metrics, from predictions with targets."""
         return Answered(predictions.right, self.decode(predictions), self.chances(predictions))
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
@@ -176,7 +176,7 @@ class Objective(ABC):
 
     @abstractmethod
     def perfect(self, targets: np.ndarray) -> Answered:
-        """What metrics would be computed from if every answer were right and certain."""
+        """The input of metrics if every answer were right and certain."""
 
     @abstractmethod
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ _ENDS = "_ends"
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model said of N texts, in their order, and what was right of each, where that is known.
+    """A model's answers to N texts, in their order, and the targets where they are known.
 
     outputs  an answer a text: rows of numbers, float [N, width], or strings, object [N]
     targets  [N, ...], in the form that the kind of task has; None where they are not known
@@ -93,7 +93,7 @@ class Predictions:
 
 
 def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
-    """What a file holds of an array: strings are their bytes, and where each ends."""
+    """An array as a file holds it: strings are their bytes, and where each ends."""
     if array.dtype.kind not in "OU":
         return {name: array}
     encoded = [str(one).encode() for one in array]

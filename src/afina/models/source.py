@@ -65,7 +65,7 @@ def moved(address: str, directory: Path) -> str:
 
 
 def revision(address: str) -> str | None:
-    """What pins a backbone that every machine can get: the digest of a package, the commit of a copy from the Hub.
+    """The pin of a backbone that every machine can get: the digest of a package, the commit of a copy from the Hub.
 
     None for a directory, and where this machine has no copy.
     """

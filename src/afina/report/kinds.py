@@ -1,4 +1,4 @@
-"""What a report says of each kind of task, one entry a kind: words, notes, tables and plots.
+"""Words, notes, tables and plots of a report for each kind of task, one entry a kind.
 
 Nothing else in this package asks which kind a task has.
 """
@@ -28,7 +28,7 @@ Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
 
 
 class Presentation(ABC):
-    """What a report says of a kind of task.
+    """A kind of task as a report shows it.
 
     right  heading of the column of what is right of a text
     """
@@ -42,11 +42,11 @@ class Presentation(ABC):
 
     @abstractmethod
     def asked(self, names: Sequence[str]) -> str:
-        """What is told of each text, in words, such as `3 labels`."""
+        """The answer to each text in words, such as `3 labels`."""
 
     @abstractmethod
     def in_words(self, names: Sequence[str], answer: Any) -> str:
-        """What is right of a text, or was answered; `answer` as `tolist` of an array of targets gives it."""
+        """A target or an answer in words; `answer` as `tolist` of an array of targets gives it."""
 
     def positive(self, names: Sequence[str]) -> str | None:
         """The label that F1 is about, where it is about one."""
@@ -57,15 +57,15 @@ class Presentation(ABC):
         return []
 
     def least(self, names: Sequence[str], targets: Sequence[Any]) -> list[str]:
-        """What always answering the same comes to, where that says something."""
+        """The score of always answering the same, where that says something."""
         return []
 
     def same(self, names: Sequence[str], answer: Any) -> str | None:
-        """What a run answered that answered every text the same; None where there is nothing else to answer."""
+        """The answer of a run that answered every text the same; None where there is only one answer."""
         return "the same"
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        """What the rows of the pretrained model mean."""
+        """The meaning of the rows of the pretrained model."""
         return untrained.under_random_head(arms)
 
     def disagreements(self, arms: Sequence[Arm]) -> answers.Ranked:
@@ -88,7 +88,7 @@ class Presentation(ABC):
         return []
 
     def tables(self, arms: Sequence[Arm]) -> list[Table]:
-        """What the arms answered, label by label."""
+        """The arms' answers, label by label."""
         found = self.found_by(arms)
         return [per_label.table(arms, found)] if found[0] else []
 
@@ -99,7 +99,7 @@ class Presentation(ABC):
     def terminal_tables(
         self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray, of: str = ""
     ) -> list[Table]:
-        """What was answered, label by label, in as much room as a terminal has; arrays as in `found`.
+        """The answers label by label, in as much room as a terminal has; arrays as in `found`.
 
         of  whose answers they are, for the titles
         """

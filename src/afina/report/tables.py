@@ -195,7 +195,7 @@ def _cost_notes(arms: Sequence[Arm]) -> list[str]:
 
 
 def _at_once(arms: Sequence[Arm]) -> list[str]:
-    """What times are not to be compared with those of runs that had the machine alone."""
+    """A note on times that are not to be compared with those of runs that had the machine alone."""
     beside = [record.at_once for arm in arms for record in arm.records if record.at_once > 1]
     if not beside:
         return []

@@ -77,7 +77,7 @@ class AnswerFormat(ABC):
 
     @abstractmethod
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
-        """What differs between two answers to a text, as `Objective.answers` gives them."""
+        """The difference between two answers to a text, as `Objective.answers` gives them."""
 
 
 class _ByLabel(AnswerFormat):
@@ -176,7 +176,7 @@ ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labe
 
 
 def compared(current: Prediction, candidate: Prediction) -> Seen:
-    """What differs between two answers to a text. Raises InvalidData where they are of different kinds."""
+    """The difference between two answers to a text. Raises InvalidData where they are of different kinds."""
     if current.kind != candidate.kind:
         named = [OBJECTIVES[one.kind].column for one in (current, candidate)]
         raise InvalidData(

@@ -1,4 +1,4 @@
-"""What a store asks of each kind of task, one entry a kind: how answers are compared, and what a model card says.
+"""How a store compares answers, and writes a model card, for each kind of task: one entry a kind.
 
 Nothing else in this package asks which kind a task has. Knows manifests and answers, no model and no store.
 """
@@ -61,7 +61,7 @@ class AdapterKind(ABC):
 
     @abstractmethod
     def told(self, value: Any, names: Sequence[str]) -> Any:
-        """What is right of a text, or was answered, as a JSON value."""
+        """A target or an answer as a JSON value."""
 
 
 class _ByLabel(AdapterKind):

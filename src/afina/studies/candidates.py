@@ -140,7 +140,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What was tried for the settings of one run of a study."""
+    """The candidates for the settings of one run of a study."""
 
     study: optuna.Study
     run: Run
@@ -160,7 +160,7 @@ class Candidates:
         return _tuned(self.told, self.run, self.how)
 
     def batch(self) -> Batch:
-        """What is tried now: the rest of a batch that a killed study had begun, or the next one."""
+        """The batch to try now: the rest of one that a killed study had begun, or the next one."""
         told = self.told
         if not told:
             return Batch(0, min(self.how.at_once, self.how.candidates), 0)
@@ -252,7 +252,7 @@ def _tried(trial: optuna.trial.FrozenTrial) -> Trial:
 
 
 def _tuned(trials: Sequence[optuna.trial.FrozenTrial], run: Run, how: Tune) -> Tuned:
-    """What has come of trials."""
+    """The outcome of trials."""
     from optuna.trial import TrialState
 
     if not trials:

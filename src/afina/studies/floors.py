@@ -46,7 +46,7 @@ class Floor:
     model: BagOfWords | None = None
 
     def predictions(self, split: Split) -> Predictions:
-        """What it says of texts, with their targets."""
+        """Its predictions of texts, with their targets."""
         return Predictions(self.outputs(split), split.labels)
 
     def predict(self, split: Split) -> np.ndarray:
@@ -55,7 +55,7 @@ class Floor:
 
 
 class FloorKind(ABC):
-    """What the floors do differently for a kind of task.
+    """The floors of a kind of task.
 
     constant, linear  names of the two floors
     scoring           what cross-validation chooses by, as scikit-learn calls it

@@ -35,7 +35,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Input:
-    """What lies at an address.
+    """The content of an address.
 
     digest  of it; None where the address alone says what it is, as far as anybody knows without asking the network
     files   that hold it; none where every machine can get it by its address
@@ -68,7 +68,7 @@ class Located:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads: its task, the file that it is evaluated on where that is another one, and its backbone.
+    """The inputs of a run: its task, the file that it is evaluated on where that is another one, and its backbone.
 
     content  where this machine has the content of their files, by digest
     """

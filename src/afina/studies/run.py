@@ -90,7 +90,7 @@ class Run(RunSpec):
         return record
 
     def inputs(self) -> RunInputs:
-        """What the run reads, named for a machine without this one's files. Raises what finding it does."""
+        """The run's inputs, named for a machine without this one's files. Raises what finding them does."""
         from afina.studies.inputs import RunInputs
 
         return RunInputs.of(self)

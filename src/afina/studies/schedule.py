@@ -1,6 +1,6 @@
 """Schedule: a study's runs, in an executor's slots; those that are recorded are skipped. Starts without torch.
 
-Whatever ends first, results and records stand in the study's order.
+Results and records stand in the study's order, in any order of ending.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Schedule:
 
     @property
     def so_far(self) -> Results:
-        """What there is, in the study's order."""
+        """The results so far, in the study's order."""
         results = tuple(self.results[number] for number in sorted(self.results))
         failed = tuple(self.failed[number] for number in sorted(self.failed))
         waiting = len(self.runs) - len(results) - len(failed)

@@ -68,7 +68,7 @@ class Slots(Generic[Key, Value]):
 
     @property
     def busy(self) -> list[Key]:
-        """What is under way, in the order in which it was begun."""
+        """The keys of work under way, in the order in which it was begun."""
         return [*self._results]
 
     @property

@@ -70,7 +70,7 @@ def tune(
 
 
 def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, keep: Callable[[Tuned], None]) -> None:
-    """Try what a batch still lacks. It is told in its order, whatever ends first."""
+    """Try what a batch still lacks. It is told in its order, in any order of ending."""
     batch, budget = candidates.batch(), candidates.so_far.budget
     left = [candidates.ask(number, batch) for number in range(len(candidates.told), batch.began + batch.size)]
     alike = candidate(candidates.run, {}, candidates.how)

@@ -45,7 +45,7 @@ class ClassTargets(TargetKind):
     stratified = True
 
     def form(self, cells: Cells, asked: Reads) -> Form:
-        """Whatever stands there is a name."""
+        """Every cell is a name."""
         return Form(self.kind, keeps=asked.keeps)
 
     def parse(self, table: Table, columns: Sequence[str], form: Form) -> list[Label]:
@@ -208,7 +208,7 @@ class LabelTargets(TargetKind):
         return label if isinstance(label, tuple) else ()
 
     def same(self, label: Label) -> Label:
-        """In whatever order."""
+        """In any order."""
         return tuple(sorted(self.names(label)))
 
     def splits(self, train: Rows, evaluation: Rows, labels: Sequence[str] | None, names: Sequence[str]) -> Read:

@@ -98,7 +98,7 @@ class Cells:
 
     @property
     def values(self) -> list[Any]:
-        """What stands there and is not missing."""
+        """The cells that are not missing."""
         return list(self.known.values())
 
     def where(self, row: int) -> str:

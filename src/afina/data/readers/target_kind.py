@@ -1,4 +1,4 @@
-"""What `data` does differently for a kind of task: the contract of the entries in `kinds.py`."""
+"""The contract of a kind of task in `data`; its entries are in `kinds.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from afina.data.split import Split
 
 
 class TargetKind(ABC):
-    """What `data` does differently for a kind of task.
+    """A kind of task as `data` reads and shows it.
 
     kind      its name
     expected  what stands in a cell, in words;  plural  the same of many
@@ -64,7 +64,7 @@ class TargetKind(ABC):
 
     @abstractmethod
     def strata(self, rows: Rows) -> list[str]:
-        """Of each row, what it shares with those among which a part is held out."""
+        """The stratum of each row: a held-out part is drawn from each stratum."""
 
     @abstractmethod
     def names(self, label: Label) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class TargetKind(ABC):
 
     @abstractmethod
     def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
-        """What targets are, in words: `2 classes (no, yes)`, `numbers from 1 to 5`."""
+        """The targets in words: `2 classes (no, yes)`, `numbers from 1 to 5`."""
 
     @abstractmethod
     def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:

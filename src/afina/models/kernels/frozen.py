@@ -33,7 +33,7 @@ _ONEDNN_FLOAT32 = ONEDNN and (
 _ONEDNN_BFLOAT16 = ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 _TYPICAL_ROWS = 256
-"""What a weight is packed for; the order barely depends on it."""
+"""Rows of inputs that a weight is packed for; the order barely depends on it."""
 
 _HELD = "frozen"
 """Name of a `HeldWeight` among the children of its layer."""
@@ -75,7 +75,7 @@ class FrozenWeight(ABC):
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """What products are computed in."""
+        """The dtype of products."""
 
     @property
     @abstractmethod
@@ -198,7 +198,7 @@ def is_linear(layer: object) -> bool:
 
 
 def of(layer: Any) -> FrozenWeight:
-    """That of a linear layer, whatever it holds it in."""
+    """The frozen weight of a linear layer, in any form."""
     held: HeldWeight | None = layer._modules.get(_HELD)
     if held is not None:
         return held
@@ -207,7 +207,7 @@ def of(layer: Any) -> FrozenWeight:
 
 
 def held_by(layer: nn.Module) -> HeldWeight | None:
-    """What a layer holds in the place of its parameter, if anything."""
+    """The weight that a layer holds in the place of its parameter; None: its parameter is there."""
     held = layer._modules.get(_HELD)
     return held if isinstance(held, HeldWeight) else None
 

@@ -49,7 +49,7 @@ def engine(path: Path, patience: float) -> Engine:
 def write_ahead(opened: sqlite3.Connection, patience: float) -> None:
     """Turn the write-ahead log on, so that readers and the writer do not wait for each other.
 
-    Connections that turn it on for a new file at the same time are refused at once, whatever their timeout.
+    Connections that turn it on for a new file at the same time are refused at once: the timeout does not apply.
     """
     until = meter.now() + patience
     while True:

@@ -31,7 +31,7 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class MemoryForecast:
-    """What there is of the memory that runs need: a GPU's where they train on one.
+    """The memory that is there and that runs need: a GPU's where they train on one.
 
     available  bytes for all runs that are carried out at once
     needed     bytes of a run, by its key; a run that is not in it is not waited with
@@ -76,7 +76,7 @@ class Executor(ABC):
         return None
 
     def foresee(self, runs: Sequence[Run]) -> MemoryForecast | None:
-        """What `runs` need of the memory that they share; None where it is no matter how many go on at once."""
+        """The memory that `runs` need and share; None where any number of them may go on at once."""
         return None
 
     @abstractmethod

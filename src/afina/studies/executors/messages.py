@@ -93,7 +93,7 @@ class Failed(_Message):
 
 
 Request = CarryOut | TryOut | Foresee
-"""What a worker is started for."""
+"""A request that a worker is started with."""
 
 Message = Request | GoOn | Stop | Progressed | Scored | Recorded | Foreseen | Failed
 
