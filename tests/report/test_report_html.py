@@ -17,7 +17,7 @@ import pytest
 from afina.events import Listener
 from afina.report.evaluated import Evaluated
 from afina.report.plots import svg
-from afina.report.plots.costs import front
+from afina.report.plots.comparison import pareto_front
 from afina.report.report import Report
 from afina.studies.record import Record
 from afina.studies.run import Run
@@ -122,8 +122,8 @@ def test_methods_are_told_apart_without_colour() -> None:
 
 def test_the_pareto_front_keeps_what_nothing_beats() -> None:
     costs, accuracies = [0, 10, 10, 20, 30, 5], [0.5, 0.9, 0.8, 0.9, 0.95, 0.4]
-    assert front(costs, accuracies) == [0, 1, 4]
-    assert front([1, 1], [0.5, 0.5]) == [0, 1]
+    assert pareto_front(costs, accuracies) == [0, 1, 4]
+    assert pareto_front([1, 1], [0.5, 0.5]) == [0, 1]
 
 
 def test_the_same_records_give_the_same_bytes() -> None:

@@ -14,8 +14,8 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.report import answers, per_label, untrained
 from afina.report.arms import Arm
 from afina.report.per_label import Found
-from afina.report.plots import confusion, labels, numbers, trust
-from afina.report.plots.drawing import Plot
+from afina.report.plots import predictions
+from afina.report.plots.svg import Plot
 from afina.report.tables import Table
 from afina.report.words import share
 from afina.studies.record import Record
@@ -123,8 +123,11 @@ class _Classes(Presentation):
     @property
     def plots(self) -> Mapping[str, Draw]:
         return {
-            "Confusion of labels": confusion.confusion,
-            "How far probabilities can be trusted": lambda arms: [trust.reliability(arms), trust.risk(arms)],
+            "Confusion of labels": predictions.confusion_matrices,
+            "How far probabilities can be trusted": lambda arms: [
+                predictions.reliability(arms),
+                predictions.risk_coverage(arms),
+            ],
         }
 
     def asked(self, names: Sequence[str]) -> str:
@@ -186,7 +189,12 @@ class _Number(Presentation):
 
     @property
     def plots(self) -> Mapping[str, Draw]:
-        return {"Predicted against given": lambda arms: [*numbers.scatter(arms), numbers.residuals(arms)]}
+        return {
+            "Predicted against given": lambda arms: [
+                *predictions.predicted_against_given(arms),
+                predictions.residuals(arms),
+            ]
+        }
 
     def asked(self, names: Sequence[str]) -> str:
         return f"a number ({names[0]})"
@@ -213,7 +221,7 @@ class _Labels(Presentation):
 
     @property
     def plots(self) -> Mapping[str, Draw]:
-        return {"Label by label": lambda arms: [labels.per_label(arms, self.found_by(arms))]}
+        return {"Label by label": lambda arms: [predictions.f1_by_label(arms, self.found_by(arms))]}
 
     def asked(self, names: Sequence[str]) -> str:
         return f"{len(names)} labels, any of them at once"

@@ -21,7 +21,7 @@ from afina.report.evaluated import Evaluated
 from afina.report.kinds import PRESENTATIONS, Presentation
 from afina.report.paper import claims, published
 from afina.report.paper.claims import Claim
-from afina.report.plots.drawing import Plot
+from afina.report.plots.svg import Plot
 from afina.report.sections import Notes, Section
 from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
 from afina.report.tuning import tuning_table
@@ -224,17 +224,17 @@ class Report:
         """By the title of the section where they stand, of these sections; by default of all."""
         if not self.arms:
             return {}
-        from afina.report.plots import accuracy, costs, curve, race, svg, training
+        from afina.report.plots import comparison, svg
 
         asked, greatest = self.results.recommendation, of_greatest_size(self.arms)
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
-                EVIDENCE: lambda: [race.race(asked)] if asked else [],
-                CURVES: lambda: [curve.curve(self.arms)] if is_curve(self.arms) else [],
-                VERDICTS: lambda: [accuracy.differences(self.arms, self.verdicts)],
-                PERFORMANCE: lambda: [accuracy.headline(self.arms), costs.against_parameters(self.arms)],
-                COST: lambda: [costs.against_time(self.arms), costs.against_memory(self.arms)],
-                TRAINING: lambda: [training.losses(self.arms), training.phases(self.arms)],
+                EVIDENCE: lambda: [comparison.trainings_in_time(asked)] if asked else [],
+                CURVES: lambda: [comparison.learning_curves(self.arms)] if is_curve(self.arms) else [],
+                VERDICTS: lambda: [comparison.differences(self.arms, self.verdicts)],
+                PERFORMANCE: lambda: [comparison.headline(self.arms), comparison.against_parameters(self.arms)],
+                COST: lambda: [comparison.against_time(self.arms), comparison.against_memory(self.arms)],
+                TRAINING: lambda: [comparison.losses(self.arms), comparison.phases(self.arms)],
                 **{title: partial(draw, greatest) for title, draw in _presentation(self.arms).plots.items()},
             }
             return {title: [plot for plot in made[title]() if plot is not None] for title in titles or made}

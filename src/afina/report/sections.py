@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from afina.report import asking
 from afina.report.arms import Arm, differing, training
-from afina.report.plots.drawing import Plot
+from afina.report.plots.svg import Plot
 from afina.report.tables import Column, Table
 from afina.report.words import NOTHING, in_words, value_in_words
 from afina.studies.record import Environment, Record

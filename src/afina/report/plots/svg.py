@@ -1,4 +1,4 @@
-"""A matplotlib figure -> SVG to stand inside a page and follow its colours. The palette of all plots.
+"""What all plots share: `Plot`, its axes, the palette, and how a matplotlib figure becomes SVG inside a page.
 
 Figures are drawn in placeholder colours, which become CSS variables: light and dark are the page's business.
 matplotlib is imported on use, and never pyplot, which keeps state and may want a screen.
@@ -10,12 +10,18 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from afina.report import metrics
+from afina.report.arms import Arm
+from afina.report.words import brief
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 LIGHT = ("#0072b2", "#c44e00", "#00795a", "#a8457a", "#7d6300", "#5b50c8", "#2d7f8f", "#8c3b2e")
 DARK = ("#56b4e9", "#f2955a", "#3dcfa3", "#e79fc9", "#e6c34a", "#b3aaff", "#7fd4e0", "#e08f80")
@@ -27,6 +33,21 @@ INK, FAINT, PAPER = "#010101", "#010102", "#010103"
 """Placeholders: text and axes, grid lines, the page itself."""
 _VARIABLES = {INK: "--ink", FAINT: "--faint", PAPER: "--paper"}
 _METHOD = "#0202{:02x}"
+
+WIDTH = 4.6
+"""Inches, at 9 points: still read when a phone shrinks it."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """`svg` is markup for a page; `text` says in words what the plot shows."""
+
+    name: str
+    title: str
+    svg: str
+    text: str
+    caption: str
+
 
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
@@ -104,3 +125,53 @@ def inline(figure: Figure, name: str, title: str) -> str:
 
 def _variable(placeholder: str) -> str:
     return _VARIABLES.get(placeholder) or f"--method-{int(placeholder[-2:], 16)}"
+
+
+def canvas(height: float, width: float = WIDTH) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes, outside pyplot, so that nothing is kept."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def finish(figure: Any, name: str, title: str, said: Sequence[str], caption: str) -> Plot:
+    """The plot that a figure makes. said: what it shows, in words."""
+    text = f"{title}. {'; '.join(said)}."
+    figure.set_layout_engine("constrained")
+    return Plot(name, title, inline(figure, name, text), text, caption)
+
+
+def rows_of(axes: Any, names: Sequence[str]) -> None:
+    """One line per name, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
+
+
+def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bool = False) -> None:
+    """The headline metric against `costs`, a marker an arm."""
+    for arm, cost in zip(arms, costs, strict=True):
+        style = {"color": colour(arm.place), "markersize": 7, "clip_on": False}
+        axes.plot([cost], [arm.headline], marker(arm.place), **style)
+    axes.set_ylabel(metrics.heading(arms[0].record.metric))
+    axes.margins(0.12)
+    legend(axes, arms, front=front)
+
+
+def legend(axes: Any, arms: Sequence[Arm], *, front: bool = False, names: Sequence[str] = ()) -> None:
+    """Below the axes, where it hides nothing; names: what arms are called there, by default their labels."""
+    from matplotlib.lines import Line2D
+
+    handles: list[Any] = [
+        Line2D([], [], color=colour(arm.place), marker=marker(arm.place), linestyle="none") for arm in arms
+    ]
+    names = [brief(name) for name in names or [arm.label for arm in arms]]
+    if front:
+        handles.append(
+            Line2D([], [], color=INK, marker="o", fillstyle="none", markersize=9, linestyle="--", linewidth=1)
+        )
+        names.append("Pareto front")
+    axes.figure.legend(handles, names, loc="outside lower left")

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from afina import digest
 from afina.report.plots import svg
-from afina.report.plots.drawing import Plot
+from afina.report.plots.svg import Plot
 from afina.report.sections import Block, Section
 from afina.report.tables import EACH_SEED
 

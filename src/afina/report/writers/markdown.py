@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from afina.report.plots.drawing import Plot
+from afina.report.plots.svg import Plot
 from afina.report.sections import Block, Code, Notes, Prose, Section, Subheading
 from afina.report.tables import EACH_SEED, Table
 

@@ -1,0 +1,350 @@
+"""Plots that compare methods: accuracy, paired differences, learning curves, the Pareto front of costs, losses.
+
+What each shows is in docs/figures.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from afina.meter import PHASES
+from afina.report import metrics
+from afina.report.arms import Arm, Value
+from afina.report.curves import by_method
+from afina.report.plots import svg
+from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
+from afina.report.tables import measured_on_gpu
+from afina.report.titles import title
+from afina.report.verdicts import Verdicts
+from afina.report.words import brief, share
+from afina.studies.recommendation import Recommendation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def headline(arms: Sequence[Arm]) -> Plot:
+    """The headline metric of every arm with its 95 % interval."""
+    metric = arms[0].record.metric
+    figure, axes = canvas(0.9 + 0.36 * len(arms))
+    said = []
+    for row, arm in enumerate(arms):
+        low, high = arm.interval(metric) or (arm.headline, arm.headline)
+        axes.plot([low, high], [row, row], color=svg.colour(arm.place), linewidth=2)
+        axes.plot([arm.headline], [row], svg.marker(arm.place), color=svg.colour(arm.place), markersize=7)
+        said.append(f"{brief(arm.label)} {share(arm.headline)} ({share(low)} to {share(high)})")
+    rows_of(axes, [brief(arm.label) for arm in arms])
+    axes.set_xlabel(f"{metrics.heading(metric)} on the evaluation texts")
+    return finish(
+        figure,
+        metric,
+        metrics.heading(metric),
+        said,
+        "Mean over the seeds; the lines are 95 % intervals. Whether two methods differ is in the verdicts: "
+        "intervals that overlap do not decide it.",
+    )
+
+
+def differences(arms: Sequence[Arm], found: Verdicts) -> Plot | None:
+    """The difference of every compared pair, with its interval, beside the margin of equivalence."""
+    if not found.compared:
+        return None
+    by_label = {arm.label: arm for arm in arms}
+    pairs = [one for one in found.compared if by_label[one.first].trained and by_label[one.second].trained]
+    left_out = 0 < len(pairs) < len(found.compared)
+    pairs = pairs or list(found.compared)
+    metric = metrics.metric_of(pairs[0].metric)
+    unit = 100 if metric.points else 1
+    margin = unit * pairs[0].margin
+    figure, axes = canvas(1.0 + 0.5 * len(pairs))
+    axes.axvspan(-margin, margin, facecolor=svg.INK, alpha=0.1, edgecolor="none")
+    axes.axvline(0, color=svg.INK, linewidth=0.8)
+    said, digits = [], ".2f" if metric.points else ".4f"
+    for row, one in enumerate(pairs):
+        low, high = unit * one.interval.low, unit * one.interval.high
+        place = by_label[one.first].place
+        axes.plot([low, high], [row, row], color=svg.colour(place), linewidth=2)
+        axes.plot([unit * one.difference], [row], svg.marker(place), color=svg.colour(place), markersize=7)
+        axes.annotate(one.verdict, ((low + high) / 2, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        said.append(
+            f"{one.first} minus {one.second} {unit * one.difference:+{digits}}{' points' * metric.points} "
+            f"({low:+{digits}} to {high:+{digits}}), {one.verdict}"
+        )
+    rows_of(axes, [f"{brief(one.first, 24)}\n− {brief(one.second, 24)}" for one in pairs])
+    axes.set_xlabel(f"Difference in {metric.words}{' (percentage points)' * metric.points}")
+    return finish(
+        figure,
+        "differences",
+        "Paired differences",
+        said,
+        f"First method minus second, on the same texts and seeds. The lines are {100 * pairs[0].level:g} % intervals; "
+        f"the grey band is the margin of ±{margin:.3g}{' percentage points' * metric.points} within which two methods "
+        "count as equivalent."
+        + (" Less is better." if metric.lower else "")
+        + (" Pairs with a method that trains nothing are in the table only." if left_out else ""),
+    )
+
+
+def learning_curves(arms: Sequence[Arm]) -> Plot:
+    """A line a method, with its 95 % intervals; sizes on a logarithmic scale."""
+    methods = by_method(arms)
+    figure, axes = canvas(3.2 + 0.17 * len(methods))
+    said = []
+    for number, (name, those) in enumerate(methods.items()):
+        tone, shift = svg.colour(those[0].place), 1.03 ** (number - (len(methods) - 1) / 2)  # so that all are seen
+        sizes, values = [arm.size * shift for arm in those], [arm.headline for arm in those]
+        axes.plot(sizes, values, color=tone, marker=svg.marker(those[0].place), markersize=6, linewidth=1.4)
+        for size, arm in zip(sizes, those, strict=True):
+            low, high = arm.interval(arm.record.metric) or (arm.headline, arm.headline)
+            axes.plot([size, size], [low, high], color=tone, linewidth=1.2, alpha=0.6)
+        said.append(f"{brief(name)} " + ", ".join(f"{share(arm.headline)} with {arm.size:,}" for arm in those))
+    sizes = sorted({arm.size for arm in arms})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    metric = metrics.heading(arms[0].record.metric)
+    axes.set_xlabel("Training texts (logarithmic)")
+    axes.set_ylabel(metric)
+    legend(axes, [those[0] for those in methods.values()], names=list(methods))
+    caption = "Means over the seeds; the lines are 95 % intervals. Whether two methods differ is in the verdicts."
+    return finish(figure, "sizes", f"{metric} by the number of training texts", said, caption)
+
+
+def against_parameters(arms: Sequence[Arm]) -> Plot:
+    """Accuracy against trainable parameters, on a logarithmic scale with a place for none."""
+    counts = [arm.record.trainable for arm in arms]
+    least = min([count for count in counts if count], default=1)
+    zero = 10 ** (math.floor(math.log10(least)) - 1)
+    figure, axes = canvas(3.0 + 0.17 * len(arms))
+    scatter(axes, arms, [count or zero for count in counts])
+    axes.set_xscale("log")
+    if 0 in counts:
+        from matplotlib.ticker import FuncFormatter
+
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "none" if x <= zero else f"{x:,.0f}"))
+    else:
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params(axis="x", labelsize=7.5, labelrotation=20)
+    axes.set_xlabel("Trainable parameters (logarithmic)")
+    said = [f"{brief(arm.label)} {count:,}, {share(arm.headline)}" for arm, count in zip(arms, counts, strict=True)]
+    title = f"{_headline(arms)} against trainable parameters"
+    return finish(figure, "parameters", title, said, "Means over the seeds.")
+
+
+def against_time(arms: Sequence[Arm]) -> Plot | None:
+    """Accuracy against training time, with the Pareto front."""
+    return _against_cost(
+        arms,
+        "time",
+        f"{_headline(arms)} against training time",
+        "Training time (s)",
+        lambda record: record.seconds.train if record.steps else 0.0,
+        "{:,.1f} s",
+    )
+
+
+def against_memory(arms: Sequence[Arm]) -> Plot | None:
+    """Accuracy against peak memory, with the Pareto front."""
+    on_gpu = all(measured_on_gpu(record) for arm in arms for record in arm.records)
+    return _against_cost(
+        arms,
+        "memory",
+        f"{_headline(arms)} against peak memory",
+        "GPU memory allocated, peak (GiB)" if on_gpu else "Main memory of the process, peak (GiB)",
+        lambda record: _gib(record.memory.allocated_peak if on_gpu else record.memory.rss_peak),
+        "{:.2f} GiB",
+    )
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+    """Places of the points that no other beats or equals in both and beats in one; by rising cost."""
+    both = list(zip(costs, values, strict=True))
+    kept = [
+        place
+        for place, (cost, value) in enumerate(both)
+        if not any(c <= cost and v >= value and (c < cost or v > value) for c, v in both)
+    ]
+    return sorted(kept, key=lambda place: both[place])
+
+
+def _against_cost(
+    arms: Sequence[Arm],
+    name: str,
+    title: str,
+    axis: str,
+    value: Value,
+    form: str,
+) -> Plot | None:
+    known = [(arm, cost) for arm in arms if (cost := arm.mean(value)) is not None]
+    if not known:
+        return None
+    shown, costs = [arm for arm, _ in known], [cost for _, cost in known]
+    best = pareto_front(costs, [arm.gain for arm in shown])
+    figure, axes = canvas(3.0 + 0.17 * (len(shown) + 1))
+    axes.plot(
+        [costs[place] for place in best],
+        [shown[place].headline for place in best],
+        color=svg.INK,
+        linewidth=1,
+        linestyle="--",
+        drawstyle="steps-post",
+        zorder=1,
+    )
+    for place in best:
+        axes.plot(
+            [costs[place]], [shown[place].headline], "o", color=svg.INK, fillstyle="none", markersize=14, clip_on=False
+        )
+    scatter(axes, shown, costs, front=True)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(axis)
+    said = [f"{brief(arm.label)} {form.format(cost)}, {share(arm.headline)}" for arm, cost in known]
+    on_front = ", ".join(brief(shown[place].label) for place in best)
+    caption = (
+        "Ringed and joined: the Pareto front, the methods that no other beats in one without losing in the other: "
+        f"{on_front}. It takes the means as they are; whether they differ is in the verdicts."
+    )
+    return finish(figure, name, title, [*said, f"on the Pareto front: {on_front}"], caption)
+
+
+def _headline(arms: Sequence[Arm]) -> str:
+    return metrics.heading(arms[0].record.metric)
+
+
+def _gib(size: int | None) -> float | None:
+    return None if size is None else size / 2**30
+
+
+HATCHES = ("", "////", "", "\\\\\\\\", "xxxx")
+"""By phase, as PHASES has them."""
+
+
+def losses(arms: Sequence[Arm]) -> Plot | None:
+    """The training loss of every run: pale as recorded, and its running mean."""
+    import numpy as np
+
+    shown = [arm for arm in arms if any(record.losses for record in arm.records if record.steps)]
+    if not shown:
+        return None
+    figure, axes = canvas(3.0 + 0.17 * len(shown))
+    said = []
+    for arm in shown:
+        for record in arm.records:
+            steps, values = map(np.array, zip(*record.losses, strict=True))
+            smooth = _running(values, max(1, len(values) // 15))
+            tone = svg.colour(arm.place)
+            axes.plot(steps, values, color=tone, linewidth=0.7, alpha=0.25)
+            marks = {"marker": svg.marker(arm.place), "markevery": max(1, len(steps) // 6), "markersize": 5}
+            axes.plot(steps, smooth, color=tone, linewidth=1.6, **marks)
+        ends = [record.losses[-1][1] for record in arm.records]
+        said.append(f"{brief(arm.label)} ends at {sum(ends) / len(ends):.3f}")
+    legend(axes, shown)
+    axes.set_xlabel("Step")
+    axes.set_ylabel("Training loss")
+    axes.set_ylim(bottom=0)
+    return finish(
+        figure,
+        "losses",
+        "Training loss",
+        said,
+        "Pale: mean loss between two recorded steps. Strong: running mean of a fifteenth of the run. A line a seed.",
+    )
+
+
+def phases(arms: Sequence[Arm]) -> Plot:
+    """Seconds of every setting by phase."""
+    from matplotlib.patches import Patch
+
+    figure, axes = canvas(1.4 + 0.36 * len(arms))
+    said = []
+    for row, arm in enumerate(arms):
+        start, parts = 0.0, []
+        for number, phase in enumerate(PHASES):
+            taken = sum(getattr(record.seconds, phase) for record in arm.records) / len(arm.records)
+            axes.barh(row, taken, left=start, height=0.6, **_fill(number, svg.colour(arm.place)))
+            start += taken
+            parts.append(f"{phase} {taken:.1f}")
+        said.append(f"{brief(arm.label)}: {', '.join(parts)} seconds")
+    rows_of(axes, [brief(arm.label) for arm in arms])
+    axes.grid(False, axis="y")
+    axes.set_xlabel("Seconds")
+    patches = [Patch(label=phase, **_fill(number, svg.INK)) for number, phase in enumerate(PHASES)]
+    figure.legend(handles=patches, loc="outside lower left", ncols=5, handlelength=1.2, columnspacing=0.9)
+    return finish(figure, "phases", "Time by phase", said, "Means over the seeds.")
+
+
+def _fill(number: int, tone: str) -> dict[str, Any]:
+    """A phase's filling: training solid, the others pale and hatched, each in its own way."""
+    from matplotlib.colors import to_rgba
+
+    return {
+        "facecolor": to_rgba(tone, (0.15, 0.3, 1.0, 0.3, 0.15)[number]),
+        "hatch": HATCHES[number],
+        "edgecolor": svg.INK,
+        "linewidth": 0.5,
+    }
+
+
+def _running(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean of up to `width` values before and after each."""
+    import numpy as np
+
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
+    means: np.ndarray = (sums[high] - sums[low]) / (high - low)
+    return means
+
+
+def trainings_in_time(made: Recommendation) -> Plot | None:
+    """A filled marker on what was set aside, a hollow one on held-out texts, dashed what trains nothing; None where
+    nothing was trained.
+    """
+    shown = [one for one in made.contenders if one.ended is not None and one.validation is not None]
+    if not shown:
+        return None
+    metric = metrics.metric_of(made.metric)
+    figure, axes = canvas(3.2 + 0.17 * (len(shown) + 2))
+    ends = [(one.ended or 0.0) / 60 for one in shown]
+    aside = [one.validation or 0.0 for one in shown]
+    said = []
+    axes.step(ends, [*accumulate(aside, min if metric.lower else max)], where="post", color=svg.INK, linewidth=1)
+    for place, (one, end, value) in enumerate(zip(shown, ends, aside, strict=True)):
+        style: dict[str, Any] = {"color": svg.colour(place), "markersize": 7, "clip_on": False}
+        axes.plot([end], [value], svg.marker(place), **style)
+        axes.plot([end], [one.metrics[made.metric]], svg.marker(place), fillstyle="none", **style)
+        said.append(
+            f"{brief(title(one.name))} after {end:.1f} minutes: {share(value)} set aside, "
+            f"{share(one.metrics[made.metric])} held out"
+        )
+    for one in made.contenders:
+        if not one.trained and one.metrics:
+            axes.axhline(one.metrics[made.metric], color=svg.INK, linewidth=0.8, linestyle="--")
+            where: dict[str, Any] = {"xytext": (3, 2), "textcoords": "offset points", "color": svg.INK}
+            axes.annotate(brief(title(one.name)), (0, one.metrics[made.metric]), **where)
+            said.append(f"{brief(title(one.name))}: {share(one.metrics[made.metric])} held out")
+    axes.set_xlabel("Minutes from the start")
+    axes.set_ylabel(metrics.heading(made.metric))
+    axes.margins(0.12)
+    axes.set_xlim(left=0)
+    _race_legend(figure, [title(one.name) for one in shown])
+    caption = (
+        "When each training ended, and how it did: filled on texts set aside, which select, hollow on held-out texts, "
+        "which choose nothing; the line is the best so far by the former. Dashed: what trains nothing, on held-out "
+        "texts."
+    )
+    return finish(figure, "race", "What was trained, in the order of time", said, caption)
+
+
+def _race_legend(figure: Any, names: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles: list[Any] = [
+        Line2D([], [], color=svg.colour(place), marker=svg.marker(place), linestyle="none")
+        for place in range(len(names))
+    ]
+    hollow: dict[str, Any] = {"color": svg.INK, "marker": "o", "fillstyle": "none", "linestyle": "none"}
+    handles += [Line2D([], [], **hollow), Line2D([], [], **hollow | {"fillstyle": "full"})]
+    figure.legend(handles, [*map(brief, names), "held-out texts", "texts set aside"], loc="outside lower left", ncols=2)

@@ -1,0 +1,198 @@
+"""Plots of predictions: confusion matrices, reliability, risk and coverage, F1 by label, residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isnan
+from typing import TYPE_CHECKING
+
+from afina.report.arms import Arm
+from afina.report.per_label import MOST, Found, confused
+from afina.report.plots import svg
+from afina.report.plots.svg import WIDTH, Plot, canvas, finish, legend, rows_of
+from afina.report.words import UNDEFINED, brief
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def confusion_matrices(arms: Sequence[Arm]) -> list[Plot]:
+    """A matrix per setting, seeds added up; none where there are too many labels to tell apart."""
+    made = []
+    for arm in arms:
+        names = [brief(name, 18) for name in arm.record.label_names]
+        if len(names) > MOST:
+            continue
+        made.append(_matrix(arm, names, confused(arm.targets, arm.answers, len(names))))
+    return made
+
+
+def _matrix(arm: Arm, names: Sequence[str], counts: np.ndarray) -> Plot:
+    from matplotlib.patches import Rectangle
+
+    size = len(names)
+    figure, axes = canvas(min(4.4, 1.6 + 0.42 * size), width=min(WIDTH, 2.9 + 0.42 * max(0, size - 2)))
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    numbers = size <= 8
+    for gold in range(size):
+        for answer in range(size):
+            tone = svg.colour(arm.place)
+            # Never so strong that the number on it cannot be read.
+            alpha = (0.5 if numbers else 1.0) * shares[gold, answer]
+            axes.add_patch(Rectangle((answer - 0.5, gold - 0.5), 1, 1, facecolor=tone, alpha=alpha, linewidth=0))
+            if numbers:
+                axes.text(answer, gold, f"{counts[gold, answer]:,}", ha="center", va="center")
+    axes.set_xlim(-0.5, size - 0.5)
+    axes.set_ylim(size - 0.5, -0.5)
+    axes.set_xticks(range(size), names, rotation=0 if size <= 3 else 60, ha="center" if size <= 3 else "right")
+    axes.set_yticks(range(size), names)
+    axes.tick_params(labelsize=8 if numbers else 6)
+    axes.grid(False)
+    axes.spines[["top", "right"]].set_visible(True)
+    axes.set_xlabel("Answered")
+    axes.set_ylabel("Right")
+    wrong = [
+        (counts[gold, answer], f"{names[gold]} taken for {names[answer]} {counts[gold, answer]:,} times")
+        for gold in range(size)
+        for answer in range(size)
+        if gold != answer and counts[gold, answer]
+    ]
+    said = [words for _, words in sorted(wrong, key=lambda one: -one[0])[:6]] or ["no text was labelled wrongly"]
+    caption = "Evaluation texts by their right label (rows) and the answer (columns)"
+    caption += f", {len(arm.results)} seeds added up." if len(arm.results) > 1 else "."
+    return finish(figure, f"confusion-{arm.place}", brief(arm.label), said, caption)
+
+
+def reliability(arms: Sequence[Arm]) -> Plot:
+    """Share of right answers against how sure they were, in ten bins, all seeds together."""
+    from afina.stats import classification
+
+    figure, axes = canvas(3.2 + 0.17 * len(arms))
+    axes.plot([0, 1], [0, 1], color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
+    said = []
+    for arm in arms:
+        sure, right, counts = classification.reliability(*_together(arm))
+        style = {"color": svg.colour(arm.place), "marker": svg.marker(arm.place), "markersize": 5, "linewidth": 1.2}
+        axes.plot(sure, right, **style)
+        off = float((counts * abs(sure - right)).sum() / counts.sum())
+        said.append(
+            f"{brief(arm.label)} is off by {off:.3f} in the mean, {100 * (counts @ (sure - right)) / sum(counts):+.1f}"
+            " points too sure"
+        )
+    axes.set_xlim(min(1 / len(arms[0].record.label_names), 0.5), 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("Probability of the answer")
+    axes.set_ylabel("Share that is right")
+    legend(axes, arms)
+    caption = (
+        "Below the broken line a method is surer than it is right. The setting temperature corrects that, on texts "
+        "that are cut from training."
+    )
+    return finish(figure, "reliability", "Reliability", said, caption)
+
+
+def risk_coverage(arms: Sequence[Arm]) -> Plot:
+    """The accuracy that remains on the texts that a method is surest of."""
+    from afina.stats import classification
+
+    figure, axes = canvas(3.2 + 0.17 * len(arms))
+    said = []
+    for arm in arms:
+        coverage, accuracy = classification.risk_coverage(*_together(arm))
+        step = max(1, len(coverage) // 200)
+        first = min(len(coverage) - 1, len(coverage) // 20)  # below a twentieth a curve is noise
+        shown = slice(first, None, step)
+        marks = {"marker": svg.marker(arm.place), "markevery": 0.15, "markersize": 5}
+        axes.plot(100 * (1 - coverage[shown]), accuracy[shown], color=svg.colour(arm.place), linewidth=1.4, **marks)
+        half = accuracy[max(0, len(accuracy) // 2 - 1)]
+        said.append(f"{brief(arm.label)} {accuracy[-1]:.3f} of all, {half:.3f} of the surest half")
+    axes.set_xlim(0, 95)
+    axes.set_xlabel("Least sure texts left to a human (%)")
+    axes.set_ylabel("Accuracy on the others")
+    legend(axes, arms)
+    return finish(figure, "risk", "What remains where the least sure are left to a human", said, "All seeds together.")
+
+
+def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and what is right, seeds one after another."""
+    import numpy as np
+
+    chances = [result.chances for result in arm.results if result.chances is not None]
+    return np.concatenate(chances), np.tile(arm.targets, len(chances))
+
+
+def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[Found]]) -> Plot:
+    """F1 of every label, a bar a setting, as `found` of each; the most frequent labels where there are many."""
+    shown = [one.name for one in sorted(found[0], key=lambda one: -one.support)[:MOST]]
+    figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
+    said, height = [], 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        by_name = {one.name: one.f1 for one in found[number]}
+        places = [row - 0.4 + height * (number + 0.5) for row in range(len(shown))]
+        axes.barh(places, [by_name[name] for name in shown], height=height, color=svg.colour(arm.place))
+        axes.plot([by_name[name] for name in shown], places, svg.marker(arm.place), color=svg.colour(arm.place))
+        said.append(f"{brief(arm.label)} " + ", ".join(f"{brief(name, 18)} {_told(by_name[name])}" for name in shown))
+    axes.set_yticks(range(len(shown)), [brief(name, 24) for name in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("F1 of the label")
+    legend(axes, arms)
+    caption = "Means over the seeds."
+    caption += f" The {MOST} most frequent of {len(arms[0].record.label_names)} labels." if len(shown) == MOST else ""
+    return finish(figure, "labels", "F1 by label", said, caption)
+
+
+def _told(f1: float) -> str:
+    return UNDEFINED if isnan(f1) else f"{f1:.3f}"
+
+
+POINTS = 1500
+"""Points of a setting that are drawn; evenly chosen of more."""
+
+
+def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
+    """Of every setting, its numbers against those given, the mean over the seeds."""
+    made = []
+    for arm in arms:
+        given, told, step = arm.targets, arm.answers.mean(axis=0), -(-len(arm.targets) // POINTS)
+        figure, axes = canvas(3.4)
+        ends = [float(given.min()), float(given.max())]
+        axes.plot(ends, ends, color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
+        style = {"color": svg.colour(arm.place), "markersize": 3, "alpha": 0.45, "linestyle": "none"}
+        axes.plot(given[::step], told[::step], svg.marker(arm.place), **style)
+        axes.set_xlabel("Given")
+        axes.set_ylabel("Predicted")
+        spread = [
+            f"{name} from {value.min():.3g} to {value.max():.3g}"
+            for name, value in (("given", given), ("predicted", told))
+        ]
+        caption = "A point a text; on the broken line both are the same."
+        caption += " Means over the seeds." if len(arm.results) > 1 else ""
+        made.append(finish(figure, f"scatter-{arm.place}", brief(arm.label), spread, caption))
+    return made
+
+
+def residuals(arms: Sequence[Arm]) -> Plot:
+    """Of every setting, how far its numbers are from those given: the middle half and nine tenths of them."""
+    import numpy as np
+
+    figure, axes = canvas(1.0 + 0.36 * len(arms))
+    said = []
+    for row, arm in enumerate(arms):
+        low, first, middle, third, high = np.quantile(arm.answers - arm.targets, [0.05, 0.25, 0.5, 0.75, 0.95])
+        tone = svg.colour(arm.place)
+        axes.plot([low, high], [row, row], color=tone, linewidth=1.2)
+        axes.plot([first, third], [row, row], color=tone, linewidth=5, solid_capstyle="butt")
+        axes.plot([middle], [row], svg.marker(arm.place), color=tone, markersize=7, markeredgecolor=svg.PAPER)
+        said.append(f"{brief(arm.label)} half of them from {first:.3g} to {third:.3g}, the middle {middle:.3g}")
+    axes.axvline(0, color=svg.INK, linewidth=0.8)
+    rows_of(axes, [brief(arm.label) for arm in arms])
+    axes.set_xlabel("Predicted minus given")
+    return finish(
+        figure,
+        "residuals",
+        "Residuals",
+        said,
+        "Thick: the middle half of the texts. Thin: nine tenths. Marker: median.",
+    )
