@@ -157,13 +157,11 @@ def test_every_package_is_there_and_says_what_it_holds_and_what_it_does_not_know
 
 
 SAME_NAME: set[str] = {
-    "Adapter",
     "Answer",
     "Apart",
     "Asked",
     "Candidate",
     "Columns",
-    "Core",
     "Counts",
     "Entry",
     "Foreseen",
@@ -174,8 +172,6 @@ SAME_NAME: set[str] = {
     "Opened",
     "Part",
     "Place",
-    "Prefix",
-    "Prompt",
     "Published",
     "Question",
     "Request",

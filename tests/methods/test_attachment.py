@@ -16,8 +16,7 @@ from afina.methods.attachment import attach
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.peft import PeftMethod
-from afina.methods.prelayer import PreLayer
-from afina.methods.selective import Selective
+from afina.methods.selective import PreLayer, Selective
 from afina.models.classifier import Classifier
 from afina.models.meta import meta_model
 from raises import raises

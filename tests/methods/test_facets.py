@@ -1,4 +1,4 @@
-"""A method is a core and three facets: each attribute belongs to one, and a stranger implements the core alone."""
+"""Each attribute of a method belongs to one of four base classes; a stranger implements the first alone."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import torch
 
 from afina import METHODS, Backbone
 from afina.data.batch import pack
-from afina.methods import TOLD, make, outside
-from afina.methods.facets import STATED, Description, Format, Serving
-from afina.methods.method import Core, Method
+from afina.methods import TOLD, make, plugins
+from afina.methods.method import STATED, Adaptation, Description, Format, Method, Serving
 from afina.methods.selective import Selective
 from afina.models.meta import meta_of
 from fakes import opened
 
-FACETS = (Core, Description, Serving, Format)
+FACETS = (Adaptation, Description, Serving, Format)
 
 
 def public(kind: type) -> set[str]:
@@ -99,8 +98,8 @@ class Entry:
 def test_methods_of_other_packages_work_with_what_they_implement(
     kind: type[Method], trained: int, gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(outside, "entry_points", lambda group: [Entry(kind)])
-    found, refused = outside.found(METHODS)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry(kind)])
+    found, refused = plugins.found(METHODS)
     assert (found, refused) == ({kind.name: kind}, {})
     monkeypatch.setitem(METHODS, kind.name, kind)
     method = make(kind.name).for_family(gpt2.family)

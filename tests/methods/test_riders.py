@@ -7,8 +7,8 @@ import torch
 
 from afina import Backbone
 from afina.methods import make
-from afina.methods.bitfit import BitFit
 from afina.methods.method import Method
+from afina.methods.selective import BitFit
 from afina.models.classifier import Classifier
 from afina.models.meta import meta_model
 from afina.models.rider import Renormed, Rider, Shifted

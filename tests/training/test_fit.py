@@ -15,8 +15,8 @@ from afina.data.token_cache import EncodedSplit
 from afina.errors import OutOfMemory
 from afina.inference import predictor
 from afina.methods import make
-from afina.methods.full import Full
 from afina.methods.lora import Lora
+from afina.methods.selective import Full
 from afina.models.classifier import Classifier
 from afina.models.kernels.frozen import held_tensors
 from afina.training.checkpoint import Account

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from afina import digest, environment, methods, plainfile, tensorfile
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.inference import probes
-from afina.methods.full import Full
 from afina.methods.method import check_names
+from afina.methods.selective import Full
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_head

@@ -13,8 +13,8 @@ from afina import atomic, plainfile, tensorfile
 from afina.errors import InvalidStudy, Refused
 from afina.inference import probes
 from afina.inference.predictor import ModelPredictor, Predictor
-from afina.methods.full import Full
 from afina.methods.method import Method
+from afina.methods.selective import Full
 from afina.models.classifier import Classifier
 from afina.models.kernels.frozen import round_weights
 from afina.models.precision import PRECISIONS

@@ -1,6 +1,6 @@
-"""Every way of adapting that afina knows, a file each; METHODS has them by key.
+"""Every way of adapting that afina knows; METHODS has them by key.
 
-Holds all that differs between methods: nothing outside knows one by name. Knows no task and no run; starts without
+Holds all that differs between methods: no other package knows one by name. Knows no task and no run; starts without
 torch.
 """
 
@@ -12,31 +12,37 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from afina.errors import InvalidStudy, UnknownName
-from afina.methods import outside
-from afina.methods.baseline import Baseline
-from afina.methods.bitfit import BitFit
-from afina.methods.bottleneck import Adapter
+from afina.methods import plugins
+from afina.methods.bottleneck import BottleneckAdapter
 from afina.methods.foreign import Foreign
-from afina.methods.full import Full
-from afina.methods.head import Head
 from afina.methods.ia3 import Ia3
-from afina.methods.last import Last
-from afina.methods.layernorm import LayerNorm
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from afina.methods.peft_type import PeftType
-from afina.methods.prefix import Prefix
-from afina.methods.prelayer import PreLayer, PreLayer46080
-from afina.methods.prompt import Prompt
+from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
+from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
 from afina.methods.sum import MULTIPLIER, PLUS, Sum
 from afina.methods.vera import Vera
-from afina.methods.zero_shot import ZeroShot
 from afina.schema import Problem
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        *(Baseline, ZeroShot, Head, Full, Last, BitFit, LayerNorm, Lora, Ia3, Vera, Adapter, Prompt, Prefix),
+        *(
+            Baseline,
+            ZeroShot,
+            Head,
+            Full,
+            Last,
+            BitFit,
+            LayerNorm,
+            Lora,
+            Ia3,
+            Vera,
+            BottleneckAdapter,
+            PromptTuning,
+            PrefixTuning,
+        ),
         *(PreLayer, PreLayer46080),
     )
 }
@@ -46,7 +52,7 @@ be made without being told anything, so that all may be listed, counted and fore
 TOLD: dict[str, type[Method]] = {PeftType.name: PeftType}
 """Methods that have to be told something, and so are not in METHODS."""
 
-_OUTSIDE, REFUSED = outside.found(METHODS | TOLD)
+_OUTSIDE, REFUSED = plugins.found(METHODS | TOLD)
 """REFUSED: by the name of another package's entry point, why its method is not among METHODS."""
 
 METHODS |= _OUTSIDE

@@ -24,7 +24,7 @@ _LARGEST = 1e6
 
 
 @dataclass(frozen=True)
-class Adapter(Method):
+class BottleneckAdapter(Method):
     """Trains the modules that it adds, and the head.
 
     kind       where they are, and with it their nonlinearity: GELU for `houlsby`, ReLU for the others

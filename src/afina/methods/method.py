@@ -1,9 +1,9 @@
 """The Method contract: one way to adapt a classifier.
 
-A method is a core, what is attached, which parameters train and how, and what is saved, and the facets of
-`afina.methods.facets`. It has to implement `attach` and to state `name`, `title` and `summary`; all else has a default.
-Training, measuring and saving ask the core alone. `afina.methods.attachment` holds a method to what it says. Starts
-without torch.
+A method has four base classes: `Adaptation` is what is attached, what trains and how, and what is saved; `Description`,
+`Serving` and `Format` have defaults. A method has to implement `attach` and to state `name`, `title` and `summary`.
+Training, measuring and saving ask the `Adaptation` alone. `afina.methods.attachment` holds a method to what it says.
+Knows no method; starts without torch.
 """
 
 from __future__ import annotations
@@ -11,15 +11,79 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.errors import CorruptAdapter
-from afina.methods.facets import Description, Format, Serving
 from afina.models.architectures import is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
+
+    from afina.models.backbone import Backbone
+    from afina.models.rider import Rider
+
+
+class Description:
+    """What tables, tuning and recommendations read of a method. Every method states the first three.
+
+    name           key in METHODS
+    title          how tables call it
+    summary        what it does, in a line
+    learning_rate  used where none is given; LoRA's and PreLayer's are the quickstart's, see docs/LOG.md
+    search         values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
+                   ten times it; None where there is nothing to tune
+    practical      whether a recommendation considers it
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    learning_rate: ClassVar[float] = 2e-4
+    search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {}
+    practical: ClassVar[bool] = True
+
+
+STATED = ("name", "title", "summary")
+"""What of a description has no default."""
+
+
+class Serving:
+    """How a trained adapter computes beside others; by default with weights of its own."""
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """How a saved state takes part in a row of several adapters; None: it does not, and needs weights of its own.
+
+        model  attached, on the `meta` device;  state  of such a model;  base  the frozen one, without the method
+        What the rider does not name among what it has `heard` is taken for a reason to let it have its own weights.
+        """
+        return None
+
+    def merged(self, model: Any) -> Any:
+        """The attached model without what stands beside the backbone's weights, folded into them. Changes `model`.
+
+        What cannot be folded is still there afterwards. Raises InvalidStudy where that cannot even be tried.
+        """
+        return model
+
+
+class Format:
+    """Which files hold a saved state, and what other libraries are told; by default afina's own, and nothing.
+
+    tensor_file   file that `state` is saved to; named by the library that reads it
+    said_by_peft  whether peft's settings can say what the method trains, beside a wrap: see `in_peft`
+    """
+
+    tensor_file: ClassVar[str] = "delta.safetensors"
+    said_by_peft: ClassVar[bool] = False
+
+    def in_peft(self, model: Any) -> Mapping[str, Any]:
+        """The method in peft's settings: `bias`, or a list of `modules_to_save`. Asked where `said_by_peft`."""
+        return {}
+
+    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
+        """Write the small files with which other libraries read the saved state."""
 
 
 _LATER = "later"
@@ -34,7 +98,7 @@ def later(default: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Core(ABC):
+class Adaptation(ABC):
     """What is attached, trained and saved; the fields are the hyperparameters.
 
     trains_body    whether anything but the head is meant to train
@@ -153,7 +217,7 @@ class Core(ABC):
 
 
 @dataclass(frozen=True)
-class Method(Core, Description, Serving, Format):
+class Method(Adaptation, Description, Serving, Format):
     """One way to adapt a classifier; its fields are its hyperparameters."""
 
 

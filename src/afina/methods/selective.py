@@ -1,18 +1,24 @@
-"""What selective methods have in common: they train some of the model's own parameters, and add none."""
+"""Selective methods: they train some of the model's own parameters, or none, and add none.
+
+Zero-shot, the untrained baseline, linear probe, full fine-tuning, the last blocks, BitFit, the norms, and PreLayer, the
+embeddings. Knows which parameters train, and of no layer how it computes. Starts without torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from afina.errors import InvalidStudy
-from afina.methods.method import Method, plain_name, weight_names
-from afina.models.architectures import is_head
+from afina.methods.method import Method, later, plain_name, weight_names
+from afina.models.architectures import ARCHITECTURES, Architecture, architecture_of, is_head
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from afina.models.backbone import Backbone
     from afina.models.rider import Change, Rider
 
 
@@ -73,3 +79,272 @@ class Selective(Method):
             else:
                 return None
         return Rider(changes, heard=frozenset(heard))
+
+
+@dataclass(frozen=True)
+class _Untrained(Selective):
+    """Trains nothing, so that the model is evaluated as it is."""
+
+    search: ClassVar[None] = None
+    practical: ClassVar[bool] = False
+    trains_body: ClassVar[bool] = False
+
+    @property
+    def trains_head(self) -> bool:
+        """The head stays as it started."""
+        return False
+
+    def trains(self, name: str) -> bool:
+        """Nothing."""
+        return False
+
+
+@dataclass(frozen=True)
+class Baseline(_Untrained):
+    """The pretrained body under a random head: the published study's "no fine-tuning"."""
+
+    name: ClassVar[str] = "baseline"
+    title: ClassVar[str] = "no fine-tuning"
+    summary: ClassVar[str] = "the pretrained body under a random head, evaluated as it is"
+    head: ClassVar[Literal["random", "words"] | None] = "random"
+
+
+@dataclass(frozen=True)
+class ZeroShot(_Untrained):
+    """The language model's own logits for the labels' words; template and words are a run's, as for any method."""
+
+    name: ClassVar[str] = "zero-shot"
+    title: ClassVar[str] = "zero-shot"
+    summary: ClassVar[str] = "the language model as it is, asked in words: what it answers before anything is trained"
+    head: ClassVar[Literal["random", "words"] | None] = "words"
+
+
+@dataclass(frozen=True)
+class Head(Selective):
+    """Linear probe: trains the head on a body in evaluation, without dropout, so that it reads each text once."""
+
+    name: ClassVar[str] = "head"
+    title: ClassVar[str] = "head only"
+    summary: ClassVar[str] = "a linear head trains on what the frozen body gives, which is computed once"
+    learning_rate: ClassVar[float] = 1e-2
+    trains_body: ClassVar[bool] = False
+
+    def trains(self, name: str) -> bool:
+        """The head."""
+        return is_head(name)
+
+
+@dataclass(frozen=True)
+class Full(Selective):
+    """Trains every parameter, the head included. Saved as a directory that `from_pretrained` opens.
+
+    layer_decay  what the learning rate of each block is of the one above it: the head and the final norm have the whole
+                 rate, the last block this share of it, the embeddings the least (Bao et al. 2022)
+    """
+
+    name: ClassVar[str] = "full"
+    title: ClassVar[str] = "full fine-tuning"
+    summary: ClassVar[str] = "every parameter of the model trains"
+    learning_rate: ClassVar[float] = 1e-4
+    tensor_file: ClassVar[str] = "model.safetensors"
+
+    layer_decay: float = later(1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:  # refuses NaN as well
+            raise InvalidStudy(
+                f"method full: layer_decay={self.layer_decay}; expected 0 < layer_decay <= 1.",
+                code="method.setting-invalid",
+                method="full",
+                layer_decay=self.layer_decay,
+            )
+
+    def trains(self, name: str) -> bool:
+        """Everything."""
+        return True
+
+    def multipliers(self, model: Any) -> Mapping[str, float]:
+        """By depth, where the rate decays; see `layer_decay`."""
+        if self.layer_decay == 1:
+            return {}
+        blocks, there = architecture_of(model).block, model.config.num_hidden_layers
+        found = {}
+        for name, _ in model.named_parameters():
+            index = blocks.index(name)
+            if index is not None:
+                found[name] = self.layer_decay ** (there - index)
+            elif not is_head(name) and blocks.final_norm not in name.split("."):
+                found[name] = self.layer_decay ** (there + 1)
+        return found
+
+    def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
+        """Write the configuration and the tokenizer, as `save_pretrained` does."""
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(directory)
+        backbone.tokenizer.save_pretrained(directory)
+
+
+@dataclass(frozen=True)
+class Last(Selective):
+    """Trains the last blocks, the norm after them, and the head; no gradient goes further down.
+
+    blocks  how many
+    """
+
+    name: ClassVar[str] = "last"
+    title: ClassVar[str] = "last blocks"
+    summary: ClassVar[str] = "the last transformer blocks and the final norm train, the blocks below stay frozen"
+    learning_rate: ClassVar[float] = 5e-4
+    practical: ClassVar[bool] = False
+    search: ClassVar[Mapping[str, tuple[Any, ...]]] = {"blocks": (1, 2, 4)}
+
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise InvalidStudy(
+                f"method last: blocks={self.blocks}; expected 1 or more. `head` trains the head alone.",
+                code="method.setting-invalid",
+                method="last",
+                blocks=self.blocks,
+            )
+
+    def chosen(self, model: Any) -> set[str]:
+        """Those of the last `blocks`, of the final norm and of the head. Raises InvalidStudy where there are fewer."""
+        names, there = architecture_of(model).block, model.config.num_hidden_layers
+        if self.blocks > there:
+            raise InvalidStudy(
+                f"method {self.name}: blocks is {self.blocks:,}, and this model has {there}. Full fine-tuning "
+                "trains all of them and the embeddings.",
+                code="method.setting-invalid",
+                method=self.name,
+                blocks=self.blocks,
+            )
+        found = set()
+        for name in set.union(*weight_names(model)):
+            index = names.index(name)
+            above = is_head(name) or names.final_norm in name.split(".")
+            if above if index is None else index >= there - self.blocks:
+                found.add(name)
+        return found
+
+
+@dataclass(frozen=True)
+class BitFit(Selective):
+    """Trains every bias, those of norms too, and the head (Ben Zaken et al. 2022)."""
+
+    name: ClassVar[str] = "bitfit"
+    title: ClassVar[str] = "BitFit"
+    summary: ClassVar[str] = "the biases train, the weights that they are added to stay frozen"
+    learning_rate: ClassVar[float] = 1e-3
+    practical: ClassVar[bool] = False
+    said_by_peft: ClassVar[bool] = True
+
+    def trains(self, name: str) -> bool:
+        """Biases, and the head."""
+        return name.endswith(".bias") or is_head(name)
+
+    def in_peft(self, model: Any) -> Mapping[str, Any]:
+        """All biases."""
+        return {"bias": "all"}
+
+    def attach(self, model: Any) -> Any:
+        """As `Selective.attach`. Raises InvalidStudy where the model has no bias."""
+        if all(is_head(name) for name in self.chosen(model)):
+            raise InvalidStudy(
+                f"method {self.name}: {model.config.model_type} has no biases; layernorm trains a number of parameters "
+                "like theirs, lora adds some.",
+                code="method.family-unsupported",
+                method=self.name,
+                family=model.config.model_type,
+            )
+        return super().attach(model)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Selective):
+    """Trains the weights and biases of all norms, LayerNorm's or RMSNorm's, and the head (Zhao et al. 2024)."""
+
+    name: ClassVar[str] = "layernorm"
+    title: ClassVar[str] = "norms"
+    summary: ClassVar[str] = "the norms between the layers train, the layers stay frozen"
+    learning_rate: ClassVar[float] = 1e-3
+    practical: ClassVar[bool] = False
+    said_by_peft: ClassVar[bool] = True
+
+    def chosen(self, model: Any) -> set[str]:
+        """Norms, and the head."""
+        norms = architecture_of(model).norms
+        names = (plain_name(name) for name, _ in model.named_parameters())
+        return {name for name in names if is_head(name) or not norms.isdisjoint(name.split(".")[-2:-1])}
+
+    def in_peft(self, model: Any) -> Mapping[str, Any]:
+        """The norms' modules, by the ends of their names."""
+        found = {name.split(".")[-2] for name in self.chosen(model) if not is_head(name)}
+        return {"modules_to_save": sorted(found)}
+
+
+@dataclass(frozen=True)
+class PreLayer(Selective):
+    """Trains the token and position embeddings, and the head unless `train_head` is false.
+
+    The fourth approach of the study in `afina.report.paper.published`. Its text describes the embeddings, 39,383,808
+    parameters of GPT-2; its table reports 46,080. This follows the text, `PreLayer46080` trains one of the sets with
+    exactly the table's count. The paper froze the head; a frozen random head stays near chance, so ours trains.
+    """
+
+    name: ClassVar[str] = "prelayer"
+    title: ClassVar[str] = "PreLayer"
+    summary: ClassVar[str] = "the token and position embeddings train, the blocks stay frozen"
+    learning_rate: ClassVar[float] = 2e-3
+    said_by_peft: ClassVar[bool] = True
+
+    train_head: bool = True
+
+    @property
+    def trains_head(self) -> bool:
+        """As asked."""
+        return self.train_head
+
+    def chosen(self, model: Any) -> set[str]:
+        """The embeddings, and the head where it is not frozen."""
+        names = [plain_name(name) for name, _ in model.named_parameters()]
+        head = {name for name in names if is_head(name)} if self.train_head else set()
+        return head | {name for name in names if self.chooses(architecture_of(model), name)}
+
+    def chooses(self, entry: Architecture, name: str) -> bool:
+        """Whether the parameter of that name, in a body of that family, trains."""
+        return any(f".{path}." in f".{name}" for path in entry.embeddings)
+
+    def in_peft(self, model: Any) -> Mapping[str, Any]:
+        """The embeddings' modules, by their names."""
+        return {"modules_to_save": sorted(architecture_of(model).embeddings)}
+
+
+@dataclass(frozen=True)
+class PreLayer46080(PreLayer):
+    """Trains `ln_1` and `c_attn.bias` of every block: 12 x 3,840 parameters of GPT-2."""
+
+    name: ClassVar[str] = "prelayer-46080"
+    title: ClassVar[str] = "PreLayer (46,080)"
+    summary: ClassVar[str] = "GPT-2 only: ln_1 and c_attn.bias of every block train, the count in the paper's table"
+    practical: ClassVar[bool] = False
+    said_by_peft: ClassVar[bool] = False
+
+    def for_family(self, family: str) -> Self:
+        """Only for the published study's own family."""
+        if not ARCHITECTURES[family].published:
+            own = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.published)
+            raise InvalidStudy(
+                f"method {self.name}: defined for {own} only, this backbone is of type {family}.",
+                code="method.family-unsupported",
+                method=self.name,
+                family=family,
+            )
+        return self
+
+    def chooses(self, entry: Architecture, name: str) -> bool:
+        """The first norm and the bias of the attention's input projection, in every block."""
+        parts = name.split(".")
+        assert entry.block.pre_norm is not None
+        return entry.block.pre_norm.first in parts or (parts[-1] == "bias" and parts[-2] in entry.lora_targets)

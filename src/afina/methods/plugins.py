@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
-from afina.methods.facets import STATED
-from afina.methods.method import Method
+from afina.methods.method import STATED, Method
 
 GROUP = "afina.methods"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from afina import METHODS, Backbone
-from afina.methods import outside
+from afina.methods import plugins
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from command import Command
@@ -99,8 +99,8 @@ class Undescribed(Lora):
     ],
 )
 def test_what_is_no_method_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, loaded: Any, why: str) -> None:
-    monkeypatch.setattr(outside, "entry_points", lambda group: [Entry("theirs", loaded)])
-    assert outside.found(METHODS) == ({}, {"theirs": f"somewhere:theirs: {why}"})
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry("theirs", loaded)])
+    assert plugins.found(METHODS) == ({}, {"theirs": f"somewhere:theirs: {why}"})
 
 
 def test_a_refused_method_is_told_where_methods_are_listed_and_where_it_is_named(

@@ -1,4 +1,8 @@
-"""What the methods have in common that put trained virtual tokens before every text. Saved in afina's own format."""
+"""Prompt tuning and prefix tuning: trained virtual tokens stand before every text. Saved in afina's own format.
+
+Knows how many there are and what they start as; `afina.models.virtual_tokens` knows where they are in a model. Starts
+without torch.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,11 @@ from afina.models.architectures import ARCHITECTURES, is_head
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from afina.models.rider import Rider
+
 
 @dataclass(frozen=True)
-class Virtual(Method):
+class VirtualTokens(Method):
     """Trains what it adds, and the head.
 
     tokens  how many
@@ -108,3 +114,81 @@ class Virtual(Method):
                     found=tensor.shape,
                     tokens=self.tokens,
                 )
+
+
+@dataclass(frozen=True)
+class PromptTuning(VirtualTokens):
+    """Trains `tokens` rows of the input, and the head (Lester et al. 2021, arXiv 2104.08691).
+
+    They have the first positions of every text, and are seen like its tokens. They start as embeddings of tokens drawn
+    from the vocabulary, as peft's do, which the paper finds better than rows drawn at random (section 3.2).
+    """
+
+    name: ClassVar[str] = "prompt"
+    title: ClassVar[str] = "prompt tuning"
+    summary: ClassVar[str] = "virtual tokens before each text train, the body stays frozen"
+    learning_rate: ClassVar[float] = 7e-3
+
+    @property
+    def adds(self) -> str:
+        """One module, at the input."""
+        from afina.models.virtual_tokens import PROMPT
+
+        return PROMPT
+
+    def add(self, body: Any) -> None:
+        """A row for each token."""
+        from afina.models import virtual_tokens
+
+        body.add_module(self.adds, virtual_tokens.Prompt(virtual_tokens.words(body, self.tokens)))
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Its rows."""
+        from afina.models.rider import Rider
+
+        (name,) = self.added(state)
+        return Rider(prompt=state[name], heard=frozenset({name}))
+
+
+@dataclass(frozen=True)
+class PrefixTuning(VirtualTokens):
+    """Trains `tokens` keys and values of every attention, and the head (Li & Liang 2021, arXiv 2101.00190).
+
+    Without a reparametrisation, as peft's default. Every token sees them, also under a sliding window, which counts
+    the text's own tokens alone; the text's positions begin after them. They start as the model's own keys and
+    values of tokens drawn from the vocabulary, so the model starts as `prompt` does. The paper finds activations of
+    words better and steadier than what is drawn at random (section 7.4), from where peft starts: keys as large as
+    that draw attention away from every text.
+    """
+
+    name: ClassVar[str] = "prefix"
+    title: ClassVar[str] = "prefix tuning"
+    summary: ClassVar[str] = "virtual keys and values before each text train in every layer, the body stays frozen"
+    learning_rate: ClassVar[float] = 5e-3
+
+    @property
+    def adds(self) -> str:
+        """One module in each attention."""
+        from afina.models.virtual_tokens import PREFIX
+
+        return PREFIX
+
+    def add(self, body: Any) -> None:
+        """As many keys and values as there are tokens, in each attention."""
+        from afina.models import virtual_tokens
+
+        rows = virtual_tokens.words(body, self.tokens)
+        columns = virtual_tokens.activations(body, rows)
+        for attention, (key, value) in zip(virtual_tokens.attentions(body), columns, strict=True):
+            attention.add_module(self.adds, virtual_tokens.Prefix(key, value))
+
+    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+        """Its keys and values, by attention."""
+        from afina.models.rider import Columns, Rider
+
+        added = self.added(state)
+        found: dict[str, dict[str, Tensor]] = {}
+        for name in added:
+            path, _, kind = plain_name(name).rpartition(".")
+            found.setdefault(path.removesuffix(f".{self.adds}"), {})[kind] = state[name].transpose(0, 1)
+        return Rider(prefix={path: Columns(**two) for path, two in found.items()}, heard=frozenset(added))
