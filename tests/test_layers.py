@@ -75,7 +75,6 @@ OWNERS = {
     "optuna": "studies.candidates",
     "IPython": "notebook.display",
     "sqlalchemy": "store.*",
-    "alembic": "store.database.migrate store.database.migrations.*",
     "obstore": "blobs.remote",
     "fastapi": "server.http.*",
     "starlette": "server.http.*",

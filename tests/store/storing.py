@@ -23,7 +23,7 @@ from afina.store.database.tables import BLOBS, LEASES, PARTS, metadata
 
 for _late in (
     *("torch", "safetensors.torch", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg"),
-    *("afina.store.database.migrate", "afina.store.verify", "afina.store.intake.admission"),
+    *("afina.store.verify", "afina.store.intake.admission"),
 ):  # what a process would import at its first call: whoever forks it imports this module, and so these, once
     importlib.import_module(_late)
 

@@ -10,14 +10,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.pool import NullPool
 
 from afina.errors import CorruptStore, NotFound, Refused
 from afina.store.adapter_store import AdapterStore
-from afina.store.database import migrations
-from afina.store.database.database import FORMAT
 from afina.store.database.tables import metadata
 from raises import raises
 
@@ -43,11 +40,6 @@ def test_the_tables_that_are_made_are_those_that_are_read(begun: AdapterStore) -
             assert foreign == {(key.parent.name, key.column.table.name) for key in table.foreign_keys}
             nullable = {column["name"]: column["nullable"] for column in found.get_columns(table.name)}
             assert nullable == {column.name: column.nullable for column in table.columns}
-
-
-def test_the_newest_migration_is_the_format() -> None:
-    (where,) = migrations.__path__
-    assert ScriptDirectory(where).get_heads() == [FORMAT]
 
 
 def test_a_store_begins_with_one_entry(begun: AdapterStore) -> None:

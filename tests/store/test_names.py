@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afina.errors import AfinaError, InvalidName
-from afina.store.database.address import Address, default
+from afina.store.database.engine import Address, default
 from afina.store.names import LONGEST, Name, Reference, check_alias, check_client
 from raises import raises
 

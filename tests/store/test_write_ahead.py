@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from afina.store.database.sqlite import write_ahead
+from afina.store.database.engine import write_ahead
 
 
 def _mode(connection: sqlite3.Connection) -> str:

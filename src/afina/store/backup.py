@@ -20,9 +20,9 @@ from afina.blobs.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
 from afina.store import leases, log, verify
-from afina.store.database import address, sqlite
-from afina.store.database.address import Address
+from afina.store.database import engine
 from afina.store.database.database import Database
+from afina.store.database.engine import Address
 from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LOG, PARTS, STORE, VERSIONS, metadata
 from afina.store.version import Damage
 
@@ -70,13 +70,13 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
     except OSError as error:
         raise CannotWrite(place, atomic.reason(error)) from None
     with atomic.writing(place):
-        kept = LocalBlobs(place / address.BLOBS)
+        kept = LocalBlobs(place / engine.BLOBS)
         with kept.scratch() as scratch:
             with database.reading() as connection:
                 copied = _fetch(blobs, kept, _held(connection), scratch)[0]  # most of them before the moment
             for left in reversed(range(_TRIES)):
                 fresh = scratch / f"{left}.db"
-                _snapshot(database, fresh, str(place / address.BLOBS))
+                _snapshot(database, fresh, str(place / engine.BLOBS))
                 more, gone = _fetch(blobs, kept, _held_in(fresh), scratch)
                 copied += more
                 if not gone:
@@ -90,12 +90,12 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                         blobs=len(gone),
                     )
             made = _whole(place, fresh, kept, copied)
-            with atomic.replacing(place / address.DATABASE) as target:
+            with atomic.replacing(place / engine.DATABASE) as target:
                 shutil.move(fresh, target)
                 for suffix in ("-wal", "-shm"):  # of whoever looked at the earlier one
-                    Path(f"{place / address.DATABASE}{suffix}").unlink(missing_ok=True)
+                    Path(f"{place / engine.DATABASE}{suffix}").unlink(missing_ok=True)
         kept.sweep(leases.SECONDS)
-        wanted = set(_held_in(place / address.DATABASE).values())
+        wanted = set(_held_in(place / engine.DATABASE).values())
         for each in list(kept.all()):
             if each.place not in wanted:
                 kept.remove(each.place)  # of a version that was deleted or erased since the last backup
@@ -128,8 +128,8 @@ def _check_free(database: Database, place: Path) -> None:
             code="backup.place-unusable",
             path=place,
         )
-    if (place / address.DATABASE).is_file():
-        with _opened(place / address.DATABASE).reading() as earlier, database.reading() as connection:
+    if (place / engine.DATABASE).is_file():
+        with _opened(place / engine.DATABASE).reading() as earlier, database.reading() as connection:
             seq, last = earlier.execute(select(STORE.c.last, STORE.c.hash)).one()
             if connection.execute(select(LOG.c.hash).where(LOG.c.seq == seq)).scalar() != last:
                 raise Refused(
@@ -251,9 +251,9 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
     NotFound where there is no backup, Refused where there is a store, CorruptStore where the backup is damaged.
     """
     backup = backup.expanduser().absolute()
-    if not (backup / address.DATABASE).is_file():
+    if not (backup / engine.DATABASE).is_file():
         raise NotFound(
-            f"{backup}: no backup there ({address.DATABASE}). Name the directory of a backup.",
+            f"{backup}: no backup there ({engine.DATABASE}). Name the directory of a backup.",
             code="backup.missing",
             path=backup,
         )
@@ -264,17 +264,17 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
             code="backup.place-unusable",
             store=database.address.shown,
         )
-    if sqlite.is_there(Path(database.address.url)) if here is not None else database.exists():
+    if engine.is_there(Path(database.address.url)) if here is not None else database.exists():
         raise Refused(
             f"store {database.address.shown}: it is there already. Recover into a place where there is none.",
             code="store.exists",
             store=database.address.shown,
         )
-    source = LocalBlobs(backup / address.BLOBS)
-    target = open_blobs(blobs) if here is None or blobs else LocalBlobs(here / address.BLOBS)
+    source = LocalBlobs(backup / engine.BLOBS)
+    target = open_blobs(blobs) if here is None or blobs else LocalBlobs(here / engine.BLOBS)
     with target.scratch() as scratch:
         fresh = scratch / "recovered.db"
-        _opened(backup / address.DATABASE).copy_to(fresh)
+        _opened(backup / engine.DATABASE).copy_to(fresh)
         copied, gone = _fetch(source, target, _held_in(fresh), scratch)
         if gone:
             raise CorruptStore(

@@ -15,9 +15,9 @@ from afina.blobs.blobs import Blobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
 from afina.store import aliases, catalog, clients, keys, log, news, opening
-from afina.store.database import address
-from afina.store.database.address import Address
+from afina.store.database import engine
 from afina.store.database.database import Database
+from afina.store.database.engine import Address
 from afina.store.database.tables import BLOBS, PARTS, STORE
 from afina.store.intake.limits import Limits
 from afina.store.keys import Key
@@ -37,7 +37,7 @@ class Reader:
 
     def __init__(self, url: str | Path | None = None, *, limits: Limits | None = None, who: str | None = None) -> None:
         """`who`: whose doing it is, for the log; by default the user of this machine."""
-        self.address = Address.parse(url if url is not None else address.default())
+        self.address = Address.parse(url if url is not None else engine.default())
         self.limits = limits or Limits()
         self.who = log.check_words(who, "who") if who is not None else log.login()
         self._database = Database(self.address)
@@ -59,7 +59,7 @@ class Reader:
                 raise TypeError(f"found {said!r:.40}, expected where the bytes are")
         beside = self.address.directory
         if not said and beside is not None:
-            return open_blobs(str(beside / address.BLOBS))
+            return open_blobs(str(beside / engine.BLOBS))
         return open_blobs(said)
 
     def exists(self) -> bool:

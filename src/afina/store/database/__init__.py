@@ -1,1 +1,1 @@
-"""SQLite or PostgreSQL: address, tables, transactions, errors, migrations. Knows no version."""
+"""SQLite or PostgreSQL: address, engine, tables, transactions, errors. Knows no version."""

@@ -15,18 +15,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, inspect, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from afina import atomic
-from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
-from afina.store.database import failures, sqlite
-from afina.store.database.address import Address
-from afina.store.database.tables import ALIASES, CLIENTS, KEYS, LEASES, NAMES, SAID, STORE, VERSIONS
-
-FORMAT = "0003"
-"""The newest of `migrations`."""
+from afina.errors import AfinaError, CannotWrite, CorruptStore, NotFound, Refused
+from afina.store.database import engine
+from afina.store.database.engine import Address
+from afina.store.database.tables import (
+    ALIASES,
+    CLIENTS,
+    FORMAT,
+    FORMATS,
+    KEYS,
+    LEASES,
+    NAMES,
+    SAID,
+    STORE,
+    VERSIONS,
+    migrate,
+)
 
 PATIENCE = 60
 """Seconds that a writer waits for the others."""
@@ -47,7 +55,7 @@ class Database:
     def __init__(self, address: Address, *, patience: float = PATIENCE) -> None:
         self.address = address
         self.patience = patience
-        self._engine = self._open()
+        self._engine = engine.engine_of(self.address, self.patience)
         self._ready = False
         self._kept = threading.local()
 
@@ -55,29 +63,6 @@ class Database:
     def is_file(self) -> bool:
         """Whether it is SQLite's."""
         return self.address.directory is not None
-
-    def _open(self) -> Engine:
-        if self.address.directory is None:
-            try:
-                options = {"connect_timeout": 10, "application_name": "afina"}
-                return create_engine(
-                    self.address.url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=options
-                )
-            except ModuleNotFoundError:
-                raise NotFound(
-                    "PostgreSQL needs psycopg. Install it: pip install 'afina[store]'.",
-                    code="extra.missing",
-                    extra="store",
-                    package="psycopg",
-                ) from None
-            except (ArgumentError, ValueError):  # the latter for a port that is no number
-                raise InvalidName(
-                    f"store {self.address.shown}: not readable as an address. Expected "
-                    "postgresql://USER:PASSWORD@HOST/DATABASE.",
-                    code="store.address-malformed",
-                    store=self.address.shown,
-                ) from None
-        return sqlite.engine(Path(self.address.url), self.patience)
 
     @property
     def _read(self) -> str:
@@ -91,20 +76,20 @@ class Database:
             return self._missing()
         with self._transaction(self._read) as connection:  # one state of it: others may be making the tables
             tables = inspect(connection)
-            if not tables.has_table("alembic_version"):
+            if not tables.has_table(FORMATS.name):
                 if tables.has_table("store"):
                     raise CorruptStore(
-                        failures.damaged(self.address, "its format is not stated"),
+                        engine.damaged(self.address, "its format is not stated"),
                         code="store.database-damaged",
                         store=self.address.shown,
                     )
                 return self._missing()
             if not tables.has_table("store") and not self.is_file:
-                raise Refused(failures.foreign(self.address), code="store.foreign", store=self.address.shown)
-            found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+                raise Refused(engine.foreign(self.address), code="store.foreign", store=self.address.shown)
+            found = connection.execute(select(FORMATS.c.version_num)).scalar()
         if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
             raise CorruptStore(
-                failures.damaged(self.address, f"its format is {found!r}, expected four digits"),
+                engine.damaged(self.address, f"its format is {found!r}, expected four digits"),
                 code="store.database-damaged",
                 store=self.address.shown,
                 format=found,
@@ -125,7 +110,7 @@ class Database:
 
     def _is_there(self) -> bool:
         try:
-            return sqlite.is_there(Path(self.address.url))
+            return engine.is_there(Path(self.address.url))
         except OSError as error:
             raise NotFound(
                 f"store {self.address.shown}: cannot be looked at ({atomic.reason(error)}).",
@@ -135,9 +120,9 @@ class Database:
 
     def _missing(self) -> bool:
         """False; or an error, where a file of a database is not there and blobs are."""
-        if self.is_file and sqlite.bereft(Path(self.address.url)):
+        if self.is_file and engine.has_blobs_alone(Path(self.address.url)):
             raise CorruptStore(
-                failures.damaged(self.address, "it is missing or empty, and there are blobs"),
+                engine.damaged(self.address, "it is missing or empty, and there are blobs"),
                 code="store.database-damaged",
                 store=self.address.shown,
             )
@@ -152,20 +137,18 @@ class Database:
                 path.touch(0o600)  # who may read it has labels, names and hashes of keys
             except OSError as error:
                 raise CannotWrite(path, error.strerror or str(error)) from None
-            self._engine = self._open()
+            self._engine = engine.engine_of(self.address, self.patience)
         return self._migrate(first)
 
     def _migrate(self, first: Callable[[Connection], None]) -> bool:
         """Bring the tables up to this version; by one process, while others wait."""
-        from afina.store.database.migrate import upgrade
-
         begin = "BEGIN IMMEDIATE" if self.is_file else _WRITE
         lock = None if self.is_file else f"SELECT pg_advisory_xact_lock({_ADVISORY})"
         with self._transaction(begin, lock) as connection:
-            tables = inspect(connection)
-            if not tables.has_table("alembic_version") and tables.get_table_names():
-                raise Refused(failures.foreign(self.address), code="store.foreign", store=self.address.shown)
-            upgrade(connection)
+            there = inspect(connection).get_table_names()
+            if there and FORMATS.name not in there:
+                raise Refused(engine.foreign(self.address), code="store.foreign", store=self.address.shown)
+            migrate(connection)
             fresh = connection.execute(select(STORE.c.id)).scalar() is None
             if fresh:
                 first(connection)
@@ -186,7 +169,7 @@ class Database:
         Raises NotFound where there is no store, Busy where others do not come to an end, CannotWrite.
         """
         self.demand()
-        if self.is_file and not sqlite.may_write(Path(self.address.url)):
+        if self.is_file and not engine.may_write(Path(self.address.url)):
             raise CannotWrite(self.address.shown, "read-only file system or directory")
         begin = "BEGIN IMMEDIATE" if self.is_file else _WRITE
         with self._transaction(begin) as connection:
@@ -218,7 +201,7 @@ class Database:
                 until = datetime.now(UTC) + timedelta(seconds=self.patience)
                 while connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar():
                     if datetime.now(UTC) > until:
-                        raise failures.busy(self.address, self.patience)
+                        raise engine.busy(self.address, self.patience)
                     threading.Event().wait(0.02)
             else:
                 self._rewrite(connection)
@@ -231,7 +214,7 @@ class Database:
         # what a transaction that began before may still see is copied with what is live
         while connection.execute(_OLDER, {"began": began}).scalar():
             if datetime.now(UTC) > until:
-                raise failures.busy(self.address, self.patience)
+                raise engine.busy(self.address, self.patience)
             threading.Event().wait(0.05)
         wordy = [table.name for table in (CLIENTS, NAMES, VERSIONS, ALIASES, SAID, LEASES, KEYS)]
         files = text(f"SELECT {', '.join(f'pg_relation_filenode({name!r})' for name in wordy)}")
@@ -303,7 +286,7 @@ class Database:
         except _UNEXPECTED as error:
             problem = f"a row is not as it was written: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
             raise CorruptStore(
-                f"{failures.damaged(self.address, problem)} `afina store verify` says what it is about.",
+                f"{engine.damaged(self.address, problem)} `afina store verify` says what it is about.",
                 code="store.database-damaged",
                 store=self.address.shown,
             ) from error
@@ -321,7 +304,7 @@ class Database:
         return True
 
     def _in_words(self, error: DBAPIError) -> AfinaError:
-        return failures.told(error, self.address, self._engine.url.password, self.patience)
+        return engine.error_of(error, self.address, self._engine.url.password, self.patience)
 
 
 _OLDER = text(

@@ -1,9 +1,31 @@
-"""The tables of a store's database. Knows no database, and not how the tables came to be (`migrations`)."""
+"""The tables of a store's database, and how those of an earlier format become these. Knows no address and no version.
+
+Another column or table: declare it here, raise FORMAT, and let `migrate` add it where it is missing.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy import UniqueConstraint as Unique
+
+from afina.errors import CorruptStore
 
 metadata = MetaData()
 
@@ -135,3 +157,45 @@ LIVE, DELETED = "live", "deleted"
 
 ERASING, ERASED = "erasing", "erased"
 """Of a client whose metadata are gone and whose files are going; of one whose name is gone, until it is in no page."""
+
+FORMAT = "0003"
+"""The format of these tables. Of 0001 there were no keys, of 0002 keys without a name and an end."""
+
+FORMATS = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+"""One row: the format. Alembic has made the table, as it would make it anew."""
+
+_WORDY = {
+    CLIENTS: ("name", "salt"),
+    NAMES: ("task",),
+    VERSIONS: ("method", "manifest"),
+    ALIASES: ("alias",),
+    SAID: ("who", "why", "source"),
+    LEASES: ("client",),
+    KEYS: ("name",),
+}
+"""Columns of which PostgreSQL is to keep no samples (statistics), which an erasure could not reach."""
+
+
+def migrate(connection: Connection) -> None:
+    """Make the tables, or bring those of an earlier format up to this one, within the connection's transaction.
+
+    Raises CorruptStore for a format that no afina has made.
+    """
+    FORMATS.create(connection, checkfirst=True)
+    found = connection.execute(select(FORMATS.c.version_num)).scalar()
+    if found == FORMAT:
+        return
+    if found not in (None, "0001", "0002"):
+        raise CorruptStore(
+            f"the store's database states a format that no afina has made ({found}).", code="store.database-damaged"
+        )
+    metadata.create_all(connection)
+    present = {column["name"] for column in inspect(connection).get_columns(KEYS.name)}
+    for column in (KEYS.c.name, KEYS.c.expires):
+        if column.name not in present:
+            connection.execute(text(f"ALTER TABLE keys ADD COLUMN {column.name} {column.type}"))
+    if connection.dialect.name == "postgresql":
+        for table, columns in _WORDY.items():
+            for name in columns:
+                connection.execute(text(f"ALTER TABLE {table.name} ALTER COLUMN {name} SET STATISTICS 0"))
+    connection.execute(insert(FORMATS) if found is None else update(FORMATS), {"version_num": FORMAT})
