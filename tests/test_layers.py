@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -112,24 +112,32 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def _imports(module: str) -> Iterator[str]:
+@cache
+def _statements(module: str) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    return tuple(node for node in ast.walk(_tree(module)) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
     """Full names of what a module imports; of `from a import b`, both `a` and `a.b`."""
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(name for node in _statements(module) for name in _names(node))
 
 
+def _names(node: ast.Import | ast.ImportFrom) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    assert node.level == 0, f"a relative import: {ast.unparse(node)}"
+    return {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+
+
+@cache
 def _own_imports(module: str) -> set[str]:
     """Modules of afina that a module imports. `from package import submodule` is an import of the submodule alone."""
     found = set()
-    for node in ast.walk(_tree(module)):
+    for node in _statements(module):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             submodules = {name for name in names if name.removeprefix("afina.") in MODULES}
             found |= submodules | ({str(node.module)} if names - submodules else set())
@@ -138,14 +146,17 @@ def _own_imports(module: str) -> set[str]:
     return inside
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - DOORS))
-def test_a_package_imports_only_those_before_it(module: str) -> None:
-    mine = _package(module)
-    assert mine in PACKAGES, f"{module} is in no package of PACKAGES"
-    seen = {name: _package(name) for name in _own_imports(module)}
-    later = {name for name, package in seen.items() if PACKAGES.index(package) > PACKAGES.index(mine)}
-    assert not later, f"{module} (package {mine}) imports {sorted(later)} from further down"
-    assert not STRANGERS.get(mine, set()) & set(seen.values()), f"{module} imports {STRANGERS[mine]}"
+def test_a_package_imports_only_those_before_it() -> None:
+    wrong = []
+    for module in sorted(MODULES.keys() - DOORS):
+        mine = _package(module)
+        assert mine in PACKAGES, f"{module} is in no package of PACKAGES"
+        for name in _own_imports(module):
+            if PACKAGES.index(_package(name)) > PACKAGES.index(mine):
+                wrong.append(f"{module} (package {mine}) imports {name} from further down")
+            if _package(name) in STRANGERS.get(mine, set()):
+                wrong.append(f"{module} (package {mine}) imports {name} from beside it")
+    assert wrong == []
 
 
 def test_every_package_is_there_and_says_what_it_holds_and_what_it_does_not_know() -> None:
@@ -200,6 +211,67 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
+LATER = (
+    "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy alembic "
+    "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource"
+)
+"""Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
+
+
+def _at_the_top(body: Iterable[ast.stmt]) -> Iterator[str]:
+    """Full names of what is imported when a module is: not in functions, and not for the type checker alone."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from _names(node)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from _at_the_top(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in ("body", "orelse", "handlers", "finalbody"):
+                yield from _at_the_top(getattr(node, part, []))
+
+
+def _slow(names: Iterable[str], loaded: Mapping[str, set[str]]) -> set[str]:
+    """The libraries of LATER that an import of these names loads; `safetensors.torch` loads torch."""
+    foreign = {part for name in names if not f"{name}.".startswith("afina.") for part in name.split(".")}
+    return (foreign & set(LATER.split())).union(*(loaded[module] for module in _inside(names)))
+
+
+def _inside(names: Iterable[str]) -> set[str]:
+    """The modules of afina that an import of these names runs: packages too."""
+    return MODULES.keys() & {
+        ".".join(parts[1:end]) for name in names for parts in [name.split(".")] for end in range(2, len(parts) + 1)
+    }
+
+
+@cache
+def _loaded() -> Mapping[str, set[str]]:
+    """What an import of each module loads of LATER."""
+    imported = {module: {f"afina.{module}", *_at_the_top(_tree(module).body)} for module in MODULES}
+    loaded: dict[str, set[str]] = {module: set() for module in MODULES}
+    while (after := {module: _slow(imported[module], loaded) for module in MODULES}) != loaded:
+        loaded = after
+    return loaded
+
+
+def _in_functions(module: str) -> Iterator[tuple[str, ast.Import | ast.ImportFrom]]:
+    for function in ast.walk(_tree(module)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    yield function.name, node
+
+
+def test_an_import_in_a_function_spares_the_module_a_library_that_takes_long_or_may_be_absent() -> None:
+    needless = [
+        f"{module}.{function}: {ast.unparse(node)}"
+        for module, path in MODULES.items()
+        if _package(module) != "cli" and path.name != "__init__.py"
+        for function, node in _in_functions(module)
+        if not _slow(_names(node), _loaded()) - _loaded()[module]
+    ]
+    assert needless == [], "import at the top"
+
+
 @pytest.mark.parametrize("library", OWNERS)
 def test_a_foreign_library_is_imported_by_its_owners_only(library: str) -> None:
     importing = {module for module in MODULES if any(_is(name, f"{library}.*") for name in _imports(module))}
@@ -233,16 +305,16 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 """Lines, of which every docstring and comment is one."""
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_file_has_at_most_four_hundred_lines_and_a_function_sixty(module: str) -> None:
+def test_a_file_has_at_most_four_hundred_lines_and_a_function_sixty() -> None:
     long = {}
-    if (lines := len(MODULES[module].read_text(encoding="utf-8").splitlines())) > LONGEST_FILE:
-        long["the file"] = lines
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            if (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION:
-                long[node.name] = lines
+    for module, path in MODULES.items():
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST_FILE:
+            long[module] = lines
+        for node in ast.walk(_tree(module)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                if (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION:
+                    long[f"{module}.{node.name}"] = lines
     assert long == {}
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError as SafetensorError
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from afina import plainfile
 from afina.errors import CorruptAdapter
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.atomic`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save_file as save_tensors
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     path.touch()
     mode = path.stat().st_mode
     with system_errors():
-        save_file(ready, path, metadata={"format": "pt", **(metadata or {})})
+        save_tensors(ready, path, metadata={"format": "pt", **(metadata or {})})
     path.chmod(mode)  # the library leaves the file readable by its owner only, whatever the umask
 
 
@@ -81,8 +82,6 @@ def read_rows(path: Path, name: str, rows: Sequence[int]) -> Tensor | None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """`write` for numpy arrays, without torch."""
-    from safetensors.numpy import save_file
-
     path.touch()
     mode = path.stat().st_mode
     with system_errors():

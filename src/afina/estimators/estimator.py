@@ -27,13 +27,13 @@ from afina.data.task import CALIBRATION, Task
 from afina.errors import InvalidStudy
 from afina.estimators.inputs import InvalidInput, TextInputs, classes_of, numbers_of
 from afina.events import ignore
+from afina.models.adapter import Adapter
 from afina.models.manifest import MANIFEST
 from afina.models.predictions import Predictions
 from afina.studies.run import Run
 
-if TYPE_CHECKING:  # they load torch
+if TYPE_CHECKING:
     from afina.inference.predictor import Predictor
-    from afina.models.adapter import Adapter
 
 GIVEN = "the texts given to fit"
 """Stands for the address of the task."""
@@ -327,8 +327,6 @@ def _place(out: str | Path | None) -> Path | None:
 
 def _handed_over(found: Path, out: Path | None) -> Adapter:
     """The adapter that a run left, without figures, which were measured on what it was trained on; written to `out`."""
-    from afina.models.adapter import Adapter
-
     adapter = Adapter.load(found)
     silent: dict[str, Any] = {"task": None, "metrics": {}, "evaluation_digest": None}
     cleaned = replace(adapter, manifest=adapter.manifest.model_copy(update=silent).sealed(), where="adapter")

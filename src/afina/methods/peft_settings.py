@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import re2
+
 from afina.errors import InvalidStudy
 
 MOST = 16_384
@@ -238,8 +240,6 @@ class Ends:
 
 def _compiled(name: str, pattern: str) -> Any:
     """Whether a whole name matches, as a function. Raises InvalidStudy."""
-    import re2
-
     options = re2.Options()
     options.never_capture, options.log_errors, options.max_mem = True, False, 1 << 20
     if len(pattern) > LONGEST:

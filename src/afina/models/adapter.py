@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from afina import atomic, digest, plainfile
+from afina import atomic, digest, plainfile, tensorfile
 from afina.card import Shown
 from afina.data import text_hashes
 from afina.data.kinds import NUMBER
@@ -93,8 +93,6 @@ class Adapter(Shown):
 
     def save(self, path: str | Path, accompany: Callable[[Path], None] = lambda fresh: None) -> None:
         """Write the directory `path`, whole or not at all; `accompany` adds the files that other libraries read."""
-        from afina import tensorfile
-
         with atomic.replacing(Path(path)) as fresh:
             fresh.mkdir()
             accompany(fresh)
@@ -109,8 +107,6 @@ class Adapter(Shown):
     @classmethod
     def load(cls, path: str | Path) -> Adapter:
         """Read the adapter of afina or of peft in a directory. Raises NotFound, CorruptAdapter."""
-        from afina import tensorfile
-
         path = Path(path)
         if not _lies(path / MANIFEST):
             return cls._load_peft(path)
@@ -134,8 +130,6 @@ class Adapter(Shown):
 
     @classmethod
     def _load_peft(cls, path: Path) -> Adapter:
-        from afina import tensorfile
-
         check_there(path)
         settings = plainfile.read_object(path / PEFT_SETTINGS)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)

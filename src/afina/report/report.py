@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from afina import atomic
 from afina.methods import make
-from afina.report import amounts, curves, meanings, sections, verdicts
+from afina.report import amounts, conclusion, curves, meanings, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
 from afina.report.curves import CURVES
 from afina.report.disagreements import disagreement_table
@@ -101,7 +101,7 @@ class Report:
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """The answer: what is recommended, or what the study comes to."""
-        from afina.report import advice, conclusion
+        from afina.report import advice
 
         if self.results.recommendation:
             return advice.sentences(self.results.recommendation)
@@ -113,8 +113,6 @@ class Report:
         made = self.results.recommendation
         if made:
             return next((one for one in self.results.records if one.adapter == made.adapter), None)
-        from afina.report import conclusion
-
         answering = [arm for arm in self.arms if arm.trained or make(arm.record.method).head != "random"]
         return conclusion.leader(answering).record if answering else None
 

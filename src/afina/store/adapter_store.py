@@ -15,8 +15,9 @@ from sqlalchemy import Connection, insert
 
 from afina.blobs.remote import open_blobs
 from afina.errors import NotFound, Refused
-from afina.store import aliases, catalog, keys, log, publishing, removing, steps
+from afina.store import aliases, backup, catalog, keys, log, publishing, removing, steps
 from afina.store.aliases import ANY, Anything
+from afina.store.backup import Backup
 from afina.store.database.tables import STORE
 from afina.store.keys import Key, MadeKey
 from afina.store.names import PRODUCTION, SHADOW, Name, Reference, check_client
@@ -25,7 +26,6 @@ from afina.store.reader import Reader
 from afina.store.version import Blob, Moved, Published, Removed, Version
 
 if TYPE_CHECKING:
-    from afina.store.backup import Backup
     from afina.store.diff.difference import Difference
     from afina.store.diff.flips import Flips
     from afina.store.replay import Check
@@ -96,15 +96,11 @@ class AdapterStore(Reader):
 
     def backup(self, place: str | Path) -> Backup:
         """Copy the store as it is at one moment to a directory, and verify the copy. See `backup.take`."""
-        from afina.store import backup
-
         self._database.demand()
         return backup.take(self._database, self._blobs, Path(place))
 
     def recover(self, place: str | Path, blobs: str | None = None) -> Backup:
         """Begin this store as what the backup in a directory holds. See `backup.recover`; `blobs` as in `init`."""
-        from afina.store import backup
-
         return backup.recover(self._database, Path(place), self._place_of_bytes(blobs))
 
     def make_ready(self) -> None:

@@ -14,7 +14,7 @@ from afina import atomic, digest
 from afina.blobs.blobs import Blobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import aliases, catalog, clients, keys, log, news, opening
+from afina.store import aliases, catalog, clients, keys, log, news, opening, verify
 from afina.store.database import engine
 from afina.store.database.database import Database
 from afina.store.database.engine import Address
@@ -177,8 +177,6 @@ class Reader:
 
         last  the hash of an entry that was kept elsewhere: then a log that was written anew is seen too
         """
-        from afina.store import verify
-
         self._database.demand()
         try:
             blobs = self._blobs

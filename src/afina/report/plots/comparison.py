@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from afina.meter import PHASES
 from afina.report import metrics
@@ -21,9 +23,6 @@ from afina.report.titles import title
 from afina.report.verdicts import Verdicts
 from afina.report.words import brief, share
 from afina.studies.recommendation import Recommendation
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def headline(arms: Sequence[Arm]) -> Plot:
@@ -223,8 +222,6 @@ HATCHES = ("", "////", "", "\\\\\\\\", "xxxx")
 
 def losses(arms: Sequence[Arm]) -> Plot | None:
     """The training loss of every run: pale as recorded, and its running mean."""
-    import numpy as np
-
     shown = [arm for arm in arms if any(record.losses for record in arm.records if record.steps)]
     if not shown:
         return None
@@ -289,8 +286,6 @@ def _fill(number: int, tone: str) -> dict[str, Any]:
 
 def _running(values: np.ndarray, width: int) -> np.ndarray:
     """Mean of up to `width` values before and after each."""
-    import numpy as np
-
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     low, high = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
