@@ -20,7 +20,7 @@ import numpy as np
 from afina import METHODS, Predictor, Task, meter, recommend
 from afina.data.split import Split
 from afina.events import ignore
-from afina.report.advice import sentences
+from afina.report.recommendation import sentences
 from afina.stats.comparison import compare
 from afina.studies.executors.local import LocalExecutor
 from afina.studies.portfolio import EPOCHS

@@ -15,8 +15,8 @@ from afina.errors import InvalidStudy
 from afina.inference.asking import Answer, Compared, _chosen, ask
 from afina.models.manifest import read_manifest
 from afina.models.question import GENERAL, TEMPLATES
-from afina.report.answer import tables
 from afina.report.asking import quoted
+from afina.report.evaluation import template_tables
 from command import Command
 from fakes import sentences, write_csv
 from raises import raises
@@ -102,7 +102,7 @@ def test_what_ask_and_training_use_is_one_template_or_said_to_be_two() -> None:
 
     def told(template: str) -> str:
         made = Answer(template, GENERAL, {}, False, {}, np.ones(40, bool), compared)
-        return tables(made)[0].notes[0]
+        return template_tables(made)[0].notes[0]
 
     assert (
         told(GENERAL) == f"On 96 training texts. {quoted(GENERAL)} is used below, as it is by training: no other is "

@@ -13,7 +13,7 @@ from afina import Task
 from afina.data.origins import named
 from afina.data.task import check_address, is_at_hand
 from afina.errors import InvalidData, NotFound, UnknownName
-from afina.report.evaluated import Evaluated
+from afina.report.disagreements import EvaluationTexts
 from afina.studies.spec import Data
 from hubs import Hub, classes, written
 from raises import raises
@@ -349,10 +349,10 @@ def test_offline_the_hub_is_not_asked_though_it_answers(glue: Hub) -> None:
 
 
 def test_a_report_reads_what_is_cached_and_asks_nobody(glue: Hub) -> None:
-    assert Evaluated.read("glue/rte", Data()).reason.startswith("the task is not on this machine")
+    assert EvaluationTexts.read("glue/rte", Data()).reason.startswith("the task is not on this machine")
     digest = Task.load("glue/rte").evaluation.digest
     asked = list(glue.asked)
-    found = Evaluated.read("glue/rte", Data())
+    found = EvaluationTexts.read("glue/rte", Data())
     assert (found.digest, glue.asked) == (digest, asked)
     assert found.texts is not None
     assert found.texts[1] == '"a evaluation 1 began ⏎ "b evaluation 1 began'

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser
 
-from afina.report.evaluated import Evaluated
+from afina.report.disagreements import EvaluationTexts
 from afina.report.report import Report
 from browser import viewed
 from records import TRAINED, answering, of_kind, result, results
@@ -36,7 +36,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     made += [result(name=f"lora-{LONG}", seed=seed) for seed in (0, 1)]
     texts = [HOSTILE, LONG, "a fine film", "`" * 30, "日本 – “Zoë”"]
-    report = Report.of(results(made, "a study", command=("afina", "study", LONG)), Evaluated(texts, "sha256:d1"))
+    report = Report.of(results(made, "a study", command=("afina", "study", LONG)), EvaluationTexts(texts, "sha256:d1"))
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(report.page(), encoding="utf-8")
     return path

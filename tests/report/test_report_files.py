@@ -9,7 +9,7 @@ import pytest
 
 from afina import Task
 from afina.report.arms import arms, lines
-from afina.report.evaluated import Evaluated
+from afina.report.disagreements import EvaluationTexts
 from afina.report.report import FILES, MARKDOWN, Report
 from afina.studies.floors import MAJORITY, TFIDF
 from afina.studies.recommendation import Contender, Recommendation
@@ -53,7 +53,7 @@ def test_the_texts_of_a_task_are_read_again_a_pair_as_one(tmp_path: Path) -> Non
     rows = "".join(f"claim {number},answer {number},{'yes' if number % 2 else 'no'}\n" for number in range(40))
     path.write_text(f"first,second,label\n{rows}", encoding="utf-8")
     split = Task.load(str(path), text="first", text_pair="second").evaluation
-    found = Evaluated.read(str(path), Data(text="first", text_pair="second"))
+    found = EvaluationTexts.read(str(path), Data(text="first", text_pair="second"))
     assert found.texts is not None
     assert list(found.texts) == [f"{text} ⏎ {text.replace('claim', 'answer')}" for text in split.texts]
     assert (found.digest, found.reason) == (split.digest, "")
@@ -67,7 +67,7 @@ def test_the_texts_of_a_task_are_read_again_a_pair_as_one(tmp_path: Path) -> Non
     ],
 )
 def test_texts_that_are_not_at_hand_are_left_out_and_it_is_said_why(address: str, reason: str) -> None:
-    assert Evaluated.read(address, Data()) == Evaluated(reason=reason)
+    assert EvaluationTexts.read(address, Data()) == EvaluationTexts(reason=reason)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from afina.events import Listener
-from afina.report.evaluated import Evaluated
+from afina.report.disagreements import EvaluationTexts
 from afina.report.plots import svg
 from afina.report.plots.comparison import pareto_front
 from afina.report.report import Report
@@ -31,7 +31,9 @@ ANSWERS = {"full": (0, 1, 1, 0, 0), "lora": (0, 1, 0, 0, 1)}
 
 def study(**changes: object) -> Report:
     made = [result(method, predicted=ANSWERS.get(method, (1, 1, 1, 1, 1)), **changes) for method in TRAINED]
-    return Report.of(results(made, command=("afina", "study", "mine.toml")), Evaluated([HOSTILE] * 5, "sha256:d1"))
+    return Report.of(
+        results(made, command=("afina", "study", "mine.toml")), EvaluationTexts([HOSTILE] * 5, "sha256:d1")
+    )
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from afina.report import metrics
-from afina.report.disagreements import disagreement_table
-from afina.report.evaluated import Evaluated
+from afina.report.disagreements import EvaluationTexts, disagreement_table
 from afina.report.kinds import PRESENTATIONS
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
 from afina.report.report import Report
@@ -125,11 +124,11 @@ def test_numbers_disagree_most_where_they_are_furthest_apart() -> None:
     first, second = of_kind("number", "full", noise=0.1), of_kind("number", "lora", noise=0.1)
     second.predictions.outputs[7] += 30
     made = report(first, second)
-    table = disagreement_table(made.arms, Evaluated())
+    table = disagreement_table(made.arms, EvaluationTexts())
     assert table is not None
     assert table.rows[0][0] == "7"
     assert [column.heading for column in table.columns] == ["Row", "Given", "full fine-tuning", "LoRA"]
-    several = disagreement_table(report(of_kind("labels", "full"), of_kind("labels", "lora")).arms, Evaluated())
+    several = disagreement_table(report(of_kind("labels", "full"), of_kind("labels", "lora")).arms, EvaluationTexts())
     assert several is not None
     assert several.columns[1].heading == "Right labels"
     assert {"none", "rude"} & {cell for row in several.rows for cell in row}

@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from afina.report.arms import arms
-from afina.report.disagreements import disagreement_table, disagreements
-from afina.report.evaluated import WITHHELD, Evaluated
+from afina.report.disagreements import WITHHELD, EvaluationTexts, disagreement_table, disagreements
 from afina.report.paper.claims import CLAIMS, Claim
 from afina.report.paper.published import STUDY
 from afina.report.report import Report
@@ -212,10 +211,10 @@ def test_the_texts_on_which_answers_are_most_evenly_split_come_first_and_untrain
 def test_texts_are_shown_only_where_they_are_those_of_the_runs() -> None:
     both = arms([answering("full", [3]), answering("lora", [])])
     texts = [f"text {index}" for index in range(TEXTS)]
-    shown = disagreement_table(both, Evaluated(texts, "sha256:d1"))
+    shown = disagreement_table(both, EvaluationTexts(texts, "sha256:d1"))
     assert shown is not None
     assert shown.rows == (("3", "text 3", "positive", "negative", "positive"),)
-    changed = disagreement_table(both, Evaluated(texts, "sha256:changed"))
+    changed = disagreement_table(both, EvaluationTexts(texts, "sha256:changed"))
     withheld = disagreement_table(both, WITHHELD)
     assert changed is not None
     assert withheld is not None
@@ -225,12 +224,12 @@ def test_texts_are_shown_only_where_they_are_those_of_the_runs() -> None:
 
 
 def test_methods_that_agree_everywhere_have_no_such_table() -> None:
-    assert disagreement_table(arms([answering("full", [3]), answering("lora", [3])]), Evaluated()) is None
+    assert disagreement_table(arms([answering("full", [3]), answering("lora", [3])]), EvaluationTexts()) is None
 
 
 def test_seeds_have_one_vote_together() -> None:
     records = [*(answering("full", [3] if seed < 2 else [], seed=seed) for seed in range(3)), answering("lora", [])]
-    table = disagreement_table(arms(records), Evaluated())
+    table = disagreement_table(arms(records), EvaluationTexts())
     assert table is not None
     assert table.rows == (("3", "positive", "negative ×2, positive ×1", "positive"),)
     assert np.mean([one.record.accuracy for one in records]) < 1

@@ -24,8 +24,7 @@ from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, Score
 from afina.inference.evaluation import evaluate, trained
 from afina.models import objectives
-from afina.report.advice import sentences
-from afina.report.recommendation import as_json, evidence
+from afina.report.recommendation import as_json, evidence, sentences
 from afina.stats.comparison import compare
 from afina.studies import cost, floors, portfolio, stages, trainings
 from afina.studies.adapters import find

@@ -73,7 +73,7 @@ def ask(
     from afina.inference.asking import ask  # these take seconds, and a mistake is told before
     from afina.models.backbone import Backbone
     from afina.report.amounts import split_of
-    from afina.report.answer import sentence, tables
+    from afina.report.evaluation import answer_sentence, template_tables
 
     print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
     templates = [*map(template_option, template or [])]
@@ -81,8 +81,8 @@ def ask(
     if as_json:
         print(json.dumps({"task": task, **_as_json(answer)}))
         return
-    print_tables(*tables(answer))
-    print_prose(sentence(answer))
+    print_tables(*template_tables(answer))
+    print_prose(answer_sentence(answer))
     named = {
         "--backbone": backbone if backbone != "embedded" else None,
         "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,

@@ -54,8 +54,7 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
     Needs no network for well-known models. PreLayer is counted as a run trains it, and as the published study does.
     """
     from afina.methods.parameters import count
-    from afina.report.counts import as_json as counts_as_json
-    from afina.report.counts import counts_table
+    from afina.report.forecasts import counts_as_json, counts_table
     from afina.report.paper.published import HYPERPARAMETERS
 
     counted = count(backbone, HYPERPARAMETERS)

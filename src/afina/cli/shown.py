@@ -109,8 +109,8 @@ def write_text(results: Results) -> None:
 
 def write_report(results: Results, *, texts: bool = True) -> list[Path]:
     """Write every file of the report anew; their paths. `texts` false keeps evaluation texts out of them."""
-    from afina.report.evaluated import WITHHELD, Evaluated
+    from afina.report.disagreements import WITHHELD, EvaluationTexts
     from afina.report.report import Report
 
-    evaluated = Evaluated.read(results.task, results.data) if texts else WITHHELD
+    evaluated = EvaluationTexts.read(results.task, results.data) if texts else WITHHELD
     return Report.of(results, evaluated).write()

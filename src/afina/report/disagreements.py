@@ -1,23 +1,70 @@
-"""Arms -> the evaluation texts on which the methods disagree most.
+"""The evaluation texts on which the methods disagree most: by votes of the answers, or by distance of the numbers.
 
-Records hold no texts; whoever has them gives them, in the task's order. Reads no task.
+Records hold no texts: `EvaluationTexts` reads the task again, or says why the texts are not shown. Fetches nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from afina.report.answers import Disagreement
+from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
-from afina.report.evaluated import Evaluated
 from afina.report.kinds import PRESENTATIONS
 from afina.report.tables import Column, Table
+from afina.studies.spec import Data
 
 DISAGREEMENTS = "Where the methods disagree"
 SHOWN = 20
 LONGEST = 280
 """Characters of a text that are shown."""
+
+
+@dataclass(frozen=True)
+class EvaluationTexts:
+    """The texts of an evaluation split, a pair as one text.
+
+    texts   N strings, or None where they are not to be shown or not at hand; `reason` then says why
+    digest  the split's digest; texts of another split than the records' are not shown
+    """
+
+    texts: Sequence[str] | None = None
+    digest: str = ""
+    reason: str = ""
+
+    @classmethod
+    def read(cls, address: str, data: Data) -> EvaluationTexts:
+        """Those of the task at `address`, read as `data` says; the reason where that fails or would take a network."""
+        from afina.data.task import is_at_hand
+        from afina.studies.task_facts import evaluation_of
+
+        if not is_at_hand(address):
+            return cls(reason="the task is not on this machine, and a report uses no network")
+        try:
+            split = evaluation_of(address, data)
+        except AfinaError:
+            return cls(reason="the task could not be read again")
+        pairs = split.pairs
+        texts = split.texts if pairs is None else [f"{a} ⏎ {b}" for a, b in zip(split.texts, pairs, strict=True)]
+        return cls(texts, split.digest)
+
+
+WITHHELD = EvaluationTexts(reason="texts were left out on request")
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One evaluation text.
+
+    right    in words
+    answers  a mapping per method: what was answered, in words, to the number of seeds that did
+    """
+
+    index: int
+    right: str
+    answers: tuple[Counter[str], ...]
 
 
 def disagreements(arms: Sequence[Arm], most: int = SHOWN) -> tuple[list[Arm], list[Disagreement]]:
@@ -31,11 +78,13 @@ def disagreements(arms: Sequence[Arm], most: int = SHOWN) -> tuple[list[Arm], li
     chosen = [arm for arm in chosen if measured_on(arm.results[0]) == measured_on(chosen[0].results[0])]
     if len(chosen) < 2:
         return chosen, []
-    found = PRESENTATIONS[chosen[0].record.kind].disagreements(chosen)
+    presentation, names = PRESENTATIONS[chosen[0].record.kind], chosen[0].record.label_names
+    rank = _by_distance if presentation.by_distance else _by_votes
+    found = rank(chosen, lambda answer: presentation.in_words(names, answer))
     return chosen, [one for _, one in sorted(found, key=lambda one: (one[0], one[1].index))[:most]]
 
 
-def disagreement_table(arms: Sequence[Arm], evaluated: Evaluated) -> Table | None:
+def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table | None:
     """A row per text, its right label and the answers; None where methods nowhere disagree or cannot be compared."""
     compared, found = disagreements(arms)
     if not found:
@@ -73,3 +122,29 @@ def _short(text: str) -> str:
     """One line, cut where it is very long."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else line[: LONGEST - 1].rstrip() + "…"
+
+
+def _by_votes(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple[float, Disagreement]]:
+    """Texts that are answered differently, with the votes of the answer that has most, each method having one vote."""
+    answered = [arm.answers.swapaxes(0, 1).tolist() for arm in arms]  # by text, then by seed
+    found = []
+    for index, (right, *given) in enumerate(zip(arms[0].targets.tolist(), *answered, strict=True)):
+        told = tuple(Counter(in_words(answer) for answer in seeds) for seeds in given)
+        votes: dict[str, float] = {}
+        for counted in told:
+            for answer, times in counted.items():
+                votes[answer] = votes.get(answer, 0.0) + times / counted.total()
+        if len({counted.most_common(1)[0][0] for counted in told}) > 1:
+            found.append((max(votes.values()), Disagreement(index, in_words(right), told)))
+    return found
+
+
+def _by_distance(arms: Sequence[Arm], in_words: Callable[[Any], str]) -> list[tuple[float, Disagreement]]:
+    """All texts, with how far apart the methods' numbers are, as a negative number."""
+    means = [arm.answers.mean(axis=0) for arm in arms]
+    found = []
+    for index, right in enumerate(arms[0].targets.tolist()):
+        given = [float(one[index]) for one in means]
+        told = tuple(Counter([in_words(value)]) for value in given)
+        found.append((min(given) - max(given), Disagreement(index, in_words(right), told)))
+    return found

@@ -1,17 +1,18 @@
-"""An adapter's evaluation in sentences, tables and JSON. Pure."""
+"""What evaluating an adapter, or asking an untrained model, came to: in sentences, tables and JSON. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from afina.report import metrics
+from afina.report import asking, metrics
 from afina.report.amounts import cut
 from afina.report.kinds import PRESENTATIONS
-from afina.report.tables import Table
-from afina.report.words import number_of_texts, span, too_few
+from afina.report.tables import Column, Table
+from afina.report.words import count, number_of_texts, share, span, too_few
 from afina.schema import figures_as_json, null_where_undefined
 
 if TYPE_CHECKING:  # they load torch
+    from afina.inference.asking import Answer
     from afina.inference.evaluation import Evaluation
     from afina.models.adapter import Adapter
 
@@ -90,3 +91,41 @@ def as_json(found: Evaluation) -> dict[str, object]:
         "positive": presentation.positive(found.label_names),
         **presentation.as_json(found.label_names, answered.targets, answered.answers[None]),
     }
+
+
+def template_tables(answer: Answer) -> list[Table]:
+    """How the templates compare, where several were tried."""
+    if not answer.compared:
+        return []
+    rows = tuple(
+        (asking.quoted(one.template), share(one.accuracy), share(one.with_offset))
+        for one in sorted(answer.compared, key=lambda one: -one.by(answer.offset))
+    )
+    columns = (Column("Template", "left"), Column("Accuracy"), Column("With offset"))
+    notes = (f"On {count(answer.compared[0].examples)} training texts. {_used(answer)}",)
+    return [Table("Templates", columns, rows, notes)]
+
+
+def _used(answer: Answer) -> str:
+    """Which template is used, and why; so that what `train` does by itself is no surprise."""
+    used, usual = asking.quoted(answer.template), asking.quoted(answer.usual)
+    if answer.usual not in {one.template for one in answer.compared}:
+        return f"{used} is used below. Training uses {usual} where no template is given."
+    if answer.template == answer.usual:
+        return f"{used} is used below, as it is by training: no other is shown to be better."
+    return f"{used} is used below. Training uses {usual} where no template is given."
+
+
+def answer_sentence(answer: Answer) -> str:
+    """What the model answers, untrained, and in which words."""
+    from afina.stats import estimates
+
+    found = estimates.accuracy(answer.score[None]).interval
+    labels = tuple(answer.words)
+    figures = ", ".join(metrics.figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])
+    words = "; ".join(f"{name}: {', '.join(map(asking.quoted, given))}" for name, given in answer.words.items())
+    return (
+        f"Untrained, asked in {asking.quoted(answer.template)} ({words}): {figures} on {count(answer.examples)} "
+        f"held-out text{'s' * (answer.examples != 1)} (95 % of accuracy: {span((found.low, found.high))})"
+        f"{too_few(answer.examples)}."
+    )

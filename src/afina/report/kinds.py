@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER
-from afina.report import answers, per_label, untrained
+from afina.methods import make
+from afina.report import per_label
 from afina.report.arms import Arm
 from afina.report.per_label import Found
 from afina.report.plots import predictions
@@ -30,10 +31,12 @@ Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
 class Presentation(ABC):
     """A kind of task as a report shows it.
 
-    right  heading of the column of what is right of a text
+    right        heading of the column of what is right of a text
+    by_distance  the arms disagree on a text by how far apart their means over the seeds are; else by votes
     """
 
     right: ClassVar[str]
+    by_distance: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -66,11 +69,11 @@ class Presentation(ABC):
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
         """The meaning of the rows of the pretrained model."""
-        return untrained.under_random_head(arms)
-
-    def disagreements(self, arms: Sequence[Arm]) -> answers.Ranked:
-        """Texts on which the arms disagree."""
-        return answers.split(arms, lambda answer: self.in_words(arms[0].record.label_names, answer))
+        return [
+            f"{arm.label} is the pretrained model under a random head, which knows nothing of the task."
+            for arm in arms
+            if make(arm.record.method).head == "random"
+        ]
 
     def which_disagree(self, shown: int, most: int) -> str:
         """Which texts are shown that the arms disagree on; most: how many are shown where there are more."""
@@ -157,7 +160,24 @@ class _Classes(Presentation):
         return f"`{names[answer]}`" if len(names) > 1 else None
 
     def untrained(self, arms: Sequence[Arm]) -> list[str]:
-        return untrained.asked_in_words(arms)
+        """The same, and how to measure what the model answers when asked in words, where that is missing."""
+        drawn = [arm for arm in arms if make(arm.record.method).head == "random"]
+        answering = [arm for arm in arms if make(arm.record.method).head == "words"]
+        made = [
+            f"{arm.label} is the pretrained model under a random head, which has been told nothing of the labels. It "
+            "says what a coin says, whatever the model knows."
+            for arm in drawn[:1]
+        ]
+        made += [
+            f"{arm.label} asks the same model in words, and trains nothing: what it knows of the labels beforehand."
+            for arm in answering[:1]
+        ]
+        if not answering:
+            made.append(
+                "What the untrained model answers when it is asked in words was not measured here; "
+                f"`afina ask --task {arms[0].record.task}` does, in seconds."
+            )
+        return made
 
     def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
         import numpy as np
@@ -186,6 +206,7 @@ class _Number(Presentation):
     """A number."""
 
     right = "Given"
+    by_distance = True
 
     @property
     def plots(self) -> Mapping[str, Draw]:
@@ -205,10 +226,6 @@ class _Number(Presentation):
 
     def meaning(self, record: Record, data: Data) -> list[str]:
         return ["RMSE is in the unit of the numbers."]
-
-    def disagreements(self, arms: Sequence[Arm]) -> answers.Ranked:
-        """All texts, by how far apart the arms' means over the seeds are."""
-        return answers.apart(arms, lambda answer: self.in_words(arms[0].record.label_names, answer))
 
     def which_disagree(self, shown: int, most: int) -> str:
         return f"The {shown} evaluation texts on which the methods' numbers, means over the seeds, are furthest apart."

@@ -16,15 +16,13 @@ from afina.methods import make
 from afina.report import amounts, conclusion, curves, meanings, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
 from afina.report.curves import CURVES
-from afina.report.disagreements import disagreement_table
-from afina.report.evaluated import Evaluated
+from afina.report.disagreements import EvaluationTexts, disagreement_table
 from afina.report.kinds import PRESENTATIONS, Presentation
 from afina.report.paper import claims, published
 from afina.report.paper.claims import Claim
 from afina.report.plots.svg import Plot
 from afina.report.sections import Notes, Section
-from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
-from afina.report.tuning import tuning_table
+from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables, tuning_table
 from afina.report.verdicts import VERDICTS, Verdicts
 from afina.report.writers import data, markdown
 from afina.report.writers.summary import summary
@@ -47,12 +45,12 @@ class Report:
 
     results: Results
     arms: tuple[Arm, ...]
-    evaluated: Evaluated = field(default_factory=Evaluated)
+    evaluated: EvaluationTexts = field(default_factory=EvaluationTexts)
 
     @classmethod
-    def of(cls, results: Results, evaluated: Evaluated | None = None) -> Report:
-        """With row numbers in the place of texts, unless `evaluated` has them: see `Evaluated.read`."""
-        return cls(results, tuple(arms(results.results)), evaluated or Evaluated())
+    def of(cls, results: Results, evaluated: EvaluationTexts | None = None) -> Report:
+        """With row numbers in the place of texts, unless `evaluated` has them: see `EvaluationTexts.read`."""
+        return cls(results, tuple(arms(results.results)), evaluated or EvaluationTexts())
 
     @cached_property
     def tables(self) -> list[Table]:
@@ -101,10 +99,10 @@ class Report:
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """The answer: what is recommended, or what the study comes to."""
-        from afina.report import advice
+        from afina.report import recommendation
 
         if self.results.recommendation:
-            return advice.sentences(self.results.recommendation)
+            return recommendation.sentences(self.results.recommendation)
         return tuple(conclusion.sentences(self.arms, self.verdicts, self.results.failed, self.results.waiting))
 
     @cached_property

@@ -1,7 +1,8 @@
-"""Arms -> the tables of their figures: performance, parameters and training time, memory. Pure.
+"""Arms -> the tables of their figures: performance, parameters and training time, memory; and what tuning took. Pure.
 
 Says what each figure is in its heading and notes; the definitions are in docs/figures.md. Does not
 know the paper (see `paper`), nor how a table is written or shown (see `writers`).
+Of tuning no figure of the validation cut is shown: what chose a setting says nothing of it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Literal
 
+from afina.methods import make
 from afina.report import metrics
 from afina.report.arms import Arm, Value
-from afina.report.words import NOTHING, UNDEFINED, count, percent, seconds, share, size, span
+from afina.report.words import NOTHING, UNDEFINED, count, in_words, percent, seconds, share, size, span
 from afina.studies.record import Record
+from afina.studies.trials import Tuned
 
 EVIDENCE = "Evidence"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
-FURTHER = "Further figures"
+FURTHER, TUNING = "Further figures", "Tuning budget"
 EACH_SEED = "Each seed by itself"
 """What opens the rows of single seeds."""
 
@@ -235,3 +238,39 @@ _GPU_NOTE = (
     "As PyTorch's allocator reports them for the `train` phase. End: after the last step, before gradients are freed. "
     "Reserved: held by the allocator, in use or not."
 )
+
+
+def tuning_table(tuned: Sequence[Tuned]) -> Table:
+    """A row per method: candidates, stopped early, steps, seconds and the chosen setting."""
+    held = max((one.validation_examples for one in tuned), default=0)
+    lines = [
+        (
+            make(one.method).title + ("" if one.name == one.method else f" ({one.name})"),
+            count(len(one.trials)),
+            count(one.stopped),
+            count(one.steps),
+            seconds(one.seconds),
+            in_words(_rounded(one.setting)) if one.setting else NOTHING,
+        )
+        for one in tuned
+    ]
+    return Table(
+        TUNING,
+        (
+            Column("Method", "left"),
+            *map(Column, ("Candidates", "Stopped early", "Steps", "Seconds")),
+            Column("Chosen setting", "left"),
+        ),
+        tuple(lines),
+        (
+            f"Each method that can be tuned was given the same number of training steps. {held:,} texts were cut from "
+            "the training split to choose by; their figures are in no table. The runs above trained on the whole "
+            "training split at the chosen setting, and were evaluated once, on texts that chose nothing.",
+            "Seconds are wall-clock, with the start and the loading of each candidate. A method without candidates has "
+            "nothing to tune.",
+        ),
+    )
+
+
+def _rounded(setting: dict[str, object]) -> dict[str, object]:
+    return {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in setting.items()}

@@ -18,8 +18,8 @@ from afina.report.arms import Arm, Value
 from afina.report.curves import by_method
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
+from afina.report.recommendation import title
 from afina.report.tables import measured_on_gpu
-from afina.report.titles import title
 from afina.report.verdicts import Verdicts
 from afina.report.words import brief, share
 from afina.studies.recommendation import Recommendation
