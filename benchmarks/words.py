@@ -26,7 +26,7 @@ import torch
 from afina import Backbone
 from afina import device as devices
 from afina.data.loader import Loader
-from afina.data.readers import rows, snippets
+from afina.data.readers import snippets, splitting
 from afina.data.split import Example, Split
 from afina.data.tokenize import Encoded, encode
 from afina.inference.predictor import logits
@@ -98,7 +98,7 @@ def task(name: str) -> tuple[tuple[str, ...], Split]:
         read = snippets.rows(domain)
         for text, label in zip(read.texts, read.labels, strict=True):
             found.setdefault(text, kinds.index(domain if name == "domains" else str(label)))
-    texts = sorted(found, key=lambda text: rows.rank(Example(text, 0)))
+    texts = sorted(found, key=lambda text: splitting.rank(Example(text, 0)))
     if name == "domains":  # as many of each
         by = [[text for text in texts if found[text] == kind] for kind in range(len(kinds))]
         texts = [each[place] for place in range(min(map(len, by))) for each in by]

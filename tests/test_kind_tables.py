@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from afina.data.kinds import KINDS
-from afina.data.readers.kinds import TARGETS
+from afina.data.readers.target_kinds import TARGETS
 from afina.models.objectives import OBJECTIVES, of_problem
 from afina.stats.metrics import METRICS, OF_KIND
 from afina.studies.floors import CONSTANTS

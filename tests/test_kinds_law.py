@@ -10,7 +10,7 @@ import pytest
 
 import afina as package
 from afina.data.kinds import KINDS
-from afina.data.readers.kinds import TARGETS
+from afina.data.readers.target_kinds import TARGETS
 from afina.models.objectives import OBJECTIVES
 from afina.report.kinds import PRESENTATIONS
 from afina.server.kinds import ANSWER_FORMATS

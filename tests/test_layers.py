@@ -171,7 +171,6 @@ SAME_NAME: set[str] = {
     "Apart",
     "Asked",
     "Candidate",
-    "Columns",
     "Counts",
     "Entry",
     "Foreseen",
@@ -181,14 +180,11 @@ SAME_NAME: set[str] = {
     "Lines",
     "Opened",
     "Part",
-    "Place",
     "Published",
     "Question",
     "Request",
-    "Rows",
     "Score",
     "Table",
-    "Texts",
 }
 """Public names that two classes still have."""
 

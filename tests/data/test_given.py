@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from afina.data.given import as_lists, column_names
+from afina.data.readers.texts import as_lists, column_names
 from afina.errors import InvalidData
 from raises import raises
 

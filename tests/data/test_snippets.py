@@ -13,8 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from afina import assets
 from afina.data.readers import snippets
-from afina.data.readers.kinds import splits
 from afina.data.readers.snippets import DOMAINS, Snippet
+from afina.data.readers.target_kinds import splits
 from afina.data.split import normalised
 from afina.data.task import Task, count_leaked, is_at_hand
 from afina.errors import NotFound, UnknownName

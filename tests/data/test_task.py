@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina.data.readers.rows import Rows, divide, first, rank
+from afina.data.readers.splitting import LabelledRows, divide, first, rank
 from afina.data.split import Example, Split, key, normalised
 from afina.data.task import Task, check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
@@ -153,7 +153,7 @@ def test_a_limit_below_one_is_refused(count: int) -> None:
 
 def test_a_division_keeps_order_and_every_row_and_puts_duplicates_on_one_side() -> None:
     texts = [f"Text {i % 400}{'!' * (i // 400)}" for i in range(1000)]
-    rows = Rows(texts, None, [i % 2 for i in range(1000)], lambda i: f"row {i}")
+    rows = LabelledRows(texts, None, [i % 2 for i in range(1000)], lambda i: f"row {i}")
     train, evaluation = divide(rows)
     assert sorted([*train.texts, *evaluation.texts]) == sorted(texts)
     assert not {normalised(text) for text in train.texts} & {normalised(text) for text in evaluation.texts}
@@ -165,14 +165,14 @@ def test_a_division_keeps_order_and_every_row_and_puts_duplicates_on_one_side() 
 
 
 def test_a_division_keeps_equal_texts_without_letters_together() -> None:
-    rows = Rows([":)", ":("] * 20, None, [0, 1] * 20, str)
+    rows = LabelledRows([":)", ":("] * 20, None, [0, 1] * 20, str)
     for part in divide(rows):
         assert part.texts.count(":)") in (0, 20)
         assert part.texts.count(":(") in (0, 20)
 
 
 def test_a_division_of_pairs_goes_by_both_texts() -> None:
-    rows = Rows(["same"] * 200, [f"other {i}" for i in range(200)], [0, 1] * 100, str)
+    rows = LabelledRows(["same"] * 200, [f"other {i}" for i in range(200)], [0, 1] * 100, str)
     train, evaluation = divide(rows)
     assert len(train) > 100
     assert len(evaluation) > 10

@@ -135,7 +135,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer for texts: one JSON object a line, with the label and the probability of each, or the number."""
-    from afina.data.readers.texts import Chunk, Texts, check_there, chunks, refuse_blank
+    from afina.data.readers.texts import Chunk, TextStream, check_there, chunks, refuse_blank
 
     _check_given(texts, file, {"text": text, "text_pair": text_pair, "sheet": sheet})
     refuse_blank(texts or [])
@@ -156,7 +156,7 @@ def predict(
         separator = opened.manifest.data.get("separator")
         with rows.writing(out, predictor.objective, separator) if out else nullcontext(said.add) as write:
             _answer(parts, predictor, said, write)
-        if isinstance(parts, Texts) and parts.note:
+        if isinstance(parts, TextStream) and parts.note:
             print(parts.note, file=sys.stderr)
         elif not said.rows:
             print(f"{file}: no text in it, so no answer.", file=sys.stderr)
@@ -217,12 +217,12 @@ def _answer(
     write: Callable[[Chunk, Sequence[dict[str, Any]]], None],
 ) -> None:
     from afina.cli.display import reading
-    from afina.data.readers.texts import Texts
+    from afina.data.readers.texts import TextStream
     from afina.inference import rows
 
     with reading() as read:
         for chunk in parts:
-            _print_told(parts.news() if isinstance(parts, Texts) else "")
+            _print_told(parts.news() if isinstance(parts, TextStream) else "")
             answers, truncated = rows.answered(predictor, chunk)
             said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
             said.truncated += truncated

@@ -13,10 +13,10 @@ import numpy as np
 from afina.data.kinds import CLASSES, Kind, columns_in_words
 from afina.data.origins import named
 from afina.data.readers import files
-from afina.data.readers.files import Asked
-from afina.data.readers.kinds import TARGETS, matched, splits
-from afina.data.readers.labels import Form
-from afina.data.readers.rows import Rows
+from afina.data.readers.files import ReadOptions
+from afina.data.readers.labels import LabelFormat
+from afina.data.readers.splitting import LabelledRows
+from afina.data.readers.target_kinds import TARGETS, matched, splits
 from afina.data.split import Example, Split, key
 from afina.data.task import Task, find, is_at_hand, names_of
 from afina.data.text_hashes import TextHashes
@@ -111,7 +111,7 @@ class Labelled:
         Raises what `Task.load` does; Leakage where it was trained on all of the texts.
         """
         address, labels = os.fspath(address), names_of(labels)
-        asked = Asked(text, text_pair, label, None, separator, missing, merge_labels, sheet)
+        asked = ReadOptions(text, text_pair, label, None, separator, missing, merge_labels, sheet)
         if named(address) is None and find(address).is_file():
             again = _read(address, trained, {key: value for key, value in vars(asked).items() if value is not None})
             if again and "evaluation" not in trained.data:
@@ -184,8 +184,8 @@ class Labelled:
 
 
 def _rows(
-    address: str, asked: Asked, trained: Trained, labels: Sequence[str] | None
-) -> tuple[Rows, Sequence[str], str, str | None]:
+    address: str, asked: ReadOptions, trained: Trained, labels: Sequence[str] | None
+) -> tuple[LabelledRows, Sequence[str], str, str | None]:
     """The rows, what 0, 1, ... are called in them, where they come from, and a benchmark's metric."""
     origin = named(address)
     if origin is not None:
@@ -204,7 +204,7 @@ def _rows(
                 found=task.kind,
                 expected=trained.kind,
             )
-        rows = Rows(
+        rows = LabelledRows(
             split.texts,
             split.pairs,
             TARGETS[task.kind].spelled(task.label_names, split.labels),
@@ -212,9 +212,11 @@ def _rows(
             task.kind,
         )
         return replace(rows, columns=task.columns, notes=task.notes), (), address, task.metric
-    usual = Asked(**{key: trained.data.get(key) for key in ("text", "text_pair", "label", "missing", "merge_labels")})
+    usual = ReadOptions(
+        **{key: trained.data.get(key) for key in ("text", "text_pair", "label", "missing", "merge_labels")}
+    )
     keeps = (asked.missing or usual.missing) == "keep"
-    form = Form(trained.kind, asked.separator or trained.data.get("separator"), keeps=keeps)
+    form = LabelFormat(trained.kind, asked.separator or trained.data.get("separator"), keeps=keeps)
     known = trained.label_names or ()
     found, names, path = files.to_measure(find(address), asked, usual, form, labels, known)
     return found, names, address if path == Path(address).expanduser() else str(path), None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from afina import assets
 from afina.data.readers import converted, glue, snippets
-from afina.data.readers.converted import Place
-from afina.data.readers.files import Asked
-from afina.data.readers.targets import Read
+from afina.data.readers.converted import HubDataset
+from afina.data.readers.files import ReadOptions
+from afina.data.readers.splitting import TaskData
 from afina.errors import NotFound
 
 SST2, GLUE, SNIPPETS, HUB = "sst2", "glue/", "snippets:", "hub:"
@@ -38,7 +38,7 @@ class Origin:
     pinned      whether the texts are known by a digest, so that they never change
     """
 
-    load: Callable[[Asked, Sequence[str] | None, bool], Read]
+    load: Callable[[ReadOptions, Sequence[str] | None, bool], TaskData]
     is_at_hand: Callable[[], bool]
     chooses: bool = False
     check: Callable[[], object] = lambda: None
@@ -63,7 +63,7 @@ def named(address: str) -> Origin | None:
 def _of_snippets(address: str, name: str) -> Origin:
     is_cached = partial(assets.is_cached, "snippets")
 
-    def load(asked: Asked, labels: Sequence[str] | None, offline: bool) -> Read:
+    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
         if offline and not is_cached():
             raise NotFound(
                 f"task {address}: the snippets are not on this machine. Load it once with a network.",
@@ -76,7 +76,7 @@ def _of_snippets(address: str, name: str) -> Origin:
 
 
 def _of_glue(address: str, name: str) -> Origin:
-    def load(asked: Asked, labels: Sequence[str] | None, offline: bool) -> Read:
+    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
         with _telling(address):
             return glue.from_hub(name, labels, offline=offline)
 
@@ -84,7 +84,7 @@ def _of_glue(address: str, name: str) -> Origin:
 
 
 def _of_directory(address: str, name: str, directory: Path) -> Origin:
-    def load(asked: Asked, labels: Sequence[str] | None, offline: bool) -> Read:
+    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
         with _telling(address):
             return glue.from_directory(name, directory, labels)
 
@@ -96,11 +96,11 @@ def _of_directory(address: str, name: str, directory: Path) -> Origin:
 
 
 def _of_hub(address: str) -> Origin:
-    def place() -> Place:
+    def place() -> HubDataset:
         with _telling(address):
-            return Place.parse(address.removeprefix(HUB))
+            return HubDataset.parse(address.removeprefix(HUB))
 
-    def load(asked: Asked, labels: Sequence[str] | None, offline: bool) -> Read:
+    def load(asked: ReadOptions, labels: Sequence[str] | None, offline: bool) -> TaskData:
         with _telling(address):
             return converted.load(place(), asked, labels, offline=offline)
 

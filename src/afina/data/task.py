@@ -17,12 +17,12 @@ from afina import digest
 from afina.card import Shown
 from afina.data.kinds import CLASSES, Kind, columns_in_words
 from afina.data.origins import FORMS, GLUE, NAMES, SCHEMES, Origin, named
-from afina.data.readers import files, rows
-from afina.data.readers.files import Asked
-from afina.data.readers.kinds import TARGETS, matched
-from afina.data.readers.labels import Form
+from afina.data.readers import files, splitting
+from afina.data.readers.files import ReadOptions
+from afina.data.readers.labels import LabelFormat
+from afina.data.readers.splitting import TaskData
 from afina.data.readers.table import READERS
-from afina.data.readers.targets import Read
+from afina.data.readers.target_kinds import TARGETS, matched
 from afina.data.split import Example, Split, key
 from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
 
@@ -167,14 +167,14 @@ class Task(Shown):
         Raises UnknownName, NotFound, InvalidData or Leakage.
         """
         address = os.fspath(address)
-        asked = Asked(text, text_pair, label, kind, separator, missing, merge_labels, sheet)
+        asked = ReadOptions(text, text_pair, label, kind, separator, missing, merge_labels, sheet)
         found = _with_positive(address, _found(address, asked, names_of(labels), evaluation, offline), positive)
-        train = rows.first(found.train, train_examples, "train_examples")
-        held_out = rows.first(found.evaluation, evaluation_examples, "evaluation_examples")
+        train = splitting.first(found.train, train_examples, "train_examples")
+        held_out = splitting.first(found.evaluation, evaluation_examples, "evaluation_examples")
         if validation is not None:
             found = replace(found, ceiling={})
         shares = {"validation": validation, "selection": selection, "calibration": CALIBRATION if calibration else None}
-        train, aside = rows.cuts(train, {name: share for name, share in shares.items() if share is not None})
+        train, aside = splitting.cuts(train, {name: share for name, share in shares.items() if share is not None})
         held_out = aside.get("validation", held_out)
         TARGETS[found.kind].check_varied(address, found.label_names, train.labels)
         leaked = check_leakage(address, train, held_out, allow=allow_leakage)
@@ -210,7 +210,7 @@ def names_of(labels: Iterable[str] | None) -> tuple[str, ...] | None:
     return None if labels is None else tuple(map(str, labels))
 
 
-def _with_positive(address: str, found: Read, positive: str | None) -> Read:
+def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskData:
     """The same with that label, if one is given, second of two. Raises InvalidData."""
     names = found.label_names
     if positive is None:
@@ -260,7 +260,7 @@ def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> No
         )
 
 
-def _told(found: Read, aside: Mapping[str, Split]) -> dict[str, Any]:
+def _told(found: TaskData, aside: Mapping[str, Split]) -> dict[str, Any]:
     """What a task has of what reading it gave, and of what was set aside, beside the two splits."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
     read = {name: getattr(found, name) for name in names}
@@ -268,18 +268,18 @@ def _told(found: Read, aside: Mapping[str, Split]) -> dict[str, Any]:
     return {**read, **kept, "data_digest": _data_digest(found)}
 
 
-def _data_digest(found: Read) -> str:
+def _data_digest(found: TaskData) -> str:
     """Digest of both splits as they were read, and of what their labels are called."""
     return digest.of_json([found.train.digest, found.evaluation.digest, found.kind, list(found.label_names)])
 
 
 def _found(
     address: str,
-    asked: Asked,
+    asked: ReadOptions,
     labels: Sequence[str] | None,
     evaluation: str | os.PathLike[str] | None,
     offline: bool,
-) -> Read:
+) -> TaskData:
     origin = named(address)
     if origin is not None:
         return _of_origin(address, origin, asked, labels, evaluation, offline)
@@ -290,11 +290,11 @@ def _found(
 def _of_origin(
     address: str,
     origin: Origin,
-    asked: Asked,
+    asked: ReadOptions,
     labels: Sequence[str] | None,
     evaluation: str | os.PathLike[str] | None,
     offline: bool,
-) -> Read:
+) -> TaskData:
     """What an origin gives; `evaluation`, a file, stands in for its evaluation split, and no ceiling is of that."""
     chosen = [field for field, value in vars(asked).items() if value and field != "kind"]
     if chosen and evaluation is None and not origin.chooses:
@@ -320,10 +320,10 @@ def _of_origin(
 
 
 def _of_file(
-    evaluation: str | os.PathLike[str], asked: Asked, address: str, named: Read
+    evaluation: str | os.PathLike[str], asked: ReadOptions, address: str, named: TaskData
 ) -> tuple[Split, tuple[str, ...]]:
     """All of a file, to evaluate on what learns from the named task at `address`."""
-    pairs, form = named.train.pairs is not None, Form(named.kind, asked.separator, keeps=asked.missing == "keep")
+    pairs, form = named.train.pairs is not None, LabelFormat(named.kind, asked.separator, keeps=asked.missing == "keep")
     found, names, path = files.to_measure(evaluation_file(evaluation), asked, form=form, known=named.label_names)
     if (found.pairs is not None) != pairs:
         raise InvalidData(

@@ -20,7 +20,7 @@ import numpy as np
 from afina import assets, atomic, digest
 from afina.data.kinds import CLASSES, Kind
 from afina.data.loader import Loader
-from afina.data.readers.kinds import TARGETS
+from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import Template

@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
-from afina.data.readers import rows
+from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import CALIBRATION, Task
 from afina.errors import InvalidStudy
@@ -110,7 +110,7 @@ class _TextEstimator(BaseEstimator):  # type: ignore[misc]
     def _task(self, inputs: TextInputs, targets: np.ndarray, label_names: tuple[str, ...]) -> Task:
         whole = Split(inputs.texts, targets, inputs.pairs)
         shares = {"calibration": CALIBRATION} if (self.training or {}).get("temperature") else {}
-        train, aside = rows.cuts(whole, shares)
+        train, aside = splitting.cuts(whole, shares)
         seen = whole.take(range(min(EVALUATED, len(whole))))
         return Task(
             GIVEN,

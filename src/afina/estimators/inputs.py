@@ -10,8 +10,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from afina.data import given
-from afina.data.readers.texts import refuse_blank
+from afina.data.readers.texts import as_lists, column_names, refuse_blank
 from afina.errors import InvalidData
 
 
@@ -39,14 +38,14 @@ class TextInputs:
         Raises InvalidInput.
         """
         try:
-            texts, pairs = given.as_lists(X)
+            texts, pairs = as_lists(X)
             refuse_blank(texts, pairs)
         except InvalidData as error:
             raise InvalidInput(f"X: {error}", cause=error.code, of_cause=error.fields) from None
         if not len(texts):
             raise InvalidInput("X: found 0 sample(s), expected at least 1 text.", code="input.empty")
         second = None if pairs is None else [str(text) for text in pairs]
-        return cls([str(text) for text in texts], second, given.column_names(X))
+        return cls([str(text) for text in texts], second, column_names(X))
 
     @property
     def width(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from afina import device as devices
 from afina.card import Shown
-from afina.data.readers import rows
+from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import Task
 from afina.data.template import TEXT
@@ -113,7 +113,7 @@ def ask(
     usual, questions = _questions(backbone, task, templates, words)
     says("opening the model")
     asking = _Asking.of(backbone, objective, questions[0])
-    sample = rows.first(task.train, COMPARED, "train_examples")
+    sample = splitting.first(task.train, COMPARED, "train_examples")
     compared: tuple[Compared, ...] = ()
     right: list[np.ndarray] = []
     if len(questions) > 1:
@@ -124,7 +124,7 @@ def ask(
     chosen = questions[_chosen(right, keep_first=not templates)]
     if offset:
         asking.shift(chosen, sample)
-    held_out = rows.first(task.evaluation, EVALUATED, "evaluation_examples")
+    held_out = splitting.first(task.evaluation, EVALUATED, "evaluation_examples")
     says(f"that template, on {len(held_out):,} held-out texts" if compared else f"{len(held_out):,} held-out texts")
     found = asking.predictions(chosen, held_out)
     return Answer(

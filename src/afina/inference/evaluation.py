@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from afina.data.labelled import Labelled, Trained
 from afina.data.origins import named
-from afina.data.readers.kinds import TARGETS
+from afina.data.readers.target_kinds import TARGETS
 from afina.errors import InvalidData
 from afina.inference import probes
 from afina.models import objectives

@@ -19,8 +19,8 @@ import torch
 from afina import device as devices
 from afina.allocator import keep_freed
 from afina.card import Shown
-from afina.data import given
 from afina.data.loader import by_length
+from afina.data.readers.texts import as_lists
 from afina.data.template import Template
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy, NotFound
@@ -127,13 +127,13 @@ class Predictor(Shown, ABC):
     ) -> tuple[Predictions, int]:
         """Predictions of raw texts, and how many of the texts were cut.
 
-        texts, pairs  lists, arrays, Series, ...: see `afina.data.given.as_lists`
+        texts, pairs  lists, arrays, Series, ...: see `afina.data.readers.texts.as_lists`
 
         Raises InvalidData for a text that cannot be read or is blank, or where the adapter is known to read pairs and
         there are none, or the other way round; `where` names the texts in that message, and `before` is how
         many came earlier. Raises CorruptAdapter where an output is not a number.
         """
-        return self._predict(*given.as_lists(texts, pairs), where, before)
+        return self._predict(*as_lists(texts, pairs), where, before)
 
     @abstractmethod
     def _predict(
@@ -154,7 +154,7 @@ class Predictor(Shown, ABC):
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
         """What a user is told of each text, as JSON values: `Objective.answers`; all arguments as in `predict`."""
-        first, second = given.as_lists(texts, pairs)
+        first, second = as_lists(texts, pairs)
         return list(self.objective.answers(self.predict(first, second, before=before)[0])) if len(first) else []
 
 

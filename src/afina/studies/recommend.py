@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from afina import digest, meter
-from afina.data.readers import rows
+from afina.data.readers import splitting
 from afina.data.task import Task
 from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, InvalidStudy
@@ -189,7 +189,7 @@ def _answer(
     setting: Setting, fitted: Sequence[Floor], handed: Mapping[str, str], trainings: Trainings
 ) -> Recommendation:
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
-    held_out = rows.first(task.evaluation, trainings.texts, "evaluation_examples")
+    held_out = splitting.first(task.evaluation, trainings.texts, "evaluation_examples")
     answered = {floor.name: floor.predictions(held_out) for floor in fitted}
     simple = {name: objective.values(metric.name, one)[None] for name, one in answered.items()}
     untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}

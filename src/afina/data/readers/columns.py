@@ -1,4 +1,4 @@
-"""Which column is what, and are its values usable: a Table becomes Rows.
+"""Which column is the text and which the label, and which rows have a missing value: a Table becomes LabelledRows.
 
 Knows column names; knows neither file formats nor the order of labels.
 """
@@ -6,18 +6,19 @@ Knows column names; knows neither file formats nor the order of labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from afina.data.kinds import How
-from afina.data.readers import missing
-from afina.data.readers.kinds import TARGETS
-from afina.data.readers.labels import Form
-from afina.data.readers.rows import Rows
+from afina.data.kinds import HOWS, How
+from afina.data.readers.cell_values import is_empty, means_missing
+from afina.data.readers.labels import LabelFormat
 from afina.data.readers.source import is_whole
+from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.table import Table
-from afina.errors import InvalidData
+from afina.data.readers.target_kinds import TARGETS
+from afina.data.readers.workbook import SUFFIXES
+from afina.errors import InvalidData, UnknownName
 
 TEXT = ("text", "sentence", "sentence1", "review", "content", "comment", "tweet", "message", "body", "question")
 LABEL = ("label", "labels", "target", "sentiment", "class", "category", "rating", "score", "stars", "tags")
@@ -37,7 +38,7 @@ BESIDE = frozenset(
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """Names of columns; `labels` are empty where none is asked for, and several where each tells of one label.
 
     others  columns that are not read
@@ -68,7 +69,7 @@ def of_texts(
     *,
     label: Sequence[str] = (),
     first: bool = False,
-) -> Columns:
+) -> ColumnNames:
     """The columns of the texts: those named, otherwise those of the usual names, in any case of letters.
 
     where  begins the messages;  label  columns that are known to be no text
@@ -80,14 +81,14 @@ def of_texts(
     if text is None and text_pair is None:
         for one, other in PAIRS:
             if one in usual and other in usual:
-                found = Columns(usual[one], usual[other])
+                found = ColumnNames(usual[one], usual[other])
                 if not first:
                     _check_one(where, names, found.texts, {*found.texts, *label})
                 return found
     left = [name for name in names if name not in label and name != text_pair]
     if not _among(left, TEXT):
         left = names  # then that one column would be two things is told by whoever compares them
-    found = Columns(_column(where, left if text is None else names, text, TEXT, "text"))
+    found = ColumnNames(_column(where, left if text is None else names, text, TEXT, "text"))
     if text is None and not first:
         _check_one(where, left, found.texts, found.texts)
     if text_pair is None:
@@ -101,10 +102,12 @@ def of_texts(
             field="text_pair",
             column=second,
         )
-    return Columns(found.text, second)
+    return ColumnNames(found.text, second)
 
 
-def choose(table: Table, text: str | None, text_pair: str | None, label: str | None, *, first: bool = False) -> Columns:
+def choose(
+    table: Table, text: str | None, text_pair: str | None, label: str | None, *, first: bool = False
+) -> ColumnNames:
     """`of_texts`, and the column of the label, found alike; `a,b,c` names several, where there is none of that name."""
     where, names = str(table.path), list(table.columns)
     asked = [label] if label is None or label in names else [name.strip() for name in label.split(",")]
@@ -120,7 +123,7 @@ def choose(table: Table, text: str | None, text_pair: str | None, label: str | N
                 column=name,
             )
     others = tuple(name for name in names if name not in (*texts.texts, *found))
-    return Columns(texts.text, texts.text_pair, found, others)
+    return ColumnNames(texts.text, texts.text_pair, found, others)
 
 
 def _usual(names: Sequence[str]) -> dict[str, str]:
@@ -191,7 +194,7 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
     )
 
 
-def rows(table: Table, columns: Columns, form: Form, how: How | None) -> Rows:
+def rows(table: Table, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
     """The labelled texts of a table. Raises InvalidData that names the row.
 
     how  what is done with missing values; None: an empty text or label is an error, and no more is looked for
@@ -207,9 +210,9 @@ def rows(table: Table, columns: Columns, form: Form, how: How | None) -> Rows:
     kind = TARGETS[form.kind]
     if how is not None:
         told = {"expected": kind.expected, "optional": kind.optional(form, columns.labels)}
-        table, left_out = missing.without(table, columns.texts, columns.labels, how, **told)  # type: ignore[arg-type]
+        table, left_out = without(table, columns.texts, columns.labels, how, **told)  # type: ignore[arg-type]
         notes += left_out
-    return Rows(
+    return LabelledRows(
         _texts(table, columns.text),
         None if columns.text_pair is None else _texts(table, columns.text_pair),
         kind.parse(table, columns.labels, form),
@@ -235,7 +238,7 @@ def _refuse_names(table: Table, names: Sequence[str]) -> None:
         )
 
 
-def _said(table: Table, names: Sequence[str], form: Form) -> list[str]:
+def _said(table: Table, names: Sequence[str], form: LabelFormat) -> list[str]:
     """What is worth saying of how labels are read."""
     notes = []
     column = f"{table.path}: column {names[0]!r}"
@@ -265,7 +268,7 @@ def _texts(table: Table, name: str) -> list[str]:
 
 def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
     """The text that stands in column `name`; None where there is none. Raises InvalidData, where it is no text."""
-    if missing.empty(value):
+    if is_empty(value):
         return None
     if not isinstance(value, str):
         raise InvalidData(
@@ -283,3 +286,85 @@ def text_of(value: Any, name: str, where: Callable[[], str]) -> str | None:
             column=name,
         )
     return value
+
+
+SHOWN = 10
+"""Rows that a message names."""
+
+
+def check_how(how: str) -> How:
+    """Raise UnknownName where `how` is none of HOWS."""
+    for one in HOWS:
+        if one == how:
+            return one
+    raise UnknownName("missing", how, HOWS)
+
+
+def without(
+    table: Table, texts: Sequence[str], labels: Sequence[str], how: How, *, expected: str = "a label", optional: bool
+) -> tuple[Table, tuple[str, ...]]:
+    """The table without the rows where a value is missing, and what is to be said of that.
+
+    texts, labels  the columns that are read;  expected  in a label's;  optional  whether a label's cell may be empty
+    Raises InvalidData that names the rows, unless `how` is to skip them.
+    """
+    found: dict[int, tuple[str, str]] = {}
+    for name in dict.fromkeys([*texts, *labels]):
+        of_text = name in texts
+        for row, value in enumerate(table.columns[name]):
+            if is_empty(value):
+                if of_text or not optional:
+                    found.setdefault(row, (name, "a text" if of_text else expected))
+            elif how != "keep" and means_missing(value):
+                found.setdefault(row, (name, "a text" if of_text else expected))
+    if not found:
+        return table, ()
+    rows = sorted(found)
+    if how != "skip":
+        _refuse(table, rows, *found[rows[0]])
+    kept = [row for row in range(len(table.places)) if row not in found]
+    if not kept:
+        raise InvalidData(
+            f"{table.path}: a value is missing in each of its {len(rows):,} rows. Give complete ones.",
+            code="data.value-missing",
+            path=table.path,
+            rows=len(rows),
+        )
+    left = replace(
+        table,
+        columns={name: [values[row] for row in kept] for name, values in table.columns.items()},
+        places=[table.places[row] for row in kept],
+    )
+    number = f"{len(rows):,} rows are" if len(rows) > 1 else "1 row is"
+    return left, (f"{table.path}: {number} left out, where a value is missing ({rows_in_words(table, rows)}).",)
+
+
+def _refuse(table: Table, rows: Sequence[int], name: str, expected: str) -> None:
+    value = table.columns[name][rows[0]]
+    more = f" Values are missing in {len(rows):,} rows: {rows_in_words(table, rows)}." if len(rows) > 1 else ""
+    where = f"{table.where(rows[0])}: column {name!r}"
+    mend = "fill it in or remove the row, or leave such rows out with `missing` skip."
+    if is_empty(value) and table.path.suffix.lower() in SUFFIXES:
+        mend += " A formula counts by the value that was saved with it."
+    if is_empty(value):
+        raise InvalidData(
+            f"{where} is empty. Expected {expected}; {mend}{more}",
+            code="data.value-missing",
+            where=where,
+            expected=expected,
+        )
+    raise InvalidData(
+        f"{where} holds {value.strip()!r}, as a missing value is written. Expected {expected}; {mend}{more} "
+        f"If it is {expected}, say so with `missing` keep.",
+        code="data.value-missing",
+        where=where,
+        found=value.strip(),
+        expected=expected,
+    )
+
+
+def rows_in_words(table: Table, rows: Sequence[int]) -> str:
+    """`lines 3, 7 and 12`; no more than SHOWN."""
+    places = [f"{table.places[row]:,}" for row in rows[:SHOWN]]
+    unit = table.unit if len(rows) == 1 else f"{table.unit}s"
+    return f"{unit} {', '.join(places)}{', ...' if len(rows) > SHOWN else ''}"

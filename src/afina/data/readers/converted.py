@@ -8,10 +8,10 @@ from typing import Any
 
 from afina.data.kinds import CLASSES
 from afina.data.readers import columns, files, table
-from afina.data.readers.files import Asked
-from afina.data.readers.kinds import of_kind
+from afina.data.readers.files import ReadOptions
+from afina.data.readers.splitting import TaskData
 from afina.data.readers.table import Table
-from afina.data.readers.targets import Read
+from afina.data.readers.target_kinds import of_kind
 from afina.errors import NotFound
 
 UNLABELLED = -1
@@ -19,14 +19,14 @@ UNLABELLED = -1
 
 
 @dataclass(frozen=True)
-class Place:
+class HubDataset:
     """`owner/name:config` on the Hub; no config: the only one, or `default`."""
 
     repository: str
     config: str | None = None
 
     @classmethod
-    def parse(cls, told: str) -> Place:
+    def parse(cls, told: str) -> HubDataset:
         """Raises NotFound where it cannot be one."""
         repository, _, config = told.partition(":")
         owner, slash, name = repository.partition("/")
@@ -38,7 +38,9 @@ class Place:
         return cls(repository, config or None)
 
 
-def load(place: Place, asked: Asked, labels: Sequence[str] | None = None, *, offline: bool = False) -> Read:
+def load(
+    place: HubDataset, asked: ReadOptions, labels: Sequence[str] | None = None, *, offline: bool = False
+) -> TaskData:
     """The training split, and its validation split or else its test split; without either, a part of the former.
 
     A column of classes has the names that the data set gives them, in its order. Columns and kind are found as those
@@ -67,7 +69,7 @@ def load(place: Place, asked: Asked, labels: Sequence[str] | None = None, *, off
     return files.of_tables(*tables, asked=asked, names=labels, published=True)
 
 
-def is_cached(place: Place) -> bool:
+def is_cached(place: HubDataset) -> bool:
     """Whether `load` needs no network."""
     from afina import hub
 

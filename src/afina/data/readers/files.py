@@ -1,23 +1,32 @@
-"""Tasks from files: a directory of train and dev files, or one file that is split by a hash.
+"""Tasks from files: a directory of train and dev files, or one file of which a part is held out.
 
+What is doubtful in the labels is found here: texts with two labels, and labels that differ in their spelling alone.
 Knows which files make a task; the formats are in `table`, the columns in `columns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from afina.data.kinds import LABELS
 from afina.data.readers import columns, source, table, workbook
-from afina.data.readers.doubts import Spellings, contradictions, folded
+from afina.data.readers.columns import check_how
 from afina.data.readers.glue import GLUE
-from afina.data.readers.kinds import TARGETS, form_of, splits
-from afina.data.readers.labels import Form, Reads
-from afina.data.readers.missing import check_how
-from afina.data.readers.rows import Rows, hold_out
+from afina.data.readers.labels import (
+    Label,
+    LabelColumn,
+    LabelFormat,
+    LabelOptions,
+    form_found,
+    form_of_several,
+)
+from afina.data.readers.splitting import LabelledRows, TaskData, hold_out, identities
 from afina.data.readers.table import Table
-from afina.data.readers.targets import Read
+from afina.data.readers.target_kinds import TARGETS, of_kind, splits
 from afina.errors import InvalidData, NotFound
 
 SST2 = GLUE["sst2"].names
@@ -28,7 +37,7 @@ TEST = "test"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadOptions:
     """Columns that the user named, and how they are read; None: the usual names, and what is found.
 
     Fields as the arguments of `Task.load`.
@@ -44,7 +53,7 @@ class Asked:
     sheet: str | None = None
 
 
-def load(path: Path, asked: Asked, names: Sequence[str] | None, evaluation: Path | None = None) -> Read:
+def load(path: Path, asked: ReadOptions, names: Sequence[str] | None, evaluation: Path | None = None) -> TaskData:
     """The files at `path`, which exists; with `evaluation`, all of that file is evaluated, and all of a file trains.
 
     names  the labels in their order, as in `splits`
@@ -61,10 +70,10 @@ def of_tables(
     train: Table,
     held_out: Table | None = None,
     *,
-    asked: Asked,
+    asked: ReadOptions,
     names: Sequence[str] | None,
     published: bool = False,
-) -> Read:
+) -> TaskData:
     """Both splits; without `held_out` a part of `train` is kept aside.
 
     published  the Hub's data, which are read as they were when runs on them were first recorded: a word such as `NA` is
@@ -101,12 +110,12 @@ def of_tables(
 
 def to_measure(
     path: Path,
-    asked: Asked,
-    usual: Asked | None = None,
-    form: Form | None = None,
+    asked: ReadOptions,
+    usual: ReadOptions | None = None,
+    form: LabelFormat | None = None,
     labels: Sequence[str] | None = None,
     known: Sequence[str] = (),
-) -> tuple[Rows, tuple[str, ...], Path]:
+) -> tuple[LabelledRows, tuple[str, ...], Path]:
     """All labelled rows of a file, or of a directory's evaluation file; what 0, 1, ... are called there; that file.
 
     usual   columns to take where the file has them and none is asked for, and how missing values are taken
@@ -121,11 +130,11 @@ def to_measure(
                 raise
             path = _find(path, (TEST,))
     found = table.read(path, asked.sheet)
-    usual = usual or Asked()
+    usual = usual or ReadOptions()
     columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
     there = {key: name for key, name in columns.items() if name and _has(found, name)}
     there |= {key: getattr(usual, key) for key in ("missing", "merge_labels") if getattr(usual, key)}
-    asked = replace(Asked(**there), **{key: name for key, name in vars(asked).items() if name is not None})
+    asked = replace(ReadOptions(**there), **{key: name for key, name in vars(asked).items() if name is not None})
     rows, _, _ = _rows(found, asked, labels, form=form, known=known)
     rows = replace(rows, notes=(*rows.notes, *contradictions(rows)))
     if asked.merge_labels and known:
@@ -140,19 +149,19 @@ def _has(found: Table, name: str) -> bool:
 
 def _rows(
     found: Table,
-    asked: Asked,
+    asked: ReadOptions,
     labels: Sequence[str] | None,
     *,
     published: bool = False,
-    form: Form | None = None,
+    form: LabelFormat | None = None,
     known: Sequence[str] = (),
-) -> tuple[Rows, Asked, Form]:
+) -> tuple[LabelledRows, ReadOptions, LabelFormat]:
     """The rows, what was chosen, and how labels are read; form: that, where it is known."""
     how = check_how(asked.missing or "refuse")
     chosen = columns.choose(found, asked.text, asked.text_pair, asked.label, first=published)
     if form is None:
-        reads = Reads(asked.kind, asked.separator, labels, how == "keep", published)
-        form = form_of(found, chosen.labels, reads)
+        reads = LabelOptions(asked.kind, asked.separator, labels, how == "keep", published)
+        form = label_format(found, chosen.labels, reads)
     else:
         form = TARGETS[form.kind].form_to_measure(form, found, chosen.labels, labels, known)
     rows = columns.rows(found, chosen, form, None if published and asked.missing is None else how)
@@ -206,3 +215,133 @@ def _is_sst2(file: Table) -> bool:
         and list(file.columns) == ["sentence", "label"]
         and set(file.columns["label"]) <= {"0", "1"}
     )
+
+
+GROUPS_SHOWN = 5
+"""Groups of labels that a message names."""
+
+
+def folded(name: str) -> str:
+    """A label without what a slip changes: case, white space, invisible characters, and the Unicode form."""
+    shown = (character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
+    return " ".join("".join(shown).casefold().split())
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """The one way in which each label is written; of labels that are the same when `folded`.
+
+    kept  by what labels are when folded; empty where labels are taken as they stand
+    """
+
+    kept: Mapping[str, str]
+
+    @classmethod
+    def of(cls, rows: LabelledRows, labels: Sequence[str] | None, *, merge: bool) -> Spellings:
+        """Of training rows: with `merge` the most frequent stands for all, and of two as frequent the first by name.
+
+        labels  the user's; where all labels of a group are among them, they are different ones
+        Raises InvalidData where some labels differ in their spelling alone, and are not to be merged.
+        """
+        counts = Counter(name for label in rows.labels for name in TARGETS[rows.kind].names(label))
+        groups: dict[str, list[str]] = {}
+        for name in sorted(counts):
+            groups.setdefault(folded(name), []).append(name)
+        given = set(labels or ())
+        if merge:
+            found = {same: max(names, key=lambda one: counts[one]) for same, names in groups.items()}
+            return cls({same: name for same, name in found.items() if not set(groups[same]) <= given - {name}})
+        alike = [names for names in groups.values() if len(names) > 1 and not set(names) <= given]
+        if alike:
+            told = "; ".join(" and ".join(map(repr, names)) for names in alike[:GROUPS_SHOWN])
+            names_in = TARGETS[rows.kind].names
+            place = next(i for i, label in enumerate(rows.labels) if alike[0][1] in names_in(label))
+            raise InvalidData(
+                f"{rows.where(place)}: labels differ only by case, spaces or the Unicode form of a character: {told}. "
+                "Write each label in one way, or merge them with `merge_labels`; if they are different labels, name "
+                "all labels with `labels`.",
+                code="data.labels-alike",
+                where=rows.where(place),
+            )
+        return cls({})
+
+    def applied(self, rows: LabelledRows) -> LabelledRows:
+        """The rows with each label in the spelling that is kept, and a note of what was changed."""
+        if not self.kept:
+            return rows
+        changed: dict[str, str] = {}
+
+        def written(name: str) -> str:
+            kept = self.kept.get(folded(name), name)
+            if kept != name:
+                changed[name] = kept
+            return kept
+
+        found: list[Label] = []
+        for label in rows.labels:
+            if isinstance(label, tuple):
+                found.append(tuple(dict.fromkeys(map(written, label))))
+            else:
+                found.append(written(label) if isinstance(label, str) else label)
+        if not changed:
+            return rows
+        told = ", ".join(f"{name!r} is read as {kept!r}" for name, kept in sorted(changed.items()))
+        return replace(rows, labels=found, notes=(*rows.notes, f"Labels that differ in their spelling: {told}."))
+
+
+def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
+    """What is to be said of texts that stand with different labels; nothing where there are none."""
+    first: dict[str, tuple[Label, str]] = {}
+    counts: Counter[str] = Counter()
+    differing: dict[str, str] = {}
+    for rows in parts:
+        for row, (same, label) in enumerate(zip(identities(rows), rows.labels, strict=True)):
+            told = TARGETS[rows.kind].same(label)
+            counts[same] += 1
+            if same not in first:
+                first[same] = (told, rows.where(row))
+            elif told != first[same][0] and same not in differing:
+                differing[same] = rows.where(row)
+    if not differing:
+        return ()
+    same, place = next(iter(differing.items()))
+    what = TARGETS[parts[0].kind].plural
+    texts = f"{len(differing):,} texts stand" if len(differing) > 1 else "1 text stands"
+    number = sum(counts[each] for each in differing)
+    return (
+        f"{texts} in {number:,} rows with different {what} (first: {first[same][1]}, and {place}). The rows are kept; "
+        "correct them if they are mistakes.",
+    )
+
+
+def label_format(table: Table, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
+    """How the columns of the label are read, as far as `asked` does not say. Raises InvalidData, UnknownName."""
+    separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
+    if separator is not None and kind and not kind.several:
+        raise InvalidData(
+            f"`separator` {separator!r}: stands between several labels, and `kind` is {kind.kind}.",
+            code="data.option-inapplicable",
+            separator=separator,
+        )
+    if len(columns) > 1:
+        if (kind and not kind.several) or separator is not None:
+            raise InvalidData(
+                f"{table.path}: `label` names {len(columns)} columns, one a label, so `kind` can only be labels, and "
+                "nothing separates them.",
+                code="data.kind-mismatch",
+                path=table.path,
+            )
+        return LabelFormat(LABELS)
+    cells = LabelColumn.of(table, columns[0], asked.keeps)
+    if separator is not None and not any(isinstance(value, str) and separator in value for value in cells.values):
+        raise InvalidData(
+            f"{table.path}: `separator` {separator!r} stands in no row of column {columns[0]!r}. Give the one that "
+            "does, or leave it out.",
+            code="data.option-inapplicable",
+            path=table.path,
+            separator=separator,
+            column=columns[0],
+        )
+    if separator is not None:
+        return form_of_several(cells, separator, asked)
+    return form_found(cells, asked) if kind is None else kind.form(cells, asked)

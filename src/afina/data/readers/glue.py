@@ -12,11 +12,10 @@ from typing import Any
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
 from afina.data.readers import source, table
-from afina.data.readers.kinds import splits
 from afina.data.readers.labels import Label
-from afina.data.readers.rows import Rows
+from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.table import Table
-from afina.data.readers.targets import Read
+from afina.data.readers.target_kinds import splits
 from afina.errors import InvalidData, NotFound
 
 REPOSITORY = "nyu-mll/glue"
@@ -98,7 +97,7 @@ SCALE = "similarity"
 """What the number of STS-B, from 0 to 5, is called."""
 
 
-def from_hub(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> Read:
+def from_hub(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
     """The standard training and validation splits of a key of GLUE.
 
     Raises NotFound without network and cached copy, InvalidData where that copy is damaged.
@@ -130,7 +129,7 @@ def is_cached(name: str) -> bool:
     return True
 
 
-def from_directory(name: str, directory: Path, labels: Sequence[str] | None = None) -> Read:
+def from_directory(name: str, directory: Path, labels: Sequence[str] | None = None) -> TaskData:
     """The same of GLUE's own files: `train.tsv` and `dev.tsv`, of MNLI `dev_matched.tsv` or `dev_mismatched.tsv`.
 
     Of MRPC also the files that GLUE made these of, `msr_paraphrase_train.txt` and `msr_paraphrase_test.txt`.
@@ -170,7 +169,7 @@ def _listed(form: GlueTask) -> str:
     return f"train.tsv and {form.dev}"
 
 
-def _read(form: GlueTask, train: Rows, evaluation: Rows, labels: Sequence[str] | None) -> Read:
+def _read(form: GlueTask, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
     occurring = set(train.labels)
     known = labels if labels is not None else [name for name in form.names if name in occurring]
     found = splits(train, evaluation, None if not form.names and labels is None else known)
@@ -221,7 +220,7 @@ def _fields(line: str) -> list[str]:
     return line.removesuffix("\n").removesuffix("\r").split("\t")
 
 
-def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> Rows:
+def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> LabelledRows:
     """The labelled rows of a table."""
     _check_columns(found, (*texts, label))
     told = list(_labels(form, found, found.columns[label]))
@@ -233,7 +232,7 @@ def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> Row
             path=found.path,
         )
     first, *second = ([found.columns[name][i] for i in kept] for name in texts)
-    return Rows(
+    return LabelledRows(
         first,
         second[0] if second else None,
         [name for name in told if name is not None],

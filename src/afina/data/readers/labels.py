@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
-from afina.data.readers import lists, missing
-from afina.data.readers.notation import PLAIN, WHOLE, Notation, looks_like_one, notations, number
+from afina.data.readers import cell_values
+from afina.data.readers.cell_values import PLAIN, WHOLE, Notation, looks_like_one, notations, plain_number
 from afina.data.readers.source import is_whole
 from afina.data.readers.table import Table
 from afina.errors import InvalidData
@@ -42,7 +42,7 @@ _AS_NUMBERS, _AS_CLASSES = "`kind` number reads them as numbers", "`kind` classe
 
 
 @dataclass(frozen=True)
-class Form:
+class LabelFormat:
     """How the cells of a label are read.
 
     separator  between the labels of a cell; None: it holds a list, or one label at most
@@ -61,7 +61,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Reads:
+class LabelOptions:
     """What the user said of how labels are read, and who published the data.
 
     kind, separator, labels  as of `Task.load`
@@ -77,7 +77,7 @@ class Reads:
 
 
 @dataclass(frozen=True)
-class Cells:
+class LabelColumn:
     """The column of the label.
 
     cells  by row, what is not empty, without white space around it;  known  of these, what stands for no missing value
@@ -89,11 +89,11 @@ class Cells:
     known: Mapping[int, Any]
 
     @classmethod
-    def of(cls, table: Table, name: str, keeps: bool) -> Cells:
+    def of(cls, table: Table, name: str, keeps: bool) -> LabelColumn:
         """Those of a column; keeps: whether a word such as `NA` is a label."""
         bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
-        cells = {row: value for row, value in enumerate(bare) if not missing.empty(value)}
-        known = cells if keeps else {row: value for row, value in cells.items() if not missing.word(value)}
+        cells = {row: value for row, value in enumerate(bare) if not cell_values.is_empty(value)}
+        known = cells if keeps else {row: value for row, value in cells.items() if not cell_values.means_missing(value)}
         return cls(table, name, cells, known)
 
     @property
@@ -117,37 +117,39 @@ def spelled(label: Label, whole: bool) -> str:
     return str(int(match[1])) if match else str(label)
 
 
-def form_of_several(column: Cells, separator: str | None, asked: Reads) -> Form:
+def form_of_several(column: LabelColumn, separator: str | None, asked: LabelOptions) -> LabelFormat:
     """How a column of several labels is read. Raises InvalidData."""
     if separator is None and not _lists(column.values):
         separator = _occurring(column.values, SEPARATORS)
-    hot = lists.multi_hot(column.table, column.name, column.known, separator, asked.labels)
-    return Form(LABELS, separator, hot=hot, keeps=asked.keeps)
+    hot = cell_values.multi_hot_names(column.table, column.name, column.known, separator, asked.labels)
+    return LabelFormat(LABELS, separator, hot=hot, keeps=asked.keeps)
 
 
-def with_multi_hot(table: Table, name: str, form: Form, labels: Sequence[str] | None, known: Sequence[str]) -> Form:
+def with_multi_hot(
+    table: Table, name: str, form: LabelFormat, labels: Sequence[str] | None, known: Sequence[str]
+) -> LabelFormat:
     """The form of several labels, with the names of multi-hot lists where the column holds these.
 
     known  the labels that may occur: lists whose places have none of these names hold names
     """
-    column = Cells.of(table, name, form.keeps)
-    hot = lists.multi_hot(table, name, column.known, form.separator, labels)
+    column = LabelColumn.of(table, name, form.keeps)
+    hot = cell_values.multi_hot_names(table, name, column.known, form.separator, labels)
     return replace(form, hot=hot) if set(hot) & set(known) else form
 
 
-def form_found(column: Cells, asked: Reads) -> Form:
+def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
     """How a column is read where nobody says of which kind it is: docs/tasks.md has the rule. Raises InvalidData."""
     known = column.values
-    lists.check_readable(column.table, column.name, column.known)
+    cell_values.check_readable(column.table, column.name, column.known)
     if _lists(known):
         return form_of_several(column, None, asked)
-    plain = [value for value in known if number(value) is not None]
+    plain = [value for value in known if plain_number(value) is not None]
     if known and len(plain) == len(known):
         return _of_numbers(column, asked)
     if not asked.published and known:
         notation = _of_odd_numbers(column)
         if notation is not None:
-            return Form(NUMBER, notation=notation, keeps=asked.keeps, other=_AS_CLASSES)
+            return LabelFormat(NUMBER, notation=notation, keeps=asked.keeps, other=_AS_CLASSES)
     measured = any(WHOLE.fullmatch(str(value)) is None for value in plain)
     if 2 * len(plain) > len(known) and (measured or (column.said(*RATED) and not asked.published)):
         _refuse_text(column)
@@ -157,15 +159,15 @@ def form_found(column: Cells, asked: Reads) -> Form:
         cells_of = Counter(part for parts in distinct for part in parts)
         if max(cells_of.values()) > 1:
             return form_of_several(column, separator, asked)
-    return Form(CLASSES, keeps=asked.keeps)
+    return LabelFormat(CLASSES, keeps=asked.keeps)
 
 
-def _of_odd_numbers(column: Cells) -> Notation | None:
+def _of_odd_numbers(column: LabelColumn) -> Notation | None:
     """How numbers are written that are not all plain; None where these are none. Raises InvalidData."""
     fits = notations(column.values)
     if len(fits) == 1:
         return fits[0]
-    alike = [value for value in column.values if number(value) is not None or looks_like_one(value)]
+    alike = [value for value in column.values if plain_number(value) is not None or looks_like_one(value)]
     if len(fits) > 1 or (len(alike) == len(column.known) and any(map(looks_like_one, alike))):
         _refuse_odd(column, fits)
     if 2 * len(alike) > len(column.known) and sum(map(looks_like_one, alike)) > 1:
@@ -175,20 +177,20 @@ def _of_odd_numbers(column: Cells) -> Notation | None:
 
 def notation_of(table: Table, name: str, keeps: bool = False) -> Notation:
     """How the numbers of a column are written. Raises InvalidData where that cannot be told."""
-    column = Cells.of(table, name, keeps)
+    column = LabelColumn.of(table, name, keeps)
     fits = notations(column.values)
     if len(fits) > 1 and column.known:
         _refuse_odd(column, fits)
     return fits[0] if fits else PLAIN
 
 
-def _refuse_odd(column: Cells, fits: Sequence[Notation]) -> None:
+def _refuse_odd(column: LabelColumn, fits: Sequence[Notation]) -> None:
     row, value = next((row, value) for row, value in column.known.items() if looks_like_one(value))
     if fits:
         first, second = (fit.value(value) for fit in fits)
         problem = f", which is {first:.15g} with a decimal comma, and {second:.15g} with a comma after the thousands"
     else:
-        others = (each for each in column.values if number(each) is not None or looks_like_one(each))
+        others = (each for each in column.values if plain_number(each) is not None or looks_like_one(each))
         other = next((each for each in others if notations([value, each]) == []), value)
         beside = f" beside {other!r}" if other != value else ""
         problem = f"{beside}, which is no one way to write numbers"
@@ -201,9 +203,9 @@ def _refuse_odd(column: Cells, fits: Sequence[Notation]) -> None:
     )
 
 
-def _refuse_text(column: Cells) -> None:
+def _refuse_text(column: LabelColumn) -> None:
     row, value = next(
-        (row, value) for row, value in column.known.items() if number(value) is None and not looks_like_one(value)
+        (row, value) for row, value in column.known.items() if plain_number(value) is None and not looks_like_one(value)
     )
     raise InvalidData(
         f"{column.where(row)} holds {str(value)[:40]!r} among numbers. Correct it or remove the row; if these are "
@@ -214,10 +216,10 @@ def _refuse_text(column: Cells) -> None:
     )
 
 
-def _of_numbers(column: Cells, asked: Reads) -> Form:
+def _of_numbers(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
     """How a column of plain numbers is read, and how to have it read otherwise. The rule is in docs/tasks.md."""
-    numbers = Form(NUMBER, notation=PLAIN, keeps=asked.keeps, other=_AS_CLASSES)
-    classes = Form(CLASSES, keeps=asked.keeps, other=_AS_NUMBERS)
+    numbers = LabelFormat(NUMBER, notation=PLAIN, keeps=asked.keeps, other=_AS_CLASSES)
+    classes = LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_NUMBERS)
     if not all(WHOLE.fullmatch(str(value)) for value in column.values):
         return numbers
     distinct = {int(float(value)) for value in column.values}
@@ -244,14 +246,14 @@ def _of_numbers(column: Cells, asked: Reads) -> Form:
 
 def _lists(filled: Sequence[Any]) -> bool:
     """Whether every cell is a list, or JSON of one."""
-    return bool(filled) and all(lists.listed(value) is not None for value in filled)
+    return bool(filled) and all(cell_values.as_list(value) is not None for value in filled)
 
 
 def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:
     return next((mark for mark in separators if any(isinstance(v, str) and mark in v for v in filled)), None)
 
 
-def as_several(table: Table, names: Sequence[str], form: Form) -> list[Label]:
+def as_several(table: Table, names: Sequence[str], form: LabelFormat) -> list[Label]:
     """Several labels a row, of one column or of one column each. Raises InvalidData that names the row."""
     rows = range(len(table.places))
     if len(names) > 1:
@@ -275,7 +277,7 @@ def as_number(table: Table, name: str, row: int, notation: Notation) -> float:
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
     where = f"{table.where(row)}: column {name!r}"
-    if missing.empty(value):
+    if cell_values.is_empty(value):
         raise InvalidData(
             f"{where} is empty. Expected a number; fill it in or remove the row.",
             code="data.value-missing",
@@ -299,14 +301,16 @@ def as_number(table: Table, name: str, row: int, notation: Notation) -> float:
     )
 
 
-def _several(table: Table, name: str, row: int, form: Form) -> tuple[str, ...]:
+def _several(table: Table, name: str, row: int, form: LabelFormat) -> tuple[str, ...]:
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
-    if missing.empty(value) or (not form.keeps and isinstance(value, str) and value.casefold() in missing.ANY_CASE):
+    if cell_values.is_empty(value) or (
+        not form.keeps and isinstance(value, str) and value.casefold() in cell_values.ANY_CASE
+    ):
         return ()
-    parts = lists.cut(value, form.separator)
+    parts = cell_values.split_labels(value, form.separator)
     if form.hot:
-        return lists.hot(table, name, row, parts, form.hot)
+        return cell_values.multi_hot_labels(table, name, row, parts, form.hot)
     if any(isinstance(part, dict | list | tuple | bool | float) or part is None for part in parts):
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(value)[:60]}, expected names of labels.",
@@ -332,7 +336,7 @@ def _check_whole(table: Table, name: str, row: int, label: str) -> None:
 
 def _truth(table: Table, name: str, row: int) -> bool:
     value = table.columns[name][row]
-    told = "" if missing.empty(value) else str(value).strip().casefold()
+    told = "" if cell_values.is_empty(value) else str(value).strip().casefold()
     if told not in _TRUTH:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds {str(value)[:40]!r}, expected 1 or true where the text has "
@@ -345,19 +349,19 @@ def _truth(table: Table, name: str, row: int) -> bool:
     return _TRUTH[told]
 
 
-def as_name(table: Table, name: str, row: int, form: Form) -> str | int:
+def as_name(table: Table, name: str, row: int, form: LabelFormat) -> str | int:
     """The class of a row. Raises InvalidData that names it."""
     value = table.columns[name][row]
     if isinstance(value, str):
         value = value.strip()
-    if missing.empty(value):
+    if cell_values.is_empty(value):
         raise InvalidData(
             f"{table.where(row)}: column {name!r} is empty. Expected a label; fill it in or remove the row.",
             code="data.value-missing",
             where=table.where(row),
             column=name,
         )
-    if not form.keeps and isinstance(value, str) and value.casefold() in missing.ANY_CASE:
+    if not form.keeps and isinstance(value, str) and value.casefold() in cell_values.ANY_CASE:
         raise InvalidData(
             f"{table.where(row)}: column {name!r} is {value!r}, as a missing label is written. Fill it in or remove "
             "the row; if it is a label, give it another name.",

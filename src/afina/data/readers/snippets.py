@@ -3,14 +3,17 @@
 C.J. Hutto and E. Gilbert, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
 Media Text, ICWSM 2014; the files of vaderSentiment 3.3.2 (MIT). Knows their form; not how they arrive.
 
-A sentence is on the same side of every task here, by a hash of its normalised text.
+A sentence is on the same side of every task here, by a hash of its normalised text. The ceiling of a task is how well
+one human tells what others say: the j-th mark of every text is compared with the mean of its other marks, for each j
+that all texts have, and figures are means over j. Marks are whole numbers, float [N, J], NaN where a text has fewer
+raters. Who gave a mark is not known, so a text's j-th rater need not be another's.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +23,70 @@ import numpy as np
 
 from afina import assets
 from afina.data.kinds import CLASSES, NUMBER, Kind
-from afina.data.readers import raters
-from afina.data.readers.kinds import splits
 from afina.data.readers.labels import Label
-from afina.data.readers.rows import Rows, identity, rank, sides, trains
-from afina.data.readers.targets import Read
+from afina.data.readers.splitting import LabelledRows, TaskData, identity, rank, sides, trains
+from afina.data.readers.target_kinds import splits
 from afina.data.split import Example, key
+
+
+def of_numbers(marks: np.ndarray) -> dict[str, float]:
+    """For a task whose label is the mean mark."""
+    return _mean(
+        {
+            "pearson": float(np.corrcoef(one, others)[0, 1]),
+            "spearman": float(np.corrcoef(_ranks(one), _ranks(others))[0, 1]),
+            "rmse": float(np.sqrt(np.mean((one - others) ** 2))),
+            "mae": float(np.mean(np.abs(one - others))),
+        }
+        for one, others in _against(marks)
+    )
+
+
+def of_signs(marks: np.ndarray) -> dict[str, float]:
+    """For a task whose label is the sign of the mean mark; a mark of 0 counts one half."""
+    return _mean({"accuracy": _signs(one, others)} for one, others in _against(marks))
+
+
+def of_pairs(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """For a task whose label is which of two texts has the higher mean; equal marks count one half."""
+    both = zip(_against(first), _against(second), strict=False)
+    return _mean({"accuracy": _signs(one - two, others - rest)} for (one, others), (two, rest) in both)
+
+
+def of_classes(marks: np.ndarray, classes: int, class_of: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+    """For a task whose label, int from 0, `class_of` makes of the mean mark; of a single mark likewise."""
+
+    def figures(said: np.ndarray, true: np.ndarray) -> dict[str, float]:
+        table = np.zeros((classes, classes))
+        np.add.at(table, (true, said), 1)
+        right, both = np.diag(table), table.sum(axis=0) + table.sum(axis=1)
+        return {"accuracy": float(np.mean(said == true)), "f1": float(np.mean(2 * right / np.maximum(both, 1)))}
+
+    return _mean(figures(class_of(one), class_of(others)) for one, others in _against(marks))
+
+
+def _against(marks: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(j-th mark, mean of the others), each float [N]."""
+    count, total = np.sum(~np.isnan(marks), axis=1), np.nansum(marks, axis=1)
+    for j in range(int(count.min())):
+        yield marks[:, j], (total - marks[:, j]) / (count - 1)
+
+
+def _signs(said: np.ndarray, true: np.ndarray) -> float:
+    return float(np.mean((1 + np.sign(said) * np.sign(true)) / 2))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From the lowest; those that are equal share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
+
+
+def _mean(figures: Iterator[dict[str, float]]) -> dict[str, float]:
+    each = list(figures)
+    return {name: float(np.mean([one[name] for one in each])) for name in each[0]} if each else {}
+
 
 NEUTRAL = 0.5
 """Texts rated closer to zero than this are neutral: people did not agree on a sign."""
@@ -78,7 +139,7 @@ def read(*domains: str) -> list[Snippet]:
     return found
 
 
-def rows(domain: str) -> Rows:
+def rows(domain: str) -> LabelledRows:
     """All clearly rated snippets of a domain, as `negative` and `positive`, in file order."""
     return _rows(_clear(read(domain)), _sign)
 
@@ -100,7 +161,7 @@ class _Told:
     ceiling: Callable[[np.ndarray], Mapping[str, float]] | None = None
     metric: str | None = None
 
-    def __call__(self, labels: Sequence[str] | None = None, *, offline: bool = False) -> Read:
+    def __call__(self, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
         """Training and evaluation split, 80/20."""
         kept = self.kept(read(*self.domains))
         train, evaluation = _divided(kept)
@@ -144,7 +205,7 @@ def _of_one_domain(found: list[Snippet]) -> list[Snippet]:
     return [snippet for snippet, name in zip(found, same, strict=True) if len(domains[name]) == 1]
 
 
-def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> Read:
+def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
     """Which of two sentences of a domain is rated higher: `first` or `second`, as many of the one as of the other.
 
     Of each domain and side, the sentences make couples in the order of a hash, of which those APART stay. A sentence
@@ -167,7 +228,7 @@ def pairs(labels: Sequence[str] | None = None, *, offline: bool = False) -> Read
     made = splits(_paired(train), _paired(evaluation), labels if labels is not None else ORDER)
     first, second = np.split(marks([pair[i] for i in (0, 1) for pair in evaluation], offline=offline), 2)
     known = ~(np.isnan(first[:, 0]) | np.isnan(second[:, 0]))
-    return replace(made, ceiling=raters.of_pairs(first[known], second[known]) if known.any() else {})
+    return replace(made, ceiling=of_pairs(first[known], second[known]) if known.any() else {})
 
 
 def _couples(ordered: Sequence[Snippet]) -> list[tuple[Snippet, Snippet]]:
@@ -180,8 +241,8 @@ def _couples(ordered: Sequence[Snippet]) -> list[tuple[Snippet, Snippet]]:
     return [(high, low) if turn % 2 == 0 else (low, high) for turn, (high, low) in enumerate(apart)]
 
 
-def _paired(couples: Sequence[tuple[Snippet, Snippet]]) -> Rows:
-    return Rows(
+def _paired(couples: Sequence[tuple[Snippet, Snippet]]) -> LabelledRows:
+    return LabelledRows(
         [one.text for one, _ in couples],
         [other.text for _, other in couples],
         [ORDER[one.rating < other.rating] for one, other in couples],
@@ -196,8 +257,8 @@ def _divided(found: Sequence[Snippet]) -> tuple[list[Snippet], list[Snippet]]:
 
 def _rows(
     found: Sequence[Snippet], label: Callable[[Snippet], Label], kind: Kind = CLASSES, column: str = "label"
-) -> Rows:
-    return Rows(
+) -> LabelledRows:
+    return LabelledRows(
         [snippet.text for snippet in found],
         None,
         [label(snippet) for snippet in found],
@@ -230,16 +291,16 @@ def _given(folder: Path, domain: str) -> dict[str, str]:
     return {number: told for number, _, _, told in (line.split("\t") for line in lines)}
 
 
-LOADERS: dict[str, Callable[..., Read]] = {
-    **{domain: _Told((domain,), _clear, _sign, SIGNS, raters.of_signs) for domain in DOMAINS},
-    "ratings": _Told(tuple(DOMAINS), list, lambda snippet: snippet.rating, ceiling=raters.of_numbers),
+LOADERS: dict[str, Callable[..., TaskData]] = {
+    **{domain: _Told((domain,), _clear, _sign, SIGNS, of_signs) for domain in DOMAINS},
+    "ratings": _Told(tuple(DOMAINS), list, lambda snippet: snippet.rating, ceiling=of_numbers),
     "domains": _Told(tuple(DOMAINS), _of_one_domain, lambda snippet: snippet.domain, tuple(DOMAINS)),
     "movies-3": _Told(
         ("movies",),
         list,
         lambda snippet: THREE[_third(np.array(snippet.rating))],
         THREE,
-        partial(raters.of_classes, classes=3, class_of=_third),
+        partial(of_classes, classes=3, class_of=_third),
         "f1",
     ),
     "pairs": pairs,

@@ -1,21 +1,24 @@
-"""Texts without labels, of a file or of standard input, some at a time: however many there are, few are in memory.
+"""Texts without labels: of a file or standard input in chunks, or of a caller's lists, arrays, Series and frames.
 
-Knows lines, and rows by their columns; knows no task and no model.
+However many texts a file has, few are in memory. Knows lines, and rows by their columns; knows no task and no model,
+and imports none of the libraries whose objects it reads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from afina.data.kinds import columns_in_words
 from afina.data.readers import columns, source, table
-from afina.data.readers.columns import Columns
+from afina.data.readers.columns import ColumnNames
 from afina.data.readers.source import STANDARD_INPUT, Source
 from afina.data.readers.table import READERS, Opened
 from afina.errors import InvalidData, NotFound
@@ -70,11 +73,11 @@ class Chunk:
         return cls(list(texts), rows=rows)
 
 
-class Texts:
+class TextStream:
     """The texts of a file, chunk by chunk.
 
     blank   how many rows without a text there were so far, of which the first stands at `first_blank`
-    columns  which column is taken as what, as far as it is known: `Columns.roles`
+    columns  which column is taken as what, as far as it is known: `ColumnNames.roles`
     """
 
     def __init__(self, rows: Iterator[Row], opened: Source | Opened) -> None:
@@ -93,7 +96,7 @@ class Texts:
         made._rows = _read(opened, chosen, wanted, made._tell)
         return made
 
-    def _tell(self, chosen: Columns) -> None:
+    def _tell(self, chosen: ColumnNames) -> None:
         self.columns = self.columns or chosen.roles
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -156,7 +159,7 @@ def chunks(
     text_pair: str | None = None,
     sheet: str | None = None,
     usual: Mapping[str, Any] | None = None,
-) -> Iterator[Texts]:
+) -> Iterator[TextStream]:
     """The texts of a file: of its columns, for one of `table.READERS`; one a line of any other, and of standard input.
 
     text, text_pair  columns; the usual names are found without
@@ -186,10 +189,10 @@ def chunks(
         try:
             if plain:
                 lines = stack.enter_context(source.opened(file))
-                found = Texts(_of_lines(lines), lines)
+                found = TextStream(_of_lines(lines), lines)
             else:
                 rows = stack.enter_context(table.opened(file, sheet))
-                found = Texts.of_columns(rows, _Wanted(text, text_pair, usual or {}))
+                found = TextStream.of_columns(rows, _Wanted(text, text_pair, usual or {}))
         except NotFound as error:
             raise error.reworded(f"`file` {error}") from None
         yield found
@@ -240,7 +243,7 @@ class _Wanted:
     text_pair: str | None
     usual: Mapping[str, Any]
 
-    def among(self, where: str, names: Iterable[str]) -> Columns:
+    def among(self, where: str, names: Iterable[str]) -> ColumnNames:
         """Those of a file, or of a row, with these columns. Raises InvalidData."""
         names = list(names)
         own = {key: self.usual.get(key) for key in ("text", "text_pair")}
@@ -249,7 +252,9 @@ class _Wanted:
         return columns.of_texts(where, names, self.text, self.text_pair)
 
 
-def _read(file: Opened, chosen: Columns | None, wanted: _Wanted, tell: Callable[[Columns], object]) -> Iterator[Row]:
+def _read(
+    file: Opened, chosen: ColumnNames | None, wanted: _Wanted, tell: Callable[[ColumnNames], object]
+) -> Iterator[Row]:
     last: Iterable[str] | None = None
     for number, (place, row) in enumerate(file.rows, start=1):
         where = file.where(place)
@@ -273,5 +278,98 @@ def _read(file: Opened, chosen: Columns | None, wanted: _Wanted, tell: Callable[
         yield Row(number, where, first, pair, row)
 
 
-def _names(found: Columns) -> str:
+def _names(found: ColumnNames) -> str:
     return found.text if found.text_pair is None else f"{found.text} and {found.text_pair}"
+
+
+EXPECTED = "Expected a list, an array or a Series of texts, or a frame with one column of texts or two of pairs."
+
+
+def as_lists(texts: Iterable[Any], pairs: Iterable[Any] | None = None) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    """Return texts, and the second text of each pair or None, in the order given.
+
+    texts  a sequence or one-dimensional array of texts; or a frame, array or list of rows of one text, or of two, which
+           are pairs
+    pairs  the second text of each, where `texts` has the first
+
+    Raises InvalidData for one string, for what has no order (a set) or no texts (a mapping), for rows of more than two,
+    and where there are not as many pairs as texts. What is in the lists is not looked at.
+    """
+    first, second = _columns(texts, "texts")
+    if pairs is None:
+        return first, second
+    if second is not None:
+        raise InvalidData(
+            "`texts` holds pairs, and `pairs` is given too. Leave one of them out.",
+            code="data.type-wrong",
+            argument="pairs",
+        )
+    third, fourth = _columns(pairs, "pairs")
+    if fourth is not None:
+        raise InvalidData(f"`pairs`: rows of two. {EXPECTED}", code="data.type-wrong", argument="pairs")
+    if len(first) != len(third):
+        raise InvalidData(
+            f"{len(first):,} texts and {len(third):,} second texts: expected one for each text.",
+            code="data.lengths-differ",
+            texts=len(first),
+            pairs=len(third),
+        )
+    return first, third
+
+
+def column_names(texts: object) -> list[str] | None:
+    """Return the names of a frame's columns; None of anything else."""
+    if len(getattr(texts, "shape", ())) != 2:
+        return None
+    names = list(getattr(texts, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def _columns(given: Any, what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    if isinstance(given, str | bytes):
+        raise InvalidData(
+            f"one string, {given[:40]!r}: expected a list of texts, such as [{given[:40]!r}].",
+            code="data.type-wrong",
+            argument="texts",
+        )
+    if isinstance(given, Mapping | Set) or not isinstance(given, Iterable):
+        raise InvalidData(
+            f"`{what}`: found a {type(given).__name__}. {EXPECTED}",
+            code="data.type-wrong",
+            argument=what,
+            found=type(given).__name__,
+        )
+    shape = getattr(given, "shape", None)
+    if shape is not None:
+        return _of_array(given, len(shape), what)
+    rows = given if isinstance(given, list | tuple) else list(given)
+    if rows and all(isinstance(row, list | tuple) for row in rows):
+        return _of_rows(rows, what)
+    return rows, None
+
+
+def _of_array(given: Any, dimensions: int, what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    if dimensions == 1:
+        return list(given), None  # a Series in its order, whatever its index
+    if dimensions != 2 or (width := given.shape[1]) not in (1, 2) or not hasattr(given, "__array__"):
+        names = column_names(given)
+        found = f" with the columns {', '.join(map(repr, names))}" if names else f" of shape {tuple(given.shape)}"
+        raise InvalidData(
+            f"`{what}`: found a {type(given).__name__}{found}. {EXPECTED}",
+            code="data.type-wrong",
+            argument=what,
+            found=type(given).__name__,
+        )
+    columns = np.asarray(given, dtype=object).T.tolist()
+    return columns[0], columns[1] if width == 2 else None
+
+
+def _of_rows(rows: Sequence[Sequence[Any]], what: str) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    widths = sorted({len(row) for row in rows})
+    if widths not in ([1], [2]):
+        raise InvalidData(
+            f"`{what}`: rows of {' and '.join(map(str, widths))} values. {EXPECTED}",
+            code="data.type-wrong",
+            argument=what,
+        )
+    return [row[0] for row in rows], [row[1] for row in rows] if widths == [2] else None

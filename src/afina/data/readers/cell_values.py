@@ -1,16 +1,20 @@
-"""Several labels in a cell: a list, JSON or Python of one, or names between separators; by name, or multi-hot.
+"""What a cell of a file holds: nothing (a missing value), a number in some notation, or several labels.
 
-Multi-hot: of each of L labels a 0 or a 1, in the labels' order. Knows cells of one column; does not find a separator.
+Missing values are the empty cell, and the words of pandas and of spreadsheets. A `Notation` has a decimal point or
+comma, thousands, percent. Several labels are a list (JSON or Python), names between separators, or multi-hot: 0 or 1
+for each of L labels, in their order. Knows cells of one column; does not know which column is the label.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from afina.data.readers.table import Table
 from afina.errors import InvalidData
@@ -22,7 +26,7 @@ NAMED = "label_{}"
 """What the label at that place is called, where the data and the user give no name."""
 
 
-def listed(value: Any) -> list[Any] | None:
+def as_list(value: Any) -> list[Any] | None:
     """The list that a cell is, or that stands there as JSON or as Python writes one."""
     if isinstance(value, list | tuple):
         return list(value)
@@ -41,9 +45,9 @@ def bracketed(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("[") and value.endswith("]")
 
 
-def cut(value: Any, separator: str | None) -> list[Any]:
+def split_labels(value: Any, separator: str | None) -> list[Any]:
     """The labels of a cell that holds some."""
-    found = listed(value)
+    found = as_list(value)
     if found is not None:
         return found
     if isinstance(value, str) and separator:
@@ -51,7 +55,7 @@ def cut(value: Any, separator: str | None) -> list[Any]:
     return [value]
 
 
-def multi_hot(
+def multi_hot_names(
     table: Table, name: str, cells: Mapping[int, Any], separator: str | None, labels: Sequence[str] | None
 ) -> tuple[str, ...]:
     """What the places of multi-hot lists are called; nothing where the cells hold names of labels.
@@ -60,8 +64,12 @@ def multi_hot(
     Lists of one length, of two or more, that hold 0 and 1 alone are multi-hot. Raises InvalidData where both readings
     are possible, or some lists are multi-hot and others are not.
     """
-    lists = {row: parts for row, cell in cells.items() if (parts := cut(cell, separator)) or listed(cell) is not None}
-    if not all(listed(cell) is not None or separator for cell in cells.values()):
+    lists = {
+        row: parts
+        for row, cell in cells.items()
+        if (parts := split_labels(cell, separator)) or as_list(cell) is not None
+    }
+    if not all(as_list(cell) is not None or separator for cell in cells.values()):
         return ()
     binary = {row: parts for row, parts in lists.items() if parts and all(_bit(part) is not None for part in parts)}
     if not binary:
@@ -113,7 +121,7 @@ def _names(table: Table, name: str, length: int, labels: Sequence[str] | None, r
     return tuple(labels)
 
 
-def hot(table: Table, name: str, row: int, parts: Sequence[Any], names: Sequence[str]) -> tuple[str, ...]:
+def multi_hot_labels(table: Table, name: str, row: int, parts: Sequence[Any], names: Sequence[str]) -> tuple[str, ...]:
     """The labels of which a multi-hot list says 1. Raises InvalidData."""
     bits = [_bit(part) for part in parts]
     if len(bits) != len(names) or None in bits:
@@ -138,7 +146,7 @@ def _bit(part: Any) -> int | None:
 def check_readable(table: Table, name: str, cells: Mapping[int, Any]) -> None:
     """Raise InvalidData where all cells stand in square brackets, and one of them is no list that can be read."""
     if cells and all(bracketed(cell) for cell in cells.values()):
-        row = next((row for row, cell in cells.items() if listed(cell) is None), None)
+        row = next((row for row, cell in cells.items() if as_list(cell) is None), None)
         if row is not None:
             raise InvalidData(
                 f"{table.where(row)}: column {name!r} holds {str(cells[row])[:40]!r}, which is no list as JSON or "
@@ -148,3 +156,121 @@ def check_readable(table: Table, name: str, cells: Mapping[int, Any]) -> None:
                 where=table.where(row),
                 column=name,
             )
+
+
+PANDAS = frozenset(
+    ("-1.#IND", "1.#QNAN", "1.#IND", "-1.#QNAN", "#N/A N/A", "#N/A", "N/A", "n/a", "NA", "<NA>", "#NA", "NULL")
+) | {"null", "NaN", "-NaN", "nan", "-nan", "None"}
+"""What pandas reads as missing beside the empty cell: `STR_NA_VALUES` in pandas/_libs/parsers.pyx, of version 3.0."""
+
+
+SPREADSHEETS = frozenset(("#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"))
+"""What a spreadsheet shows where a formula fails; `#N/A` is pandas' too."""
+
+
+ANY_CASE = frozenset({"nan", "<na>"})
+"""What pandas makes of a missing value when it is written as a string; in any case of letters."""
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing, or white space alone."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == "" or _blank(value)
+
+
+def _blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def means_missing(value: Any) -> bool:
+    """Whether a cell holds a word that stands for a missing value."""
+    if not isinstance(value, str):
+        return False
+    bare = value.strip()
+    return bare in PANDAS or bare in SPREADSHEETS or bare.casefold() in ANY_CASE
+
+
+# Leading zeros make a code, not a number: such labels stay strings.
+WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0*)?", re.ASCII)
+
+_CODE = re.compile(r"[-+]?0\d", re.ASCII)
+_POINT = re.compile(r"[-+]?(?:\d*\.\d+|\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d*,\d+|\d{1,3}(?:\.\d{3})+(?:,\d+)?|\d+)", re.ASCII)
+_THOUSANDS = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+)", re.ASCII)
+_LIKE = re.compile(r"[-+−–]?\s*[\d.,'’\s]*\d[\d.,'’\s]*%?", re.ASCII)
+_ODD = re.compile(r"[,'’%−–\s]")
+
+Comma = Literal["decimal", "thousands"]
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How a column writes its numbers.
+
+    comma    what a comma in them is; None: there is none
+    percent  whether each ends with a percent sign, which is no part of the value
+    """
+
+    comma: Comma | None = None
+    percent: bool = False
+
+    def value(self, cell: Any) -> float | None:
+        """The finite number that a cell holds; None where it holds none in this notation."""
+        if isinstance(cell, bool) or self.percent != (isinstance(cell, str) and cell.endswith("%")):
+            return None
+        number = cell
+        if isinstance(cell, str):
+            digits = cell.removesuffix("%").rstrip()
+            pattern = {None: _POINT, "decimal": _DECIMAL_COMMA, "thousands": _THOUSANDS}[self.comma]
+            plain = self.comma is None and WHOLE.fullmatch(digits)
+            if _CODE.match(digits) or not (plain or pattern.fullmatch(digits)):
+                return None
+            if self.comma == "decimal":
+                digits = digits.replace(".", "")
+            number = digits.replace(",", "." if self.comma == "decimal" else "")
+        elif not isinstance(cell, int | float):
+            return None
+        try:
+            found = float(number)
+        except OverflowError:
+            return None
+        return found if math.isfinite(found) else None
+
+    def reads(self, cells: Sequence[Any]) -> bool:
+        """Whether all cells are numbers in it."""
+        return all(self.value(cell) is not None for cell in cells)
+
+    def said(self, cells: Sequence[Any]) -> str:
+        """What is worth saying of it, with the first cell that it matters for; "" of plain numbers."""
+        marks = [mark for mark, there in ((",", self.comma), ("%", self.percent)) if there]
+        cell = next((cell for cell in cells if isinstance(cell, str) and any(mark in cell for mark in marks)), None)
+        return "" if cell is None else f"{cell!r} is read as {self.value(cell):.15g}"
+
+
+PLAIN = Notation()
+
+_OTHERS = tuple(
+    Notation(comma, percent)
+    for percent in (False, True)
+    for comma in ((None, "decimal", "thousands") if percent else ("decimal", "thousands"))
+)
+
+
+def notations(cells: Sequence[Any]) -> list[Notation]:
+    """Those in which all cells are numbers: one, where that is clear; two for `1,000`, which may be one or a thousand.
+
+    Plain numbers, in percent or not, are read in no other way.
+    """
+    for plain in (PLAIN, Notation(percent=True)):
+        if plain.reads(cells):
+            return [plain]
+    return [other for other in _OTHERS if other.reads(cells)]
+
+
+def plain_number(cell: Any) -> float | None:
+    """The finite number that a cell holds, written plainly."""
+    return PLAIN.value(cell)
+
+
+def looks_like_one(cell: Any) -> bool:
+    """Whether a cell holds digits with commas, percent signs, spaces or apostrophes, and nothing else."""
+    return isinstance(cell, str) and _LIKE.fullmatch(cell) is not None and _ODD.search(cell) is not None

@@ -1,37 +1,134 @@
-"""Targets by kind of task: how they are read from cells, cut, told apart, spelled back and shown.
+"""Targets by kind of task: how they are read from cells, split, compared, spelled back and shown.
 
 `TARGETS` has one entry a kind. Elsewhere in `data` nothing asks of which kind a task is. Knows no file format.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from afina.data.kinds import CLASSES, KINDS, LABELS, NUMBER, Kind
-from afina.data.readers import targets
+from afina.data.readers import splitting
 from afina.data.readers.labels import (
-    Cells,
-    Form,
     Label,
-    Reads,
+    LabelColumn,
+    LabelFormat,
+    LabelOptions,
     as_name,
     as_number,
     as_several,
-    form_found,
     form_of_several,
     notation_of,
     spelled,
     with_multi_hot,
 )
-from afina.data.readers.rows import Rows
+from afina.data.readers.splitting import LabelledRows, TaskData
 from afina.data.readers.table import Table
-from afina.data.readers.target_kind import TargetKind
-from afina.data.readers.targets import Read
 from afina.data.split import Split
 from afina.errors import InvalidData, UnknownName
+
+
+class TargetKind(ABC):
+    """A kind of task as `data` reads and shows it.
+
+    kind      its name
+    expected  what stands in a cell, in words;  plural  the same of many
+    named     whether label names go with it
+    several   whether a text has any number of labels at once, which a separator or several columns tell apart
+    usual     whether it is what a manifest that names no kind is of
+    stratified  whether a label needs a text on either side, where a file is cut
+    """
+
+    kind: ClassVar[Kind]
+    expected: ClassVar[str] = "a label"
+    plural: ClassVar[str] = "labels"
+    named: ClassVar[bool] = True
+    several: ClassVar[bool] = False
+    usual: ClassVar[bool] = False
+    stratified: ClassVar[bool] = False
+
+    @property
+    def told(self) -> Kind | None:
+        """Its name; None for the usual kind, which is left out of manifests and cards."""
+        return None if self.usual else self.kind
+
+    def holds(self, found: np.ndarray) -> bool:
+        """Whether targets of this kind may be of that type."""
+        return found.dtype.kind in "biuf"
+
+    def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
+        """Whether an empty cell is an answer, and no missing value."""
+        return False
+
+    @abstractmethod
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
+        """How a column is read where the user says that it is of this kind. Raises InvalidData."""
+
+    def form_to_measure(
+        self,
+        form: LabelFormat,
+        table: Table,
+        columns: Sequence[str],
+        labels: Sequence[str] | None,
+        known: Sequence[str],
+    ) -> LabelFormat:
+        """The form in which other texts of the kind are read, of which `known` are the labels that may occur."""
+        return form
+
+    @abstractmethod
+    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+        """The label of every row. Raises InvalidData that names the row."""
+
+    @abstractmethod
+    def strata(self, rows: LabelledRows) -> list[str]:
+        """The stratum of each row: a held-out part is drawn from each stratum."""
+
+    @abstractmethod
+    def names(self, label: Label) -> tuple[str, ...]:
+        """The names in a label, as the data spell them."""
+
+    @abstractmethod
+    def same(self, label: Label) -> Label:
+        """A label in the form in which two are compared."""
+
+    @abstractmethod
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
+        """As `splits`, of rows of this kind."""
+
+    @abstractmethod
+    def matched(
+        self,
+        rows: LabelledRows,
+        label_names: Sequence[str],
+        labels: Sequence[str] | None,
+        names: Sequence[str],
+        whose: str,
+    ) -> Split:
+        """As `matched`, of rows of this kind."""
+
+    @abstractmethod
+    def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
+        """Targets as the data would spell them: the inverse of `splits`."""
+
+    @abstractmethod
+    def shown(self, label_names: Sequence[str], found: np.ndarray) -> str:
+        """The targets in words: `2 classes (no, yes)`, `numbers from 1 to 5`."""
+
+    @abstractmethod
+    def check_varied(self, address: str, label_names: Sequence[str], found: np.ndarray) -> None:
+        """Raise InvalidData where one thing is right of all training texts."""
+
+    def check_positive(self, label_names: Sequence[str]) -> str | None:
+        """What speaks against calling one of two labels positive: `3 classes`, `kind number`; None: nothing."""
+        return f"kind {self.kind}"
+
 
 SHOWN = 8
 """Names of labels that a line shows."""
@@ -44,15 +141,15 @@ class ClassTargets(TargetKind):
     usual = True
     stratified = True
 
-    def form(self, cells: Cells, asked: Reads) -> Form:
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
         """Every cell is a name."""
-        return Form(self.kind, keeps=asked.keeps)
+        return LabelFormat(self.kind, keeps=asked.keeps)
 
-    def parse(self, table: Table, columns: Sequence[str], form: Form) -> list[Label]:
+    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """A name or an integer each."""
         return [as_name(table, columns[0], row, form) for row in range(len(table.places))]
 
-    def strata(self, rows: Rows) -> list[str]:
+    def strata(self, rows: LabelledRows) -> list[str]:
         """The label."""
         return [spelled(label, True) for label in rows.labels]
 
@@ -64,20 +161,22 @@ class ClassTargets(TargetKind):
         """`1.0` is `1`."""
         return spelled(label, True)
 
-    def splits(self, train: Rows, evaluation: Rows, labels: Sequence[str] | None, names: Sequence[str]) -> Read:
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
         """Integers keep their order, strings are sorted."""
-        return targets.splits_of_classes(train, evaluation, labels, names)
+        return splitting.splits_of_classes(train, evaluation, labels, names)
 
     def matched(
         self,
-        rows: Rows,
+        rows: LabelledRows,
         label_names: Sequence[str],
         labels: Sequence[str] | None,
         names: Sequence[str],
         whose: str,
     ) -> Split:
         """By name, or by the integer that stands for it."""
-        return targets.matched_classes(rows, label_names, labels, names, whose)
+        return splitting.matched_classes(rows, label_names, labels, names, whose)
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         """Each by its name."""
@@ -111,16 +210,16 @@ class NumberTargets(TargetKind):
     plural = "numbers"
     named = False
 
-    def form(self, cells: Cells, asked: Reads) -> Form:
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
         """In the one notation that fits all."""
-        return Form(self.kind, notation=notation_of(cells.table, cells.name, asked.keeps))
+        return LabelFormat(self.kind, notation=notation_of(cells.table, cells.name, asked.keeps))
 
-    def parse(self, table: Table, columns: Sequence[str], form: Form) -> list[Label]:
+    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """A finite number each."""
         notation = form.notation or notation_of(table, columns[0], form.keeps)
         return [as_number(table, columns[0], row, notation) for row in range(len(table.places))]
 
-    def strata(self, rows: Rows) -> list[str]:
+    def strata(self, rows: LabelledRows) -> list[str]:
         """All are of one."""
         return [""] * len(rows)
 
@@ -132,20 +231,22 @@ class NumberTargets(TargetKind):
         """The number."""
         return label
 
-    def splits(self, train: Rows, evaluation: Rows, labels: Sequence[str] | None, names: Sequence[str]) -> Read:
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
         """Under the name of the column."""
-        return targets.splits_of_numbers(train, evaluation, labels)
+        return splitting.splits_of_numbers(train, evaluation, labels)
 
     def matched(
         self,
-        rows: Rows,
+        rows: LabelledRows,
         label_names: Sequence[str],
         labels: Sequence[str] | None,
         names: Sequence[str],
         whose: str,
     ) -> Split:
         """There are no names to match."""
-        return targets.numbers(rows)
+        return splitting.numbers(rows)
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         """The numbers."""
@@ -177,27 +278,32 @@ class LabelTargets(TargetKind):
         """Whether targets of this kind may be of that type."""
         return found.dtype.kind in "biuf"
 
-    def optional(self, form: Form, columns: Sequence[str]) -> bool:
+    def optional(self, form: LabelFormat, columns: Sequence[str]) -> bool:
         """A text may have no label, unless its labels are multi-hot or in columns of their own."""
         return len(columns) == 1 and not form.hot
 
-    def form(self, cells: Cells, asked: Reads) -> Form:
+    def form(self, cells: LabelColumn, asked: LabelOptions) -> LabelFormat:
         """Lists, multi-hot lists, or names with a separator between them."""
         return form_of_several(cells, asked.separator, asked)
 
     def form_to_measure(
-        self, form: Form, table: Table, columns: Sequence[str], labels: Sequence[str] | None, known: Sequence[str]
-    ) -> Form:
+        self,
+        form: LabelFormat,
+        table: Table,
+        columns: Sequence[str],
+        labels: Sequence[str] | None,
+        known: Sequence[str],
+    ) -> LabelFormat:
         """With the names of multi-hot lists."""
         if not known or len(columns) != 1:
             return form
         return with_multi_hot(table, columns[0], form, labels, known)
 
-    def parse(self, table: Table, columns: Sequence[str], form: Form) -> list[Label]:
+    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """The names of each."""
         return as_several(table, columns, form)
 
-    def strata(self, rows: Rows) -> list[str]:
+    def strata(self, rows: LabelledRows) -> list[str]:
         """The rarest of a text's labels."""
         several = [self.names(label) for label in rows.labels]
         counts = Counter(name for names in several for name in names)
@@ -211,20 +317,22 @@ class LabelTargets(TargetKind):
         """In any order."""
         return tuple(sorted(self.names(label)))
 
-    def splits(self, train: Rows, evaluation: Rows, labels: Sequence[str] | None, names: Sequence[str]) -> Read:
+    def splits(
+        self, train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+    ) -> TaskData:
         """Columns keep the file's order, other names are sorted."""
-        return targets.splits_of_labels(train, evaluation, labels)
+        return splitting.splits_of_labels(train, evaluation, labels)
 
     def matched(
         self,
-        rows: Rows,
+        rows: LabelledRows,
         label_names: Sequence[str],
         labels: Sequence[str] | None,
         names: Sequence[str],
         whose: str,
     ) -> Split:
         """By name."""
-        return targets.several(rows, label_names, whose)
+        return splitting.several(rows, label_names, whose)
 
     def spelled(self, label_names: Sequence[str], found: np.ndarray) -> list[Label]:
         """The names of each."""
@@ -255,40 +363,9 @@ def of_kind(kind: str) -> TargetKind:
     return TARGETS[kind]
 
 
-def form_of(table: Table, columns: Sequence[str], asked: Reads) -> Form:
-    """How the columns of the label are read, as far as `asked` does not say. Raises InvalidData, UnknownName."""
-    separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
-    if separator is not None and kind and not kind.several:
-        raise InvalidData(
-            f"`separator` {separator!r}: stands between several labels, and `kind` is {kind.kind}.",
-            code="data.option-inapplicable",
-            separator=separator,
-        )
-    if len(columns) > 1:
-        if (kind and not kind.several) or separator is not None:
-            raise InvalidData(
-                f"{table.path}: `label` names {len(columns)} columns, one a label, so `kind` can only be labels, and "
-                "nothing separates them.",
-                code="data.kind-mismatch",
-                path=table.path,
-            )
-        return Form(LABELS)
-    cells = Cells.of(table, columns[0], asked.keeps)
-    if separator is not None and not any(isinstance(value, str) and separator in value for value in cells.values):
-        raise InvalidData(
-            f"{table.path}: `separator` {separator!r} stands in no row of column {columns[0]!r}. Give the one that "
-            "does, or leave it out.",
-            code="data.option-inapplicable",
-            path=table.path,
-            separator=separator,
-            column=columns[0],
-        )
-    if separator is not None:
-        return form_of_several(cells, separator, asked)
-    return form_found(cells, asked) if kind is None else kind.form(cells, asked)
-
-
-def splits(train: Rows, evaluation: Rows, labels: Sequence[str] | None = None, names: Sequence[str] = ()) -> Read:
+def splits(
+    train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None = None, names: Sequence[str] = ()
+) -> TaskData:
     """Label names and both splits.
 
     Integers keep their order and strings are sorted, unless `labels` gives the order, or names the
@@ -299,7 +376,7 @@ def splits(train: Rows, evaluation: Rows, labels: Sequence[str] | None = None, n
 
 
 def matched(
-    rows: Rows,
+    rows: LabelledRows,
     label_names: Sequence[str],
     labels: Sequence[str] | None = None,
     names: Sequence[str] = (),

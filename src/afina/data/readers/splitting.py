@@ -1,0 +1,382 @@
+"""LabelledRows to splits: which texts are held out, and labels as targets (class indices, numbers, multi-hot rows).
+
+A text is held out by a hash of its normalised form, so duplicates stay on one side and the order of the file does not
+matter. Knows no file format and no column name; which function a kind of task takes is in `target_kinds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from afina import digest
+from afina.data.kinds import CLASSES, Kind
+from afina.data.readers.cell_values import WHOLE
+from afina.data.readers.labels import Label, spelled
+from afina.data.split import Example, Split, key
+from afina.errors import InvalidData
+
+TRAIN_SHARE = 0.8
+"""Share of the hash range that becomes the training split of snippets."""
+
+HELD_OUT = 5
+"""Of so many texts of a label, one is held out where a file is cut."""
+
+_MEASURED = " If its labels measure something and are no classes, say so with `kind` number."
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """N labelled texts.
+
+    labels   N, as they stand in the data: names or integers, numbers, or several names each
+    where    names the place of row i, such as `train.csv, line 7`
+    column   what the labels are called there
+    names    of multi-hot labels, all of them in their order
+    columns  the columns of a file by what they were taken as: `ColumnNames.roles`
+    other    in words, how to have the labels read otherwise, where that is a question
+    notes    in sentences, what was found or done that the user may not expect
+    """
+
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+    labels: Sequence[Label]
+    where: Callable[[int], str]
+    kind: Kind = CLASSES
+    column: str = "label"
+    names: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    other: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: Sequence[int]) -> LabelledRows:
+        """The rows at `indices`, in that order."""
+        return replace(
+            self,
+            texts=[self.texts[i] for i in indices],
+            pairs=None if self.pairs is None else [self.pairs[i] for i in indices],
+            labels=[self.labels[i] for i in indices],
+            where=lambda i: self.where(indices[i]),
+        )
+
+
+def rank(example: Example, purpose: str = "") -> int:
+    """A stable hash of the normalised text, in [0, 2**64): equal texts have equal ranks, whatever their label.
+
+    Ranks for different purposes have nothing to do with each other.
+    """
+    same = identity(example)
+    hashed = digest.of_strings([same, purpose] if purpose else [same])
+    return int(hashed.removeprefix(digest.PREFIX)[:16], 16)
+
+
+def identity(example: Example) -> str:
+    """What a text shares with those that count as the same, and with no other."""
+    # Texts such as ":)" have no letter or digit; they count as the same only when they are.
+    return key(example) or f"{example.text}\x1f{example.text_pair or ''}"
+
+
+def identities(rows: LabelledRows) -> list[str]:
+    """The `identity` of each row."""
+    return [identity(example) for example in _examples(rows)]
+
+
+def hold_out(rows: LabelledRows, strata: Sequence[str], *, both_sides: bool) -> tuple[LabelledRows, LabelledRows]:
+    """Training and evaluation rows of one file: of each stratum the fifth of its texts of lowest `rank` is held out.
+
+    strata      that of each row
+    both_sides  whether each stratum is to have a text on either side
+    Texts that are the same stay on one side, in the first one's stratum; of two of a stratum or more, at least one
+    is on each side. Which are held out does not depend on the order of the file, unless the same text has two labels.
+    Raises InvalidData for a stratum that has one text alone, and is to be on both sides.
+    """
+    of_text: dict[str, str] = {}  # the stratum of each text that is not the same as another
+    ranks: dict[str, int] = {}
+    first: dict[str, int] = {}
+    same_as = identities(rows)
+    for place, (same, example, stratum) in enumerate(zip(same_as, _examples(rows), strata, strict=True)):
+        if same not in of_text:
+            of_text[same], ranks[same], first[same] = stratum, rank(example), place
+    by_stratum: dict[str, list[str]] = {}
+    for same, stratum in of_text.items():
+        by_stratum.setdefault(stratum, []).append(same)
+    held: set[str] = set()
+    for stratum, texts in by_stratum.items():
+        if both_sides and len(texts) == 1 and len(of_text) > len(by_stratum):
+            raise InvalidData(
+                f"{rows.where(first[texts[0]])}: the only text of label {stratum!r}, so none of it can be kept aside "
+                "to evaluate on. Give more of them, remove it, or give a file of its own to evaluate on with "
+                "`evaluation`." + (_MEASURED if WHOLE.fullmatch(stratum) else ""),
+                code="data.too-few-texts",
+                where=rows.where(first[texts[0]]),
+                label=stratum,
+            )
+        count = max(len(texts) > 1, (2 * len(texts) + HELD_OUT) // (2 * HELD_OUT))  # to the nearest
+        held.update(sorted(texts, key=lambda same: ranks[same])[: min(count, len(texts) - 1)])
+    train = [i for i, same in enumerate(same_as) if same not in held]
+    return rows.take(train), rows.take([i for i, same in enumerate(same_as) if same in held])
+
+
+def _examples(rows: LabelledRows) -> list[Example]:
+    pairs = rows.pairs if rows.pairs is not None else [None] * len(rows)
+    return [Example(text, 0, pair) for text, pair in zip(rows.texts, pairs, strict=True)]
+
+
+def divide(rows: LabelledRows) -> tuple[LabelledRows, LabelledRows]:
+    """Training and evaluation rows, 80/20 by `rank`, so that duplicates stay on one side; order kept."""
+    train, evaluation = sides(_examples(rows))
+    return rows.take(train), rows.take(evaluation)
+
+
+def sides(examples: Iterable[Example]) -> tuple[list[int], list[int]]:
+    """The places of those that `divide` trains on, and of those that it evaluates."""
+    inside = [trains(rank(example)) for example in examples]
+    return [i for i, chosen in enumerate(inside) if chosen], [i for i, chosen in enumerate(inside) if not chosen]
+
+
+def trains(ranked: int) -> bool:
+    """Whether `divide` trains on a text of that `rank`."""
+    return ranked < TRAIN_SHARE * 2**64
+
+
+def first(split: Split, count: int | None, field: str) -> Split:
+    """At most `count` examples, those of lowest `rank`, in their original order; all for None."""
+    if count is None:
+        return split
+    if count < 1:
+        raise InvalidData(f"`{field}` {count}: expected at least 1.", code="argument.invalid", field=field, found=count)
+    order = sorted(range(len(split)), key=lambda i: rank(split[i]))
+    return split.take(sorted(order[:count]))
+
+
+def cuts(train: Split, shares: Mapping[str, float]) -> tuple[Split, dict[str, Split]]:
+    """A training split without about each of these shares, one cut after the other, and by name what was cut.
+
+    By a hash of the texts: duplicates stay on one side, a text's side depends on no other text; order kept. The first
+    cut is the same whatever it is for. Raises InvalidData.
+    """
+    made = {}
+    for number, (name, share) in enumerate(shares.items()):
+        # By another hash each: those that are left have none of the first one's lowest ranks.
+        purpose = f"validation {number}" if number else "validation"
+        chosen = [rank(example, purpose) < int(share * 2**64) for example in train]
+        kept, held = [i for i, c in enumerate(chosen) if not c], [i for i, c in enumerate(chosen) if c]
+        if not kept or not held:
+            raise InvalidData(
+                f"cutting a share of {share:g} for {name} from {len(train)} training examples left one side empty. "
+                "Give more examples.",
+                code="data.too-few-texts",
+                share=share,
+                examples=len(train),
+            )
+        train, made[name] = train.take(kept), train.take(held)
+    return train, made
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What reading a task gives.
+
+    label_names  of classes or labels in their order; of a number, what it is called
+    metric       the standard one of a benchmark's task; None: the kind's
+    ceiling      how well one human tells what others say of the evaluation split, by metric, where the data tell
+    separator    between the labels of a cell, where the file has one
+    column       what the labels are called there
+    columns, other, notes  of a file, as of `LabelledRows`
+    """
+
+    label_names: tuple[str, ...]
+    train: Split
+    evaluation: Split
+    kind: Kind = CLASSES
+    metric: str | None = None
+    ceiling: Mapping[str, float] = field(default_factory=dict)
+    separator: str | None = None
+    column: str = "label"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    other: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def splits_of_numbers(train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
+    """Both splits under the name of the column. Raises InvalidData for `labels`."""
+    if labels is not None:
+        raise InvalidData(
+            f"`labels` {','.join(labels)}: the labels are numbers, which have no names. Leave it out.",
+            code="data.option-inapplicable",
+            labels=labels,
+        )
+    return TaskData((train.column,), numbers(train), numbers(evaluation), train.kind, column=train.column)
+
+
+def splits_of_labels(train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None) -> TaskData:
+    """Both splits, of the labels that training texts have. Raises InvalidData that names the row."""
+    ordered = _of_several(train, labels)
+    return TaskData(ordered, several(train, ordered), several(evaluation, ordered), train.kind, column=train.column)
+
+
+def splits_of_classes(
+    train: LabelledRows, evaluation: LabelledRows, labels: Sequence[str] | None, names: Sequence[str]
+) -> TaskData:
+    """Both splits, of the classes that training texts have. Raises InvalidData that names the row."""
+    known, whole = _known(train)
+    if labels is None:
+        named = {str(i): name for i, name in enumerate(names)}
+        told, label_names = known, tuple(named.get(label, label) for label in known)
+    else:
+        told, label_names = _ordered(known, whole, labels), tuple(labels)
+    index = {label: i for i, label in enumerate(told)}
+    return TaskData(label_names, _split(train, index, whole), _split(evaluation, index, whole), column=train.column)
+
+
+def matched_classes(
+    rows: LabelledRows, label_names: Sequence[str], labels: Sequence[str] | None, names: Sequence[str], whose: str
+) -> Split:
+    """A split of rows whose classes are among `label_names`; arguments as of `kinds.matched`. Raises InvalidData."""
+    index = {name: i for i, name in enumerate(label_names)}
+    told = {str(label) for label in rows.labels}
+    whole = all(WHOLE.fullmatch(label) for label in told)
+    called = labels if labels is not None else names
+    if labels is not None and sorted(labels) != sorted(label_names):
+        raise InvalidData(
+            f"`labels` {','.join(labels)}: {whose} labels are {_list(label_names)}. Give each of them once, in the "
+            "order of the integers from 0 that stand for them in the data.",
+            code="data.labels-mismatch",
+            labels=labels,
+            expected=label_names,
+        )
+    found = {str(int(label.split(".")[0])) for label in told} if whole else told
+    if called and whole and not found <= index.keys():
+        index |= {str(i): index[name] for i, name in enumerate(called) if name in index}
+    foreign = sorted(found - index.keys())
+    if foreign:
+        where = next(i for i, label in enumerate(rows.labels) if spelled(label, whole) in foreign)
+        counted = whole and found <= {str(i) for i in range(len(label_names))}
+        raise InvalidData(
+            f"{rows.where(where)}: its labels are {_list(sorted(found))}; {whose} are {_list(label_names)}. "
+            + (
+                f"Say what 0 to {len(label_names) - 1} stand for with `labels`, such as {','.join(label_names)}."
+                if counted
+                else "Give texts with those labels, or rename these."
+            ),
+            code="data.labels-mismatch",
+            where=rows.where(where),
+            found=found,
+            expected=label_names,
+        )
+    return _split(rows, index, whole)
+
+
+def _known(train: LabelledRows) -> tuple[list[str], bool]:
+    """The training labels in their natural order, and whether they are integers."""
+    told = {str(label) for label in train.labels}
+    if all(WHOLE.fullmatch(label) for label in told):
+        return [str(label) for label in sorted({int(label.split(".")[0]) for label in told})], True
+    return sorted(told), False
+
+
+def _ordered(known: list[str], whole: bool, labels: Sequence[str]) -> list[str]:
+    """The data's labels in the order of `labels`."""
+    _check_names(labels)
+    if set(labels) == set(known):
+        return list(labels)
+    if whole and known == [str(i) for i in range(len(labels))]:
+        return known
+    raise InvalidData(
+        f"`labels` {','.join(labels)}: the training split has the labels {', '.join(known[:20])}. "
+        "Give each of them once, as it stands in the data"
+        + (", or a name for each of the integers from 0." if whole else "."),
+        code="data.labels-mismatch",
+        labels=labels,
+        expected=known[:20],
+    )
+
+
+def _check_names(labels: Sequence[str]) -> None:
+    if not all(label.strip() for label in labels):
+        raise InvalidData(
+            f"`labels` {','.join(labels)!r}: an empty name. Give the labels in their order, with commas.",
+            code="argument.invalid",
+            labels=labels,
+        )
+    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    if repeated:
+        raise InvalidData(
+            f"`labels`: {', '.join(repeated)} is given twice.",
+            code="argument.invalid",
+            labels=labels,
+            repeated=repeated,
+        )
+
+
+def _split(rows: LabelledRows, index: dict[str, int], whole: bool) -> Split:
+    found = np.empty(len(rows), dtype=np.int64)
+    for i, label in enumerate(rows.labels):
+        told = spelled(label, whole)
+        if told not in index:
+            raise InvalidData(
+                f"{rows.where(i)}: label {told!r} does not occur in the training split, "
+                f"which has {_list(index)}. Correct it, or add training examples of it.",
+                code="data.label-unknown",
+                where=rows.where(i),
+                label=told,
+            )
+        found[i] = index[told]
+    return _made(rows, found)
+
+
+def numbers(rows: LabelledRows) -> Split:
+    """A number a text, float64."""
+    return _made(rows, np.array(rows.labels, dtype=np.float64))
+
+
+def _of_several(train: LabelledRows, labels: Sequence[str] | None) -> tuple[str, ...]:
+    """The names in their order; columns keep that of the file."""
+    occurring = {name for label in train.labels if isinstance(label, tuple) for name in label}
+    columns = train.names or train.column.split(",")
+    known = [name for name in columns if name in occurring] if occurring <= set(columns) else sorted(occurring)
+    if labels is None or tuple(labels) == train.names:
+        return tuple(known)
+    _check_names(labels)
+    if set(labels) != set(known):
+        raise InvalidData(
+            f"`labels` {','.join(labels)}: the training split has the labels {_list(known)}. Give each of them once, "
+            "as it stands in the data.",
+            code="data.labels-mismatch",
+            labels=labels,
+            expected=known,
+        )
+    return tuple(labels)
+
+
+def several(rows: LabelledRows, label_names: Sequence[str], whose: str = "") -> Split:
+    """A row a text, int64 0 or 1 for each label. Raises InvalidData that names the row."""
+    index = {name: i for i, name in enumerate(label_names)}
+    found = np.zeros((len(rows), len(index)), dtype=np.int64)
+    for i, label in enumerate(rows.labels):
+        for name in label if isinstance(label, tuple) else ():
+            if name not in index:
+                known = f"{whose} labels are" if whose else "the training split has"
+                raise InvalidData(
+                    f"{rows.where(i)}: label {name!r} does not occur among those to learn; {known} {_list(index)}. "
+                    "Correct it, or add training examples of it.",
+                    code="data.label-unknown",
+                    where=rows.where(i),
+                    label=name,
+                )
+            found[i, index[name]] = 1
+    return _made(rows, found)
+
+
+def _made(rows: LabelledRows, targets: np.ndarray) -> Split:
+    return Split(list(rows.texts), targets, None if rows.pairs is None else list(rows.pairs))
+
+
+def _list(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
