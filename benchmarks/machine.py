@@ -6,8 +6,8 @@ import os
 
 import torch
 
+from afina import device, meter
 from afina import device as devices
-from afina import environment, meter
 
 SIDE = 2048
 PATIENCE = 2.0
@@ -31,12 +31,12 @@ def peak(dtype: torch.dtype) -> float:
 
 def describe() -> list[str]:
     """Lines of Markdown."""
-    versions = ", ".join(f"{name} {version}" for name, version in environment.versions().items())
-    commit, dirty = environment.git_state()
+    versions = ", ".join(f"{name} {version}" for name, version in device.versions().items())
+    commit, dirty = device.git_state()
     bfloat16 = "native" if devices.computes_bfloat16(torch.device("cpu")) else "not native"
     return [
         f"- processor: {devices.processor()}; {os.cpu_count()} cores, {torch.get_num_threads()} threads used; "
         f"bfloat16 {bfloat16}",
-        f"- versions: {versions}, accelerate {environment.version('accelerate')}",
+        f"- versions: {versions}, accelerate {device.version('accelerate')}",
         f"- commit: {commit or 'unknown'}{' and uncommitted changes' if dirty else ''}",
     ]

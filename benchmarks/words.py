@@ -29,13 +29,13 @@ from afina.data.loader import Loader
 from afina.data.readers import snippets, splitting
 from afina.data.split import Example, Split
 from afina.data.tokenize import Encoded, encode
+from afina.digest import derive_seed
 from afina.inference.predictor import logits
 from afina.methods import make
 from afina.methods.attachment import attach
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.models.question import Question
-from afina.seeds import derive
 from afina.stats import classification
 from afina.studies.floors import tfidf
 from afina.training.fit import Fit
@@ -115,7 +115,7 @@ def part(name: str, what: str, cell: Cell | None = None) -> Split:
     assert cell is not None
     start = HELD_OUT + CHOOSING
     most = min(POOL, len(whole) - start)
-    order = np.random.Generator(np.random.PCG64(derive(cell.seed, "labels"))).permutation(most)
+    order = np.random.Generator(np.random.PCG64(derive_seed(cell.seed, "labels"))).permutation(most)
     return whole.take(start + order[: cell.labels])
 
 
@@ -170,7 +170,7 @@ def measure(cell: Cell) -> Figures:
 
     method = make(cell.method).for_family(backbone().family)
     classifier = Classifier.open(backbone(), names, cell.seed, asked.tokens, exact=method.trains_nothing)
-    torch.manual_seed(derive(cell.seed, "adapter"))
+    torch.manual_seed(derive_seed(cell.seed, "adapter"))
     attach(classifier, method)
     if not method.trains_nothing:
         size, training = SIZES[cell.labels], part(cell.task, "training", cell)
@@ -236,7 +236,7 @@ def measure_all(shard: int, of: int, most: int) -> None:
 
 def hash_of(cell: Cell) -> int:
     """The same in every process."""
-    return derive(0, json.dumps(asdict(cell)))
+    return derive_seed(0, json.dumps(asdict(cell)))
 
 
 def main() -> None:

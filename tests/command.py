@@ -14,7 +14,7 @@ import pytest
 
 from afina import cli
 from afina.errors import AfinaError, RunFailed
-from afina.events import Listener, Score
+from afina.events import Listener, ValidationScore
 from afina.studies import study
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
@@ -100,10 +100,10 @@ class HereExecutor(Executor):
         run: Run,
         shares: tuple[float, ...],
         limit: int | None,
-        goes_on: Callable[[Score], bool],
+        goes_on: Callable[[ValidationScore], bool],
         listen: Listener,
         until: float | None = None,
-    ) -> Score:
+    ) -> ValidationScore:
         from afina.studies.trial import try_out
 
         try:

@@ -183,7 +183,6 @@ SAME_NAME: set[str] = {
     "Published",
     "Question",
     "Request",
-    "Score",
     "Table",
 }
 """Public names that two classes still have."""

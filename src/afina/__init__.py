@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from afina import front
+from afina import repr_html
 
 __version__ = "0.1.0"
 
@@ -77,4 +77,4 @@ def _make_watcher() -> Any:
     return watcher()
 
 
-front.as_html, front.make_watcher = _as_html, _make_watcher
+repr_html.register(results_as_html=_as_html, make_watcher=_make_watcher)

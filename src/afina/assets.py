@@ -23,7 +23,7 @@ from shutil import copyfileobj
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from afina import atomic, digest
+from afina import digest, file_io
 from afina.errors import CannotWrite, NotFound, UnknownName
 
 HUTTO = "hutto_ICWSM_2014"
@@ -118,10 +118,10 @@ def fetch(name: str) -> Path:
             with FileLock(home / "lock"):
                 # Another process may have unpacked it while this one waited.
                 if not unpacked.is_dir():
-                    atomic.sweep(home)
+                    file_io.sweep(home)
                     _obtain(name, asset, cache / "downloads" / asset.file, unpacked)
         except (OSError, CannotWrite) as error:
-            why = error.reason if isinstance(error, CannotWrite) else atomic.reason(error)
+            why = error.reason if isinstance(error, CannotWrite) else file_io.reason(error)
             raise NotFound(
                 f"asset {name}: cannot write to the cache {cache} ({why}). "
                 "Make room there, or set AFINA_CACHE to a folder that can be written to.",
@@ -160,7 +160,7 @@ def _is_recent(path: Path) -> bool:
 
 
 def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=atomic.TEMPORARY, dir=unpacked.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=file_io.TEMPORARY, dir=unpacked.parent) as temporary:
         package = dropped if dropped.is_file() else _download(name, asset, Path(temporary), dropped.parent)
         found = digest.of_file(package).removeprefix(digest.PREFIX)
         if found != asset.sha256:
@@ -170,7 +170,7 @@ def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
                 code="asset.unavailable",
                 asset=name,
             )
-        with atomic.replacing(unpacked) as fresh:
+        with file_io.replacing(unpacked) as fresh:
             fresh.mkdir()
             asset.unpack(package, fresh)
 

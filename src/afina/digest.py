@@ -1,4 +1,4 @@
-"""The one definition of every digest: sha256, written `sha256:<64 hex digits>`.
+"""The one definition of every digest, sha256, written `sha256:<64 hex digits>`; and seeds, which are derived by one.
 
 Knows bytes, JSON and tensors; does not know what they mean.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 PREFIX = "sha256:"
 
@@ -65,3 +66,13 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
         if tensor.numel():
             sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return PREFIX + sha.hexdigest()
+
+
+def derive_seed(seed: int, purpose: str, *index: int) -> int:
+    """A 63-bit seed for `purpose` at `index`, fixed for ever by its arguments.
+
+    Initialisation, order and dropout each draw from a stream of their own, so that a change in one (another method, a
+    resumed run) leaves the others as they were.
+    """
+    text = ":".join([str(seed), purpose, *map(str, index)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -20,7 +20,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Score:
+class ValidationScore:
     """How well a candidate does on a validation split after `step` of `steps`.
 
     value, loss  the headline metric and the loss, of `examples` texts; None where training had diverged; a value is NaN

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from afina import atomic
+from afina import file_io
 from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
 
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -358,7 +358,7 @@ def _absent(repository: str, reason: str) -> str:
 
 
 def _download(repository: str, revision: str, patterns: list[str], kind: str = "model", offline: bool = False) -> Path:
-    with atomic.writing("the Hub's cache (HF_HOME)"):
+    with file_io.writing("the Hub's cache (HF_HOME)"):
         return Path(
             snapshot_download(
                 repository,

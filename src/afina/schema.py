@@ -1,4 +1,7 @@
-"""Facts that are written down as JSON: pydantic models, and what pydantic found wrong, in our words. Knows no fact."""
+"""Facts that are written down as JSON: pydantic models, and what pydantic found wrong, in our words. Sizes: "8GiB".
+
+Knows no fact.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,18 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationError,
     model_serializer,
 )
 
 from afina import digest
+from afina.errors import InvalidStudy
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 """Of texts, steps, parameters, bytes: a file that was tampered with may hold numbers that no float can."""
@@ -117,3 +123,19 @@ class Problem:
     def field(self) -> str:
         """The place, dotted."""
         return ".".join(self.place)
+
+
+def read_size(text: str, what: str = "memory") -> int:
+    """Bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy, also where there is no unit."""
+    try:
+        size = TypeAdapter(ByteSize).validate_python(text.strip())
+    except ValidationError:
+        size = ByteSize(0)
+    if size == 0 or not text.strip()[-1].isalpha():
+        raise InvalidStudy(
+            f"{what} {text!r}: expected a size with its unit, such as 8GiB, 512MiB or 16GB.",
+            code="option.invalid",
+            option=what,
+            found=text,
+        )
+    return int(size)

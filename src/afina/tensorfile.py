@@ -15,7 +15,7 @@ from safetensors import SafetensorError as SafetensorError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from afina import plainfile
+from afina import file_io
 from afina.errors import CorruptAdapter
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.atomic`."""
+    """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.file_io`."""
     from safetensors.torch import save_file as save_tensors
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -109,13 +109,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
-    plainfile.check(path)
+    file_io.check_plain(path)
     try:
         with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise CorruptAdapter(
-            f"{path}: not a whole safetensors file ({error}). {plainfile.AGAIN}",
+            f"{path}: not a whole safetensors file ({error}). {file_io.AGAIN}",
             code="adapter.file-malformed",
             path=path,
         ) from None

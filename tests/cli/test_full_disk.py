@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from afina import Adapter, Backbone, atomic
+from afina import Adapter, Backbone, file_io
 from afina.studies.results import Results
 from command import PROGRAM, Command
 from full_disk import no_file_above
@@ -42,7 +42,7 @@ def train(afina: Command, gpt2: Backbone, toy: str) -> Callable[[], Any]:
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Let the disk be full for files that have a word in their path."""
-    sync = atomic._sync
+    sync = file_io.sync
 
     def refuse(word: str) -> None:
         def refused(path: Path) -> None:
@@ -50,7 +50,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             sync(path)
 
-        monkeypatch.setattr(atomic, "_sync", refused)
+        monkeypatch.setattr(file_io, "sync", refused)
 
     return refuse
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from afina import Lines, Run, Study, front
+from afina import Lines, Run, Study, repr_html
 from afina.events import Progress
 from afina.notebook import display
 from afina.notebook.display import Display
@@ -123,10 +123,10 @@ def test_outside_a_kernel_nothing_is_shown_and_ipython_is_not_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "IPython", None)  # an import would fail
-    assert front.make_watcher() is None
+    assert repr_html.make_watcher() is None
     study().run(tmp_path, executor=InventedExecutor())
     terminal: Any = ModuleType("IPython")
     terminal.get_ipython = lambda: SimpleNamespace()  # IPython in a terminal has no kernel
     monkeypatch.setitem(sys.modules, "IPython", terminal)
-    assert front.make_watcher() is None
+    assert repr_html.make_watcher() is None
     assert capfd.readouterr() == ("", "")

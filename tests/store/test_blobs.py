@@ -19,7 +19,7 @@ from processes import Crew
 from proxy import Proxy
 from putting import content, place_of, put, put_again_and_again, put_and_remove, put_many, verify
 
-from afina import atomic
+from afina import file_io
 from afina.blobs.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import PART, RemoteBlobs, open_blobs
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound
@@ -186,8 +186,8 @@ def test_sweep_removes_what_killed_processes_left_and_only_that(tmp_path: Path) 
     root = tmp_path / "blobs"
     blobs = LocalBlobs(root)
     place = put(blobs, b"kept")
-    leftover = root / f"{atomic.TEMPORARY}left"
-    half = root / place[7:9] / f"{atomic.TEMPORARY}{place}-left"
+    leftover = root / f"{file_io.TEMPORARY}left"
+    half = root / place[7:9] / f"{file_io.TEMPORARY}{place}-left"
     for each in (leftover, half):
         each.mkdir()
         (each / "made").write_bytes(b"half")
@@ -201,8 +201,8 @@ def test_sweep_removes_what_killed_processes_left_and_only_that(tmp_path: Path) 
 
 def test_what_is_put_is_durable_down_from_the_directory_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    sync = atomic._sync
-    monkeypatch.setattr(atomic, "_sync", lambda path: (synced.append(path), sync(path)))
+    sync = file_io.sync
+    monkeypatch.setattr(file_io, "sync", lambda path: (synced.append(path), sync(path)))
     place = put(LocalBlobs(tmp_path), b"kept")
     within = tmp_path / place[7:9]
     assert [path for path in synced if path in (within, tmp_path)] == [within, tmp_path]
@@ -224,7 +224,7 @@ def test_on_a_full_disk_nothing_is_put_and_what_was_there_stays(
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(atomic, "_sync", full)
+    monkeypatch.setattr(file_io, "sync", full)
     with raises(CannotWrite, code="file.cannot-write", reason="the disk is full"):
         put(blobs, b"more")
     monkeypatch.undo()

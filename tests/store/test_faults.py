@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from afina import atomic
+from afina import file_io
 from afina.errors import AfinaError, CannotWrite, CorruptStore, NotFound
 from afina.store.adapter_store import AdapterStore
 from full_disk import no_file_above
@@ -44,14 +44,14 @@ def test_where_a_blob_finds_no_room_nothing_is_left(
 ) -> None:
     before, there = seen(filled), files(filled)
     new = made(1, 2)
-    sync = atomic._sync
+    sync = file_io.sync
 
     def refused(path: Path) -> None:
         if "blobs" in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(path)
 
-    monkeypatch.setattr(atomic, "_sync", refused)
+    monkeypatch.setattr(file_io, "sync", refused)
     with raises(CannotWrite, code="file.cannot-write", reason="the disk is full"):
         filled.publish(new, "acme/reviews", message="third")
     monkeypatch.undo()

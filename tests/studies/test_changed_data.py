@@ -13,7 +13,7 @@ import pytest
 from afina import Backbone, Results, Study
 from afina.data.task import Task
 from afina.errors import InvalidData, NotFound
-from afina.events import Listener, Score
+from afina.events import Listener, ValidationScore
 from afina.meter import now
 from afina.models import objectives
 from afina.studies import adapters, candidates
@@ -61,10 +61,12 @@ class LookingExecutor(InventedExecutor):
         made = carried_out(out, [0, 1, 0, 0, 1], [0, 1, 1, 0, 1], run.method, run.label, **facts)
         return made.model_copy(update={"content_digest": None}) if self.earlier else made
 
-    def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Callable[[Score], bool], *_: Any) -> Score:
+    def try_out(
+        self, run: Run, shares: Any, limit: Any, goes_on: Callable[[ValidationScore], bool], *_: Any
+    ) -> ValidationScore:
         self.tried.append(run)
         for share in shares:
-            score = Score(round(8 * share), 8, 12, 0.5, 0.6)
+            score = ValidationScore(round(8 * share), 8, 12, 0.5, 0.6)
             if not goes_on(score):
                 break
         return score

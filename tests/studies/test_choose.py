@@ -21,7 +21,7 @@ from afina import METHODS, Adapter, Backbone, Task, meter
 from afina.data.labelled import Labelled
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
-from afina.events import Progress, Score
+from afina.events import Progress, ValidationScore
 from afina.inference.evaluation import evaluate, trained
 from afina.models import objectives
 from afina.report.recommendation import as_json, evidence, sentences
@@ -100,7 +100,7 @@ class World(Executor):
 
     def try_out(
         self, run: Run, shares: Any, limit: int | None, goes_on: Any, listen: Any, until: float | None = None
-    ) -> Score:
+    ) -> ValidationScore:
         if run.method in self.failing:
             raise RunFailed(self.failing[run.method])
         assert run.data.validation is not None
@@ -109,7 +109,7 @@ class World(Executor):
         self.passes(self.opening, listen, until)
         self.passes(limit * self.step[run.method], listen, until)
         self.passes(60 * self.text, listen, until)
-        return Score(limit, limit, 60, 0.5, 0.7, limit * self.step[run.method], 60 * self.text)
+        return ValidationScore(limit, limit, 60, 0.5, 0.7, limit * self.step[run.method], 60 * self.text)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Any, until: float | None = None) -> Record:
         assert run.data.validation is None
@@ -189,12 +189,12 @@ class Several(World):
 
     def try_out(
         self, run: Run, shares: Any, limit: int | None, goes_on: Any, listen: Any, until: float | None = None
-    ) -> Score:
+    ) -> ValidationScore:
         assert limit == MEASURED
         self.tried.append(run)
         step = self.step[run.method]
         self.passes(self.opening + limit * step + 60 * self.text, listen, until)
-        return Score(limit, limit, 60, 0.5, 0.7, limit * step, 60 * self.text)
+        return ValidationScore(limit, limit, 60, 0.5, 0.7, limit * step, 60 * self.text)
 
 
 def reasons(made: Recommendation) -> dict[str, str]:

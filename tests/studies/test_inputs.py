@@ -12,7 +12,7 @@ import pytest
 
 from afina import Backbone, Study, Task, digest
 from afina.errors import InvalidData
-from afina.events import Listener, Score
+from afina.events import Listener, ValidationScore
 from afina.studies.execute import execute
 from afina.studies.executors.executor import Executor
 from afina.studies.executors.local import LocalExecutor
@@ -42,7 +42,9 @@ class ElsewhereExecutor(HereExecutor):
         shutil.copytree(there, out, dirs_exist_ok=True)
         return made
 
-    def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, listen: Any, until: Any = None) -> Score:
+    def try_out(
+        self, run: Run, shares: Any, limit: Any, goes_on: Any, listen: Any, until: Any = None
+    ) -> ValidationScore:
         with self._moved(run) as located:
             task, backbone = located.read(run), located.open(run)
             for score in try_out(run, shares, limit=limit, listen=listen, task=task, backbone=backbone):

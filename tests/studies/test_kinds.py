@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from afina import Adapter, Predictor, Results, Run, Study
 from afina.data.labelled import Labelled
 from afina.errors import AfinaError, InvalidStudy
-from afina.events import Score
+from afina.events import ValidationScore
 from afina.inference.evaluation import evaluate, trained
 from afina.methods import make
 from afina.report.curves import CURVES
@@ -270,8 +270,8 @@ def test_a_number_is_not_asked_for_in_words(backbones: Backbones, files: dict[st
 
 
 def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
-    low, high = (Score(8, 8, 40, error, 0.5, lower=True) for error in (0.2, 0.9))
-    assert (low.gain, high.gain, Score(8, 8, 40, None, None, lower=True).gain) == (-0.2, -0.9, None)
+    low, high = (ValidationScore(8, 8, 40, error, 0.5, lower=True) for error in (0.2, 0.9))
+    assert (low.gain, high.gain, ValidationScore(8, 8, 40, None, None, lower=True).gain) == (-0.2, -0.9, None)
     assert _value(low) > _value(high)
     records = [
         record(

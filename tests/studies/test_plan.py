@@ -25,7 +25,7 @@ from afina.models.manifest import read_manifest
 from afina.models.objectives import Classes
 from afina.models.question import GENERAL
 from afina.report.forecasts import forecast_table
-from afina.sizes import read_size
+from afina.schema import read_size
 from afina.studies.cost import MADE_UP, cost, forecast
 from afina.studies.cost import encoded as encoded_task
 from afina.studies.directory import Directory

@@ -17,7 +17,7 @@ import pytest
 
 from afina import Backbone, Study, Task
 from afina.errors import Diverged, InvalidData, RunFailed
-from afina.events import Score
+from afina.events import ValidationScore
 from afina.inference import predictor
 from afina.report.progress import attempt
 from afina.studies import candidates, trial, trials, tuning
@@ -44,7 +44,7 @@ class Noting(HereExecutor):
         super().__init__()
         self.tried: list[Run] = []
 
-    def try_out(self, run: Run, *rest: Any) -> Score:
+    def try_out(self, run: Run, *rest: Any) -> ValidationScore:
         self.tried.append(run)
         return super().try_out(run, *rest)
 
@@ -63,13 +63,13 @@ class Invented(HereExecutor):
 
     def try_out(
         self, run: Run, shares: tuple[float, ...], limit: int | None, goes_on: Any, listen: Any, until: Any = None
-    ) -> Score:
+    ) -> ValidationScore:
         stops = sorted({min(round(8 * share), limit or 8) for share in shares})
         tried = (run, [])
         self.tried.append(tried)
         for stop in stops:
             distance = abs(math.log10((run.training.learning_rate or 1) / 1e-3))
-            score = Score(stop, 8, 100, round(0.9 - 0.2 * distance, 2), 0.5)
+            score = ValidationScore(stop, 8, 100, round(0.9 - 0.2 * distance, 2), 0.5)
             tried[1].append(stop)
             if not goes_on(score):
                 break
@@ -136,7 +136,7 @@ def test_a_run_without_a_cut_has_the_key_it_always_had() -> None:
 
 
 def test_a_candidate_whose_metric_is_undefined_loses_and_is_told_so() -> None:
-    score = Score(4, 4, 20, float("nan"), 0.5)
+    score = ValidationScore(4, 4, 20, float("nan"), 0.5)
     assert score.gain == float("-inf")
     tried = Trial(setting={"learning_rate": 1e-3}, steps=4, value=float("nan"), seconds=1.0)
     run = Run(backbone="b", task="t", method="lora")
@@ -220,9 +220,9 @@ def test_interrupted_anywhere_the_same_is_tried_and_chosen(
     assert len(reference.trials) > 4
 
     class Interrupted(Invented):
-        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> Score:
+        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> ValidationScore:
             if len(self.tried) == after:
-                goes_on(Score(2, 8, 100, 0.99, 0.1))  # it had been scored, and better than it will be
+                goes_on(ValidationScore(2, 8, 100, 0.99, 0.1))  # it had been scored, and better than it will be
                 raise KeyboardInterrupt
             return super().try_out(run, shares, limit, goes_on, *rest)
 
@@ -247,7 +247,7 @@ class Waiting(Invented):
         self.together, self.most = 0, 0
         self.changed = threading.Condition()
 
-    def try_out(self, *asked: Any) -> Score:
+    def try_out(self, *asked: Any) -> ValidationScore:
         with self.changed:
             self.together += 1
             mine = self.together
@@ -306,7 +306,7 @@ def test_a_batch_of_which_one_fails_is_begun_again(gpt2: Backbone, tmp_path: Pat
     reference = figures(tune(this, tmp_path / "undisturbed", Invented()))
 
     class Failing(Invented):
-        def try_out(self, run: Run, *rest: Any) -> Score:
+        def try_out(self, run: Run, *rest: Any) -> ValidationScore:
             if len(self.tried) == 4:
                 self.tried.append((run, []))
                 raise RunFailed("the fifth failed")
@@ -321,10 +321,10 @@ def test_a_candidate_whose_machine_is_lost_is_tried_again(gpt2: Backbone, tmp_pa
     class Losing(Invented):
         left = 2
 
-        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> Score:
+        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> ValidationScore:
             self.left -= 1
             if self.left >= 0:
-                goes_on(Score(2, 8, 100, 0.9, 0.5))  # it was scored, and then its machine was lost
+                goes_on(ValidationScore(2, 8, 100, 0.9, 0.5))  # it was scored, and then its machine was lost
                 raise Lost("a node")
             return super().try_out(run, shares, limit, goes_on, *rest)
 
@@ -334,8 +334,8 @@ def test_a_candidate_whose_machine_is_lost_is_tried_again(gpt2: Backbone, tmp_pa
 
 def test_where_no_candidate_finishes_it_says_what_to_do(gpt2: Backbone, tmp_path: Path) -> None:
     class Diverges(HereExecutor):
-        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> Score:
-            score = Score(min(3, limit or 3), 8, 100, None, None)
+        def try_out(self, run: Run, shares: Any, limit: Any, goes_on: Any, *rest: Any) -> ValidationScore:
+            score = ValidationScore(min(3, limit or 3), 8, 100, None, None)
             goes_on(score)
             return score
 
@@ -446,9 +446,9 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
     before = psutil.Process().children()  # another test of this process may have left some
     run = candidates.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, candidates.Tune())
     here = list(try_out(run, (0.25, 1.0)))
-    there: list[Score] = []
+    there: list[ValidationScore] = []
 
-    def goes_on(score: Score) -> bool:
+    def goes_on(score: ValidationScore) -> bool:
         there.append(score)
         return True
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from afina import atomic
+from afina import file_io
 from afina.errors import CannotWrite, CorruptStore
 
 
@@ -93,12 +93,12 @@ class LocalBlobs(Blobs):
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Beside the blobs, so that `put` copies nothing."""
-        with atomic.writing(self.root):
+        with file_io.writing(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise CannotWrite(self.root, "it is a file, or below one") from None
-            made = Path(tempfile.mkdtemp(prefix=atomic.TEMPORARY, dir=self.root))
+            made = Path(tempfile.mkdtemp(prefix=file_io.TEMPORARY, dir=self.root))
         try:
             yield made
         finally:
@@ -107,15 +107,15 @@ class LocalBlobs(Blobs):
     def put(self, place: str, file: Path) -> None:
         """See `Blobs`; where the file system can, another name of the same bytes, which nobody writes to again."""
         target = self._path(place)
-        with atomic.replacing(target) as fresh:
+        with file_io.replacing(target) as fresh:
             try:
                 os.link(file, fresh)
             except OSError:
                 shutil.copyfile(file, fresh)
             fresh.chmod(0o444)
-        with atomic.writing(target):
+        with file_io.writing(target):
             # The directory of these two digits may be new, made by this process or by another just now.
-            atomic.keep_entries(self.root)
+            file_io.sync(self.root)
 
     def size(self, place: str) -> int | None:
         """See `Blobs`."""
@@ -139,7 +139,7 @@ class LocalBlobs(Blobs):
     def remove(self, place: str) -> None:
         """See `Blobs`."""
         path = self._path(place)
-        with atomic.writing(path):
+        with file_io.writing(path):
             path.unlink(missing_ok=True)
 
     def all(self) -> Iterator[Kept]:
@@ -154,8 +154,8 @@ class LocalBlobs(Blobs):
 
     def sweep(self, age: float) -> None:
         """See `Blobs`."""
-        sweep_directories(self.root.glob(f"{atomic.TEMPORARY}*"), age)
-        sweep_directories(self.root.glob(f"??/{atomic.TEMPORARY}*"), age)
+        sweep_directories(self.root.glob(f"{file_io.TEMPORARY}*"), age)
+        sweep_directories(self.root.glob(f"??/{file_io.TEMPORARY}*"), age)
 
     def _path(self, place: str) -> Path:
         return self.root / below(place)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from afina import atomic
+from afina import file_io
 from afina.blobs import answers
 from afina.blobs.answers import VARIABLES, shown
 from afina.blobs.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
@@ -123,7 +123,7 @@ class RemoteBlobs(Blobs):
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """In the system's directory for temporary files (TMPDIR)."""
-        with atomic.writing(tempfile.gettempdir()):
+        with file_io.writing(tempfile.gettempdir()):
             made = Path(tempfile.mkdtemp(prefix=SCRATCH))
         try:
             yield made
@@ -156,7 +156,7 @@ class RemoteBlobs(Blobs):
         with self.scratch() as directory:
             path = directory / place
             try:
-                with atomic.writing(path):
+                with file_io.writing(path):
                     self._fetch(place, path)
             except FileNotFoundError:
                 raise CorruptStore(

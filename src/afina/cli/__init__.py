@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from afina import __version__, atomic
+from afina import __version__, file_io
 from afina.cli import adapters, asking, costs, exchange, keeping, keys, serving, shadow, store, studies
 from afina.cli.hints import with_flags
 from afina.cli.output import with_json_errors
@@ -86,7 +86,7 @@ def main() -> None:
         check_streams()
         escape_unwritable(sys.stdout, sys.stderr)
         check_arguments(sys.argv[1:])
-        with atomic.writing("standard output"):
+        with file_io.writing("standard output"):
             try:
                 app()
             finally:

@@ -107,7 +107,7 @@ def plan(
     from afina.cli.display import telling
     from afina.methods import make
     from afina.report.forecasts import forecast_table
-    from afina.sizes import read_size
+    from afina.schema import read_size
     from afina.studies.cost import forecast
     from afina.studies.spec import DTYPES, Ask, Data, Training
 

@@ -171,7 +171,7 @@ def choose(
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from afina import meter
     from afina.cli.display import Minutes
-    from afina.sizes import read_size
+    from afina.schema import read_size
     from afina.studies.recommend import recommend
 
     check_publishing(publish)

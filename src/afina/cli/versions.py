@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from afina.card import figure
+from afina.repr_html import figure
 
 if TYPE_CHECKING:
     from afina.store.diff.difference import Layer

@@ -11,7 +11,7 @@ import numpy as np
 
 from afina.data.batch import Packed, pack
 from afina.data.tokenize import Encoded
-from afina.seeds import derive
+from afina.digest import derive_seed
 
 TOKEN_BUDGET = 2048
 """Most tokens of a prediction batch; keeps its memory bounded whatever the texts, and small enough to be kept."""
@@ -81,7 +81,9 @@ class Loader:
 
     def order(self, epoch: int) -> np.ndarray:
         """Every example once, as an epoch takes them: int64 [N]."""
-        return np.random.Generator(np.random.PCG64(derive(self.seed, "order", epoch))).permutation(len(self.encoded))
+        return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "order", epoch))).permutation(
+            len(self.encoded)
+        )
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
         """The batches of steps start, ..., stop - 1."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from afina import digest
-from afina.card import Shown
 from afina.errors import InvalidData
+from afina.repr_html import ReprCard
 
 # `\w` is str.isalnum() and the underscore.
 _NEITHER_LETTER_NOR_DIGIT = re.compile(r"[\W_]+")
@@ -30,7 +30,7 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Split(Shown):
+class Split(ReprCard):
     """Texts and their labels, in a fixed order.
 
     texts   N strings
@@ -72,7 +72,7 @@ class Split(Shown):
             )
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         texts = "texts" if self.pairs is None else "pairs of texts"
         if self._are_texts:
             return {texts: len(self), "answers": len({*self.labels.tolist()})}

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from afina import digest
-from afina.card import Shown
 from afina.data.kinds import CLASSES, Kind, columns_in_words
 from afina.data.origins import FORMS, GLUE, NAMES, SCHEMES, Origin, named
 from afina.data.readers import files, splitting
@@ -25,6 +24,7 @@ from afina.data.readers.table import READERS
 from afina.data.readers.target_kinds import TARGETS, matched
 from afina.data.split import Example, Split, key
 from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
+from afina.repr_html import ReprCard
 
 CALIBRATION = 0.1
 """Share of the training texts that a temperature is fitted on, which then train nothing."""
@@ -70,7 +70,7 @@ def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | N
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Task(Shown):
+class Task(ReprCard):
     """A problem with a training and an evaluation split.
 
     address      how the user named it, such as `sst2`, `snippets:movies`, `my.csv`
@@ -112,7 +112,7 @@ class Task(Shown):
                 )
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "address": self.address,
             "kind": TARGETS[self.kind].told,

@@ -20,7 +20,7 @@ from typing import Self
 
 import numpy as np
 
-from afina import digest, plainfile
+from afina import digest, file_io
 from afina.data.split import Example, key
 from afina.errors import CorruptAdapter
 
@@ -65,7 +65,7 @@ class TextHashes:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Those in a file. Raises CorruptAdapter."""
-        content = plainfile.read_object(path, MOST_BYTES)
+        content = file_io.read_object(path, MOST_BYTES)
         if content.get("format") != FORMAT or type(content["format"]) is not int:
             raise CorruptAdapter(
                 f"{path}: its format is {str(content.get('format'))[:40]!r}, this afina reads {FORMAT}. {_AGAIN}",

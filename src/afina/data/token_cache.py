@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import numpy as np
 
-from afina import assets, atomic, digest
+from afina import assets, digest, file_io
 from afina.data.kinds import CLASSES, Kind
 from afina.data.loader import Loader
 from afina.data.readers.target_kinds import TARGETS
@@ -176,7 +176,7 @@ def _open(place: Path, count: int) -> Encoded | None:
 
 
 def _make(place: Path, parts: Iterator[tuple[np.ndarray, np.ndarray, int]]) -> None:
-    with atomic.replacing(place) as fresh:
+    with file_io.replacing(place) as fresh:
         fresh.mkdir()
         truncated = 0
         with (fresh / _TOKENS).open("wb") as tokens, (fresh / _OFFSETS).open("wb") as offsets:

@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 
 from afina import device as devices
-from afina.card import Shown
 from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import Task
@@ -25,6 +24,7 @@ from afina.models.classifier import Classifier
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
 from afina.models.question import TEMPLATES, Question
+from afina.repr_html import ReprCard
 from afina.stats.comparison import compare
 
 COMPARED, EVALUATED = 200, 500
@@ -52,7 +52,7 @@ class Compared:
 
 
 @dataclass(frozen=True, repr=False)
-class Answer(Shown):
+class Answer(ReprCard):
     """What the untrained model answers.
 
     template   the one that was used, see `ask`;  usual  the one that training uses where none is given
@@ -71,7 +71,7 @@ class Answer(Shown):
     compared: tuple[Compared, ...]
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "template": self.template,
             "words": tuple(f"{label}: {' '.join(given)}" for label, given in self.words.items()),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afina import digest, environment, methods, plainfile, tensorfile
+from afina import device, digest, file_io, methods, tensorfile
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.inference import probes
 from afina.methods.method import check_names
@@ -89,7 +89,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
         tensors_digest=digest.of_tensors(state),
         max_length=base.longest,
         probe=tuple(map(tuple, probes.probe(Classifier(model), base, base.longest))),
-        versions=environment.versions(),
+        versions=device.versions(),
     )
     return Imported(Adapter(manifest, state, str(directory)), model, base)
 
@@ -126,7 +126,7 @@ def _check_files(directory: Path) -> None:
             path=directory,
             file="tokenizer",
         )
-    settings = plainfile.read_object(directory / CONFIG)
+    settings = file_io.read_object(directory / CONFIG)
     if not any(str(name).endswith("ForSequenceClassification") for name in settings.get("architectures") or ()):
         raise InvalidStudy(
             f"{directory / CONFIG}: its architecture is {settings.get('architectures')!r:.80}, expected a "
@@ -196,12 +196,12 @@ def _files(directory: Path) -> list[Path]:
     """The files of weights, one or the shards that an index names. Raises CorruptAdapter."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
-    shards = plainfile.read_object(directory / INDEX).get("weight_map")
+    shards = file_io.read_object(directory / INDEX).get("weight_map")
     names = set(shards.values()) if isinstance(shards, dict) else set()
     plain = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
     if not names or not plain:
         raise CorruptAdapter(
-            f"{directory / INDEX}: expected a weight_map of files beside it. {plainfile.AGAIN}",
+            f"{directory / INDEX}: expected a weight_map of files beside it. {file_io.AGAIN}",
             code="adapter.file-malformed",
             path=directory / INDEX,
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from afina import atomic, plainfile, tensorfile
+from afina import file_io, tensorfile
 from afina.errors import InvalidStudy, Refused
 from afina.inference import probes
 from afina.inference.predictor import ModelPredictor, Predictor
@@ -68,7 +68,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
             field="offset",
         )
     model = _merged(predictor)
-    with atomic.replacing(directory) as fresh, tensorfile.system_errors():
+    with file_io.replacing(directory) as fresh, tensorfile.system_errors():
         fresh.mkdir()
         Full().accompany(model, predictor.backbone, fresh)
         _cut_at(fresh / _TOKENIZER, predictor.max_length)
@@ -131,7 +131,7 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
 
 def _cut_at(settings: Path, longest: int) -> None:
     """Let a saved tokenizer cut texts to `longest` tokens, where it is asked to cut them."""
-    content = plainfile.read_object(settings) | {"model_max_length": longest}
+    content = file_io.read_object(settings) | {"model_max_length": longest}
     settings.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -18,7 +18,6 @@ import torch
 
 from afina import device as devices
 from afina.allocator import keep_freed
-from afina.card import Shown
 from afina.data.loader import by_length
 from afina.data.readers.texts import as_lists
 from afina.data.template import Template
@@ -36,6 +35,7 @@ from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
+from afina.repr_html import ReprCard
 
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
@@ -64,7 +64,7 @@ def predictions(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Predictor(Shown, ABC):
+class Predictor(ReprCard, ABC):
     """What is asked of an opened adapter, whatever it is made of.
 
     manifest  the adapter's
@@ -75,7 +75,7 @@ class Predictor(Shown, ABC):
     where: str
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {"where": self.where, **self.manifest.told, "computes in": self.dtype}
 
     @staticmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from afina import atomic
+from afina import file_io
 from afina.data.readers.texts import Chunk, Row
 from afina.errors import CannotWrite, InvalidData
 from afina.inference.predictor import Predictor
@@ -72,7 +72,7 @@ def writing(
     separator  between several labels, in CSV
     """
     with (
-        atomic.replacing(out) as fresh,
+        file_io.replacing(out) as fresh,
         fresh.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         if out.suffix.lower() == CSV:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from afina import atomic, digest, plainfile, tensorfile
-from afina.card import Shown
+from afina import digest, file_io, tensorfile
 from afina.data import text_hashes
 from afina.data.kinds import NUMBER
 from afina.data.text_hashes import TextHashes
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.architectures import head_names, is_output
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
+from afina.repr_html import ReprCard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ class Mismatch(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Adapter(Shown):
+class Adapter(ReprCard):
     """A manifest and its tensors.
 
     where       the directory it was read from, for messages
@@ -61,7 +61,7 @@ class Adapter(Shown):
     _matched: bool = field(default=False, init=False)
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "where": self.where,
             **self.manifest.told,
@@ -93,7 +93,7 @@ class Adapter(Shown):
 
     def save(self, path: str | Path, accompany: Callable[[Path], None] = lambda fresh: None) -> None:
         """Write the directory `path`, whole or not at all; `accompany` adds the files that other libraries read."""
-        with atomic.replacing(Path(path)) as fresh:
+        with file_io.replacing(Path(path)) as fresh:
             fresh.mkdir()
             accompany(fresh)
             tensorfile.write(fresh / self.manifest.tensor_file, self.tensors)
@@ -131,7 +131,7 @@ class Adapter(Shown):
     @classmethod
     def _load_peft(cls, path: Path) -> Adapter:
         check_there(path)
-        settings = plainfile.read_object(path / PEFT_SETTINGS)
+        settings = file_io.read_object(path / PEFT_SETTINGS)
         tensors, _ = tensorfile.read(path / PEFT_TENSORS)
         heads = [tensor for name, tensor in tensors.items() if is_output(name) and name.endswith("weight")]
         if not heads or heads[0].dim() != 2 or not len(heads[0]):
@@ -187,8 +187,7 @@ def _base(settings: Mapping[str, Any], path: Path) -> str | None:
     base = settings.get("base_model_name_or_path")
     if base is not None and not isinstance(base, str):
         raise CorruptAdapter(
-            f"{path / PEFT_SETTINGS}: base_model_name_or_path is {str(base)[:40]!r}, expected a name. "
-            f"{plainfile.AGAIN}",
+            f"{path / PEFT_SETTINGS}: base_model_name_or_path is {str(base)[:40]!r}, expected a name. {file_io.AGAIN}",
             code="adapter.file-malformed",
             path=path / PEFT_SETTINGS,
             field="base_model_name_or_path",
@@ -212,10 +211,10 @@ def write_vocabulary(directory: Path, words: Sequence[str]) -> None:
 
 def read_vocabulary(file: Path) -> tuple[str, ...]:
     """The vocabulary in a file; `Adapter.mismatch` compares it with its manifest. Raises CorruptAdapter."""
-    words = plainfile.read_json(file, MOST_VOCABULARY)
+    words = file_io.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CorruptAdapter(
-            f"{file}: expected a list of strings. {plainfile.AGAIN}", code="adapter.file-malformed", path=file
+            f"{file}: expected a list of strings. {file_io.AGAIN}", code="adapter.file-malformed", path=file
         )
     return tuple(words)
 

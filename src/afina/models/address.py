@@ -15,10 +15,10 @@ import torch
 from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from afina import assets, atomic, digest, hub, tensorfile
+from afina import assets, digest, file_io, hub, tensorfile
+from afina.digest import derive_seed
 from afina.models.pretrained import quiet, read_config, read_tokenizer
 from afina.models.source import EMBEDDED, RANDOM, directory
-from afina.seeds import derive
 
 _CONVERSION = 1
 """Raised when the conversion of `embedded` changes, so that an older cache is not used."""
@@ -70,7 +70,7 @@ def _random(source: Path, address: str) -> Path:
 
     def draw(fresh: Path) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(0, "random backbone"))
+            torch.manual_seed(derive_seed(0, "random backbone"))
             AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
 
@@ -80,10 +80,10 @@ def _random(source: Path, address: str) -> Path:
 def _once(target: Path, make: Callable[[Path], None]) -> Path:
     """`target`, filled by `make` where it is not there; by one process, while others wait."""
     if not target.is_dir():
-        with atomic.writing(f"the cache {target.parent}"):
+        with file_io.writing(f"the cache {target.parent}"):
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(target.parent / f"{target.name}.lock"):
                 if not target.is_dir():
-                    with quiet(), atomic.replacing(target) as fresh, tensorfile.system_errors():
+                    with quiet(), file_io.replacing(target) as fresh, tensorfile.system_errors():
                         make(fresh)
     return target

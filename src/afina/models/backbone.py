@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from afina import digest
-from afina.card import Shown
+from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
 from afina.models import output_embedding
 from afina.models.address import locate
@@ -30,7 +30,7 @@ from afina.models.kernels.frozen import held_tensors
 from afina.models.objective import Opening
 from afina.models.pretrained import auto_class, first_line, quiet, read_config, read_tokenizer
 from afina.models.source import RANDOM
-from afina.seeds import derive
+from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
 
 ONE_LABEL = Opening("single_label_classification")
@@ -38,7 +38,7 @@ ONE_LABEL = Opening("single_label_classification")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Backbone(Shown):
+class Backbone(ReprCard):
     """A causal language model that can be opened as a classifier.
 
     address  as the user named it: a Hub id with optional `@revision`, a directory, `embedded`, `random:DIR`
@@ -51,7 +51,7 @@ class Backbone(Shown):
     tokenizer: PreTrainedTokenizerBase
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "address": self.address,
             "family": self.family,
@@ -149,7 +149,7 @@ class Backbone(Shown):
         size = getattr(self.config, "initializer_range", 0.02)
         with torch.no_grad():
             if tokens is None:
-                _draw(head, size, torch.Generator().manual_seed(derive(seed, "head")))
+                _draw(head, size, torch.Generator().manual_seed(derive_seed(seed, "head")))
             else:
                 rows, offset = self._answering(model, tokens)
                 if not exact:

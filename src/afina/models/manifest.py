@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from afina import digest, plainfile
+from afina import digest, file_io
 from afina.errors import CorruptAdapter
 from afina.models import objectives
 from afina.models.precision import FLOAT, PrecisionName
@@ -185,7 +185,7 @@ class Manifest(Sparing):
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the adapter in `path`, checked against its own digest. Raises CorruptAdapter."""
     file = path / MANIFEST
-    return checked(plainfile.read_object(file), file)
+    return checked(file_io.read_object(file), file)
 
 
 def checked(content: Mapping[str, Any], file: object) -> Manifest:
@@ -197,9 +197,7 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
     stated = content.pop("digest", None)
     made_as = content.get("format")
     if made_as is None:
-        raise CorruptAdapter(
-            f"{file}: it states no format. {plainfile.AGAIN}", code="adapter.file-malformed", path=file
-        )
+        raise CorruptAdapter(f"{file}: it states no format. {file_io.AGAIN}", code="adapter.file-malformed", path=file)
     if type(made_as) is not int or not 1 <= made_as <= FORMAT:
         raise CorruptAdapter(
             f"{file}: its format is {str(made_as)[:40]!r}, this afina reads 1 to {FORMAT}: made by a later version of "
@@ -214,7 +212,7 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
         problem = Problem.of(error)
         field = f"field {problem.field}: " if problem.field else ""
         raise CorruptAdapter(
-            f"{file}: {field}{problem.message}. {plainfile.AGAIN}",
+            f"{file}: {field}{problem.message}. {file_io.AGAIN}",
             code="adapter.file-malformed",
             path=file,
             field=problem.field,

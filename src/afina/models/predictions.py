@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from afina import atomic, digest, tensorfile
+from afina import digest, file_io, tensorfile
 from afina.errors import CorruptAdapter, InvalidData
 
 _ENDS = "_ends"
@@ -67,7 +67,7 @@ class Predictions:
         """Write the file `path`, whole or not at all; its digest. Numbers are kept as float32."""
         outputs = self.outputs.astype(np.float32) if self.outputs.dtype.kind == "f" else self.outputs
         given = {"outputs": outputs} | ({} if self.targets is None else {"targets": self.targets})
-        with atomic.replacing(path) as fresh:
+        with file_io.replacing(path) as fresh:
             arrays = {name: part for each, array in given.items() for name, part in _as_arrays(each, array).items()}
             tensorfile.write_arrays(fresh, arrays)
         return digest.of_file(path)

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afina import atomic
+from afina import file_io
 from afina.methods import make
 from afina.report import amounts, conclusion, curves, meanings, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
@@ -167,7 +167,7 @@ class Report:
     def write(self, names: Sequence[str] = FILES) -> list[Path]:
         """Write those of FILES anew into the results' directory, each whole or not at all; their paths."""
         for name, text in self.files(names).items():
-            atomic.write_text(self.results.out / name, text)
+            file_io.write_text(self.results.out / name, text)
         return [self.results.out / name for name in names]
 
     @property

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 
 from afina import device as devices
-from afina.card import Shown
 from afina.errors import AfinaError, Busy, NotFound
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.host import Host
 from afina.models.precision import FLOAT, precision_of
+from afina.repr_html import ReprCard
 from afina.serving.answering import Answering, Asked, Outcome, Prediction
 from afina.serving.boarding import Boarding
 from afina.serving.resident import Resident
@@ -34,7 +34,7 @@ class Request(NamedTuple):
     pair: str | None = None
 
 
-class Engine(Shown):
+class Engine(ReprCard):
     """Answers for many adapters of one backbone at once; no answer depends on what else is asked.
 
     May be called by many threads: reading an adapter and a text is done beside the one computation that goes on.
@@ -78,7 +78,7 @@ class Engine(Shown):
         self._answering = Answering(self.host)
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         residents = self.residents
         apart = [one for one in residents if not one.rides]
         return {

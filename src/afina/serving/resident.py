@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from afina.card import Shown
 from afina.inference.predictor import Predictor
 from afina.inference.reading import Reading
 from afina.models import objectives
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.models.rider import Rider
+from afina.repr_html import ReprCard
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Resident(Shown, ABC):
+class Resident(ReprCard, ABC):
     """An adapter, ready to answer. Its identity is its digest, whatever it was called by.
 
     manifest  the adapter's;  where  it was read from, for messages
@@ -37,7 +37,7 @@ class Resident(Shown, ABC):
     size: int
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {"where": self.where, **self.manifest.told, "shares the model": self.rides, "bytes": self.size}
 
     @cached_property

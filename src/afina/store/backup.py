@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, text, update
 
-from afina import atomic
+from afina import file_io
 from afina.blobs.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
@@ -68,8 +68,8 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
         place.mkdir(parents=True, exist_ok=True)
         (place / MARK).touch()
     except OSError as error:
-        raise CannotWrite(place, atomic.reason(error)) from None
-    with atomic.writing(place):
+        raise CannotWrite(place, file_io.reason(error)) from None
+    with file_io.writing(place):
         kept = LocalBlobs(place / engine.BLOBS)
         with kept.scratch() as scratch:
             with database.reading() as connection:
@@ -90,7 +90,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                         blobs=len(gone),
                     )
             made = _whole(place, fresh, kept, copied)
-            with atomic.replacing(place / engine.DATABASE) as target:
+            with file_io.replacing(place / engine.DATABASE) as target:
                 shutil.move(fresh, target)
                 for suffix in ("-wal", "-shm"):  # of whoever looked at the earlier one
                     Path(f"{place / engine.DATABASE}{suffix}").unlink(missing_ok=True)
@@ -99,7 +99,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
         for each in list(kept.all()):
             if each.place not in wanted:
                 kept.remove(each.place)  # of a version that was deleted or erased since the last backup
-        atomic.write_text(place / MARK, f"{json.dumps({'taken': log.now(), **made.as_json()}, indent=2)}\n")
+        file_io.write_text(place / MARK, f"{json.dumps({'taken': log.now(), **made.as_json()}, indent=2)}\n")
     return made
 
 
@@ -117,7 +117,7 @@ def _check_free(database: Database, place: Path) -> None:
         return
     except OSError as error:
         raise Refused(
-            f"{place}: cannot be looked at ({atomic.reason(error)}). Name a directory.",
+            f"{place}: cannot be looked at ({file_io.reason(error)}). Name a directory.",
             code="backup.place-unusable",
             path=place,
         ) from None
@@ -291,7 +291,7 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
                 f"{backup}: is damaged: {_told(damaged)}. Use another backup.", code="backup.damaged", path=backup
             )
         if here is not None:
-            with atomic.replacing(Path(database.address.url)) as whole:
+            with file_io.replacing(Path(database.address.url)) as whole:
                 shutil.move(fresh, whole)
         else:
             with _opened(fresh).reading() as rows:

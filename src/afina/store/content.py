@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from afina import atomic, digest, plainfile, tensorfile
+from afina import digest, file_io, tensorfile
 from afina.data import text_hashes
 from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
@@ -68,7 +68,7 @@ def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool =
     source = Path(adapter.where)
     there = _is_of(adapter, source)
     made = {}
-    with atomic.writing(scratch):
+    with file_io.writing(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
         for role, tensors in _halves(adapter.tensors).items():
             if tensors:
@@ -131,7 +131,7 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
             )
 
     if PEFT_SETTINGS in beside:
-        said = plainfile.read_object(parts[PEFT_SETTINGS])
+        said = file_io.read_object(parts[PEFT_SETTINGS])
         if problem := disagreement(manifest, said, adapter.tensors):
             raise CorruptStore(
                 f"{where}: its {PEFT_SETTINGS}: {problem}. {AGAIN}",
@@ -208,7 +208,7 @@ def _beside(manifest: Manifest, directory: Path) -> list[str]:
                 code="intake.file-unexpected",
                 path=directory / name,
             )
-        plainfile.check(directory / name)
+        file_io.check_plain(directory / name)
     return found
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from afina import atomic
+from afina import file_io
 from afina.data import text_hashes
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
@@ -179,7 +179,7 @@ def _to_directory(
         raise Refused(
             f"{path}: something is there already. Name a directory that is not there yet.", code="out.exists", path=path
         )
-    with atomic.replacing(path) as fresh:
+    with file_io.replacing(path) as fresh:
         if merged:
             from afina.store import replay
 

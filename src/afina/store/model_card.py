@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from afina import hub
-from afina.card import figure
 from afina.data.origins import GLUE, HUB, SST2, named
 from afina.data.readers.glue import REPOSITORY
 from afina.models.adapter import PEFT_TENSORS
 from afina.models.manifest import Manifest
 from afina.models.source import EMBEDDED, RANDOM
+from afina.repr_html import figure
 from afina.stats.metrics import METRICS
 from afina.store import kinds
 

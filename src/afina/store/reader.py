@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from sqlalchemy import select
 
-from afina import atomic, digest
+from afina import digest, file_io
 from afina.blobs.blobs import Blobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
@@ -193,7 +193,7 @@ class Reader:
         """Write the log as JSON lines, which the standard library alone can verify (docs/store.md); how many."""
         entries = self.log()
         lines = "".join(f"{digest.canonical_json(entry.as_json())}\n" for entry in entries)
-        atomic.write_text(Path(path), lines)
+        file_io.write_text(Path(path), lines)
         return len(entries)
 
     def size(self) -> int:

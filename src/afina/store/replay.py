@@ -63,7 +63,7 @@ def check(adapter: Adapter, backbone: str | None = None) -> Check:
     """
     import torch
 
-    from afina import device, environment
+    from afina import device
     from afina.inference import probes
 
     probes.recorded(adapter.manifest, adapter.where)  # before a backbone is read
@@ -75,7 +75,7 @@ def check(adapter: Adapter, backbone: str | None = None) -> Check:
         problem = str(error)
     if found is not None and not isfinite(found):
         found, problem = None, f"{adapter.where}: the probe that it records holds what is no number. Train it again."
-    here = environment.describe(device.choose(), torch.float32) | {"dtype": dtype}
+    here = device.environment_fields(device.choose(), torch.float32) | {"dtype": dtype}
     versions = here.pop("versions")
     assert isinstance(versions, dict)
     platform = {key: value for key, value in here.items() if not key.startswith("git_")}

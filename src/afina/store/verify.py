@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
-from afina import digest, plainfile
+from afina import digest, file_io
 from afina.blobs.blobs import Blobs
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
 from afina.store import catalog, keys, leases, log
@@ -103,7 +103,7 @@ def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: li
     from afina.methods.agreement import disagreement
 
     with blobs.file(row.place) as path:
-        said = plainfile.read_object(path)
+        said = file_io.read_object(path)
     for version, manifest in zip(versions, manifests, strict=False):
         if problem := disagreement(manifest, said):
             yield Damage("version", version, (version,), f"its {_SETTINGS}: {problem}; peft would answer otherwise")

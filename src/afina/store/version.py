@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from afina.card import Shown
+from afina.repr_html import ReprCard
 
 
 class Blob(NamedTuple):
@@ -17,7 +17,7 @@ class Blob(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Version(Shown):
+class Version(ReprCard):
     """One version of a name.
 
     digest    the adapter's identity (`Adapter.digest`)
@@ -43,7 +43,7 @@ class Version(Shown):
     deleted: bool = False
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         shown = ("method", "task", "backbone", "metrics")
         return {
             "version": str(self),

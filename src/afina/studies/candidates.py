@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from afina import digest
+from afina.digest import derive_seed
 from afina.errors import CannotWrite, InvalidData
-from afina.events import Score
+from afina.events import ValidationScore
 from afina.schema import Sparing
-from afina.seeds import derive
 from afina.studies.run import Run
 from afina.studies.space import RATE, Space
 from afina.studies.trials import Trial, Tuned
@@ -75,7 +75,10 @@ def settled(run: Run, setting: Mapping[str, Any]) -> Run:
 
 def candidate(run: Run, setting: Mapping[str, Any], how: Tune) -> Run:
     """What is tried: never on the held-out split, and with a seed that no run of the study is likely to have."""
-    fixed = {"data": run.data.model_copy(update={"validation": how.validation}), "seed": derive(how.seed, "tuning")}
+    fixed = {
+        "data": run.data.model_copy(update={"validation": how.validation}),
+        "seed": derive_seed(how.seed, "tuning"),
+    }
     made = settled(run, setting)
     return Run.model_validate({name: getattr(made, name) for name in Run.model_fields} | fixed)
 
@@ -95,7 +98,7 @@ class Candidate:
     trial: optuna.Trial
     run: Run
 
-    def goes_on(self, score: Score) -> bool:
+    def goes_on(self, score: ValidationScore) -> bool:
         """Whether it is not stopped after that score."""
         quarter = next((rung for rung in RUNGS if _quarter(rung, score.steps) == score.step), None)
         if score.value is None or quarter is None:
@@ -104,7 +107,7 @@ class Candidate:
             self.trial.report(_value(score), quarter)  # scored before its machine was lost
         return score.step < score.steps and not self.trial.should_prune()
 
-    def ended(self, score: Score, seconds: float) -> optuna.trial.FrozenTrial:
+    def ended(self, score: ValidationScore, seconds: float) -> optuna.trial.FrozenTrial:
         """Its last score, as the trial that Optuna remembers."""
         from optuna.trial import TrialState
 
@@ -182,7 +185,7 @@ class Candidates:
             direction="maximize",
             pruner=deepcopy(self.study.pruner),  # Hyperband's changes when it first judges, in another thread
             sampler=optuna.samplers.TPESampler(
-                seed=derive(self.how.seed, "candidate", number) % 2**32, n_startup_trials=AT_RANDOM
+                seed=derive_seed(self.how.seed, "candidate", number) % 2**32, n_startup_trials=AT_RANDOM
             ),
         )
         for trial in self.study.get_trials(deepcopy=False):
@@ -198,7 +201,7 @@ class Candidates:
         run = candidate(self.run, _draw(self.space, asked), self.how)
         return Candidate(number, limit, batch, copy, asked, run)
 
-    def tell(self, one: Candidate, score: Score, seconds: float) -> Trial:
+    def tell(self, one: Candidate, score: ValidationScore, seconds: float) -> Trial:
         """Keep what came of a candidate, the next in order; `score` is its last one."""
         self.study.add_trial(one.ended(score, seconds))
         return _tried(self.told[-1])
@@ -233,7 +236,7 @@ def _quarter(rung: int, steps: int) -> int:
     return max(1, round(rung / RUNGS[-1] * steps))
 
 
-def _value(score: Score) -> float:
+def _value(score: ValidationScore) -> float:
     """What is won by the metric; among equal ones a lower loss is better, by less than half a text."""
     assert score.gain is not None
     assert score.loss is not None

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina import atomic
+from afina import file_io
 from afina.errors import CannotWrite, InvalidStudy, NotFound
 from afina.studies import record
 from afina.studies.record import Record
@@ -161,7 +161,7 @@ class Directory:
         """Move the checkpoint that a run left in its scratch to the others; all else in its scratch goes."""
         scratch = self.scratch(label).out
         for checkpoint in (scratch / CHECKPOINTS).glob("*.safetensors"):
-            atomic.take(checkpoint, self.out / CHECKPOINTS / checkpoint.name)
+            file_io.take(checkpoint, self.out / CHECKPOINTS / checkpoint.name)
         shutil.rmtree(scratch, ignore_errors=True)
 
     def clear(self) -> None:
@@ -173,4 +173,4 @@ class Directory:
     def sweep(self) -> None:
         """Remove what a killed process left half-written."""
         for place in ("", ADAPTERS, PREDICTIONS, CHECKPOINTS):
-            atomic.sweep(self.out / place)
+            file_io.sweep(self.out / place)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from afina import device, digest
 from afina import device as devices
-from afina import digest, environment
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
 from afina.errors import AfinaError, Diverged, OutOfMemory
@@ -165,7 +165,7 @@ class _Execution:
     ) -> Adapter:
         backbone, method, task = prepared.backbone, prepared.method, prepared.task
         tensors = {name: tensor.detach().cpu() for name, tensor in method.state(classifier.model).items()}
-        there = environment.describe(prepared.device, prepared.dtype)
+        there = device.environment_fields(prepared.device, prepared.dtype)
         manifest = Manifest(
             method=method.name,
             hyperparameters=method.hyperparameters,
@@ -276,7 +276,7 @@ class _Execution:
 
 def _environment(prepared: Prepared) -> Environment:
     return Environment(
-        **environment.describe(prepared.device, prepared.dtype),  # type: ignore[arg-type]
+        **device.environment_fields(prepared.device, prepared.dtype),  # type: ignore[arg-type]
         backbone_digest=prepared.backbone_digest,
         tokenizer_digest=prepared.backbone.tokenizer_digest,
         train_digest=prepared.task.train.digest,

@@ -12,11 +12,11 @@ import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.split import Split
+from afina.digest import derive_seed
 from afina.models import objectives
 from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
-from afina.seeds import derive
 
 CHOICES = (0.1, 1.0, 10.0, 100.0)
 """Of `C`, the inverse strength of regularisation; of ridge regression `alpha`, its strength, is 1 / (2 C)."""
@@ -231,7 +231,7 @@ def tfidf(train: Split, objective: Objective | None = None) -> Floor:
     """
     objective = objective or classes(train)
     if len(train) > MOST:
-        chosen = np.random.Generator(np.random.PCG64(derive(0, "floor"))).permutation(len(train))[:MOST]
+        chosen = np.random.Generator(np.random.PCG64(derive_seed(0, "floor"))).permutation(len(train))[:MOST]
         train = train.take(np.sort(chosen))
     kind, same = FLOORS[objective.kind], constant(train, objective).outputs
     if not kind.can_fit(train.labels):

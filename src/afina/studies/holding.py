@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from afina import atomic, plainfile
+from afina import file_io
 from afina.errors import Busy, CannotWrite, CorruptAdapter
 from afina.models.manifest import MANIFEST
 from afina.models.predictions import Predictions
@@ -52,7 +52,7 @@ class Held:
         if not self.directory.is_whole(one):
             return False
         try:
-            manifest = plainfile.read_object(self.out / one.adapter / MANIFEST)
+            manifest = file_io.read_object(self.out / one.adapter / MANIFEST)
         except CorruptAdapter:
             return False
         return manifest.get("digest") == one.digest
@@ -64,10 +64,10 @@ class Held:
         """
         scratch, checkpoint = self.directory.scratch(label), self.directory.checkpoint(label)
         shutil.rmtree(scratch.out, ignore_errors=True)
-        with atomic.writing(scratch.out):
+        with file_io.writing(scratch.out):
             scratch.out.mkdir(parents=True)
         if checkpoint.is_file():
-            atomic.take(checkpoint, scratch.checkpoint(label))
+            file_io.take(checkpoint, scratch.checkpoint(label))
         return scratch.out
 
     def keep(self, made: Record, label: str, before: Collection[str] = ()) -> Result:
@@ -82,7 +82,7 @@ class Held:
         records = [*others[:place], made, *others[place:]]
         try:
             for name in (made.adapter, made.predictions):
-                atomic.take(scratch / name, self.out / name)
+                file_io.take(scratch / name, self.out / name)
             self.directory.write(records)
         except CannotWrite:
             self.directory.discard(label)
@@ -122,7 +122,7 @@ class Held:
         """Write the one description of what the directory holds; that of anything else which was made here goes."""
         for other in {self.directory.study, self.directory.recommendation} - {path}:
             other.unlink(missing_ok=True)
-        atomic.write_text(path, text)
+        file_io.write_text(path, text)
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def hold(out: Path) -> Iterator[Held]:
     except OSError as error:
         if fresh:
             shutil.rmtree(out)
-        raise CannotWrite(f"`out` {out}", atomic.reason(error)) from None
+        raise CannotWrite(f"`out` {out}", file_io.reason(error)) from None
     try:
         directory.clear()
         directory.sweep()

@@ -8,7 +8,7 @@ from functools import partial
 
 from afina import meter
 from afina.errors import RunFailed
-from afina.events import Listener, Progress, Score, silent
+from afina.events import Listener, Progress, ValidationScore, silent
 from afina.studies.executors.executor import Executor
 from afina.studies.record import Record
 from afina.studies.run import Run
@@ -32,7 +32,7 @@ class Pace:
     text: float
 
     @classmethod
-    def of_trial(cls, score: Score, seconds: float, *, lowered: bool) -> Pace:
+    def of_trial(cls, score: ValidationScore, seconds: float, *, lowered: bool) -> Pace:
         """Of a whole run, by a trial that took so many seconds in all; `lowered`: it trained in bfloat16."""
         beside = seconds - score.train_seconds - score.evaluate_seconds
         step, text = score.train_seconds / score.step, score.evaluate_seconds / score.examples

@@ -12,6 +12,7 @@ from afina.data.loader import Limits, Loader
 from afina.data.task import Task, reads_files
 from afina.data.template import Tokenizer
 from afina.data.token_cache import EncodedSplit, EncodedTask
+from afina.digest import derive_seed
 from afina.errors import InvalidData, InvalidStudy
 from afina.events import Listener, Progress
 from afina.inference.calibration import calibrated
@@ -25,7 +26,6 @@ from afina.models.classifier import Classifier
 from afina.models.objective import Objective, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.question import Question
-from afina.seeds import derive
 from afina.studies.spec import RunSpec
 from afina.studies.task_facts import TaskFacts
 from afina.training.fit import Fit
@@ -178,7 +178,7 @@ def opened(backbone: Backbone, objective: Objective, question: Question, method:
 
 def attached(classifier: Classifier, method: Method, seed: int, device: torch.device) -> Classifier:
     """The classifier with `method` attached, with what it draws from the seed's own stream; on `device` then."""
-    torch.manual_seed(derive(seed, "adapter"))
+    torch.manual_seed(derive_seed(seed, "adapter"))
     attach(classifier, method)
     return classifier.to(device)
 

@@ -127,10 +127,10 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
 
 def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
     """Save a floor's model as an adapter; its path, as the recommendation names it."""
-    from afina import environment  # loads torch
+    from afina import device  # loads torch
 
     assert floor.model
-    task, (commit, dirty) = setting.task, environment.git_state()
+    task, (commit, dirty) = setting.task, device.git_state()
     adapter = floor.model.adapter(
         task.label_names,
         floor.hyperparameters,
@@ -140,7 +140,7 @@ def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
         data=setting.data.model_dump(mode="json", exclude_defaults=True),
         train_digest=task.train.digest,
         pairs=task.train.pairs is not None,
-        versions=environment.versions(),
+        versions=device.versions(),
         environment={"git_commit": commit, "git_dirty": dirty},
     )
     path = directory.adapter(f"{adapter.manifest.method}-{adapter.digest.removeprefix(digest.PREFIX)[:8]}")

@@ -18,9 +18,9 @@ from pydantic import (
     model_validator,
 )
 
-from afina import atomic
-from afina.card import Shown
+from afina import file_io
 from afina.errors import InvalidData
+from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
 
 TOLD = 2
@@ -108,7 +108,7 @@ class Selection(Frozen):
     examples: int
 
 
-class Record(Shown, Sparing, Sealed):
+class Record(ReprCard, Sparing, Sealed):
     """One finished run.
 
     key              digest of the intention; a study skips runs whose key is recorded
@@ -203,7 +203,7 @@ class Record(Shown, Sparing, Sealed):
         return self
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "name": self.name,
             "seed": self.seed,
@@ -266,4 +266,4 @@ def _read(line: bytes, where: str) -> Record:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Replace the file at `path` with one line per record."""
-    atomic.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
+    file_io.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from afina import front
-from afina.card import Shown, figure
+from afina import repr_html
 from afina.errors import InvalidData, NotFound, UnknownName
+from afina.repr_html import ReprCard, figure
 from afina.schema import Frozen
 from afina.stats.metrics import METRICS
 from afina.studies import holding, trials
@@ -53,7 +53,7 @@ class Request(Frozen):
 
 
 @dataclass(frozen=True, repr=False)
-class Results(Shown):
+class Results(ReprCard):
     """The facts so far, in the order of the study's runs, and the runs that failed this time.
 
     task, data      what the runs were evaluated on, and how it was read
@@ -87,7 +87,7 @@ class Results(Shown):
         return tuple(one for one in self.records if one.content_digest is None)
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "name": self.name,
             "directory": self.out,
@@ -100,7 +100,7 @@ class Results(Shown):
         }
 
     def _repr_html_(self) -> str:
-        return front.as_html(self) or super()._repr_html_()
+        return repr_html.results_as_html(self) or super()._repr_html_()
 
     def adapter(self, name: str | None = None, seed: int | None = None) -> Path:
         """The directory of an adapter, as `Predictor.load` opens it.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from afina import allocator, front
+from afina import allocator, repr_html
 from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
@@ -68,7 +68,7 @@ class Run(RunSpec):
         from afina.studies.execute import execute
 
         directory.make(Path(out))
-        shown = front.make_watcher() if listen is None else None
+        shown = repr_html.make_watcher() if listen is None else None
         try:
             with _ctrl_c_after_a_step() as ctrl_c:
                 if shown is None:

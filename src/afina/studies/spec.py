@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from pydantic import ConfigDict, Field
 
 from afina import digest
-from afina.card import Shown
 from afina.data.kinds import How, Kind
 from afina.methods import METHODS, make
 from afina.models.precision import FLOAT, PrecisionName
+from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -152,7 +152,7 @@ _NO_EFFECT = {"data": {"allow_leakage"}, "training": set(NO_EFFECT), "name": Tru
 """Fields that change no result; two runs that differ only here are the same run."""
 
 
-class RunSpec(Shown, Frozen):
+class RunSpec(ReprCard, Frozen):
     """One training and evaluation, as an intention.
 
     name    what tables call it; the method's key by default
@@ -174,7 +174,7 @@ class RunSpec(Shown, Frozen):
     data_digest: str | None = None
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "name": self.title,
             "method": self.method if self.name else None,

@@ -14,12 +14,12 @@ from typing import Any, Self, TypeVar
 
 from pydantic import ValidationError
 
-from afina.card import Shown
 from afina.errors import AfinaError, InvalidStudy, UnknownName
 from afina.methods import METHODS, accepted, make
 from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.objective import metric_for
+from afina.repr_html import ReprCard
 from afina.schema import Frozen
 from afina.studies import schedule, trials, tuning
 from afina.studies.candidates import Tune
@@ -40,7 +40,7 @@ from afina.studies.watcher import Watcher, watching
 Part = TypeVar("Part", bound=Frozen)
 
 
-class Study(Shown, Frozen):
+class Study(ReprCard, Frozen):
     """What to compare.
 
     name     of the study, and by default of its directory
@@ -67,7 +67,7 @@ class Study(Shown, Frozen):
     methods: dict[str, dict[str, Any]]
 
     def facts(self) -> dict[str, object]:
-        """See `Shown`."""
+        """The facts that its repr shows."""
         return {
             "name": self.name,
             "backbone": self.backbone,

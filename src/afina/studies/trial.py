@@ -9,7 +9,7 @@ import torch
 from afina import device as devices
 from afina.data.task import Task
 from afina.errors import Diverged, OutOfMemory
-from afina.events import Listener, Score, ignore
+from afina.events import Listener, ValidationScore, ignore
 from afina.meter import Meter
 from afina.models.backbone import Backbone
 from afina.studies.prepared import prepare
@@ -24,7 +24,7 @@ def try_out(
     listen: Listener = ignore,
     task: Task | None = None,
     backbone: Backbone | None = None,
-) -> Iterator[Score]:
+) -> Iterator[ValidationScore]:
     """Train `run`, and pause for a score on its evaluation split after each of `shares` of its steps.
 
     limit  end after so many steps, with a last score there, though the decay goes by all of them
@@ -40,7 +40,7 @@ def try_out(
             try:
                 fit.advance(stop, listen=listen)
             except Diverged:
-                yield Score(fit.account.step + 1, steps, len(split), None, None)
+                yield ValidationScore(fit.account.step + 1, steps, len(split), None, None)
                 return
             score = fit.score(split, prepared.metric, listen)
             yield score

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 
-from afina import atomic
+from afina import file_io
 from afina.errors import InvalidData
 from afina.schema import FigureOrNone, Frozen
 from afina.studies.directory import Directory
@@ -91,4 +91,4 @@ def read(out: Path) -> tuple[Tuned, ...]:
 def write(out: Path, tuned: Iterable[Tuned]) -> None:
     """Replace what the tuning in `out` has come to."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
-    atomic.write_text(Directory(out).tuning, text + "\n")
+    file_io.write_text(Directory(out).tuning, text + "\n")

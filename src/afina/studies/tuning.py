@@ -15,7 +15,7 @@ from pathlib import Path
 
 from afina import meter
 from afina.errors import AfinaError, RunFailed
-from afina.events import Progress, Score
+from afina.events import Progress, ValidationScore
 from afina.studies.candidates import RUNGS, Candidate, Candidates, Tune, candidate, opened
 from afina.studies.directory import Directory
 from afina.studies.executors.executor import Executor
@@ -75,7 +75,7 @@ def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, kee
     left = [candidates.ask(number, batch) for number in range(len(candidates.told), batch.began + batch.size)]
     alike = candidate(candidates.run, {}, candidates.how)
     memory = executor.foresee([alike]) if min(executor.slots, len(left)) > 1 else None
-    ended: dict[int, tuple[Candidate, Score, float]] = {}
+    ended: dict[int, tuple[Candidate, ValidationScore, float]] = {}
     failed: list[AfinaError] = []
 
     def end() -> None:
@@ -90,7 +90,7 @@ def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, kee
             keep(candidates.so_far)
             watcher.tried(one.run, told + 1, made, score.steps)
 
-    with Slots[int, tuple[Candidate, Score, float]](executor) as slots:
+    with Slots[int, tuple[Candidate, ValidationScore, float]](executor) as slots:
         for one in left:
             wait_for_memory(alike, memory, lambda: [alike for _ in slots.busy], end, watcher)
             if failed:
@@ -105,13 +105,15 @@ def _try_batch(candidates: Candidates, executor: Executor, watcher: Watcher, kee
         raise failed[0]
 
 
-def _try_out(one: Candidate, executor: Executor, watcher: Watcher, tell: Tell) -> tuple[Candidate, Score, float]:
+def _try_out(
+    one: Candidate, executor: Executor, watcher: Watcher, tell: Tell
+) -> tuple[Candidate, ValidationScore, float]:
     began, shares = meter.now(), tuple(rung / RUNGS[-1] for rung in RUNGS)
 
     def listen(progress: Progress) -> None:
         tell(partial(watcher.progress, one.run, progress))
 
-    def try_out() -> Score:
+    def try_out() -> ValidationScore:
         return executor.try_out(one.run, shares, one.limit, one.goes_on, listen)
 
     score = again_where_lost(one.run, try_out, lambda words: tell(partial(watcher.says, words)))

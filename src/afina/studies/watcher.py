@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from afina import front
+from afina import repr_html
 
 if TYPE_CHECKING:
     from afina.events import Progress
@@ -61,7 +61,7 @@ def watching(given: Watcher | None) -> Iterator[Watcher]:
 
     Whatever ends the block early stops it.
     """
-    watcher: Watcher = given or front.make_watcher() or Watcher()
+    watcher: Watcher = given or repr_html.make_watcher() or Watcher()
     try:
         yield watcher
     except BaseException:

@@ -1,6 +1,6 @@
 """Checkpoint: what an interrupted run needs to end as if it had not been. Knows tensors and numbers.
 
-No generator state is in it: order and dropout are drawn from (seed, step), see `afina.seeds`.
+No generator state is in it: order and dropout are drawn from (seed, step), see `afina.digest`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from afina import atomic, tensorfile
+from afina import file_io, tensorfile
 from afina.errors import CorruptAdapter
 
 _AVERAGE = "average/"
@@ -46,7 +46,7 @@ def save(
         for item, value in optimizer.state[parameter].items():
             tensors[f"{item}/{name}"] = value
     tensors |= {f"{_AVERAGE}{name}": mean for name, mean in average.items()}
-    with atomic.replacing(path) as fresh:
+    with file_io.replacing(path) as fresh:
         tensorfile.write(fresh, tensors, {"key": key, "account": json.dumps(asdict(account))})
 
 

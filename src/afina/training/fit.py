@@ -19,7 +19,7 @@ from afina.allocator import keep_freed
 from afina.data.loader import Loader
 from afina.data.token_cache import EncodedSplit
 from afina.errors import Diverged, InvalidStudy
-from afina.events import Listener, Progress, Score, ignore
+from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.inference import predictor
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
@@ -191,7 +191,7 @@ class Fit:
     def _loss(self, part: Part) -> torch.Tensor:
         return self.objective.loss(self.inputs.outputs(part), part.targets, self.recipe.label_smoothing)
 
-    def score(self, split: EncodedSplit, metric: str, listen: Listener = ignore) -> Score:
+    def score(self, split: EncodedSplit, metric: str, listen: Listener = ignore) -> ValidationScore:
         """How well it does on `split` so far, by `metric`, in training's own precision, which is good enough to choose
         by.
 
@@ -201,8 +201,8 @@ class Fit:
         with (clock := meter.Meter(self.device)).phase("evaluate"):
             found = predictor.predictions(self.classifier, split.encoded, split.labels, listen)
         if not found.finite:
-            return Score(account.step, steps, len(split), None, None)
-        return Score(
+            return ValidationScore(account.step, steps, len(split), None, None)
+        return ValidationScore(
             account.step,
             steps,
             len(split),

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from afina.data.batch import Packed
 from afina.data.loader import Loader
+from afina.digest import derive_seed
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout
-from afina.seeds import derive
 from afina.training.recipe import Recipe
 
 
@@ -145,7 +145,7 @@ class Texts(Inputs):
 
     def prepare(self, step: int) -> None:
         """Start the dropout stream of the step, whatever was drawn before."""
-        torch.manual_seed(derive(self.recipe.seed, "dropout", step))
+        torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step))
 
     def outputs(self, part: Laid) -> Tensor:
         """By the whole classifier."""

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from afina import atomic
+from afina import file_io
 from afina.errors import AfinaError, CannotWrite, CorruptStore, NotFound, Refused
 from afina.store.database import engine
 from afina.store.database.engine import Address
@@ -113,7 +113,7 @@ class Database:
             return engine.is_there(Path(self.address.url))
         except OSError as error:
             raise NotFound(
-                f"store {self.address.shown}: cannot be looked at ({atomic.reason(error)}).",
+                f"store {self.address.shown}: cannot be looked at ({file_io.reason(error)}).",
                 code="store.unreachable",
                 store=self.address.shown,
             ) from None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from afina import hub, plainfile
+from afina import file_io, hub
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.methods import peft_settings
 from afina.methods.agreement import disagreement
@@ -38,7 +38,7 @@ def admit(directory: Path, limits: Limits, *, links: bool = False) -> Mapping[st
             return None
         address, labels = manifest.backbone, len(manifest.label_names)
     else:
-        settings = plainfile.read_object(directory / PEFT_SETTINGS)
+        settings = file_io.read_object(directory / PEFT_SETTINGS)
         try:
             peft_settings.check(settings)
         except InvalidStudy as error:
@@ -56,9 +56,9 @@ def check_agrees(directory: Path, adapter: Adapter) -> None:
     file = directory / PEFT_SETTINGS
     if os.path.lexists(directory / MANIFEST) and os.path.lexists(file):
         manifest = adapter.manifest.model_dump(mode="json")
-        if problem := disagreement(manifest, plainfile.read_object(file), adapter.tensors):
+        if problem := disagreement(manifest, file_io.read_object(file), adapter.tensors):
             raise CorruptAdapter(
-                f"{file}: {problem}. peft would answer otherwise than afina. {plainfile.AGAIN}",
+                f"{file}: {problem}. peft would answer otherwise than afina. {file_io.AGAIN}",
                 code="adapter.file-malformed",
                 path=file,
             )
@@ -69,11 +69,11 @@ def at_hand(address: str) -> Mapping[str, Any] | None:
     try:
         place = directory_of(address)
         if place is not None:
-            return plainfile.read_object(place / _CONFIG)
+            return file_io.read_object(place / _CONFIG)
         if address in CONFIGURATIONS:
             return CONFIGURATIONS[address]
         cached = hub.cached(address, _CONFIG)
-        return plainfile.read_object(cached) if cached is not None else None
+        return file_io.read_object(cached) if cached is not None else None
     except AfinaError:
         return None  # whoever opens it says what is wrong
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from afina import atomic, digest, plainfile
+from afina import digest, file_io
 from afina.errors import CannotWrite, CorruptAdapter, CorruptStore, InvalidName, NotFound, Refused
 from afina.store.intake.limits import Limits
 
@@ -26,7 +26,7 @@ FORMAT = 1
 INDEX = "bundle.json"
 BLOCK = tarfile.BLOCKSIZE
 PIECE = 1 << 20
-MOST_INDEX = plainfile.MOST_BYTES
+MOST_INDEX = file_io.MOST_BYTES
 """Bytes of `bundle.json`, at most."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,98}[A-Za-z0-9_]|[A-Za-z0-9_]", re.ASCII)
@@ -62,7 +62,7 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
             )
     members = _measured(path, entries)
     index = _index(path, members, about)
-    with atomic.replacing(path) as fresh, fresh.open("wb") as file:
+    with file_io.replacing(path) as fresh, fresh.open("wb") as file:
         _append(file, INDEX, len(index), io.BytesIO(index))
         for member in members:
             with _opened(entries[member.name]) as source:
@@ -80,7 +80,7 @@ def read(path: Path, into: Path, limits: Limits = Limits()) -> dict[str, Any]:  
     if os.path.lexists(into):
         raise CannotWrite(into, "it is there already")
     try:
-        size = plainfile.check(path)
+        size = file_io.check_plain(path)
     except CorruptAdapter as error:
         raise NotFound(f"{path}: no bundle ({error}).", code="file.missing", path=path) from None
     with path.open("rb") as file:
@@ -89,7 +89,7 @@ def read(path: Path, into: Path, limits: Limits = Limits()) -> dict[str, Any]:  
         expected = file.tell() + sum(BLOCK + _padded(member.size) for member in members) + _END
         if size != expected:
             raise _corrupt(path, f"it has {size:,} bytes, expected {expected:,}")
-        with atomic.replacing(into) as fresh:
+        with file_io.replacing(into) as fresh:
             fresh.mkdir()
             for member in members:
                 _extract(path, file, member, fresh / member.name)
@@ -107,7 +107,7 @@ def _measured(path: Path, entries: Mapping[str, Path | bytes]) -> list[_Member]:
             found.append(_Member(name, len(entry), digest.of_bytes(entry)))
             continue
         try:
-            found.append(_Member(name, plainfile.check(entry), digest.of_file(entry)))
+            found.append(_Member(name, file_io.check_plain(entry), digest.of_file(entry)))
         except (OSError, CorruptAdapter) as error:
             raise NotFound(
                 f"{path}: {name} cannot be read ({error}). Name a file that is there.",
@@ -124,7 +124,7 @@ def _index(path: Path, members: list[_Member], about: Mapping[str, Any]) -> byte
     content: dict[str, Any] = {"format": FORMAT, "files": files, "about": dict(about)}
     try:
         text = digest.canonical_json(content | {"digest": digest.of_json(content)}).encode()
-        plainfile.parse_json(text, INDEX)
+        file_io.parse_json(text, INDEX)
     except (CorruptAdapter, TypeError, ValueError, RecursionError) as error:
         raise Refused(
             f"{path}: about cannot be written as JSON ({error}). Give JSON values.",
@@ -199,7 +199,7 @@ def _read_index(path: Path, file: BinaryIO, limits: Limits) -> tuple[dict[str, A
     _check_header(path, start, INDEX, size)
     text = _read_data(path, file, size)
     try:
-        index = plainfile.parse_json(text, INDEX)
+        index = file_io.parse_json(text, INDEX)
     except CorruptAdapter as error:
         raise _corrupt(path, str(error)) from None
     if not isinstance(index, dict) or index.get("format") != FORMAT or type(index["format"]) is not int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from afina import plainfile
+from afina import file_io
 from afina.errors import CorruptAdapter, Refused
 from afina.store.intake.limits import Limits
 
@@ -64,7 +64,7 @@ def read_header(path: Path, limits: Limits = Limits()) -> Header:  # noqa: B008 
     Raises CorruptAdapter where it is not so, Refused where it is more than `limits` allow or of a dtype that no adapter
     has.
     """
-    size = plainfile.check(path)
+    size = file_io.check_plain(path)
     with path.open("rb") as file:
         start = file.read(PREFIX)
         length = int.from_bytes(start, "little")
@@ -75,7 +75,7 @@ def read_header(path: Path, limits: Limits = Limits()) -> Header:  # noqa: B008 
         text = file.read(length)
     if len(text) < length or not text.startswith(b"{"):
         raise _corrupt(path, "its header is no JSON object")
-    content = plainfile.parse_json(text, f"{path}, its header")
+    content = file_io.parse_json(text, f"{path}, its header")
     metadata = content.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _corrupt(path, f"its {_METADATA} is no table of strings")
@@ -151,7 +151,7 @@ def _check_cover(path: Path, found: list[tuple[str, Entry]], size: int) -> None:
 
 def _corrupt(path: Path, found: str) -> CorruptAdapter:
     return CorruptAdapter(
-        f"{path}: not a whole safetensors file: {found}. {plainfile.AGAIN}", code="adapter.file-malformed", path=path
+        f"{path}: not a whole safetensors file: {found}. {file_io.AGAIN}", code="adapter.file-malformed", path=path
     )
 
 

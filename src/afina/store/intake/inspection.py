@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina import plainfile
+from afina import file_io
 from afina.data import text_hashes
 from afina.errors import CorruptAdapter, Refused
 from afina.models.adapter import MOST_VOCABULARY, PEFT_SETTINGS, PEFT_TENSORS, VOCABULARY, check_there
@@ -97,7 +97,7 @@ def _files(directory: Path, limits: Limits, links: bool) -> dict[str, int]:
         entries = sorted((entry for entry in os.scandir(directory) if entry.name[:1] != "."), key=lambda one: one.name)
     except OSError as error:
         raise CorruptAdapter(
-            f"{directory}: cannot be read ({error}). {plainfile.AGAIN}", code="adapter.file-unreadable", path=directory
+            f"{directory}: cannot be read ({error}). {file_io.AGAIN}", code="adapter.file-unreadable", path=directory
         ) from None
     if len(entries) > limits.files:
         raise Refused(
@@ -165,7 +165,7 @@ def _tensor_file(directory: Path, files: Mapping[str, int]) -> str:
     if name not in files or not name.endswith(within.TENSORS):
         raise CorruptAdapter(
             f"{directory}: its tensors are to be in {name[:80]!r}, expected a {within.TENSORS} file that is there. "
-            f"{plainfile.AGAIN}",
+            f"{file_io.AGAIN}",
             code="adapter.file-missing",
             path=directory,
             file=name[:80],
@@ -211,9 +211,9 @@ def _check_text(path: Path) -> None:
 
 def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
     if PEFT_SETTINGS in files:
-        plainfile.read_object(directory / PEFT_SETTINGS)
+        file_io.read_object(directory / PEFT_SETTINGS)
     if VOCABULARY in files:
-        plainfile.read_json(directory / VOCABULARY, MOST_VOCABULARY)
+        file_io.read_json(directory / VOCABULARY, MOST_VOCABULARY)
     if text_hashes.FILE in files:
         text_hashes.TextHashes.read(directory / text_hashes.FILE)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from afina.errors import InvalidStudy, UnknownName
-from afina.sizes import read_size
+from afina.schema import read_size
 
 _LETTERS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,118}[A-Za-z0-9_]", re.ASCII)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afina.events import Listener, Score
+from afina.events import Listener, ValidationScore
 from afina.studies.record import Record
 from afina.studies.recorded import DataDigests
 from afina.studies.run import Run
@@ -93,10 +93,10 @@ class Executor(ABC):
         run: Run,
         shares: tuple[float, ...],
         limit: int | None,
-        goes_on: Callable[[Score], bool],
+        goes_on: Callable[[ValidationScore], bool],
         listen: Listener,
         until: float | None = None,
-    ) -> Score:
+    ) -> ValidationScore:
         """The last score of `run`: the one after which `goes_on` said no, or after its last step. Leaves no file.
 
         shares, limit  as in `afina.studies.trial.try_out`

@@ -16,7 +16,7 @@ from pathlib import Path
 from afina import allocator, meter
 from afina.data.task import is_at_hand, is_pinned, reads_files
 from afina.errors import LESS_MEMORY, RunFailed
-from afina.events import Listener, Score, ignore
+from afina.events import Listener, ValidationScore, ignore
 from afina.models import source
 from afina.studies.executors.executor import Cancelled, Executor, MemoryForecast, Overrun
 from afina.studies.executors.messages import (
@@ -90,10 +90,10 @@ class LocalExecutor(Executor):
         run: Run,
         shares: tuple[float, ...],
         limit: int | None,
-        goes_on: Callable[[Score], bool],
+        goes_on: Callable[[ValidationScore], bool],
         listen: Listener,
         until: float | None = None,
-    ) -> Score:
+    ) -> ValidationScore:
         """As the contract says."""
         with self._worker(TryOut(run=run, shares=shares, limit=limit), until) as worker:
             for message in worker.answers(listen):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
-from afina.events import Progress, Score
+from afina.events import Progress, ValidationScore
 from afina.schema import Frozen
 from afina.studies.record import Record
 from afina.studies.run import Run
@@ -64,7 +64,7 @@ class Scored(_Message):
     """From a worker: how a trial does so far."""
 
     kind: Literal["score"] = "score"
-    score: Score
+    score: ValidationScore
     last: bool
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from afina import atomic
+from afina import file_io
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -14,20 +14,20 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def test_a_file_is_written_with_the_folders_above_it_and_nothing_beside_it(tmp_path: Path) -> None:
-    atomic.write_text(tmp_path / "a" / "b.txt", "grüße\n")
+    file_io.write_text(tmp_path / "a" / "b.txt", "grüße\n")
     assert (tmp_path / "a" / "b.txt").read_bytes() == "grüße\n".encode()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
-    atomic.write_text(tmp_path / "b", "old")
-    atomic.write_text(tmp_path / "b", "new")
+    file_io.write_text(tmp_path / "b", "old")
+    file_io.write_text(tmp_path / "b", "new")
     assert contents(tmp_path) == {"b": "new"}
 
 
 def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with atomic.replacing(tmp_path / "d") as fresh:
+        with file_io.replacing(tmp_path / "d") as fresh:
             (fresh / "deep").mkdir(parents=True)
             (fresh / "deep" / name).write_text(name)
     assert contents(tmp_path) == {"d/deep/new": "new"}
@@ -41,7 +41,7 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, existed: bool) ->
     before = contents(tmp_path)
 
     def fail() -> None:
-        with atomic.replacing(tmp_path / "d") as fresh:
+        with file_io.replacing(tmp_path / "d") as fresh:
             fresh.mkdir()
             (fresh / "half").write_text("half")
             raise RuntimeError("stopped")
@@ -54,13 +54,13 @@ def test_a_failure_leaves_everything_as_it_was(tmp_path: Path, existed: bool) ->
 
 def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
-    with pytest.raises(FileNotFoundError), atomic.replacing(tmp_path / "f"):
+    with pytest.raises(FileNotFoundError), file_io.replacing(tmp_path / "f"):
         pass
     assert contents(tmp_path) == {"f": "old"}
 
 
 def test_nothing_is_visible_under_the_name_before_the_block_ends(tmp_path: Path) -> None:
-    with atomic.replacing(tmp_path / "f") as fresh:
+    with file_io.replacing(tmp_path / "f") as fresh:
         fresh.write_text("all of it")
         assert not (tmp_path / "f").exists()
     assert (tmp_path / "f").read_text() == "all of it"
@@ -68,15 +68,15 @@ def test_nothing_is_visible_under_the_name_before_the_block_ends(tmp_path: Path)
 
 def test_what_a_killed_process_left_behind_is_swept_and_nothing_else(tmp_path: Path) -> None:
     script = (
-        "import os, pathlib, sys; from afina import atomic\n"
-        "with atomic.replacing(pathlib.Path(sys.argv[1]) / 'f') as fresh:\n"
+        "import os, pathlib, sys; from afina import file_io\n"
+        "with file_io.replacing(pathlib.Path(sys.argv[1]) / 'f') as fresh:\n"
         "    fresh.write_text('half'); os._exit(9)\n"
     )
     (tmp_path / "other").write_text("kept")
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == 9
     assert len(list(tmp_path.iterdir())) == 2
     assert not (tmp_path / "f").exists()
-    atomic.sweep(tmp_path)
+    file_io.sweep(tmp_path)
     assert contents(tmp_path) == {"other": "kept"}
 
 
@@ -90,6 +90,6 @@ def test_a_directory_stays_as_it_was_when_the_new_one_cannot_take_its_place(
         raise PermissionError(target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(PermissionError), atomic.replacing(tmp_path / "d") as fresh:
+    with pytest.raises(PermissionError), file_io.replacing(tmp_path / "d") as fresh:
         fresh.mkdir()
     assert contents(tmp_path) == {"d/old": "kept"}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from afina import Adapter, Backbone, Predictor, Study, Task
-from afina.card import Shown, table
 from afina.data.split import Split
 from afina.inference.asking import Answer
+from afina.repr_html import ReprCard, table
 from afina.studies.results import Results
 from command import InventedExecutor
 from fakes import Runs
@@ -127,4 +127,4 @@ def test_a_task_is_shown_without_torch(toy: str) -> None:
 
 def test_a_class_that_is_shown_says_its_facts() -> None:
     with pytest.raises(NotImplementedError):
-        repr(Shown())
+        repr(ReprCard())

@@ -1,13 +1,15 @@
-"""Card: an object in a few facts, for whoever looks at it: one line of text, or a small table where HTML is shown.
+"""An object shown by a few facts: one line of text, or a small table in a notebook; and what shows results there.
 
 The HTML has no colour, script or address of its own, so a light and a dark page both suit it. Knows no object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from math import isnan
+from typing import Any
 
 LONGEST, MOST = 60, 6
 """Characters of a value, and items of a list, that are shown."""
@@ -16,7 +18,7 @@ TABLE = "border-collapse: collapse; font-size: .9em; margin: .3em 0"
 CELL = "text-align: left; vertical-align: top; padding: .15em .8em .15em 0; border: 0; background: none"
 
 
-class Shown:
+class ReprCard:
     """An object that is shown by its facts. `facts` reads no file, loads no library and quotes no text of a task, since
     a notebook is passed on with what it shows.
 
@@ -76,3 +78,25 @@ def _one(value: object) -> str:
 def _short(text: str) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= LONGEST else f"{flat[: LONGEST - 1]}…"
+
+
+_registered: dict[str, Callable[..., Any]] = {}
+
+
+def register(*, results_as_html: Callable[[Any], str], make_watcher: Callable[[], Any]) -> None:
+    """Let a report and a notebook be used by modules that must not import them."""
+    _registered.update(results_as_html=results_as_html, make_watcher=make_watcher)
+
+
+def results_as_html(results: Any) -> str | None:
+    """Results as a fragment of a page; None where nothing is registered."""
+    return _registered["results_as_html"](results) if _registered else None
+
+
+def make_watcher() -> Any:
+    """A watcher that suits where this process shows things; None outside a notebook."""
+    return _registered["make_watcher"]() if _registered else None
+
+
+# What transformers' progress bars say in a kernel without widgets; afina shows none of them.
+warnings.filterwarnings("ignore", message="IProgress not found")
