@@ -171,7 +171,6 @@ SAME_NAME: set[str] = {
     "Apart",
     "Asked",
     "Candidate",
-    "Counts",
     "Entry",
     "Foreseen",
     "Found",

@@ -14,7 +14,7 @@ import pytest
 
 import afina as package
 from afina import METHODS, Adapter, Backbone, assets
-from afina.methods import TOLD
+from afina.methods import NEEDS_SETTINGS
 from afina.models.meta import meta_model
 from afina.models.predictions import Predictions
 from afina.models.shapes import CONFIGURATIONS
@@ -543,7 +543,7 @@ def test_params_of_other_well_known_models_need_no_network_either(
 def test_methods_names_every_method_with_its_settings(afina: Command) -> None:
     answer = afina("methods")
     assert answer.code == 0
-    for name, method in (METHODS | TOLD).items():
+    for name, method in (METHODS | NEEDS_SETTINGS).items():
         assert f"\n{name:<16}" in f"\n{answer.out}"
         assert method.summary in " ".join(answer.out.split())
     told = "targets=by family, rslora=False, dora=False, init='zero', plus=1.0, learning_rate=0.001"

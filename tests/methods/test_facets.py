@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Self
 import pytest
 import torch
 
-from afina import METHODS, Backbone
+from afina import METHODS, Backbone, methods
 from afina.data.batch import pack
-from afina.methods import TOLD, make, plugins
+from afina.methods import NEEDS_SETTINGS, entry_point_methods, make
 from afina.methods.method import STATED, Adaptation, Description, Format, Method, Serving
 from afina.methods.selective import Selective
 from afina.models.meta import meta_of
@@ -39,7 +39,7 @@ def test_a_method_has_to_implement_attach_and_to_state_three_words() -> None:
     assert {name for facet in FACETS for name in public(facet) if not hasattr(facet, name)} == set(STATED)
 
 
-@pytest.mark.parametrize("kind", [*METHODS.values(), *TOLD.values()], ids=lambda kind: str(kind.name))
+@pytest.mark.parametrize("kind", [*METHODS.values(), *NEEDS_SETTINGS.values()], ids=lambda kind: str(kind.name))
 def test_what_a_method_overrides_takes_what_the_facet_says(kind: type[Method]) -> None:
     for facet in FACETS:
         for name in public(facet):
@@ -98,8 +98,8 @@ class Entry:
 def test_methods_of_other_packages_work_with_what_they_implement(
     kind: type[Method], trained: int, gpt2: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry(kind)])
-    found, refused = plugins.found(METHODS)
+    monkeypatch.setattr(methods, "entry_points", lambda group: [Entry(kind)])
+    found, refused = entry_point_methods(METHODS)
     assert (found, refused) == ({kind.name: kind}, {})
     monkeypatch.setitem(METHODS, kind.name, kind)
     method = make(kind.name).for_family(gpt2.family)

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from afina import METHODS, Adapter, Backbone, Predictor, digest, meter
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound
 from afina.methods import make, peft_settings
-from afina.methods.foreign import Foreign
+from afina.methods.peft_types import SavedPeft
 from afina.models.classifier import Classifier
 from afina.models.manifest import MANIFEST, Manifest
 from afina.models.meta import meta_of
@@ -97,7 +97,7 @@ def test_a_rank_that_its_tensors_have_not_is_refused_before_peft_takes_memory(
     saved: Path, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = changed(saved, tmp_path / "adapter", r=10_000)
-    monkeypatch.setattr("afina.methods.foreign.Foreign.attach", lambda *_: pytest.fail("attached"))
+    monkeypatch.setattr("afina.methods.peft_types.SavedPeft.attach", lambda *_: pytest.fail("attached"))
     with raises(
         CorruptAdapter,
         code="adapter.tensors-mismatch",
@@ -207,7 +207,7 @@ def test_settings_that_would_hang_import_or_answer_otherwise_are_refused_before_
     monkeypatch.setattr("peft.get_peft_model", lambda *_: pytest.fail("peft was asked"))
     began = meter.now()
     with suppress(InvalidStudy):  # else it was matched in linear time, and peft is given names
-        made = Foreign(given).settings(_skeleton(gpt2))
+        made = SavedPeft(given).settings(_skeleton(gpt2))
         assert not any("+" in str(getattr(made, name)) for name in changes)
     assert meter.now() - began < 2
 

@@ -10,8 +10,8 @@ import torch
 from afina import METHODS, Backbone
 from afina.errors import CorruptAdapter, InvalidStudy, UnknownName
 from afina.methods import make
+from afina.methods.attachment import count
 from afina.methods.method import Method
-from afina.methods.parameters import count
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import Selective
 from afina.models.architectures import ARCHITECTURES, is_head

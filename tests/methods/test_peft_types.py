@@ -20,7 +20,7 @@ from afina import Adapter, Backbone, Predictor, Study
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import make
 from afina.methods.method import Method
-from afina.methods.peft_type import REFUSED, SERVED, PeftType
+from afina.methods.peft_types import REFUSED, SERVED, PeftType
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
 from afina.models.kernels.frozen import held_tensors

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from afina import METHODS, Backbone
-from afina.methods import plugins
+from afina import METHODS, Backbone, methods
+from afina.methods import entry_point_methods
 from afina.methods.lora import Lora
 from afina.methods.method import Method
 from command import Command
@@ -99,8 +99,8 @@ class Undescribed(Lora):
     ],
 )
 def test_what_is_no_method_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, loaded: Any, why: str) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry("theirs", loaded)])
-    assert plugins.found(METHODS) == ({}, {"theirs": f"somewhere:theirs: {why}"})
+    monkeypatch.setattr(methods, "entry_points", lambda group: [Entry("theirs", loaded)])
+    assert entry_point_methods(METHODS) == ({}, {"theirs": f"somewhere:theirs: {why}"})
 
 
 def test_a_refused_method_is_told_where_methods_are_listed_and_where_it_is_named(

@@ -11,7 +11,7 @@ import pytest
 
 from afina import Adapter
 from afina.errors import CorruptAdapter, CorruptStore
-from afina.methods.agreement import disagreement
+from afina.methods.peft_settings import disagreement
 from afina.store.adapter_store import AdapterStore
 from fakes import Runs
 from raises import raises

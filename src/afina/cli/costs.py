@@ -53,7 +53,7 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
 
     Needs no network for well-known models. PreLayer is counted as a run trains it, and as the published study does.
     """
-    from afina.methods.parameters import count
+    from afina.methods.attachment import count
     from afina.report.forecasts import counts_as_json, counts_table
     from afina.report.paper.published import HYPERPARAMETERS
 

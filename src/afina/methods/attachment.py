@@ -1,12 +1,16 @@
-"""Attach a method to a classifier, and hold it to the contract before anything is trained.
+"""Attach a method to a classifier, hold it to the contract before anything is trained, and count what it trains.
 
 Whatever is to be trained comes by here, so that a method that trains nothing by mistake, or starts from another model
-than the pretrained one, costs seconds and not a run. Knows no method by name.
+than the pretrained one, costs seconds and not a run. Parameters are counted from a configuration alone. Knows no
+method by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +19,11 @@ from torch.nn import Parameter
 
 from afina.data.batch import pack
 from afina.errors import InvalidStudy
+from afina.methods import METHODS, make
 from afina.methods.method import Method
 from afina.models.architectures import is_head
-from afina.models.classifier import Classifier
+from afina.models.classifier import Classifier, ParameterCounts, count_parameters
+from afina.models.meta import meta_model
 from afina.models.precision import FLOAT
 
 TOLERANCE = 1e-5
@@ -47,7 +53,7 @@ def attach(classifier: Classifier, method: Method) -> None:
         return
     after = _logits(classifier)
     change = float((after - before).abs().max() / before.abs().max().clamp(min=torch.finfo(before.dtype).tiny))
-    if not change <= TOLERANCE:  # nor a number that is none
+    if not change <= TOLERANCE:  # refuses NaN as well
         raise InvalidStudy(
             f"method {method.name}: attached, it changes the logits by {change:.1e} of the largest before any step; "
             f"at most {TOLERANCE:.0e} may be. What it adds has to start without effect, as LoRA's B at zero.",
@@ -92,3 +98,52 @@ def _logits(classifier: Classifier) -> Tensor:
     device = next(classifier.parameters()).device
     logits: Tensor = classifier.eval()(pack([np.arange(1, 6), np.arange(6, 9)]).to(device))
     return logits
+
+
+@dataclass(frozen=True)
+class BackboneCounts:
+    """A backbone's parameters with a head for two labels, and what each method trains of it or beside it.
+
+    methods  with the settings that `count` was given;  as_run  as a run counts, by the methods' defaults
+    """
+
+    total: int
+    methods: dict[str, ParameterCounts]
+    as_run: dict[str, ParameterCounts]
+
+
+def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> BackboneCounts:
+    """Counts for two labels, from the configuration at that address.
+
+    settings  by method, hyperparameters that its count is wanted with; where none are given, its defaults
+    The total is the unadapted classifier's. A method that has no meaning for the family is left out. Raises NotFound,
+    InvalidStudy.
+    """
+    total = sum(parameter.numel() for parameter in meta_model(address).parameters())
+    run = dict(_served(address, METHODS))
+    wanted = {name: _counts(address, make(name, settings[name])) if name in settings else run[name] for name in run}
+    return BackboneCounts(total, wanted, run)
+
+
+def applicable(address: str, names: Iterable[str] = tuple(METHODS)) -> list[str]:
+    """Those of `names` that have a meaning for the backbone whose configuration is at that address.
+
+    Raises NotFound, InvalidStudy for an address.
+    """
+    meta_model(address)
+    return [name for name, _ in _served(address, names)]
+
+
+def _served(address: str, names: Iterable[str]) -> Iterator[tuple[str, ParameterCounts]]:
+    for name in names:
+        try:
+            counts = _counts(address, METHODS[name]())
+        except InvalidStudy:
+            continue
+        yield name, counts
+
+
+def _counts(address: str, method: Method) -> ParameterCounts:
+    model = meta_model(address)
+    ready = method.for_family(model.config.model_type)
+    return count_parameters(ready.trainable(ready.attach(model)))

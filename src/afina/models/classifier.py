@@ -31,7 +31,7 @@ from afina.models.virtual_tokens import layout_of, prompt_of
 
 
 @dataclass(frozen=True)
-class Counts:
+class ParameterCounts:
     """Numbers of parameters: in the body, in the head."""
 
     body: int
@@ -43,12 +43,12 @@ class Counts:
         return self.body + self.head
 
 
-def count_parameters(parameters: Mapping[str, Parameter]) -> Counts:
+def count_parameters(parameters: Mapping[str, Parameter]) -> ParameterCounts:
     """How many there are, by their names in a classifier's model."""
     sizes = {True: 0, False: 0}
     for name, parameter in parameters.items():
         sizes[is_head(name)] += parameter.numel()
-    return Counts(body=sizes[False], head=sizes[True])
+    return ParameterCounts(body=sizes[False], head=sizes[True])
 
 
 class Classifier(nn.Module):

@@ -13,7 +13,7 @@ from afina.report.words import NOTHING, count, percent, seconds, size
 from afina.studies.forecast import Forecast
 
 if TYPE_CHECKING:  # it loads torch
-    from afina.methods.parameters import Counted
+    from afina.methods.attachment import BackboneCounts
 
 
 _HEADINGS = ("Trainable", "State", "Activations", "Peak on a CPU", "Peak on a GPU", "On disk")
@@ -83,7 +83,7 @@ def _time(forecasts: Sequence[Forecast]) -> str:
 PUBLISHED = "as published"
 
 
-def counts_table(backbone: str, counted: Counted) -> Table:
+def counts_table(backbone: str, counted: BackboneCounts) -> Table:
     """A row for each method, by its key; two where a run counts otherwise than the published study, and a line why."""
     lines = tuple(_counts(counted))
     several = any(PUBLISHED in line[0] for line in lines)
@@ -96,7 +96,7 @@ def counts_table(backbone: str, counted: Counted) -> Table:
     )
 
 
-def _counts(counted: Counted) -> Iterator[tuple[str, ...]]:
+def _counts(counted: BackboneCounts) -> Iterator[tuple[str, ...]]:
     for name, run in counted.as_run.items():
         published = counted.methods[name]
         for label, one in {name: run, **({f"{name}, {PUBLISHED}": published} if published != run else {})}.items():
@@ -104,7 +104,7 @@ def _counts(counted: Counted) -> Iterator[tuple[str, ...]]:
             yield (label, count(one.trainable), share, count(one.body), count(one.head))
 
 
-def counts_as_json(backbone: str, counted: Counted) -> Mapping[str, object]:
+def counts_as_json(backbone: str, counted: BackboneCounts) -> Mapping[str, object]:
     """Plain values: each method's counts as published, and `as_run` those that a run has."""
     return {
         "backbone": backbone,

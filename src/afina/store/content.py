@@ -16,7 +16,7 @@ from afina import digest, file_io, tensorfile
 from afina.data import text_hashes
 from afina.data.text_hashes import TextHashes
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, Refused
-from afina.methods.agreement import disagreement
+from afina.methods.peft_settings import disagreement
 from afina.models.adapter import (
     PEFT_SETTINGS,
     VOCABULARY,

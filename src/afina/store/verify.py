@@ -100,7 +100,7 @@ def _settings(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: list[dict[str, Any]]) -> Iterator[Damage]:
     """Where peft would read something else than afina: kept by an earlier afina, which did not look."""
-    from afina.methods.agreement import disagreement
+    from afina.methods.peft_settings import disagreement
 
     with blobs.file(row.place) as path:
         said = file_io.read_object(path)

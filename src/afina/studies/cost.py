@@ -24,8 +24,8 @@ from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.methods import make
+from afina.methods.attachment import applicable
 from afina.methods.method import Method
-from afina.methods.parameters import served
 from afina.models.backbone import Backbone
 from afina.models.meta import meta_model
 from afina.studies.forecast import Forecast, Terms
@@ -224,7 +224,7 @@ def _made_up(run: RunSpec) -> EncodedTask:
 
 def _of(backbone: str) -> list[Method]:
     family = meta_model(backbone).config.model_type
-    return [make(name).for_family(family) for name in served(backbone)]
+    return [make(name).for_family(family) for name in applicable(backbone)]
 
 
 def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | None) -> Terms:

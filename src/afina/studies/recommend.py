@@ -151,14 +151,14 @@ def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
 def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, dict[str, Dropped]]:
     """Methods that fit in memory, whether training computes in bfloat16, and methods that do not fit."""
     from afina import device  # these load torch
-    from afina.methods.parameters import served
+    from afina.methods.attachment import applicable
     from afina.studies import cost
 
     gpu = meter.gpu_memory(device.choose())
     there = [gpu] if gpu is not None else [meter.memory_available(), meter.machine_memory()]
     limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
     considered = [name for name, kind in METHODS.items() if kind.practical or kind.head == "words"]
-    runs = [setting.run(name) for name in served(setting.backbone, considered)]
+    runs = [setting.run(name) for name in applicable(setting.backbone, considered)]
     encodings = cost.Encodings(setting.task)
     fitting, dropped, lowered = [], {}, False
     most: int | None = None  # of memory, by the dearest method

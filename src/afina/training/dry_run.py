@@ -23,7 +23,7 @@ from afina.data.batch import Packed
 from afina.data.loader import Loader
 from afina.methods.attachment import attach
 from afina.methods.method import Method
-from afina.models.classifier import Classifier, Counts, count_parameters
+from afina.models.classifier import Classifier, ParameterCounts, count_parameters
 from afina.models.meta import meta_model
 from afina.models.objective import Objective
 from afina.models.precision import FLOAT
@@ -45,7 +45,7 @@ class Foreseen:
     tensors           most bytes of tensors alive at one moment of training, evaluating and what lies between
     """
 
-    counts: Counts
+    counts: ParameterCounts
     state_bytes: int
     gpu_state_bytes: int
     activation_bytes: int | None

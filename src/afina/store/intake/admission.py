@@ -10,7 +10,7 @@ from typing import Any
 from afina import file_io, hub
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.methods import peft_settings
-from afina.methods.agreement import disagreement
+from afina.methods.peft_settings import disagreement
 from afina.models.adapter import PEFT_SETTINGS, Adapter
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
 from afina.models.manifest import MANIFEST, read_manifest
