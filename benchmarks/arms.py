@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from afina import Backbone
 from afina.methods import make
-from afina.studies.spec import Training
+from afina.studies.runs.spec import Training
 from arm import Arm
 from packed_arm import PackedArm
 

@@ -30,7 +30,7 @@ from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.stats import classification
 from afina.studies.floors import tfidf
-from afina.studies.prepared import attached
+from afina.studies.runs.prepared import attached
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 from words import LENGTH, Cell, backbone, packed, part, question, task, unpacked

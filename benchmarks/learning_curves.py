@@ -34,8 +34,8 @@ from afina.meter import Meter
 from afina.methods import make
 from afina.models import objectives
 from afina.studies import floors
-from afina.studies.prepared import Prepared, prepare
-from afina.studies.spec import Data, RunSpec, Training
+from afina.studies.runs.prepared import Prepared, prepare
+from afina.studies.runs.spec import Data, RunSpec, Training
 from afina.training.fit import Fit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,9 +166,9 @@ def unpacked(told: str) -> np.ndarray:
 
 def paces() -> dict[str, Any]:
     """Of each method: seconds of a step, of scoring a text, and of starting a process, as `choose` measures them."""
-    from afina.studies.executors.local import LocalExecutor
     from afina.studies.pace import measure
-    from afina.studies.run import Run
+    from afina.studies.runs.local_executor import LocalExecutor
+    from afina.studies.runs.run import Run
 
     found = {}
     for method in FACTORS:

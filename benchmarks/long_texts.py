@@ -25,7 +25,7 @@ from afina import Backbone, meter
 from afina.data.loader import Limits
 from afina.data.tokenize import encode
 from afina.methods import make
-from afina.studies.spec import Training
+from afina.studies.runs.spec import Training
 from packed_arm import PackedArm
 from sample import Batch
 

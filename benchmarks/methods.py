@@ -36,8 +36,8 @@ from afina.methods import make
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
-from afina.studies.prepared import attached
-from afina.studies.spec import Training
+from afina.studies.runs.prepared import attached
+from afina.studies.runs.spec import Training
 from afina.training.features import Features, inputs_of
 from afina.training.fit import Fit
 from afina.training.inputs import Laid

@@ -15,8 +15,8 @@ from afina.data.tokenize import Encoded
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
-from afina.studies.prepared import attached
-from afina.studies.spec import Training
+from afina.studies.runs.prepared import attached
+from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 from arm import BATCH_SIZE, CPU, SEED, Watched
@@ -26,7 +26,7 @@ _NO_TEXTS = Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), 0)
 
 
 class PackedArm:
-    """A classifier in training, as `afina.studies.prepared` prepares it.
+    """A classifier in training, as `afina.studies.runs.prepared` prepares it.
 
     at_once  the most of a batch that is computed at once; by default all of it
     """

@@ -19,8 +19,8 @@ from afina import Adapter, Backbone, Run, Task
 from afina.inference import predictor
 from afina.models.predictions import Predictions
 from afina.stats.comparison import compare
-from afina.studies.result import Result
-from afina.studies.spec import Data, Training
+from afina.studies.runs.record import Result
+from afina.studies.runs.spec import Data, Training
 from afina.training.mixed_precision import WorkingWeights
 
 BACKBONE, TASK = "embedded", "snippets:movies"

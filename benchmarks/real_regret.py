@@ -22,9 +22,9 @@ from afina.data.split import Split
 from afina.events import ignore
 from afina.report.recommendation import sentences
 from afina.stats.comparison import compare
-from afina.studies.executors.local import LocalExecutor
 from afina.studies.portfolio import EPOCHS
-from afina.studies.run import Run
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.run import Run
 
 HELD_OUT = 400
 

@@ -16,11 +16,11 @@ from afina import cli
 from afina.errors import AfinaError, RunFailed
 from afina.events import Listener, ValidationScore
 from afina.studies import study
-from afina.studies.executors.executor import Executor
-from afina.studies.executors.local import LocalExecutor
-from afina.studies.record import Record
-from afina.studies.recorded import DataDigests
-from afina.studies.run import Run
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from records import carried_out
 
 PROGRAM = [sys.executable, "-m", "afina"]
@@ -88,7 +88,7 @@ class HereExecutor(Executor):
         return self.local.check(run)
 
     def carry_out(self, run: Run, out: Path, study: str, listen: Listener, until: float | None = None) -> Record:
-        from afina.studies.execute import execute
+        from afina.studies.runs.execute import execute
 
         try:
             return execute(run, out, study=study, listen=listen)
@@ -104,7 +104,7 @@ class HereExecutor(Executor):
         listen: Listener,
         until: float | None = None,
     ) -> ValidationScore:
-        from afina.studies.trial import try_out
+        from afina.studies.runs.execute import try_out
 
         try:
             for score in try_out(run, shares, limit=limit, listen=listen):

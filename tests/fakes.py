@@ -24,8 +24,8 @@ from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
-from afina.studies.record import Record
-from afina.studies.spec import UNASKED, Training
+from afina.studies.runs.record import Record
+from afina.studies.runs.spec import UNASKED, Training
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 

@@ -14,11 +14,10 @@ from afina.models.manifest import MANIFEST
 from afina.models.objective import Objective
 from afina.models.objectives import Labels, Number
 from afina.models.predictions import Predictions
-from afina.studies.directory import Directory
-from afina.studies.record import Environment, Memory, Record, Seconds
-from afina.studies.result import Result
 from afina.studies.results import Failure, Results
-from afina.studies.spec import Data
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Environment, Memory, Record, Result, Seconds
+from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
 GPT2_TOTAL = 124_441_344
@@ -179,7 +178,7 @@ def carried_out(
     """A record under `out`, with the files that it names: an adapter that says its digest and no more, and predictions
     that give `answers`.
     """
-    directory = Directory(out)
+    directory = OutputDirectory(out)
     directory.adapter(label).mkdir(parents=True, exist_ok=True)
     (directory.adapter(label) / MANIFEST).write_text(json.dumps({"digest": changes.get("digest", "sha256:ad")}))
     path = directory.predictions(label)

@@ -23,9 +23,9 @@ _HOMES = {
     "Lines": "afina.report.progress",
     "METHODS": "afina.methods",
     "Predictor": "afina.inference.predictor",
-    "Record": "afina.studies.record",
+    "Record": "afina.studies.runs.record",
     "Results": "afina.studies.results",
-    "Run": "afina.studies.run",
+    "Run": "afina.studies.runs.run",
     "Study": "afina.studies.study",
     "Task": "afina.data.task",
     "TextClassifier": "afina.estimators.estimator",
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from afina.serving.engine import Engine as Engine
     from afina.store.adapter_store import AdapterStore as AdapterStore
     from afina.studies.recommend import recommend as recommend
-    from afina.studies.record import Record as Record
     from afina.studies.results import Results as Results
-    from afina.studies.run import Run as Run
+    from afina.studies.runs.record import Record as Record
+    from afina.studies.runs.run import Run as Run
     from afina.studies.study import Study as Study
 
 

@@ -19,9 +19,8 @@ from afina.models.meta import meta_model
 from afina.models.predictions import Predictions
 from afina.models.shapes import CONFIGURATIONS
 from afina.stats.intervals import wilson
-from afina.studies.record import Record, write
-from afina.studies.result import Result
 from afina.studies.results import Results
+from afina.studies.runs.record import Record, Result, write_records
 from command import PROGRAM, Command
 from fakes import BAD, GOOD, THINGS, write_csv
 from records import GPT2_TOTAL, HEAD, TRAINED
@@ -135,7 +134,7 @@ def test_the_report_shows_texts_unless_told_not_to_or_they_are_gone(afina: Comma
     afina("study", study_file, "--task", task, "--out", "here")
     results = Results.read(Path("here")).results
     records = [_contrary(one).sealed() if one.record.method == "lora" else one.record for one in results]
-    write(Path("here/records.jsonl"), records)
+    write_records(Path("here/records.jsonl"), records)
     afina("report", "here")
     assert all("Where the methods disagree" in text and words.search(text) for text in contents())
     answer = afina("report", "here", "--no-texts")
@@ -282,10 +281,10 @@ def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backb
     record = train(afina, gpt2, "--task", "pairs.csv", "--text-pair", "reply")
     assert record.tokens > single.tokens
     adapter = Path("results/train") / record.adapter
-    write = [{"text": "the soup was bright", "text_pair": f"it was {word}"} for word in ("bright", "dull")]
-    Path("new.jsonl").write_text("\n".join(map(json.dumps, write)), encoding="utf-8")
+    asked = [{"text": "the soup was bright", "text_pair": f"it was {word}"} for word in ("bright", "dull")]
+    Path("new.jsonl").write_text("\n".join(map(json.dumps, asked)), encoding="utf-8")
     lines = afina("predict", adapter, "--file", "new.jsonl").lines()
-    assert [(line["text"], line["text_pair"]) for line in lines] == [(one["text"], one["text_pair"]) for one in write]
+    assert [(line["text"], line["text_pair"]) for line in lines] == [(one["text"], one["text_pair"]) for one in asked]
     assert lines[0]["probabilities"] != lines[1]["probabilities"]
     told = afina("predict", adapter, "the soup was bright").error
     assert told.startswith(
@@ -375,7 +374,7 @@ def _jsonl(texts: Sequence[str]) -> bytes:
 def test_texts_in_a_file_are_predicted_like_texts_on_the_command_line(
     afina: Command, trained: Path, name: str, write: object
 ) -> None:
-    Path(name).write_bytes(write(TEXTS))  # type: ignore[operator]
+    Path(name).write_bytes(write_records(TEXTS))  # type: ignore[operator]
     found, expected = afina("predict", trained, "--file", name).lines(), afina("predict", trained, *TEXTS).lines()
     assert found == expected
 

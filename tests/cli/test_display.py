@@ -10,7 +10,7 @@ from rich.console import Console
 from afina.cli.display import Bars, Lines, watcher
 from afina.events import Progress
 from afina.studies.results import Results
-from afina.studies.run import Run
+from afina.studies.runs.run import Run
 
 ONE, OTHER = (Run(backbone="b", task="t", method=method) for method in ("lora", "full"))
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from afina.studies import study
-from afina.studies.record import Record
-from afina.studies.run import Run
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from command import Command, InventedExecutor
 
 STUDY = """

@@ -14,7 +14,7 @@ from afina import Task
 from afina.data.labelled import Labelled, Trained
 from afina.data.readers.texts import chunks
 from afina.errors import AfinaError, UnknownName
-from afina.studies.spec import Data, RunSpec
+from afina.studies.runs.spec import Data, RunSpec
 from fakes import write_csv
 from raises import raises
 

@@ -14,7 +14,7 @@ from afina.data.origins import named
 from afina.data.task import check_address, is_at_hand
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.report.disagreements import EvaluationTexts
-from afina.studies.spec import Data
+from afina.studies.runs.spec import Data
 from hubs import Hub, classes, written
 from raises import raises
 

@@ -24,11 +24,12 @@ from afina.data.readers.texts import chunks
 from afina.errors import AfinaError
 from afina.report.report import Report
 from afina.stats.comparison import compare
-from afina.studies import floors, record, trials
-from afina.studies.directory import Directory
+from afina.studies import floors, trials
 from afina.studies.recommendation import Contender, Dropped, Recommendation
 from afina.studies.results import Request, Results
-from afina.studies.spec import Data
+from afina.studies.runs import record
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.spec import Data
 from afina.studies.trials import Trial, Tuned
 from records import carried_out
 
@@ -171,11 +172,11 @@ def finished(tmp_path: Path) -> Path:
         carried_out(out, (0, 1, place, 0, 1), (0, 1, 1, 0, 1), method, f"{method}-0", key=f"sha256:{method}")
         for place, method in enumerate(("lora", "full"))
     ]
-    record.write(Directory(out).records, made)
+    record.write_records(OutputDirectory(out).records, made)
     keys = tuple(one.key for one in made)
     asked = {"name": "mine", "tune": {"candidates": 2}}
     request = Request(name="mine", task="t.csv", data=Data(), keys=keys, study=asked, command=("afina", "study"))
-    Directory(out).study.write_text(request.model_dump_json())
+    OutputDirectory(out).study.write_text(request.model_dump_json())
     trial = Trial(setting={"learning_rate": 1e-3}, steps=4, accuracy=0.5, seconds=1.0)
     trials.write(out, [Tuned(name="lora", method="lora", length=4, budget=8, trials=(trial,), setting=trial.setting)])
     figures = {
@@ -208,7 +209,7 @@ def finished(tmp_path: Path) -> Path:
         minutes=5,
         seconds=200,
     )
-    Directory(out).recommendation.write_text(recommendation.model_dump_json())
+    OutputDirectory(out).recommendation.write_text(recommendation.model_dump_json())
     return out
 
 

@@ -26,8 +26,8 @@ from afina.inference.probes import PROBE, probe
 from afina.models.classifier import Classifier
 from afina.models.predictions import Predictions
 from afina.stats.classification import probabilities
-from afina.studies.record import Record
-from afina.studies.spec import Training
+from afina.studies.runs.record import Record
+from afina.studies.runs.spec import Training
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, write_csv
 from raises import raises
 

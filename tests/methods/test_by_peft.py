@@ -22,7 +22,7 @@ from afina.models.classifier import Classifier
 from afina.models.kernels.frozen import held_by, held_tensors
 from afina.models.kernels.patches import Patch, patches_of
 from afina.models.manifest import read_manifest
-from afina.studies.cost import cost
+from afina.studies.runs.forecast import forecast_run
 from afina.training.mixed_precision import WorkingWeights
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
 from raises import raises
@@ -127,7 +127,7 @@ def test_what_cannot_be_is_an_error(gpt2: Backbone, given: dict[str, Any], messa
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_doras_memory_is_foreseen_and_peft_opens_its_adapter(runs: Runs, tmp_path: Path, dtype: str) -> None:
     run = runs.run("gpt2", "lora", dtype=dtype).model_copy(update={"hyperparameters": {"dora": True, "plus": 2.0}})
-    one, record = cost(run, calibrate=False), run.execute(tmp_path)
+    one, record = forecast_run(run, calibrate=False), run.execute(tmp_path)
     assert one.state_bytes == record.memory.state_bytes
     assert one.activation_bytes == record.memory.activation_bytes
     adapter = tmp_path / record.adapter

@@ -24,7 +24,7 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.virtual_tokens import attentions, prefix_of, prompt_of
-from afina.studies.prepared import longest_text
+from afina.studies.runs.prepared import longest_text
 from fakes import LONGEST, TEXTS, WINDOW, Backbones, Runs, changed, encoded, fit_of, opened, reference, sentences
 from raises import raises
 

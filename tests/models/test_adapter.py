@@ -21,7 +21,7 @@ from afina.inference import probes
 from afina.inference.probes import PROBE
 from afina.models.adapter import Adapter
 from afina.models.manifest import ALWAYS, MANIFEST, OUTSIDE, WHERE_GIVEN, Manifest, read_manifest
-from afina.studies.spec import Training
+from afina.studies.runs.spec import Training
 from afina.tensorfile import read
 from fakes import TEXTS, Backbones, Runs, logits_of, sentences, tokenizer, write_csv
 from raises import raises

@@ -30,7 +30,7 @@ SCORES = {
     "data/readers/glue.py": "a column's name",
     "data/readers/labels.py": "a column's name",
     "server/http/protocols/scores.py": "a field of an answer",
-    "studies/executors/messages.py": "a message",
+    "studies/runs/worker.py": "a message",
 }
 """Files where a head's name is another word, and which."""
 

@@ -27,7 +27,7 @@ from afina.models.classifier import Classifier
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.models.question import GENERAL, Question
 from afina.stats.classification import probabilities
-from afina.studies.spec import Ask
+from afina.studies.runs.spec import Ask
 from fakes import TEXTS, Backbones, Runs, configuration, save
 from raises import raises
 

@@ -23,8 +23,8 @@ from afina.models.kernels.frozen import HeldWeight, held_by, held_tensors, is_li
 from afina.models.precision import FLOAT, PRECISIONS, Precision
 from afina.server.receipt import Receipt
 from afina.serving.engine import Engine
-from afina.studies.cost import cost
-from afina.studies.spec import RunSpec, Training
+from afina.studies.runs.forecast import forecast_run
+from afina.studies.runs.spec import RunSpec, Training
 from crowd import adapter
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, sentences
 from raises import raises
@@ -196,9 +196,9 @@ def test_what_a_held_run_takes_is_foreseen_to_the_byte(
     runs: Runs, case: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     run = runs.run("gpt2", *case, precision=HIDDEN)
-    foreseen = cost(run, calibrate=False)
+    foreseen = forecast_run(run, calibrate=False)
     assert foreseen.terms.summary["precision"] == HIDDEN
-    plain = cost(runs.run("gpt2", *case), calibrate=False)
+    plain = forecast_run(runs.run("gpt2", *case), calibrate=False)
     assert "precision" not in plain.terms.summary
     assert foreseen.state_bytes == plain.state_bytes  # as many bytes, under another name
     measured = run.execute(tmp_path).memory

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from afina.report.report import Report
-from afina.studies.record import Seconds
-from afina.studies.result import Result
 from afina.studies.results import Failure
+from afina.studies.runs.record import Result, Seconds
 from records import answering, environment, results
 
 

@@ -13,7 +13,7 @@ from afina.report.disagreements import EvaluationTexts
 from afina.report.report import FILES, MARKDOWN, Report
 from afina.studies.floors import MAJORITY, TFIDF
 from afina.studies.recommendation import Contender, Recommendation
-from afina.studies.spec import Data
+from afina.studies.runs.spec import Data
 from records import result, results
 
 

@@ -19,8 +19,8 @@ from afina.report.disagreements import EvaluationTexts
 from afina.report.plots import svg
 from afina.report.plots.comparison import pareto_front
 from afina.report.report import Report
-from afina.studies.record import Record
-from afina.studies.run import Run
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from afina.studies.study import Study
 from command import InventedExecutor
 from records import GOLD, TRAINED, carried_out, result, results

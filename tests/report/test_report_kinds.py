@@ -12,7 +12,7 @@ from afina.report.disagreements import EvaluationTexts, disagreement_table
 from afina.report.kinds import PRESENTATIONS
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
 from afina.report.report import Report
-from afina.studies.result import Result
+from afina.studies.runs.record import Result
 from records import of_kind, result, results
 
 

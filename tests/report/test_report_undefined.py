@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from afina.report.report import Report
-from afina.studies.result import Result
+from afina.studies.runs.record import Result
 from records import predictions, record, results
 
 FIGURES = ("accuracy", "f1", "mcc", "auroc")

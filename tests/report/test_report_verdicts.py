@@ -16,8 +16,7 @@ from afina.report.paper.published import STUDY
 from afina.report.report import Report
 from afina.report.verdicts import Verdicts, verdict_table
 from afina.report.writers.terminal import findings
-from afina.studies.record import Seconds
-from afina.studies.result import Result
+from afina.studies.runs.record import Result, Seconds
 from records import TEXTS, answering, environment, memory, record, results
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from afina.errors import AfinaError
 from afina.studies.adapters import find
-from afina.studies.directory import Directory
 from afina.studies.floors import TFIDF
 from afina.studies.recommendation import Contender, Recommendation
-from afina.studies.record import Record, write
 from afina.studies.results import Request
-from afina.studies.spec import Data
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Record, write_records
+from afina.studies.runs.spec import Data
 from records import record
 
 
@@ -26,16 +26,16 @@ def made(name: str, seed: int = 0, method: str = "lora", **changes: object) -> R
 
 def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = None) -> Path:
     out.mkdir()
-    write(Directory(out).records, records)
+    write_records(OutputDirectory(out).records, records)
     asked = tuple(one.key for one in records) if keys is None else tuple(keys)
     request = Request(name="mine", task="t", data=Data(), keys=asked, study={})
-    Directory(out).study.write_text(request.model_dump_json(), encoding="utf-8")
+    OutputDirectory(out).study.write_text(request.model_dump_json(), encoding="utf-8")
     return out
 
 
 def recommendation(out: Path, recommended: str) -> Path:
     out.mkdir()
-    write(Directory(out).records, [made("full", method="full"), made("lora")])
+    write_records(OutputDirectory(out).records, [made("full", method="full"), made("lora")])
     contenders = tuple(
         Contender(name=name, metrics={"accuracy": 0.5}, key=f"{name}-0", adapter=f"adapters/{name}-seed0-0123")
         for name in ("full", "lora")
@@ -46,7 +46,7 @@ def recommendation(out: Path, recommended: str) -> Path:
         contenders=(Contender(name=TFIDF, metrics={"accuracy": 0.5}), *contenders), comparisons=(), dropped={},
         train_examples=1, examples=1, minutes=1.0, seconds=1.0,
     )  # fmt: skip
-    Directory(out).recommendation.write_text(answer.model_dump_json(), encoding="utf-8")
+    OutputDirectory(out).recommendation.write_text(answer.model_dump_json(), encoding="utf-8")
     return out
 
 

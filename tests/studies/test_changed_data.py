@@ -19,13 +19,13 @@ from afina.models import objectives
 from afina.studies import adapters, candidates
 from afina.studies.candidates import Tune
 from afina.studies.clock import Clock
-from afina.studies.executors.local import LocalExecutor
-from afina.studies.record import Record
-from afina.studies.recorded import DataDigests
-from afina.studies.run import Run
+from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.setting import Setting
 from afina.studies.space import Space
-from afina.studies.spec import Ask, Data, Training
 from afina.studies.watcher import Watcher
 from command import Command, InventedExecutor
 from fakes import sentences, write_csv

@@ -26,19 +26,20 @@ from afina.inference.evaluation import evaluate, trained
 from afina.models import objectives
 from afina.report.recommendation import as_json, evidence, sentences
 from afina.stats.comparison import compare
-from afina.studies import cost, floors, portfolio, stages, trainings
+from afina.studies import floors, portfolio, stages, trainings
 from afina.studies.adapters import find
-from afina.studies.directory import SCRATCH, Directory
-from afina.studies.executors.executor import Executor, Overrun
-from afina.studies.executors.local import LocalExecutor
 from afina.studies.pace import MEASURED, Pace
 from afina.studies.recommend import recommend
 from afina.studies.recommendation import Recommendation, decide
-from afina.studies.record import Record, Seconds, Selection, read, write
 from afina.studies.results import Results
-from afina.studies.run import Run
+from afina.studies.runs import forecast
+from afina.studies.runs.executor import Executor, Overrun
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
+from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import RunSpec
 from afina.studies.slots import Slots
-from afina.studies.spec import RunSpec
 from afina.studies.watcher import Watcher
 from command import Command
 from fakes import write_csv
@@ -75,8 +76,8 @@ class World(Executor):
             monkeypatch.setattr(METHODS[name], "practical", False)
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
-        monkeypatch.setattr(cost, "cost", self.cost)
-        monkeypatch.setattr(cost, "encoded", lambda run, texts: texts)
+        monkeypatch.setattr(forecast, "cost", self.cost)
+        monkeypatch.setattr(forecast, "encoded", lambda run, texts: texts)
 
     def cost(self, run: RunSpec, encoded: Task, *, memory: int, calibrate: bool) -> SimpleNamespace:
         assert encoded.address == run.task == self.task
@@ -365,7 +366,7 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     assert len(trained[1]) > len(trained[0])
     names = [one.name for one in portfolio.candidates(world.step)]
     assert trained[1] == [name for name in names if name in trained[1]], "not in the order of the portfolio"
-    kept = [one.name for one in read(tmp_path / "three" / "records.jsonl") if one.selection]
+    kept = [one.name for one in read_records(tmp_path / "three" / "records.jsonl") if one.selection]
     assert kept == sorted(kept, key=names.index)
     assert any("Up to 3 trainings went on at once" in note for note in evidence(made).notes)
     assert not any("at once" in note for note in evidence(alone).notes)
@@ -449,7 +450,7 @@ def test_where_memory_is_plenty_only_that_of_the_dearest_method_is_foreseen(
 ) -> None:
     foreseen: list[str] = []
     monkeypatch.setattr(
-        cost, "cost", lambda run, *task, **how: foreseen.append(run.method) or world.cost(run, *task, **how)
+        forecast, "cost", lambda run, *task, **how: foreseen.append(run.method) or world.cost(run, *task, **how)
     )
     assert not world.choose(tmp_path / "plenty", 60).dropped
     assert foreseen == ["full"]
@@ -526,7 +527,7 @@ def test_it_recommends_in_sentences_with_evidence_and_an_adapter(world: World, t
     assert {one.method for one in made.contenders[3:]} == {"full", "lora", "prelayer"}
     assert f"zero-shot {made.contenders[2].metrics['accuracy']:.4f}" in which
     assert all(one.metrics and one.validation is not None for one in made.contenders[3:])
-    path = Directory(tmp_path / "out").recommendation
+    path = OutputDirectory(tmp_path / "out").recommendation
     assert Recommendation.model_validate_json(path.read_text(encoding="utf-8")) == made
 
 
@@ -585,7 +586,7 @@ def test_what_was_trained_again_and_what_was_trained_on_half_leave_no_adapters(w
     there = {path.name for path in (tmp_path / "out" / "adapters").iterdir()}
     assert there == {Path(one.adapter).name for one in made.contenders if one.adapter}
     named = {one.adapter for one in Results.read(tmp_path / "out").records}
-    assert {one.adapter for one in read(tmp_path / "out" / "records.jsonl")} == named
+    assert {one.adapter for one in read_records(tmp_path / "out" / "records.jsonl")} == named
 
 
 def test_learning_rates_of_a_method_have_rows_of_their_own_and_the_best_is_compared(
@@ -773,7 +774,7 @@ def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
             raise InvalidStudy("the labels '0', '1' are no words that a language model could answer with.")
         return task
 
-    monkeypatch.setattr(cost, "encoded", encoded)
+    monkeypatch.setattr(forecast, "encoded", encoded)
     made = world.choose(tmp_path / "out", 60)
     assert made.contender(made.recommended).method == "full"
     assert reasons(made) == {"zero-shot": "the labels '0', '1' are no words that a language model could answer with."}
@@ -815,9 +816,9 @@ def test_all_are_evaluated_on_the_same_held_out_texts_and_no_measurement_on_any(
 
 def test_the_records_of_what_was_there_before_are_kept(world: World, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    write(tmp_path / "out" / "records.jsonl", [record("lora", key="another's")])
+    write_records(tmp_path / "out" / "records.jsonl", [record("lora", key="another's")])
     world.choose(tmp_path / "out")
-    kept = [one.key for one in read(tmp_path / "out" / "records.jsonl")]
+    kept = [one.key for one in read_records(tmp_path / "out" / "records.jsonl")]
     assert kept[0] == "another's"
     assert len(kept) > 1
 

@@ -20,11 +20,11 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidData
 from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.predictions import Predictions
 from afina.studies import adapters, results
-from afina.studies.directory import Directory
-from afina.studies.executors.local import _Worker
-from afina.studies.executors.messages import CarryOut
 from afina.studies.recommendation import Contender, Recommendation
-from afina.studies.record import Record
+from afina.studies.runs.local_executor import _Worker
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Record
+from afina.studies.runs.worker import CarryOut
 from command import Command, InventedExecutor, copy
 from raises import raises
 
@@ -130,7 +130,7 @@ def recommendation(**changes: Any) -> Recommendation:
 
 
 def test_a_recommendation_that_was_edited_is_refused(tmp_path: Path) -> None:
-    path = Directory(tmp_path).recommendation
+    path = OutputDirectory(tmp_path).recommendation
     path.write_text(recommendation().sealed().model_dump_json(indent=2))
     assert results.read_recommendation(path).recommended == "majority class"
     path.write_text(path.read_text().replace("0.6", "0.99"))

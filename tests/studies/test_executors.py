@@ -19,14 +19,14 @@ import pytest
 from afina import Backbone, Study, meter
 from afina.events import Listener, Progress
 from afina.report.progress import Lines
-from afina.studies import record
-from afina.studies.cost import cost
-from afina.studies.directory import SCRATCH, Directory
-from afina.studies.executors.executor import Cancelled, Lost, MemoryForecast
-from afina.studies.executors.local import LocalExecutor
-from afina.studies.record import Record
 from afina.studies.results import Results
-from afina.studies.run import Run
+from afina.studies.runs import record
+from afina.studies.runs.executor import Cancelled, Lost, MemoryForecast
+from afina.studies.runs.forecast import forecast_run
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from afina.studies.slots import TRIES, Slots
 from afina.studies.watcher import Watcher
 from command import PROGRAM, HereExecutor, InventedExecutor, left_behind
@@ -124,7 +124,7 @@ def test_whatever_ends_first_results_and_records_stand_in_the_studys_order(
     results = five().run(tmp_path, scribe, executor=executor)
     assert max(map(len, executor.together)) == min(slots, len(METHODS))
     assert tuple(one.name for one in results.records) == METHODS
-    assert tuple(one.name for one in record.read(tmp_path / "records.jsonl")) == METHODS
+    assert tuple(one.name for one in record.read_records(tmp_path / "records.jsonl")) == METHODS
     assert Results.read(tmp_path) == results
     if slots == 9:
         assert tuple(executor.ended) == order, "nothing ended out of order, so this test shows nothing"
@@ -346,7 +346,7 @@ def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "afina.studies.executors.worker" in child.cmdline()
+        if "afina.studies.runs.worker" in child.cmdline()
     ]
 
 
@@ -418,7 +418,7 @@ def test_ended_with_two_under_way_both_go_on_from_their_checkpoints_to_the_same_
 
 def recorded(out: Path) -> list[str]:
     """Names of the runs that have a record."""
-    return [one.name for one in record.read(out / "records.jsonl")]
+    return [one.name for one in record.read_records(out / "records.jsonl")]
 
 
 def test_workers_share_out_the_processors_unless_the_user_says_how_many_threads(
@@ -455,7 +455,7 @@ def test_memory_is_foreseen_as_plan_foresees_it(gpt2: Backbone, toy: str) -> Non
     assert found.needed.keys() == {run.key for run in runs}
     full, lora, *again = [found.needed[run.key] for run in runs]
     assert again == [full, lora]
-    expected = cost(runs[0], calibrate=False)
+    expected = forecast_run(runs[0], calibrate=False)
     assert abs(full - expected.peak) < 0.2 * expected.peak
     assert found.available > 0
 
@@ -474,7 +474,7 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(gpt2: Backbone, toy:
 
     with pytest.raises(KeyboardInterrupt):
         run.execute(tmp_path, listen=interrupt)
-    assert Directory(tmp_path).checkpoint(run.label).is_file()
+    assert OutputDirectory(tmp_path).checkpoint(run.label).is_file()
     noting = Losing(0)
     (found,) = small(gpt2, toy, "lora").run(tmp_path, executor=noting).records
     assert noting.steps[0] > 1, "it began anew"

@@ -13,13 +13,12 @@ import pytest
 from afina import Backbone, Study, Task, digest
 from afina.errors import InvalidData
 from afina.events import Listener, ValidationScore
-from afina.studies.execute import execute
-from afina.studies.executors.executor import Executor
-from afina.studies.executors.local import LocalExecutor
-from afina.studies.inputs import Located, RunInputs
-from afina.studies.record import Record
-from afina.studies.run import Run
-from afina.studies.trial import try_out
+from afina.studies.runs.execute import execute, try_out
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.inputs import Located, RunInputs
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from command import HereExecutor
 from fakes import sentences, write_csv
 

@@ -24,8 +24,8 @@ from afina.report.report import Report
 from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
 from afina.studies.candidates import _value
-from afina.studies.record import Selection
-from afina.studies.spec import UNASKED, Data, Training
+from afina.studies.runs.record import Selection
+from afina.studies.runs.spec import UNASKED, Data, Training
 from afina.studies.trainings import Trainings
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv

@@ -26,12 +26,12 @@ from afina.models.objectives import Classes
 from afina.models.question import GENERAL
 from afina.report.forecasts import forecast_table
 from afina.schema import read_size
-from afina.studies.cost import MADE_UP, cost, forecast
-from afina.studies.cost import encoded as encoded_task
-from afina.studies.directory import Directory
-from afina.studies.forecast import Forecast
-from afina.studies.prepared import aim_of, loader_of, recipe_of
-from afina.studies.spec import RunSpec, Training
+from afina.studies.runs.forecast import MADE_UP, forecast_methods, forecast_run
+from afina.studies.runs.forecast import encoded as encoded_task
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.prepared import aim_of, loader_of, recipe_of
+from afina.studies.runs.run import Forecast
+from afina.studies.runs.spec import RunSpec, Training
 from afina.training.dry_run import Alive, dry_run
 from afina.training.fit import Fit
 from afina.training.inputs import Laid
@@ -112,7 +112,7 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
 )
 @pytest.mark.usefixtures("without_network")
 def test_the_baseline_of_a_known_model_holds_its_parameters_and_no_more(backbone: str, total: int) -> None:
-    one = only(forecast(backbone, [make("baseline")], training=texts(8, batch_size=1)))
+    one = only(forecast_methods(backbone, [make("baseline")], training=texts(8, batch_size=1)))
     assert one.state_bytes == pytest.approx(4 * total, rel=1e-3)
     assert one.peak - one.terms.process > one.state_bytes
 
@@ -122,7 +122,7 @@ def test_the_baseline_of_a_known_model_holds_its_parameters_and_no_more(backbone
 def test_13_billion_parameters_are_planned_in_seconds_and_little_memory() -> None:
     start, held = now(), meter.rss()
     chosen, training = [make("full"), make("lora")], Training(dtype="bfloat16")
-    full, lora = forecast("huggyllama/llama-13b", chosen, training=training, memory=80 * GIB)
+    full, lora = forecast_methods("huggyllama/llama-13b", chosen, training=training, memory=80 * GIB)
     assert now() - start < 120
     grown, held = meter.rss(), held
     assert grown is not None
@@ -177,7 +177,7 @@ def test_a_forecast_heeds_what_a_method_is_told(
 def check(run: Run, out: Path) -> None:
     """What is foreseen of a run, and what it then measures, are the same."""
     dtype = run.training.dtype
-    one, record = cost(run, calibrate=False), run.execute(out)
+    one, record = forecast_run(run, calibrate=False), run.execute(out)
     adapter = out / record.adapter
     assert one.terms.dtype == record.environment.dtype == dtype
     assert (one.trainable, one.body, one.head) == (record.trainable, record.body, record.head)
@@ -211,7 +211,7 @@ HEEDED = [
 def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: str, method: str, dtype: str) -> None:
     settings = {"max_steps": None, "epochs": 1, "dtype": dtype} | SETTINGS[case]
     run = runs.run("gpt2", method, **settings)
-    one, record = cost(run, calibrate=False), run.execute(tmp_path)
+    one, record = forecast_run(run, calibrate=False), run.execute(tmp_path)
     assert one.state_bytes == record.memory.state_bytes
     assert one.activation_bytes == record.memory.activation_bytes
     assert one.activation_tokens == record.memory.activation_tokens
@@ -246,7 +246,7 @@ def test_a_checkpointed_trainings_memory_on_a_gpu_is_more_than_its_state_and_gro
     backbones: Backbones,
 ) -> None:
     def foreseen(**settings: Any) -> Forecast:
-        return only(forecast(str(backbones.path("gpt2")), [make("full")], training=texts(100, **settings)))
+        return only(forecast_methods(str(backbones.path("gpt2")), [make("full")], training=texts(100, **settings)))
 
     plain, checkpointed = foreseen(), foreseen(checkpointing=True)
     assert checkpointed.allocated_end == plain.allocated_end < checkpointed.gpu_peak
@@ -260,7 +260,7 @@ def test_activations_of_texts_longer_than_the_short_attention_are_exact_too(
     """Without dropout, attention over long texts takes torch's own kernel."""
     path = save(configuration("gpt2", 0.0, n_positions=512), backbones.tokenizer("gpt2"), tmp_path / "long")
     method = make("full").for_family("gpt2")
-    one = only(forecast(str(path), [method], training=texts(400, batch_size=2, dtype=dtype)))
+    one = only(forecast_methods(str(path), [method], training=texts(400, batch_size=2, dtype=dtype)))
     backbone = Backbone.load(str(path))
     fit = fit_of(opened(backbone, method), method, encoded(backbone, sentences(2)), dtype=getattr(torch, dtype))
     fit.begin()
@@ -275,7 +275,7 @@ def test_the_peak_of_a_process_is_foreseen(gpt2: Backbone, toy: str, tmp_path: P
     planned = json.loads(subprocess.run(plan, capture_output=True, check=True).stdout)
     train = [*PROGRAM, "train", *asked, "--out", str(tmp_path), "--set", "epochs=1", "--set", "dtype=float32"]
     subprocess.run(train, capture_output=True, check=True)
-    (record,) = (one for one in Directory(tmp_path).read() if one.method == "lora")
+    (record,) = (one for one in OutputDirectory(tmp_path).read() if one.method == "lora")
     assert record.memory.rss_peak is not None
     assert planned["methods"]["lora"]["peak"] == pytest.approx(record.memory.rss_peak, rel=0.15)
 
@@ -307,11 +307,11 @@ def test_time_is_known_with_a_task_and_weights_and_unknown_without(gpt2: Backbon
 def test_time_is_the_measured_pace_times_the_tokens_of_all_epochs(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: 0.5)
+    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: 0.5)
     template = Template(GENERAL)  # its labels are words
     tokens = sum(len(gpt2.tokenizer(template.render(text))["input_ids"]) for text in Task.load(toy).train.texts)
     for name, epochs in (("lora", 3), ("head", 1)):  # what trains the head alone reads each text once
-        one = only(forecast(gpt2.address, [make(name)], task=toy, training=Training(epochs=3, dtype="float32")))
+        one = only(forecast_methods(gpt2.address, [make(name)], task=toy, training=Training(epochs=3, dtype="float32")))
         assert one.train_seconds == 0.5 * epochs * tokens
 
 
@@ -331,9 +331,9 @@ def test_a_template_of_ones_own_is_planned_with(afina: Command, gpt2: Backbone, 
 def test_the_time_of_a_run_with_so_many_steps_is_that_of_their_tokens(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: 0.5)
+    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: 0.5)
     run = runs.run("gpt2", "lora", max_steps=3, accumulate=2)
-    assert cost(run).train_seconds == 0.5 * run.execute(tmp_path).tokens
+    assert forecast_run(run).train_seconds == 0.5 * run.execute(tmp_path).tokens
 
 
 def test_a_gpu_that_cannot_take_the_steps_is_an_error_that_says_what_needs_less(
@@ -344,7 +344,7 @@ def test_a_gpu_that_cannot_take_the_steps_is_an_error_that_says_what_needs_less(
 
     monkeypatch.setattr(Fit, "step", exhausted)
     with raises(OutOfMemory, code="run.out-of-memory", run="lora"):
-        cost(runs.run("gpt2", "lora"))
+        forecast_run(runs.run("gpt2", "lora"))
 
 
 @pytest.mark.slow
@@ -357,7 +357,7 @@ def test_the_task_is_read_once_for_all_methods(gpt2: Backbone, toy: str, monkeyp
         return load(address, **options)
 
     monkeypatch.setattr(Task, "load", counted)
-    assert len(forecast(gpt2.address, task=toy, calibrate=False)) == len(METHODS)
+    assert len(forecast_methods(gpt2.address, task=toy, calibrate=False)) == len(METHODS)
     assert reads == [toy]
 
 
@@ -365,8 +365,8 @@ def test_nothing_is_trained_that_this_machine_cannot_hold(
     gpt2: Backbone, toy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("afina.meter.machine_memory", lambda: 2**20)
-    monkeypatch.setattr("afina.studies.cost.seconds_per_token", lambda *_: pytest.fail("it was trained"))
-    one = only(forecast(gpt2.address, [make("lora")], task=toy, memory=GIB))
+    monkeypatch.setattr("afina.studies.runs.forecast.seconds_per_token", lambda *_: pytest.fail("it was trained"))
+    one = only(forecast_methods(gpt2.address, [make("lora")], task=toy, memory=GIB))
     assert one.train_seconds is None
     assert one.fits
 
@@ -377,7 +377,7 @@ def test_nothing_is_trained_that_this_machine_cannot_hold(
 @pytest.mark.slow
 def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    one = only(forecast("gpt2", [make("lora")], training=texts(8)))
+    one = only(forecast_methods("gpt2", [make("lora")], training=texts(8)))
     for memory, fits, fits_gpu in (
         (one.peak, True, True),
         (one.peak - 1, False, True),
@@ -403,18 +403,18 @@ def test_fits_compares_the_peaks_with_the_memory_given(afina: Command, monkeypat
 def test_no_gpu_is_spoken_of_where_there_is_none_unless_its_memory_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(gpu: int | None, memory: int | None = None) -> str:
         monkeypatch.setattr(meter, "gpu_memory", lambda device: gpu)
-        return forecast_table(forecast("gpt2", [make("baseline")], training=texts(8), memory=memory)).notes[0]
+        return forecast_table(forecast_methods("gpt2", [make("baseline")], training=texts(8), memory=memory)).notes[0]
 
     total = f"What fits in {meter.machine_memory() / GIB:.2f} GiB of main memory: no fine-tuning. "
     assert said(None) == total + "There is no GPU here; `--memory` says how much another machine's has."
     assert said(8 * GIB) == total + "On a GPU with 8.00 GiB, by estimate: no fine-tuning."
     assert said(None, 2 * GIB).endswith("On a GPU with 2.00 GiB, by estimate: no fine-tuning.")
     monkeypatch.setattr(meter, "gpu_memory", lambda device: None)
-    assert only(forecast("gpt2", [make("baseline")], training=texts(8))).summary["fits_gpu"] is None
+    assert only(forecast_methods("gpt2", [make("baseline")], training=texts(8))).summary["fits_gpu"] is None
 
 
 def test_a_plan_is_for_what_training_computes_in(afina: Command, gpt2: Backbone, toy: str, tmp_path: Path) -> None:
-    one = only(forecast(gpt2.address, [make("lora")], task=toy, calibrate=False))
+    one = only(forecast_methods(gpt2.address, [make("lora")], task=toy, calibrate=False))
     made = Run(backbone=gpt2.address, task=toy, method="lora", training={"max_steps": 1}).execute(tmp_path)
     assert one.terms.dtype == made.environment.dtype
     assert one.state_bytes == made.memory.state_bytes
@@ -424,7 +424,7 @@ def test_a_plan_is_for_what_training_computes_in(afina: Command, gpt2: Backbone,
 
 def test_the_default_memory_is_this_machines() -> None:
     total = meter.machine_memory()
-    assert only(forecast("gpt2", [make("baseline")], training=texts(8))).terms.memory == total > 2**28
+    assert only(forecast_methods("gpt2", [make("baseline")], training=texts(8))).terms.memory == total > 2**28
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_a_size_without_a_unit_is_an_error_that_shows_one(afina: Command, text: 
 
 @pytest.mark.slow
 def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
-    short, long = (only(forecast("gpt2", [make("lora")], training=texts(length))) for length in (8, 64))
+    short, long = (only(forecast_methods("gpt2", [make("lora")], training=texts(length))) for length in (8, 64))
     assert short.state_bytes == long.state_bytes
     assert short.activation_bytes is not None
     assert long.activation_bytes is not None
@@ -453,20 +453,20 @@ def test_a_longer_batch_keeps_more_and_its_state_is_the_same() -> None:
 
 @pytest.mark.slow
 def test_methods_that_the_family_lacks_are_left_out_unless_asked_for(llama: Backbone) -> None:
-    found = [one.method for one in forecast(llama.address, training=texts(8))]
+    found = [one.method for one in forecast_methods(llama.address, training=texts(8))]
     assert found == [name for name in METHODS if serves("llama", name)]
     assert {"baseline", "zero-shot", "full", "lora", "prelayer"} < set(found) < {*METHODS} - {"bitfit"}
     with pytest.raises(InvalidStudy, match="defined for gpt2 only"):
-        forecast(llama.address, [make("prelayer-46080")])
+        forecast_methods(llama.address, [make("prelayer-46080")])
 
 
 @pytest.mark.slow
 def test_methods_that_leave_no_room_for_texts_as_long_are_left_out_unless_asked_for(gpt2: Backbone) -> None:
     most = gpt2.longest
-    found = [one.method for one in forecast(gpt2.address, training=texts(most, batch_size=1))]
+    found = [one.method for one in forecast_methods(gpt2.address, training=texts(most, batch_size=1))]
     assert found == [name for name in METHODS if not make(name).takes_positions]
     with pytest.raises(InvalidStudy, match=f"16 of them are those of method prompt: at most {most - 16} are left"):
-        forecast(gpt2.address, [make("prompt")], training=texts(most))
+        forecast_methods(gpt2.address, [make("prompt")], training=texts(most))
 
 
 def test_mistakes_are_errors_that_say_what_to_do(afina: Command) -> None:
@@ -478,7 +478,7 @@ def test_mistakes_are_errors_that_say_what_to_do(afina: Command) -> None:
     with pytest.raises(ValidationError, match="dtype"):
         Training(dtype="float16")  # type: ignore[arg-type]
     with pytest.raises(NotFound):
-        forecast("./nowhere")
+        forecast_methods("./nowhere")
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,9 @@ def test_what_is_measured_is_told_when_it_begins(afina: Command, gpt2: Backbone,
 
 def test_the_table_says_what_was_assumed(gpt2: Backbone, toy: str) -> None:
     training = Training(batch_size=4, dtype="float32")
-    found = forecast(gpt2.address, [make("baseline"), make("lora")], task=toy, calibrate=False, training=training)
+    found = forecast_methods(
+        gpt2.address, [make("baseline"), make("lora")], task=toy, calibrate=False, training=training
+    )
     table = forecast_table(found)
     assert [row[0] for row in table.rows] == ["no fine-tuning", "LoRA"]
     assert all(len(row) == len(table.columns) for row in table.rows)
@@ -514,5 +516,5 @@ def test_the_table_says_what_was_assumed(gpt2: Backbone, toy: str) -> None:
     assert f"the largest training batch of `{toy}`: 4 texts, {found[0].terms.tokens} tokens" in words
     assert "Training time is foreseen where" in words
     assert "no task was given" in " ".join(
-        forecast_table(forecast("gpt2", [make("baseline")], training=texts(8))).notes
+        forecast_table(forecast_methods("gpt2", [make("baseline")], training=texts(8))).notes
     )

@@ -12,7 +12,7 @@ import pytest
 from afina import Run, Task
 from afina.data.task import stamp
 from afina.models import objectives
-from afina.studies import prepared, task_facts
+from afina.studies.runs import inputs, prepared
 from afina.studies.study import Study
 from command import Command
 from fakes import Backbones, sentences, write_csv
@@ -63,11 +63,11 @@ def test_a_command_that_trains_reads_its_file_once_and_once_more_in_each_run(
 def test_a_file_that_changed_is_read_again(toy: str, reads: list[str], tmp_path: Path) -> None:
     file = write_csv(tmp_path / "toy.csv", sentences(60))
     run = Run(backbone="gpt2", task=str(file), method="lora")
-    before = [task_facts.facts_of(run) for _ in range(3)]
+    before = [inputs.facts_of(run) for _ in range(3)]
     assert (len(reads), len({id(one) for one in before})) == (1, 1)
     with file.open("a", encoding="utf-8") as more:
         more.write("a new text,1\n")
-    after = task_facts.facts_of(run)
+    after = inputs.facts_of(run)
     assert len(reads) == 2
     assert after.data_digest != before[0].data_digest
 
@@ -87,14 +87,14 @@ def test_the_facts_of_a_task_hold_no_training_text_and_few_of_the_others(
     toy: str, reads: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = Run(backbone="gpt2", task=str(write_csv(tmp_path / "toy.csv", sentences(60))), method="lora")
-    facts = task_facts.facts_of(run)
+    facts = inputs.facts_of(run)
     assert facts.evaluation is not None
-    assert task_facts.evaluation_of(run.task, run.data) is facts.evaluation
+    assert inputs.evaluation_of(run.task, run.data) is facts.evaluation
     assert len(reads) == 1
-    monkeypatch.setattr(task_facts, "KEPT", 10)
+    monkeypatch.setattr(inputs, "KEPT", 10)
     longer = run.model_copy(update={"task": str(write_csv(tmp_path / "other.csv", sentences(60)))})
-    assert task_facts.facts_of(longer).evaluation is None
-    assert task_facts.evaluation_of(longer.task, longer.data).digest == facts.evaluation.digest
+    assert inputs.facts_of(longer).evaluation is None
+    assert inputs.evaluation_of(longer.task, longer.data).digest == facts.evaluation.digest
     assert len(reads) == 3
 
 
@@ -115,7 +115,7 @@ def test_a_run_makes_its_objective_and_its_metric_once(
 def test_a_study_asks_for_one_objective_before_its_runs(
     toy: str, backbones: Backbones, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from afina.studies.executors.local import LocalExecutor
+    from afina.studies.runs.local_executor import LocalExecutor
 
     made = counting(monkeypatch, objectives, "make")
     study = Study(name="s", backbone=str(backbones.path("gpt2")), task=toy, methods={"lora": {}})

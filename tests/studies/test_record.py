@@ -8,35 +8,35 @@ import pytest
 from pydantic import ValidationError
 
 from afina.errors import InvalidData
-from afina.studies import record as records_file
-from afina.studies.record import Record
+from afina.studies.runs import record as records_file
+from afina.studies.runs.record import Record
 from raises import raises
 from records import every_method, record, result
 
 
 def test_writing_then_reading_gives_the_same_records(tmp_path: Path) -> None:
     written = every_method()
-    records_file.write(tmp_path / "records.jsonl", written)
-    assert records_file.read(tmp_path / "records.jsonl") == written
+    records_file.write_records(tmp_path / "records.jsonl", written)
+    assert records_file.read_records(tmp_path / "records.jsonl") == written
 
 
 def test_a_label_with_an_unusual_line_separator_stays_on_its_line(tmp_path: Path) -> None:
     written = [record(label_names=("a\u2028b", "c\x85d\n")), record("full")]
-    records_file.write(tmp_path / "records.jsonl", written)
-    assert records_file.read(tmp_path / "records.jsonl") == written
+    records_file.write_records(tmp_path / "records.jsonl", written)
+    assert records_file.read_records(tmp_path / "records.jsonl") == written
 
 
 def test_an_undefined_metric_is_null_on_its_line_and_reads_as_undefined(tmp_path: Path) -> None:
     made = record("lora", metrics={"accuracy": 1.0, "auroc": float("nan")})
-    records_file.write(tmp_path / "records.jsonl", [made])
+    records_file.write_records(tmp_path / "records.jsonl", [made])
     assert '"auroc":null' in (tmp_path / "records.jsonl").read_text()
-    (again,) = records_file.read(tmp_path / "records.jsonl")
+    (again,) = records_file.read_records(tmp_path / "records.jsonl")
     assert isnan(again.metrics["auroc"])
     assert again.metrics["accuracy"] == 1.0
 
 
 def test_no_file_means_no_records(tmp_path: Path) -> None:
-    assert records_file.read(tmp_path / "records.jsonl") == []
+    assert records_file.read_records(tmp_path / "records.jsonl") == []
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_a_damaged_line_is_an_error_that_names_the_line_and_changes_nothing(
     tmp_path: Path, damage: bytes, said: str
 ) -> None:
     path = tmp_path / "records.jsonl"
-    records_file.write(path, [record("full"), record("lora"), record("prelayer")])
+    records_file.write_records(path, [record("full"), record("lora"), record("prelayer")])
     lines = path.read_bytes().splitlines()
     lines[1] = damage
     path.write_bytes(b"\n".join(lines) + b"\n")
     before = path.read_bytes()
     with pytest.raises(InvalidData) as caught:
-        records_file.read(path)
+        records_file.read_records(path)
     message = str(caught.value)
     assert f"{path}, line 2: not a record" in message
     assert f"({said}: " in message

@@ -21,8 +21,8 @@ from safetensors import safe_open
 
 from afina import Backbone, Study
 from afina.events import Progress
-from afina.studies.record import Record
 from afina.studies.results import Results
+from afina.studies.runs.record import Record
 from command import PROGRAM, Command, left_behind
 from fakes import Runs
 
@@ -95,7 +95,7 @@ def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "afina.studies.executors.worker" in child.cmdline()
+        if "afina.studies.runs.worker" in child.cmdline()
     ]
 
 

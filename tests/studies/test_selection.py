@@ -12,9 +12,9 @@ from afina.data.task import CALIBRATION
 from afina.errors import InvalidData
 from afina.inference.evaluation import evaluate, trained
 from afina.inference.predictor import Predictor
-from afina.studies.record import Record
-from afina.studies.run import Run
-from afina.studies.spec import Data
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Data
 from raises import raises
 
 

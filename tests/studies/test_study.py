@@ -20,13 +20,14 @@ from filelock import FileLock
 from afina import Backbone, Study
 from afina.errors import AfinaError, Busy, InvalidData, InvalidStudy, NotFound, RunFailed, UnknownName
 from afina.events import Progress
-from afina.studies import record, study_file
-from afina.studies.executors.local import LocalExecutor
-from afina.studies.executors.messages import CarryOut, Failed, Progressed, decode, encode
-from afina.studies.record import Record
+from afina.studies import study_file
 from afina.studies.results import Results
-from afina.studies.run import Run
-from afina.studies.spec import LATER, Ask, Training
+from afina.studies.runs import record
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import LATER, Ask, Training
+from afina.studies.runs.worker import CarryOut, Failed, Progressed, decode, encode
 from afina.studies.watcher import Watcher
 from command import HereExecutor, InventedExecutor
 from raises import raises
@@ -437,7 +438,7 @@ def test_a_study_writes_records_and_what_was_asked_and_tells_what_there_is_so_fa
     scribe = Scribe()
     results = three().run(tmp_path / "deep" / "out", scribe, ["afina", "study", "a file.toml"], invented)
     assert titles(results) == ["baseline", "full", "lora"]
-    assert record.read(results.out / "records.jsonl") == list(results.records)
+    assert record.read_records(results.out / "records.jsonl") == list(results.records)
     assert results.command == ("afina", "study", "a file.toml")
     assert (results.task, results.data) == ("sst2", three().data)
     assert Results.read(results.out) == results
@@ -481,7 +482,7 @@ def test_a_record_whose_files_are_gone_is_made_again_and_stands_there_once(
         "finished full",
         "finished lora before",
     ]
-    assert sorted(one.name for one in record.read(tmp_path / "records.jsonl")) == ["baseline", "full", "lora"]
+    assert sorted(one.name for one in record.read_records(tmp_path / "records.jsonl")) == ["baseline", "full", "lora"]
 
 
 def test_a_failed_run_stops_no_other_and_is_tried_again(invented: InventedExecutor, tmp_path: Path) -> None:
@@ -508,7 +509,7 @@ def test_records_of_other_settings_are_kept_and_not_shown(invented: InventedExec
     results = three(methods={"lora": {}}, task="another").run(tmp_path, executor=invented)
     assert [(one.name, one.task) for one in results.records] == [("lora", "another")]
     assert Results.read(tmp_path).records == results.records
-    kept = record.read(tmp_path / "records.jsonl")
+    kept = record.read_records(tmp_path / "records.jsonl")
     assert [(one.name, one.task) for one in kept] == [
         ("baseline", "sst2"),
         ("full", "sst2"),
@@ -665,7 +666,7 @@ def test_a_worker_that_ends_in_an_error_of_the_users_says_only_that(gpt2: Backbo
     (run,) = toy_study(gpt2, toy, "lora", max_length=10_000).runs()
     request = CarryOut(run=run, out=str(tmp_path), study="toy")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-m", "afina.studies.executors.worker"], text=True, **pipes) as worker:
+    with subprocess.Popen([sys.executable, "-m", "afina.studies.runs.worker"], text=True, **pipes) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stderr is not None
@@ -701,7 +702,7 @@ class Killer(Watcher):
         self.killed = 0
 
     def progress(self, run: Run, progress: Progress) -> None:
-        worker_module = "afina.studies.executors.worker"
+        worker_module = "afina.studies.runs.worker"
         if run.title == "lora" and progress.phase == "train" and progress.step and not self.killed:
             # The tests before may have left processes of their own.
             (worker,) = [one for one in psutil.Process().children() if worker_module in one.cmdline()]

@@ -20,14 +20,15 @@ from afina.errors import Diverged, InvalidData, RunFailed
 from afina.events import ValidationScore
 from afina.inference import predictor
 from afina.report.progress import attempt
-from afina.studies import candidates, trial, trials, tuning
-from afina.studies.directory import Directory
-from afina.studies.executors.executor import Executor, Lost
-from afina.studies.executors.local import LocalExecutor
+from afina.studies import candidates, trials, tuning
 from afina.studies.results import Results
-from afina.studies.run import Run
+from afina.studies.runs import execute
+from afina.studies.runs.executor import Executor, Lost
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Data, Training
 from afina.studies.space import SPREAD
-from afina.studies.spec import Data, Training
 from afina.studies.trials import Trial, Tuned
 from afina.studies.watcher import Watcher
 from command import PROGRAM, Command, HereExecutor
@@ -344,7 +345,7 @@ def test_where_no_candidate_finishes_it_says_what_to_do(gpt2: Backbone, tmp_path
 
 
 def test_a_damaged_memory_is_told(gpt2: Backbone, invented: Invented, tmp_path: Path) -> None:
-    Directory(tmp_path).tuning_memory.write_text("not what it was")
+    OutputDirectory(tmp_path).tuning_memory.write_text("not what it was")
     with raises(InvalidData, code="results.damaged", path="tuning.db"):
         tune(study(gpt2, "any"), tmp_path, invented)
 
@@ -403,7 +404,7 @@ def test_what_is_held_out_has_no_part_in_the_choice(gpt2: Backbone, noting: Noti
 @pytest.mark.parametrize("method", ["full", "lora", "prelayer"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pausing_for_scores_changes_nothing_in_training(gpt2: Backbone, toy: str, method: str, dtype: str) -> None:
-    from afina.studies.trial import try_out
+    from afina.studies.runs.execute import try_out
 
     train = {"max_steps": 8, "batch_size": 8, "dtype": dtype, "learning_rate": 1e-2, "accumulate": 2}
     run = study(gpt2, toy, method, train=train).runs()[0]
@@ -423,7 +424,7 @@ def test_a_last_step_that_spoils_the_weights_is_a_divergence(
     """Its loss was a number; what it left gives none. No step comes after it that would tell."""
     monkeypatch.setattr(predictor, "logits", lambda classifier, encoded, listen: np.full((len(encoded), 2), np.nan))
     run = Run(backbone=gpt2.address, task=toy, method="lora", data=Data(validation=0.3), training=Training(max_steps=2))
-    (score,) = trial.try_out(run, (1.0,))
+    (score,) = execute.try_out(run, (1.0,))
     assert (score.value, score.loss) == (None, None)
     with pytest.raises(Diverged, match="the last step left weights that give no numbers"):
         run.model_copy(update={"data": Data()}).execute(tmp_path)
@@ -441,7 +442,7 @@ def test_a_candidate_that_diverges_says_so(gpt2: Backbone, toy: str, noting: Not
 def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_nothing(
     gpt2: Backbone, toy: str, tmp_path: Path
 ) -> None:
-    from afina.studies.trial import try_out
+    from afina.studies.runs.execute import try_out
 
     before = psutil.Process().children()  # another test of this process may have left some
     run = candidates.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, candidates.Tune())
@@ -490,7 +491,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     command = [*PROGRAM, "study", str(source), "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     start = time.monotonic()
-    while not Directory(tmp_path / "killed").tuning.exists():
+    while not OutputDirectory(tmp_path / "killed").tuning.exists():
         assert killed.poll() is None
         assert time.monotonic() - start < 90
         time.sleep(0.02)

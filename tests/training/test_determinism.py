@@ -18,9 +18,9 @@ from afina import METHODS, Backbone, Run, Task
 from afina.events import Progress
 from afina.methods import make
 from afina.models.adapter import Adapter
-from afina.studies.directory import Directory
-from afina.studies.execute import execute
-from afina.studies.spec import Training
+from afina.studies.runs.execute import execute
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
 from fakes import Backbones, Runs, changed, encoded, fit_of, opened, sentences
@@ -172,7 +172,7 @@ def test_a_run_stopped_twice_and_resumed_gives_the_digest_of_one_left_alone(
 ) -> None:
     chosen = run(method, dtype=dtype)
     expected = chosen.execute(tmp_path / "alone")
-    path = Directory(tmp_path / "stopped").checkpoint(chosen.label)
+    path = OutputDirectory(tmp_path / "stopped").checkpoint(chosen.label)
     for step in (3, 7):
         with pytest.raises(Killed):
             execute(chosen, tmp_path / "stopped", listen=kill_at(step))
@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_as_none(
     expected = chosen.execute(tmp_path / "alone")
     with pytest.raises(Killed):
         execute(chosen, tmp_path, listen=kill_at(5))
-    damage(Directory(tmp_path).checkpoint(chosen.label))
+    damage(OutputDirectory(tmp_path).checkpoint(chosen.label))
     steps: list[int] = []
     found = execute(chosen, tmp_path, listen=lambda p: steps.append(p.step) if p.phase == "train" else None)
     assert steps == list(range(1, STEPS + 1))
@@ -233,9 +233,9 @@ def test_the_checkpoint_of_another_run_is_as_none(
     assert foreign.key != chosen.key
     with pytest.raises(Killed):
         execute(foreign, tmp_path / "foreign", listen=kill_at(5))
-    path = Directory(tmp_path / "here").checkpoint(chosen.label)
+    path = OutputDirectory(tmp_path / "here").checkpoint(chosen.label)
     path.parent.mkdir(parents=True)
-    shutil.copy(Directory(tmp_path / "foreign").checkpoint(foreign.label), path)
+    shutil.copy(OutputDirectory(tmp_path / "foreign").checkpoint(foreign.label), path)
     expected = chosen.execute(tmp_path / "alone")
     assert execute(chosen, tmp_path / "here").digest == expected.digest
 

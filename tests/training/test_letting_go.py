@@ -19,7 +19,7 @@ from afina.errors import Diverged, NotFound
 from afina.methods import make
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.studies import prepared
+from afina.studies.runs import prepared
 from afina.training.fit import Fit
 from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
 
@@ -146,7 +146,7 @@ def test_runs_in_one_process_take_no_more_memory_from_the_second_on(name: str, d
     script = """
         import gc, sys
         from afina import Run, meter
-        from afina.studies.spec import Data, Training
+        from afina.studies.runs.spec import Data, Training
 
         method, dtype, out = sys.argv[1:]
         data = Data(train_examples=60, evaluation_examples=12)

@@ -17,8 +17,8 @@ from afina.data.tokenize import Encoded
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.studies.record import Record
-from afina.studies.spec import UNASKED, Training
+from afina.studies.runs.record import Record
+from afina.studies.runs.spec import UNASKED, Training
 from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit

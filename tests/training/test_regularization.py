@@ -12,7 +12,7 @@ import torch
 from afina import Backbone, Run
 from afina.errors import InvalidStudy
 from afina.methods import make
-from afina.studies.spec import RunSpec, Training
+from afina.studies.runs.spec import RunSpec, Training
 from afina.training.fit import Fit
 from fakes import encoded, fit_of, opened, sentences
 from raises import raises

@@ -29,7 +29,7 @@ from afina.methods.method import Method
 from afina.models import objectives
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.studies.spec import Training
+from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
 from afina.training.optimizer import make_optimizer
 from afina.training.recipe import Recipe

@@ -108,13 +108,13 @@ def plan(
     from afina.methods import make
     from afina.report.forecasts import forecast_table
     from afina.schema import read_size
-    from afina.studies.cost import forecast
-    from afina.studies.spec import DTYPES, Ask, Data, Training
+    from afina.studies.runs.forecast import forecast_methods
+    from afina.studies.runs.spec import DTYPES, Ask, Data, Training
 
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES, "plan")
     read = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind, separator)
-    found = forecast(
+    found = forecast_methods(
         backbone,
         [make(name) for name in method] if method else None,
         task=task,

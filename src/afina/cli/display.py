@@ -12,8 +12,8 @@ from afina.cli.hints import with_flags
 from afina.events import Progress
 from afina.report import progress
 from afina.report.progress import figures
-from afina.studies.record import Record
-from afina.studies.run import Run
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from afina.studies.watcher import Watcher
 
 if TYPE_CHECKING:

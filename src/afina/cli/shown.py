@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from afina.cli.output import print_prose, print_tables
 
 if TYPE_CHECKING:
-    from afina.studies.record import Record
     from afina.studies.results import Results
+    from afina.studies.runs.record import Record
 
 
 def show_results(

@@ -46,8 +46,8 @@ from afina.errors import AfinaError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from afina.studies.executors.executor import Executor
     from afina.studies.results import Results
+    from afina.studies.runs.executor import Executor
     from afina.studies.study import Study
 
 
@@ -228,7 +228,7 @@ def report(
 def _with_the_untrained(study: Study) -> Study:
     """With the model as it is, asked in words, to compare with, where its labels can be asked for."""
     from afina.methods import METHODS
-    from afina.studies.asking import can_be_asked
+    from afina.studies.runs.prepared import can_be_asked
 
     asking = [name for name, kind in METHODS.items() if kind.head == "words" and name not in study.methods]
     more = study.model_copy(update={"methods": {**study.methods, **{name: {} for name in asking}}})
@@ -250,7 +250,7 @@ def _toml(value: str | dict[str, list[str]]) -> str:
 
 def _executor(jobs: int) -> Executor | None:
     """An executor with that many slots; None: the default, one run after the other."""
-    from afina.studies.executors.local import LocalExecutor
+    from afina.studies.runs.local_executor import LocalExecutor
 
     return LocalExecutor(jobs) if jobs > 1 else None
 
@@ -270,7 +270,7 @@ def _carry_out(
     from rich.console import Console
 
     from afina.cli.display import watcher
-    from afina.studies.directory import Directory
+    from afina.studies.runs.output_directory import OutputDirectory
 
     where = out or Path("results") / study.name
     watching = watcher(Console(stderr=True), write_text)
@@ -282,7 +282,7 @@ def _carry_out(
                 results = then(study).run(where, watching, command)
     except KeyboardInterrupt as ended:
         watching.stop()
-        kept = " from the last checkpoint" if Directory(where).has_checkpoint else ""
+        kept = " from the last checkpoint" if OutputDirectory(where).has_checkpoint else ""
         begun = "" if kept else " before there was a checkpoint"
         print(f"\nInterrupted{begun}. To go on{kept}: {shlex.join(command)}", file=sys.stderr)
         raise typer.Exit(exit_status(ended)) from None

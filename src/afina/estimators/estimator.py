@@ -30,7 +30,7 @@ from afina.events import ignore
 from afina.models.adapter import Adapter
 from afina.models.manifest import MANIFEST
 from afina.models.predictions import Predictions
-from afina.studies.run import Run
+from afina.studies.runs.run import Run
 
 if TYPE_CHECKING:
     from afina.inference.predictor import Predictor
@@ -173,13 +173,13 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
     Args:
         method, hyperparameters   as `afina methods` lists them, such as "lora" and {"r": 8}
         backbone                  address of the language model
-        template, words, head     how texts are asked about, as in `afina.studies.spec.Ask`; by default what suits the
-                                  labels (docs/words.md)
+        template, words, head     how texts are asked about, as in `afina.studies.runs.spec.Ask`; by default what
+                                  suits the labels (docs/words.md)
         epochs, learning_rate, batch_size, max_length
                                   of training; learning_rate None: the method's own. max_length None: 512 tokens or what
                                   the backbone takes
         class_weight              "balanced", or None
-        training                  further fields of `afina.studies.spec.Training`, such as {"max_steps": 100}
+        training                  further fields of `afina.studies.runs.spec.Training`, such as {"max_steps": 100}
         out                       where to leave the adapter, a directory that `Predictor.load` and `afina predict`
                                   open; None: in memory alone
         random_state              seed of the head, the order and the dropout: an int, a RandomState, or None for

@@ -14,7 +14,7 @@ from afina.events import Progress
 from afina.report.progress import Lines, figures
 
 if TYPE_CHECKING:
-    from afina.studies.run import Run
+    from afina.studies.runs.run import Run
 
 PAUSE = 0.3
 """Seconds between two changes of what is shown."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from afina.data.kinds import columns_in_words
 from afina.report.arms import Arm
 from afina.report.words import count, number_of_texts, too_few
-from afina.studies.spec import Data
+from afina.studies.runs.spec import Data
 
 
 def split_of(task: str, train: int, held_out: int) -> str:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from afina.report import asking, metrics
 from afina.report.words import in_words
-from afina.studies.record import Record
-from afina.studies.spec import NO_EFFECT
+from afina.studies.runs.record import Record
+from afina.studies.runs.spec import NO_EFFECT
 
 if TYPE_CHECKING:  # numpy is imported by what needs it
     import numpy as np
 
     from afina.models.objective import Objective
-    from afina.studies.result import Result
+    from afina.studies.runs.record import Result
 
 _OF_SIZE = ("train_examples", "train_digest")
 """Settings that tell sizes apart; the number of texts says it."""

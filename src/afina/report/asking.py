@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afina.studies.record import Asked
+from afina.studies.runs.record import Prompting
 
 
-def settings(ask: Asked) -> dict[str, object]:
+def settings(ask: Prompting) -> dict[str, object]:
     """What tells arms apart. `head` alone suffices to name two that differ in it."""
     found: dict[str, object] = {"head": "words" if ask.words else "random"}
     if ask.words:
@@ -19,12 +19,12 @@ def settings(ask: Asked) -> dict[str, object]:
     return found
 
 
-def takes_pairs(ask: Asked) -> bool:
+def takes_pairs(ask: Prompting) -> bool:
     """Whether the template, if there is one, is for pairs of texts."""
     return "{text_pair}" in (ask.template or "")
 
 
-def in_words(ask: Asked) -> str:
+def in_words(ask: Prompting) -> str:
     """What was asked and what may answer, as part of a sentence; empty where nothing was asked."""
     parts = []
     if ask.template is not None:
@@ -37,7 +37,7 @@ def in_words(ask: Asked) -> str:
     return "; ".join(parts)
 
 
-def notes(asked: Sequence[Asked]) -> list[str]:
+def notes(asked: Sequence[Prompting]) -> list[str]:
     """A line for each way of asking that there is."""
     said = dict.fromkeys(filter(None, map(in_words, asked)))
     return [f"Asked in words: {one}." for one in said]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from afina.report.tables import Column, Table
 from afina.report.words import NOTHING, count, percent, seconds, size
-from afina.studies.forecast import Forecast
+from afina.studies.runs.run import Forecast
 
 if TYPE_CHECKING:  # it loads torch
     from afina.methods.attachment import BackboneCounts

@@ -19,8 +19,8 @@ from afina.report.plots import predictions
 from afina.report.plots.svg import Plot
 from afina.report.tables import Table
 from afina.report.words import share
-from afina.studies.record import Record
-from afina.studies.spec import Data
+from afina.studies.runs.record import Record
+from afina.studies.runs.spec import Data
 
 if TYPE_CHECKING:  # numpy is imported by what needs it
     import numpy as np

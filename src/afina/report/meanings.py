@@ -9,8 +9,8 @@ from afina.report import metrics
 from afina.report.arms import Arm
 from afina.report.kinds import PRESENTATIONS
 from afina.report.words import listed, share
-from afina.studies.record import Record
-from afina.studies.spec import Data
+from afina.studies.runs.record import Record
+from afina.studies.runs.spec import Data
 
 
 def notes(arms: Sequence[Arm], data: Data) -> list[str]:

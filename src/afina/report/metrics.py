@@ -7,7 +7,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.report.words import points, share
-from afina.studies.record import Record
+from afina.studies.runs.record import Record
 
 if TYPE_CHECKING:
     from afina.stats.metrics import Metric

@@ -14,8 +14,8 @@ from afina.events import Progress
 from afina.methods import make
 from afina.report import metrics
 from afina.report.words import in_words, size
-from afina.studies.record import Record
-from afina.studies.run import Run
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from afina.studies.trials import Trial
 from afina.studies.watcher import Watcher
 

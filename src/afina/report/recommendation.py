@@ -18,7 +18,7 @@ from afina.stats.comparison import Comparison
 from afina.studies import floors
 from afina.studies.portfolio import EPOCHS
 from afina.studies.recommendation import Contender, Dropped, Recommendation
-from afina.studies.spec import Training
+from afina.studies.runs.spec import Training
 
 BATCH = Training().batch_size
 FEW_LEFT = 0.75

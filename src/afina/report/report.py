@@ -28,8 +28,8 @@ from afina.report.writers import data, markdown
 from afina.report.writers.summary import summary
 
 if TYPE_CHECKING:  # numpy is imported by what needs it
-    from afina.studies.record import Record
     from afina.studies.results import Results
+    from afina.studies.runs.record import Record
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)

@@ -15,7 +15,7 @@ from afina.report.arms import Arm, differing, training
 from afina.report.plots.svg import Plot
 from afina.report.tables import Column, Table
 from afina.report.words import NOTHING, in_words, value_in_words
-from afina.studies.record import Environment, Record
+from afina.studies.runs.record import Environment, Record
 
 if TYPE_CHECKING:  # numpy is imported by what needs it
     from afina.studies.results import Failure

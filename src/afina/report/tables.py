@@ -17,7 +17,7 @@ from afina.methods import make
 from afina.report import metrics
 from afina.report.arms import Arm, Value
 from afina.report.words import NOTHING, UNDEFINED, count, in_words, percent, seconds, share, size, span
-from afina.studies.record import Record
+from afina.studies.runs.record import Record
 from afina.studies.trials import Tuned
 
 EVIDENCE = "Evidence"

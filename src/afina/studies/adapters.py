@@ -7,10 +7,10 @@ from pathlib import Path
 
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
 from afina.models.adapter import check_there
-from afina.studies.directory import Directory
 from afina.studies.recommendation import Recommendation
-from afina.studies.record import Record
 from afina.studies.results import read_recommendation, read_request
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Record
 
 
 def find(place: str | Path, method: str | None = None, seed: int | None = None) -> Path:
@@ -22,7 +22,7 @@ def find(place: str | Path, method: str | None = None, seed: int | None = None) 
     Raises NotFound, UnknownName, InvalidData, InvalidStudy; the message lists what there is.
     """
     place = Path(place)
-    directory = Directory(place)
+    directory = OutputDirectory(place)
     if not directory.holds_results:
         if place.is_dir() and (method is not None or seed is not None):
             option = "method" if method is not None else "seed"

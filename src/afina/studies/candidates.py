@@ -23,7 +23,7 @@ from afina.digest import derive_seed
 from afina.errors import CannotWrite, InvalidData
 from afina.events import ValidationScore
 from afina.schema import Sparing
-from afina.studies.run import Run
+from afina.studies.runs.run import Run
 from afina.studies.space import RATE, Space
 from afina.studies.trials import Trial, Tuned
 

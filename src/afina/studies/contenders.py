@@ -13,7 +13,7 @@ from afina.stats.metrics import Metric
 from afina.studies import floors
 from afina.studies.floors import Floor
 from afina.studies.recommendation import HALF, Contender, Fewer
-from afina.studies.result import Result
+from afina.studies.runs.record import Result
 from afina.studies.trainings import Trainings
 
 

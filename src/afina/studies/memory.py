@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from afina.studies import stages
-from afina.studies.executors.executor import MemoryForecast
 from afina.studies.portfolio import DEAREST
-from afina.studies.run import Run
+from afina.studies.runs.executor import MemoryForecast
+from afina.studies.runs.run import Run
 from afina.studies.setting import Setting
 from afina.studies.watcher import Watcher
 

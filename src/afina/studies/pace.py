@@ -9,9 +9,9 @@ from functools import partial
 from afina import meter
 from afina.errors import RunFailed
 from afina.events import Listener, Progress, ValidationScore, silent
-from afina.studies.executors.executor import Executor
-from afina.studies.record import Record
-from afina.studies.run import Run
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 from afina.studies.slots import Slots, Tell, again_where_lost
 
 MEASURED = 4

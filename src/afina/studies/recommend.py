@@ -1,7 +1,7 @@
 """Recommend: which way of adapting to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`floors.py`), what fits in memory (`cost.py`), what a step costs here (`pace.py`), the model as it
-is, and then whole trainings, one after the other (`trainings.py`), in the order of `portfolio.py`. A part of the
+In order: the floors (`floors.py`), what fits in memory (`forecast.py`), what a step costs here (`pace.py`), the model
+as it is, and then whole trainings, one after the other (`trainings.py`), in the order of `portfolio.py`. A part of the
 training texts that none of them sees selects one; the held-out texts only say how good each is.
 """
 
@@ -26,17 +26,16 @@ from afina.stats.comparison import compare
 from afina.stats.metrics import METRICS
 from afina.studies import contenders, floors, portfolio, stages
 from afina.studies.clock import Clock
-from afina.studies.directory import Directory
-from afina.studies.executors.executor import Executor
-from afina.studies.executors.local import LocalExecutor
 from afina.studies.floors import Floor
-from afina.studies.holding import Held
 from afina.studies.memory import MORE
 from afina.studies.portfolio import DEAREST
 from afina.studies.recommendation import Contender, Dropped, Recommendation, decide
 from afina.studies.results import Results, of_recommendation
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.output_directory import OutputDirectory, OutputLock
+from afina.studies.runs.spec import Ask, Data
 from afina.studies.setting import Setting
-from afina.studies.spec import Ask, Data
 from afina.studies.study_file import checked
 from afina.studies.trainings import AT_LEAST, Trainings
 from afina.studies.watcher import Watcher, watching
@@ -105,7 +104,7 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
         )
 
 
-def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendation:
+def _recommend(setting: Setting, memory: int | None, held: OutputLock) -> Recommendation:
     task, clock = setting.task, setting.clock
     setting.watcher.says(task.told)
     setting.watcher.says("fitting what needs no language model")
@@ -125,7 +124,7 @@ def _recommend(setting: Setting, memory: int | None, held: Held) -> Recommendati
     return _answer(setting, fitted, handed, trainings)
 
 
-def _hand_over(floor: Floor, setting: Setting, directory: Directory) -> str:
+def _hand_over(floor: Floor, setting: Setting, directory: OutputDirectory) -> str:
     """Save a floor's model as an adapter; its path, as the recommendation names it."""
     from afina import device  # loads torch
 
@@ -152,14 +151,14 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
     """Methods that fit in memory, whether training computes in bfloat16, and methods that do not fit."""
     from afina import device  # these load torch
     from afina.methods.attachment import applicable
-    from afina.studies import cost
+    from afina.studies.runs import forecast
 
     gpu = meter.gpu_memory(device.choose())
     there = [gpu] if gpu is not None else [meter.memory_available(), meter.machine_memory()]
     limit = memory if memory is not None else min((size for size in there if size is not None), default=None)
     considered = [name for name, kind in METHODS.items() if kind.practical or kind.head == "words"]
     runs = [setting.run(name) for name in applicable(setting.backbone, considered)]
-    encodings = cost.Encodings(setting.task)
+    encodings = forecast.Encodings(setting.task)
     fitting, dropped, lowered = [], {}, False
     most: int | None = None  # of memory, by the dearest method
     for run in sorted(runs, key=lambda one: one.method != DEAREST):
@@ -173,7 +172,7 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
         if most is not None and limit is not None and MORE * most <= limit:
             fitting.append(run.method)  # to foresee its memory too would take seconds
             continue
-        one = cost.cost(run, texts, memory=limit, calibrate=False)
+        one = forecast.forecast_run(run, texts, memory=limit, calibrate=False)
         lowered = one.terms.dtype == "bfloat16"
         fits, needed = (one.fits, one.peak) if gpu is None else (bool(one.fits_gpu), one.gpu_peak)
         if fits:

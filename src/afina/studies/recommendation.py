@@ -16,8 +16,8 @@ from afina.data.kinds import CLASSES, Kind
 from afina.schema import Count, Figure, Frozen, Sealed, Sparing
 from afina.stats.comparison import Comparison
 from afina.studies import floors
-from afina.studies.record import Asked, Below
-from afina.studies.spec import Data
+from afina.studies.runs.record import Below, Prompting
+from afina.studies.runs.spec import Data
 
 NAME = "choose"
 """What the records of its runs have as their study's name: the command's."""
@@ -56,7 +56,7 @@ class Contender(Frozen):
     memory: Count | None = None
     trainable: Count | None = None
     total: Count | None = None
-    ask: Asked = Asked()
+    ask: Prompting = Prompting()
     key: str | None = None
     adapter: Below | None = None
 

@@ -9,42 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from afina.data.task import reads_files
-from afina.studies.holding import Held
-from afina.studies.record import Record
-from afina.studies.run import Run
-from afina.studies.task_facts import TaskFacts
-
-
-@dataclass(frozen=True)
-class DataDigests:
-    """What a run's data are now.
-
-    data               as in `Task.data_digest`: of all that is at the address
-    train, evaluation  of the splits as the run uses them
-    label_names        in their order
-    """
-
-    data: str | None
-    train: str
-    evaluation: str
-    label_names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, facts: TaskFacts) -> DataDigests:
-        """Those of a task that was read as the run reads it."""
-        return cls(facts.data_digest, facts.train_digest, facts.evaluation_digest, facts.label_names)
-
-    def are_of(self, record: Record) -> bool:
-        """Whether the record is of a run on these data."""
-        if record.data_digest is not None:
-            return record.data_digest == self.data
-        there = record.environment
-        return (there.train_digest, there.evaluation_digest, record.label_names) == (
-            self.train,
-            self.evaluation,
-            self.label_names,
-        )
-
+from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.output_directory import OutputLock
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 
 Look = Callable[[Run], DataDigests | None]
 """What the data of a run are now; None where they cannot have changed, or this machine cannot know."""
@@ -58,7 +26,7 @@ class RecordedRuns:
     known by the digests of the splits. Data at other addresses are looked at only where a record is there.
     """
 
-    held: Held
+    held: OutputLock
     look: Look
     _seen: dict[str, DataDigests | None] = field(default_factory=dict)
 

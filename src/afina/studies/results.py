@@ -17,13 +17,12 @@ from afina.errors import InvalidData, NotFound, UnknownName
 from afina.repr_html import ReprCard, figure
 from afina.schema import Frozen
 from afina.stats.metrics import METRICS
-from afina.studies import holding, trials
-from afina.studies.directory import Directory
-from afina.studies.holding import Held
+from afina.studies import trials
 from afina.studies.recommendation import Recommendation
-from afina.studies.record import Record
-from afina.studies.result import Result
-from afina.studies.spec import Data
+from afina.studies.runs import output_directory
+from afina.studies.runs.output_directory import OutputDirectory, OutputLock
+from afina.studies.runs.record import Record, Result
+from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
 
@@ -127,9 +126,9 @@ class Results(ReprCard):
         return self.out / found[0].adapter
 
     @staticmethod
-    def hold(out: str | Path) -> AbstractContextManager[Held]:
+    def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
         """Hold the directory `out`, to fill it: see `holding.hold`."""
-        return holding.hold(Path(out))
+        return output_directory.lock_output(Path(out))
 
     @classmethod
     def read(cls, out: str | Path) -> Results:
@@ -137,7 +136,7 @@ class Results(ReprCard):
 
         Raises NotFound; InvalidData for what is damaged, or was changed by hand.
         """
-        directory = Directory(Path(out))
+        directory = OutputDirectory(Path(out))
         if not directory.holds_results:
             raise NotFound(
                 f"{out}: no {directory.records.name} there, so no finished run to show. "
@@ -145,13 +144,13 @@ class Results(ReprCard):
                 code="results.missing",
                 path=out,
             )
-        held = Held(directory, directory.read())
+        held = OutputLock(directory, directory.read())
         if directory.recommendation.is_file():
             return of_recommendation(held, read_recommendation(directory.recommendation))
         return cls._of_study(held, read_request(directory.study))
 
     @classmethod
-    def _of_study(cls, held: Held, request: Request) -> Results:
+    def _of_study(cls, held: OutputLock, request: Request) -> Results:
         finished = _of_keys(held, request.keys, request.study.get("metric"))
         return cls(
             name=request.name,
@@ -165,7 +164,7 @@ class Results(ReprCard):
         )
 
 
-def of_recommendation(held: Held, made: Recommendation) -> Results:
+def of_recommendation(held: OutputLock, made: Recommendation) -> Results:
     """A recommendation with the results of its contenders, in their order."""
     keys = [one.key for one in made.contenders if one.key is not None]
     return Results(
@@ -179,7 +178,7 @@ def of_recommendation(held: Held, made: Recommendation) -> Results:
     )
 
 
-def _of_keys(held: Held, keys: tuple[str, ...] | list[str], metric: str | None = None) -> tuple[Result, ...]:
+def _of_keys(held: OutputLock, keys: tuple[str, ...] | list[str], metric: str | None = None) -> tuple[Result, ...]:
     """metric: the headline that is asked for now, whatever it was when the runs were made."""
     by_key = {one.key: one for one in held.records}
     return tuple(measured_in(held.result(by_key[key]), metric) for key in keys if key in by_key)

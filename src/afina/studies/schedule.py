@@ -11,19 +11,18 @@ from functools import partial
 
 from afina.errors import AfinaError
 from afina.events import Progress
-from afina.studies.executors.executor import Executor
-from afina.studies.holding import Held
 from afina.studies.memory import wait_for_memory
-from afina.studies.record import Record
-from afina.studies.result import Result
 from afina.studies.results import Failure, Results, measured_in
-from afina.studies.run import Run
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.output_directory import OutputLock
+from afina.studies.runs.record import Record, Result
+from afina.studies.runs.run import Run
 from afina.studies.slots import Slots, Tell, again_where_lost
 from afina.studies.watcher import Watcher
 
 
 def carry_out(
-    runs: Sequence[Run], held: Held, so_far: Results, executor: Executor, watcher: Watcher, *, fresh: bool
+    runs: Sequence[Run], held: OutputLock, so_far: Results, executor: Executor, watcher: Watcher, *, fresh: bool
 ) -> Results:
     """`so_far` with the results of `runs`, which are carried out where they are not known, or all of them `fresh`."""
     schedule = Schedule(runs, held, so_far, executor, watcher)
@@ -34,7 +33,7 @@ def carry_out(
 
 
 def work(
-    run: Run, held: Held, study: str, executor: Executor, watcher: Watcher, until: float | None = None
+    run: Run, held: OutputLock, study: str, executor: Executor, watcher: Watcher, until: float | None = None
 ) -> Callable[[Tell], Record]:
     """The work of a slot that carries `run` out; its scratch is ready then."""
     out = held.begin(run.label)
@@ -59,7 +58,7 @@ class Schedule:
     """
 
     runs: Sequence[Run]
-    held: Held
+    held: OutputLock
     before: Results
     executor: Executor
     watcher: Watcher

@@ -9,9 +9,9 @@ from afina.data.task import Task, reads_files
 from afina.errors import AfinaError
 from afina.models.objective import Objective
 from afina.studies.clock import Clock
-from afina.studies.executors.executor import Executor
-from afina.studies.run import Run
-from afina.studies.spec import Ask, Data, Training
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.run import Run
+from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.stages import Stages
 from afina.studies.watcher import Watcher
 

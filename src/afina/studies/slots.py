@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from afina.errors import RunFailed
-from afina.studies.executors.executor import Executor, Lost
-from afina.studies.run import Run
+from afina.studies.runs.executor import Executor, Lost
+from afina.studies.runs.run import Run
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

@@ -12,7 +12,7 @@ from typing import Any
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.methods import accepted, make
-from afina.studies.run import Run
+from afina.studies.runs.run import Run
 
 RATE = "learning_rate"
 SPREAD = 10.0

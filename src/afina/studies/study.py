@@ -23,16 +23,15 @@ from afina.repr_html import ReprCard
 from afina.schema import Frozen
 from afina.studies import schedule, trials, tuning
 from afina.studies.candidates import Tune
-from afina.studies.directory import check_name
-from afina.studies.executors.executor import Executor
-from afina.studies.executors.local import LocalExecutor
-from afina.studies.holding import Held
-from afina.studies.record import Record
 from afina.studies.recorded import RecordedRuns
 from afina.studies.results import Failure, Request, Results
-from afina.studies.run import MOST_SEED, Run
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.output_directory import OutputLock, check_name
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import MOST_SEED, Run
+from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.space import Space
-from afina.studies.spec import Ask, Data, Training
 from afina.studies.study_file import explain, override, read
 from afina.studies.trials import Tuned
 from afina.studies.watcher import Watcher, watching
@@ -359,7 +358,7 @@ def _check_asked(method: Method, entry: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _check_metric(runs: Iterable[Run], held: Held) -> None:
+def _check_metric(runs: Iterable[Run], held: OutputLock) -> None:
     """Raise InvalidStudy where a metric is asked for that a recorded run has not."""
     asked = {run.key: run.metric for run in runs}
     for one in held.records:

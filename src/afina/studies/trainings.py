@@ -20,15 +20,14 @@ from afina import meter
 from afina.errors import AfinaError
 from afina.stats.metrics import METRICS
 from afina.studies import stages
-from afina.studies.executors.executor import MemoryForecast, Overrun
-from afina.studies.holding import Held
 from afina.studies.memory import AT_FIRST, like, of_methods, wait_for_memory
 from afina.studies.pace import MEASURED, Pace, measure
 from afina.studies.portfolio import CHEAPEST, DEAREST, EPOCHS, Candidate
 from afina.studies.recommendation import NAME, Dropped
-from afina.studies.record import Record
-from afina.studies.result import Result
-from afina.studies.run import Run
+from afina.studies.runs.executor import MemoryForecast, Overrun
+from afina.studies.runs.output_directory import OutputLock
+from afina.studies.runs.record import Record, Result
+from afina.studies.runs.run import Run
 from afina.studies.schedule import work
 from afina.studies.setting import BATCH, Setting, reason
 from afina.studies.slots import Slots, Tell
@@ -80,7 +79,7 @@ class Trainings:
     """
 
     setting: Setting
-    held: Held
+    held: OutputLock
     lowered: bool
     texts: int = 0
     steps: int = 0

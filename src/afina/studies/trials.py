@@ -15,7 +15,7 @@ from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationErr
 from afina import file_io
 from afina.errors import InvalidData
 from afina.schema import FigureOrNone, Frozen
-from afina.studies.directory import Directory
+from afina.studies.runs.output_directory import OutputDirectory
 
 
 class Trial(Frozen):
@@ -75,7 +75,7 @@ _MANY = TypeAdapter(tuple[Tuned, ...])
 
 def read(out: Path) -> tuple[Tuned, ...]:
     """What the tuning in `out` has come to; nothing where there was none. Raises InvalidData."""
-    path = Directory(out).tuning
+    path = OutputDirectory(out).tuning
     if not path.exists():
         return ()
     try:
@@ -91,4 +91,4 @@ def read(out: Path) -> tuple[Tuned, ...]:
 def write(out: Path, tuned: Iterable[Tuned]) -> None:
     """Replace what the tuning in `out` has come to."""
     text = json.dumps([one.model_dump(mode="json") for one in tuned], indent=2)
-    file_io.write_text(Directory(out).tuning, text + "\n")
+    file_io.write_text(OutputDirectory(out).tuning, text + "\n")

@@ -17,10 +17,10 @@ from afina import meter
 from afina.errors import AfinaError, RunFailed
 from afina.events import Progress, ValidationScore
 from afina.studies.candidates import RUNGS, Candidate, Candidates, Tune, candidate, opened
-from afina.studies.directory import Directory
-from afina.studies.executors.executor import Executor
 from afina.studies.memory import wait_for_memory
-from afina.studies.run import Run
+from afina.studies.runs.executor import Executor
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.run import Run
 from afina.studies.slots import Slots, Tell, again_where_lost
 from afina.studies.space import RATE, Space
 from afina.studies.trials import Tuned
@@ -48,7 +48,7 @@ def tune(
     so_far = Tuned(name=run.title, method=run.method, setting={})
     if space is None:
         return so_far
-    with opened(Directory(out).tuning_memory, run, space, how, fresh=fresh) as candidates:
+    with opened(OutputDirectory(out).tuning_memory, run, space, how, fresh=fresh) as candidates:
         while not (so_far := candidates.so_far).budget or so_far.steps < so_far.budget:
             _try_batch(candidates, executor, watcher, keep)
     if so_far.setting is None:

@@ -13,9 +13,9 @@ from afina import repr_html
 
 if TYPE_CHECKING:
     from afina.events import Progress
-    from afina.studies.record import Record
     from afina.studies.results import Results
-    from afina.studies.run import Run
+    from afina.studies.runs.record import Record
+    from afina.studies.runs.run import Run
     from afina.studies.trials import Trial
 
 

@@ -17,7 +17,7 @@ from afina.report.arms import Arm, of_greatest_size
 from afina.report.tables import Column, Table, measured_on_gpu
 from afina.report.verdicts import Verdicts
 from afina.report.words import NOTHING, points, value_in_words
-from afina.studies.record import Record
+from afina.studies.runs.record import Record
 
 CLAIMS = "The published study's claims, tested here"
 

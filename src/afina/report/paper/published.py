@@ -24,7 +24,7 @@ from afina.report.tables import (
     measured_on_gpu,
 )
 from afina.report.words import NOTHING, value_in_words
-from afina.studies.record import Record
+from afina.studies.runs.record import Record
 
 STUDY = "paper"
 

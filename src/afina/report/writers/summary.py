@@ -13,7 +13,7 @@ from afina.report import metrics, verdicts
 from afina.report.paper import claims
 from afina.report.paper.claims import Claim
 from afina.report.verdicts import Verdicts
-from afina.studies.record import Memory, Record, Seconds
+from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
 
 if TYPE_CHECKING:  # numpy is imported by what needs it

@@ -1,4 +1,7 @@
-"""Run: an intention that can carry itself out. Starts without torch."""
+"""Run: an intention that can carry itself out. Forecast: what it is expected to cost, before anything is trained.
+
+Knows figures of a forecast, not how they are found (`forecast.py`). Starts without torch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,15 +21,17 @@ from afina import allocator, repr_html
 from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
-from afina.studies import directory
-from afina.studies.directory import Directory
-from afina.studies.record import Record
-from afina.studies.spec import RunSpec
+from afina.models.precision import FLOAT
+from afina.studies.runs import output_directory
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.record import Record
+from afina.studies.runs.spec import RunSpec
 from afina.studies.study_file import explain
 
 if TYPE_CHECKING:
     from afina.data.task import Task
-    from afina.studies.inputs import RunInputs
+    from afina.studies.runs.inputs import RunInputs
+
 
 MOST_SEED = 2**63
 
@@ -47,7 +52,7 @@ class Run(RunSpec):
     def _can_be_carried_out(self) -> Self:
         make(self.method, self.hyperparameters, "run")
         if self.name:
-            directory.check_name(self.name, "run")
+            output_directory.check_name(self.name, "run")
         if not 0 <= self.seed < MOST_SEED:
             raise InvalidStudy(
                 f"run {self.title}: `seed` {self.seed}. Expected 0 or more, below 2**63.",
@@ -65,9 +70,9 @@ class Run(RunSpec):
         of its own. Without `listen`, a notebook shows how far it is. `task` is the run's where it is in memory: nothing
         is read at its address then. Raises NotFound, InvalidData, CannotWrite, Diverged, OutOfMemory.
         """
-        from afina.studies.execute import execute
+        from afina.studies.runs.execute import execute
 
-        directory.make(Path(out))
+        output_directory.make_output(Path(out))
         shown = repr_html.make_watcher() if listen is None else None
         try:
             with _ctrl_c_after_a_step() as ctrl_c:
@@ -86,12 +91,12 @@ class Run(RunSpec):
             raise
         finally:
             allocator.give_back()
-        Directory(Path(out)).checkpoint(Path(record.adapter).name).unlink(missing_ok=True)
+        OutputDirectory(Path(out)).checkpoint(Path(record.adapter).name).unlink(missing_ok=True)
         return record
 
     def inputs(self) -> RunInputs:
         """The run's inputs, named for a machine without this one's files. Raises what finding them does."""
-        from afina.studies.inputs import RunInputs
+        from afina.studies.runs.inputs import RunInputs
 
         return RunInputs.of(self)
 
@@ -101,12 +106,12 @@ class Run(RunSpec):
         Of a task in files it depends on what is in them now. Raises what reading them does.
         """
         from afina.data.task import reads_files
-        from afina.studies.task_facts import facts_of
+        from afina.studies.runs.inputs import facts_of
 
         run = self
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
             run = self.on(facts_of(self).data_digest)
-        return Directory(Path(out)).adapter(run.label)
+        return OutputDirectory(Path(out)).adapter(run.label)
 
 
 @dataclass
@@ -156,3 +161,76 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a forecast is for.
+
+    dtype    "float32" or "bfloat16", in which training computes
+    texts, tokens, longest  of the largest training batch; the longest text's tokens
+    epochs   of the training whose time is foreseen
+    memory   bytes that are to suffice
+    process  bytes that Python and the libraries take, without any tensor
+    gpu      bytes of a GPU that are to suffice: those given, or this machine's; None where neither is
+    precision  what the backbone's frozen weights are held in
+    """
+
+    backbone: str
+    task: str | None
+    dtype: str
+    texts: int
+    tokens: int
+    longest: int
+    epochs: int
+    memory: int
+    process: int
+    gpu: int | None = None
+    precision: str = FLOAT
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """As JSON values; a neutral precision is left out."""
+        return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One method's costs, in bytes and seconds.
+
+    activation_bytes, activation_tokens  None where nothing is trained, and under activation checkpointing
+    peak           of the process of a run on the CPU;  gpu_peak  of a GPU's memory
+    disk_bytes     the adapter's tensor file
+    train_seconds  None where it is not known
+    """
+
+    method: str
+    title: str
+    trainable: int
+    body: int
+    head: int
+    state_bytes: int
+    allocated_end: int
+    activation_bytes: int | None
+    activation_tokens: int | None
+    peak: int
+    gpu_peak: int
+    disk_bytes: int
+    train_seconds: float | None
+    terms: Terms
+
+    @property
+    def fits(self) -> bool:
+        """Whether a run on the CPU stays within the memory of the terms."""
+        return self.peak <= self.terms.memory
+
+    @property
+    def fits_gpu(self) -> bool | None:
+        """Whether the GPU of the terms would do; None where they have none."""
+        return None if self.terms.gpu is None else self.gpu_peak <= self.terms.gpu
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """As JSON values, without the terms, which all methods share."""
+        figures = {key: value for key, value in asdict(self).items() if key not in ("method", "title", "terms")}
+        return figures | {"fits": self.fits, "fits_gpu": self.fits_gpu}

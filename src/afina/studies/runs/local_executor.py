@@ -18,13 +18,16 @@ from afina.data.task import is_at_hand, is_pinned, reads_files
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, ValidationScore, ignore
 from afina.models import source
-from afina.studies.executors.executor import Cancelled, Executor, MemoryForecast, Overrun
-from afina.studies.executors.messages import (
+from afina.studies.runs.executor import Cancelled, Executor, MemoryForecast, Overrun
+from afina.studies.runs.inputs import DataDigests, TaskFacts, facts_of
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+from afina.studies.runs.worker import (
     CarryOut,
     Failed,
     Foresee,
-    Foreseen,
     GoOn,
+    MemoryForeseen,
     Message,
     Progressed,
     Recorded,
@@ -35,10 +38,6 @@ from afina.studies.executors.messages import (
     decode,
     encode,
 )
-from afina.studies.record import Record
-from afina.studies.recorded import DataDigests
-from afina.studies.run import Run
-from afina.studies.task_facts import TaskFacts, facts_of
 
 
 class LocalExecutor(Executor):
@@ -69,7 +68,7 @@ class LocalExecutor(Executor):
         source.check(run.backbone)
         facts.check(run)
         if run.ask.words:
-            from afina.studies.asking import check_words  # loads torch
+            from afina.studies.runs.prepared import check_words  # loads torch
 
             check_words(run, facts)
         return facts.told
@@ -109,7 +108,7 @@ class LocalExecutor(Executor):
         asked = {run.key: run for run in alike.values()}
         with self._worker(Foresee(runs=tuple(asked.values()))) as worker:
             for message in worker.answers(ignore):
-                if isinstance(message, Foreseen):
+                if isinstance(message, MemoryForeseen):
                     needed = {key: message.needed[run.key] for key, run in alike.items() if run.key in message.needed}
                     return MemoryForecast(message.available, needed)
         raise worker.failure()
@@ -156,7 +155,7 @@ class _Worker:
     def __enter__(self) -> _Worker:
         with _ctrl_c_later():
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "afina.studies.executors.worker"],
+                [sys.executable, "-m", "afina.studies.runs.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -1,16 +1,20 @@
-"""Record: a fact. What one run asked for, what was measured, in what environment; frozen JSON.
+"""Record: a fact. What one run asked for, what was measured, in what environment; frozen JSON. Result: a record with
+what the run predicted, which lies in a file beside it.
 
-What each figure means is defined in docs/figures.md. Starts without torch. Knows nothing of how a
-figure was obtained.
+What each figure means is defined in docs/figures.md. Starts without torch. Knows nothing of how a figure was obtained.
 """
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     Field,
@@ -20,8 +24,13 @@ from pydantic import (
 
 from afina import file_io
 from afina.errors import InvalidData
+from afina.models import objectives
+from afina.models.objective import Objective
+from afina.models.predictions import Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
+from afina.stats import classification
+from afina.stats.metrics import METRICS, Answered
 
 TOLD = 2
 """Figures that a card shows, beside the headline; a record has more."""
@@ -89,7 +98,7 @@ class Environment(Frozen):
     evaluation_digest: str
 
 
-class Asked(Frozen):
+class Prompting(Frozen):
     """How texts were asked about, as an adapter's manifest has it; see `afina.models.adapter`."""
 
     template: str | None = None
@@ -153,7 +162,7 @@ class Record(ReprCard, Sparing, Sealed):
     notes: tuple[str, ...] = ()
     hyperparameters: dict[str, Any]
     training: dict[str, Any]
-    ask: Asked = Asked()
+    ask: Prompting = Prompting()
     kind: str
     objective: dict[str, Any] | None = None
     metric: str
@@ -228,7 +237,7 @@ class Record(ReprCard, Sparing, Sealed):
         return self.metrics["f1"]
 
 
-def read(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
     """The records in a `records.jsonl`; none where the file is not there.
 
     Raises InvalidData with the line, also where a record was changed since it was made.
@@ -264,6 +273,101 @@ def _read(line: bytes, where: str) -> Record:
     return made
 
 
-def write(path: Path, records: Iterable[Record]) -> None:
+def write_records(path: Path, records: Iterable[Record]) -> None:
     """Replace the file at `path` with one line per record."""
     file_io.write_text(path, "".join(record.model_dump_json() + "\n" for record in records))
+
+
+_CLOSE = 1e-6
+"""Two computations of one metric differ by less."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run. Two are equal whose records are: these have the digest of the predictions."""
+
+    record: Record
+    predictions: Predictions = field(compare=False)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What was asked of each text."""
+        return objectives.make(self.record.label_names, self.record.objective)
+
+    def check_shapes(self, where: object) -> None:
+        """Raise InvalidData where the predictions can be none of the record's kind and labels."""
+        given, asked = self.predictions, self.objective
+        if not asked.fits(given):
+            raise InvalidData(
+                f"{where}: these are no predictions of {self.record.name}, seed {self.record.seed}: outputs "
+                f"{given.outputs.shape} and targets {self.targets.shape}, for {asked.width} outputs a text. Remove the "
+                "file, and run the study again.",
+                code="results.changed",
+                where=where,
+                run=self.record.name,
+                seed=self.record.seed,
+            )
+
+    def check(self, where: object) -> None:
+        """Raise InvalidData where a metric of the record is not what the predictions give.
+
+        For a record without a digest of its own. What is undefined here, or not computed, is not looked at.
+        """
+        found = self.objective.metrics(self.predictions)
+        for name, said in self.record.metrics.items():
+            given = found.get(name, math.nan)
+            if math.isnan(given) or math.isnan(said) or math.isclose(said, given, rel_tol=_CLOSE, abs_tol=_CLOSE):
+                continue
+            if math.isclose(said, self._as_before(name, given), rel_tol=_CLOSE, abs_tol=_CLOSE):
+                continue
+            raise InvalidData(
+                f"{where}: the record of {self.record.name}, seed {self.record.seed}, says {name} {said:.4f}, its "
+                f"stored predictions give {given:.4f}: it was changed after it was made. Restore its line, or remove "
+                "it and run the study again.",
+                code="results.changed",
+                where=where,
+                run=self.record.name,
+                seed=self.record.seed,
+                metric=name,
+            )
+
+    def _as_before(self, metric: str, given: float) -> float:
+        """What an earlier afina made of it: macro F1 counted a label that neither occurs nor is answered as 0."""
+        if metric not in ("f1", "macro_f1") or self.objective.width < 3:
+            return given
+        if metric == "f1":
+            return float(np.nan_to_num(classification.per_class(self.answered)[2]).mean())
+        targets, answers = self.targets.astype(bool), self.answers.astype(bool)
+        counted = np.maximum(targets.sum(axis=0) + answers.sum(axis=0), 1)
+        return float((2 * (targets & answers).sum(axis=0) / counted).mean())
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What was right, [N]."""
+        return self.predictions.right
+
+    @cached_property
+    def answered(self) -> Answered:
+        """What metrics are computed from."""
+        return self.objective.answered(self.predictions)
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """What was predicted, in the form of targets, [N]."""
+        return self.answered.answers
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """What each answer adds to the headline metric, [N]; for accuracy whether it is right."""
+        return self.values(self.record.metric)
+
+    def values(self, metric: str) -> np.ndarray:
+        """What each answer adds to a metric, [N]."""
+        made = METRICS[metric].values
+        assert made is not None
+        return made(self.answered)
+
+    @cached_property
+    def chances(self) -> np.ndarray | None:
+        """Probabilities, [N, width], where the kind has such."""
+        return self.answered.chances

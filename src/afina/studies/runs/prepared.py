@@ -13,7 +13,7 @@ from afina.data.task import Task, reads_files
 from afina.data.template import Tokenizer
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.digest import derive_seed
-from afina.errors import InvalidData, InvalidStudy
+from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.events import Listener, Progress
 from afina.inference.calibration import calibrated
 from afina.meter import Meter
@@ -26,8 +26,8 @@ from afina.models.classifier import Classifier
 from afina.models.objective import Objective, metric_for
 from afina.models.objectives import OBJECTIVES
 from afina.models.question import Question
-from afina.studies.spec import RunSpec
-from afina.studies.task_facts import TaskFacts
+from afina.studies.runs.inputs import TaskFacts, labels_of
+from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 
@@ -91,7 +91,7 @@ def prepare(
     """
     listen(Progress("load"))
     with meter.phase("load"):
-        texts = given or read(run)
+        texts = given or read_task(run)
         run = of_data(run, texts)
         objective, metric = aim_of(run, texts)
         backbone = located or Backbone.load(run.backbone)
@@ -127,7 +127,7 @@ def prepare(
     return prepared, Fit(classifier, method, objective, loader, recipe_of(run, method, loader), prepared.dtype)
 
 
-def read(run: RunSpec) -> Task:
+def read_task(run: RunSpec) -> Task:
     """The task of `run`; what a temperature is fitted on, where it asks for one, is set aside."""
     return Task.load(run.task, **run.data.model_dump(), calibration=run.training.temperature)
 
@@ -242,3 +242,16 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         average=setting.average,
         pull=setting.pull,
     )
+
+
+def check_words(run: RunSpec, task: TaskFacts) -> None:
+    """Raise what the run would end with where its words do not go with the task's labels, or with one another."""
+    question_of(run, task, Backbone.load(run.backbone, weights=False).tokenizer)
+
+
+def can_be_asked(run: RunSpec) -> bool:
+    """Whether the task's labels have words that the backbone tells apart; False also where either cannot be read."""
+    try:
+        return question_of(run, labels_of(run), Backbone.load(run.backbone, weights=False).tokenizer).words is not None
+    except AfinaError:
+        return False

@@ -1,8 +1,8 @@
-"""One run in a process of its own: `python -m afina.studies.executors.worker`, started by `local.py`.
+"""Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by `local_executor.py`.
 
-Reads one message from standard input (`messages.py`): CarryOut, TryOut or Foresee. Writes messages to standard output:
-Progressed now and then, and Failed where the user can mend what failed. It ends at once when its standard input closes,
-so that no run outlives who asked for it; at Stop it ends after a checkpoint.
+Messages are a line of JSON each way. The worker reads one request from standard input: CarryOut, TryOut or Foresee. It
+writes to standard output: Progressed now and then, and Failed where the user can mend what failed. It ends at once when
+its standard input closes, so that no run outlives who asked for it; at Stop it ends after a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,26 +14,115 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, Literal, TextIO
+
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 
 from afina import meter
 from afina.errors import AfinaError
-from afina.events import Progress
-from afina.studies.executors.messages import (
-    CarryOut,
-    Failed,
-    Foresee,
-    Foreseen,
-    Message,
-    Progressed,
-    Recorded,
-    Request,
-    Scored,
-    Stop,
-    TryOut,
-    decode,
-    encode,
-)
+from afina.events import Progress, ValidationScore
+from afina.schema import Frozen
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
+
+
+class _Message(Frozen):
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # a loss may be no number
+
+
+class CarryOut(_Message):
+    """To a worker: carry `run` out under `out`. It ends in Recorded or Failed."""
+
+    kind: Literal["carry out"] = "carry out"
+    run: Run
+    out: str
+    study: str
+
+
+class TryOut(_Message):
+    """To a worker: try `run` out. After each Scored that is not the last, it waits for GoOn."""
+
+    kind: Literal["try out"] = "try out"
+    run: Run
+    shares: tuple[float, ...]
+    limit: int | None
+
+
+class Foresee(_Message):
+    """To a worker: say what memory these runs need. It ends in MemoryForeseen."""
+
+    kind: Literal["foresee"] = "foresee"
+    runs: tuple[Run, ...]
+
+
+class GoOn(_Message):
+    """To a worker: take the steps up to the next score."""
+
+    kind: Literal["go on"] = "go on"
+
+
+class Stop(_Message):
+    """To a worker: end; a run that trains leaves a checkpoint first."""
+
+    kind: Literal["stop"] = "stop"
+
+
+class Progressed(_Message):
+    """From a worker: how far it is."""
+
+    kind: Literal["progress"] = "progress"
+    progress: Progress
+
+
+class Scored(_Message):
+    """From a worker: how a trial does so far."""
+
+    kind: Literal["score"] = "score"
+    score: ValidationScore
+    last: bool
+
+
+class Recorded(_Message):
+    """From a worker: the run is done."""
+
+    kind: Literal["record"] = "record"
+    record: Record
+
+
+class MemoryForeseen(_Message):
+    """From a worker: bytes that there are, and bytes that each run needs, by its key; none where that is unknown."""
+
+    kind: Literal["foreseen"] = "foreseen"
+    available: int
+    needed: dict[str, int]
+
+
+class Failed(_Message):
+    """From a worker: what failed, where the user can mend it."""
+
+    kind: Literal["error"] = "error"
+    error: str
+    code: str
+    fields: dict[str, JsonValue]
+
+
+Request = CarryOut | TryOut | Foresee
+"""A request that a worker is started with."""
+
+Message = Request | GoOn | Stop | Progressed | Scored | Recorded | MemoryForeseen | Failed
+
+_ANY: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def encode(message: Message) -> str:
+    """One line, with its end."""
+    return message.model_dump_json() + "\n"
+
+
+def decode(line: str | bytes) -> Message:
+    """The message of a whole line."""
+    return _ANY.validate_json(line)
+
 
 _PAUSE = 0.2
 """Seconds between two progress lines of one phase."""
@@ -85,7 +174,7 @@ class _Reporter:
 
 
 def _carry_out(request: CarryOut, reporter: _Reporter) -> None:
-    from afina.studies.execute import execute
+    from afina.studies.runs.execute import execute
 
     reporter.keeps = True
     stopped = reporter.stopped.is_set
@@ -94,7 +183,7 @@ def _carry_out(request: CarryOut, reporter: _Reporter) -> None:
 
 
 def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Message]) -> None:
-    from afina.studies.trial import try_out
+    from afina.studies.runs.execute import try_out
 
     last = request.limit or math.inf
     for score in try_out(request.run, request.shares, limit=request.limit, listen=reporter.progress):
@@ -106,15 +195,15 @@ def _try_out(request: TryOut, reporter: _Reporter, replies: queue.SimpleQueue[Me
 
 def _foresee(request: Foresee, reporter: _Reporter) -> None:
     from afina import device
-    from afina.studies.cost import cost
+    from afina.studies.runs.forecast import forecast_run
 
     gpu = meter.gpu_memory(device.choose())
     needed: dict[str, int] = {}
     for run in request.runs:
         with suppress(AfinaError):  # what is wrong with it, it says itself when it is carried out
-            seen = cost(run, calibrate=False)
+            seen = forecast_run(run, calibrate=False)
             needed[run.key] = seen.peak if gpu is None else seen.gpu_peak
-    reporter.send(Foreseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
+    reporter.send(MemoryForeseen(available=meter.memory_available() if gpu is None else gpu, needed=needed))
 
 
 def main() -> int:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afina.events import Listener, ValidationScore
-from afina.studies.record import Record
-from afina.studies.recorded import DataDigests
-from afina.studies.run import Run
+from afina.studies.runs.inputs import DataDigests
+from afina.studies.runs.record import Record
+from afina.studies.runs.run import Run
 
 
 class Overrun(Exception):
@@ -99,7 +99,7 @@ class Executor(ABC):
     ) -> ValidationScore:
         """The last score of `run`: the one after which `goes_on` said no, or after its last step. Leaves no file.
 
-        shares, limit  as in `afina.studies.trial.try_out`
+        shares, limit  as in `afina.studies.runs.execute.try_out`
         Raises RunFailed; Overrun at `until`; Lost; Cancelled.
         """
 

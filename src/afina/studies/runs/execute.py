@@ -1,8 +1,8 @@
-"""Carry out a run: load, encode, train, evaluate, save, record."""
+"""Execute a run: load, encode, train, evaluate, save, record. Or try it out: train and score, without a record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from afina import device as devices
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit
 from afina.errors import AfinaError, Diverged, OutOfMemory
-from afina.events import Listener, Progress, ignore
+from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.inference import predictor, probes
 from afina.meter import Meter, rss_peak
 from afina.models.adapter import Adapter
@@ -23,10 +23,10 @@ from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
 from afina.models.predictions import Predictions
-from afina.studies.directory import Directory
-from afina.studies.prepared import Prepared, prepare
-from afina.studies.record import Asked, Environment, Memory, Record, Seconds, Selection
-from afina.studies.spec import RunSpec
+from afina.studies.runs.output_directory import OutputDirectory
+from afina.studies.runs.prepared import Prepared, prepare
+from afina.studies.runs.record import Environment, Memory, Prompting, Record, Seconds, Selection
+from afina.studies.runs.spec import RunSpec
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit, Measured
 
@@ -56,7 +56,7 @@ def execute(
         raise OutOfMemory(run.title) from None
     except AfinaError as error:
         if isinstance(error, Diverged):  # going on from the checkpoint would only diverge again
-            Directory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
+            OutputDirectory(out).checkpoint(execution.run.label).unlink(missing_ok=True)
         error.args = (f"run {run.title}: {error}",)
         raise
 
@@ -113,7 +113,7 @@ class _Execution:
         return made.model_copy(update={"selection": selection}).sealed()
 
     def _train(self, fit: Fit, prepared: Prepared) -> None:
-        path = Directory(self.out).checkpoint(self.run.label)
+        path = OutputDirectory(self.out).checkpoint(self.run.label)
         # A run's key names its backbone and data by address; what lies there may have changed since the checkpoint.
         key = digest.of_json([self.run.key, prepared.backbone_digest, prepared.task.train.digest, str(prepared.dtype)])
         fit.resume(path, key)
@@ -197,7 +197,7 @@ class _Execution:
         return Adapter(manifest, tensors, trained_on=task.trained_on)
 
     def _save(self, adapter: Adapter, classifier: Classifier, prepared: Prepared, predictions: Predictions) -> _Saved:
-        directory = Directory(self.out)
+        directory = OutputDirectory(self.out)
         where, predicted = directory.adapter(self.run.label), directory.predictions(self.run.label)
         method, backbone = prepared.method, prepared.backbone
         try:
@@ -234,7 +234,7 @@ class _Execution:
             notes=task.notes,
             hyperparameters=prepared.method.hyperparameters,
             training=training,
-            ask=Asked(**prepared.asked),
+            ask=Prompting(**prepared.asked),
             kind=objective.kind,
             objective=objective.told,
             metric=prepared.metric,
@@ -293,3 +293,37 @@ def _curve(losses: list[float]) -> tuple[tuple[int, float], ...]:
         (min(start + width, len(losses)), float(np.mean(losses[start : start + width])))
         for start in range(0, len(losses), width)
     )
+
+
+def try_out(
+    run: RunSpec,
+    shares: Sequence[float],
+    *,
+    limit: int | None = None,
+    listen: Listener = ignore,
+    task: Task | None = None,
+    backbone: Backbone | None = None,
+) -> Iterator[ValidationScore]:
+    """Train `run`, and pause for a score on its evaluation split after each of `shares` of its steps.
+
+    limit  end after so many steps, with a last score there, though the decay goes by all of them
+    task, backbone  as in `execute`
+    Leaves no file. The scores are computed in training's own precision, which is cheap and good enough to choose by.
+    Training that diverges ends with a score that says so. Raises OutOfMemory.
+    """
+    try:
+        prepared, fit = prepare(run, Meter(devices.choose()), listen, task, backbone)
+        steps, split = fit.recipe.steps, prepared.task.evaluation
+        last = min(limit or steps, steps)
+        for stop in sorted({min(max(1, round(share * steps)), last) for share in shares}):
+            try:
+                fit.advance(stop, listen=listen)
+            except Diverged:
+                yield ValidationScore(fit.account.step + 1, steps, len(split), None, None)
+                return
+            score = fit.score(split, prepared.metric, listen)
+            yield score
+            if score.value is None:
+                return
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(run.title) from None

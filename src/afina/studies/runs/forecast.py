@@ -1,7 +1,7 @@
-"""Cost: what a run will cost, before anything is trained.
+"""Forecast what a run will cost in memory, disk space and time, before anything is trained.
 
-Memory and sizes from the backbone's configuration alone (`afina.training.dry_run`); time from a few real
-steps (`afina.studies.throughput`) where a task is given and the weights are there.
+Memory and sizes come from the backbone's configuration alone (`afina.training.dry_run`); time from a few real steps,
+where a task is given and the weights are there.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import torch
 
 from afina import device as devices
 from afina import meter
 from afina.data.batch import Packed
-from afina.data.loader import TOKEN_BUDGET, by_length
+from afina.data.loader import TOKEN_BUDGET, Loader, by_length
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded
-from afina.errors import InvalidStudy
+from afina.errors import InvalidStudy, OutOfMemory
 from afina.events import Says, silent
 from afina.methods import make
 from afina.methods.attachment import applicable
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
+from afina.models.classifier import Classifier
 from afina.models.meta import meta_model
-from afina.studies.forecast import Forecast, Terms
-from afina.studies.prepared import aim_of, loader_of, longest_text, question_of, read, recipe_of
-from afina.studies.spec import Ask, Data, RunSpec, Training
-from afina.studies.throughput import seconds_per_token
+from afina.models.objective import Objective
+from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
+from afina.studies.runs.run import Forecast, Terms
+from afina.studies.runs.spec import Ask, Data, RunSpec, Training
 from afina.training.dry_run import dry_run
 from afina.training.features import inputs_of
+from afina.training.fit import Fit
 
 MADE_UP = "texts of one length"
 """Stands for the task of a run that is foreseen from the backbone's configuration alone."""
@@ -63,7 +66,7 @@ def _check_steps(run: RunSpec, steps: int) -> None:
         )
 
 
-def cost(
+def forecast_run(
     run: RunSpec,
     task: EncodedTask | None = None,
     *,
@@ -121,7 +124,7 @@ def cost(
     return one
 
 
-def forecast(
+def forecast_methods(
     backbone: str,
     methods: Sequence[Method] | None = None,
     *,
@@ -133,7 +136,7 @@ def forecast(
     calibrate: bool = True,
     says: Says = silent,
 ) -> list[Forecast]:
-    """The `cost` of each method; without `task`, of texts that all have `training.max_length` tokens (LENGTH).
+    """The `forecast_run` of each method; without `task`, of texts that all have `training.max_length` tokens (LENGTH).
 
     methods  by default all that the backbone's family has, and that the task's labels allow
     ask      how a task's texts are asked about, which says in what template they are read
@@ -164,7 +167,7 @@ def forecast(
             continue  # its labels are no words, or what the method puts before texts of this length is too much
         if encodings.texts is not None and not found:
             says(encodings.texts.told)
-        found.append(cost(run, texts, memory=memory, calibrate=calibrate, says=says))
+        found.append(forecast_run(run, texts, memory=memory, calibrate=calibrate, says=says))
     return found
 
 
@@ -184,7 +187,7 @@ class Encodings:
         asked = run.asked.model_dump_json(), make(run.method, run.hyperparameters).takes_positions
         if asked not in self._made:
             if self.texts is None and run.task != MADE_UP:
-                self.texts = read(run)
+                self.texts = read_task(run)
             self._made[asked] = encoded(run, self.texts)
         return self._made[asked]
 
@@ -195,7 +198,7 @@ def encoded(run: RunSpec, texts: Task | None = None) -> EncodedTask:
         return _made_up(run)
     backbone = Backbone.load(run.backbone, weights=False)
     length = longest_text(run, backbone.longest)
-    texts = texts or read(run)
+    texts = texts or read_task(run)
     template = question_of(run, texts, backbone.tokenizer).template
     return EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, template)
 
@@ -247,7 +250,35 @@ def _terms(run: RunSpec, largest: Packed, dtype: str, memory: int, gpu: int | No
 def _process() -> int:
     """Of a fresh one, since this one may hold anything. A run loads the last library, scikit-learn, in the end."""
     script = (
-        "import numpy; from afina import meter; from afina.stats import classification; import afina.studies.execute; "
+        "import numpy; from afina import meter; "
+        "from afina.stats import classification; import afina.studies.runs.execute; "
         "classification.f1(numpy.array([0, 1]), numpy.array([0, 1]), 2); print(meter.rss() or 0)"
     )
     return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+
+
+WARM_UP, MEASURED = 1, 3
+"""Steps; the first allocates what the later ones find allocated."""
+
+
+def seconds_per_token(run: RunSpec, method: Method, objective: Objective, loader: Loader) -> float:
+    """Of training `run`, whose method trains something, on its first batches, of which it has read none before; then
+    thrown away.
+
+    Raises NotFound where the backbone's weights cannot be opened, Diverged, OutOfMemory.
+    """
+    device = devices.choose()
+    try:
+        names, opening = objective.label_names, objective.opening
+        classifier = Classifier.open(Backbone.load(run.backbone), names, run.seed, opening=opening)
+        classifier.hold(run.training.precision)
+        attached(classifier, method, run.seed, device)
+        recipe = replace(recipe_of(run, method, loader), steps=WARM_UP + MEASURED)
+        dtype = devices.precision(run.training.dtype, device)
+        fit = Fit(classifier, method, objective, loader, recipe, dtype)
+        fit.advance(WARM_UP)
+        tokens, seconds = fit.account.tokens, fit.account.seconds["train"]
+        fit.advance()
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(run.title) from None
+    return (fit.account.seconds["train"] - seconds) / (fit.account.tokens - tokens)
