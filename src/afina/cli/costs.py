@@ -141,7 +141,7 @@ def _check_there(task: str | None, evaluation: str | None) -> None:
 
 def methods(as_json: Json = False) -> None:
     """List the ways of adapting, with their hyperparameters and defaults. `a+b` trains two of them together."""
-    from afina.methods import METHODS, REFUSED, TOLD
+    from afina.methods import METHODS, REFUSED, NEEDS_SETTINGS
 
     if as_json:
         print(json.dumps({name: _told(method()) for name, method in METHODS.items()}))
@@ -151,7 +151,7 @@ def methods(as_json: Json = False) -> None:
         settings = [f"{key}={'by family' if value == [] else repr(value)}" for key, value in told["defaults"].items()]
         rate = [f"learning_rate={told['learning_rate']:g}"] if told["trains"] else []
         print_item(name, method.summary, ", ".join([*settings, *rate]))
-    for name, method in TOLD.items():
+    for name, method in NEEDS_SETTINGS.items():
         asked = [*sorted(method.accepts(), reverse=True), f"learning_rate={method.learning_rate:g}"]
         print_item(name, method.summary, ", ".join(asked))
     for name, why in REFUSED.items():
