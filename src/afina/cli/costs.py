@@ -141,7 +141,7 @@ def _check_there(task: str | None, evaluation: str | None) -> None:
 
 def methods(as_json: Json = False) -> None:
     """List the ways of adapting, with their hyperparameters and defaults. `a+b` trains two of them together."""
-    from afina.methods import METHODS, REFUSED, NEEDS_SETTINGS
+    from afina.methods import METHODS, NEEDS_SETTINGS, REFUSED
 
     if as_json:
         print(json.dumps({name: _told(method()) for name, method in METHODS.items()}))
