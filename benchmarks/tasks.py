@@ -13,7 +13,7 @@ from pathlib import Path
 
 from afina import Lines, Study, Task
 from afina.models import objectives
-from afina.report import curves, metrics
+from afina.report import formatting, verdicts
 from afina.report.plots import svg
 from afina.report.plots.comparison import learning_curves as plotted
 from afina.report.report import Report
@@ -70,9 +70,9 @@ def page(task: str, results: Results) -> str:
     made = Report.of(results)
     record = made.arms[0].record
     words, verdicts = bag_of_words(task), verdict_table(made.verdicts)
-    names = metrics.of_record(record)[:2]
-    beside = ", ".join(f"{metrics.words(name)} {words[name]:.4f}" for name in names)
-    human = [f"{metrics.words(name)} {record.ceiling[name]:.4f}" for name in names if name in record.ceiling]
+    names = formatting.metrics_of(record)[:2]
+    beside = ", ".join(f"{formatting.metric_name(name)} {words[name]:.4f}" for name in names)
+    human = [f"{formatting.metric_name(name)} {record.ceiling[name]:.4f}" for name in names if name in record.ceiling]
     assert verdicts is not None
     return "\n\n".join(
         [
@@ -105,7 +105,7 @@ def main() -> None:
     if asked.curve:
         made = Report.of(curve().run(OUT / "curve", watcher))
         made.write()
-        found = curves.table(made.arms)
+        found = verdicts.learning_curve_table(made.arms)
         assert found is not None
         with svg.drawing():
             PLOT.write_text(standing_alone(plotted(made.arms).svg), encoding="utf-8")

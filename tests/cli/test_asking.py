@@ -15,8 +15,8 @@ from afina.errors import InvalidStudy
 from afina.inference.asking import Answer, Compared, _chosen, ask
 from afina.models.manifest import read_manifest
 from afina.models.question import GENERAL, TEMPLATES
-from afina.report.asking import quoted
 from afina.report.evaluation import template_tables
+from afina.report.formatting import quoted
 from command import Command
 from fakes import sentences, write_csv
 from raises import raises

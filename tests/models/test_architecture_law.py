@@ -22,7 +22,7 @@ SOURCE = Path(afina.__file__).parent
 TABLES = {"models/architectures.py", "models/shapes.py"}
 """The entries, and the published configurations of well-known backbones."""
 
-ADDRESSES = {"hub.py", "report/paper/published.py"}
+ADDRESSES = {"hub.py", "report/paper_figures.py"}
 """Files that name a backbone by its address, which may be a family's word."""
 
 SCORES = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from afina.report import metrics
+from afina.report import formatting
 from afina.report.disagreements import EvaluationTexts, disagreement_table
 from afina.report.kinds import PRESENTATIONS
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
@@ -64,11 +64,11 @@ def test_the_ceiling_stands_beside_the_methods_where_it_is_of_the_headline() -> 
 
 
 def test_differences_are_told_in_points_or_in_the_metrics_own_unit() -> None:
-    assert metrics.difference(0.0123, "f1") == "+1.23"
-    assert metrics.difference(-0.0123, "mcc") == "−0.0123"
-    assert metrics.difference(0.00001234, "brier") == "+1.234e−05"
-    assert metrics.difference(0.0, "rmse") == "0.0000"
-    assert (metrics.unit("auroc"), metrics.unit("rmse")) == (" (points)", "")
+    assert formatting.metric_difference(0.0123, "f1") == "+1.23"
+    assert formatting.metric_difference(-0.0123, "mcc") == "−0.0123"
+    assert formatting.metric_difference(0.00001234, "brier") == "+1.234e−05"
+    assert formatting.metric_difference(0.0, "rmse") == "0.0000"
+    assert (formatting.difference_unit("auroc"), formatting.difference_unit("rmse")) == (" (points)", "")
 
 
 def test_labels_are_told_one_by_one_with_their_means_over_seeds() -> None:

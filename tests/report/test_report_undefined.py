@@ -25,7 +25,7 @@ def of_one_class(method: str, wrong: int, metric: str = "auroc", targets: int = 
 
 def test_two_methods_cannot_be_compared_by_what_is_undefined() -> None:
     made = Report.of(results([of_one_class("full", 1), of_one_class("lora", 9)]))
-    (apart,) = made.verdicts.apart
+    (apart,) = made.verdicts.not_comparable
     assert not made.verdicts.compared
     assert apart.reason == "AUROC is undefined for full fine-tuning and LoRA: it needs texts of both labels"
     assert made.sentences[0] == "Which is best cannot be said: AUROC is undefined, it needs texts of both labels."

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from afina.report.arms import arms
 from afina.report.disagreements import WITHHELD, EvaluationTexts, disagreement_table, disagreements
-from afina.report.paper.claims import CLAIMS, Claim
-from afina.report.paper.published import STUDY
+from afina.report.paper_claims import CLAIMS, Claim
+from afina.report.paper_figures import STUDY
 from afina.report.report import Report
 from afina.report.verdicts import Verdicts, verdict_table
 from afina.report.writers.terminal import findings
@@ -50,7 +50,7 @@ def test_every_pair_of_methods_has_a_verdict_and_those_with_an_untrained_one_com
         ("no fine-tuning", "full fine-tuning", "worse"),
         ("no fine-tuning", "LoRA", "worse"),
     ]
-    assert found.apart == ()
+    assert found.not_comparable == ()
     table = verdict_table(found)
     assert table is not None
     assert table.rows[0][:4] == ("full fine-tuning", "LoRA", "better", "+12.50")
@@ -69,10 +69,10 @@ def test_runs_on_other_texts_or_with_other_seeds_are_not_compared_and_the_reason
     elsewhere = answering("lora", range(9), environment=environment(evaluation_digest="sha256:other"))
     found = verdicts([answering("full", range(9)), elsewhere])
     assert found.compared == ()
-    assert [one.reason for one in found.apart] == ["they were evaluated on different texts"]
+    assert [one.reason for one in found.not_comparable] == ["they were evaluated on different texts"]
     seeds = [answering("full", range(9)), answering("lora", range(9)), answering("lora", range(8), seed=1)]
     found = verdicts(seeds)
-    assert [one.reason for one in found.apart] == ["their seeds differ: 0 against 0, 1"]
+    assert [one.reason for one in found.not_comparable] == ["their seeds differ: 0 against 0, 1"]
     table = verdict_table(found)
     assert table is not None
     assert table.rows == (("full fine-tuning", "LoRA", "not comparable", "–", "–", "–"),)

@@ -18,9 +18,9 @@ from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore
 from afina.inference.evaluation import evaluate, trained
 from afina.methods import make
-from afina.report.curves import CURVES
-from afina.report.paper.claims import claims
+from afina.report.paper_claims import claims
 from afina.report.report import Report
+from afina.report.verdicts import CURVES
 from afina.stats.metrics import METRICS
 from afina.studies.adapters import find
 from afina.studies.candidates import _value
@@ -231,7 +231,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     report = Report.of(Results.read(tmp_path))
     pairs = report.verdicts.compared
     assert len(pairs) == 3, "full and LoRA at each size"
-    assert report.verdicts.apart == ()
+    assert report.verdicts.not_comparable == ()
     assert {arm.label for arm in report.arms} >= {"LoRA, 16 texts", "full fine-tuning, 64 texts"}
     table = report.findings[0]
     assert table.title == CURVES

@@ -146,7 +146,7 @@ def predict(
     with chunks(file, text, text_pair, sheet, own) if file else nullcontext([Chunk.of(texts or [])]) as parts:
         allocator.keep_kernels(allocator.FEW)
         from afina.inference import probes, rows
-        from afina.report.amounts import cut
+        from afina.report.formatting import texts_cut
 
         if out is not None:
             rows.check_out(out, file)
@@ -161,7 +161,7 @@ def predict(
         elif not said.rows:
             print(f"{file}: no text in it, so no answer.", file=sys.stderr)
         if said.truncated:
-            print(cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
+            print(texts_cut(said.truncated, said.texts, getattr(predictor, "max_length", None)), file=sys.stderr)
         said.end(out)
 
 

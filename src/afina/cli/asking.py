@@ -72,8 +72,8 @@ def ask(
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
     from afina.inference.asking import ask  # these take seconds, and a mistake is told before
     from afina.models.backbone import Backbone
-    from afina.report.amounts import split_of
     from afina.report.evaluation import answer_sentence, template_tables
+    from afina.report.formatting import split_of
 
     print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
     templates = [*map(template_option, template or [])]

@@ -55,7 +55,7 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
     """
     from afina.methods.attachment import count
     from afina.report.forecasts import counts_as_json, counts_table
-    from afina.report.paper.published import HYPERPARAMETERS
+    from afina.report.paper_figures import HYPERPARAMETERS
 
     counted = count(backbone, HYPERPARAMETERS)
     if as_json:

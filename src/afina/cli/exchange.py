@@ -112,7 +112,8 @@ def compare(
     open_both = [locate(each, None, None) for each in (first, second)]
     check_address(task)
     one, other = (open_it() for open_it in open_both)
-    from afina.report import evaluation, metrics
+    from afina.report import evaluation
+    from afina.report.formatting import metric_figure
     from afina.store import replay
 
     data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
@@ -126,7 +127,7 @@ def compare(
         print(json.dumps(told, ensure_ascii=False, allow_nan=False))
         return
     for name, figure in zip(flips.names, flips.figures, strict=True):
-        measured = metrics.figure(flips.metric, figure, texts.label_names)
+        measured = metric_figure(flips.metric, figure, texts.label_names)
         print(printable(f"{name}: {measured} on {evaluation.which(texts.where, flips.examples, texts.held_out)}"))
     if one.digest == other.digest:
         print(f"Both are the same adapter, {one.digest[:19]}.")

@@ -88,11 +88,11 @@ def _trained(results: Results) -> set[str]:
 
 def _use(results: Results, record: Record) -> str:
     """What to type to label a text with that adapter."""
-    from afina.report.asking import takes_pairs
+    from afina.report.formatting import asks_pairs
 
     alone = results.recommendation or len(_trained(results)) < 2
     where = [str(results.out / record.adapter)] if alone else [str(results.out), "--method", record.name]
-    return _command(where, results.data.text_pair or takes_pairs(record.ask))
+    return _command(where, results.data.text_pair or asks_pairs(record.ask))
 
 
 def _command(where: Sequence[str], pairs: object) -> str:

@@ -288,7 +288,7 @@ class LayerNorm(Selective):
 class PreLayer(Selective):
     """Trains the token and position embeddings, and the head unless `train_head` is false.
 
-    The fourth approach of the study in `afina.report.paper.published`. Its text describes the embeddings, 39,383,808
+    The fourth approach of the study in `afina.report.paper_figures`. Its text describes the embeddings, 39,383,808
     parameters of GPT-2; its table reports 46,080. This follows the text, `PreLayer46080` trains one of the sets with
     exactly the table's count. The paper froze the head; a frozen random head stays near chance, so ours trains.
     """

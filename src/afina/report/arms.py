@@ -12,8 +12,7 @@ from functools import cached_property
 from math import inf, isnan
 from typing import TYPE_CHECKING
 
-from afina.report import asking, metrics
-from afina.report.words import in_words
+from afina.report.formatting import ask_settings, in_words, metric_of
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import NO_EFFECT
 
@@ -103,7 +102,7 @@ class Arm:
         """The same, or its negative where less is better; less than any other where it is undefined."""
         if isnan(self.headline):
             return -inf
-        return -self.headline if metrics.metric_of(self.record.metric).lower else self.headline
+        return -self.headline if metric_of(self.record.metric).lower else self.headline
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -132,10 +131,10 @@ class Arm:
         """Where a metric may lie: 95 %, of one result, or of the seeds of one setting; None where there is none."""
         from afina.stats import estimates
 
-        if metrics.metric_of(metric).values is None:
+        if metric_of(metric).values is None:
             return None
         answered = [result.answered for result in self.results]
-        found = estimates.of_answers(answered, metrics.metric_of(metric)).interval
+        found = estimates.of_answers(answered, metric_of(metric)).interval
         return None if isnan(found.low) else (found.low, found.high)
 
     def mean(self, value: Value) -> float | None:
@@ -220,7 +219,7 @@ def _settings(record: Record) -> dict[str, object]:
         "evaluation_digest": record.environment.evaluation_digest,
         **training(record),
         **record.hyperparameters,
-        **asking.settings(record.ask),
+        **ask_settings(record.ask),
     }
 
 

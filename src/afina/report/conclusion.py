@@ -12,10 +12,9 @@ from functools import cached_property
 from math import isnan
 from typing import TYPE_CHECKING
 
-from afina.report import curves, metrics
 from afina.report.arms import Arm, is_curve
-from afina.report.verdicts import Verdicts, alike, in_one
-from afina.report.words import count, listed, percent, share, size, span
+from afina.report.formatting import count, listed, metric_name, metric_of, percent, share, size, span
+from afina.report.verdicts import Verdicts, alike, in_one, learning_curve_sentences
 
 if TYPE_CHECKING:  # they import numpy
     from afina.stats.comparison import Comparison
@@ -32,12 +31,12 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     ground = max(alike(arms), key=_weight)
     leader = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
     if isnan(leader.headline):
-        metric = metrics.metric_of(leader.record.metric)
+        metric = metric_of(leader.record.metric)
         return [f"Which is best cannot be said: {metric.words} is undefined, it needs {metric.needs}."]
     field = _Field(leader, tuple(arm for arm in ground if arm is not leader), found)
     settle = field.settle()
     curve = is_curve(arms)
-    said = [field.best(), field.cheaper(), settle, *curves.sentences(arms, found)]
+    said = [field.best(), field.cheaper(), settle, *learning_curve_sentences(arms, found)]
     said.append(_absent(arms, arms if curve else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
 
@@ -69,8 +68,8 @@ class _Field:
     def best(self) -> str:
         """Which is best, if that can be said."""
         arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")
-        metric = metrics.words(arm.record.metric)
-        best = "lowest" if metrics.metric_of(arm.record.metric).lower else "highest"
+        metric = metric_name(arm.record.metric)
+        best = "lowest" if metric_of(arm.record.metric).lower else "highest"
         seeds = f" (mean of {len(arm.seeds)} seeds)" if len(arm.seeds) > 1 else ""
         figure = f"{share(arm.headline)} on {count(arm.record.examples)} evaluation texts{seeds}"
         if not self.others:

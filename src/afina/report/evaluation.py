@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from afina.report import asking, metrics
-from afina.report.amounts import cut
+from afina.report.formatting import (
+    count,
+    headline_first,
+    interval_heading,
+    metric_figure,
+    number_of_texts,
+    quoted,
+    share,
+    span,
+    texts_cut,
+    too_few,
+)
 from afina.report.kinds import PRESENTATIONS
 from afina.report.tables import Column, Table
-from afina.report.words import count, number_of_texts, share, span, too_few
 from afina.schema import figures_as_json, null_where_undefined
 
 if TYPE_CHECKING:  # they load torch
@@ -19,11 +28,11 @@ if TYPE_CHECKING:  # they load torch
 
 def sentences(found: Evaluation) -> list[str]:
     """The figures, the headline first; which texts were left out or cut; which label is positive, if nobody said."""
-    names = metrics.in_order(found.metrics, found.metric)
-    told = [metrics.figure(name, found.metrics[name], found.label_names) for name in names]
+    names = headline_first(found.metrics, found.metric)
+    told = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
     on = which(found.where, found.examples, found.held_out)
     ends = (found.interval.low, found.interval.high)
-    interval = f"{metrics.interval_heading(found.metric)}: {span(ends)}"
+    interval = f"{interval_heading(found.metric)}: {span(ends)}"
     said = [f"{', '.join(told[:2])} on {on} ({interval}){too_few(found.examples)}", ", ".join(told[2:])]
     positive = PRESENTATIONS[found.kind].positive(found.label_names)
     if positive is not None and not found.chosen:
@@ -51,7 +60,7 @@ def seen(where: str, leaked: int | None, left_out: int, trained: str = "the adap
 def _texts(found: Evaluation) -> list[str]:
     said = seen(found.where, found.leaked, found.left_out)
     if found.truncated:
-        said.append(cut(found.truncated, found.examples, found.max_length))
+        said.append(texts_cut(found.truncated, found.examples, found.max_length))
     return said
 
 
@@ -98,7 +107,7 @@ def template_tables(answer: Answer) -> list[Table]:
     if not answer.compared:
         return []
     rows = tuple(
-        (asking.quoted(one.template), share(one.accuracy), share(one.with_offset))
+        (quoted(one.template), share(one.accuracy), share(one.with_offset))
         for one in sorted(answer.compared, key=lambda one: -one.by(answer.offset))
     )
     columns = (Column("Template", "left"), Column("Accuracy"), Column("With offset"))
@@ -108,7 +117,7 @@ def template_tables(answer: Answer) -> list[Table]:
 
 def _used(answer: Answer) -> str:
     """Which template is used, and why; so that what `train` does by itself is no surprise."""
-    used, usual = asking.quoted(answer.template), asking.quoted(answer.usual)
+    used, usual = quoted(answer.template), quoted(answer.usual)
     if answer.usual not in {one.template for one in answer.compared}:
         return f"{used} is used below. Training uses {usual} where no template is given."
     if answer.template == answer.usual:
@@ -122,10 +131,10 @@ def answer_sentence(answer: Answer) -> str:
 
     found = estimates.accuracy(answer.score[None]).interval
     labels = tuple(answer.words)
-    figures = ", ".join(metrics.figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])
-    words = "; ".join(f"{name}: {', '.join(map(asking.quoted, given))}" for name, given in answer.words.items())
+    figures = ", ".join(metric_figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])
+    words = "; ".join(f"{name}: {', '.join(map(quoted, given))}" for name, given in answer.words.items())
     return (
-        f"Untrained, asked in {asking.quoted(answer.template)} ({words}): {figures} on {count(answer.examples)} "
+        f"Untrained, asked in {quoted(answer.template)} ({words}): {figures} on {count(answer.examples)} "
         f"held-out text{'s' * (answer.examples != 1)} (95 % of accuracy: {span((found.low, found.high))})"
         f"{too_few(answer.examples)}."
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from afina.report.formatting import NOTHING, count, percent, seconds, size
 from afina.report.tables import Column, Table
-from afina.report.words import NOTHING, count, percent, seconds, size
 from afina.studies.runs.run import Forecast
 
 if TYPE_CHECKING:  # it loads torch

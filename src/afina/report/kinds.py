@@ -14,11 +14,11 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.methods import make
 from afina.report import per_label
 from afina.report.arms import Arm
+from afina.report.formatting import share
 from afina.report.per_label import Found
 from afina.report.plots import predictions
 from afina.report.plots.svg import Plot
 from afina.report.tables import Table
-from afina.report.words import share
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data
 

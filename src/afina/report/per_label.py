@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from afina.report.arms import Arm
+from afina.report.formatting import brief, count, share
 from afina.report.tables import Column, Table
-from afina.report.words import brief, count, share
 from afina.schema import figures_as_json
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from math import isnan
 from afina import meter
 from afina.events import Progress
 from afina.methods import make
-from afina.report import metrics
-from afina.report.words import in_words, size
+from afina.report.formatting import in_words, metric_figure, metrics_of, size
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.trials import Trial
@@ -86,15 +85,15 @@ def selected(record: Record) -> str:
     seen = record.selection
     if seen is None:
         return ""
-    told = metrics.figure(record.metric, seen.value, record.label_names)
+    told = metric_figure(record.metric, seen.value, record.label_names)
     loses = "; another training with a figure is preferred" if isnan(seen.value) else ""
     return f"{record.name}: {told} on {seen.examples:,} texts set aside{loses}"
 
 
 def result(run: Run, record: Record, *, now: bool) -> str:
     """What a run came to."""
-    names = metrics.of_record(record)[:2]
-    figures = [metrics.figure(name, record.metrics[name], record.label_names) for name in names]
+    names = metrics_of(record)[:2]
+    figures = [metric_figure(name, record.metrics[name], record.label_names) for name in names]
     found = f"{', '.join(figures)}, trained in {clock(record.seconds.train)}"
     return f"{named(run)}: {found}{'' if now else ' (recorded before)'}"
 

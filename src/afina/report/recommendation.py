@@ -9,10 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from afina.methods import METHODS
-from afina.report import asking, metrics
+from afina.report.formatting import (
+    ACCURACY,
+    F1,
+    NOTHING,
+    ask_notes,
+    count,
+    listed,
+    metric_heading,
+    metric_name,
+    metric_of,
+    number_of_texts,
+    share,
+    size,
+    too_few,
+)
 from afina.report.tables import EVIDENCE, Column, Table
 from afina.report.verdicts import in_one
-from afina.report.words import NOTHING, count, listed, number_of_texts, share, size, too_few
 from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.comparison import Comparison
 from afina.studies import floors
@@ -61,7 +74,7 @@ def more_labels(made: Recommendation) -> str:
         return "Whether more labels would help was not measured, for want of time or texts."
     whole, half = made.contender(fewer.name).metrics[made.metric], fewer.metrics[made.metric]
     seen = (
-        f"{title(fewer.name)} has {metrics.words(made.metric)} {share(half)} when it is trained on half of the "
+        f"{title(fewer.name)} has {metric_name(made.metric)} {share(half)} when it is trained on half of the "
         f"texts ({fewer.examples:,}), and {share(whole)} on all"
     )
     if fewer.comparison.verdict == "better":
@@ -103,14 +116,14 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 def _why_it(made: Recommendation, chosen: Contender) -> str:
     """A clause: why this one of what was trained."""
-    sign = -1 if metrics.metric_of(made.metric).lower else 1
+    sign = -1 if metric_of(made.metric).lower else 1
     trained = [one for one in made.contenders if one.trained]
     if len(trained) == 1:
         return "it is what could be trained in the time and memory given"
     asked = [one for one in trained if one.validation is not None] or [chosen]
     seen = max(asked, key=lambda one: -inf if one.validation is None else sign * one.validation)
     if seen.validation is None and chosen.ended is not None:
-        return f"{metrics.words(made.metric)} is undefined on the texts set aside, and its loss there was the lowest"
+        return f"{metric_name(made.metric)} is undefined on the texts set aside, and its loss there was the lowest"
     if chosen.validation == seen.validation:
         level = [one for one in asked if one.validation == seen.validation and one.name != chosen.name]
         names = f", level with {listed([title(one.name) for one in level])}" if level else ""
@@ -133,7 +146,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     """A floor, or the model as it is."""
     trained = [one for one in made.contenders if one.trained]
     if trained:
-        sign = -1 if metrics.metric_of(made.metric).lower else 1
+        sign = -1 if metric_of(made.metric).lower else 1
         defined = [one for one in trained if not isnan(one.metrics[made.metric])]
         best = max(defined or trained, key=lambda one: sign * one.metrics[made.metric])
         why = (
@@ -177,7 +190,7 @@ def _simple(made: Recommendation) -> list[Contender]:
 
 def _figure(made: Recommendation, one: Contender) -> str:
     """`accuracy 0.8571`."""
-    return f"{metrics.words(made.metric)} {share(one.metrics[made.metric])}"
+    return f"{metric_name(made.metric)} {share(one.metrics[made.metric])}"
 
 
 def _sure(compared: Sequence[Comparison]) -> str:
@@ -188,7 +201,7 @@ def _sure(compared: Sequence[Comparison]) -> str:
 def evidence(made: Recommendation) -> Table:
     """What was tried, and how it did."""
     names = _metrics(made)
-    headings = (*map(metrics.heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
+    headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
         (
             title(one.name),
@@ -206,7 +219,7 @@ def evidence(made: Recommendation) -> Table:
         *([_SET_ASIDE] if any(one.validation is not None for one in made.contenders) else []),
         *([_time(made)] if made.stages else []),
         *([_AT_ONCE.format(made.at_once)] if made.at_once > 1 else []),
-        *asking.notes([one.ask for one in made.contenders if one.adapter]),
+        *ask_notes([one.ask for one in made.contenders if one.adapter]),
         *(titled(one).words for one in made.comparisons),
         *(f"{title(name)} was left out: {_why(one)}." for name, one in made.dropped.items()),
     ]
@@ -244,15 +257,15 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
         "rows": [
             {
                 "name": one.name,
-                "accuracy": null_where_undefined(one.metrics.get(metrics.ACCURACY)),
-                "f1": null_where_undefined(one.metrics.get(metrics.F1)),
+                "accuracy": null_where_undefined(one.metrics.get(ACCURACY)),
+                "f1": null_where_undefined(one.metrics.get(F1)),
                 "metrics": figures_as_json(one.metrics),
                 "method": one.method,
                 "rate": one.rate,
                 "ended": one.ended,
                 "race": _trained(one, made.metric),
                 "validation": one.validation,
-                "validation_accuracy": one.validation if made.metric == metrics.ACCURACY else None,
+                "validation_accuracy": one.validation if made.metric == ACCURACY else None,
                 "validation_examples": one.validation_examples,
                 "weighed": one.weighed,
                 "examples": one.examples,
@@ -294,9 +307,7 @@ def _trained(one: Contender, metric: str) -> str:
     told = f"learning rate {one.rate:.2g}"
     if one.validation is None or one.validation_examples is None:
         return told
-    return (
-        f"{told}; {metrics.words(metric)} {share(one.validation)} on {count(one.validation_examples)} texts set aside"
-    )
+    return f"{told}; {metric_name(metric)} {share(one.validation)} on {count(one.validation_examples)} texts set aside"
 
 
 def _why(one: Dropped) -> str:

@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING
 
 from afina import file_io
 from afina.methods import make
-from afina.report import amounts, conclusion, curves, meanings, sections, verdicts
+from afina.report import conclusion, paper_claims, paper_figures, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
-from afina.report.curves import CURVES
 from afina.report.disagreements import EvaluationTexts, disagreement_table
 from afina.report.kinds import PRESENTATIONS, Presentation
-from afina.report.paper import claims, published
-from afina.report.paper.claims import Claim
+from afina.report.paper_claims import Claim
 from afina.report.plots.svg import Plot
 from afina.report.sections import Notes, Section
 from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables, tuning_table
-from afina.report.verdicts import VERDICTS, Verdicts
-from afina.report.writers import data, markdown
-from afina.report.writers.summary import summary
+from afina.report.verdicts import CURVES, VERDICTS, Verdicts
+from afina.report.writers import json_csv, markdown
 
 if TYPE_CHECKING:  # numpy is imported by what needs it
     from afina.studies.results import Results
@@ -58,16 +55,9 @@ class Report:
 
         A study named `paper` has the paper's figures and footnotes beside them.
         """
-        beside = published.beside(self.arms) if self._is_of_the_paper else Beside()
-        tables = all_tables(self.arms, beside, self._notes())
+        beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
+        tables = all_tables(self.arms, beside, sections.notes(self.arms, self.results.data))
         return [*tables, *([tuning_table(self.results.tuned)] if self.results.tuned else [])]
-
-    def _notes(self) -> list[str]:
-        """How the figures are meant, what was left out or cut, and what the rows of the untrained model are."""
-        if not self.arms:
-            return []
-        said = (meanings.notes(self.arms, self.results.data), amounts.notes(self.arms, self.results.data))
-        return [*said[0], *said[1], *_presentation(self.arms).untrained(self.arms)]
 
     @cached_property
     def verdicts(self) -> Verdicts:
@@ -77,16 +67,20 @@ class Report:
     @cached_property
     def claims(self) -> list[Claim]:
         """The published study's claims, tested on the results of a study named `paper`; none of any other."""
-        return claims.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
+        return paper_claims.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
 
     @property
     def _is_of_the_paper(self) -> bool:
-        return bool(self.arms) and all(arm.record.study == published.STUDY for arm in self.arms)
+        return bool(self.arms) and all(arm.record.study == paper_figures.STUDY for arm in self.arms)
 
     @cached_property
     def findings(self) -> list[Table]:
         """The curve of sizes, verdicts and claims, where there are any."""
-        both = (curves.table(self.arms), verdicts.verdict_table(self.verdicts), claims.claim_table(self.claims))
+        both = (
+            verdicts.learning_curve_table(self.arms),
+            verdicts.verdict_table(self.verdicts),
+            paper_claims.claim_table(self.claims),
+        )
         return [table for table in both if table is not None]
 
     @cached_property
@@ -152,15 +146,15 @@ class Report:
             from afina.report import recommendation
 
             return recommendation.as_json(self.results.recommendation, self.results.out)
-        return summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
+        return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
 
     def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
         """Of those of FILES, what is in them."""
         made: Mapping[str, Callable[[], str]] = {
             MARKDOWN: self.markdown,
             PAGE: self.page,
-            CSV: lambda: data.as_csv(self.arms),
-            JSON: lambda: data.as_json(self.results.name, self.arms, self.verdicts, self.claims),
+            CSV: lambda: json_csv.as_csv(self.arms),
+            JSON: lambda: json_csv.as_json(self.results.name, self.arms, self.verdicts, self.claims),
         }
         return {name: made[name]() for name in names}
 
@@ -192,7 +186,7 @@ class Report:
         made = self._first(plots)
         if self.arms:
             presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)
-            claimed = claims.claim_table(self.claims)
+            claimed = paper_claims.claim_table(self.claims)
             differ = disagreement_table(greatest, self.evaluated)
             made += [sections.of_table(claimed)] if claimed else []
             drawn = (TRAINING, *presentation.plots)
@@ -211,7 +205,7 @@ class Report:
         made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
         made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
         if self.arms:
-            first = (curves.table(self.arms), verdicts.verdict_table(self.verdicts))
+            first = (verdicts.learning_curve_table(self.arms), verdicts.verdict_table(self.verdicts))
             tables = [*(table for table in first if table), *self.tables]
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
         return made

@@ -8,14 +8,32 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING
 
-from afina.report import asking
+from afina.data.kinds import columns_in_words
 from afina.report.arms import Arm, differing, training
+from afina.report.formatting import (
+    NOTHING,
+    ask_notes,
+    count,
+    in_words,
+    listed,
+    metric_heading,
+    metric_name,
+    metric_of,
+    number_of_texts,
+    share,
+    split_of,
+    texts_cut,
+    too_few,
+    value_in_words,
+)
+from afina.report.kinds import PRESENTATIONS
 from afina.report.plots.svg import Plot
 from afina.report.tables import Column, Table
-from afina.report.words import NOTHING, in_words, value_in_words
 from afina.studies.runs.record import Environment, Record
+from afina.studies.runs.spec import Data
 
 if TYPE_CHECKING:  # numpy is imported by what needs it
     from afina.studies.results import Failure
@@ -124,7 +142,7 @@ def _asked(arms: Sequence[Arm]) -> list[str]:
         ),
         f"Seeds: {', '.join(map(str, sorted({record.seed for record in records})))}",
         *([f"Training, the same in every run: {in_words(same)}"] if same else []),
-        *asking.notes([record.ask for record in records]),
+        *ask_notes([record.ask for record in records]),
         *([f"Evaluation texts that also occur in the training split: {leaked:,}"] if leaked else []),
     ]
 
@@ -203,3 +221,88 @@ def _environment(environment: Environment) -> Notes:
             f"Evaluation split: `{environment.evaluation_digest}`",
         )
     )
+
+
+def notes(arms: Sequence[Arm], data: Data) -> list[str]:
+    """Below the first table: how its figures are meant, what was read and cut, the rows of the untrained model."""
+    if not arms:
+        return []
+    untrained = PRESENTATIONS[arms[0].record.kind].untrained(arms)
+    return [*_on_figures(arms, data), *_on_texts(arms, data), *untrained]
+
+
+def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
+    """How a file was read and cut; figures on few texts; and where more texts were asked for than there are."""
+    from afina.data.origins import named  # it loads numpy
+
+    records = [record for arm in arms for record in arm.records]
+    files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
+    made = [f"{split_of(*one)}." for one in sorted(files)]
+    made += dict.fromkeys(f"Columns: {columns_in_words(one.columns)}." for one in records if one.columns)
+    made += dict.fromkeys(note for one in records for note in one.notes)
+    made += [
+        texts_cut(truncated, train + held_out, length)
+        for truncated, train, held_out, length in sorted(
+            {(one.truncated, one.train_examples, one.examples, one.training.get("max_length")) for one in records},
+            key=str,
+        )
+        if truncated
+    ]
+    made += [
+        f"Figures on {number_of_texts(examples)}{too_few(examples)}."
+        for examples in sorted({one.examples for one in records})
+        if too_few(examples)
+    ]
+    for field, asked, there in (
+        ("train_examples", data.train_examples, max(one.train_examples for one in records)),
+        ("evaluation_examples", data.evaluation_examples, max(one.examples for one in records)),
+    ):
+        if asked is not None and there < asked:
+            made.append(f"data.{field} asks for {count(asked)} texts; there are {count(there)}, and all were used.")
+    return made
+
+
+def _on_figures(arms: Sequence[Arm], data: Data) -> list[str]:
+    """How the metrics are meant, the least that is worth anything, and which runs gave but one answer."""
+    record, targets = arms[0].record, arms[0].targets
+    presentation = PRESENTATIONS[record.kind]
+    said = [
+        "On the evaluation texts, from the weights at the end of training.",
+        *presentation.meaning(record, data),
+        "The intervals say where the figure may lie on other texts of this kind, and with other seeds where several "
+        "were run.",
+    ]
+    made = [" ".join(said)]
+    if len({result.predictions.right_as_bytes for arm in arms for result in arm.results}) == 1:
+        made += presentation.least(record.label_names, targets.tolist())
+        for metric, reached in record.ceiling.items():
+            if metric == record.metric:
+                made.append(
+                    f"One human who tells what others say of these texts has {metric_name(metric)} {share(reached)}."
+                )
+    made += _undefined(arms)
+    for arm in arms:
+        for result in arm.results:
+            made += _monotonous(arm.label, result.record, result.answers.tolist())
+    return made
+
+
+def _undefined(arms: Sequence[Arm]) -> list[str]:
+    """Which metrics are not defined of these answers, and what they need."""
+    lacking: dict[str, list[str]] = {}
+    for arm in arms:
+        for name in arm.record.metrics:
+            if any(isnan(record.metrics.get(name, 0.0)) for record in arm.records):
+                lacking.setdefault(name, []).append(arm.label)
+    return [
+        f"{metric_heading(name)} is undefined{'' if len(labels) == len(arms) else f' for {listed(labels)}'}: it needs "
+        f"{metric_of(name).needs}."
+        for name, labels in lacking.items()
+    ]
+
+
+def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
+    if len(answers) < 2 or len(set(map(str, answers))) > 1:
+        return []
+    same = PRESENTATIONS[record.kind].same(record.label_names, answers[0])
+    return [f"{label}, seed {record.seed}, answered {same} to every text."] if same else []

@@ -1,7 +1,7 @@
 """Arms -> the tables of their figures: performance, parameters and training time, memory; and what tuning took. Pure.
 
 Says what each figure is in its heading and notes; the definitions are in docs/figures.md. Does not
-know the paper (see `paper`), nor how a table is written or shown (see `writers`).
+know the paper (see `paper_figures`), nor how a table is written or shown (see `writers`).
 Of tuning no figure of the validation cut is shown: what chose a setting says nothing of it.
 """
 
@@ -14,9 +14,22 @@ from math import isnan
 from typing import Literal
 
 from afina.methods import make
-from afina.report import metrics
 from afina.report.arms import Arm, Value
-from afina.report.words import NOTHING, UNDEFINED, count, in_words, percent, seconds, share, size, span
+from afina.report.formatting import (
+    NOTHING,
+    UNDEFINED,
+    count,
+    in_words,
+    interval_heading,
+    metric_heading,
+    metric_value,
+    metrics_of,
+    percent,
+    seconds,
+    share,
+    size,
+    span,
+)
 from afina.studies.runs.record import Record
 from afina.studies.trials import Tuned
 
@@ -144,7 +157,7 @@ _MEAN_NOTE = "With several seeds: mean ± standard deviation over them; each by 
 def _performance(arms: Sequence[Arm]) -> list[Measure]:
     """The headline and another metric of the task's kind, each with its interval."""
     made = []
-    for metric in metrics.of_record(arms[0].record)[:2]:
+    for metric in metrics_of(arms[0].record)[:2]:
         made += [_of_metric(metric, arms[0].record), _interval(metric)]
     same = len({record.examples for arm in arms for record in arm.records}) == 1
     return [*made, replace(measure("Evaluated texts", lambda record: record.examples, count), minor=same)]
@@ -161,18 +174,18 @@ def _interval(metric: str) -> Measure:
         found = arm.interval(metric)
         return NOTHING if found is None else span(found)
 
-    return Measure(metrics.interval_heading(metric), cell)
+    return Measure(interval_heading(metric), cell)
 
 
 def _further(arms: Sequence[Arm]) -> list[Measure]:
     """The other metrics; what lies beyond the headline is told without intervals, which tables.csv has."""
-    names = metrics.of_record(arms[0].record)[2:]
+    names = metrics_of(arms[0].record)[2:]
     return [_of_metric(name, arms[0].record) for name in names]
 
 
 def _of_metric(name: str, record: Record) -> Measure:
-    heading = metrics.heading(name, record.label_names)
-    return replace(measure(heading, metrics.value(name), share), plain=metrics.heading(name))
+    heading = metric_heading(name, record.label_names)
+    return replace(measure(heading, metric_value(name), share), plain=metric_heading(name))
 
 
 def _cost() -> list[Measure]:

@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 
 from afina.meter import PHASES
-from afina.report import metrics
 from afina.report.arms import Arm, Value
-from afina.report.curves import by_method
+from afina.report.formatting import brief, metric_heading, metric_of, share
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
 from afina.report.recommendation import title
 from afina.report.tables import measured_on_gpu
-from afina.report.verdicts import Verdicts
-from afina.report.words import brief, share
+from afina.report.verdicts import Verdicts, by_method
 from afina.studies.recommendation import Recommendation
 
 
@@ -36,11 +34,11 @@ def headline(arms: Sequence[Arm]) -> Plot:
         axes.plot([arm.headline], [row], svg.marker(arm.place), color=svg.colour(arm.place), markersize=7)
         said.append(f"{brief(arm.label)} {share(arm.headline)} ({share(low)} to {share(high)})")
     rows_of(axes, [brief(arm.label) for arm in arms])
-    axes.set_xlabel(f"{metrics.heading(metric)} on the evaluation texts")
+    axes.set_xlabel(f"{metric_heading(metric)} on the evaluation texts")
     return finish(
         figure,
         metric,
-        metrics.heading(metric),
+        metric_heading(metric),
         said,
         "Mean over the seeds; the lines are 95 % intervals. Whether two methods differ is in the verdicts: "
         "intervals that overlap do not decide it.",
@@ -55,7 +53,7 @@ def differences(arms: Sequence[Arm], found: Verdicts) -> Plot | None:
     pairs = [one for one in found.compared if by_label[one.first].trained and by_label[one.second].trained]
     left_out = 0 < len(pairs) < len(found.compared)
     pairs = pairs or list(found.compared)
-    metric = metrics.metric_of(pairs[0].metric)
+    metric = metric_of(pairs[0].metric)
     unit = 100 if metric.points else 1
     margin = unit * pairs[0].margin
     figure, axes = canvas(1.0 + 0.5 * len(pairs))
@@ -104,7 +102,7 @@ def learning_curves(arms: Sequence[Arm]) -> Plot:
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.set_xticks([], minor=True)
-    metric = metrics.heading(arms[0].record.metric)
+    metric = metric_heading(arms[0].record.metric)
     axes.set_xlabel("Training texts (logarithmic)")
     axes.set_ylabel(metric)
     legend(axes, [those[0] for those in methods.values()], names=list(methods))
@@ -209,7 +207,7 @@ def _against_cost(
 
 
 def _headline(arms: Sequence[Arm]) -> str:
-    return metrics.heading(arms[0].record.metric)
+    return metric_heading(arms[0].record.metric)
 
 
 def _gib(size: int | None) -> float | None:
@@ -300,7 +298,7 @@ def trainings_in_time(made: Recommendation) -> Plot | None:
     shown = [one for one in made.contenders if one.ended is not None and one.validation is not None]
     if not shown:
         return None
-    metric = metrics.metric_of(made.metric)
+    metric = metric_of(made.metric)
     figure, axes = canvas(3.2 + 0.17 * (len(shown) + 2))
     ends = [(one.ended or 0.0) / 60 for one in shown]
     aside = [one.validation or 0.0 for one in shown]
@@ -321,7 +319,7 @@ def trainings_in_time(made: Recommendation) -> Plot | None:
             axes.annotate(brief(title(one.name)), (0, one.metrics[made.metric]), **where)
             said.append(f"{brief(title(one.name))}: {share(one.metrics[made.metric])} held out")
     axes.set_xlabel("Minutes from the start")
-    axes.set_ylabel(metrics.heading(made.metric))
+    axes.set_ylabel(metric_heading(made.metric))
     axes.margins(0.12)
     axes.set_xlim(left=0)
     _race_legend(figure, [title(one.name) for one in shown])

@@ -7,10 +7,10 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.report.arms import Arm
+from afina.report.formatting import UNDEFINED, brief
 from afina.report.per_label import MOST, Found, confused
 from afina.report.plots import svg
 from afina.report.plots.svg import WIDTH, Plot, canvas, finish, legend, rows_of
-from afina.report.words import UNDEFINED, brief
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from afina.report import metrics
 from afina.report.arms import Arm
-from afina.report.words import brief
+from afina.report.formatting import brief, metric_heading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,7 +155,7 @@ def scatter(axes: Any, arms: Sequence[Arm], costs: Sequence[float], *, front: bo
     for arm, cost in zip(arms, costs, strict=True):
         style = {"color": colour(arm.place), "markersize": 7, "clip_on": False}
         axes.plot([cost], [arm.headline], marker(arm.place), **style)
-    axes.set_ylabel(metrics.heading(arms[0].record.metric))
+    axes.set_ylabel(metric_heading(arms[0].record.metric))
     axes.margins(0.12)
     legend(axes, arms, front=front)
 

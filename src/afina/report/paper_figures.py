@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from afina.report.arms import Arm
+from afina.report.formatting import NOTHING, value_in_words
 from afina.report.tables import (
     ALLOCATED_END,
     COST,
@@ -23,14 +24,13 @@ from afina.report.tables import (
     Measure,
     measured_on_gpu,
 )
-from afina.report.words import NOTHING, value_in_words
 from afina.studies.runs.record import Record
 
 STUDY = "paper"
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperRow:
     """A method in the paper's tables, as printed; None where it prints a dash."""
 
     accuracy: str
@@ -42,12 +42,12 @@ class Published:
     cached: str | None = None
 
 
-_PRELAYER = Published("0.8314", "0.8372", "46,080 [3]", "0.0370 [3]", "2662.89", "0.49 [4]", "2.34")
+_PRELAYER = PaperRow("0.8314", "0.8372", "46,080 [3]", "0.0370 [3]", "2662.89", "0.49 [4]", "2.34")
 
-FIGURES: Mapping[str, Published] = {
-    "baseline": Published("0.5046", "0.2145"),
-    "full": Published("0.8326 [1]", "0.8341", "124,441,344", "100", "3492.40", "1.89 [4]", "4.12"),
-    "lora": Published("0.8693", "0.8742", "148,992", "0.1197", "2464.95", "0.49 [4]", "2.50"),
+FIGURES: Mapping[str, PaperRow] = {
+    "baseline": PaperRow("0.5046", "0.2145"),
+    "full": PaperRow("0.8326 [1]", "0.8341", "124,441,344", "100", "3492.40", "1.89 [4]", "4.12"),
+    "lora": PaperRow("0.8693", "0.8742", "148,992", "0.1197", "2464.95", "0.49 [4]", "2.50"),
     "prelayer": _PRELAYER,
     "prelayer-46080": _PRELAYER,
 }
@@ -180,7 +180,7 @@ def _unlike(values: Mapping[str, object], expected: Mapping[str, object]) -> lis
     ]
 
 
-def _measure(heading: str, value: Callable[[Published], str | None]) -> Measure:
+def _measure(heading: str, value: Callable[[PaperRow], str | None]) -> Measure:
     def cell(arm: Arm) -> str:
         published = FIGURES.get(arm.record.name)
         return NOTHING if published is None else value(published) or NOTHING

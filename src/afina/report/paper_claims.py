@@ -1,6 +1,6 @@
 """Arms -> the published study's claims, each tested on the methods that a study has.
 
-The claims are those of the paper in `paper`. What is supported here is so for these data, this model and
+The claims are those of the paper in `paper_figures`. What is supported here is so for these data, this model and
 this machine; a claim whose methods were not run is "not tested", and what is missing is said.
 """
 
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from afina.report import metrics
 from afina.report.arms import Arm, of_greatest_size
+from afina.report.formatting import ACCURACY, NOTHING, metric_name, points, value_in_words
 from afina.report.tables import Column, Table, measured_on_gpu
 from afina.report.verdicts import Verdicts
-from afina.report.words import NOTHING, points, value_in_words
 from afina.studies.runs.record import Record
 
 CLAIMS = "The published study's claims, tested here"
@@ -98,13 +97,11 @@ def _tested(
 
 def _by_accuracy(number: str, first: Arm, second: Arm, found: Verdicts, judge: Judge) -> Claim:
     methods, metric = (first.label, second.label), first.record.metric
-    if metric != metrics.ACCURACY:
-        return _not_tested(
-            number, f"the claim is about accuracy, and these figures are {metrics.words(metric)}", methods
-        )
+    if metric != ACCURACY:
+        return _not_tested(number, f"the claim is about accuracy, and these figures are {metric_name(metric)}", methods)
     between = found.between(*methods)
     if between is None:
-        reasons = [one.reason for one in found.apart if {one.first, one.second} == set(methods)]
+        reasons = [one.reason for one in found.not_comparable if {one.first, one.second} == set(methods)]
         return _not_tested(number, "; ".join(reasons) or "the two were not compared", methods)
     one, reverse = between
     sign = -1 if reverse else 1
@@ -279,7 +276,7 @@ def claim_table(tested: Sequence[Claim]) -> Table | None:
     return Table(CLAIMS, columns, tuple(rows), (*wording, rule))
 
 
-def as_json(tested: Sequence[Claim]) -> list[dict[str, object]]:
+def claims_as_json(tested: Sequence[Claim]) -> list[dict[str, object]]:
     """Plain values, for --json and tables.json."""
     return [
         {

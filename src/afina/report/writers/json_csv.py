@@ -1,0 +1,197 @@
+"""Arms -> `tables.csv` and `tables.json`, the tables' figures as plain numbers; results -> the JSON object of `--json`.
+
+Units are those of docs/figures.md: shares, seconds, bytes. Scripts rely on columns and keys: none changes or goes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afina.meter import PHASES
+from afina.report.arms import Arm, Value, lines
+from afina.report.formatting import ACCURACY, F1, metric_value
+from afina.report.paper_claims import Claim, claims_as_json
+from afina.report.verdicts import Verdicts, verdicts_as_json
+from afina.studies.runs.record import Memory, Record, Seconds
+from afina.studies.trials import Tuned
+
+if TYPE_CHECKING:  # numpy is imported by what needs it
+    from afina.studies.results import Failure, Results
+
+MEAN = "mean"
+"""Stands for the seed where a figure is the mean over all seeds of a setting."""
+
+Columns = Mapping[str, Value]
+
+COST: Columns = {
+    "trainable": lambda record: record.trainable,
+    "body": lambda record: record.body,
+    "head": lambda record: record.head,
+    "total": lambda record: record.total,
+    "steps": lambda record: record.steps,
+    "tokens": lambda record: record.tokens,
+    "tokens_per_second": lambda record: record.tokens_per_second,
+}
+MEMORY: Columns = {
+    "state_bytes": lambda record: record.memory.state_bytes,
+    "activation_bytes": lambda record: record.memory.activation_bytes,
+    "activation_tokens": lambda record: record.memory.activation_tokens,
+    "rss_peak": lambda record: record.memory.rss_peak,
+    "allocated_end": lambda record: record.memory.allocated_end,
+    "allocated_peak": lambda record: record.memory.allocated_peak,
+    "reserved_peak": lambda record: record.memory.reserved_peak,
+}
+
+JsonRows = list[dict[str, object]]
+
+
+def plain_tables(arms: Sequence[Arm]) -> dict[str, JsonRows]:
+    """By table, a mapping per line: `method`, `seed` (a number or "mean"), then the columns.
+
+    Null where not measured, or undefined.
+    A line of means has the standard deviation (n - 1) of each column beside it, under the column's name and `_sd`.
+    """
+    names = list(arms[0].record.metrics) if arms else []
+    performance = {name: metric_value(name) for name in names} | {"examples": lambda record: record.examples}
+    seconds = {phase: _seconds(phase) for phase in PHASES}
+    made = {
+        "performance": _lines(arms, performance),
+        "cost": _lines(arms, COST),
+        "seconds": _lines(arms, seconds),
+        "memory": _lines(arms, MEMORY),
+    }
+    for found, arm in zip(made["performance"], lines(arms), strict=True):
+        for name in names:
+            found[f"{name}_low"], found[f"{name}_high"] = arm.interval(name) or (None, None)
+    return made
+
+
+def _seconds(phase: str) -> Value:
+    return lambda record: float(getattr(record.seconds, phase))
+
+
+def _lines(arms: Sequence[Arm], columns: Columns) -> JsonRows:
+    made: JsonRows = []
+    for arm in lines(arms):
+        found: dict[str, object] = {
+            "method": arm.label,
+            "seed": arm.record.seed if len(arm.results) == 1 else MEAN,
+        }
+        for column, value in columns.items():
+            found |= _mean(column, [value(record) for record in arm.records])
+        made.append(found)
+    return made
+
+
+def _mean(column: str, values: Sequence[float | None]) -> dict[str, object]:
+    known = [value for value in values if value is not None and not isnan(value)]  # null where undefined, too
+    if len(known) < len(values):
+        return {column: None, **({f"{column}_sd": None} if len(values) > 1 else {})}
+    if len(values) == 1:
+        return {column: values[0]}
+    return {column: statistics.fmean(known), f"{column}_sd": statistics.stdev(known)}
+
+
+def as_csv(arms: Sequence[Arm]) -> str:
+    """One long table: `table`, `method`, `seed`, `column`, `value`; an empty value is a null of `plain_tables`."""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(["table", "method", "seed", "column", "value"])
+    for name, found in plain_tables(arms).items():
+        for row in found:
+            for column, value in row.items():
+                if column not in ("method", "seed"):
+                    writer.writerow([name, row["method"], row["seed"], column, value])
+    return written.getvalue()
+
+
+def as_json(study: str, arms: Sequence[Arm], found: Verdicts, claims: Sequence[Claim]) -> str:
+    """The same tables, with verdicts and claims."""
+    content = {
+        "study": study,
+        "tables": plain_tables(arms),
+        **verdicts_as_json(found),
+        "claims": claims_as_json(claims),
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+FIRST = (
+    "method", "seed", "status", "accuracy", "f1", "examples", "trainable", "body", "head", "total", "tokens_per_second",
+    "seconds", "memory", "adapter", "digest",
+)  # fmt: skip
+LEFT_OUT = {"losses", "content_digest"}
+WHERE_GIVEN = {"at_once"}
+"""Fields that a record is written with only where they are not neutral; a failed run has none of them."""
+AT_TOP = (ACCURACY, F1)
+"""Metrics that stand beside the record's fields as well as within `metrics`; null where a kind of task has them not."""
+
+
+def summary(
+    results: Results, report: Path, conclusion: Sequence[str], found: Verdicts, tested: Sequence[Claim]
+) -> dict[str, object]:
+    """One JSON object: `study`, `out`, `report`, `conclusion`, `records`, `verdicts`, `not_comparable` and `claims`.
+
+    Records are those of finished and failed runs, each with the same keys. `tuning`, where the study tuned: what each
+    method was given, and its setting; no figure of what chose it.
+    """
+    runs = [*(_done(result.record, results.out) for result in results.results), *map(_failed, results.failed)]
+    return {
+        "study": results.name,
+        "out": str(results.out),
+        "report": str(report),
+        "conclusion": list(conclusion),
+        "records": runs,
+        **verdicts_as_json(found),
+        "claims": claims_as_json(tested),
+        **({"tuning": [_tuned(one) for one in results.tuned]} if results.tuned else {}),
+    }
+
+
+def _tuned(one: Tuned) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "method": one.method,
+        "candidates": len(one.trials),
+        "stopped": one.stopped,
+        "steps": one.steps,
+        "seconds": one.seconds,
+        "setting": one.setting,
+    }
+
+
+def _done(record: Record, out: Path) -> dict[str, object]:
+    values: dict[str, Any] = record.model_dump(mode="json", exclude=LEFT_OUT)
+    values |= {metric: values["metrics"].get(metric) for metric in AT_TOP}
+    values |= {"adapter": str(out / record.adapter), "predictions": str(out / record.predictions)}
+    return _ordered({**values, "error": None})
+
+
+def _failed(failure: Failure) -> dict[str, object]:
+    """Every key of a finished run; null where there is nothing to say."""
+    nothing: dict[str, object] = {
+        key: None for key in (*Record.model_fields, *AT_TOP) if key not in LEFT_OUT | WHERE_GIVEN
+    }
+    return _ordered(
+        {
+            **nothing,
+            "seconds": dict.fromkeys(Seconds.model_fields),
+            "memory": dict.fromkeys(Memory.model_fields),
+            "name": failure.name,
+            "method": failure.method,
+            "seed": failure.seed,
+            "status": "failed",
+            "error": failure.error,
+        }
+    )
+
+
+def _ordered(values: dict[str, object]) -> dict[str, object]:
+    return {key: values[key] for key in (*FIRST, *(key for key in values if key not in FIRST))}
