@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isnan
-from typing import TYPE_CHECKING
 
-from afina.report.formatting import ask_settings, in_words, metric_of
-from afina.studies.runs.record import Record
+import numpy as np
+
+from afina.models.objective import Objective
+from afina.report.formatting import ask_settings, in_words
+from afina.stats.metrics import METRICS
+from afina.studies.runs.record import Record, Result
 from afina.studies.runs.spec import NO_EFFECT
-
-if TYPE_CHECKING:  # numpy is imported by what needs it
-    import numpy as np
-
-    from afina.models.objective import Objective
-    from afina.studies.runs.record import Result
 
 _OF_SIZE = ("train_examples", "train_digest")
 """Settings that tell sizes apart; the number of texts says it."""
@@ -102,7 +99,7 @@ class Arm:
         """The same, or its negative where less is better; less than any other where it is undefined."""
         if isnan(self.headline):
             return -inf
-        return -self.headline if metric_of(self.record.metric).lower else self.headline
+        return -self.headline if METRICS[self.record.metric].lower else self.headline
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -111,15 +108,11 @@ class Arm:
 
     def values(self, metric: str) -> np.ndarray:
         """What each answer adds to a metric, [S, N]."""
-        import numpy as np
-
         return np.stack([result.values(metric) for result in self.results])
 
     @cached_property
     def answers(self) -> np.ndarray:
         """What was predicted, in the form of targets, [S, N, ...]."""
-        import numpy as np
-
         return np.stack([result.answers for result in self.results])
 
     @property
@@ -131,10 +124,10 @@ class Arm:
         """Where a metric may lie: 95 %, of one result, or of the seeds of one setting; None where there is none."""
         from afina.stats import estimates
 
-        if metric_of(metric).values is None:
+        if METRICS[metric].values is None:
             return None
         answered = [result.answered for result in self.results]
-        found = estimates.of_answers(answered, metric_of(metric)).interval
+        found = estimates.of_answers(answered, METRICS[metric]).interval
         return None if isnan(found.low) else (found.low, found.high)
 
     def mean(self, value: Value) -> float | None:

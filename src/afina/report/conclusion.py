@@ -13,10 +13,11 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.report.arms import Arm, is_curve
-from afina.report.formatting import count, listed, metric_name, metric_of, percent, share, size, span
+from afina.report.formatting import count, listed, metric_name, percent, share, size, span
 from afina.report.verdicts import Verdicts, alike, in_one, learning_curve_sentences
+from afina.stats.metrics import METRICS
 
-if TYPE_CHECKING:  # they import numpy
+if TYPE_CHECKING:  # they load scipy
     from afina.stats.comparison import Comparison
     from afina.studies.results import Failure
 
@@ -31,7 +32,7 @@ def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = 
     ground = max(alike(arms), key=_weight)
     leader = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
     if isnan(leader.headline):
-        metric = metric_of(leader.record.metric)
+        metric = METRICS[leader.record.metric]
         return [f"Which is best cannot be said: {metric.words} is undefined, it needs {metric.needs}."]
     field = _Field(leader, tuple(arm for arm in ground if arm is not leader), found)
     settle = field.settle()
@@ -69,7 +70,7 @@ class _Field:
         """Which is best, if that can be said."""
         arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")
         metric = metric_name(arm.record.metric)
-        best = "lowest" if metric_of(arm.record.metric).lower else "highest"
+        best = "lowest" if METRICS[arm.record.metric].lower else "highest"
         seeds = f" (mean of {len(arm.seeds)} seeds)" if len(arm.seeds) > 1 else ""
         figure = f"{share(arm.headline)} on {count(arm.record.examples)} evaluation texts{seeds}"
         if not self.others:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from afina.data.task import is_at_hand
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
 from afina.report.kinds import PRESENTATIONS
@@ -37,7 +38,6 @@ class EvaluationTexts:
     @classmethod
     def read(cls, address: str, data: Data) -> EvaluationTexts:
         """Those of the task at `address`, read as `data` says; the reason where that fails or would take a network."""
-        from afina.data.task import is_at_hand
         from afina.studies.runs.inputs import evaluation_of
 
         if not is_at_hand(address):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from afina.models.adapter import Adapter
 from afina.report.formatting import (
     count,
     headline_first,
@@ -23,7 +24,6 @@ from afina.schema import figures_as_json, null_where_undefined
 if TYPE_CHECKING:  # they load torch
     from afina.inference.asking import Answer
     from afina.inference.evaluation import Evaluation
-    from afina.models.adapter import Adapter
 
 
 def sentences(found: Evaluation) -> list[str]:

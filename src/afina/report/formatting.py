@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Prompting, Record
-
-if TYPE_CHECKING:  # it imports numpy
-    from afina.stats.metrics import Metric
 
 NOTHING = "–"
 """Stands where there is no value."""
@@ -104,16 +101,9 @@ def size(value: float) -> str:
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{value / 2**20:.1f} MiB"
 
 
-def metric_of(name: str) -> Metric:
-    """The metric of that name."""
-    from afina.stats.metrics import METRICS  # loads numpy
-
-    return METRICS[name]
-
-
 def metric_name(metric: str, labels: Sequence[str] = ()) -> str:
     """Within a sentence; with a task's labels, F1 names the one that it is of, as `F1 of spam`, or is `macro F1`."""
-    plain = metric_of(metric).words
+    plain = METRICS[metric].words
     if metric != F1 or not labels:
         return plain
     return f"{plain} of {labels[1]}" if len(labels) == 2 else f"macro {plain}"
@@ -127,7 +117,7 @@ def metric_heading(metric: str, labels: Sequence[str] = ()) -> str:
 
 def metric_figure(name: str, number: float, labels: Sequence[str] = ()) -> str:
     """`accuracy 0.8571`; `AUROC undefined (it needs texts of both labels)`."""
-    why = f" (it needs {metric_of(name).needs})" if isnan(number) else ""
+    why = f" (it needs {METRICS[name].needs})" if isnan(number) else ""
     return f"{metric_name(name, labels)} {share(number)}{why}"
 
 
@@ -143,7 +133,7 @@ def metrics_of(record: Record) -> tuple[str, ...]:
 
 def headline_first(names: Iterable[str], headline: str) -> tuple[str, ...]:
     """The headline first, then the main ones."""
-    return (headline, *sorted((name for name in names if name != headline), key=lambda name: not metric_of(name).main))
+    return (headline, *sorted((name for name in names if name != headline), key=lambda name: not METRICS[name].main))
 
 
 def metric_value(metric: str) -> Callable[[Record], float | None]:
@@ -157,7 +147,7 @@ def metric_value(metric: str) -> Callable[[Record], float | None]:
 
 def metric_difference(number: float, metric: str) -> str:
     """Of two: in percentage points, or as a plain number with its sign; four digits, or more where it is small."""
-    if metric_of(metric).points:
+    if METRICS[metric].points:
         return points(number)
     text = f"{number:+.4g}" if 0 < abs(number) < 0.001 else f"{number:+.4f}"
     return text.replace("-", "−") if float(text) else text[1:]
@@ -165,7 +155,7 @@ def metric_difference(number: float, metric: str) -> str:
 
 def difference_unit(metric: str) -> str:
     """What differences are told in, in brackets behind a heading; empty for plain numbers."""
-    return " (points)" if metric_of(metric).points else ""
+    return " (points)" if METRICS[metric].points else ""
 
 
 def ask_settings(ask: Prompting) -> dict[str, object]:

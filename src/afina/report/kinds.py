@@ -8,9 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER
+from afina.data.origins import named
 from afina.methods import make
 from afina.report import per_label
 from afina.report.arms import Arm
@@ -21,9 +24,6 @@ from afina.report.plots.svg import Plot
 from afina.report.tables import Table
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data
-
-if TYPE_CHECKING:  # numpy is imported by what needs it
-    import numpy as np
 
 Draw = Callable[[Sequence[Arm]], Sequence[Plot | None]]
 
@@ -180,8 +180,6 @@ class _Classes(Presentation):
         return made
 
     def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
-        import numpy as np
-
         classes = np.arange(len(names))
         return per_label.found(names, targets[None, :, None] == classes, answers[:, :, None] == classes)
 
@@ -253,8 +251,6 @@ class _Labels(Presentation):
 
 def _by_order(task: str, data: Data) -> str:
     """What is to be said where nobody said which of two labels is positive: the order of a file's labels did."""
-    from afina.data.origins import named  # it loads numpy
-
     chosen = data.positive is not None or data.labels is not None or named(task) is not None
     return "" if chosen else ", the last in the order of the labels (`--positive LABEL` names another)"
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from afina.report.arms import Arm
 from afina.report.formatting import brief, count, share
 from afina.report.tables import Column, Table
 from afina.schema import figures_as_json
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BY_LABEL, CONFUSIONS, CONFUSION = "Figures by label", "The most frequent confusions", "Confusion matrix"
 MOST = 30
@@ -44,8 +42,6 @@ _UNDEFINED = "Undefined: the precision of a label that was never answered, the r
 
 def found(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> list[Found]:
     """Every label, in its order; of which labels texts have, bool [1, N, L], and are answered with, bool [S, N, L]."""
-    import numpy as np
-
     both = (gold & given).sum(axis=1).astype(float)  # [S, L]
     told, there = given.sum(axis=1), gold.sum(axis=1)
 
@@ -127,16 +123,12 @@ def confusions(arms: Sequence[Arm]) -> Table:
 
 def confused(targets: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
     """How many texts of each class, a row, were answered with each, a column; the seeds added up. int [C, C]."""
-    import numpy as np
-
     counts: np.ndarray = np.bincount((targets * size + answers).ravel(), minlength=size * size).reshape(size, size)
     return counts
 
 
 def _most_confused(counts: np.ndarray) -> list[tuple[int, int, int]]:
     """What was right, what was answered instead, and how often: the most frequent first."""
-    import numpy as np
-
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     pairs = [

@@ -18,7 +18,6 @@ from afina.report.formatting import (
     listed,
     metric_heading,
     metric_name,
-    metric_of,
     number_of_texts,
     share,
     size,
@@ -28,6 +27,7 @@ from afina.report.tables import EVIDENCE, Column, Table
 from afina.report.verdicts import in_one
 from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.comparison import Comparison
+from afina.stats.metrics import METRICS
 from afina.studies import floors
 from afina.studies.portfolio import EPOCHS
 from afina.studies.recommendation import Contender, Dropped, Recommendation
@@ -116,7 +116,7 @@ def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
 
 def _why_it(made: Recommendation, chosen: Contender) -> str:
     """A clause: why this one of what was trained."""
-    sign = -1 if metric_of(made.metric).lower else 1
+    sign = -1 if METRICS[made.metric].lower else 1
     trained = [one for one in made.contenders if one.trained]
     if len(trained) == 1:
         return "it is what could be trained in the time and memory given"
@@ -146,7 +146,7 @@ def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     """A floor, or the model as it is."""
     trained = [one for one in made.contenders if one.trained]
     if trained:
-        sign = -1 if metric_of(made.metric).lower else 1
+        sign = -1 if METRICS[made.metric].lower else 1
         defined = [one for one in trained if not isnan(one.metrics[made.metric])]
         best = max(defined or trained, key=lambda one: sign * one.metrics[made.metric])
         why = (

@@ -23,10 +23,10 @@ from afina.report.sections import Notes, Section
 from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables, tuning_table
 from afina.report.verdicts import CURVES, VERDICTS, Verdicts
 from afina.report.writers import json_csv, markdown
+from afina.studies.runs.record import Record
 
-if TYPE_CHECKING:  # numpy is imported by what needs it
+if TYPE_CHECKING:  # it loads scipy
     from afina.studies.results import Results
-    from afina.studies.runs.record import Record
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)

@@ -12,6 +12,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.data.kinds import columns_in_words
+from afina.data.origins import named
 from afina.report.arms import Arm, differing, training
 from afina.report.formatting import (
     NOTHING,
@@ -21,7 +22,6 @@ from afina.report.formatting import (
     listed,
     metric_heading,
     metric_name,
-    metric_of,
     number_of_texts,
     share,
     split_of,
@@ -32,10 +32,11 @@ from afina.report.formatting import (
 from afina.report.kinds import PRESENTATIONS
 from afina.report.plots.svg import Plot
 from afina.report.tables import Column, Table
+from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Environment, Record
 from afina.studies.runs.spec import Data
 
-if TYPE_CHECKING:  # numpy is imported by what needs it
+if TYPE_CHECKING:  # it loads scipy
     from afina.studies.results import Failure
 
 
@@ -233,8 +234,6 @@ def notes(arms: Sequence[Arm], data: Data) -> list[str]:
 
 def _on_texts(arms: Sequence[Arm], data: Data) -> list[str]:
     """How a file was read and cut; figures on few texts; and where more texts were asked for than there are."""
-    from afina.data.origins import named  # it loads numpy
-
     records = [record for arm in arms for record in arm.records]
     files = {(one.task, one.train_examples, one.examples) for one in records if named(one.task) is None}
     made = [f"{split_of(*one)}." for one in sorted(files)]
@@ -296,7 +295,7 @@ def _undefined(arms: Sequence[Arm]) -> list[str]:
                 lacking.setdefault(name, []).append(arm.label)
     return [
         f"{metric_heading(name)} is undefined{'' if len(labels) == len(arms) else f' for {listed(labels)}'}: it needs "
-        f"{metric_of(name).needs}."
+        f"{METRICS[name].needs}."
         for name, labels in lacking.items()
     ]
 

@@ -21,13 +21,13 @@ from afina.report.formatting import (
     listed,
     metric_difference,
     metric_heading,
-    metric_of,
     share,
     span,
 )
 from afina.report.tables import Column, Table
+from afina.stats.metrics import METRICS
 
-if TYPE_CHECKING:  # it imports numpy
+if TYPE_CHECKING:  # it loads scipy
     from afina.stats.comparison import Comparison
 
 VERDICTS, CURVES = "Verdicts", "How many labels"
@@ -102,7 +102,7 @@ def _why_apart(first: Arm, second: Arm) -> str:
     if len({measured_on(result) for result in (*first.results, *second.results)}) > 1:
         return "they were evaluated on different texts"
     if undefined := [arm.label for arm in (first, second) if isnan(arm.headline)]:
-        metric = metric_of(first.record.metric)
+        metric = METRICS[first.record.metric]
         return f"{metric.words} is undefined for {listed(undefined)}: it needs {metric.needs}"
     if first.seeds != second.seeds:
         return "their seeds differ: " + " against ".join(", ".join(map(str, arm.seeds)) for arm in (first, second))
@@ -112,7 +112,7 @@ def _why_apart(first: Arm, second: Arm) -> str:
 def _compare(alike: Sequence[Arm]) -> list[Comparison]:
     from afina.stats.comparison import compare
 
-    references, metric = [arm.label for arm in alike if not arm.trained], metric_of(alike[0].record.metric)
+    references, metric = [arm.label for arm in alike if not arm.trained], METRICS[alike[0].record.metric]
     margin = metric.margin(alike[0].targets)
     return compare({arm.label: arm.scores for arm in alike}, metric=metric, margin=margin, references=references)
 
@@ -148,7 +148,7 @@ def _notes(found: Verdicts) -> list[str]:
     notes += [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.not_comparable]
     if found.compared:
         one = found.compared[0]
-        metric = metric_of(one.metric)
+        metric = METRICS[one.metric]
         notes.append(
             f"Differences in {metric.words}, on the same texts and seeds{', in percentage points' * metric.points}. "
             f"{'Less is better. ' * metric.lower}Better, worse: more than chance explains, after Holm's correction for "

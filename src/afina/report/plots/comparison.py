@@ -14,12 +14,13 @@ import numpy as np
 
 from afina.meter import PHASES
 from afina.report.arms import Arm, Value
-from afina.report.formatting import brief, metric_heading, metric_of, share
+from afina.report.formatting import brief, metric_heading, share
 from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
 from afina.report.recommendation import title
 from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import Verdicts, by_method
+from afina.stats.metrics import METRICS
 from afina.studies.recommendation import Recommendation
 
 
@@ -53,7 +54,7 @@ def differences(arms: Sequence[Arm], found: Verdicts) -> Plot | None:
     pairs = [one for one in found.compared if by_label[one.first].trained and by_label[one.second].trained]
     left_out = 0 < len(pairs) < len(found.compared)
     pairs = pairs or list(found.compared)
-    metric = metric_of(pairs[0].metric)
+    metric = METRICS[pairs[0].metric]
     unit = 100 if metric.points else 1
     margin = unit * pairs[0].margin
     figure, axes = canvas(1.0 + 0.5 * len(pairs))
@@ -298,7 +299,7 @@ def trainings_in_time(made: Recommendation) -> Plot | None:
     shown = [one for one in made.contenders if one.ended is not None and one.validation is not None]
     if not shown:
         return None
-    metric = metric_of(made.metric)
+    metric = METRICS[made.metric]
     figure, axes = canvas(3.2 + 0.17 * (len(shown) + 2))
     ends = [(one.ended or 0.0) / 60 for one in shown]
     aside = [one.validation or 0.0 for one in shown]

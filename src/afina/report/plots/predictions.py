@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isnan
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from afina.report.arms import Arm
 from afina.report.formatting import UNDEFINED, brief
 from afina.report.per_label import MOST, Found, confused
 from afina.report.plots import svg
 from afina.report.plots.svg import WIDTH, Plot, canvas, finish, legend, rows_of
-
-if TYPE_CHECKING:
-    import numpy as np
+from afina.stats import classification
 
 
 def confusion_matrices(arms: Sequence[Arm]) -> list[Plot]:
@@ -65,8 +64,6 @@ def _matrix(arm: Arm, names: Sequence[str], counts: np.ndarray) -> Plot:
 
 def reliability(arms: Sequence[Arm]) -> Plot:
     """Share of right answers against how sure they were, in ten bins, all seeds together."""
-    from afina.stats import classification
-
     figure, axes = canvas(3.2 + 0.17 * len(arms))
     axes.plot([0, 1], [0, 1], color=svg.INK, linewidth=0.8, linestyle="--", zorder=1)
     said = []
@@ -93,8 +90,6 @@ def reliability(arms: Sequence[Arm]) -> Plot:
 
 def risk_coverage(arms: Sequence[Arm]) -> Plot:
     """The accuracy that remains on the texts that a method is surest of."""
-    from afina.stats import classification
-
     figure, axes = canvas(3.2 + 0.17 * len(arms))
     said = []
     for arm in arms:
@@ -115,8 +110,6 @@ def risk_coverage(arms: Sequence[Arm]) -> Plot:
 
 def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and what is right, seeds one after another."""
-    import numpy as np
-
     chances = [result.chances for result in arm.results if result.chances is not None]
     return np.concatenate(chances), np.tile(arm.targets, len(chances))
 
@@ -175,8 +168,6 @@ def predicted_against_given(arms: Sequence[Arm]) -> list[Plot]:
 
 def residuals(arms: Sequence[Arm]) -> Plot:
     """Of every setting, how far its numbers are from those given: the middle half and nine tenths of them."""
-    import numpy as np
-
     figure, axes = canvas(1.0 + 0.36 * len(arms))
     said = []
     for row, arm in enumerate(arms):

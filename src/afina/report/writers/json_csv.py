@@ -22,7 +22,7 @@ from afina.report.verdicts import Verdicts, verdicts_as_json
 from afina.studies.runs.record import Memory, Record, Seconds
 from afina.studies.trials import Tuned
 
-if TYPE_CHECKING:  # numpy is imported by what needs it
+if TYPE_CHECKING:  # it loads scipy
     from afina.studies.results import Failure, Results
 
 MEAN = "mean"
