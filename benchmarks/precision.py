@@ -17,7 +17,7 @@ import torch
 
 from afina import Adapter, Backbone, Run, Task
 from afina.inference import predictor
-from afina.models.predictions import Predictions
+from afina.models.objective import Predictions
 from afina.stats.comparison import compare
 from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Data, Training

@@ -35,7 +35,7 @@ from afina.methods import make
 from afina.methods.attachment import attach
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
-from afina.models.question import Question
+from afina.models.verbalizer import Verbalizer
 from afina.stats import classification
 from afina.studies.floors import tfidf
 from afina.training.fit import Fit
@@ -146,13 +146,13 @@ def rate_of(records: Records, name: str, method: str, head: str) -> float | None
     return max(tried, key=lambda one: (records[one]["choosing"], -records[one]["choosing_loss"])).rate
 
 
-def question(name: str, head: str) -> Question:
+def question(name: str, head: str) -> Verbalizer:
     """That of an arm: nothing, a template alone, or template and words."""
     names = task(name)[0]
-    asked = Question.of(names, backbone().tokenizer, pairs=False, head="words")
+    asked = Verbalizer.of(names, backbone().tokenizer, pairs=False, head="words")
     if head == "words":
         return asked
-    return Question(asked.template if head == "template" else None)
+    return Verbalizer(asked.template if head == "template" else None)
 
 
 def measure(cell: Cell) -> Figures:

@@ -11,9 +11,8 @@ import numpy as np
 
 from afina.methods import METHODS
 from afina.models.manifest import MANIFEST
-from afina.models.objective import Objective
+from afina.models.objective import Objective, Predictions
 from afina.models.objectives import Labels, Number
-from afina.models.predictions import Predictions
 from afina.studies.results import Failure, Results
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Environment, Memory, Record, Result, Seconds

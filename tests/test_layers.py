@@ -54,8 +54,7 @@ DOORS = {"__init__", "__main__"}
 """Modules of no package: the names of the library, and `python -m afina`."""
 
 OWNERS = {
-    "transformers": "data.template data.tokenize data.token_cache models.backbone models.address models.pretrained "
-    "models.meta models.output_embedding "
+    "transformers": "data.template data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
     "models.kernels.attention models.kernels.frozen models.kernels.linear",
     "peft": "methods.*",
     "re2": "methods.peft_settings",
@@ -177,7 +176,6 @@ SAME_NAME: set[str] = {
     "Lines",
     "Opened",
     "Part",
-    "Question",
     "Request",
     "Table",
 }

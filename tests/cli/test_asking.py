@@ -14,7 +14,7 @@ from afina.cli.options import words_option
 from afina.errors import InvalidStudy
 from afina.inference.asking import Answer, Compared, _chosen, ask
 from afina.models.manifest import read_manifest
-from afina.models.question import GENERAL, TEMPLATES
+from afina.models.verbalizer import GENERAL, TEMPLATES
 from afina.report.evaluation import template_tables
 from afina.report.formatting import quoted
 from command import Command

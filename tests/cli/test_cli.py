@@ -15,9 +15,9 @@ import pytest
 import afina as package
 from afina import METHODS, Adapter, Backbone, assets
 from afina.methods import NEEDS_SETTINGS
-from afina.models.meta import meta_model
-from afina.models.predictions import Predictions
-from afina.models.shapes import CONFIGURATIONS
+from afina.models.backbone_spec import WELL_KNOWN
+from afina.models.objective import Predictions
+from afina.models.pretrained import meta_model
 from afina.stats.intervals import wilson
 from afina.studies.results import Results
 from afina.studies.runs.record import Record, Result, write_records
@@ -497,7 +497,7 @@ def test_params_and_plan_of_the_embedded_model_fetch_nothing(
 @pytest.mark.slow
 def test_the_shapes_that_are_known_of_the_embedded_model_are_its_own() -> None:
     known, real = meta_model("embedded"), Backbone.load("embedded").config
-    for field in CONFIGURATIONS["embedded"]:
+    for field in WELL_KNOWN["embedded"]:
         assert getattr(known.config, field) == pytest.approx(getattr(real, field)), field
 
 

@@ -24,7 +24,7 @@ from afina.inference.evaluation import Evaluation, evaluate, trained
 from afina.inference.predictor import logits
 from afina.inference.probes import PROBE, probe
 from afina.models.classifier import Classifier
-from afina.models.predictions import Predictions
+from afina.models.objective import Predictions
 from afina.stats.classification import probabilities
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Training

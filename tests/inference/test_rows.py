@@ -15,9 +15,8 @@ import pytest
 from afina.data.readers.texts import chunks
 from afina.errors import CannotWrite, InvalidData
 from afina.inference.rows import answered, check_out, writing
-from afina.models.objective import Objective
+from afina.models.objective import Objective, Predictions
 from afina.models.objectives import Classes, Labels, Number
-from afina.models.predictions import Predictions
 from raises import raises
 
 OBJECTIVES = {

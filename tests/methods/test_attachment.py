@@ -18,7 +18,7 @@ from afina.methods.method import Method
 from afina.methods.peft import PeftMethod
 from afina.methods.selective import PreLayer, Selective
 from afina.models.classifier import Classifier
-from afina.models.meta import meta_model
+from afina.models.pretrained import meta_model
 from raises import raises
 
 

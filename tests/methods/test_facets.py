@@ -16,7 +16,7 @@ from afina.data.batch import pack
 from afina.methods import NEEDS_SETTINGS, entry_point_methods, make
 from afina.methods.method import STATED, Adaptation, Description, Format, Method, Serving
 from afina.methods.selective import Selective
-from afina.models.meta import meta_of
+from afina.models.pretrained import meta_from_config
 from fakes import opened
 
 FACETS = (Adaptation, Description, Serving, Format)
@@ -119,5 +119,5 @@ def test_methods_of_other_packages_work_with_what_they_implement(
 
 def test_a_method_without_a_rider_is_served_from_weights_of_its_own(gpt2: Backbone) -> None:
     method = Biases()
-    model = method.attach(meta_of(type(gpt2.config).from_dict(gpt2.config.to_dict()), 2))
+    model = method.attach(meta_from_config(type(gpt2.config).from_dict(gpt2.config.to_dict()), 2))
     assert method.rider(model, method.state(model), opened(gpt2, method).model) is None

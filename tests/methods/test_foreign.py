@@ -21,7 +21,7 @@ from afina.methods import make, peft_settings
 from afina.methods.peft_types import SavedPeft
 from afina.models.classifier import Classifier
 from afina.models.manifest import MANIFEST, Manifest
-from afina.models.meta import meta_of
+from afina.models.pretrained import meta_from_config
 from command import Command
 from fakes import Backbones, Runs
 from raises import raises
@@ -213,7 +213,7 @@ def test_settings_that_would_hang_import_or_answer_otherwise_are_refused_before_
 
 
 def _skeleton(backbone: Backbone) -> Any:
-    return meta_of(type(backbone.config).from_dict(backbone.config.to_dict()), 2)
+    return meta_from_config(type(backbone.config).from_dict(backbone.config.to_dict()), 2)
 
 
 def test_the_revision_of_a_base_on_the_hub_is_a_part_of_its_address(

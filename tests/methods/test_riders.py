@@ -10,7 +10,7 @@ from afina.methods import make
 from afina.methods.method import Method
 from afina.methods.selective import BitFit
 from afina.models.classifier import Classifier
-from afina.models.meta import meta_model
+from afina.models.pretrained import meta_model
 from afina.models.rider import Renormed, Rider, Shifted
 
 

@@ -13,7 +13,7 @@ from fakes import Backbones
 
 LOCATE = """
 import sys
-from afina.models.address import locate
+from afina.models.pretrained import locate
 path = locate(sys.argv[1])
 print(path, path.stat().st_ino)
 """

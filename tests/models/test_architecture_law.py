@@ -13,13 +13,13 @@ from transformers import AutoConfig
 
 import afina
 from afina.models.architectures import ARCHITECTURES, Architecture, blocks_of, head_of, is_head, is_output
-from afina.models.dimensions import dimensions
-from afina.models.meta import meta_of
+from afina.models.backbone_spec import dimensions
+from afina.models.pretrained import meta_from_config
 from fakes import configuration
 
 SOURCE = Path(afina.__file__).parent
 
-TABLES = {"models/architectures.py", "models/shapes.py"}
+TABLES = {"models/architectures.py", "models/backbone_spec.py"}
 """The entries, and the published configurations of well-known backbones."""
 
 ADDRESSES = {"hub.py", "report/paper_figures.py"}
@@ -126,7 +126,7 @@ def test_the_law_finds_what_breaks_it(line: str, word: str | None) -> None:
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_an_entry_names_what_the_model_has(family: str) -> None:
-    complete(ARCHITECTURES[family], meta_of(configuration(family), 3))
+    complete(ARCHITECTURES[family], meta_from_config(configuration(family), 3))
 
 
 def complete(entry: Architecture, model: Any) -> None:

@@ -25,7 +25,7 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, head_of
 from afina.models.classifier import Classifier
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
-from afina.models.question import GENERAL, Question
+from afina.models.verbalizer import GENERAL, Verbalizer
 from afina.stats.classification import probabilities
 from afina.studies.runs.spec import Ask
 from fakes import TEXTS, Backbones, Runs, configuration, save
@@ -45,9 +45,9 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def question(backbone: Backbone, **changes: Any) -> Question:
+def question(backbone: Backbone, **changes: Any) -> Verbalizer:
     asked = {"head": "words", "template": TEMPLATE, "words": WORDS} | changes
-    return Question.of(LABELS, backbone.tokenizer, pairs=False, **asked)
+    return Verbalizer.of(LABELS, backbone.tokenizer, pairs=False, **asked)
 
 
 @torch.inference_mode()
@@ -106,7 +106,7 @@ def test_the_adapter_of_zero_shot_answers_so_too(runs: Runs, family: str) -> Non
 @pytest.mark.slow
 def test_the_embedded_model_answers_what_its_language_model_does() -> None:
     backbone = Backbone.load("embedded")
-    asked = Question.of(("negative", "positive"), backbone.tokenizer, pairs=False)
+    asked = Verbalizer.of(("negative", "positive"), backbone.tokenizer, pairs=False)
     assert asked.template is not None
     assert asked.tokens is not None
     classifier = Classifier.open(backbone, ("negative", "positive"), 0, asked.tokens, exact=True).eval()

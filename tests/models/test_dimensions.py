@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from afina.errors import InvalidStudy
 from afina.models.architectures import ARCHITECTURES
-from afina.models.dimensions import Dimensions, dimensions
+from afina.models.backbone_spec import Dimensions, dimensions
 from fakes import RESIZED, Backbones, configuration
 
 

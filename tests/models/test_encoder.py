@@ -24,7 +24,7 @@ from afina.models.kernels.attention import NAME
 from afina.models.kernels.layout import Layout
 from afina.models.kernels.patches import Patch, patches_of
 from afina.models.kernels.pooling import pool
-from afina.models.meta import meta_of
+from afina.models.pretrained import meta_from_config
 from fakes import LONGEST, VOCABULARY, tokenizer
 from raises import raises
 
@@ -128,7 +128,7 @@ def test_a_digest_draws_nothing_where_no_weight_is_missing(gpt2: Backbone) -> No
 
 
 def test_its_entry_is_complete(encoder: Backbone) -> None:
-    complete(ENTRY, meta_of(type(encoder.config).from_dict(encoder.config.to_dict()), 3))
+    complete(ENTRY, meta_from_config(type(encoder.config).from_dict(encoder.config.to_dict()), 3))
 
 
 def test_its_blocks_are_computed_whole_and_its_head_has_two_layers(encoder: Backbone) -> None:
@@ -153,7 +153,7 @@ def test_methods_attach_to_an_encoder_and_train(encoder: Backbone, name: str) ->
     trained = method.trainable(classifier.model)
     assert {name for name, parameter in trained.items() if parameter.grad is None} == set()
     assert all(parameter.grad.any() for name, parameter in trained.items() if is_head(name))
-    meta = method.attach(meta_of(type(encoder.config).from_dict(encoder.config.to_dict()), len(LABELS)))
+    meta = method.attach(meta_from_config(type(encoder.config).from_dict(encoder.config.to_dict()), len(LABELS)))
     shapes = {name: parameter.shape for name, parameter in method.trainable(meta).items()}
     assert shapes == {name: parameter.shape for name, parameter in trained.items()}
 

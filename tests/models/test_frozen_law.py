@@ -18,9 +18,9 @@ from afina.errors import InvalidStudy, UnknownName
 from afina.inference.merging import merge
 from afina.inference.predictor import ModelPredictor
 from afina.methods import make
+from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
 from afina.models.kernels.frozen import HeldWeight, held_by, held_tensors, is_linear, multiply
-from afina.models.precision import FLOAT, PRECISIONS, Precision
 from afina.server.receipt import Receipt
 from afina.serving.engine import Engine
 from afina.studies.runs.forecast import forecast_run

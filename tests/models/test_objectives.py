@@ -9,9 +9,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from afina.errors import InvalidStudy, UnknownName
 from afina.models import objectives
-from afina.models.objective import metric_for
+from afina.models.objective import Predictions, metric_for
 from afina.models.objectives import Classes, Labels, Number
-from afina.models.predictions import Predictions
 from afina.stats import classification
 from afina.stats.metrics import METRICS, of_kind
 from raises import raises

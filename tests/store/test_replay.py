@@ -22,7 +22,7 @@ from afina.data.labelled import Labelled
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
 from afina.inference import evaluation, probes
-from afina.models.predictions import Predictions
+from afina.models.objective import Predictions
 from afina.stats.comparison import compare
 from afina.store import replay
 from afina.store.diff.flips import Flips

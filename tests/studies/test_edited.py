@@ -18,7 +18,7 @@ import pytest
 from afina import Adapter, AdapterStore, Predictor, Results, Run, Study, recommend
 from afina.errors import AfinaError, CorruptAdapter, InvalidData
 from afina.models.manifest import MANIFEST, read_manifest
-from afina.models.predictions import Predictions
+from afina.models.objective import Predictions
 from afina.studies import adapters, results
 from afina.studies.recommendation import Contender, Recommendation
 from afina.studies.runs.local_executor import _Worker

@@ -29,7 +29,7 @@ from afina.estimators.inputs import InvalidInput, TextInputs, classes_of, number
 from afina.events import ignore
 from afina.models.adapter import Adapter
 from afina.models.manifest import MANIFEST
-from afina.models.predictions import Predictions
+from afina.models.objective import Predictions
 from afina.studies.runs.run import Run
 
 if TYPE_CHECKING:

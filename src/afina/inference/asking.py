@@ -21,9 +21,8 @@ from afina.inference.predictor import predictions
 from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.models.objective import Objective
-from afina.models.predictions import Predictions
-from afina.models.question import TEMPLATES, Question
+from afina.models.objective import Objective, Predictions
+from afina.models.verbalizer import TEMPLATES, Verbalizer
 from afina.repr_html import ReprCard
 from afina.stats.comparison import compare
 
@@ -154,13 +153,13 @@ def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
 
 def _questions(
     backbone: Backbone, task: Task, templates: Sequence[str], words: Mapping[str, Sequence[str]] | None
-) -> tuple[Question, list[Question]]:
+) -> tuple[Verbalizer, list[Verbalizer]]:
     """The one that training asks where no template is given, and those to compare."""
     pairs = task.train.pairs is not None
 
-    def question(template: str | None) -> Question:
+    def question(template: str | None) -> Verbalizer:
         names, tokenizer = task.label_names, backbone.tokenizer
-        return Question.of(names, tokenizer, pairs=pairs, head="words", template=template, words=words)
+        return Verbalizer.of(names, tokenizer, pairs=pairs, head="words", template=template, words=words)
 
     usual = question(None)
     if templates:
@@ -169,7 +168,7 @@ def _questions(
     return usual, [usual, *map(question, others)]
 
 
-def _source(question: Question) -> str:
+def _source(question: Verbalizer) -> str:
     return question.template.source if question.template else TEXT
 
 
@@ -182,25 +181,25 @@ class _Asking:
     objective: Objective
 
     @classmethod
-    def of(cls, backbone: Backbone, objective: Objective, question: Question) -> Self:
+    def of(cls, backbone: Backbone, objective: Objective, question: Verbalizer) -> Self:
         names, opening = objective.label_names, objective.opening
         classifier = Classifier.open(backbone, names, 0, question.tokens, exact=True, opening=opening)
         return cls(backbone, classifier.to(devices.choose()), objective)
 
-    def encoded(self, question: Question, split: Split) -> Encoded:
+    def encoded(self, question: Verbalizer, split: Split) -> Encoded:
         tokenizer, length = self.backbone.tokenizer, min(LENGTH, self.backbone.longest)
         return encode(tokenizer, split.texts, split.pairs, max_length=length, template=question.template)
 
-    def predictions(self, question: Question, split: Split) -> Predictions:
+    def predictions(self, question: Verbalizer, split: Split) -> Predictions:
         return predictions(self.classifier, self.encoded(question, split), split.labels)
 
-    def compare(self, question: Question, split: Split, *, offset: bool) -> tuple[Compared, np.ndarray]:
+    def compare(self, question: Verbalizer, split: Split, *, offset: bool) -> tuple[Compared, np.ndarray]:
         """How it does, and whether each answer is right, with an offset or without."""
         found = self.predictions(question, split)
         plain, shifted = (self.objective.values(BY, each) for each in (found, shifted_by_itself(found)))
         made = Compared(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
         return made, shifted if offset else plain
 
-    def shift(self, question: Question, split: Split) -> None:
+    def shift(self, question: Verbalizer, split: Split) -> None:
         """Let the classifier's offset be what the texts suggest."""
         self.classifier.offset = calibrated(self.classifier, self.encoded(question, split))

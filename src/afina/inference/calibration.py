@@ -11,7 +11,7 @@ from torch import Tensor
 from afina.data.tokenize import Encoded
 from afina.inference.predictor import logits
 from afina.models.classifier import Classifier
-from afina.models.predictions import Predictions
+from afina.models.objective import Predictions
 from afina.stats import classification
 
 MOST = 512

@@ -21,8 +21,8 @@ from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
-from afina.models.meta import meta_described
 from afina.models.objective import Objective
+from afina.models.pretrained import meta_from_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -233,7 +233,7 @@ def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
     """
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
-    empty = meta_described(configuration, len(manifest.label_names))
+    empty = meta_from_json(configuration, len(manifest.label_names))
     try:
         method.for_family(empty.config.model_type).check(empty, adapter.tensors)
     except (InvalidStudy, CorruptAdapter) as error:

@@ -15,9 +15,9 @@ from afina.inference import probes
 from afina.inference.predictor import ModelPredictor, Predictor
 from afina.methods.method import Method
 from afina.methods.selective import Full
+from afina.models.backbone_spec import PRECISIONS
 from afina.models.classifier import Classifier
 from afina.models.kernels.frozen import round_weights
-from afina.models.precision import PRECISIONS
 
 TOLERANCE = 1e-4
 """Largest difference of a built-in sentence's logits after merging, relative to the largest of them."""

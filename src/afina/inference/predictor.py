@@ -33,8 +33,7 @@ from afina.models.backbone import Backbone
 from afina.models.bag_of_words import BagOfWords, joined
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective
-from afina.models.predictions import Predictions
+from afina.models.objective import Objective, Predictions
 from afina.repr_html import ReprCard
 
 

@@ -22,9 +22,9 @@ from afina.errors import InvalidStudy
 from afina.methods import METHODS, make
 from afina.methods.method import Method
 from afina.models.architectures import is_head
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
-from afina.models.meta import meta_model
-from afina.models.precision import FLOAT
+from afina.models.pretrained import meta_model
 
 TOLERANCE = 1e-5
 """Largest change of a logit at attach, relative to the largest logit."""

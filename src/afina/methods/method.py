@@ -102,8 +102,8 @@ class Adaptation(ABC):
     """What is attached, trained and saved; the fields are the hyperparameters.
 
     trains_body    whether anything but the head is meant to train
-    head           what the head starts from, where that is what the method is about, see `afina.models.question`; None:
-                   whatever a run asks for
+    head           what the head starts from, where the method is about that (`afina.models.verbalizer`); None: whatever
+                   a run asks for
     starts_apart   whether attaching it changes the logits, since what it adds has no value without effect
     packs          whether its frozen weights may be packed while bfloat16 trains; false where what it adds reads them,
                    rather than calling their layer

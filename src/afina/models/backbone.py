@@ -22,14 +22,13 @@ from transformers import (
 from afina import digest
 from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
-from afina.models import output_embedding
-from afina.models.address import locate
+from afina.models import verbalizer
 from afina.models.architectures import ARCHITECTURES, Architecture, head_of
+from afina.models.backbone_spec import RANDOM
 from afina.models.kernels import attention
 from afina.models.kernels.frozen import held_tensors
 from afina.models.objective import Opening
-from afina.models.pretrained import auto_class, first_line, quiet, read_config, read_tokenizer
-from afina.models.source import RANDOM
+from afina.models.pretrained import auto_class, first_line, locate, quiet, read_config, read_tokenizer
 from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
 
@@ -161,7 +160,7 @@ class Backbone(ReprCard):
     def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Of each label, the mean of its tokens' output embeddings, [labels, width], and of their biases, [labels]."""
         flat, sizes = [token for each in tokens for token in each], [len(each) for each in tokens]
-        rows, biases = output_embedding.rows(self.path, self.config, model.base_model, flat)
+        rows, biases = verbalizer.embedding_rows(self.path, self.config, model.base_model, flat)
         return (
             torch.stack([part.mean(0) for part in rows.split(sizes)]),
             torch.stack([part.mean() for part in biases.split(sizes)]),

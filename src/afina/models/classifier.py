@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from afina.data.batch import Packed
 from afina.models.architectures import architecture_of, head_of, is_head
 from afina.models.backbone import ONE_LABEL, Backbone
+from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.kernels import frozen
 from afina.models.kernels.frozen import HeldWeight, can_pack
 from afina.models.kernels.insertion import insert
@@ -26,7 +27,6 @@ from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, hold, pack
 from afina.models.kernels.pooling import pool
 from afina.models.objective import Opening
-from afina.models.precision import FLOAT, PRECISIONS
 from afina.models.virtual_tokens import layout_of, prompt_of
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from afina import digest, file_io
 from afina.errors import CorruptAdapter
 from afina.models import objectives
-from afina.models.precision import FLOAT, PrecisionName
+from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.schema import Figure, Problem, Sparing
 
 MANIFEST = "manifest.json"

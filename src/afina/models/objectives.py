@@ -10,8 +10,7 @@ import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.errors import InvalidStudy
-from afina.models.objective import Objective
-from afina.models.predictions import Predictions
+from afina.models.objective import Objective, Predictions
 from afina.stats import calibration, classification
 from afina.stats.answered import Answered
 

@@ -1,21 +1,106 @@
-"""What transformers reads of a directory that `save_pretrained` wrote, and which of those afina supports.
+"""From a backbone's address to a directory that `from_pretrained` opens, and what transformers reads of one.
 
-Knows no weights; a backbone's address is only named in messages.
+What is on the Hub is fetched by `afina.hub`; `embedded` is converted, and `random:DIR` drawn, once in the cache.
+`meta_model` is a model on torch's `meta` device: every module, name and shape of it, and no weights. Knows no head,
+and nothing of what is done with the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from filelock import FileLock
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
+from afina import assets, digest, file_io, hub, tensorfile
+from afina.digest import derive_seed
 from afina.errors import InvalidStudy, NotFound
-from afina.models.source import check_config, check_family
+from afina.models.architectures import ARCHITECTURES
+from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_config, check_family, directory_of
+from afina.models.kernels import attention
+
+_CONVERSION = 1
+"""Raised when the conversion of `embedded` changes, so that an older cache is not used."""
+
+
+def locate(address: str, *, weights: bool = True) -> Path:
+    """The directory of that address. Raises NotFound, InvalidStudy.
+
+    weights  False: only the configuration and the tokenizer have to be there
+    """
+    if address == EMBEDDED:
+        return _embedded()
+    named = directory_of(address)
+    if named is None:
+        return hub.snapshot(address, weights=weights)
+    return _random(named, address) if weights and address.startswith(RANDOM) else named
+
+
+def _embedded() -> Path:
+    target = assets.cache_directory() / f"embedded-{assets.ASSETS['smollm2'].sha256[:12]}-{_CONVERSION}"
+    if target.is_dir():
+        return target
+    source = assets.fetch("smollm2")
+    return _once(target, lambda fresh: _convert(source, fresh))
+
+
+def _convert(source: Path, fresh: Path) -> None:
+    with redirect_stderr(io.StringIO()):  # the conversion's progress bar ignores transformers' switch
+        opened = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        # transformers refuses to save a model opened from GGUF, and keeps `quantization_config` in its
+        # configuration although the tensors are plain float32: a model built anew carries neither.
+        settings = opened.config.to_dict()
+        settings.pop("quantization_config", None)
+        settings.pop("_name_or_path", None)
+        settings.pop("_model_name_or_path", None)
+        plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
+        plain.load_state_dict(opened.state_dict())
+        plain.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+
+
+def _random(source: Path, address: str) -> Path:
+    config = read_config(source, address)
+    with quiet():
+        tokenizer = read_tokenizer(source, address)
+    kept = sorted(p.name for p in source.iterdir() if p.suffix in {".json", ".txt", ".model"})
+    target = assets.cache_directory() / f"random-{digest.of_files(source, kept).removeprefix(digest.PREFIX)[:16]}"
+
+    def draw(fresh: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(0, "random backbone"))
+            AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+
+    return _once(target, draw)
+
+
+def _once(target: Path, make: Callable[[Path], None]) -> Path:
+    """`target`, filled by `make` where it is not there; by one process, while others wait."""
+    if not target.is_dir():
+        with file_io.writing(f"the cache {target.parent}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(target.parent / f"{target.name}.lock"):
+                if not target.is_dir():
+                    with quiet(), file_io.replacing(target) as fresh, tensorfile.system_errors():
+                        make(fresh)
+    return target
+
 
 _UNSTEADY = ("dynamic", "longrope")
 """Kinds of rotary position encoding whose frequencies follow the longest text of a batch."""
@@ -92,3 +177,28 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def meta_model(address: str, labels: int = 2) -> PreTrainedModel:
+    """transformers' classifier, from the configuration at that address alone. Raises NotFound, InvalidStudy."""
+    return meta_from_config(_configuration(address), labels)
+
+
+def meta_from_config(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
+    """The same, from a configuration, which is changed."""
+    config.num_labels = labels
+    with torch.device("meta"), quiet():
+        opener = auto_class(ARCHITECTURES[config.model_type].classifier)
+        model = opener.from_config(config, attn_implementation=attention.NAME)
+    return cast(PreTrainedModel, model)
+
+
+def meta_from_json(configuration: Mapping[str, Any], labels: int) -> PreTrainedModel:
+    """The same, from the content of a `config.json`."""
+    return meta_from_config(AutoConfig.for_model(**configuration), labels)
+
+
+def _configuration(address: str) -> PreTrainedConfig:
+    if address in WELL_KNOWN and not Path(address).is_dir():
+        return AutoConfig.for_model(**WELL_KNOWN[address])
+    return read_config(locate(address, weights=False), address)

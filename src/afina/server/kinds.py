@@ -13,9 +13,8 @@ import numpy as np
 
 from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.errors import InvalidData
-from afina.models.objective import Objective
+from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
-from afina.models.predictions import Predictions
 from afina.server.http import shapes
 from afina.server.http.shapes import Shape
 from afina.server.tally import Seen

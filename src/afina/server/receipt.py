@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from afina.errors import InvalidName
-from afina.models.precision import FLOAT
+from afina.models.backbone_spec import FLOAT
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from afina.errors import AfinaError
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
 from afina.models.host import Host
-from afina.models.predictions import Predictions
+from afina.models.objective import Predictions
 from afina.serving import mixing
 from afina.serving.mixing import Question
 from afina.serving.resident import Apart, Resident, Riding

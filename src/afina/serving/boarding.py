@@ -19,7 +19,7 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
 from afina.models.host import Host
-from afina.models.meta import meta_of
+from afina.models.pretrained import meta_from_config
 from afina.serving.resident import Apart, Resident, Riding
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Boarding:
         with self._attaching:
             if key not in self._skeletons:
                 config = type(self.backbone.config).from_dict(self.backbone.config.to_dict())
-                empty = meta_of(config, width)
+                empty = meta_from_config(config, width)
                 method.check(empty, adapter.tensors)
                 model = method.attach(empty)
                 self._skeletons[key] = Skeleton(model, method.state(model))

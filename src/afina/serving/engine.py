@@ -13,9 +13,9 @@ from afina import device as devices
 from afina.errors import AfinaError, Busy, NotFound
 from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
+from afina.models.backbone_spec import FLOAT, precision_of
 from afina.models.classifier import Classifier
 from afina.models.host import Host
-from afina.models.precision import FLOAT, precision_of
 from afina.repr_html import ReprCard
 from afina.serving.answering import Answering, Asked, Outcome, Prediction
 from afina.serving.boarding import Boarding

@@ -16,8 +16,8 @@ from afina import hub
 from afina.data.origins import GLUE, HUB, SST2, named
 from afina.data.readers.glue import REPOSITORY
 from afina.models.adapter import PEFT_TENSORS
+from afina.models.backbone_spec import EMBEDDED, RANDOM
 from afina.models.manifest import Manifest
-from afina.models.source import EMBEDDED, RANDOM
 from afina.repr_html import figure
 from afina.stats.metrics import METRICS
 from afina.store import kinds

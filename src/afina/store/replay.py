@@ -13,8 +13,7 @@ from afina.data.labelled import Labelled
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
 from afina.models.adapter import Adapter
-from afina.models.objective import Objective, metric_for
-from afina.models.predictions import Predictions
+from afina.models.objective import Objective, Predictions, metric_for
 from afina.stats.answered import Answered
 from afina.stats.metrics import METRICS
 from afina.store.diff.flips import Flips, compared

@@ -15,8 +15,7 @@ from afina.data.split import Split
 from afina.digest import derive_seed
 from afina.models import objectives
 from afina.models.bag_of_words import LONGEST, WORD, BagOfWords, joined
-from afina.models.objective import Objective
-from afina.models.predictions import Predictions
+from afina.models.objective import Objective, Predictions
 
 CHOICES = (0.1, 1.0, 10.0, 100.0)
 """Of `C`, the inverse strength of regularisation; of ridge regression `alpha`, its strength, is 1 / (2 C)."""

@@ -23,10 +23,10 @@ from afina.data.batch import Packed
 from afina.data.loader import Loader
 from afina.methods.attachment import attach
 from afina.methods.method import Method
+from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
-from afina.models.meta import meta_model
 from afina.models.objective import Objective
-from afina.models.precision import FLOAT
+from afina.models.pretrained import meta_model
 from afina.training.features import inputs_of
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe

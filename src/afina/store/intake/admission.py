@@ -13,9 +13,8 @@ from afina.methods import peft_settings
 from afina.methods.peft_settings import disagreement
 from afina.models.adapter import PEFT_SETTINGS, Adapter
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
+from afina.models.backbone_spec import WELL_KNOWN, directory_of
 from afina.models.manifest import MANIFEST, read_manifest
-from afina.models.shapes import CONFIGURATIONS
-from afina.models.source import directory as directory_of
 from afina.store.intake.fit import fits
 from afina.store.intake.header import Header
 from afina.store.intake.inspection import inspect
@@ -70,8 +69,8 @@ def at_hand(address: str) -> Mapping[str, Any] | None:
         place = directory_of(address)
         if place is not None:
             return file_io.read_object(place / _CONFIG)
-        if address in CONFIGURATIONS:
-            return CONFIGURATIONS[address]
+        if address in WELL_KNOWN:
+            return WELL_KNOWN[address]
         cached = hub.cached(address, _CONFIG)
         return file_io.read_object(cached) if cached is not None else None
     except AfinaError:

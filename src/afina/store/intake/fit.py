@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from afina.errors import CorruptAdapter, WrongBackbone
-from afina.models.dimensions import Dimensions, dimensions
+from afina.models.backbone_spec import Dimensions, dimensions
 from afina.store.intake.header import Header
 
 SMALL = 4096

@@ -21,8 +21,7 @@ from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier, count_parameters
 from afina.models.manifest import Manifest
-from afina.models.objective import Objective
-from afina.models.predictions import Predictions
+from afina.models.objective import Objective, Predictions
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.record import Environment, Memory, Prompting, Record, Seconds, Selection

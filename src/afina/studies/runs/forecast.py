@@ -29,8 +29,8 @@ from afina.methods.attachment import applicable
 from afina.methods.method import Method
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
-from afina.models.meta import meta_model
 from afina.models.objective import Objective
+from afina.models.pretrained import meta_model
 from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_text, question_of, read_task, recipe_of
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, Data, RunSpec, Training

@@ -19,7 +19,7 @@ from afina.data.kinds import Kind
 from afina.data.split import Split
 from afina.data.task import Task, check_leaked, stamp
 from afina.errors import InvalidData
-from afina.models import objectives, source
+from afina.models import backbone_spec, objectives
 from afina.models.objective import metric_for
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import Data, RunSpec
@@ -94,7 +94,12 @@ class RunInputs:
         return cls(
             task=_input(run.task, task.own_files(run.task, evaluation), content, run.data_digest),
             evaluation=_input(evaluation, [task.evaluation_file(evaluation)], content) if evaluation else None,
-            backbone=_input(run.backbone, source.own_files(run.backbone), content, source.revision(run.backbone)),
+            backbone=_input(
+                run.backbone,
+                backbone_spec.backbone_files(run.backbone),
+                content,
+                backbone_spec.backbone_revision(run.backbone),
+            ),
             content=content,
         )
 
@@ -110,7 +115,7 @@ class RunInputs:
         return Located(
             task.moved(self.task.address, directory / "task") if self.task.files else self.task.address,
             str(directory / "evaluation" / there.files[0].name) if there else None,
-            source.moved(self.backbone.address, directory / "backbone")
+            backbone_spec.moved_address(self.backbone.address, directory / "backbone")
             if self.backbone.files
             else self.backbone.address,
         )

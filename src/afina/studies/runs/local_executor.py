@@ -17,7 +17,7 @@ from afina import allocator, meter
 from afina.data.task import is_at_hand, is_pinned, reads_files
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, ValidationScore, ignore
-from afina.models import source
+from afina.models import backbone_spec
 from afina.studies.runs.executor import Cancelled, Executor, MemoryForecast, Overrun
 from afina.studies.runs.inputs import DataDigests, TaskFacts, facts_of
 from afina.studies.runs.record import Record
@@ -65,7 +65,7 @@ class LocalExecutor(Executor):
         looked, self._facts = self._facts, None
         facts = looked[1] if looked and looked[0] == run else facts_of(run)
         facts.check_leakage(run)
-        source.check(run.backbone)
+        backbone_spec.check_backbone(run.backbone)
         facts.check(run)
         if run.ask.words:
             from afina.studies.runs.prepared import check_words  # loads torch

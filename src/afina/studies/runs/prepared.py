@@ -25,7 +25,7 @@ from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective, metric_for
 from afina.models.objectives import OBJECTIVES
-from afina.models.question import Question
+from afina.models.verbalizer import Verbalizer
 from afina.studies.runs.inputs import TaskFacts, labels_of
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
@@ -49,7 +49,7 @@ class Prepared:
     task: EncodedTask
     objective: Objective
     metric: str
-    question: Question
+    question: Verbalizer
     offset: torch.Tensor | None
     backbone: Backbone
     backbone_digest: str
@@ -156,7 +156,7 @@ def aim_of(run: RunSpec, task: Task | EncodedTask) -> tuple[Objective, str]:
     return made, metric_for(made, run.metric, task.metric)
 
 
-def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Question:
+def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Verbalizer:
     """How `run` asks about the texts of its task. Raises InvalidStudy."""
     asked = run.asked
     if not OBJECTIVES[task.kind].can_be_asked:
@@ -167,10 +167,10 @@ def question_of(run: RunSpec, task: Task | TaskFacts, tokenizer: Tokenizer) -> Q
                 kind=task.kind,
             )
         asked = asked.model_copy(update={"head": "random"})
-    return Question.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
+    return Verbalizer.of(task.label_names, tokenizer, pairs=task.pairs, **asked.model_dump())
 
 
-def opened(backbone: Backbone, objective: Objective, question: Question, method: Method, seed: int) -> Classifier:
+def opened(backbone: Backbone, objective: Objective, question: Verbalizer, method: Method, seed: int) -> Classifier:
     """A classifier that answers as the question has it, before `method` is attached."""
     names, exact = objective.label_names, method.trains_nothing
     return Classifier.open(backbone, names, seed, question.tokens, exact=exact, opening=objective.opening)

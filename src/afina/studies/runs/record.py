@@ -25,8 +25,7 @@ from pydantic import (
 from afina import file_io
 from afina.errors import InvalidData
 from afina.models import objectives
-from afina.models.objective import Objective
-from afina.models.predictions import Predictions
+from afina.models.objective import Objective, Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
 from afina.stats import classification

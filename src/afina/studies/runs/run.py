@@ -21,7 +21,7 @@ from afina import allocator, repr_html
 from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
-from afina.models.precision import FLOAT
+from afina.models.backbone_spec import FLOAT
 from afina.studies.runs import output_directory
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record

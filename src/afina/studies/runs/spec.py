@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 from afina import digest
 from afina.data.kinds import How, Kind
 from afina.methods import METHODS, make
-from afina.models.precision import FLOAT, PrecisionName
+from afina.models.backbone_spec import FLOAT, PrecisionName
 from afina.repr_html import ReprCard
 from afina.schema import Frozen, Sparing
 
@@ -113,7 +113,7 @@ class Ask(Frozen):
 
     head      what the classification head starts from: "random", a draw; "words", the output embeddings of the labels'
               words, so that what the language model answers is where training begins; "auto": words where the labels
-              are words that tell them apart, see `afina.models.question`
+              are words that tell them apart, see `afina.models.verbalizer`
     template  what a text stands in, such as "Review: {text}\\nSentiment:"; "{text}" is the text alone. None: with
               words, one that suits the labels; else the text alone
     words     by label, the words that answer for it, with the space before them where they need one. None: its name

@@ -8,15 +8,15 @@ import pytest
 
 from afina import Backbone
 from afina.errors import InvalidStudy, UnknownName
-from afina.models import label_words
-from afina.models.question import GENERAL, GENERAL_PAIR, SENTIMENT, TEMPLATES, Question
+from afina.models import verbalizer
+from afina.models.verbalizer import GENERAL, GENERAL_PAIR, SENTIMENT, TEMPLATES, Verbalizer
 from raises import raises
 
 LABELS = ("bad", "good")
 
 
-def question(backbone: Backbone, labels: tuple[str, ...] = LABELS, *, pairs: bool = False, **asked: Any) -> Question:
-    return Question.of(labels, backbone.tokenizer, pairs=pairs, **asked)
+def question(backbone: Backbone, labels: tuple[str, ...] = LABELS, *, pairs: bool = False, **asked: Any) -> Verbalizer:
+    return Verbalizer.of(labels, backbone.tokenizer, pairs=pairs, **asked)
 
 
 @pytest.mark.parametrize(
@@ -31,14 +31,14 @@ def question(backbone: Backbone, labels: tuple[str, ...] = LABELS, *, pairs: boo
     ids=str,
 )
 def test_labels_that_are_words(labels: tuple[str, ...]) -> None:
-    assert label_words.are_words(labels)
+    assert verbalizer.are_words(labels)
 
 
 @pytest.mark.parametrize(
     "labels", [("0", "1"), ("LABEL_0", "LABEL_1"), ("A", "B"), ("good", "c3"), ("2.5", "3.5"), ("", "x")], ids=str
 )
 def test_labels_that_are_none(labels: tuple[str, ...]) -> None:
-    assert not label_words.are_words(labels)
+    assert not verbalizer.are_words(labels)
 
 
 def test_a_label_is_answered_for_by_its_name_after_a_space(gpt2: Backbone) -> None:
