@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from afina import device as devices
-from afina.data.loader import Loader
+from afina.data.batch import Loader
 from afina.data.tokenize import Encoded, encode
 from afina.inference.predictor import logits
 from afina.methods import make

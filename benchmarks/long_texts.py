@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 import machine
 import tables
 from afina import Backbone, meter
-from afina.data.loader import Limits
+from afina.data.batch import MicroBatchLimits
 from afina.data.tokenize import encode
 from afina.methods import make
 from afina.studies.runs.spec import Training
@@ -50,11 +50,11 @@ def texts(backbone: Backbone, length: int, count: int) -> list[np.ndarray]:
     return [encoded[index] for index in range(count)]
 
 
-def limits(arm: str, length: int) -> Limits:
+def limits(arm: str, length: int) -> MicroBatchLimits:
     """What that arm computes at once."""
     if arm == "whole":
-        return Limits()
-    return Limits(tokens=Training().token_budget if arm == "default" else length)
+        return MicroBatchLimits()
+    return MicroBatchLimits(tokens=Training().token_budget if arm == "default" else length)
 
 
 def train(method: str, name: str, options: argparse.Namespace) -> dict[str, Any]:

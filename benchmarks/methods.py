@@ -27,8 +27,7 @@ import machine
 import tables
 from afina import METHODS, Backbone, meter
 from afina import device as devices
-from afina.data.batch import pack
-from afina.data.loader import Loader
+from afina.data.batch import Loader, pack
 from afina.data.tokenize import Encoded
 from afina.errors import InvalidStudy
 from afina.inference import predictor

@@ -9,8 +9,7 @@ import torch
 
 from afina import Backbone, allocator
 from afina import device as devices
-from afina.data.batch import pack
-from afina.data.loader import Limits, Loader
+from afina.data.batch import Loader, MicroBatchLimits, pack
 from afina.data.tokenize import Encoded
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
@@ -38,7 +37,7 @@ class PackedArm:
         method: Method,
         setting: Training,
         steps: int,
-        at_once: Limits = Limits(),  # noqa: B008 - frozen
+        at_once: MicroBatchLimits = MicroBatchLimits(),  # noqa: B008 - frozen
     ) -> None:
         allocator.keep_kernels(allocator.MANY)  # as the process of a run has it
         classifier = attached(Classifier.open(backbone, label_names, SEED), method, SEED, CPU)

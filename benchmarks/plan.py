@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from afina import Backbone, Task
-from afina.data.loader import Loader
+from afina.data.batch import Loader
 from afina.data.tokenize import encode
 from afina.models.classifier import Classifier
 from arm import BATCH_SIZE, EPOCHS, LENGTH, SEED

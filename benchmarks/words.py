@@ -25,7 +25,7 @@ import torch
 
 from afina import Backbone
 from afina import device as devices
-from afina.data.loader import Loader
+from afina.data.batch import Loader
 from afina.data.readers import snippets, splitting
 from afina.data.split import Example, Split
 from afina.data.tokenize import Encoded, encode

@@ -16,8 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from afina import Backbone, Run
-from afina.data.batch import pack
-from afina.data.loader import Loader
+from afina.data.batch import Loader, pack
 from afina.data.tokenize import Encoded, encode
 from afina.methods.attachment import attach
 from afina.methods.method import Method

@@ -54,14 +54,14 @@ DOORS = {"__init__", "__main__"}
 """Modules of no package: the names of the library, and `python -m afina`."""
 
 OWNERS = {
-    "transformers": "data.template data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
+    "transformers": "data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
     "models.kernels.attention models.kernels.frozen models.kernels.linear",
     "peft": "methods.*",
     "re2": "methods.peft_settings",
     "safetensors": "tensorfile",
     "huggingface_hub": "hub",
-    "pyarrow": "data.readers.table",
-    "openpyxl": "data.readers.workbook",
+    "pyarrow": "data.readers.formats",
+    "openpyxl": "data.readers.formats",
     "psutil": "meter",
     "sklearn": "stats.classification stats.multilabel studies.floors estimators.*",
     "scipy": "stats.calibration stats.classification stats.intervals stats.random_effects stats.evidence "
@@ -171,13 +171,10 @@ SAME_NAME: set[str] = {
     "Candidate",
     "Entry",
     "Found",
-    "Limits",
     "Line",
     "Lines",
-    "Opened",
     "Part",
     "Request",
-    "Table",
 }
 """Public names that two classes still have."""
 

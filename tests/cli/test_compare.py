@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.inference.evaluation import evaluate, trained
 from afina.models.manifest import MANIFEST
 from afina.stats.comparison import compare
@@ -34,7 +34,7 @@ def test_the_verdict_is_that_of_a_comparison_of_the_same_answers(
     afina: Command, both: tuple[Path, Path], more: str
 ) -> None:
     found = afina("compare", *both, "--task", more, "--json").object()
-    alone = [evaluate(one, Labelled.read(more, trained(one))) for one in map(Adapter.load, both)]
+    alone = [evaluate(one, EvaluationSet.read(more, trained(one))) for one in map(Adapter.load, both)]
     assert found["figures"] == [one.metrics["accuracy"] for one in alone]
     values = {str(both[1]): METRICS["accuracy"].values(alone[1].answered)}  # type: ignore[misc]
     values[str(both[0])] = METRICS["accuracy"].values(alone[0].answered)  # type: ignore[misc]

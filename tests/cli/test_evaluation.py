@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter, Backbone
-from afina.data.text_hashes import FILE
+from afina.data.leakage import HASHES_FILE
 from afina.studies.results import Results
 from command import Command
 from fakes import sentences, write_csv
@@ -50,7 +50,7 @@ def test_evaluate_uses_every_row_of_another_file_and_no_text_of_training(
     assert (shown_json["examples"], shown_json["held_out"], shown_json["leaked"]) == (101, False, 80)
     Path(mine).unlink()
     assert " on 21 texts of longer.csv (" in afina("evaluate", adapter, "--task", longer).out
-    (adapter / FILE).unlink()  # as an earlier afina made it
+    (adapter / HASHES_FILE).unlink()  # as an earlier afina made it
     answer = afina("evaluate", adapter, "--task", more)
     said = answer.err.splitlines(keepends=True)[-1]
     assert said.startswith("Whether training saw any of these texts is not known: the adapter has no hashes of ")

@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError
 
 from afina import Task
-from afina.data.labelled import Labelled, Trained
-from afina.data.task import check_address, is_at_hand
+from afina.data.addresses import check_address, is_at_hand
+from afina.data.evaluation_texts import EvaluationSet, TrainingInfo
 from afina.errors import InvalidData, NotFound
 from hubs import CONVERTED, Hub, classes, several, written
 from raises import raises
@@ -169,8 +169,8 @@ def test_an_adapter_is_measured_on_the_evaluation_split(hub: Hub) -> None:
     moods(hub, "default/train", 9)
     moods(hub, "default/validation", 6)
     task = Task.load(f"hub:{SET}", text="text")
-    about = Trained(3, ("angry", "glad", "sad"), f"hub:{SET}", {"text": "text"}, task.train.digest)
-    found = Labelled.read(f"hub:{SET}", about)
+    about = TrainingInfo(3, ("angry", "glad", "sad"), f"hub:{SET}", {"text": "text"}, task.train.digest)
+    found = EvaluationSet.read(f"hub:{SET}", about)
     assert (found.split.labels.tolist(), found.leaked) == ([2, 1, 0, 2, 1, 0], 0)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from afina import Task
-from afina.data.labelled import Labelled, Trained
+from afina.data.evaluation_texts import EvaluationSet, TrainingInfo
 from afina.data.readers.texts import chunks
 from afina.errors import AfinaError, UnknownName
 from afina.studies.runs.spec import Data, RunSpec
@@ -72,7 +72,7 @@ def test_the_line_and_the_task_say_which_columns_were_taken(
     assert task.columns.items() >= roles.items()
     assert f"text: column '{options['text']}'" in task.told.splitlines()[0]
     assert "label: column 'verdict'; not read: id," in task.told
-    found = Labelled.read(mine, Trained(2, ("n", "y")), label="verdict", **options)
+    found = EvaluationSet.read(mine, TrainingInfo(2, ("n", "y")), label="verdict", **options)
     assert found.told.startswith(f"text: column '{options['text']}'")
 
 
@@ -250,9 +250,11 @@ def test_a_label_of_a_place_that_is_never_1_in_training_is_left_out_and_said(tmp
 
 def test_an_adapter_of_multi_hot_lists_is_measured_on_such_lists(tmp_path: Path) -> None:
     mine = lists_of(tmp_path, [[0, 1], [1, 0], [1, 1]] * 6)
-    found = Labelled.read(mine, Trained(2, ("label_0", "label_1"), kind="labels"))
+    found = EvaluationSet.read(mine, TrainingInfo(2, ("label_0", "label_1"), kind="labels"))
     assert found.split.labels.tolist()[:3] == [[0, 1], [1, 0], [1, 1]]
-    named = Labelled.read(mine, Trained(2, ("late", "rude"), data={"labels": ["late", "rude"]}, kind="labels"))
+    named = EvaluationSet.read(
+        mine, TrainingInfo(2, ("late", "rude"), data={"labels": ["late", "rude"]}, kind="labels")
+    )
     assert named.split.labels.tolist()[:3] == [[0, 1], [1, 0], [1, 1]]
 
 
@@ -353,7 +355,7 @@ def test_labels_of_a_cell_and_of_another_file_are_merged_too(tmp_path: Path) -> 
     other = write_csv(tmp_path / "other.csv", [("new", "GOOD"), ("newer", "bad")])
     assert "label 'GOOD' does not occur in the training split" in refused(mine, evaluation=other)
     assert Task.load(mine, evaluation=other, merge_labels=True).evaluation.labels.tolist() == [1, 0]
-    found = Labelled.read(other, Trained(2, ("bad", "good"), data={"merge_labels": True}))
+    found = EvaluationSet.read(other, TrainingInfo(2, ("bad", "good"), data={"merge_labels": True}))
     assert found.split.labels.tolist() == [1, 0]
 
 
@@ -384,7 +386,7 @@ def test_a_path_is_taken_as_its_string(tmp_path: Path) -> None:
     mine = table_of(tmp_path, ["y", "n"] * 8)
     assert Task.load(mine).train.digest == Task.load(str(mine)).train.digest
     assert len(Task.load(mine, evaluation=table_of(tmp_path, ["y", "n"] * 8), allow_leakage=True).evaluation) == 16
-    assert len(Labelled.read(mine, Trained(2, ("n", "y"))).split) == 16
+    assert len(EvaluationSet.read(mine, TrainingInfo(2, ("n", "y"))).split) == 16
 
 
 def test_half_a_surrogate_pair_is_refused_wherever_it_stands(tmp_path: Path) -> None:

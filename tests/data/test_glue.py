@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from afina import Task
-from afina.data.origins import named
-from afina.data.task import check_address, is_at_hand
+from afina.data.addresses import check_address, is_at_hand, named
 from afina.errors import InvalidData, NotFound, UnknownName
 from afina.report.disagreements import EvaluationTexts
 from afina.studies.runs.spec import Data

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from afina.data.labelled import Labelled, Trained
+from afina.data.evaluation_texts import EvaluationSet, TrainingInfo
+from afina.data.leakage import TextHashes
 from afina.data.task import Task
-from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, Leakage, NotFound
 from raises import raises
 
@@ -24,10 +24,10 @@ def write(path: Path, count: int, word: str = "text", labels: Sequence[object] =
     return path
 
 
-def trained(address: Path, **data: object) -> Trained:
+def trained(address: Path, **data: object) -> TrainingInfo:
     """On a task that was read so."""
     task = Task.load(str(address), **data)  # type: ignore[arg-type]
-    return Trained(len(task.label_names), task.label_names, str(address), data, task.train.digest)
+    return TrainingInfo(len(task.label_names), task.label_names, str(address), data, task.train.digest)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def test_all_of_another_file_is_read(tmp_path: Path, mine: Path) -> None:
-    found = Labelled.read(str(write(tmp_path / "more.csv", 50, "other")), trained(mine))
+    found = EvaluationSet.read(str(write(tmp_path / "more.csv", 50, "other")), trained(mine))
     assert (len(found.split), found.held_out, found.leaked) == (50, False, 0)
     assert found.where == str(tmp_path / "more.csv")
     assert found.split.labels.tolist() == [0, 1] * 25
@@ -44,7 +44,7 @@ def test_all_of_another_file_is_read(tmp_path: Path, mine: Path) -> None:
 
 @pytest.mark.parametrize("data", [{}, {"labels": ["good", "bad"]}, {"train_examples": 30, "evaluation_examples": 9}])
 def test_of_its_own_file_it_is_what_training_left_out(mine: Path, data: dict[str, object]) -> None:
-    found, task = Labelled.read(str(mine), trained(mine, **data)), Task.load(str(mine), **data)  # type: ignore[arg-type]
+    found, task = EvaluationSet.read(str(mine), trained(mine, **data)), Task.load(str(mine), **data)  # type: ignore[arg-type]
     assert found.held_out
     assert (found.split.digest, found.label_names) == (task.evaluation.digest, task.label_names)
     assert not set(found.split.texts) & set(task.train.texts)
@@ -53,10 +53,10 @@ def test_of_its_own_file_it_is_what_training_left_out(mine: Path, data: dict[str
 def test_its_own_file_is_known_by_its_content_wherever_it_lies(tmp_path: Path, mine: Path) -> None:
     about = trained(mine)
     mine.rename(tmp_path / "moved.csv")
-    assert Labelled.read(str(tmp_path / "moved.csv"), about).held_out
+    assert EvaluationSet.read(str(tmp_path / "moved.csv"), about).held_out
 
 
-def hashed(address: Path, **data: object) -> Trained:
+def hashed(address: Path, **data: object) -> TrainingInfo:
     """The same, that has hashes of its training texts; where these are now, it cannot say."""
     about, task = trained(address, **data), Task.load(str(address), **data)  # type: ignore[arg-type]
     return replace(about, trained_on=TextHashes.of(task.train), task="gone.csv")
@@ -64,21 +64,21 @@ def hashed(address: Path, **data: object) -> Trained:
 
 @pytest.mark.parametrize("known", [trained, hashed])
 def test_texts_that_were_trained_on_are_left_out_of_another_file_and_counted(
-    tmp_path: Path, mine: Path, known: Callable[[Path], Trained]
+    tmp_path: Path, mine: Path, known: Callable[[Path], TrainingInfo]
 ) -> None:
     both = write(tmp_path / "both.csv", 100)
     both.write_text(both.read_text(encoding="utf-8") + "new,good\n", encoding="utf-8")
-    found = Labelled.read(str(both), known(mine))
+    found = EvaluationSet.read(str(both), known(mine))
     assert (len(found.split), found.leaked, found.left_out, found.held_out) == (21, 80, 80, False)
     assert not set(found.split.texts) & set(Task.load(str(mine)).train.texts)
-    kept = Labelled.read(str(both), known(mine), allow_leakage=True)
+    kept = EvaluationSet.read(str(both), known(mine), allow_leakage=True)
     assert (len(kept.split), kept.leaked, kept.left_out) == (101, 80, 0)
 
 
 def test_rows_appended_to_its_own_file_hide_no_text_that_was_trained_on(mine: Path) -> None:
     about = hashed(mine)
     mine.write_text(mine.read_text(encoding="utf-8") + "new,good\nnewer,bad\n", encoding="utf-8")
-    found = Labelled.read(str(mine), about)
+    found = EvaluationSet.read(str(mine), about)
     assert (len(found.split), found.left_out) == (22, 80)
 
 
@@ -86,26 +86,26 @@ def test_what_another_adapter_saw_is_left_out_too(tmp_path: Path, mine: Path) ->
     other = write(tmp_path / "other.csv", 60, "other")
     both = tmp_path / "both.csv"
     both.write_text(mine.read_text(encoding="utf-8") + other.read_text(encoding="utf-8").partition("\n")[2])
-    found = Labelled.read(str(both), hashed(mine)).unseen_by(hashed(other))
+    found = EvaluationSet.read(str(both), hashed(mine)).unseen_by(hashed(other))
     assert (len(found.split), found.left_out) == (20 + 12, 80 + 48)
-    assert Labelled.read(str(both), hashed(mine)).unseen_by(replace(hashed(other), trained_on=None)).leaked is None
+    assert EvaluationSet.read(str(both), hashed(mine)).unseen_by(replace(hashed(other), trained_on=None)).leaked is None
 
 
 def test_where_the_texts_of_training_are_not_as_they_were_nothing_is_claimed(tmp_path: Path, mine: Path) -> None:
     about, more = trained(mine), write(tmp_path / "more.csv", 50, "other")
     write(mine, 90)
-    assert Labelled.read(str(more), about).leaked is None
+    assert EvaluationSet.read(str(more), about).leaked is None
     mine.unlink()
-    assert Labelled.read(str(more), about).leaked is None
+    assert EvaluationSet.read(str(more), about).leaked is None
 
 
 def test_a_file_all_of_which_was_trained_on_is_refused(tmp_path: Path, mine: Path) -> None:
     held = write(tmp_path / "held.csv", 30, "other")
     about = trained(mine, evaluation=str(held))
-    assert (len(Labelled.read(str(held), about).split), Labelled.read(str(held), about).leaked) == (30, 0)
+    assert (len(EvaluationSet.read(str(held), about).split), EvaluationSet.read(str(held), about).leaked) == (30, 0)
     held.unlink()
     with raises(Leakage, code="data.leakage", where="mine.csv", leaked=100):
-        Labelled.read(str(mine), about)
+        EvaluationSet.read(str(mine), about)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_of_a_directory_it_is_the_evaluation_file_and_else_the_test_file(
 ) -> None:
     for number, stem in enumerate(stems):
         write(tmp_path / "task" / f"{stem}.csv", 10 + number, stem)
-    found = Labelled.read(str(tmp_path / "task"), trained(mine))
+    found = EvaluationSet.read(str(tmp_path / "task"), trained(mine))
     assert found.where == str(tmp_path / "task" / f"{taken}.csv")
     assert len(found.split) == 10 + stems.index(taken)
 
@@ -124,19 +124,19 @@ def test_of_a_directory_it_is_the_evaluation_file_and_else_the_test_file(
 def test_a_directory_without_one_of_them_is_refused(tmp_path: Path, mine: Path) -> None:
     write(tmp_path / "task" / "train.csv", 10)
     with raises(NotFound, code="task.missing", path="task"):
-        Labelled.read(str(tmp_path / "task"), trained(mine))
+        EvaluationSet.read(str(tmp_path / "task"), trained(mine))
 
 
 def test_labels_are_matched_by_name_and_some_are_enough(tmp_path: Path, mine: Path) -> None:
     only_good = write(tmp_path / "more.csv", 5, "other", ["good"])
-    assert Labelled.read(str(only_good), trained(mine)).split.labels.tolist() == [1] * 5
+    assert EvaluationSet.read(str(only_good), trained(mine)).split.labels.tolist() == [1] * 5
     numbered = write(tmp_path / "numbered.csv", 100, "text", ["1", "0"])
     about = trained(numbered, labels=["no", "yes"])
     ones = write(tmp_path / "ones.csv", 4, "other", ["1.0", "0"])
-    assert Labelled.read(str(ones), about).split.labels.tolist() == [1, 0, 1, 0], "as its own file was read"
+    assert EvaluationSet.read(str(ones), about).split.labels.tolist() == [1, 0, 1, 0], "as its own file was read"
     named = write(tmp_path / "named.csv", 4, "other", ["yes", "no"])
-    assert Labelled.read(str(named), about).split.labels.tolist() == [1, 0, 1, 0]
-    assert Labelled.read(str(ones), trained(mine), labels=["good", "bad"]).split.labels.tolist() == [0, 1, 0, 1]
+    assert EvaluationSet.read(str(named), about).split.labels.tolist() == [1, 0, 1, 0]
+    assert EvaluationSet.read(str(ones), trained(mine), labels=["good", "bad"]).split.labels.tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -150,11 +150,11 @@ def test_labels_are_matched_by_name_and_some_are_enough(tmp_path: Path, mine: Pa
 )
 def test_foreign_labels_are_refused(tmp_path: Path, mine: Path, labels: tuple[object, ...], told: str) -> None:
     with pytest.raises(InvalidData) as caught:
-        Labelled.read(str(write(tmp_path / "more.csv", 6, "other", labels)), trained(mine))
+        EvaluationSet.read(str(write(tmp_path / "more.csv", 6, "other", labels)), trained(mine))
     assert told in str(caught.value)
 
 
 def test_columns_are_those_of_its_own_task_where_the_file_has_them(tmp_path: Path) -> None:
     about = trained(write(tmp_path / "mine.csv", 100, header="words"), text="words")
-    assert len(Labelled.read(str(write(tmp_path / "more.csv", 5, "other", header="words")), about).split) == 5
-    assert len(Labelled.read(str(write(tmp_path / "more.csv", 5, "other", header="review")), about).split) == 5
+    assert len(EvaluationSet.read(str(write(tmp_path / "more.csv", 5, "other", header="words")), about).split) == 5
+    assert len(EvaluationSet.read(str(write(tmp_path / "more.csv", 5, "other", header="review")), about).split) == 5

@@ -7,8 +7,7 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 
-from afina.data.batch import Packed, unpack
-from afina.data.loader import Limits, Loader, by_length
+from afina.data.batch import Loader, MicroBatchLimits, Packed, by_length, unpack
 from afina.data.tokenize import Encoded
 
 LENGTHS = (3, 1, 7, 2, 2, 9, 4, 1, 5, 6, 30)
@@ -75,8 +74,16 @@ def test_the_largest_batch_is_the_one_with_the_most_tokens() -> None:
         assert len(loader().largest(stop).tokens) == max(sizes)
 
 
-@pytest.mark.parametrize("limits", [Limits(tokens=10), Limits(examples=3), Limits(examples=3, tokens=12), Limits()])
-def test_the_largest_of_all_that_is_computed_at_once(limits: Limits) -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [
+        MicroBatchLimits(tokens=10),
+        MicroBatchLimits(examples=3),
+        MicroBatchLimits(examples=3, tokens=12),
+        MicroBatchLimits(),
+    ],
+)
+def test_the_largest_of_all_that_is_computed_at_once(limits: MicroBatchLimits) -> None:
     for stop in (1, 3, 7):
         parts = [part for packed in loader(6).batches(0, stop) for part in limits.parts(packed)]
         most = max(parts, key=lambda part: len(part.tokens))
@@ -85,14 +92,18 @@ def test_the_largest_of_all_that_is_computed_at_once(limits: Limits) -> None:
 
 def test_a_batch_within_the_limits_is_computed_as_it_is() -> None:
     for packed in loader().batches(0, 3):
-        for limits in (Limits(), Limits(tokens=len(packed.tokens)), Limits(examples=len(packed))):
+        for limits in (
+            MicroBatchLimits(),
+            MicroBatchLimits(tokens=len(packed.tokens)),
+            MicroBatchLimits(examples=len(packed)),
+        ):
             assert limits.parts(packed) == [packed]
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 20, 40])
 def test_parts_hold_every_sequence_once_with_its_label_within_the_budget(tokens: int) -> None:
     for packed in loader(len(LENGTHS)).batches(0, 2):
-        parts = Limits(tokens=tokens).parts(packed)
+        parts = MicroBatchLimits(tokens=tokens).parts(packed)
         order = list(chain(*map(examples, parts)))
         assert sorted(order) == list(range(len(LENGTHS)))
         assert [LENGTHS[index] for index in order] == sorted(LENGTHS)
@@ -106,13 +117,13 @@ def test_parts_hold_every_sequence_once_with_its_label_within_the_budget(tokens:
 def test_parts_by_examples_are_the_batches_of_that_size() -> None:
     whole = [examples(packed) for packed in loader(3).batches(0, 4)]
     for packed in loader(6).batches(0, 2):
-        parts = [examples(part) for part in Limits(examples=3).parts(packed)]
+        parts = [examples(part) for part in MicroBatchLimits(examples=3).parts(packed)]
         assert parts == [whole.pop(0) for _ in parts]
     assert not whole
 
 
 def test_only_the_parts_with_too_many_tokens_are_cut_further() -> None:
-    cut = Limits(examples=3, tokens=10).cut(np.array([5, 1, 4, 9, 2, 7, 3]))
+    cut = MicroBatchLimits(examples=3, tokens=10).cut(np.array([5, 1, 4, 9, 2, 7, 3]))
     assert [part.tolist() for part in cut] == [[0, 1, 2], [4, 5], [3], [6]]
 
 
@@ -137,8 +148,10 @@ def test_nothing_gives_no_batch_by_length() -> None:
     assert list(by_length(invented(()))) == []
 
 
-@pytest.mark.parametrize("limits", [Limits(examples=2), Limits(tokens=8), Limits()], ids=str)
-def test_targets_of_each_token_come_through_batches_and_their_parts(limits: Limits) -> None:
+@pytest.mark.parametrize(
+    "limits", [MicroBatchLimits(examples=2), MicroBatchLimits(tokens=8), MicroBatchLimits()], ids=str
+)
+def test_targets_of_each_token_come_through_batches_and_their_parts(limits: MicroBatchLimits) -> None:
     encoded = invented()
     targets = Encoded(encoded.tokens + 100, encoded.offsets, truncated=0)
     made = Loader(encoded, targets, batch_size=4, seed=0)

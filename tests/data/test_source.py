@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from afina.data.readers import table
+from afina.data.readers import formats
 from afina.data.readers.texts import chunks
 from afina.data.task import Task
 from afina.errors import InvalidData
@@ -18,7 +18,7 @@ CSV = 'text,label\n"warm, very",good\nnaïve ☕,bad\n'
 
 def columns(path: Path, content: bytes) -> dict[str, list[str]]:
     path.write_bytes(content)
-    return table.read(path).columns
+    return formats.read(path).columns
 
 
 EXPECTED = {"text": ["warm, very", "naïve ☕"], "label": ["good", "bad"]}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from afina import digest
+from afina.data.leakage import HASHES_FILE, TextHashes
 from afina.data.split import Split
-from afina.data.text_hashes import FILE, TextHashes
 from afina.errors import CorruptAdapter
 
 TEXTS = ["A fine film.", "Dull!", "other", "", "!!"]
@@ -42,11 +42,11 @@ def test_the_same_texts_give_the_same_file_in_any_order_and_others_another_salt(
 
 def test_the_file_has_no_text_and_eight_bytes_each(tmp_path: Path) -> None:
     many = split(*(f"secret {number}" for number in range(1000)))
-    TextHashes.of(many).write(tmp_path / FILE)
-    written = (tmp_path / FILE).read_text(encoding="ascii")
+    TextHashes.of(many).write(tmp_path / HASHES_FILE)
+    written = (tmp_path / HASHES_FILE).read_text(encoding="ascii")
     assert "secret" not in written
     assert len(written) < 1000 * 8 * 4 / 3 + 300
-    assert TextHashes.read(tmp_path / FILE).among(many).all()
+    assert TextHashes.read(tmp_path / HASHES_FILE).among(many).all()
 
 
 def _changed(**changes: object) -> str:
@@ -74,7 +74,7 @@ def _changed(**changes: object) -> str:
     ],
 )
 def test_what_is_malformed_is_refused_with_what_to_do(tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / FILE).write_text(text, encoding="utf-8")
+    (tmp_path / HASHES_FILE).write_text(text, encoding="utf-8")
     with pytest.raises(CorruptAdapter, match=r"or remove this file|Copy the adapter again") as raised:
-        TextHashes.read(tmp_path / FILE)
+        TextHashes.read(tmp_path / HASHES_FILE)
     assert told in str(raised.value)

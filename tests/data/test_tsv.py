@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from afina.data.readers import table
+from afina.data.readers import formats
 from afina.errors import InvalidData
 
 SAID = ["plain", 'say "hi"', "tab\there", "two\nlines", 'both\t"x"\n', "a, b"]
@@ -16,7 +16,7 @@ SAID = ["plain", 'say "hi"', "tab\there", "two\nlines", 'both\t"x"\n', "a, b"]
 
 def texts(tmp_path: Path, content: str) -> list[str]:
     (tmp_path / "a.tsv").write_bytes(content.encode())
-    return table.read(tmp_path / "a.tsv").columns["text"]
+    return formats.read(tmp_path / "a.tsv").columns["text"]
 
 
 def written(quoting: int, end: str = "\n") -> str:
@@ -71,6 +71,6 @@ def test_what_can_be_read_both_ways_or_half_is_refused(tmp_path: Path, content: 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["train.tsv", "dev.tsv"])
 def test_glue_is_unquoted(shared: Path, name: str) -> None:
-    found = table.read(shared / "sst2" / name)
+    found = formats.read(shared / "sst2" / name)
     lines = (shared / "sst2" / name).read_text(encoding="utf-8").removesuffix("\n").split("\n")[1:]
     assert found.columns["sentence"] == [line.split("\t")[0] for line in lines]

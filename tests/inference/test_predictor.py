@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from afina import Adapter, Backbone, Predictor, Run, Task, digest
-from afina.data.labelled import Labelled
-from afina.data.loader import by_length
+from afina.data.batch import by_length
+from afina.data.evaluation_texts import EvaluationSet
 from afina.data.tokenize import encode
 from afina.errors import InvalidData, NotFound
 from afina.events import Progress
@@ -130,7 +130,7 @@ def test_probabilities_are_the_softmax_and_bear_large_logits() -> None:
 
 def evaluated(path: Path, task: str, **options: Any) -> Evaluation:
     adapter = Adapter.load(path)
-    return evaluate(adapter, Labelled.read(task, trained(adapter)), **options)
+    return evaluate(adapter, EvaluationSet.read(task, trained(adapter)), **options)
 
 
 def test_an_adapter_evaluates_to_the_figures_of_its_record(runs: Runs, toy: str) -> None:

@@ -13,8 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaModel
 
 from afina import Backbone
-from afina.data.batch import pack
-from afina.data.loader import Limits, Loader, by_length
+from afina.data.batch import Loader, MicroBatchLimits, by_length, pack
 from afina.data.tokenize import Encoded
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.predictor import ModelPredictor, Predictor
@@ -345,9 +344,11 @@ def test_a_text_may_have_as_many_fewer_tokens_as_there_are_virtual_ones(runs: Ru
 def test_virtual_tokens_count_where_the_tokens_that_are_computed_at_once_are_limited() -> None:
     lengths = [2, 2, 2, 2, 9]
     tokens, labels = Encoded(np.zeros(17, np.int32), np.cumsum([0, *lengths]), 0), np.zeros(5, np.int64)
-    assert [len(part) for part in Limits(tokens=10, before=3).cut(np.array(lengths))] == [2, 2, 1]
-    assert [len(part) for part in Limits(tokens=10).cut(np.array(lengths))] == [4, 1]
+    assert [len(part) for part in MicroBatchLimits(tokens=10, before=3).cut(np.array(lengths))] == [2, 2, 1]
+    assert [len(part) for part in MicroBatchLimits(tokens=10).cut(np.array(lengths))] == [4, 1]
     assert [len(packed) for _, packed in by_length(tokens, 10, before=3)] == [2, 2, 1]
     many = Loader(tokens, labels, 5, 0)
-    assert len(many.largest(1, Limits(tokens=9))) == 1
-    assert len(many.largest(1, Limits(tokens=20, before=3))) == 4  # 20 cells, of which the longest text has 12
+    assert len(many.largest(1, MicroBatchLimits(tokens=9))) == 1
+    assert (
+        len(many.largest(1, MicroBatchLimits(tokens=20, before=3))) == 4
+    )  # 20 cells, of which the longest text has 12

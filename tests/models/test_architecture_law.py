@@ -27,7 +27,7 @@ ADDRESSES = {"hub.py", "report/paper_figures.py"}
 
 SCORES = {
     "data/readers/columns.py": "a column's name",
-    "data/readers/glue.py": "a column's name",
+    "data/readers/hub_datasets.py": "a column's name",
     "data/readers/labels.py": "a column's name",
     "server/http/protocols/scores.py": "a field of an answer",
     "studies/runs/worker.py": "a message",

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from afina import Backbone, Predictor
 from afina.data.batch import pack
-from afina.data.template import Template
-from afina.data.tokenize import encode
+from afina.data.tokenize import Template, encode
 from afina.errors import NotFound
 from afina.inference.calibration import shift_of
 from afina.inference.probes import PROBE

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from afina import Adapter, Predictor, Task, digest, tensorfile
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.data.split import Split
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.inference.evaluation import evaluate, trained
@@ -98,7 +98,7 @@ def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: P
     assert refused.endswith("no probe is recorded, so there is nothing to check. Leave it out.")
     right = floors.tfidf(task.train).predict(task.evaluation)
     adapter = Adapter.load(path)
-    found = evaluate(adapter, Labelled.read(toy, trained(adapter)))
+    found = evaluate(adapter, EvaluationSet.read(toy, trained(adapter)))
     assert shown["accuracy"] == accuracy(task.evaluation.labels, right) == found.metrics["accuracy"]
     assert (shown["dtype"], shown["truncated"], shown["examples"]) == ("float64", 0, len(task.evaluation))
     lines = afina("predict", path, "a bright play", "a dull play", "--dtype", "auto").lines()

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import Backbone, Predictor
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
 from afina.inference.evaluation import evaluate, trained
 from afina.models.adapter import Adapter
@@ -170,7 +170,7 @@ def test_an_adapter_made_by_peft_for_another_family_gives_pefts_logits(llama: Ba
 def test_an_adapter_made_by_peft_evaluates_with_the_tasks_labels(gpt2: Backbone, toy: str, tmp_path: Path) -> None:
     made_by_peft(gpt2, lora(), tmp_path)
     adapter = Adapter.load(tmp_path)
-    texts = Labelled.read(toy, trained(adapter))
+    texts = EvaluationSet.read(toy, trained(adapter))
     assert len(texts.split) == 120, "nothing tells that any of them was trained on"
     model = PeftModel.from_pretrained(base(gpt2.path), tmp_path)
     logits = theirs(model, AutoTokenizer.from_pretrained(gpt2.path), texts.split.texts).numpy()
@@ -189,7 +189,7 @@ def test_an_adapter_made_by_peft_with_other_labels_than_the_task_is_an_error(
 ) -> None:
     made_by_peft(gpt2, lora(), tmp_path, labels=3)
     with raises(AfinaError, code="data.labels-mismatch", where="toy.csv", found=["bad", "good"]):
-        Labelled.read(toy, trained(Adapter.load(tmp_path)))
+        EvaluationSet.read(toy, trained(Adapter.load(tmp_path)))
 
 
 def test_an_adapter_made_by_peft_without_a_head_is_an_error_that_says_how_to_keep_it(

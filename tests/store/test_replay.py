@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from afina import Adapter, Backbone, Predictor, Task, digest
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.data.split import Split
 from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, WrongBackbone
 from afina.inference import evaluation, probes
@@ -123,11 +123,13 @@ def test_replay_and_difference_start_without_torch() -> None:
 # Flips
 
 
-def texts_of(adapter: Adapter, address: str) -> Labelled:
-    return Labelled.read(address, evaluation.trained(adapter))
+def texts_of(adapter: Adapter, address: str) -> EvaluationSet:
+    return EvaluationSet.read(address, evaluation.trained(adapter))
 
 
-def loop(first: Predictor, second: Predictor, texts: Labelled) -> tuple[dict[str, int], list[tuple[Any, ...]], Any]:
+def loop(
+    first: Predictor, second: Predictor, texts: EvaluationSet
+) -> tuple[dict[str, int], list[tuple[Any, ...]], Any]:
     """Text by text, from what a user is told."""
     counts = dict.fromkeys(("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong"), 0)
     rows, right = [], ([], [])
@@ -266,12 +268,12 @@ def of_kind(
     labels: np.ndarray,
     names: tuple[str, ...],
     told: dict[str, Any] | None,
-) -> tuple[Adapter, Adapter, Labelled]:
+) -> tuple[Adapter, Adapter, EvaluationSet]:
     monkeypatch.setattr(Predictor, "of", lambda adapter, *_: Answers(outputs[adapter.where]))
     update = {"label_names": names, "objective": told}
     pair = [replace(lora, where=where, manifest=lora.manifest.model_copy(update=update)) for where in outputs]
     texts = [f"text {index}" for index in range(len(labels))]
-    return pair[0], pair[1], Labelled("t", "t", names, Split(texts, labels, texts[::-1]))
+    return pair[0], pair[1], EvaluationSet("t", "t", names, Split(texts, labels, texts[::-1]))
 
 
 def test_numbers_have_a_mean_change_and_their_largest_changes(lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from afina import Adapter
+from afina.data.leakage import HASHES_FILE, TextHashes
 from afina.data.split import Split
-from afina.data.text_hashes import FILE, TextHashes
 from afina.errors import AfinaError, CorruptAdapter, Refused
 from afina.store.adapter_store import AdapterStore
 from afina.store.intake import bundle
@@ -45,7 +45,7 @@ def test_a_store_keeps_verifies_and_exports_them_and_another_takes_them_in(
     assert store.verify() == []
     store.export(NAME, str(tmp_path / "out"))
     store.export(NAME, str(tmp_path / "out.tar"))
-    assert (tmp_path / "out" / FILE).read_bytes() == (made / FILE).read_bytes()
+    assert (tmp_path / "out" / HASHES_FILE).read_bytes() == (made / HASHES_FILE).read_bytes()
     other = AdapterStore(tmp_path / "other")
     for number, source in enumerate(("out", "out.tar")):
         other.import_from(str(tmp_path / source), f"acme/reviews-{number}", message="from elsewhere")
@@ -61,7 +61,7 @@ def test_without_texts_nothing_of_them_is_published_or_exported(
     store.publish(made, "acme/other", message="with")
     store.export("acme/other", str(tmp_path / "out"), texts=False)
     store.export("acme/other", str(tmp_path / "out.tar"), texts=False)
-    assert not (tmp_path / "out" / FILE).exists()
+    assert not (tmp_path / "out" / HASHES_FILE).exists()
     bundle.read(tmp_path / "out.tar", tmp_path / "read")
     assert "hashes" not in "".join(
         file.read_text("utf-8", "replace") for file in (tmp_path / "read").iterdir() if file.suffix != ".safetensors"
@@ -77,8 +77,8 @@ def test_a_version_that_has_them_already_is_not_taken_for_one_without(store: Ada
 def test_a_malformed_file_of_them_is_refused_and_nothing_is_kept(
     store: AdapterStore, made: Path, tmp_path: Path
 ) -> None:
-    content = json.loads((made / FILE).read_text())
-    (made / FILE).write_text(json.dumps(content | {"hashes": content["hashes"][:-4] + "AAA="}))
+    content = json.loads((made / HASHES_FILE).read_text())
+    (made / HASHES_FILE).write_text(json.dumps(content | {"hashes": content["hashes"][:-4] + "AAA="}))
     for open_it in (Adapter.load, lambda path: store.publish(path, NAME, message="first")):
         with raises(CorruptAdapter, code="adapter.file-malformed", path="training_texts.json"):
             open_it(made)
@@ -90,7 +90,7 @@ def test_a_bundle_with_a_malformed_file_of_them_is_refused(store: AdapterStore, 
     store.publish(made, NAME, message="first")
     store.export(NAME, str(tmp_path / "out.tar"))
     about = bundle.read(tmp_path / "out.tar", tmp_path / "read")
-    (tmp_path / "read" / about["parts"][FILE]).write_text("{}")
+    (tmp_path / "read" / about["parts"][HASHES_FILE]).write_text("{}")
     bundle.write(tmp_path / "bad.tar", {file.name: file for file in (tmp_path / "read").iterdir()}, about)
     with raises(AfinaError, code="store.content-changed", where="bad.tar", cause="adapter.format-unknown"):
         store.import_from(str(tmp_path / "bad.tar"), "acme/bad", message="bad")

@@ -18,7 +18,7 @@ from sklearn import clone
 
 import fakes
 from afina import METHODS, Adapter, Backbone, Task, meter
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore
@@ -700,7 +700,7 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     assert made.adapter == contender.adapter
     assert "is an adapter that needs no backbone" in sentences(made)[1]
     adapter = Adapter.load(find(tmp_path / "out"))
-    texts = Labelled.read(world.task, trained(adapter))
+    texts = EvaluationSet.read(world.task, trained(adapter))
     assert texts.held_out
     found = evaluate(adapter, texts)
     assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.metrics["accuracy"], contender.metrics["f1"])

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from afina import Adapter, Predictor, Results, Run, Study
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore
 from afina.inference.evaluation import evaluate, trained
@@ -96,7 +96,7 @@ def test_a_study_of_every_kind_ends_in_a_report_and_adapters_that_answer_alike(
     place = tmp_path / record.adapter
     adapter, predictor = Adapter.load(place), Predictor.load(place)
     assert predictor.objective == made.results[0].objective
-    texts = Labelled.read(files[name], trained(adapter))
+    texts = EvaluationSet.read(files[name], trained(adapter))
     assert texts.held_out
     again = evaluate(adapter, texts)
     assert (again.metric, again.metrics) == (metric, pytest.approx(record.metrics, abs=1e-5))
@@ -137,7 +137,7 @@ def test_a_saved_model_has_in_transformers_the_loss_that_it_had_here(
     assert model.config.problem_type == problem
     assert [model.config.id2label[i] for i in range(model.config.num_labels)] == list(record.label_names)
     predictor = Predictor.load(tmp_path / record.adapter)
-    split = Labelled.read(files[name], trained(Adapter.load(tmp_path / record.adapter))).split
+    split = EvaluationSet.read(files[name], trained(Adapter.load(tmp_path / record.adapter))).split
     ids = torch.tensor([predictor.backbone.tokenizer(split.texts[0])["input_ids"]])  # type: ignore[attr-defined]
     target = torch.tensor(result.objective.learnt(split.labels[:1]))
     theirs = model(ids, labels=target).loss.item()
@@ -187,7 +187,7 @@ def test_a_temperature_is_fitted_on_texts_that_train_nothing_and_applied_ever_af
     assert asked["temperature"] > 0
     assert ("thresholds" in asked) == (name == "labels")
     assert record.objective == asked
-    texts = Labelled.read(files[name], trained(adapter))
+    texts = EvaluationSet.read(files[name], trained(adapter))
     assert texts.held_out
     assert evaluate(adapter, texts).metrics == pytest.approx(record.metrics, abs=1e-5)
     plain = adapter.manifest.model_copy(update={"objective": {**asked, "temperature": asked["temperature"] * 2}})

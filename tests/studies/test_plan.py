@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afina import METHODS, Backbone, Run, Task, meter
 from afina.data.batch import pack
-from afina.data.template import Template
+from afina.data.tokenize import Template
 from afina.errors import InvalidStudy, NotFound, OutOfMemory
 from afina.meter import now
 from afina.methods import make

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afina import Run, Task
-from afina.data.task import stamp
+from afina.data.addresses import stamp
 from afina.models import objectives
 from afina.studies.runs import inputs, prepared
 from afina.studies.study import Study

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter, Backbone, Task
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.data.task import CALIBRATION
 from afina.errors import InvalidData
 from afina.inference.evaluation import evaluate, trained
@@ -87,7 +87,7 @@ def test_a_record_says_how_the_model_did_on_them(made: tuple[Path, Record], toy:
 def test_what_the_adapter_is_evaluated_on_later_is_what_no_training_saw(made: tuple[Path, Record], toy: str) -> None:
     out, record = made
     adapter = Adapter.load(out / record.adapter)
-    texts = Labelled.read(toy, trained(adapter))
+    texts = EvaluationSet.read(toy, trained(adapter))
     assert texts.held_out
     assert evaluate(adapter, texts).metrics["accuracy"] == pytest.approx(record.metrics["accuracy"])
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from afina import METHODS, Backbone, Run
-from afina.data.batch import IGNORED, Packed
-from afina.data.loader import Limits, Loader
+from afina.data.batch import IGNORED, Loader, MicroBatchLimits, Packed
 from afina.data.tokenize import Encoded
 from afina.methods.method import Method
 from afina.models.architectures import ARCHITECTURES
@@ -43,7 +42,7 @@ def fitted(
 
 def limited(fit: Fit, *, batch_size: int = 8, **limits: int) -> Fit:
     loader = Loader(fit.loader.encoded, fit.loader.labels, batch_size, fit.loader.seed)
-    return changed(fit, loader, at_once=Limits(**limits))
+    return changed(fit, loader, at_once=MicroBatchLimits(**limits))
 
 
 def trained(fit: Fit) -> Account:
@@ -73,7 +72,7 @@ def test_the_gradients_of_the_parts_add_up_to_the_batchs(
     def fit(**limits: int) -> Fit:
         return limited(fitted(backbones, name, dropout=0.0), batch_size=len(ROWS), **limits)
 
-    cut = [len(part) for part in Limits(**limits).parts(next(fit().loader.batches(0, 1)))]
+    cut = [len(part) for part in MicroBatchLimits(**limits).parts(next(fit().loader.batches(0, 1)))]
     assert len(cut) > 2
     assert len(set(cut)) > 1 or limits == {"examples": 4}  # parts of unequal weight
     assert_close(first_gradients(fit(**limits)), first_gradients(fit()))

@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
 from afina import METHODS, Backbone, Run, methods
-from afina.data.batch import pack
-from afina.data.loader import Limits, Loader
+from afina.data.batch import Loader, MicroBatchLimits, pack
 from afina.data.tokenize import Encoded
 from afina.events import Progress
 from afina.methods import make as make_by_name
@@ -367,7 +366,7 @@ def test_accumulated_steps_are_trainers_also_at_an_epochs_end(backbones: Backbon
         weight_decay=DECAY,
         clip=LOOSER,
         seed=SEED,
-        at_once=Limits(examples=BATCH),
+        at_once=MicroBatchLimits(examples=BATCH),
     )
     changed(fit, Loader(*data(backbone), BATCH * ACCUMULATE, SEED))
     assert steps == 2 * fit.loader.steps_per_epoch == 10

@@ -78,17 +78,17 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure an adapter on labelled texts: all of a file, or of its own file what training left out."""
-    from afina.data.task import check_address
+    from afina.data.addresses import check_address
 
     open_adapter = locate(adapter, method, seed)
     check_address(task)  # before anything that takes time
     opened = open_adapter()
-    from afina.data.labelled import Labelled
+    from afina.data.evaluation_texts import EvaluationSet
     from afina.inference.evaluation import evaluate, trained
 
     _print_notes(opened)
     how = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
-    texts = Labelled.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet))
+    texts = EvaluationSet.read(task, trained(opened), **how, **file_options(missing, merge_labels, sheet))
     _print_told(texts.told)
     found = evaluate(
         opened, texts, backbone=backbone, check_probe=check_probe, dtype=dtype, metric=metric, positive=positive

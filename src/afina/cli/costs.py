@@ -133,7 +133,7 @@ def plan(
 
 def _check_there(task: str | None, evaluation: str | None) -> None:
     """Before anything that takes time."""
-    from afina.data.task import check_address
+    from afina.data.addresses import check_address
 
     if task is not None:
         check_address(task, evaluation)

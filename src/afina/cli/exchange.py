@@ -107,7 +107,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two adapters on the same labelled texts: which is better, how sure that is, and which answers differ."""
-    from afina.data.task import check_address
+    from afina.data.addresses import check_address
 
     open_both = [locate(each, None, None) for each in (first, second)]
     check_address(task)

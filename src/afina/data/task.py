@@ -1,4 +1,4 @@
-"""Task: a named classification problem, by address. Knows which address is whose; not how each is read.
+"""Task: a named text task by address, with a training and an evaluation split.
 
 Knows texts and labels; not tokens or models.
 """
@@ -8,65 +8,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afina import digest
+from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, Kind, columns_in_words
-from afina.data.origins import FORMS, GLUE, NAMES, SCHEMES, Origin, named
+from afina.data.leakage import check_leakage
 from afina.data.readers import files, splitting
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import TaskData
-from afina.data.readers.table import READERS
 from afina.data.readers.target_kinds import TARGETS, matched
-from afina.data.split import Example, Split, key
-from afina.errors import AfinaError, InvalidData, Leakage, NotFound, UnknownName
+from afina.data.split import Split
+from afina.errors import InvalidData
 from afina.repr_html import ReprCard
 
 CALIBRATION = 0.1
 """Share of the training texts that a temperature is fitted on, which then train nothing."""
-
-LEAKAGE_LIMIT = 0.01
-"""Share of evaluation texts that may occur in the training split."""
-
-
-def reads_files(address: str, evaluation: str | None = None) -> bool:
-    """Whether the task's texts, or those that `evaluation` names, are files of the user's, whose content may change."""
-    origin = named(address)
-    return origin is None or origin.reads_files or evaluation is not None
-
-
-def is_pinned(address: str) -> bool:
-    """Whether the texts at an address never change."""
-    origin = named(address)
-    return origin is not None and origin.pinned
-
-
-def is_at_hand(address: str | os.PathLike[str]) -> bool:
-    """Whether the task can be read without any network: a file, a directory, or what was fetched before."""
-    origin = named(os.fspath(address))
-    return origin is None or origin.is_at_hand()
-
-
-def stamp(address: str, evaluation: str | None = None) -> tuple[object, ...] | None:
-    """A stamp of the files that a task is read from: it differs once they change. None: there can be no stamp."""
-    origin = named(address)
-    if origin is not None and not origin.pinned:
-        return None
-    try:
-        places = [] if evaluation is None else [evaluation_file(evaluation)]
-        places += [] if origin is not None else [find(address)]
-        files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
-        stats = [file.stat() for file in files]
-    except (AfinaError, OSError):
-        return None
-    return tuple(
-        (str(file), one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
-        for file, one in zip(files, stats, strict=True)
-    )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -235,31 +195,6 @@ def _with_positive(address: str, found: TaskData, positive: str | None) -> TaskD
     return replace(found, label_names=names[::-1], train=train, evaluation=evaluation)
 
 
-def count_leaked(train: Iterable[Example], evaluation: Split) -> int:
-    """How many evaluation examples occur in the training split; those without letters or digits do not count."""
-    seen = {key(example) for example in train} - {""}
-    return sum(key(example) in seen for example in evaluation)
-
-
-def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool) -> int:
-    """Count leaked examples; raise `Leakage` above `LEAKAGE_LIMIT` unless allowed."""
-    leaked = count_leaked(train, evaluation)
-    check_leaked(address, leaked, len(evaluation), allow=allow)
-    return leaked
-
-
-def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> None:
-    """Raise `Leakage` where more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
-    if leaked > LEAKAGE_LIMIT * examples and not allow:
-        raise Leakage(
-            f"task {address}: {leaked} of {examples} evaluation texts also occur in the training split, "
-            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on.",
-            task=address,
-            leaked=leaked,
-            evaluation=examples,
-        )
-
-
 def _told(found: TaskData, aside: Mapping[str, Split]) -> dict[str, Any]:
     """What a task has of what reading it gave, and of what was set aside, beside the two splits."""
     names = ("label_names", "kind", "metric", "ceiling", "separator", "columns", "other", "notes")
@@ -334,64 +269,3 @@ def _of_file(
         )
     split = matched(found, named.label_names, None, names, whose=f"those of {address}")
     return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)
-
-
-def evaluation_file(evaluation: str | os.PathLike[str]) -> Path:
-    """The file whose texts stand in for an evaluation split. Raises NotFound."""
-    path = Path(evaluation).expanduser()
-    if not os.path.isfile(path):
-        raise NotFound(
-            f"`evaluation` {evaluation}: no such file. Expected one ending in {', '.join(READERS)}.",
-            code="file.missing",
-            path=evaluation,
-            field="evaluation",
-        )
-    return path
-
-
-def own_files(address: str, evaluation: str | None = None) -> list[Path]:
-    """The user's own files that are read at a task's address; none where the texts come from elsewhere.
-
-    evaluation  a file that stands in for the evaluation split, which is not among them
-    """
-    origin = named(address)
-    if origin is not None:
-        return list(origin.files())
-    path = find(address)
-    return files.files_of(path, evaluated=evaluation is None) if path.is_dir() else [path]
-
-
-def moved(address: str, directory: Path) -> str:
-    """The address of the same task where its own files lie in `directory`."""
-    if named(address) is not None:
-        return f"{address.partition(':')[0]}:{directory}"
-    path = find(address)
-    return str(directory if path.is_dir() else directory / path.name)
-
-
-def check_address(address: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None) -> None:
-    """Raise NotFound or UnknownName where nothing is at a task's address. Reads nothing, so that it takes no time."""
-    address = os.fspath(address)
-    origin = named(address)
-    if origin is None:
-        find(address)
-    else:
-        origin.check()
-    if evaluation is not None:
-        evaluation_file(evaluation)
-
-
-def find(address: str) -> Path:
-    """The file or directory at an address that names no origin. Raises NotFound, UnknownName."""
-    path = Path(address).expanduser()
-    if os.path.exists(path):  # Path.exists raises on names that are too long.
-        return path
-    if not address.startswith(SCHEMES) and ("/" in address or os.sep in address or path.suffix):
-        raise NotFound(
-            f"task {address}: no such file or directory. Expected a file ({', '.join(READERS)}), a directory with "
-            "train.* and dev.* files, or a named task such as sst2, glue/cola, hub:OWNER/NAME or snippets:movies.",
-            code="task.missing",
-            task=address,
-        )
-    name = address.partition(":")[0] if address.startswith(GLUE) else address  # without its directory
-    raise UnknownName("task", name, [*NAMES, *FORMS, "path/to/directory", "path/to/file.csv"])

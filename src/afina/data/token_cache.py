@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import numpy as np
 
 from afina import assets, digest, file_io
+from afina.data.batch import Loader
 from afina.data.kinds import CLASSES, Kind
-from afina.data.loader import Loader
+from afina.data.leakage import TextHashes
 from afina.data.readers.target_kinds import TARGETS
 from afina.data.split import Split
 from afina.data.task import Task
-from afina.data.template import Template
-from afina.data.text_hashes import TextHashes
-from afina.data.tokenize import Encoded, encode, pieces
+from afina.data.tokenize import Encoded, Template, encode, pieces
 from afina.errors import CannotWrite
 
 if TYPE_CHECKING:

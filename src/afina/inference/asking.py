@@ -12,8 +12,7 @@ from afina import device as devices
 from afina.data.readers import splitting
 from afina.data.split import Split
 from afina.data.task import Task
-from afina.data.template import TEXT
-from afina.data.tokenize import Encoded, encode
+from afina.data.tokenize import TEXT, Encoded, encode
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
 from afina.inference.calibration import calibrated, shifted_by_itself

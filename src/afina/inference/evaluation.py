@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from afina.data.labelled import Labelled, Trained
-from afina.data.origins import named
+from afina.data.addresses import named
+from afina.data.evaluation_texts import EvaluationSet, TrainingInfo
 from afina.data.readers.target_kinds import TARGETS
 from afina.errors import InvalidData
 from afina.inference import probes
@@ -32,7 +32,7 @@ class Evaluation:
     examples   texts, of which `truncated` were cut to the adapter's maximum length
     label_names, answered  what was right and what was answered; the positive one of two labels is the second
     chosen     whether somebody said which of two labels is positive
-    where, held_out, leaked, left_out  as in `Labelled`
+    where, held_out, leaked, left_out  as in `EvaluationSet`
     """
 
     adapter: str
@@ -55,19 +55,19 @@ class Evaluation:
     chosen: bool
 
 
-def trained(adapter: Adapter) -> Trained:
+def trained(adapter: Adapter) -> TrainingInfo:
     """What an adapter tells of the texts that it learnt from."""
     manifest = adapter.manifest
     names = None if manifest.method == FOREIGN else manifest.label_names
     kind = objectives.make(manifest.label_names, manifest.objective).kind
     calibrated = bool(manifest.training.get("temperature"))
     learnt = manifest.task, manifest.data, manifest.train_digest
-    return Trained(len(manifest.label_names), names, *learnt, kind, calibrated, adapter.trained_on)
+    return TrainingInfo(len(manifest.label_names), names, *learnt, kind, calibrated, adapter.trained_on)
 
 
 def evaluate(
     adapter: Adapter,
-    texts: Labelled,
+    texts: EvaluationSet,
     *,
     backbone: str | None = None,
     check_probe: bool = False,

@@ -18,10 +18,9 @@ import torch
 
 from afina import device as devices
 from afina.allocator import keep_freed
-from afina.data.loader import by_length
+from afina.data.batch import by_length
 from afina.data.readers.texts import as_lists
-from afina.data.template import Template
-from afina.data.tokenize import Encoded
+from afina.data.tokenize import Encoded, Template
 from afina.errors import InvalidStudy, NotFound
 from afina.events import Listener, Progress, ignore
 from afina.inference import reading

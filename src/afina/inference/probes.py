@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from afina.data.template import PAIR, Template
-from afina.data.tokenize import encode
+from afina.data.tokenize import PAIR, Template, encode
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.inference.predictor import Predictor, backbone_of, logits
 from afina.inference.reading import PROBE

@@ -9,8 +9,7 @@ from typing import Any
 
 from afina import methods
 from afina.data.readers.texts import refuse_blank
-from afina.data.template import Template
-from afina.data.tokenize import Encoded, encode
+from afina.data.tokenize import Encoded, Template, encode
 from afina.errors import CorruptAdapter, InvalidData, WrongBackbone
 from afina.methods.method import Method
 from afina.models.adapter import Adapter

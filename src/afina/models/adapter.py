@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afina import digest, file_io, tensorfile
-from afina.data import text_hashes
+from afina.data import leakage
 from afina.data.kinds import NUMBER
-from afina.data.text_hashes import TextHashes
+from afina.data.leakage import TextHashes
 from afina.errors import CorruptAdapter, NotFound
 from afina.models.architectures import head_names, is_output
 from afina.models.manifest import MANIFEST, Manifest, read_manifest
@@ -100,7 +100,7 @@ class Adapter(ReprCard):
             if self.vocabulary is not None:
                 write_vocabulary(fresh, self.vocabulary)
             if self.trained_on is not None:
-                self.trained_on.write(fresh / text_hashes.FILE)
+                self.trained_on.write(fresh / leakage.HASHES_FILE)
             content = self.manifest.model_dump(mode="json") | {"digest": self.digest}
             (fresh / MANIFEST).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -180,7 +180,7 @@ def _lies(path: Path) -> bool:
 
 
 def _trained_on(path: Path) -> TextHashes | None:
-    return TextHashes.read(path / text_hashes.FILE) if _lies(path / text_hashes.FILE) else None
+    return TextHashes.read(path / leakage.HASHES_FILE) if _lies(path / leakage.HASHES_FILE) else None
 
 
 def _base(settings: Mapping[str, Any], path: Path) -> str | None:

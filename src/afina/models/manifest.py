@@ -53,7 +53,7 @@ class Manifest(Sparing):
     tensors_digest    digest of its tensors;  vocabulary_digest  of the words beside them, where there are any
     pairs             whether it was trained on pairs of texts; None where an earlier afina did not say
     max_length        tokens that a text is cut to; 0: as many as the backbone takes
-    template          what a text stands in, if anything: see `afina.data.template`
+    template          what a text stands in, if anything: see `afina.data.tokenize`
     words             by label, the words whose output embeddings the head began as; None where it began as a draw
     offset            what is added to each label's output; None for nothing
     objective         what was asked beside the labels' names (`Objective.told`); None: one of them

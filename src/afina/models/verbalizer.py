@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from afina import tensorfile
-from afina.data.template import Template, Tokenizer
+from afina.data.tokenize import Template, Tokenizer
 from afina.errors import InvalidStudy, NotFound, UnknownName
 from afina.models.architectures import ARCHITECTURES
 from afina.models.pretrained import auto_class, quiet

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from afina.data.task import is_at_hand
+from afina.data.addresses import is_at_hand
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
 from afina.report.kinds import PRESENTATIONS

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from afina.data.addresses import named
 from afina.data.kinds import CLASSES, LABELS, NUMBER
-from afina.data.origins import named
 from afina.methods import make
 from afina.report import per_label
 from afina.report.arms import Arm

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING
 
+from afina.data.addresses import named
 from afina.data.kinds import columns_in_words
-from afina.data.origins import named
 from afina.report.arms import Arm, differing, training
 from afina.report.formatting import (
     NOTHING,

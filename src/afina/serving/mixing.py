@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afina.data.loader import TOKEN_BUDGET, runs
+from afina.data.batch import TOKEN_BUDGET, runs
 from afina.models.host import Host, Party
 from afina.models.rider import Rider
 from afina.serving.resident import Riding

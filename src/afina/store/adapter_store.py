@@ -133,7 +133,7 @@ class AdapterStore(Reader):
         wanted, why = Name.parse(name), log.check_reason(message, "message")
         by = log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
-        from afina.data import text_hashes
+        from afina.data import leakage
         from afina.models.adapter import FOREIGN, Adapter
         from afina.models.manifest import MANIFEST
         from afina.store import content
@@ -156,7 +156,7 @@ class AdapterStore(Reader):
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
             parts = Parts(manifest, files, held)
             found = publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
-        if not texts and text_hashes.FILE in found.version.parts:
+        if not texts and leakage.HASHES_FILE in found.version.parts:
             raise Refused(
                 f"{found.version}: it has this adapter already, with hashes of its training texts. Publish it under "
                 "another name, or delete that version first.",
@@ -258,7 +258,7 @@ class AdapterStore(Reader):
     ) -> Diff:
         """What differs between two versions; with labelled texts, also which predictions flip.
 
-        task  their address, read as `data` says: arguments of `Labelled.read`
+        task  their address, read as `data` says: arguments of `EvaluationSet.read`
         """
         from afina.store.diff import difference
 

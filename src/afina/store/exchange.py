@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from afina import file_io
-from afina.data import text_hashes
+from afina.data import leakage
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
@@ -29,7 +29,7 @@ BUNDLE = ".tar"
 _PRETRAINED = "config.json"
 
 _WITH_HASHES = (
-    f"{text_hashes.FILE} went along: hashes of the training texts, by which whoever has them can test whether a "
+    f"{leakage.HASHES_FILE} went along: hashes of the training texts, by which whoever has them can test whether a "
     "text was trained on. --no-texts (`texts=False`) leaves them out."
 )
 
@@ -188,7 +188,7 @@ def _to_directory(
             store.restore(str(version), fresh)
             notes = ()
             if not texts:
-                (fresh / text_hashes.FILE).unlink(missing_ok=True)
+                (fresh / leakage.HASHES_FILE).unlink(missing_ok=True)
         (fresh / content.CARD).write_text(store.card(version, merged=merged), encoding="utf-8")
     return notes
 
@@ -203,7 +203,7 @@ def _to_bundle(store: Reader, version: Version, path: Path, texts: bool) -> None
     }
 
     def write(files: Mapping[str, Path]) -> None:
-        files = {role: file for role, file in files.items() if texts or role != text_hashes.FILE}
+        files = {role: file for role, file in files.items() if texts or role != leakage.HASHES_FILE}
         members: dict[str, Any] = {f"part-{place}": file for place, file in enumerate(files.values())}
         about["parts"] = dict(zip(files, members, strict=True))
         bundle.write(path, members, about)
@@ -219,7 +219,7 @@ def _to_hub(
     repository, _, revision = address.partition("@")
     with _workshop() as place:
         notes = _to_directory(store, version, place / "adapter", merged, backbone, texts)
-        if (place / "adapter" / text_hashes.FILE).exists():
+        if (place / "adapter" / leakage.HASHES_FILE).exists():
             notes += (_WITH_HASHES,)
         message = f"{version} {version.digest[:19]}"
         url = hub.upload(place / "adapter", repository, revision=revision or None, message=message, private=private)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from afina import hub
-from afina.data.origins import GLUE, HUB, SST2, named
-from afina.data.readers.glue import REPOSITORY
+from afina.data.addresses import GLUE, HUB, SST2, named
+from afina.data.readers.hub_datasets import REPOSITORY
 from afina.models.adapter import PEFT_TENSORS
 from afina.models.backbone_spec import EMBEDDED, RANDOM
 from afina.models.manifest import Manifest

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
 from afina.models.adapter import Adapter
@@ -85,7 +85,7 @@ def check(adapter: Adapter, backbone: str | None = None) -> Check:
 def flips(
     first: Adapter,
     second: Adapter,
-    texts: Labelled,
+    texts: EvaluationSet,
     backbone: str | None = None,
     *,
     names: tuple[str, str] = NAMES,
@@ -108,13 +108,13 @@ def flips(
     return compared(one, other, texts, asked[0].kind, headline, names, most)
 
 
-def _named(adapter: Adapter, texts: Labelled) -> Adapter:
+def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
     if not is_foreign(adapter.manifest) or len(adapter.manifest.label_names) != len(texts.label_names):
         return adapter
     return replace(adapter, manifest=adapter.manifest.model_copy(update={"label_names": texts.label_names}))
 
 
-def _check_alike(asked: list[Objective], texts: Labelled, names: tuple[str, str]) -> None:
+def _check_alike(asked: list[Objective], texts: EvaluationSet, names: tuple[str, str]) -> None:
     if asked[0].kind != asked[1].kind:
         raise InvalidData(
             f"{names[0]} learnt {asked[0].kind} and {names[1]} {asked[1].kind}: there is nothing to compare. "
@@ -139,7 +139,7 @@ def _check_alike(asked: list[Objective], texts: Labelled, names: tuple[str, str]
             )
 
 
-def _answers(pair: list[Adapter], asked: list[Objective], texts: Labelled, address: str | None) -> list[Answered]:
+def _answers(pair: list[Adapter], asked: list[Objective], texts: EvaluationSet, address: str | None) -> list[Answered]:
     """Of each, with labels in the order of the texts'. Where both name one backbone, its weights are hashed once."""
     from afina.inference.predictor import backbone_of
 
@@ -155,7 +155,7 @@ def _answers(pair: list[Adapter], asked: list[Objective], texts: Labelled, addre
     return found
 
 
-def _predictions(adapter: Adapter, backbone: Backbone | None, texts: Labelled) -> Predictions:
+def _predictions(adapter: Adapter, backbone: Backbone | None, texts: EvaluationSet) -> Predictions:
     """The predictor ends here, so that there is one model at a time."""
     from afina.inference.predictor import Predictor
 
@@ -163,7 +163,7 @@ def _predictions(adapter: Adapter, backbone: Backbone | None, texts: Labelled) -
     return predictor.predict(texts.split.texts, texts.split.pairs, where=f"{texts.where}, text")[0]
 
 
-def _answered(objective: Objective, predictions: Predictions, texts: Labelled) -> Answered:
+def _answered(objective: Objective, predictions: Predictions, texts: EvaluationSet) -> Answered:
     """What an objective makes of predictions, its labels put in the order of the texts'."""
     answered = objective.answered(predictions.against(texts.split.labels))
     return ADAPTER_KINDS[objective.kind].reordered(answered, objective.label_names, texts.label_names)
@@ -196,17 +196,19 @@ def _check_pair(pair: tuple[Adapter, Adapter], names: tuple[str, str]) -> None:
         )
 
 
-def read_texts(task: str, pair: tuple[Adapter, Adapter], *, names: tuple[str, str] = NAMES, **data: Any) -> Labelled:
+def read_texts(
+    task: str, pair: tuple[Adapter, Adapter], *, names: tuple[str, str] = NAMES, **data: Any
+) -> EvaluationSet:
     """The texts at an address that neither adapter learnt from, as the first reads them that names its labels.
 
-    data  arguments of `Labelled.read`. Raises what that does, Leakage where either was trained on all of the texts, and
+    data  arguments of `EvaluationSet.read`. Raises what that does, Leakage where either was trained on all texts, and
     InvalidData where kinds or labels of the two differ.
     """
     _check_pair(pair, names)
     from afina.inference.evaluation import trained
 
     reader, other = sorted(pair, key=lambda adapter: is_foreign(adapter.manifest))
-    texts = Labelled.read(task, trained(reader), **data)
+    texts = EvaluationSet.read(task, trained(reader), **data)
     both = texts.unseen_by(trained(other), allow_leakage=bool(data.get("allow_leakage")))
     return both if texts.leaked is not None else replace(both, leaked=None)
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from afina import digest, meter
+from afina.data.leakage import TextHashes
 from afina.data.readers import splitting
 from afina.data.task import Task
-from afina.data.text_hashes import TextHashes
 from afina.errors import InvalidData, InvalidStudy
 from afina.methods import METHODS, make
 from afina.models import objectives

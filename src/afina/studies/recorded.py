@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from afina.data.task import reads_files
+from afina.data.addresses import reads_files
 from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record

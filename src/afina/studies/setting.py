@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from afina.data.task import Task, reads_files
+from afina.data.addresses import reads_files
+from afina.data.task import Task
 from afina.errors import AfinaError
 from afina.models.objective import Objective
 from afina.studies.clock import Clock

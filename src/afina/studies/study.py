@@ -224,7 +224,7 @@ class Study(ReprCard, Frozen):
         shared = Ask(template=self.ask.template) if entry.get("head") == "random" else self.ask
         training, ask = _changed(self.train, entry, where), _changed(shared, entry, where)
         if ask.template is not None:
-            from afina.data.template import Template  # loads transformers
+            from afina.data.tokenize import Template  # loads transformers
 
             Template(ask.template)  # refuses what is none
         return Run(

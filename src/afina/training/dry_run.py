@@ -19,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from afina import tensorfile
-from afina.data.batch import Packed
-from afina.data.loader import Loader
+from afina.data.batch import Loader, Packed
 from afina.methods.attachment import attach
 from afina.methods.method import Method
 from afina.models.backbone_spec import FLOAT

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from afina.data.batch import Packed
-from afina.data.loader import Loader, by_length
+from afina.data.batch import Loader, Packed, by_length
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout

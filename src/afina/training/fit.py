@@ -16,7 +16,7 @@ import torch
 
 from afina import meter
 from afina.allocator import keep_freed
-from afina.data.loader import Loader
+from afina.data.batch import Loader
 from afina.data.token_cache import EncodedSplit
 from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, ValidationScore, ignore

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from afina.data.batch import Packed
-from afina.data.loader import Loader
+from afina.data.batch import Loader, Packed
 from afina.digest import derive_seed
 from afina.models.classifier import Classifier
 from afina.models.kernels.layout import Layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from afina.data.loader import Limits
+from afina.data.batch import MicroBatchLimits
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Recipe:
     clip: float
     seed: int
     checkpoint_seconds: float = 60.0
-    at_once: Limits = field(default_factory=Limits)
+    at_once: MicroBatchLimits = field(default_factory=MicroBatchLimits)
     checkpointing: bool = False
     label_smoothing: float = 0.0
     average: float = 0.0

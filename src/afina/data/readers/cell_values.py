@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from afina.data.readers.table import Table
+from afina.data.readers.formats import FileTable
 from afina.errors import InvalidData
 
 _ITEM = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|-?\d+|True|False|None)"""
@@ -56,7 +56,7 @@ def split_labels(value: Any, separator: str | None) -> list[Any]:
 
 
 def multi_hot_names(
-    table: Table, name: str, cells: Mapping[int, Any], separator: str | None, labels: Sequence[str] | None
+    table: FileTable, name: str, cells: Mapping[int, Any], separator: str | None, labels: Sequence[str] | None
 ) -> tuple[str, ...]:
     """What the places of multi-hot lists are called; nothing where the cells hold names of labels.
 
@@ -94,7 +94,7 @@ def multi_hot_names(
     return ()
 
 
-def _names(table: Table, name: str, length: int, labels: Sequence[str] | None, row: int) -> tuple[str, ...]:
+def _names(table: FileTable, name: str, length: int, labels: Sequence[str] | None, row: int) -> tuple[str, ...]:
     if length == 1 and (labels is None or len(labels) > 2):
         raise InvalidData(
             f"{table.where(row)}: each list of column {name!r} holds one 0 or 1, which may be the name of a label, or "
@@ -121,7 +121,9 @@ def _names(table: Table, name: str, length: int, labels: Sequence[str] | None, r
     return tuple(labels)
 
 
-def multi_hot_labels(table: Table, name: str, row: int, parts: Sequence[Any], names: Sequence[str]) -> tuple[str, ...]:
+def multi_hot_labels(
+    table: FileTable, name: str, row: int, parts: Sequence[Any], names: Sequence[str]
+) -> tuple[str, ...]:
     """The labels of which a multi-hot list says 1. Raises InvalidData."""
     bits = [_bit(part) for part in parts]
     if len(bits) != len(names) or None in bits:
@@ -143,7 +145,7 @@ def _bit(part: Any) -> int | None:
     return int(part) if isinstance(part, bool | int | float) and part in (0, 1) else None
 
 
-def check_readable(table: Table, name: str, cells: Mapping[int, Any]) -> None:
+def check_readable(table: FileTable, name: str, cells: Mapping[int, Any]) -> None:
     """Raise InvalidData where all cells stand in square brackets, and one of them is no list that can be read."""
     if cells and all(bracketed(cell) for cell in cells.values()):
         row = next((row for row, cell in cells.items() if as_list(cell) is None), None)

@@ -12,12 +12,11 @@ from typing import Any
 
 from afina.data.kinds import HOWS, How
 from afina.data.readers.cell_values import is_empty, means_missing
+from afina.data.readers.formats import WORKBOOKS, FileTable
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.source import is_whole
 from afina.data.readers.splitting import LabelledRows
-from afina.data.readers.table import Table
 from afina.data.readers.target_kinds import TARGETS
-from afina.data.readers.workbook import SUFFIXES
 from afina.errors import InvalidData, UnknownName
 
 TEXT = ("text", "sentence", "sentence1", "review", "content", "comment", "tweet", "message", "body", "question")
@@ -106,7 +105,7 @@ def of_texts(
 
 
 def choose(
-    table: Table, text: str | None, text_pair: str | None, label: str | None, *, first: bool = False
+    table: FileTable, text: str | None, text_pair: str | None, label: str | None, *, first: bool = False
 ) -> ColumnNames:
     """`of_texts`, and the column of the label, found alike; `a,b,c` names several, where there is none of that name."""
     where, names = str(table.path), list(table.columns)
@@ -194,7 +193,7 @@ def _column(where: str, names: list[str], named: str | None, candidates: tuple[s
     )
 
 
-def rows(table: Table, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
+def rows(table: FileTable, columns: ColumnNames, form: LabelFormat, how: How | None) -> LabelledRows:
     """The labelled texts of a table. Raises InvalidData that names the row.
 
     how  what is done with missing values; None: an empty text or label is an error, and no more is looked for
@@ -226,7 +225,7 @@ def rows(table: Table, columns: ColumnNames, form: LabelFormat, how: How | None)
     )
 
 
-def _refuse_names(table: Table, names: Sequence[str]) -> None:
+def _refuse_names(table: FileTable, names: Sequence[str]) -> None:
     """Raise InvalidData for a row that names the columns again, as where files were appended to one another."""
     again = [row for row, value in enumerate(table.columns[names[0]]) if value == names[0]]
     row = next((row for row in again if all(table.columns[name][row] == name for name in names)), None)
@@ -238,7 +237,7 @@ def _refuse_names(table: Table, names: Sequence[str]) -> None:
         )
 
 
-def _said(table: Table, names: Sequence[str], form: LabelFormat) -> list[str]:
+def _said(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[str]:
     """What is worth saying of how labels are read."""
     notes = []
     column = f"{table.path}: column {names[0]!r}"
@@ -253,7 +252,7 @@ def _said(table: Table, names: Sequence[str], form: LabelFormat) -> list[str]:
     return notes
 
 
-def _texts(table: Table, name: str) -> list[str]:
+def _texts(table: FileTable, name: str) -> list[str]:
     values = table.columns[name]
     for i, value in enumerate(values):
         if text_of(value, name, partial(table.where, i)) is None:
@@ -301,8 +300,14 @@ def check_how(how: str) -> How:
 
 
 def without(
-    table: Table, texts: Sequence[str], labels: Sequence[str], how: How, *, expected: str = "a label", optional: bool
-) -> tuple[Table, tuple[str, ...]]:
+    table: FileTable,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    how: How,
+    *,
+    expected: str = "a label",
+    optional: bool,
+) -> tuple[FileTable, tuple[str, ...]]:
     """The table without the rows where a value is missing, and what is to be said of that.
 
     texts, labels  the columns that are read;  expected  in a label's;  optional  whether a label's cell may be empty
@@ -339,12 +344,12 @@ def without(
     return left, (f"{table.path}: {number} left out, where a value is missing ({rows_in_words(table, rows)}).",)
 
 
-def _refuse(table: Table, rows: Sequence[int], name: str, expected: str) -> None:
+def _refuse(table: FileTable, rows: Sequence[int], name: str, expected: str) -> None:
     value = table.columns[name][rows[0]]
     more = f" Values are missing in {len(rows):,} rows: {rows_in_words(table, rows)}." if len(rows) > 1 else ""
     where = f"{table.where(rows[0])}: column {name!r}"
     mend = "fill it in or remove the row, or leave such rows out with `missing` skip."
-    if is_empty(value) and table.path.suffix.lower() in SUFFIXES:
+    if is_empty(value) and table.path.suffix.lower() in WORKBOOKS:
         mend += " A formula counts by the value that was saved with it."
     if is_empty(value):
         raise InvalidData(
@@ -363,7 +368,7 @@ def _refuse(table: Table, rows: Sequence[int], name: str, expected: str) -> None
     )
 
 
-def rows_in_words(table: Table, rows: Sequence[int]) -> str:
+def rows_in_words(table: FileTable, rows: Sequence[int]) -> str:
     """`lines 3, 7 and 12`; no more than SHOWN."""
     places = [f"{table.places[row]:,}" for row in rows[:SHOWN]]
     unit = table.unit if len(rows) == 1 else f"{table.unit}s"

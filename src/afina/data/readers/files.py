@@ -1,7 +1,7 @@
 """Tasks from files: a directory of train and dev files, or one file of which a part is held out.
 
 What is doubtful in the labels is found here: texts with two labels, and labels that differ in their spelling alone.
-Knows which files make a task; the formats are in `table`, the columns in `columns`.
+Knows which files make a task; the formats are in `formats`, the columns in `columns`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from afina.data.kinds import LABELS
-from afina.data.readers import columns, source, table, workbook
+from afina.data.readers import columns, formats, source
 from afina.data.readers.columns import check_how
-from afina.data.readers.glue import GLUE
+from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import (
     Label,
     LabelColumn,
@@ -25,11 +25,10 @@ from afina.data.readers.labels import (
     form_of_several,
 )
 from afina.data.readers.splitting import LabelledRows, TaskData, hold_out, identities
-from afina.data.readers.table import Table
 from afina.data.readers.target_kinds import TARGETS, of_kind, splits
 from afina.errors import InvalidData, NotFound
 
-SST2 = GLUE["sst2"].names
+SST2 = ("negative", "positive")
 
 EVALUATION = ("dev", "validation", "valid", "val")
 TEST = "test"
@@ -58,17 +57,17 @@ def load(path: Path, asked: ReadOptions, names: Sequence[str] | None, evaluation
 
     names  the labels in their order, as in `splits`
     """
-    train = table.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)
+    train = formats.read(_find(path, ("train",)) if path.is_dir() else path, asked.sheet)
     if evaluation is None and not path.is_dir():
         return of_tables(train, asked=asked, names=names)
     held_out = evaluation or _find(path, EVALUATION)
-    sheet = asked.sheet if workbook.has(held_out, asked.sheet) else None
-    return of_tables(train, table.read(held_out, sheet), asked=asked, names=names)
+    sheet = asked.sheet if formats.has_sheet(held_out, asked.sheet) else None
+    return of_tables(train, formats.read(held_out, sheet), asked=asked, names=names)
 
 
 def of_tables(
-    train: Table,
-    held_out: Table | None = None,
+    train: FileTable,
+    held_out: FileTable | None = None,
     *,
     asked: ReadOptions,
     names: Sequence[str] | None,
@@ -129,7 +128,7 @@ def to_measure(
             if not any(source.stem(file) == TEST for file in path.iterdir()):
                 raise
             path = _find(path, (TEST,))
-    found = table.read(path, asked.sheet)
+    found = formats.read(path, asked.sheet)
     usual = usual or ReadOptions()
     columns = {key: getattr(usual, key) for key in ("text", "text_pair", "label")}
     there = {key: name for key, name in columns.items() if name and _has(found, name)}
@@ -142,13 +141,13 @@ def to_measure(
     return rows, SST2 if _is_sst2(found) else (), path
 
 
-def _has(found: Table, name: str) -> bool:
+def _has(found: FileTable, name: str) -> bool:
     """Whether it has that column, or each of those that `a,b` names."""
     return name in found.columns or all(part.strip() in found.columns for part in name.split(","))
 
 
 def _rows(
-    found: Table,
+    found: FileTable,
     asked: ReadOptions,
     labels: Sequence[str] | None,
     *,
@@ -187,13 +186,13 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
     found = sorted(
         path
         for path in directory.iterdir()
-        if source.stem(path) in stems and source.kind(path) in table.READERS and path.is_file()
+        if source.stem(path) in stems and source.kind(path) in formats.READERS and path.is_file()
     )
     if not found:
         there = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
         raise NotFound(
             f"{directory}: no {stems[0]} file. Found: {there}. Expected one of {wanted}, "
-            f"ending in {', '.join(table.READERS)}.",
+            f"ending in {', '.join(formats.READERS)}.",
             code="task.missing",
             path=directory,
         )
@@ -208,7 +207,7 @@ def _find(directory: Path, stems: Sequence[str]) -> Path:
     return found[0]
 
 
-def _is_sst2(file: Table) -> bool:
+def _is_sst2(file: FileTable) -> bool:
     """Whether a file is GLUE SST-2's, whose label names its tsv does not tell."""
     return (
         source.kind(file.path) == ".tsv"
@@ -314,7 +313,7 @@ def contradictions(*parts: LabelledRows) -> tuple[str, ...]:
     )
 
 
-def label_format(table: Table, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
+def label_format(table: FileTable, columns: Sequence[str], asked: LabelOptions) -> LabelFormat:
     """How the columns of the label are read, as far as `asked` does not say. Raises InvalidData, UnknownName."""
     separator, kind = asked.separator, None if asked.kind is None else of_kind(asked.kind)
     if separator is not None and kind and not kind.several:

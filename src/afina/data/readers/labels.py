@@ -15,8 +15,8 @@ from typing import Any
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.data.readers import cell_values
 from afina.data.readers.cell_values import PLAIN, WHOLE, Notation, looks_like_one, notations, plain_number
+from afina.data.readers.formats import FileTable
 from afina.data.readers.source import is_whole
-from afina.data.readers.table import Table
 from afina.errors import InvalidData
 
 Label = str | int | float | tuple[str, ...]
@@ -83,13 +83,13 @@ class LabelColumn:
     cells  by row, what is not empty, without white space around it;  known  of these, what stands for no missing value
     """
 
-    table: Table
+    table: FileTable
     name: str
     cells: Mapping[int, Any]
     known: Mapping[int, Any]
 
     @classmethod
-    def of(cls, table: Table, name: str, keeps: bool) -> LabelColumn:
+    def of(cls, table: FileTable, name: str, keeps: bool) -> LabelColumn:
         """Those of a column; keeps: whether a word such as `NA` is a label."""
         bare = (value.strip() if isinstance(value, str) else value for value in table.columns[name])
         cells = {row: value for row, value in enumerate(bare) if not cell_values.is_empty(value)}
@@ -126,7 +126,7 @@ def form_of_several(column: LabelColumn, separator: str | None, asked: LabelOpti
 
 
 def with_multi_hot(
-    table: Table, name: str, form: LabelFormat, labels: Sequence[str] | None, known: Sequence[str]
+    table: FileTable, name: str, form: LabelFormat, labels: Sequence[str] | None, known: Sequence[str]
 ) -> LabelFormat:
     """The form of several labels, with the names of multi-hot lists where the column holds these.
 
@@ -175,7 +175,7 @@ def _of_odd_numbers(column: LabelColumn) -> Notation | None:
     return None
 
 
-def notation_of(table: Table, name: str, keeps: bool = False) -> Notation:
+def notation_of(table: FileTable, name: str, keeps: bool = False) -> Notation:
     """How the numbers of a column are written. Raises InvalidData where that cannot be told."""
     column = LabelColumn.of(table, name, keeps)
     fits = notations(column.values)
@@ -253,7 +253,7 @@ def _occurring(filled: Sequence[Any], separators: Sequence[str]) -> str | None:
     return next((mark for mark in separators if any(isinstance(v, str) and mark in v for v in filled)), None)
 
 
-def as_several(table: Table, names: Sequence[str], form: LabelFormat) -> list[Label]:
+def as_several(table: FileTable, names: Sequence[str], form: LabelFormat) -> list[Label]:
     """Several labels a row, of one column or of one column each. Raises InvalidData that names the row."""
     rows = range(len(table.places))
     if len(names) > 1:
@@ -261,7 +261,7 @@ def as_several(table: Table, names: Sequence[str], form: LabelFormat) -> list[La
     return _some(table, names, [_several(table, names[0], i, form) for i in rows])
 
 
-def _some(table: Table, names: Sequence[str], made: list[tuple[str, ...]]) -> list[Label]:
+def _some(table: FileTable, names: Sequence[str], made: list[tuple[str, ...]]) -> list[Label]:
     if not any(made):
         raise InvalidData(
             f"{table.path}: no row has a label in {', '.join(names)}, so there is nothing to learn. Give some.",
@@ -272,7 +272,7 @@ def _some(table: Table, names: Sequence[str], made: list[tuple[str, ...]]) -> li
     return list(made)
 
 
-def as_number(table: Table, name: str, row: int, notation: Notation) -> float:
+def as_number(table: FileTable, name: str, row: int, notation: Notation) -> float:
     """The number of a row. Raises InvalidData that names it."""
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
@@ -301,7 +301,7 @@ def as_number(table: Table, name: str, row: int, notation: Notation) -> float:
     )
 
 
-def _several(table: Table, name: str, row: int, form: LabelFormat) -> tuple[str, ...]:
+def _several(table: FileTable, name: str, row: int, form: LabelFormat) -> tuple[str, ...]:
     value = table.columns[name][row]
     value = value.strip() if isinstance(value, str) else value
     if cell_values.is_empty(value) or (
@@ -324,7 +324,7 @@ def _several(table: Table, name: str, row: int, form: LabelFormat) -> tuple[str,
     return tuple(dict.fromkeys(stripped for part in parts if (stripped := str(part).strip())))
 
 
-def _check_whole(table: Table, name: str, row: int, label: str) -> None:
+def _check_whole(table: FileTable, name: str, row: int, label: str) -> None:
     if not is_whole(label):
         raise InvalidData(
             f"{table.where(row)}: column {name!r} holds half a surrogate pair. Repair the label.",
@@ -334,7 +334,7 @@ def _check_whole(table: Table, name: str, row: int, label: str) -> None:
         )
 
 
-def _truth(table: Table, name: str, row: int) -> bool:
+def _truth(table: FileTable, name: str, row: int) -> bool:
     value = table.columns[name][row]
     told = "" if cell_values.is_empty(value) else str(value).strip().casefold()
     if told not in _TRUTH:
@@ -349,7 +349,7 @@ def _truth(table: Table, name: str, row: int) -> bool:
     return _TRUTH[told]
 
 
-def as_name(table: Table, name: str, row: int, form: LabelFormat) -> str | int:
+def as_name(table: FileTable, name: str, row: int, form: LabelFormat) -> str | int:
     """The class of a row. Raises InvalidData that names it."""
     value = table.columns[name][row]
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Source: one file, or standard input, opened: its lines of text, one at a time, and how far it has been read.
+"""One file, or standard input, opened: its lines of text, one at a time, and how far it has been read.
 
 Knows encodings and compression; knows no format.
 """
@@ -11,10 +11,11 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from afina.errors import InvalidData, NotFound
 
@@ -224,3 +225,28 @@ def opened(path: Path) -> Iterator[Source]:
         raise NotFound(f"{path}: {problem}{told}.", code="file.unreadable", path=path) from None
     with raw:
         yield Source(path, raw)
+
+
+@dataclass(frozen=True)
+class RowStream:
+    """The rows of a file, one after another.
+
+    name   what messages call the file
+    names  its columns in order; None where each row names its own
+    rows   (line or row number, from 1; values by column)
+    share  tells how much of the file has been read; None where that is not known
+    classes  by column, what 0, 1, ... stand for, where the file tells
+    notes  in sentences, what was found so far that the user may not expect
+    """
+
+    name: str
+    names: Sequence[str] | None
+    rows: Iterator[tuple[int, Mapping[str, Any]]]
+    share: Callable[[], float | None]
+    unit: str = "line"
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Callable[[], tuple[str, ...]] = tuple
+
+    def where(self, place: int) -> str:
+        """The place of a row, for messages."""
+        return f"{self.name}, {self.unit} {place}"

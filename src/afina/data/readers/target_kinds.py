@@ -14,6 +14,7 @@ import numpy as np
 
 from afina.data.kinds import CLASSES, KINDS, LABELS, NUMBER, Kind
 from afina.data.readers import splitting
+from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import (
     Label,
     LabelColumn,
@@ -28,7 +29,6 @@ from afina.data.readers.labels import (
     with_multi_hot,
 )
 from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.table import Table
 from afina.data.split import Split
 from afina.errors import InvalidData, UnknownName
 
@@ -72,7 +72,7 @@ class TargetKind(ABC):
     def form_to_measure(
         self,
         form: LabelFormat,
-        table: Table,
+        table: FileTable,
         columns: Sequence[str],
         labels: Sequence[str] | None,
         known: Sequence[str],
@@ -81,7 +81,7 @@ class TargetKind(ABC):
         return form
 
     @abstractmethod
-    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """The label of every row. Raises InvalidData that names the row."""
 
     @abstractmethod
@@ -145,7 +145,7 @@ class ClassTargets(TargetKind):
         """Every cell is a name."""
         return LabelFormat(self.kind, keeps=asked.keeps)
 
-    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """A name or an integer each."""
         return [as_name(table, columns[0], row, form) for row in range(len(table.places))]
 
@@ -214,7 +214,7 @@ class NumberTargets(TargetKind):
         """In the one notation that fits all."""
         return LabelFormat(self.kind, notation=notation_of(cells.table, cells.name, asked.keeps))
 
-    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """A finite number each."""
         notation = form.notation or notation_of(table, columns[0], form.keeps)
         return [as_number(table, columns[0], row, notation) for row in range(len(table.places))]
@@ -289,7 +289,7 @@ class LabelTargets(TargetKind):
     def form_to_measure(
         self,
         form: LabelFormat,
-        table: Table,
+        table: FileTable,
         columns: Sequence[str],
         labels: Sequence[str] | None,
         known: Sequence[str],
@@ -299,7 +299,7 @@ class LabelTargets(TargetKind):
             return form
         return with_multi_hot(table, columns[0], form, labels, known)
 
-    def parse(self, table: Table, columns: Sequence[str], form: LabelFormat) -> list[Label]:
+    def parse(self, table: FileTable, columns: Sequence[str], form: LabelFormat) -> list[Label]:
         """The names of each."""
         return as_several(table, columns, form)
 

@@ -17,10 +17,10 @@ from typing import Any, Self
 import numpy as np
 
 from afina.data.kinds import columns_in_words
-from afina.data.readers import columns, source, table
+from afina.data.readers import columns, formats, source
 from afina.data.readers.columns import ColumnNames
-from afina.data.readers.source import STANDARD_INPUT, Source
-from afina.data.readers.table import READERS, Opened
+from afina.data.readers.formats import READERS
+from afina.data.readers.source import STANDARD_INPUT, RowStream, Source
 from afina.errors import InvalidData, NotFound
 
 FIRST, GROWTH, MOST = 16, 4, 4096
@@ -80,14 +80,14 @@ class TextStream:
     columns  which column is taken as what, as far as it is known: `ColumnNames.roles`
     """
 
-    def __init__(self, rows: Iterator[Row], opened: Source | Opened) -> None:
+    def __init__(self, rows: Iterator[Row], opened: Source | RowStream) -> None:
         self._rows, self._opened = rows, opened
         self.blank, self.first_blank = 0, ""
         self.columns: dict[str, str] = {}
         self._said = 0
 
     @classmethod
-    def of_columns(cls, opened: Opened, wanted: _Wanted) -> Self:
+    def of_columns(cls, opened: RowStream, wanted: _Wanted) -> Self:
         """Of a file's columns. Raises InvalidData where none is one of texts, or several may be."""
         chosen = None if opened.names is None else wanted.among(opened.name, opened.names)
         made = cls(iter(()), opened)
@@ -191,7 +191,7 @@ def chunks(
                 lines = stack.enter_context(source.opened(file))
                 found = TextStream(_of_lines(lines), lines)
             else:
-                rows = stack.enter_context(table.opened(file, sheet))
+                rows = stack.enter_context(formats.opened(file, sheet))
                 found = TextStream.of_columns(rows, _Wanted(text, text_pair, usual or {}))
         except NotFound as error:
             raise error.reworded(f"`file` {error}") from None
@@ -253,7 +253,7 @@ class _Wanted:
 
 
 def _read(
-    file: Opened, chosen: ColumnNames | None, wanted: _Wanted, tell: Callable[[ColumnNames], object]
+    file: RowStream, chosen: ColumnNames | None, wanted: _Wanted, tell: Callable[[ColumnNames], object]
 ) -> Iterator[Row]:
     last: Iterable[str] | None = None
     for number, (place, row) in enumerate(file.rows, start=1):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from afina.data.labelled import Labelled
+from afina.data.evaluation_texts import EvaluationSet
 from afina.data.split import Split
 from afina.schema import null_where_undefined
 from afina.stats.answered import Answered
@@ -90,7 +90,7 @@ class Flips:
 
 
 def compared(
-    one: Answered, other: Answered, texts: Labelled, kind: str, headline: Metric, names: tuple[str, str], most: int
+    one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str], most: int
 ) -> Flips:
     """Of what a first and a second adapter answer on the same texts.
 
@@ -116,7 +116,7 @@ def compared(
     )
 
 
-def _rows(one: Answered, other: Answered, texts: Labelled, kind: AdapterKind, most: int) -> Iterator[Flip]:
+def _rows(one: Answered, other: Answered, texts: EvaluationSet, kind: AdapterKind, most: int) -> Iterator[Flip]:
     split: Split = texts.split
     for index in kind.changed(one, other)[:most]:
         label, before, after = (

@@ -17,8 +17,7 @@ import torch
 
 from afina import device as devices
 from afina import meter
-from afina.data.batch import Packed
-from afina.data.loader import TOKEN_BUDGET, Loader, by_length
+from afina.data.batch import TOKEN_BUDGET, Loader, Packed, by_length
 from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
 from afina.data.tokenize import Encoded

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Self
 
 from afina import digest
 from afina.data import task
+from afina.data.addresses import stamp
 from afina.data.kinds import Kind
+from afina.data.leakage import check_leaked
 from afina.data.split import Split
-from afina.data.task import Task, check_leaked, stamp
+from afina.data.task import Task
 from afina.errors import InvalidData
 from afina.models import backbone_spec, objectives
 from afina.models.objective import metric_for

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from afina import allocator, meter
-from afina.data.task import is_at_hand, is_pinned, reads_files
+from afina.data.addresses import is_at_hand, is_pinned, reads_files
 from afina.errors import LESS_MEMORY, RunFailed
 from afina.events import Listener, ValidationScore, ignore
 from afina.models import backbone_spec

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from afina import device as devices
-from afina.data.loader import Limits, Loader
-from afina.data.task import Task, reads_files
-from afina.data.template import Tokenizer
+from afina.data.addresses import reads_files
+from afina.data.batch import Loader, MicroBatchLimits
+from afina.data.task import Task
 from afina.data.token_cache import EncodedSplit, EncodedTask
+from afina.data.tokenize import Tokenizer
 from afina.digest import derive_seed
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.events import Listener, Progress
@@ -236,7 +237,7 @@ def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
         clip=setting.clip,
         seed=run.seed,
         checkpoint_seconds=setting.checkpoint_seconds,
-        at_once=Limits(setting.batch_size, setting.token_budget, method.takes_positions),
+        at_once=MicroBatchLimits(setting.batch_size, setting.token_budget, method.takes_positions),
         checkpointing=setting.checkpointing,
         label_smoothing=setting.label_smoothing,
         average=setting.average,

@@ -105,7 +105,7 @@ class Run(RunSpec):
 
         Of a task in files it depends on what is in them now. Raises what reading them does.
         """
-        from afina.data.task import reads_files
+        from afina.data.addresses import reads_files
         from afina.studies.runs.inputs import facts_of
 
         run = self

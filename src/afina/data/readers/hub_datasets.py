@@ -1,6 +1,7 @@
-"""The tasks of GLUE, from the Hub's copy or from a directory of GLUE's own files. Knows both forms, and no address.
+"""Data sets of the Hub: GLUE's tasks, and any other by the parquet files that the Hub makes of it.
 
-A. Wang et al., GLUE: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding, ICLR 2019.
+GLUE is read from the Hub's copy or from a directory of GLUE's own files (A. Wang et al., GLUE: A Multi-Task Benchmark
+and Analysis Platform for Natural Language Understanding, ICLR 2019). Knows columns, and of GLUE alone the names.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from afina.data.kinds import CLASSES, NUMBER, Kind
-from afina.data.readers import source, table
+from afina.data.readers import columns, files, formats, source
+from afina.data.readers.files import SST2, ReadOptions
+from afina.data.readers.formats import FileTable
 from afina.data.readers.labels import Label
 from afina.data.readers.splitting import LabelledRows, TaskData
-from afina.data.readers.table import Table
-from afina.data.readers.target_kinds import splits
+from afina.data.readers.target_kinds import of_kind, splits
 from afina.errors import InvalidData, NotFound
 
 REPOSITORY = "nyu-mll/glue"
 
-UNLABELLED = ("-", "-1", -1)
+GLUE_UNLABELLED = ("-", "-1", -1)
 """Of a row whose annotators did not agree, or whose label GLUE keeps to itself."""
 
 DAMAGED = 0.01
@@ -66,7 +68,7 @@ _COLA = ("source", "label", "star", "sentence")
 
 GLUE: dict[str, GlueTask] = {
     "cola": GlueTask("cola", _ONE, _ONE, "label", ("unacceptable", "acceptable"), "mcc", header=_COLA),
-    "sst2": GlueTask("sst2", _ONE, _ONE, "label", ("negative", "positive"), "accuracy"),
+    "sst2": GlueTask("sst2", _ONE, _ONE, "label", SST2, "accuracy"),
     "mrpc": GlueTask("mrpc", _TWO, ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"), "f1"),
     "stsb": GlueTask("stsb", _TWO, _TWO, "score", (), "pearson"),
     "qqp": GlueTask(
@@ -97,7 +99,7 @@ SCALE = "similarity"
 """What the number of STS-B, from 0 to 5, is called."""
 
 
-def from_hub(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
+def load_glue(name: str, labels: Sequence[str] | None = None, *, offline: bool = False) -> TaskData:
     """The standard training and validation splits of a key of GLUE.
 
     Raises NotFound without network and cached copy, InvalidData where that copy is damaged.
@@ -112,14 +114,14 @@ def from_hub(name: str, labels: Sequence[str] | None = None, *, offline: bool = 
         told = f"{error}\nGive a directory with GLUE's own {_listed(form)} instead: glue/{name}:DIRECTORY."
         raise error.reworded(told) from None
     train, evaluation = (
-        table.joined(f"glue/{name}, {split}", [table.read(file) for file in sorted(path.glob(pattern))])
+        formats.joined(f"glue/{name}, {split}", [formats.read(file) for file in sorted(path.glob(pattern))])
         for split, pattern in patterns.items()
     )
     return _read(form, _rows(form, train, form.texts, "label"), _rows(form, evaluation, form.texts, "label"), labels)
 
 
-def is_cached(name: str) -> bool:
-    """Whether `from_hub` needs no network."""
+def is_glue_cached(name: str) -> bool:
+    """Whether `load_glue` needs no network."""
     from afina import hub
 
     try:
@@ -129,19 +131,19 @@ def is_cached(name: str) -> bool:
     return True
 
 
-def from_directory(name: str, directory: Path, labels: Sequence[str] | None = None) -> TaskData:
+def load_glue_files(name: str, directory: Path, labels: Sequence[str] | None = None) -> TaskData:
     """The same of GLUE's own files: `train.tsv` and `dev.tsv`, of MNLI `dev_matched.tsv` or `dev_mismatched.tsv`.
 
     Of MRPC also the files that GLUE made these of, `msr_paraphrase_train.txt` and `msr_paraphrase_test.txt`.
     A quotation mark is part of the text. Raises NotFound, InvalidData.
     """
     form = GLUE[name]
-    files = files_of(name, directory)
+    files = glue_files(name, directory)
     train, evaluation = (_rows(form, _tsv(file, form), form.own, form.label) for file in files)
     return _read(form, train, evaluation, labels)
 
 
-def files_of(name: str, directory: Path) -> list[Path]:
+def glue_files(name: str, directory: Path) -> list[Path]:
     """The file to train on and the one to evaluate. Raises NotFound."""
     form = GLUE[name]
     if not directory.is_dir():
@@ -176,7 +178,7 @@ def _read(form: GlueTask, train: LabelledRows, evaluation: LabelledRows, labels:
     return replace(found, metric=form.metric)
 
 
-def _tsv(path: Path, form: GlueTask) -> Table:
+def _tsv(path: Path, form: GlueTask) -> FileTable:
     """The columns of texts and label; a line that is too short for them is left out."""
     wanted = (*form.own, form.label)
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
@@ -213,14 +215,14 @@ def _tsv(path: Path, form: GlueTask) -> Table:
             line=short[0],
             rows=len(short),
         )
-    return Table(path, columns, places)
+    return FileTable(path, columns, places)
 
 
 def _fields(line: str) -> list[str]:
     return line.removesuffix("\n").removesuffix("\r").split("\t")
 
 
-def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> LabelledRows:
+def _rows(form: GlueTask, found: FileTable, texts: Sequence[str], label: str) -> LabelledRows:
     """The labelled rows of a table."""
     _check_columns(found, (*texts, label))
     told = list(_labels(form, found, found.columns[label]))
@@ -242,7 +244,7 @@ def _rows(form: GlueTask, found: Table, texts: Sequence[str], label: str) -> Lab
     )
 
 
-def _check_columns(found: Table, wanted: Sequence[str]) -> None:
+def _check_columns(found: FileTable, wanted: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in found.columns]
     if missing:
         raise InvalidData(
@@ -254,11 +256,11 @@ def _check_columns(found: Table, wanted: Sequence[str]) -> None:
         )
 
 
-def _labels(form: GlueTask, found: Table, values: Sequence[Any]) -> Iterator[Label | None]:
+def _labels(form: GlueTask, found: FileTable, values: Sequence[Any]) -> Iterator[Label | None]:
     """What each row is labelled; None where it is not."""
     names: Mapping[Any, str] = {key: name for i, name in enumerate(form.names) for key in (name, i, str(i))}
     for row, value in enumerate(values):
-        if value in UNLABELLED:
+        if value in GLUE_UNLABELLED:
             yield None
         elif not form.names:
             yield _score(found, row, value)
@@ -275,7 +277,7 @@ def _labels(form: GlueTask, found: Table, values: Sequence[Any]) -> Iterator[Lab
             )
 
 
-def _score(found: Table, row: int, value: Any) -> float:
+def _score(found: FileTable, row: int, value: Any) -> float:
     try:
         score = float(value)
     except (TypeError, ValueError):
@@ -288,3 +290,91 @@ def _score(found: Table, row: int, value: Any) -> float:
             found=str(value)[:40],
         )
     return score
+
+
+UNLABELLED = -1
+"""Of a class, where a test split keeps it back."""
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """`owner/name:config` on the Hub; no config: the only one, or `default`."""
+
+    repository: str
+    config: str | None = None
+
+    @classmethod
+    def parse(cls, told: str) -> HubDataset:
+        """Raises NotFound where it cannot be one."""
+        repository, _, config = told.partition(":")
+        owner, slash, name = repository.partition("/")
+        if not (owner and slash and name) or "/" in name or " " in repository:
+            raise NotFound(
+                f"no data set is called {repository!r}. Expected hub:OWNER/NAME or hub:OWNER/NAME:CONFIG.",
+                code="task.missing",
+            )
+        return cls(repository, config or None)
+
+
+def load_dataset(
+    place: HubDataset, asked: ReadOptions, labels: Sequence[str] | None = None, *, offline: bool = False
+) -> TaskData:
+    """The training split, and its validation split or else its test split; without either, a part of the former.
+
+    A column of classes has the names that the data set gives them, in its order. Columns and kind are found as those
+    of a file. Raises NotFound, InvalidData.
+    """
+    from afina import hub  # takes a fifth of a second, which other tasks need not spend
+
+    found = hub.converted(place.repository, place.config, offline=offline)
+    tables = [
+        formats.joined(f"{place.repository}, {split}", [formats.read(path) for path in paths])
+        for split, paths in found.items()
+    ]
+    chosen = columns.choose(tables[0], asked.text, asked.text_pair, asked.label, first=True)
+    named = chosen.labels[0] if len(chosen.labels) == 1 else ""
+    names = tables[0].classes.get(named, ())
+    if not names or (asked.kind is not None and not of_kind(asked.kind).named):
+        return files.of_tables(*tables, asked=asked, names=labels, published=True)
+    tables = [_labelled(_named(each, named, names), named) for each in tables]
+    if len(tables) == 2 and not tables[1].places:  # a test split whose labels are kept back
+        tables = tables[:1]
+    single = not any(isinstance(value, list) for value in tables[0].columns[named])
+    if labels is None:
+        occurring = {name for value in tables[0].columns[named] for name in ([value] if single else value or ())}
+        labels = [name for name in names if name in occurring]
+    asked = replace(asked, kind=CLASSES) if single and asked.kind is None else asked
+    return files.of_tables(*tables, asked=asked, names=labels, published=True)
+
+
+def is_dataset_cached(place: HubDataset) -> bool:
+    """Whether `load_dataset` needs no network."""
+    from afina import hub
+
+    try:
+        hub.converted(place.repository, place.config, offline=True)
+    except NotFound:
+        return False
+    return True
+
+
+def _named(found: FileTable, column: str, names: Sequence[str]) -> FileTable:
+    """The names of classes in place of their numbers."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name(each) for each in value]
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+    if column not in found.columns:  # which is told where the columns are chosen
+        return found
+    return replace(found, columns=found.columns | {column: [name(value) for value in found.columns[column]]})
+
+
+def _labelled(found: FileTable, column: str) -> FileTable:
+    kept = [i for i, value in enumerate(found.columns.get(column, found.places)) if value != UNLABELLED]
+    return replace(
+        found,
+        columns={name: [values[i] for i in kept] for name, values in found.columns.items()},
+        places=[found.places[i] for i in kept],
+    )

@@ -1,4 +1,4 @@
-"""Labelled: texts to measure an adapter on, and what its training saw of them. Knows no adapter, but what one tells."""
+"""Texts to measure an adapter on, without those that its training saw. Knows no adapter, only what it says."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from afina.data.addresses import find, is_at_hand, named
 from afina.data.kinds import CLASSES, Kind, columns_in_words
-from afina.data.origins import named
+from afina.data.leakage import TextHashes
 from afina.data.readers import files
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import LabelledRows
 from afina.data.readers.target_kinds import TARGETS, matched, splits
 from afina.data.split import Example, Split, key
-from afina.data.task import Task, find, is_at_hand, names_of
-from afina.data.text_hashes import TextHashes
+from afina.data.task import Task, names_of
 from afina.errors import AfinaError, InvalidData, Leakage
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingInfo:
     """What an adapter tells of the texts that it learnt from; None, or nothing, where it does not.
 
     label_names   its labels, or None where their number alone is known
@@ -57,7 +57,7 @@ class Trained:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class EvaluationSet:
     """Texts with labels as the adapter's kind has them, of which classes are indices into `label_names`.
 
     where     the file or task that they come from
@@ -90,7 +90,7 @@ class Labelled:
     def read(
         cls,
         address: str | os.PathLike[str],
-        trained: Trained,
+        trained: TrainingInfo,
         *,
         text: str | None = None,
         text_pair: str | None = None,
@@ -101,7 +101,7 @@ class Labelled:
         merge_labels: bool | None = None,
         sheet: str | None = None,
         allow_leakage: bool = False,
-    ) -> Labelled:
+    ) -> EvaluationSet:
         """All of a file, the evaluation file of a directory, or the evaluation split of a named task.
 
         Of the file that the adapter learnt from, what its training left out. Texts that it was trained on are left out
@@ -140,7 +140,7 @@ class Labelled:
         found = cls(address, where, label_names, split, trained.kind, metric=metric, **told)
         return found.unseen_by(trained, allow_leakage=allow_leakage)
 
-    def with_positive(self, label: str) -> Labelled:
+    def with_positive(self, label: str) -> EvaluationSet:
         """With that label second of two. Raises InvalidData."""
         names = self.label_names
         if TARGETS[self.kind].check_positive(names):
@@ -161,7 +161,7 @@ class Labelled:
             return self
         return replace(self, label_names=names[::-1], split=replace(self.split, labels=1 - self.split.labels))
 
-    def unseen_by(self, trained: Trained, *, allow_leakage: bool = False) -> Labelled:
+    def unseen_by(self, trained: TrainingInfo, *, allow_leakage: bool = False) -> EvaluationSet:
         """Those that the training of an adapter did not see, as far as that is known; all, where leakage is allowed.
 
         Raises Leakage where it saw all of them.
@@ -184,7 +184,7 @@ class Labelled:
 
 
 def _rows(
-    address: str, asked: ReadOptions, trained: Trained, labels: Sequence[str] | None
+    address: str, asked: ReadOptions, trained: TrainingInfo, labels: Sequence[str] | None
 ) -> tuple[LabelledRows, Sequence[str], str, str | None]:
     """The rows, what 0, 1, ... are called in them, where they come from, and a benchmark's metric."""
     origin = named(address)
@@ -226,7 +226,7 @@ def _place(address: str) -> Callable[[int], str]:
     return lambda i: f"{address}, evaluation text {i + 1}"
 
 
-def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | None:
+def _read(address: str, trained: TrainingInfo, changed: Mapping[str, Any]) -> Task | None:
     """The task at `address`, where it is the one that the adapter learnt from: its training split is the same."""
     if trained.train_digest is None:
         return None
@@ -239,7 +239,7 @@ def _read(address: str, trained: Trained, changed: Mapping[str, Any]) -> Task | 
     return found if found.train.digest == trained.train_digest else None
 
 
-def _training(trained: Trained) -> list[Example] | None:
+def _training(trained: TrainingInfo) -> list[Example] | None:
     """The texts that the adapter learnt from, its temperature's too, where they are at hand as they were."""
     if trained.task is None or not is_at_hand(trained.task):
         return None

@@ -1,14 +1,20 @@
-"""Is a tsv quoted? GLUE's are not, those of pandas and of spreadsheets are, and nothing in a file says which it is.
+"""Rows of csv and tsv files: their separator, and whether quotation marks are a way of writing or part of the texts.
 
-Knows quotation marks; knows no column.
+GLUE's tsv files are not quoted, those of pandas and of spreadsheets are, and nothing in a file says which it is. Knows
+quotation marks and headers; does not know which column is the text.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from afina.data.readers import source
+from afina.data.readers.source import RowStream, Source
 from afina.errors import InvalidData
 
 ADVICE = "Save it as csv, or as jsonl, which leave no doubt."
@@ -175,3 +181,130 @@ def _begins_open(line: str) -> bool:
     while match := _FIELD.match(line, place):
         place = match.end()
     return line[place : place + 1] == '"'
+
+
+def csv_rows(file: Source, path: Path) -> RowStream:
+    """The rows of a csv file; its separator is the one that its header has most of, or that its first line states."""
+    lines = _with_returns(file.lines(western=True))
+    first, number = next(lines, ""), 1
+    said = _SAID.fullmatch(first)
+    if said:
+        first, number = next(lines, ""), 2
+    separator = said[1] if said else _separator(first)
+    hint = "Quote a field that contains the separator."
+    return _delimited(file, path, _chain(first, lines), separator, hint, before=number - 1)
+
+
+_SAID = re.compile(r"\"?sep=([,;|\t])\"?\s*", re.IGNORECASE)
+"""A first line by which a spreadsheet is told the separator."""
+
+
+_ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
+
+
+def _with_returns(lines: Iterator[str]) -> Iterator[str]:
+    r"""Cut at a lone `\r` too, as old Macs end a line."""
+    for line in lines:
+        yield from _ENDS.findall(line) if "\r" in line else (line,)
+
+
+def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+    yield from lines
+
+
+def _separator(header: str) -> str:
+    """The mark that the header has most of, and of as many the first: a spreadsheet writes semicolons where a comma is
+    the decimal mark, a database bars, and a tsv is sometimes called csv."""
+    outside = re.sub(r'"[^"]*"', "", header)
+    return max(",;\t|", key=outside.count)
+
+
+def _delimited(
+    file: Source, path: Path, lines: Iterator[str], separator: str, hint: str, *, before: int = 0
+) -> RowStream:
+    """Rows by the csv module, after so many lines `before`.
+
+    Its limit of 131,072 characters a field is the process's, so it is only ever raised.
+    """
+    if csv.field_size_limit() < LONGEST:
+        csv.field_size_limit(LONGEST)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        start = before + 1
+        try:
+            for fields in reader:
+                yield start, fields
+                # A quoted newline makes a row span lines; it is named by the first.
+                start = before + reader.line_num + 1
+        except csv.Error as error:
+            found = "a quotation mark that is never closed" if "field larger" in str(error) else error
+            kind = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}[separator]
+            raise InvalidData(
+                f"{path}, line {start}: {found}. Expected {kind}-separated values, quotes doubled.",
+                code="data.row-malformed",
+                path=path,
+                line=start,
+            ) from None
+
+    return _of_fields(file, path, rows(), f" {hint}")
+
+
+def tsv_rows(file: Source, path: Path) -> RowStream:
+    """The rows of a tsv file, quoted or not. Raises InvalidData where that cannot be told."""
+    if not file.can_be_read_again:
+        raise InvalidData(
+            f"{path}: an empty file, or a pipe, which a tsv cannot be read from. Give a file.",
+            code="data.no-rows",
+            path=path,
+        )
+    with source.opened(path) as again:
+        quoted = is_quoted(again.lines(western=True), str(path))
+    hint = f"A tab or a line end in a text takes quotation marks around it, in the whole file alike. {ADVICE}"
+    if quoted:
+        return _delimited(file, path, file.lines(western=True), "\t", hint)
+    # Not the csv module: a quotation mark is part of the text, as in GLUE.
+    bare = (line.removesuffix("\n").removesuffix("\r") for line in file.lines(western=True))
+    split = ((number, line.split("\t") if line else []) for number, line in enumerate(bare, start=1))
+    return _of_fields(file, path, split, f" {hint}")
+
+
+def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]], hint: str) -> RowStream:
+    """Rows from (line number, fields); the first line names the columns. Empty lines are skipped."""
+    filled = (numbered for numbered in lines if numbered[1])
+    _, header = next(filled, (0, []))
+    if not header:
+        raise InvalidData(
+            f"{path}: the file is empty. Expected a first line that names the columns.",
+            code="data.no-rows",
+            path=path,
+        )
+    check_header(path, header, "line 1")
+
+    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
+        for line, fields in filled:
+            if len(fields) != len(header):
+                raise InvalidData(
+                    f"{path}, line {line}: found {len(fields)} fields, expected {len(header)} "
+                    f"({', '.join(header)}).{hint}",
+                    code="data.row-malformed",
+                    path=path,
+                    line=line,
+                )
+            yield line, dict(zip(header, fields, strict=True))
+
+    return RowStream(str(path), header, rows(), lambda: file.share, notes=lambda: tuple(file.notes))
+
+
+def check_header(path: Path, header: Sequence[str], where: str) -> None:
+    """Raise InvalidData where two columns have one name."""
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise InvalidData(
+            f"{path}, {where}: column {repeated[0]!r} occurs more than once. Rename one of them.",
+            code="data.column-repeated",
+            path=path,
+            column=repeated[0],
+        )

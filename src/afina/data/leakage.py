@@ -1,9 +1,10 @@
-"""Hashes of training texts: whether a text was among them, without keeping the texts. Knows no adapter.
+"""Whether an evaluation text was trained on: in the same task, or by the hashes that stay beside an adapter's tensors.
 
-A text is hashed as it is compared (`afina.data.split.key`), under a salt, to 64 bits: of a million texts, two that
-differ are taken for the same with a chance below one in ten million. The salt follows from the texts, so the same
-training gives the same file; it keeps one table of hashes from serving for several adapters, and no more. Whoever has
-the hashes can test whether a text that they already have was trained on.
+The hashes tell whether a text was among the training texts, without keeping these. A text is hashed as it is compared
+(`afina.data.split.key`), under a salt, to 64 bits: of a million texts, two that differ are taken for the same with a
+chance below one in ten million. The salt follows from the texts, so the same training gives the same file; it keeps one
+table of hashes from serving for several adapters, and no more. Whoever has the hashes can test whether a text that they
+already have was trained on. Knows no adapter.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Self
 import numpy as np
 
 from afina import digest, file_io
-from afina.data.split import Example, key
-from afina.errors import CorruptAdapter
+from afina.data.split import Example, Split, key
+from afina.errors import CorruptAdapter, Leakage
 
-FILE = "training_texts.json"
+HASHES_FILE = "training_texts.json"
 FORMAT = 1
 MOST_BYTES = 256 << 20
 """Of the file, at most: those of 24 million texts."""
@@ -116,3 +117,32 @@ def _hashed(keys: Iterable[str], salt: str) -> np.ndarray:
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES, key=seed).digest() for text in keys
     )
     return np.frombuffer(b"".join(hashed), "<u8").astype(np.uint64)
+
+
+LEAKAGE_LIMIT = 0.01
+"""Share of evaluation texts that may occur in the training split."""
+
+
+def count_leaked(train: Iterable[Example], evaluation: Split) -> int:
+    """How many evaluation examples occur in the training split; those without letters or digits do not count."""
+    seen = {key(example) for example in train} - {""}
+    return sum(key(example) in seen for example in evaluation)
+
+
+def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool) -> int:
+    """Count leaked examples; raise `Leakage` above `LEAKAGE_LIMIT` unless allowed."""
+    leaked = count_leaked(train, evaluation)
+    check_leaked(address, leaked, len(evaluation), allow=allow)
+    return leaked
+
+
+def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> None:
+    """Raise `Leakage` where more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
+    if leaked > LEAKAGE_LIMIT * examples and not allow:
+        raise Leakage(
+            f"task {address}: {leaked} of {examples} evaluation texts also occur in the training split, "
+            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on.",
+            task=address,
+            leaked=leaked,
+            evaluation=examples,
+        )

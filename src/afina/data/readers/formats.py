@@ -1,58 +1,36 @@
-"""The rows of one file, as they come, or all of them as a Table: csv, tsv, jsonl, parquet and xlsx.
+"""The rows of a file in any of its formats (csv, tsv, jsonl, json, parquet, xlsx), as they come or all as a FileTable.
 
 Knows how values are written down; does not know which column is the text.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import re
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from xml.etree.ElementTree import ParseError
 
-from afina.data.readers import source, tsv, workbook
-from afina.data.readers.source import Source
-from afina.errors import InvalidData
+from afina.data.readers import source
+from afina.data.readers.delimited import check_header, csv_rows, tsv_rows
+from afina.data.readers.source import RowStream, Source
+from afina.errors import InvalidData, NotFound
 
 AT_ONCE = 1024
 """Rows of a parquet file that are decoded together."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The rows of a file, one after another.
-
-    name   what messages call the file
-    names  its columns in order; None where each row names its own
-    rows   (line or row number, from 1; values by column)
-    share  tells how much of the file has been read; None where that is not known
-    classes  by column, what 0, 1, ... stand for, where the file tells
-    notes  in sentences, what was found so far that the user may not expect
-    """
-
-    name: str
-    names: Sequence[str] | None
-    rows: Iterator[tuple[int, Mapping[str, Any]]]
-    share: Callable[[], float | None]
-    unit: str = "line"
-    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    notes: Callable[[], tuple[str, ...]] = tuple
-
-    def where(self, place: int) -> str:
-        """The place of a row, for messages."""
-        return f"{self.name}, {self.unit} {place}"
-
-
-@dataclass(frozen=True)
-class Table:
+class FileTable:
     """`columns[name][i]` is a value of the row that stands at `places[i]` (a line or a row number, from 1).
 
-    classes  as of `Opened`
+    classes  as of `RowStream`
     notes    in sentences, what was found in the file that the user may not expect
     """
 
@@ -69,7 +47,7 @@ class Table:
 
 
 @contextmanager
-def opened(path: str | Path, sheet: str | None = None) -> Iterator[Opened]:
+def opened(path: str | Path, sheet: str | None = None) -> Iterator[RowStream]:
     """The rows of a file of READERS. Raises NotFound at once; reading on raises InvalidData with the line.
 
     sheet  of an xlsx file; None: the only one that holds something
@@ -82,7 +60,7 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[Opened]:
             code="data.format-unknown",
             path=path,
         )
-    if sheet is not None and source.kind(path) not in workbook.SUFFIXES:
+    if sheet is not None and source.kind(path) not in WORKBOOKS:
         raise InvalidData(
             f"`sheet` {sheet}: {path} is no xlsx file, so it has no sheets. Leave it out.",
             code="data.option-inapplicable",
@@ -92,7 +70,7 @@ def opened(path: str | Path, sheet: str | None = None) -> Iterator[Opened]:
         yield reader(found, path) if sheet is None else _sheet(found, path, sheet)
 
 
-def read(path: str | Path, sheet: str | None = None) -> Table:
+def read(path: str | Path, sheet: str | None = None) -> FileTable:
     """The file as a table; `sheet` as of `opened`. Raises NotFound, or InvalidData with the line."""
     with opened(path, sheet) as found:
         columns: dict[str, list[Any]] = {name: [] for name in found.names or ()}
@@ -108,10 +86,10 @@ def read(path: str | Path, sheet: str | None = None) -> Table:
             raise InvalidData(
                 f"{path}: the name of a column holds half a surrogate pair. Repair the name.", code="data.surrogate"
             )
-        return Table(Path(path), columns, places, found.unit, found.classes, found.notes())
+        return FileTable(Path(path), columns, places, found.unit, found.classes, found.notes())
 
 
-def joined(name: str, tables: Sequence[Table]) -> Table:
+def joined(name: str, tables: Sequence[FileTable]) -> FileTable:
     """The rows of several tables with the same columns, counted through. Raises InvalidData."""
     columns: dict[str, list[Any]] = {column: [] for column in tables[0].columns}
     for part in tables:
@@ -127,141 +105,20 @@ def joined(name: str, tables: Sequence[Table]) -> Table:
         for column, values in part.columns.items():
             columns[column] += values
     places = range(1, sum(len(part.places) for part in tables) + 1)
-    return Table(Path(name), columns, places, "row", tables[0].classes)
+    return FileTable(Path(name), columns, places, "row", tables[0].classes)
 
 
-def _csv(file: Source, path: Path) -> Opened:
-    lines = _with_returns(file.lines(western=True))
-    first, number = next(lines, ""), 1
-    said = _SAID.fullmatch(first)
-    if said:
-        first, number = next(lines, ""), 2
-    separator = said[1] if said else _separator(first)
-    hint = "Quote a field that contains the separator."
-    return _delimited(file, path, _chain(first, lines), separator, hint, before=number - 1)
-
-
-_SAID = re.compile(r"\"?sep=([,;|\t])\"?\s*", re.IGNORECASE)
-"""A first line by which a spreadsheet is told the separator."""
-_ENDS = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
-
-
-def _with_returns(lines: Iterator[str]) -> Iterator[str]:
-    r"""Cut at a lone `\r` too, as old Macs end a line."""
-    for line in lines:
-        yield from _ENDS.findall(line) if "\r" in line else (line,)
-
-
-def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-    yield from lines
-
-
-def _separator(header: str) -> str:
-    """The mark that the header has most of, and of as many the first: a spreadsheet writes semicolons where a comma is
-    the decimal mark, a database bars, and a tsv is sometimes called csv."""
-    outside = re.sub(r'"[^"]*"', "", header)
-    return max(",;\t|", key=outside.count)
-
-
-_LONGEST = tsv.LONGEST
-
-
-def _delimited(file: Source, path: Path, lines: Iterator[str], separator: str, hint: str, *, before: int = 0) -> Opened:
-    """Rows by the csv module, after so many lines `before`.
-
-    Its limit of 131,072 characters a field is the process's, so it is only ever raised.
-    """
-    if csv.field_size_limit() < _LONGEST:
-        csv.field_size_limit(_LONGEST)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        start = before + 1
-        try:
-            for fields in reader:
-                yield start, fields
-                # A quoted newline makes a row span lines; it is named by the first.
-                start = before + reader.line_num + 1
-        except csv.Error as error:
-            found = "a quotation mark that is never closed" if "field larger" in str(error) else error
-            kind = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}[separator]
-            raise InvalidData(
-                f"{path}, line {start}: {found}. Expected {kind}-separated values, quotes doubled.",
-                code="data.row-malformed",
-                path=path,
-                line=start,
-            ) from None
-
-    return _of_fields(file, path, rows(), f" {hint}")
-
-
-def _tsv(file: Source, path: Path) -> Opened:
-    if not file.can_be_read_again:
-        raise InvalidData(
-            f"{path}: an empty file, or a pipe, which a tsv cannot be read from. Give a file.",
-            code="data.no-rows",
-            path=path,
-        )
-    with source.opened(path) as again:
-        quoted = tsv.is_quoted(again.lines(western=True), str(path))
-    hint = f"A tab or a line end in a text takes quotation marks around it, in the whole file alike. {tsv.ADVICE}"
-    if quoted:
-        return _delimited(file, path, file.lines(western=True), "\t", hint)
-    # Not the csv module: a quotation mark is part of the text, as in GLUE.
-    bare = (line.removesuffix("\n").removesuffix("\r") for line in file.lines(western=True))
-    split = ((number, line.split("\t") if line else []) for number, line in enumerate(bare, start=1))
-    return _of_fields(file, path, split, f" {hint}")
-
-
-def _of_fields(file: Source, path: Path, lines: Iterator[tuple[int, list[str]]], hint: str) -> Opened:
-    """Rows from (line number, fields); the first line names the columns. Empty lines are skipped."""
-    filled = (numbered for numbered in lines if numbered[1])
-    _, header = next(filled, (0, []))
-    if not header:
-        raise InvalidData(
-            f"{path}: the file is empty. Expected a first line that names the columns.",
-            code="data.no-rows",
-            path=path,
-        )
-    _check_header(path, header, "line 1")
-
-    def rows() -> Iterator[tuple[int, Mapping[str, Any]]]:
-        for line, fields in filled:
-            if len(fields) != len(header):
-                raise InvalidData(
-                    f"{path}, line {line}: found {len(fields)} fields, expected {len(header)} "
-                    f"({', '.join(header)}).{hint}",
-                    code="data.row-malformed",
-                    path=path,
-                    line=line,
-                )
-            yield line, dict(zip(header, fields, strict=True))
-
-    return Opened(str(path), header, rows(), lambda: file.share, notes=lambda: tuple(file.notes))
-
-
-def _check_header(path: Path, header: Sequence[str], where: str) -> None:
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
-    if repeated:
-        raise InvalidData(
-            f"{path}, {where}: column {repeated[0]!r} occurs more than once. Rename one of them.",
-            code="data.column-repeated",
-            path=path,
-            column=repeated[0],
-        )
-
-
-def _jsonl(file: Source, path: Path) -> Opened:
+def _jsonl(file: Source, path: Path) -> RowStream:
     return _of_objects(file, path, _objects(path, file.lines()))
 
 
-def _of_objects(file: Source, path: Path, rows: Iterator[tuple[int, Mapping[str, Any]]], unit: str = "line") -> Opened:
-    return Opened(str(path), None, rows, lambda: file.share, unit)
+def _of_objects(
+    file: Source, path: Path, rows: Iterator[tuple[int, Mapping[str, Any]]], unit: str = "line"
+) -> RowStream:
+    return RowStream(str(path), None, rows, lambda: file.share, unit)
 
 
-def _json(file: Source, path: Path) -> Opened:
+def _json(file: Source, path: Path) -> RowStream:
     """One list of objects, as most programs write JSON, or an object a line."""
     lines, before = file.lines(), []  # JSON is UTF-8 by its standard
     for line in lines:
@@ -305,16 +162,16 @@ def _object(where: str, value: Any, expected: str) -> Mapping[str, Any]:
     return value
 
 
-def _xlsx(file: Source, path: Path) -> Opened:
+def _xlsx(file: Source, path: Path) -> RowStream:
     return _sheet(file, path, None)
 
 
-def _sheet(file: Source, path: Path, sheet: str | None) -> Opened:
-    name, found = workbook.rows(file.stream, path, sheet)
+def _sheet(file: Source, path: Path, sheet: str | None) -> RowStream:
+    name, found = sheet_rows(file.stream, path, sheet)
     note = f"{path}: the sheet {name!r} is read."
     _, header = next(found, (0, ()))
     names = ["" if cell is None else str(cell) for cell in header]
-    _check_header(path, names, "row 1")
+    check_header(path, names, "row 1")
     if not any(names):
         raise InvalidData(
             f"{path}: the sheet {name!r} is empty. Expected a first row that names the columns.",
@@ -336,10 +193,10 @@ def _sheet(file: Source, path: Path, sheet: str | None) -> Opened:
             yield number, {name: cell for name, cell in zip(names, cells, strict=False) if name}
 
     filled = [name for name in names if name]
-    return Opened(str(path), filled, rows(), lambda: file.share, "row", notes=lambda: (note,))
+    return RowStream(str(path), filled, rows(), lambda: file.share, "row", notes=lambda: (note,))
 
 
-def _parquet(file: Source, path: Path) -> Opened:
+def _parquet(file: Source, path: Path) -> RowStream:
     import pyarrow
     from pyarrow import parquet
 
@@ -370,7 +227,7 @@ def _parquet(file: Source, path: Path) -> Opened:
             ) from None
 
     classes = _classes((found.schema_arrow.metadata or {}).get(b"huggingface", b""))
-    return Opened(str(path), names, rows(), lambda: done / count if count else None, "row", classes)
+    return RowStream(str(path), names, rows(), lambda: done / count if count else None, "row", classes)
 
 
 def _classes(metadata: bytes) -> dict[str, Sequence[str]]:
@@ -388,9 +245,9 @@ def _classes(metadata: bytes) -> dict[str, Sequence[str]]:
     return found
 
 
-READERS: dict[str, Callable[[Source, Path], Opened]] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
+READERS: dict[str, Callable[[Source, Path], RowStream]] = {
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
@@ -398,3 +255,87 @@ READERS: dict[str, Callable[[Source, Path], Opened]] = {
     ".xlsx": _xlsx,
     ".xlsm": _xlsx,
 }
+
+
+WORKBOOKS = (".xlsx", ".xlsm")
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, ParseError, OSError, EOFError, LookupError, ValueError, TypeError)
+
+
+def sheet_rows(stream: BinaryIO, path: Path, sheet: str | None) -> tuple[str, Iterator[tuple[int, Sequence[Any]]]]:
+    """The sheet's name, and (row number, cells) of each of its rows that holds something; a formula by its last value.
+
+    sheet  None: the only one that holds something
+    Raises InvalidData where the file is damaged, has no such sheet, or where several hold something and none is named.
+    """
+    with _telling(path):
+        book = _book(stream)
+        names = [one.title for one in book.worksheets]
+        if sheet is not None and sheet not in names:
+            found = ", ".join(names)
+            raise InvalidData(
+                f"{path}: no sheet {sheet!r}. Found: {found}. Name the right one with `sheet`.",
+                code="data.sheet-missing",
+                path=path,
+                sheet=sheet,
+            )
+        filled = names if sheet is not None else [one.title for one in book.worksheets if next(_filled(one), None)]
+    if sheet is None and len(filled) > 1:
+        raise InvalidData(
+            f"{path}: {len(filled)} sheets hold something: {', '.join(filled)}. Name the one to read with `sheet`.",
+            code="data.sheet-missing",
+            path=path,
+            found=filled,
+        )
+    chosen = sheet if sheet is not None else (filled or names)[0]
+
+    def filled_rows() -> Iterator[tuple[int, Sequence[Any]]]:
+        with _telling(path):
+            yield from _filled(book[chosen])
+
+    return chosen, filled_rows()
+
+
+def has_sheet(path: Path, sheet: str | None) -> bool:
+    """Whether a file is a workbook with a sheet of that name."""
+    if sheet is None or path.suffix.lower() not in WORKBOOKS:
+        return False
+    try:
+        with path.open("rb") as stream, _telling(path):
+            return sheet in [one.title for one in _book(stream).worksheets]
+    except (OSError, InvalidData):  # which is told where the file is read
+        return False
+
+
+def _filled(sheet: Any) -> Iterator[tuple[int, Sequence[Any]]]:
+    sheet.reset_dimensions()  # what a file says of them is sometimes wrong
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+        if any(cell is not None and cell != "" for cell in cells):
+            yield number, cells
+
+
+def _book(stream: BinaryIO) -> Any:
+    try:
+        import openpyxl
+    except ImportError:
+        raise NotFound(
+            "an xlsx file is read by openpyxl, which is not installed: pip install openpyxl.",
+            code="extra.missing",
+            package="openpyxl",
+        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of styles and validations, which are no matter here
+        return openpyxl.load_workbook(stream, read_only=True, data_only=True)
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED as error:
+        raise InvalidData(
+            f"{path}: not an xlsx file that can be read ({error}). Save it again without a password, or as csv "
+            "in UTF-8.",
+            code="data.file-damaged",
+            path=path,
+        ) from None
