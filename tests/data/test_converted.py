@@ -296,7 +296,7 @@ def test_the_real_client_finds_what_is_cached(tmp_path: Path, monkeypatch: pytes
     (copy / "refs" / CONVERTED).parent.mkdir(parents=True)
     (copy / "refs" / CONVERTED).write_text(commit)
     script = (
-        "from afina import Task; from afina.data.task import is_at_hand\n"
+        "from afina import Task; from afina.data.addresses import is_at_hand\n"
         f"print(is_at_hand('hub:{SET}'), is_at_hand('hub:{SET}:x'), Task.load('hub:{SET}').label_names)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
