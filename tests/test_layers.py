@@ -169,11 +169,9 @@ SAME_NAME: set[str] = {
     "Answer",
     "Asked",
     "Candidate",
-    "Entry",
     "Found",
     "Line",
     "Lines",
-    "Part",
     "Request",
 }
 """Public names that two classes still have."""

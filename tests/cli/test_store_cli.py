@@ -217,7 +217,7 @@ def test_what_cannot_be_done_is_said_on_one_line(two: Ask, arguments: list[str],
 def test_a_failed_check_names_the_flag_that_goes_on(two: Ask) -> None:
     from afina.store import log
     from afina.store.catalog import resolve
-    from afina.store.names import Reference
+    from afina.store.versions import Reference
 
     with AdapterStore()._database.writing() as connection:
         place, _ = resolve(connection, Reference.parse("acme/reviews@2"))

@@ -12,8 +12,7 @@ from afina.errors import Busy, CorruptAdapter, NotFound
 from afina.server.current import PAUSE, Current
 from afina.server.figures import Figures
 from afina.store.adapter_store import AdapterStore
-from afina.store.names import Reference
-from afina.store.version import Version
+from afina.store.versions import Reference, Version
 from stores import adapter
 
 PRODUCTION = Reference.parse("acme/reviews@production")

@@ -13,7 +13,7 @@ from afina import AdapterStore
 from afina.errors import Busy, CorruptAdapter, CorruptStore
 from afina.server.current import LONGEST, PAUSE, SHORT, Current
 from afina.server.figures import Figures
-from afina.store.names import Reference
+from afina.store.versions import Reference
 from servers import Served, logged, within
 from stores import adapter
 

@@ -16,7 +16,7 @@ from afina.server.asked import Text
 from afina.server.batching import Batching
 from afina.server.core import Core
 from afina.server.shadows import LATE, UNSERVABLE
-from afina.store.names import Reference
+from afina.store.versions import Reference
 from crowd import adapter
 from servers import PRICE, Served, probed, within
 

@@ -18,7 +18,7 @@ from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidS
 from afina.models.bag_of_words import BagOfWords
 from afina.serving.boarding import Boarding
 from afina.serving.engine import Engine
-from afina.store.version import Version
+from afina.store.versions import Version
 from crowd import adapter
 from fakes import Backbones
 from raises import raises

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from afina.errors import NotFound, Refused
 from afina.models.adapter import Adapter
-from afina.store import content, steps
+from afina.store import content, log
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import BLOBS, LEASES, PARTS, metadata
 
@@ -145,7 +145,7 @@ def check_clean(store: AdapterStore) -> None:
 
 def killed_at(number: int, url: str, operation: str, step: str, adapters: str) -> None:
     """Do the operation, and end by SIGKILL when it reaches the step for the first time."""
-    steps.reached = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == step else None
+    log.crash_point = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == step else None
     OPERATIONS[operation](AdapterStore(url, who="tester"), Path(adapters))
 
 

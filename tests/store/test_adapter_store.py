@@ -18,10 +18,11 @@ import pytest
 
 from afina import Adapter
 from afina.errors import Busy, CannotWrite, Conflict, CorruptAdapter, InvalidName, NotFound, Refused
-from afina.store import leases, log, steps
+from afina.store import log, publishing
 from afina.store.adapter_store import AdapterStore
 from afina.store.catalog import resolve
-from afina.store.names import Reference
+from afina.store.database import Database
+from afina.store.versions import Reference
 from raises import raises
 from stores import BODY, HEAD, adapter, held, kept, seen
 
@@ -150,7 +151,7 @@ def test_a_publish_that_fails_leaves_nothing_that_gc_would_wait_for(
         if step == "publish: put":
             raise CannotWrite("blobs", "the disk is full")
 
-    monkeypatch.setattr(steps, "reached", fail)
+    monkeypatch.setattr(log, "crash_point", fail)
     with pytest.raises(CannotWrite):
         two.publish(made(1, 2), "acme/reviews", message="third")
     monkeypatch.undo()
@@ -171,10 +172,10 @@ def test_what_is_removed_while_it_is_published_is_put_again(
         if step == "publish: put" and not turns:
             turns.append(step)
             with monkeypatch.context() as later:
-                later.setattr(leases, "time", lambda: 1e12)
+                later.setattr(publishing, "_seconds", lambda: 1e12)
                 assert late.gc().blobs == 2
 
-    monkeypatch.setattr(steps, "reached", interfere)
+    monkeypatch.setattr(log, "crash_point", interfere)
     assert store.publish(made(), "acme/reviews", message="first").created
     assert turns
     assert store.verify() == []
@@ -191,7 +192,7 @@ def test_a_publish_that_is_interfered_with_for_ever_says_so(
                 raw.execute("DELETE FROM leases")
                 raw.commit()
 
-    monkeypatch.setattr(steps, "reached", interfere)
+    monkeypatch.setattr(log, "crash_point", interfere)
     with raises(Busy, code="store.changed-meanwhile", name="acme/reviews"):
         store.publish(made(), "acme/reviews", message="first")
     assert store.list() == []
@@ -457,8 +458,7 @@ def test_where_a_file_is_in_the_way_of_a_store(tmp_path: Path, made: Make) -> No
 
 
 def test_a_store_that_another_holds_is_busy(two: AdapterStore) -> None:
-    two._database.patience = 0.1
-    two._database._engine = two._database._open()
+    two._database = Database(two.address, patience=0.1)
     with closing(sqlite3.connect(two.address.url)) as raw:
         raw.execute("BEGIN IMMEDIATE")
         said = r"others use it, and did not end within 0\.1 seconds\. Try again\."

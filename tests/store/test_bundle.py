@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from afina import Adapter, digest
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
 from afina.store.content import split
-from afina.store.intake import bundle
+from afina.store.intake import IntakeLimits, bundle
 from afina.store.intake.bundle import BLOCK, INDEX, read, write
-from afina.store.intake.limits import Limits
 from fakes import Runs
 from raises import raises
 
@@ -34,7 +33,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
-def refused(path: Path, into: Path, limits: Limits = Limits()) -> str:  # noqa: B008 - frozen
+def refused(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> str:  # noqa: B008 - frozen
     """The message; nothing may have appeared."""
     before = sorted(into.parent.iterdir())
     with pytest.raises((Refused, CorruptStore, NotFound)) as raised:
@@ -263,10 +262,10 @@ def test_sizes_beyond_the_limits_are_refused_before_anything_is_written(
     path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "_extract", lambda *given: pytest.fail("it wrote a file"))
-    assert "4 files in it, at most 3 are taken" in refused(path, into, Limits(files=3))
-    assert "1,514 bytes in it, at most 1,513 are taken" in refused(path, into, Limits(bytes=1513))
+    assert "4 files in it, at most 3 are taken" in refused(path, into, IntakeLimits(files=3))
+    assert "1,514 bytes in it, at most 1,513 are taken" in refused(path, into, IntakeLimits(bytes=1513))
     monkeypatch.undo()
-    assert read(path, into, Limits(files=4, bytes=1514)) == ABOUT
+    assert read(path, into, IntakeLimits(files=4, bytes=1514)) == ABOUT
 
 
 def test_a_bundle_that_is_cut_anywhere_is_refused(path: Path, into: Path) -> None:

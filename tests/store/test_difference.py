@@ -19,7 +19,7 @@ from afina import METHODS, Adapter, Backbone, Predictor, digest
 from afina.errors import CorruptAdapter
 from afina.methods.lora import Lora
 from afina.models.manifest import Manifest
-from afina.store.diff.difference import Difference, Layer, difference
+from afina.store.diff import Difference, Layer, difference
 from afina.store.diff.weights import ALPHA, PEFT_ALPHA
 from fakes import Runs, serves
 
@@ -272,7 +272,7 @@ def test_tensors_of_other_shapes_and_of_one_alone_have_norms_and_no_change() -> 
 def test_a_large_tensor_is_compared_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     source = torch.Generator().manual_seed(0)
     one, other = (torch.randn(31, 7, generator=source) for _ in range(2))
-    monkeypatch.setattr("afina.store.diff.difference.PIECE", 10)
+    monkeypatch.setattr("afina.store.diff.PIECE", 10)
     layer = only(difference(invented({"w": one}, "full"), invented({"w": other.bfloat16()}, "full")))
     assert layer.change == pytest.approx(float((one.double() - other.bfloat16().double()).norm()), rel=1e-12)
     assert layer.first == pytest.approx(float(one.double().norm()), rel=1e-12)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from afina.errors import Busy, InvalidName, NotFound, Refused
-from afina.store import steps
+from afina.store import log
 from afina.store.adapter_store import AdapterStore
-from afina.store.steps import STEPS
+from afina.store.database import Database
+from afina.store.log import CRASH_POINTS
 from raises import raises
 from stores import adapter, held, kept, seen
 
@@ -125,7 +126,7 @@ def test_a_client_of_the_same_name_begins_anew(store: AdapterStore, tmp_path: Pa
     check_erased(store)
 
 
-INTERRUPTIONS = [*[step for step in STEPS if step.startswith("erase")][:-1], "gc: one removed", "gc: removed"]
+INTERRUPTIONS = [*[step for step in CRASH_POINTS if step.startswith("erase")][:-1], "gc: one removed", "gc: removed"]
 """All but the last, after which nothing is left to do."""
 
 
@@ -141,7 +142,7 @@ def test_an_erasure_that_is_interrupted_goes_on_when_it_is_asked_again(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "reached", kill)
+        patched.setattr(log, "crash_point", kill)
         with pytest.raises(Killed):
             store.erase(CLIENT, reason=PERSONAL["reason"])
     assert reached[-1] == step
@@ -166,7 +167,7 @@ def test_nothing_is_published_for_a_client_that_is_being_erased(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "reached", kill)
+        patched.setattr(log, "crash_point", kill)
         with pytest.raises(Killed):
             store.erase(CLIENT, reason="asked to")
     with raises(Refused, code="client.erased", client="quixotic-gmbh"):
@@ -177,8 +178,7 @@ def test_nothing_is_published_for_a_client_that_is_being_erased(
 
 def test_an_erasure_waits_for_readers_and_says_where_they_do_not_end(store: AdapterStore) -> None:
     """What a reader sees stays in the write-ahead log as long as it looks."""
-    store._database.patience = 0.1
-    store._database._engine = store._database._open()
+    store._database = Database(store.address, patience=0.1)
     with closing(sqlite3.connect(store.address.url)) as raw:
         raw.execute("BEGIN")
         raw.execute("SELECT count(*) FROM versions").fetchone()

@@ -13,8 +13,8 @@ from afina import METHODS, Backbone
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import make
 from afina.models.architectures import ARCHITECTURES
-from afina.store.intake.fit import SMALL, fits
-from afina.store.intake.header import Entry, Header
+from afina.store.intake.admission import SMALL, fits
+from afina.store.intake.inspection import Header, TensorEntry
 from fakes import Backbones, Runs, opened, serves
 
 SPECIAL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,7 +27,7 @@ SPECIAL: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def header_of(shapes: Mapping[str, tuple[int, ...]]) -> Header:
-    return Header({name: Entry("F32", shape, 0, 0) for name, shape in shapes.items()}, {}, 0, 0)
+    return Header({name: TensorEntry("F32", shape, 0, 0) for name, shape in shapes.items()}, {}, 0, 0)
 
 
 def configuration_of(path: Path) -> dict[str, Any]:

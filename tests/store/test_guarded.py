@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidName, NotFound, Refused
-from afina.store import content, leases, steps
+from afina.store import content, log, publishing
 from afina.store.adapter_store import AdapterStore
 from afina.store.intake import admission, bundle
 from raises import raises
@@ -122,8 +122,8 @@ def test_what_was_being_published_for_a_client_goes_with_it(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "reached", kill)
-        patched.setattr(leases, "given_back", lambda *_: _nothing())  # a killed process gives nothing back
+        patched.setattr(log, "crash_point", kill)
+        patched.setattr(publishing, "leasing", lambda *_: _nothing())  # a killed process gives nothing back
         with pytest.raises(Killed):
             one.publish(made(1), "acme/reviews", message="never ended")
     one.erase("acme", reason="asked to")
@@ -135,10 +135,10 @@ def test_who_publishes_for_a_client_that_was_erased_meanwhile_is_told(
 ) -> None:
     def erase(step: str) -> None:
         if step == "publish: put":
-            monkeypatch.setattr(steps, "reached", lambda _: None)
+            monkeypatch.setattr(log, "crash_point", lambda _: None)
             one.erase("acme", reason="asked to")
 
-    monkeypatch.setattr(steps, "reached", erase)
+    monkeypatch.setattr(log, "crash_point", erase)
     with raises(Refused, code="client.erased", name="acme/reviews"):
         one.publish(made(1), "acme/reviews", message="late")
     assert (one.list(), kept(one)) == ([], set())
@@ -146,15 +146,15 @@ def test_who_publishes_for_a_client_that_was_erased_meanwhile_is_told(
 
 def test_bytes_that_come_too_late_are_garbage(one: AdapterStore, made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A collector takes a blob's row before the publisher whose lease has ended puts its file."""
-    monkeypatch.setattr(leases, "SECONDS", -1.0)
+    monkeypatch.setattr(publishing, "LEASE_SECONDS", -1.0)
 
     def collect(step: str) -> None:
         if step == "publish: leased":
-            monkeypatch.setattr(steps, "reached", lambda _: None)
+            monkeypatch.setattr(log, "crash_point", lambda _: None)
             one.gc()
-            monkeypatch.setattr(leases, "SECONDS", 3600.0)
+            monkeypatch.setattr(publishing, "LEASE_SECONDS", 3600.0)
 
-    monkeypatch.setattr(steps, "reached", collect)
+    monkeypatch.setattr(log, "crash_point", collect)
     one.publish(made(1, 1), "acme/reviews", message="late")
     one.gc()
     assert one.verify() == []

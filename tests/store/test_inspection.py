@@ -29,9 +29,8 @@ from afina import Adapter, Task
 from afina.data import leakage
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, UnknownName
 from afina.models.manifest import MANIFEST
-from afina.store.intake.header import DTYPES, PIECE, check_finite, read_header
-from afina.store.intake.inspection import PROGRAMS, inspect
-from afina.store.intake.limits import Limits, plain
+from afina.store.intake import IntakeLimits, is_plain_name
+from afina.store.intake.inspection import DTYPES, PIECE, PROGRAMS, check_finite, inspect, read_header
 from afina.studies import floors
 from fakes import Runs
 from raises import raises
@@ -105,7 +104,7 @@ def test_what_peft_saved_passes_and_hidden_files_are_no_part_of_it(copy: Path) -
 
 
 def test_it_starts_no_torch() -> None:
-    code = "import sys, afina.store.intake.inspection, afina.store.intake.fit\nprint('torch' in sys.modules)"
+    code = "import sys, afina.store.intake.inspection, afina.store.intake.admission\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("False", "")
 
@@ -220,7 +219,7 @@ def test_folders_pipes_and_odd_names_are_refused(copy: Path) -> None:
 @cases(300)
 @given(st.text(st.characters(max_codepoint=0x250), min_size=1, max_size=12).map(lambda name: f"{name}.json"))
 def test_a_plain_name_leads_nowhere(name: str) -> None:
-    if plain(name):
+    if is_plain_name(name):
         assert name.isascii()
         assert Path(name).name == name
         assert name[0] not in ".-"
@@ -272,26 +271,28 @@ def test_settings_that_are_no_json_are_corrupt_and_nothing_at_all_is_not_found(c
 @pytest.mark.parametrize(
     "limits",
     [
-        Limits(files=2),
-        Limits(bytes=3000),
-        Limits(file_bytes=1000),
-        Limits(tensors=4),
-        Limits(dimensions=1),
-        Limits(header_bytes=400),
+        IntakeLimits(files=2),
+        IntakeLimits(bytes=3000),
+        IntakeLimits(file_bytes=1000),
+        IntakeLimits(tensors=4),
+        IntakeLimits(dimensions=1),
+        IntakeLimits(header_bytes=400),
     ],
 )
-def test_more_than_the_limits_is_refused_and_names_the_limit(limits: Limits, trained: Path) -> None:
-    (changed,) = [key for key in vars(limits) if getattr(limits, key) != getattr(Limits(), key)]
+def test_more_than_the_limits_is_refused_and_names_the_limit(limits: IntakeLimits, trained: Path) -> None:
+    (changed,) = [key for key in vars(limits) if getattr(limits, key) != getattr(IntakeLimits(), key)]
     with raises(Refused, code="intake.too-large", limit=changed):
         inspect(trained, limits)
 
 
 def test_limits_are_read_from_one_word() -> None:
-    assert Limits.parse("") == Limits()
-    assert Limits.parse("tensors=100, bytes=1GiB,file_bytes=2 MiB") == Limits(
+    assert IntakeLimits.parse("") == IntakeLimits()
+    assert IntakeLimits.parse("tensors=100, bytes=1GiB,file_bytes=2 MiB") == IntakeLimits(
         tensors=100, bytes=2**30, file_bytes=2**21
     )
-    assert Limits.parse("header_bytes=1MiB,dimensions=2,files=3") == Limits(header_bytes=2**20, dimensions=2, files=3)
+    assert IntakeLimits.parse("header_bytes=1MiB,dimensions=2,files=3") == IntakeLimits(
+        header_bytes=2**20, dimensions=2, files=3
+    )
 
 
 @pytest.mark.parametrize(
@@ -319,9 +320,9 @@ def test_limits_are_read_from_one_word() -> None:
 )
 def test_limits_that_are_none_say_what_there_is(text: str, kind: type[AfinaError], said: dict[str, Any]) -> None:
     with raises(kind, **said):
-        Limits.parse(text)
+        IntakeLimits.parse(text)
     with raises(InvalidStudy, code="option.invalid", option="files", found=0):
-        Limits(files=0)
+        IntakeLimits(files=0)
 
 
 # Headers

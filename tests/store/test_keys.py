@@ -13,7 +13,7 @@ import pytest
 from afina.errors import InvalidName, NotFound, Refused, UnknownName
 from afina.store import keys
 from afina.store.adapter_store import AdapterStore
-from afina.store.names import Name, Reference
+from afina.store.versions import Name, Reference
 from raises import raises
 
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from afina.store.diff.low_rank import Product, angles
+from afina.store.diff.weights import LowRankProduct, principal_angles
 
 SHAPES = [(7, 5, 2), (5, 40, 3), (40, 5, 8), (6, 6, 9)]
 """Outputs, inputs, rank; among them a rank that neither side is as wide as."""
 
 
-def drawn(outputs: int, inputs: int, rank: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Product:
+def drawn(outputs: int, inputs: int, rank: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> LowRankProduct:
     source = torch.Generator().manual_seed(seed)
     left = torch.randn(outputs, rank, generator=source, dtype=torch.float64)
     right = torch.randn(rank, inputs, generator=source, dtype=torch.float64)
-    return Product(left.to(dtype), right.to(dtype), scale=0.5 + seed)
+    return LowRankProduct(left.to(dtype), right.to(dtype), scale=0.5 + seed)
 
 
-def dense(product: Product) -> torch.Tensor:
+def dense(product: LowRankProduct) -> torch.Tensor:
     return product.scale * product.left.double() @ product.right.double()
 
 
@@ -39,7 +39,7 @@ def test_angles_are_scipys(outputs: int, inputs: int, rank: int) -> None:
         if rank <= min(outputs, inputs):  # scipy takes the columns as they are, dependent ones too
             factor = (first.left, first.right.T)[place], (second.left, second.right.T)[place]
             expected = np.sort(np.rad2deg(subspace_angles(*(each.numpy() for each in factor))))
-            assert angles(first.spaces[place], second.spaces[place]) == pytest.approx(expected, abs=1e-6)
+            assert principal_angles(first.spaces[place], second.spaces[place]) == pytest.approx(expected, abs=1e-6)
         basis = first.spaces[place]
         assert torch.allclose(basis @ (basis.T @ turned(first)), turned(first))
 
@@ -48,43 +48,49 @@ def test_angles_are_scipys(outputs: int, inputs: int, rank: int) -> None:
 def test_other_factors_of_the_same_product_are_no_difference(dtype: torch.dtype) -> None:
     first = drawn(30, 20, 4, dtype=dtype)
     turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(5)).double())[0] * 3
-    again = Product(
+    again = LowRankProduct(
         (first.left.double() @ turn).to(dtype), (turn.inverse() @ first.right.double()).to(dtype), first.scale
     )
     unit = torch.finfo(dtype).eps
     assert first.distance(again) <= 4 * unit * first.norm
     assert again.rank == first.rank == 4
     for one, other in zip(first.spaces, again.spaces, strict=True):
-        assert max(angles(one, other)) <= (1e-6 if dtype == torch.float64 else 400 * unit)
+        assert max(principal_angles(one, other)) <= (1e-6 if dtype == torch.float64 else 400 * unit)
 
 
 def test_a_greater_rank_of_the_same_product_is_no_difference() -> None:
     first = drawn(30, 20, 3, dtype=torch.float32)
-    twice = Product(torch.cat([first.left, first.left], 1) / 2, torch.cat([first.right, first.right]), first.scale)
+    twice = LowRankProduct(
+        torch.cat([first.left, first.left], 1) / 2, torch.cat([first.right, first.right]), first.scale
+    )
     assert twice.distance(first) < 1e-7 * first.norm
-    assert (twice.rank, len(angles(twice.spaces[0], first.spaces[0]))) == (3, 3)
+    assert (twice.rank, len(principal_angles(twice.spaces[0], first.spaces[0]))) == (3, 3)
 
 
 def test_scales_count_and_equal_factors_are_exactly_0_apart() -> None:
     first = drawn(9, 8, 2, dtype=torch.float32)
-    double = Product(first.left, first.right, 2 * first.scale)
+    double = LowRankProduct(first.left, first.right, 2 * first.scale)
     assert first.distance(first) == 0.0
     assert first.distance(double) == pytest.approx(first.norm, rel=1e-12)
-    assert double.distance(Product(2 * first.left, first.right, first.scale)) < 1e-12
+    assert double.distance(LowRankProduct(2 * first.left, first.right, first.scale)) < 1e-12
 
 
 def test_a_factor_at_zero_has_no_space_and_no_angle() -> None:
     first = drawn(9, 8, 2)
-    untrained = Product(torch.zeros(9, 2), first.right.float())
+    untrained = LowRankProduct(torch.zeros(9, 2), first.right.float())
     assert (untrained.rank, untrained.norm) == (0, 0.0)
-    assert angles(untrained.spaces[0], first.spaces[0]) == angles(first.spaces[1], untrained.spaces[1]) == ()
+    assert (
+        principal_angles(untrained.spaces[0], first.spaces[0])
+        == principal_angles(first.spaces[1], untrained.spaces[1])
+        == ()
+    )
     assert first.distance(untrained) == pytest.approx(first.norm, rel=1e-12)
 
 
 def test_angles_tell_what_is_shared_from_what_is_not() -> None:
     whole = torch.eye(6, dtype=torch.float64)
-    assert angles(whole[:, :3], whole[:, 2:4]) == pytest.approx((0.0, 90.0), abs=1e-6)
+    assert principal_angles(whole[:, :3], whole[:, 2:4]) == pytest.approx((0.0, 90.0), abs=1e-6)
     for degrees in (1e-5, 1.0, 44.9, 45.1, 89.9):
         at = np.deg2rad(degrees)
         leaning = whole[:, :1] * np.cos(at) + whole[:, 1:2] * np.sin(at)
-        assert angles(whole[:, :1], leaning) == pytest.approx((degrees,), rel=1e-9)
+        assert principal_angles(whole[:, :1], leaning) == pytest.approx((degrees,), rel=1e-9)

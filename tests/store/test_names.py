@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from afina.errors import AfinaError, InvalidName
 from afina.store.database.engine import Address, default
-from afina.store.names import LONGEST, Name, Reference, check_alias, check_client
+from afina.store.versions import LONGEST_NAME, Name, Reference, check_alias, check_client
 from raises import raises
 
 WORDS = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?", fullmatch=True)
@@ -71,7 +71,7 @@ def test_an_alias_never_looks_like_a_number(text: str) -> None:
     [
         *("", "/", "acme", "acme/", "/reviews", "acme/reviews/x", "Acme/reviews", "acme/re views", "acme/reviews\n"),
         *("../etc/passwd", "acme/..", "acme/.hidden", "acme/reviews.", "acme\\reviews", "acme/ревью", "acme/reviews\0"),
-        *(f"{'a' * (LONGEST + 1)}/reviews", f"acme/{'a' * (LONGEST + 1)}", "-/a", "a/_"),
+        *(f"{'a' * (LONGEST_NAME + 1)}/reviews", f"acme/{'a' * (LONGEST_NAME + 1)}", "-/a", "a/_"),
     ],
 )
 def test_what_is_no_name_is_shown_with_what_one_looks_like(text: str) -> None:
@@ -85,7 +85,7 @@ def test_what_is_no_version_is_refused_as_an_alias(which: str) -> None:
         Reference.parse(f"acme/reviews@{which}")
 
 
-@pytest.mark.parametrize("alias", ["3", "v3", "", "A", "a" * (LONGEST + 1), "a-", "store:", "né"])
+@pytest.mark.parametrize("alias", ["3", "v3", "", "A", "a" * (LONGEST_NAME + 1), "a-", "store:", "né"])
 def test_what_is_no_alias(alias: str) -> None:
     with raises(InvalidName, code="alias.malformed"):
         check_alias(alias)

@@ -25,8 +25,7 @@ from afina.inference import evaluation, probes
 from afina.models.objective import Predictions
 from afina.stats.comparison import compare
 from afina.store import replay
-from afina.store.diff.flips import Flips
-from afina.store.replay import flips
+from afina.store.replay import Flips, flips_between
 from afina.studies import floors
 from fakes import Backbones, Runs, sentences, write_csv
 from raises import raises
@@ -116,7 +115,7 @@ def test_the_difference_of_a_probe_is_what_its_check_is_about(lora: Adapter, gpt
 
 
 def test_replay_and_difference_start_without_torch() -> None:
-    code = "import sys, afina.store.replay, afina.store.diff.difference; print('torch' in sys.modules)"
+    code = "import sys, afina.store.replay, afina.store.diff; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
@@ -171,7 +170,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_flips_are_those_of_a_plain_loop_over_what_each_answers(runs: Runs, gpt2: Backbone, file: str) -> None:
     first, second = (Adapter.load(runs.adapter("gpt2", method)) for method in ("bitfit", "full"))
     texts = texts_of(first, file)
-    found = flips(first, second, texts, names=NAMES, most=1000)
+    found = flips_between(first, second, texts, names=NAMES, most=1000)
     counts, rows, right = loop(Predictor.of(first, gpt2), Predictor.of(second, gpt2), texts)
     assert counts["flipped"] > 3
     assert as_counted(found) == counts
@@ -184,13 +183,13 @@ def test_flips_are_those_of_a_plain_loop_over_what_each_answers(runs: Runs, gpt2
     assert told["difference"] == pytest.approx(found.figures[1] - found.figures[0])
     assert told["examples"] == 50
     assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert rows_of(flips(first, second, texts, most=2)) == rows[:2]
-    turned = flips(second, first, texts, names=NAMES)
+    assert rows_of(flips_between(first, second, texts, most=2)) == rows[:2]
+    turned = flips_between(second, first, texts, names=NAMES)
     assert (turned.right_to_wrong, turned.wrong_to_right) == (found.wrong_to_right, found.right_to_wrong)
 
 
 def test_an_adapter_has_no_flips_against_itself_under_one_name_either(lora: Adapter, file: str) -> None:
-    found = flips(lora, lora, texts_of(lora, file), names=(NAMES[0], NAMES[0]))
+    found = flips_between(lora, lora, texts_of(lora, file), names=(NAMES[0], NAMES[0]))
     assert (found.flipped, found.rows, found.verdict) == (0, (), found.comparison.verdict)
     assert found.names == ("acme/reviews@2 (first)", "acme/reviews@2 (second)")
     assert found.comparison.difference == 0
@@ -204,7 +203,7 @@ def test_a_backbone_that_both_name_is_opened_and_hashed_once(
     load, of_tensors = Backbone.load, digest.of_tensors
     monkeypatch.setattr(Backbone, "load", lambda address: opened.append(address) or load(address))
     monkeypatch.setattr(digest, "of_tensors", lambda tensors: hashed.append(1) or of_tensors(tensors))
-    flips(first, second, texts_of(first, file))
+    flips_between(first, second, texts_of(first, file))
     assert (len(opened), len(hashed)) == (1, 1)
 
 
@@ -216,7 +215,7 @@ def relabelled(adapter: Adapter, head: str, order: Sequence[int]) -> Adapter:
 
 def test_labels_in_another_order_are_the_same_labels(lora: Adapter, file: str) -> None:
     texts = texts_of(lora, file)
-    found = flips(relabelled(lora, HEAD, (1, 0)), lora, texts)
+    found = flips_between(relabelled(lora, HEAD, (1, 0)), lora, texts)
     assert (found.flipped, found.figures[0]) == (0, found.figures[1])
 
 
@@ -230,12 +229,12 @@ def test_a_bag_of_words_is_compared_with_an_adapter_on_a_backbone(
     lora: Adapter, toy: str, gpt2: Backbone, file: str
 ) -> None:
     bag, texts = words(Task.load(toy)), texts_of(lora, file)
-    found = flips(bag, lora, texts, str(gpt2.path), most=1000)
+    found = flips_between(bag, lora, texts, str(gpt2.path), most=1000)
     counts, rows, _ = loop(Predictor.of(bag), Predictor.of(lora, gpt2), texts)
     assert (as_counted(found), rows_of(found)) == (counts, rows)
-    assert flips(bag, bag, texts).flipped == 0
+    assert flips_between(bag, bag, texts).flipped == 0
     with raises(InvalidStudy, code="option.inapplicable", option="backbone", where="adapter"):
-        flips(bag, bag, texts, str(gpt2.path))
+        flips_between(bag, bag, texts, str(gpt2.path))
 
 
 def test_an_adapter_of_pefts_has_the_labels_of_the_texts(
@@ -245,7 +244,7 @@ def test_an_adapter_of_pefts_has_the_labels_of_the_texts(
     settings = LoraConfig(task_type="SEQ_CLS", r=3, target_modules=["c_attn"], fan_in_fan_out=True)
     get_peft_model(model, settings).save_pretrained(tmp_path)
     made, texts = Adapter.load(tmp_path), texts_of(lora, file)
-    found = flips(lora, made, texts, str(gpt2.path))
+    found = flips_between(lora, made, texts, str(gpt2.path))
     answers = Predictor.of(made, gpt2).outputs(texts.split.texts).argmax(axis=1)
     assert found.figures[1] == pytest.approx((answers == texts.split.labels).mean())
 
@@ -283,12 +282,12 @@ def test_numbers_have_a_mean_change_and_their_largest_changes(lora: Adapter, mon
     outputs["two"][3] = outputs["one"][3]
     told = {"kind": "number", "mean": 1.0, "scale": 2.0}
     made = of_kind(lora, monkeypatch, outputs, labels, ("stars",), told)
-    found = flips(*made, names=NAMES)
+    found = flips_between(*made, names=NAMES)
     size = 2 * np.abs(outputs["two"] - outputs["one"])[:, 0]
     assert found.mean_change == pytest.approx(size.mean())
     assert set(as_counted(found).values()) == {None}
     assert [row.index for row in found.rows] == np.argsort(-size)[:20].tolist()
-    assert 3 not in [row.index for row in flips(*made, most=100).rows]
+    assert 3 not in [row.index for row in flips_between(*made, most=100).rows]
     row = found.rows[0]
     assert (row.before, row.label) == (pytest.approx(2 * outputs["one"][row.index, 0] + 1), labels[row.index])
     assert row.pair == f"text {39 - row.index}"
@@ -296,12 +295,12 @@ def test_numbers_have_a_mean_change_and_their_largest_changes(lora: Adapter, mon
     assert found.comparison.difference == pytest.approx(found.figures[1] - found.figures[0])
     assert found.words.count(NAMES[1]) == 1
     assert json.dumps(found.as_json(), allow_nan=False)
-    by_error = flips(*made, metric="rmse")
+    by_error = flips_between(*made, metric="rmse")
     assert by_error.comparison.margin == pytest.approx(0.05 * labels.std())
     with raises(InvalidStudy, code="metric.inapplicable", metric="accuracy", kind="number"):
-        flips(*made, metric="accuracy")
+        flips_between(*made, metric="accuracy")
     with pytest.raises(UnknownName):
-        flips(*made, metric="nothing")
+        flips_between(*made, metric="nothing")
 
 
 def test_several_labels_are_right_where_all_are(lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +308,7 @@ def test_several_labels_are_right_where_all_are(lora: Adapter, monkeypatch: pyte
     before = np.array([[1, 0, 1], [0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 0, 1]])
     after = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 0]])
     outputs = {"one": 8.0 * before - 4, "two": 8.0 * after - 4}
-    found = flips(*of_kind(lora, monkeypatch, outputs, labels, ("a", "b", "c"), {"kind": "labels"}))
+    found = flips_between(*of_kind(lora, monkeypatch, outputs, labels, ("a", "b", "c"), {"kind": "labels"}))
     counts = {"flipped": 4, "right_to_wrong": 2, "wrong_to_right": 1, "wrong_to_wrong": 1}
     assert (as_counted(found), found.metric) == (counts, "micro_f1")
     assert [(row.index, row.label, row.before, row.after) for row in found.rows] == [
@@ -328,10 +327,10 @@ def test_three_classes_in_three_orders(lora: Adapter, monkeypatch: pytest.Monkey
     outputs = {"one": right, "two": right[:, [1, 2, 0]]}
     first, second, texts = of_kind(lora, monkeypatch, outputs, labels, names, None)
     second = replace(second, manifest=second.manifest.model_copy(update={"label_names": ("y", "z", "x")}))
-    assert (flips(first, second, texts).figures, flips(first, second, texts).flipped) == ((1.0, 1.0), 0)
-    assert flips(first, second, texts, metric="log_loss").comparison.difference == 0
+    assert (flips_between(first, second, texts).figures, flips_between(first, second, texts).flipped) == ((1.0, 1.0), 0)
+    assert flips_between(first, second, texts, metric="log_loss").comparison.difference == 0
     first = replace(first, manifest=second.manifest)
-    shifted = flips(first, second, texts, most=1).rows[0]
+    shifted = flips_between(first, second, texts, most=1).rows[0]
     assert (shifted.label, shifted.before, shifted.after) == ("x", "y", "x")
 
 
@@ -340,7 +339,7 @@ def test_a_single_text_is_compared_too(kind: str, lora: Adapter, monkeypatch: py
     labels = {"classes": np.array([1]), "number": np.array([1.5]), "labels": np.array([[0, 1]])}[kind]
     names = ("a",) if kind == "number" else ("a", "b")
     outputs = {"one": np.array([[3.0, -3.0]])[:, : len(names)], "two": np.array([[-3.0, 3.0]])[:, : len(names)]}
-    found = flips(*of_kind(lora, monkeypatch, outputs, labels, names, {"kind": kind}))
+    found = flips_between(*of_kind(lora, monkeypatch, outputs, labels, names, {"kind": kind}))
     assert (found.examples, len(found.rows)) == (1, 1)
     assert json.loads(json.dumps(found.as_json(), allow_nan=False))["wrong_to_right"] == (
         None if kind == "number" else 1
@@ -351,7 +350,7 @@ def test_what_cannot_be_compared_is_said(lora: Adapter, file: str) -> None:
     texts = texts_of(lora, file)
     other = replace(lora, manifest=lora.manifest.model_copy(update={"label_names": ("bad", "fine")}))
     with raises(InvalidData, code="data.labels-mismatch", where="acme/reviews@3"):
-        flips(lora, other, texts, names=NAMES)
+        flips_between(lora, other, texts, names=NAMES)
     several = replace(lora, manifest=lora.manifest.model_copy(update={"objective": {"kind": "labels"}}))
     with raises(InvalidData, code="data.kind-mismatch", found="labels", expected="classes"):
-        flips(lora, several, texts, names=NAMES)
+        flips_between(lora, several, texts, names=NAMES)

@@ -29,7 +29,7 @@ from afina.cli.versions import fields, layers
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
-    from afina.store.diff.flips import Flips
+    from afina.store.replay import Flips
 
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
@@ -120,7 +120,7 @@ def compare(
     texts = replay.read_texts(task, (one, other), names=(first, second), **data)
     if positive is not None:
         texts = texts.with_positive(positive)
-    flips = replay.flips(one, other, texts, backbone, names=(first, second), metric=metric)
+    flips = replay.flips_between(one, other, texts, backbone, names=(first, second), metric=metric)
     if as_json:
         seen = {"task": task, "file": texts.where, "leaked": texts.leaked, "left_out": texts.left_out}
         told = {"first": first, "second": second, **seen, **flips.as_json()}

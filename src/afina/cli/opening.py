@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from afina.errors import InvalidStudy
-from afina.store.names import PREFIX
+from afina.store.versions import PREFIX
 
 if TYPE_CHECKING:
     from afina.models.adapter import Adapter

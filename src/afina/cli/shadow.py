@@ -54,7 +54,7 @@ def shadow(
         _told(shadows(name, server, _key(key_file)), as_json)
         return
     from afina.store.adapter_store import AdapterStore
-    from afina.store.names import SHADOW
+    from afina.store.versions import SHADOW
 
     opened = AdapterStore(store)
     if version is None and not off:
@@ -75,7 +75,7 @@ def shadow(
 
 def _wished(store: AdapterStore, name: str, as_json: bool) -> None:
     """What the store says."""
-    from afina.store.names import PRODUCTION, SHADOW
+    from afina.store.versions import PRODUCTION, SHADOW
 
     pointing = {alias: one.number for one in store.versions(name) for alias in one.aliases}
     candidate, current = pointing.get(SHADOW), pointing.get(PRODUCTION)

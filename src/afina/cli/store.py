@@ -21,7 +21,7 @@ from afina.errors import InvalidName, NotFound
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
-    from afina.store.version import Moved
+    from afina.store.versions import AliasMove
 
 StoreOption = Annotated[
     str | None,
@@ -67,9 +67,9 @@ class Opened:
     def store(self) -> AdapterStore:
         """The store that is meant."""
         from afina.store.adapter_store import AdapterStore
-        from afina.store.intake.limits import Limits
+        from afina.store.intake import IntakeLimits
 
-        return AdapterStore(self.url, who=self.who, limits=Limits.parse(self.limits) if self.limits else None)
+        return AdapterStore(self.url, who=self.who, limits=IntakeLimits.parse(self.limits) if self.limits else None)
 
 
 app = typer.Typer(
@@ -280,7 +280,7 @@ def print_object(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def _moved(made: Moved, as_json: bool) -> None:
+def _moved(made: AliasMove, as_json: bool) -> None:
     if as_json:
         print_object(made.as_json())
     else:

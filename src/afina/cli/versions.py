@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from afina.repr_html import figure
 
 if TYPE_CHECKING:
-    from afina.store.diff.difference import Layer
-    from afina.store.version import Version
+    from afina.store.diff import Layer
+    from afina.store.versions import Version
 
 
 def told(found: Version) -> list[tuple[str, Any]]:

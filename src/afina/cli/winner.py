@@ -18,7 +18,7 @@ def check_publishing(name: str | None) -> None:
     """Raise, before anything takes time, what publishing under that name would end with: InvalidName, NotFound."""
     if name is not None:
         from afina.store.adapter_store import AdapterStore
-        from afina.store.names import Name
+        from afina.store.versions import Name
 
         Name.parse(name)
         store = AdapterStore()

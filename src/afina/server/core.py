@@ -38,8 +38,7 @@ from afina.serving.residents import Lease
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key
-from afina.store.names import PRODUCTION, Reference
-from afina.store.version import Moved, Version
+from afina.store.versions import PRODUCTION, AliasMove, Reference, Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}
 """By what is computed in, the largest difference of a golden probe, as a share of its largest output. Of 31 adapters of
@@ -216,7 +215,9 @@ class Core:
         reference = reference_of(f"{model}@{PRODUCTION}", key)
         return self.shadows.told(reference.name, self.current.find(reference))
 
-    def move(self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None) -> Moved:
+    def move(
+        self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None
+    ) -> AliasMove:
         """Let an alias of the key's client point to a version, in the key's name.
 
         Raises Missing, Overloaded for more changes than a client may make, and what `AdapterStore.alias` does.

@@ -18,9 +18,8 @@ from afina.errors import AfinaError, Busy, NotFound
 from afina.server import logs
 from afina.server.figures import Figures
 from afina.server.missing import Missing
-from afina.store.names import Reference
-from afina.store.reader import Reader
-from afina.store.version import Version
+from afina.store.reader import StoreReader
+from afina.store.versions import Reference, Version
 
 MOST = 65_536
 """References that are remembered."""
@@ -54,7 +53,7 @@ class Current:
 
     def __init__(
         self,
-        store: Reader,
+        store: StoreReader,
         prove: Callable[[Version], None],
         figures: Figures,
         *,

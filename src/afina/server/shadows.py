@@ -20,9 +20,8 @@ from afina.server.tally import Tally
 from afina.serving.answering import Outcome, Prediction
 from afina.serving.engine import Request
 from afina.serving.residents import Lease
-from afina.store.names import SHADOW, Name, Reference
-from afina.store.reader import Reader
-from afina.store.version import Version
+from afina.store.reader import StoreReader
+from afina.store.versions import SHADOW, Name, Reference, Version
 
 MOST = 65_536
 """Names that are remembered."""
@@ -87,7 +86,7 @@ class Shadows:
     """
 
     def __init__(
-        self, store: Reader, lease: Callable[[Version], Lease], demand: Callable[[Version], None], figures: Figures
+        self, store: StoreReader, lease: Callable[[Version], Lease], demand: Callable[[Version], None], figures: Figures
     ) -> None:
         self._store, self._lease, self._demand, self._figures = store, lease, demand, figures
         self._wishes: dict[Name, Wish] = {}

@@ -8,10 +8,10 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from afina.errors import InvalidData, InvalidName, Overloaded
 from afina.server.missing import Missing
-from afina.store import keys, leases
+from afina.store import keys, publishing
 from afina.store.keys import Key
-from afina.store.names import Name, Reference
-from afina.store.reader import Reader
+from afina.store.reader import StoreReader
+from afina.store.versions import Name, Reference
 
 LITTLE = 512
 """Tokens that are counted at no cost worth speaking of, even for a key that has none left: so a request that is larger
@@ -30,7 +30,7 @@ class Tenants:
     writes  changes of the store a minute of a client
     """
 
-    def __init__(self, store: Reader, rate: int | None, writes: int = 30) -> None:
+    def __init__(self, store: StoreReader, rate: int | None, writes: int = 30) -> None:
         self._store, self._rate, self._writes = store, rate, writes
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._keys: dict[str, Key] = {}
@@ -94,7 +94,7 @@ class Tenants:
     def _wait(self, item: RateLimitItemPerMinute, *of: str) -> float:
         """Seconds until there is something left."""
         reset = self._limiter.get_window_stats(item, *of).reset_time
-        return max(1.0, min(60.0, reset - leases.time()))
+        return max(1.0, min(60.0, reset - publishing._seconds()))
 
 
 def reference_of(model: str, key: Key) -> Reference:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from afina.store import leases
+from afina.store import publishing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -83,7 +83,7 @@ class Traces:
             traced.wait = max(traced.wait, waited)
         for traced in requests:
             traced.compute += batch.seconds
-        ended = int(leases.time() * _SECOND)
+        ended = int(publishing._seconds() * _SECOND)
         span = self._tracer.start_span(
             "batch",
             Context(),

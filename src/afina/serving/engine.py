@@ -23,7 +23,7 @@ from afina.serving.resident import Resident
 from afina.serving.residents import Counts, Lease, Residents
 from afina.serving.sources import Address, Sources
 from afina.store.adapter_store import AdapterStore
-from afina.store.reader import Reader
+from afina.store.reader import StoreReader
 
 
 class Request(NamedTuple):
@@ -43,7 +43,7 @@ class Engine(ReprCard):
     def __init__(
         self,
         backbone: Backbone | str,
-        store: Reader | str | Path | None = None,
+        store: StoreReader | str | Path | None = None,
         *,
         dtype: str = "float32",
         precision: str = FLOAT,

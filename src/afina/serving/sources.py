@@ -11,9 +11,8 @@ from typing import NamedTuple
 from afina import meter
 from afina.errors import InvalidStudy
 from afina.models.adapter import Adapter
-from afina.store.names import PREFIX
-from afina.store.reader import Reader
-from afina.store.version import Version
+from afina.store.reader import StoreReader
+from afina.store.versions import PREFIX, Version
 
 Address = str | Path | Adapter | Version
 """A directory, `store:client/task@which`, or what was opened or found already."""
@@ -37,7 +36,7 @@ class Sources:
     fresh  seconds for which what a reference means is not asked again
     """
 
-    def __init__(self, store: Reader | None, fresh: float) -> None:
+    def __init__(self, store: StoreReader | None, fresh: float) -> None:
         self.store, self.fresh = store, fresh
         self._versions: dict[str, tuple[float, Version]] = {}
         self._directories: dict[Path, tuple[_Signature, str]] = {}
@@ -70,7 +69,7 @@ class Sources:
     def _of_version(self, version: Version) -> Found:
         return Found(version.digest, partial(self._demanded().adapter, version), str(version))
 
-    def _demanded(self) -> Reader:
+    def _demanded(self) -> StoreReader:
         if self.store is None:
             raise InvalidStudy(
                 "the engine has no `store` to find a version in. Give it one, or name a directory.",

@@ -15,20 +15,29 @@ from sqlalchemy import Connection, insert
 
 from afina.blobs.remote import open_blobs
 from afina.errors import NotFound, Refused
-from afina.store import aliases, backup, catalog, keys, log, publishing, removing, steps
+from afina.store import aliases, backup, catalog, keys, log, publishing, removing
 from afina.store.aliases import ANY, Anything
 from afina.store.backup import Backup
 from afina.store.database.tables import STORE
 from afina.store.keys import Key, MadeKey
-from afina.store.names import PRODUCTION, SHADOW, Name, Reference, check_client
-from afina.store.publishing import Parts
-from afina.store.reader import Reader
-from afina.store.version import Blob, Moved, Published, Removed, Version
+from afina.store.publishing import NewVersion
+from afina.store.reader import StoreReader
+from afina.store.versions import (
+    PRODUCTION,
+    SHADOW,
+    AliasMove,
+    Blob,
+    Name,
+    PublishOutcome,
+    Reference,
+    Removal,
+    Version,
+    check_client,
+)
 
 if TYPE_CHECKING:
-    from afina.store.diff.difference import Difference
-    from afina.store.diff.flips import Flips
-    from afina.store.replay import Check
+    from afina.store.diff import Difference
+    from afina.store.replay import CheckOutcome, Flips
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Diff:
         return {"first": self.first, "second": self.second, **self.difference.as_json(), "flips": flips}
 
 
-class AdapterStore(Reader):
+class AdapterStore(StoreReader):
     """Adapters under names, in versions that never change.
 
     `AdapterStore()` is the user's own: where AFINA_STORE says, else a directory in the data folder. A directory is made
@@ -88,10 +97,10 @@ class AdapterStore(Reader):
         def first(connection: Connection) -> None:
             connection.execute(insert(STORE), {"id": 1, "blobs": blobs, "last": 0, "hash": log.FIRST})
             log.append(connection, log.CREATED, {"blobs": "elsewhere" if blobs else "beside"})
-            steps.reached("init: in the transaction")
+            log.crash_point("init: in the transaction")
 
         made = self._database.begin(first)
-        steps.reached("init: committed")
+        log.crash_point("init: committed")
         return made
 
     def backup(self, place: str | Path) -> Backup:
@@ -119,7 +128,7 @@ class AdapterStore(Reader):
         source: str | None = None,
         links: bool = False,
         texts: bool = True,
-    ) -> Published:
+    ) -> PublishOutcome:
         """Keep the adapter in a directory as the next version of a name; the version that it already is, if it is one.
 
         message  why, in some words: for whoever looks at it later
@@ -144,17 +153,17 @@ class AdapterStore(Reader):
         opened.manifest.check_claims(directory / MANIFEST)
         admission.check_agrees(directory, opened)
         if opened.manifest.method == FOREIGN and configuration is not None:
-            from afina.store import replay
+            from afina.inference import importing
 
-            replay.check_opens(opened, configuration)
+            importing.check_opens(opened, configuration)
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:
             made = content.split(opened, scratch, links=links, texts=texts)
-            steps.reached("publish: files made")
+            log.crash_point("publish: files made")
             files = {role: part.file for role, part in made.items()}
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
-            parts = Parts(manifest, files, held)
+            parts = NewVersion(manifest, files, held)
             found = publishing.publish(self._database, self._blobs, wanted, parts, who=by, why=why, source=source)
         if not texts and leakage.HASHES_FILE in found.version.parts:
             raise Refused(
@@ -173,23 +182,25 @@ class AdapterStore(Reader):
         expected: int | Anything | None = ANY,
         force: bool = False,
         message: str | None = None,
-    ) -> Moved:
+    ) -> AliasMove:
         """Let an alias point to a version; nothing else moves it. See `aliases.move`."""
         wanted = Reference.parse(str(reference))
         return aliases.move(
             self._database, wanted, alias, expected=expected, force=force, who=self.who, why=_words(message)
         )
 
-    def rollback(self, name: str, alias: str = PRODUCTION, *, force: bool = False, message: str | None = None) -> Moved:
+    def rollback(
+        self, name: str, alias: str = PRODUCTION, *, force: bool = False, message: str | None = None
+    ) -> AliasMove:
         """Let an alias point to the version it had before. See `aliases.roll_back`."""
         wanted = Name.parse(name)
         return aliases.roll_back(self._database, wanted, alias, force=force, who=self.who, why=_words(message))
 
-    def unalias(self, name: str, alias: str, *, message: str | None = None) -> Moved:
+    def unalias(self, name: str, alias: str, *, message: str | None = None) -> AliasMove:
         """Take an alias away. See `aliases.remove`."""
         return aliases.remove(self._database, Name.parse(name), alias, who=self.who, why=_words(message))
 
-    def shadow(self, reference: str | Version, *, force: bool = False, message: str | None = None) -> Moved:
+    def shadow(self, reference: str | Version, *, force: bool = False, message: str | None = None) -> AliasMove:
         """Let a version ride along with what `production` points to: servers compute both, and answer by the latter.
 
         Raises NotFound where there is no such alias, Refused where that is the same version, and what `alias` does.
@@ -236,12 +247,12 @@ class AdapterStore(Reader):
         """End a key for good. See `keys.revoke`."""
         return keys.revoke(self._database, id, who=self.who, why=_words(message))
 
-    def gc(self) -> Removed:
+    def gc(self) -> Removal:
         """Remove the bytes that no version holds."""
         with self._database.connected():
             return removing.collect(self._database, self._blobs)
 
-    def erase(self, client: str, *, reason: str) -> Removed:
+    def erase(self, client: str, *, reason: str) -> Removal:
         """Remove all of a client for good; the log still verifies. See `removing.erase`."""
         why = log.check_reason(reason, "reason")
         with self._database.connected():
@@ -264,18 +275,18 @@ class AdapterStore(Reader):
 
         before, after = self.show(first), self.show(second)
         one, other = self.adapter(str(before)), self.adapter(str(after))
-        found = difference.difference(one, other)
+        found = difference(one, other)
         if task is None:
             return Diff(str(before), str(after), found, None)
         from afina.store import replay
 
         texts = replay.read_texts(task, (one, other), **data)
-        flips = replay.flips(one, other, texts, backbone, names=(str(before), str(after)))
+        flips = replay.flips_between(one, other, texts, backbone, names=(str(before), str(after)))
         return Diff(str(before), str(after), found, flips)
 
-    def import_from(self, source: str, name: str, *, message: str, backbone: str | None = None) -> Published:
+    def import_from(self, source: str, name: str, *, message: str, backbone: str | None = None) -> PublishOutcome:
         """Publish what peft or transformers made, a bundle, or what is on the Hub. See `exchange.bring_in`."""
-        from afina.store import exchange
+        from afina.store.intake import exchange
 
         publish = partial(self.publish, name=name)
         return exchange.bring_in(source, publish, self.limits, message=message, backbone=backbone)
@@ -291,12 +302,12 @@ class AdapterStore(Reader):
         texts: bool = True,
     ) -> tuple[str, tuple[str, ...]]:
         """Write a version as a directory, a bundle, a merged model, or to the Hub. See `exchange.send_out`."""
-        from afina.store import exchange
+        from afina.store.intake import exchange
 
         how = {"merged": merged, "backbone": backbone, "private": private, "texts": texts}
         return exchange.send_out(self, str(reference), target, **how)  # type: ignore[arg-type]
 
-    def check(self, reference: str | Version, *, backbone: str | None = None) -> Check:
+    def check(self, reference: str | Version, *, backbone: str | None = None) -> CheckOutcome:
         """Compute the built-in sentences on this machine, compare with what training recorded, and log the outcome."""
         from afina.store import replay
 

@@ -8,12 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.errors import Conflict, NotFound, Refused
-from afina.store import catalog, log, steps
-from afina.store.clients import Place
-from afina.store.database.database import Database
+from afina.store import catalog, log
+from afina.store.catalog import NameRow
+from afina.store.database import Database
 from afina.store.database.tables import ALIASES, LIVE, VERSIONS
-from afina.store.names import Name, Reference, check_alias
-from afina.store.version import Moved
+from afina.store.versions import AliasMove, Name, Reference, check_alias
 
 
 class Anything(Enum):
@@ -37,7 +36,7 @@ def move(
     force: bool,
     who: str | None,
     why: str | None,
-) -> Moved:
+) -> AliasMove:
     """Let an alias point to the version that is meant.
 
     expected  the version that it points to now, None where it is not there yet; ANY
@@ -64,12 +63,14 @@ def move(
             )
         made = _point(connection, place, alias, before, number, force=force)
         _log(connection, ALIAS, place, made, force, who, why)
-        steps.reached("alias: in the transaction")
-    steps.reached("alias: committed")
+        log.crash_point("alias: in the transaction")
+    log.crash_point("alias: committed")
     return made
 
 
-def roll_back(database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None) -> Moved:
+def roll_back(
+    database: Database, name: Name, alias: str, *, force: bool, who: str | None, why: str | None
+) -> AliasMove:
     """Let an alias point to the version it had before; again, to the one before that. Passes versions deleted since.
 
     Raises NotFound where there is none.
@@ -93,25 +94,25 @@ def roll_back(database: Database, name: Name, alias: str, *, force: bool, who: s
             )
         made = _point(connection, place, alias, before, earlier[-1], force=force)
         _log(connection, ROLLBACK, place, made, force, who, why)
-        steps.reached("alias: in the transaction")
-    steps.reached("alias: committed")
+        log.crash_point("alias: in the transaction")
+    log.crash_point("alias: committed")
     return made
 
 
-def remove(database: Database, name: Name, alias: str, *, who: str | None, why: str | None) -> Moved:
+def remove(database: Database, name: Name, alias: str, *, who: str | None, why: str | None) -> AliasMove:
     """Take an alias away, with what it pointed to before. Raises NotFound where there is none."""
     check_alias(alias)
     with database.writing() as connection:
         place, before = catalog.resolve(connection, Reference(name, alias=alias))
         connection.execute(delete(ALIASES).where((ALIASES.c.name == place.id) & (ALIASES.c.alias == alias)))
-        made = Moved(str(place.name), alias, before, None)
+        made = AliasMove(str(place.name), alias, before, None)
         _log(connection, UNALIAS, place, made, False, who, why)
-        steps.reached("alias: in the transaction")
-    steps.reached("alias: committed")
+        log.crash_point("alias: in the transaction")
+    log.crash_point("alias: committed")
     return made
 
 
-def _path(connection: Connection, place: Place, alias: str) -> list[int]:
+def _path(connection: Connection, place: NameRow, alias: str) -> list[int]:
     """The versions that the alias was set to and not set back from, the present one last."""
     path: list[int] = []
     for entry in log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), place.subject):
@@ -129,7 +130,9 @@ def _path(connection: Connection, place: Place, alias: str) -> list[int]:
     return path
 
 
-def _point(connection: Connection, place: Place, alias: str, before: int | None, number: int, *, force: bool) -> Moved:
+def _point(
+    connection: Connection, place: NameRow, alias: str, before: int | None, number: int, *, force: bool
+) -> AliasMove:
     checked = catalog.checks(connection, place).get(number)
     if checked and not checked["passed"] and not force:
         raise Refused(
@@ -145,7 +148,7 @@ def _point(connection: Connection, place: Place, alias: str, before: int | None,
     else:
         which = (ALIASES.c.name == place.id) & (ALIASES.c.alias == alias)
         connection.execute(update(ALIASES).where(which).values(number=number))
-    return Moved(str(place.name), alias, before, number)
+    return AliasMove(str(place.name), alias, before, number)
 
 
 def _why(checked: dict[str, Any]) -> str:
@@ -155,7 +158,7 @@ def _why(checked: dict[str, Any]) -> str:
 
 
 def _log(
-    connection: Connection, event: str, place: Place, made: Moved, force: bool, who: str | None, why: str | None
+    connection: Connection, event: str, place: NameRow, made: AliasMove, force: bool, who: str | None, why: str | None
 ) -> None:
     details = {"alias": made.alias, "from": made.before, "to": made.after, "forced": force}
     log.append(connection, event, {**place.payload, **details}, place.said(who, why))

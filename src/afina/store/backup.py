@@ -19,12 +19,11 @@ from afina import file_io
 from afina.blobs.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
-from afina.store import leases, log, verify
-from afina.store.database import engine
-from afina.store.database.database import Database
+from afina.store import log, publishing, verify
+from afina.store.database import Database, engine
 from afina.store.database.engine import Address
 from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LOG, PARTS, STORE, VERSIONS, metadata
-from afina.store.version import Damage
+from afina.store.versions import Damage
 
 MARK = "backup.json"
 """In every directory of a backup, from its beginning: what the last complete one is of."""
@@ -94,7 +93,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
                 shutil.move(fresh, target)
                 for suffix in ("-wal", "-shm"):  # of whoever looked at the earlier one
                     Path(f"{place / engine.DATABASE}{suffix}").unlink(missing_ok=True)
-        kept.sweep(leases.SECONDS)
+        kept.sweep(publishing.LEASE_SECONDS)
         wanted = set(_held_in(place / engine.DATABASE).values())
         for each in list(kept.all()):
             if each.place not in wanted:
@@ -160,7 +159,7 @@ def _fetch(source: Blobs, target: Blobs, held: Mapping[str, str], scratch: Path)
     """Copy the blobs that are missing: how many, and the digests of those that are not at their places any more."""
     copied, gone = 0, set()
     for digest, place in held.items():
-        if not leases.is_place(place, digest):
+        if not publishing.is_blob_place(place, digest):
             gone.add(digest)
         elif target.size(place) is None:
             try:
@@ -226,7 +225,7 @@ def _damage(database: Database, kept: Blobs) -> list[Damage]:
         if one.kind == "blob":
             with database.reading() as connection:
                 place = _held(connection).get(one.id)
-            if place is not None and leases.is_place(place, one.id):
+            if place is not None and publishing.is_blob_place(place, one.id):
                 kept.remove(place)
     return damaged
 

@@ -1,26 +1,31 @@
-"""Reading a store's database: names, versions, history. Changes nothing."""
+"""The catalogue: rows of clients, names and versions, as they are found and made in a transaction.
+
+The log speaks of a client by a salted hash; a row has its salt. Knows no blob.
+"""
 
 from __future__ import annotations
 
+import difflib
 import json
+import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, CursorResult, func, insert, select
 from sqlalchemy.engine import Row
 
-from afina.errors import NotFound
-from afina.store import clients, log
-from afina.store.clients import Place
+from afina import digest
+from afina.errors import NotFound, Refused
+from afina.store import log
 from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
-from afina.store.names import Name, Reference
-from afina.store.version import Blob, Happened, Listed, Version
+from afina.store.log import Attribution
+from afina.store.versions import Blob, HistoryEntry, Name, NameSummary, Reference, Version
 
 CHECKED = ("passed", "difference", "tolerance")
 """What an entry of a check has of its outcome; its problem, if any, is why it did not pass."""
 
 
-def listed(connection: Connection, client: str | None = None) -> list[Listed]:
+def summaries(connection: Connection, client: str | None = None) -> list[NameSummary]:
     """The names that have a version, in alphabetical order."""
     named = select(NAMES.c.id, CLIENTS.c.name.label("client"), NAMES.c.task).join(CLIENTS)
     named = named.where(CLIENTS.c.state == LIVE)
@@ -41,7 +46,7 @@ def listed(connection: Connection, client: str | None = None) -> list[Listed]:
     for row in connection.execute(select(ALIASES).order_by(ALIASES.c.alias)):
         aliases.setdefault(row.name, {})[_text(row.alias)] = _whole(row.number)
     made = [
-        Listed(
+        NameSummary(
             names[row.name],
             row.versions,
             _whole(row.number),
@@ -56,9 +61,9 @@ def listed(connection: Connection, client: str | None = None) -> list[Listed]:
     return sorted(made, key=lambda one: one.name)
 
 
-def resolve(connection: Connection, reference: Reference) -> tuple[Place, int]:
+def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]:
     """The name's row, and the number of the version that is meant. Raises NotFound, which says what there is."""
-    place = clients.find(connection, reference.name)
+    place = find_name(connection, reference.name)
     mine, live = VERSIONS.c.name == place.id, VERSIONS.c.state == LIVE
     number = reference.number
     if reference.alias is not None:
@@ -99,7 +104,7 @@ def _there(what: str, found: Iterable[str]) -> str:
     return f"There is {known}." if known else f"There is no {what} yet."
 
 
-def aliases_of(connection: Connection, place: Place) -> dict[str, int]:
+def aliases_of(connection: Connection, place: NameRow) -> dict[str, int]:
     """By alias, the version that it points to."""
     rows = connection.execute(select(ALIASES).where(ALIASES.c.name == place.id).order_by(ALIASES.c.alias))
     return {_text(row.alias): _whole(row.number) for row in rows}
@@ -122,12 +127,12 @@ def _whole(value: object) -> int:
     return value
 
 
-def version(connection: Connection, place: Place, number: int) -> Version:
+def version(connection: Connection, place: NameRow, number: int) -> Version:
     """One version of a name, deleted or not."""
     return versions(connection, place, VERSIONS.c.number == number)[0]
 
 
-def versions(connection: Connection, place: Place, which: Any = True) -> list[Version]:
+def versions(connection: Connection, place: NameRow, which: Any = True) -> list[Version]:
     """Versions of a name, in order."""
     asked = (
         select(VERSIONS, SAID.c.who, SAID.c.why)
@@ -145,7 +150,7 @@ def versions(connection: Connection, place: Place, which: Any = True) -> list[Ve
 
 
 def _made(
-    place: Place,
+    place: NameRow,
     row: Row[Any],
     parts: Mapping[str, Blob],
     pointing: Mapping[int, list[str]],
@@ -166,7 +171,7 @@ def _made(
     )
 
 
-def _parts(connection: Connection, place: Place, which: Any) -> dict[int, dict[str, Blob]]:
+def _parts(connection: Connection, place: NameRow, which: Any) -> dict[int, dict[str, Blob]]:
     asked = (
         select(PARTS, BLOBS.c.size)
         .join(BLOBS, BLOBS.c.digest == PARTS.c.digest)
@@ -180,7 +185,7 @@ def _parts(connection: Connection, place: Place, which: Any) -> dict[int, dict[s
     return found
 
 
-def checks(connection: Connection, place: Place) -> dict[int, dict[str, Any]]:
+def checks(connection: Connection, place: NameRow) -> dict[int, dict[str, Any]]:
     """By version, the outcome of its latest recorded check, and when that was."""
     said = _said(connection, place)
     found = {}
@@ -191,12 +196,12 @@ def checks(connection: Connection, place: Place) -> dict[int, dict[str, Any]]:
     return found
 
 
-def _said(connection: Connection, place: Place) -> dict[int, Row[Any]]:
+def _said(connection: Connection, place: NameRow) -> dict[int, Row[Any]]:
     asked = select(SAID).join(LOG, LOG.c.seq == SAID.c.seq).where(LOG.c.subject == place.subject)
     return {row.seq: row for row in connection.execute(asked)}
 
 
-def happened(connection: Connection, place: Place, events: tuple[str, ...] = ()) -> list[Happened]:
+def history(connection: Connection, place: NameRow, events: tuple[str, ...] = ()) -> list[HistoryEntry]:
     """All that was done about a name, in order."""
     said = _said(connection, place)
     hidden = {"client", "task", "who", "why", "source", "manifest"}
@@ -207,12 +212,12 @@ def happened(connection: Connection, place: Place, events: tuple[str, ...] = ())
         shown = {key: value for key, value in entry.payload.items() if key not in hidden}
         if row and row.source is not None:
             shown["source"] = _text(row.source)
-        one = Happened(entry.seq, entry.time, entry.event, shown, *words)
+        one = HistoryEntry(entry.seq, entry.time, entry.event, shown, *words)
         made.append(one)
     return made
 
 
-def held(connection: Connection) -> dict[str, list[str]]:
+def versions_by_blob(connection: Connection) -> dict[str, list[str]]:
     """By digest of a blob, the versions that hold it."""
     asked = (
         select(PARTS.c.digest, CLIENTS.c.name, NAMES.c.task, VERSIONS.c.number)
@@ -225,3 +230,131 @@ def held(connection: Connection) -> dict[str, list[str]]:
     for row in connection.execute(asked):
         found.setdefault(row.digest, []).append(f"{Name(row.name or '?', row.task)}@{row.number}")
     return found
+
+
+class NameRow(NamedTuple):
+    """A name's row, and what the log says instead of it."""
+
+    name: Name
+    id: int
+    client: int
+    salt: str
+
+    @property
+    def payload(self) -> dict[str, str]:
+        """How an entry begins that is about this name."""
+        return {"client": log.salted(self.salt, self.name.client), "task": self.name.task}
+
+    @property
+    def subject(self) -> str:
+        """What entries about this name are found by."""
+        return log.subject(**self.payload)
+
+    def said(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
+        """Who does something about it, why, and from where."""
+        return Attribution(self.client, self.salt, who, why, source)
+
+    def hashed(self, text: str) -> str:
+        """What the log says instead of a text."""
+        return log.salted(self.salt, text)
+
+
+def find_name(connection: Connection, name: Name) -> NameRow:
+    """Raises NotFound, which names the nearest that there is."""
+    found = name_row(connection, name)
+    if found is None:
+        raise NotFound(
+            f"{name}: no adapter of that name in the store.{_nearest(connection, name)}",
+            code="store.name-missing",
+            name=str(name),
+        )
+    return found
+
+
+def name_row_or_made(connection: Connection, name: Name) -> NameRow:
+    """In a transaction of a writer. Raises Refused while the client is being erased."""
+    client = client_row_or_made(connection, name.client)
+    found = name_row(connection, name)
+    if found is not None:
+        return found
+    made = primary_key(connection.execute(insert(NAMES), {"client": client.id, "task": name.task}))
+    return NameRow(name, made, client.id, client.salt)
+
+
+class ClientRow(NamedTuple):
+    """A client's row."""
+
+    name: str
+    id: int
+    salt: str
+
+    @property
+    def payload(self) -> dict[str, str]:
+        """How an entry begins that is about this client, and none of its names."""
+        return {"client": log.salted(self.salt, self.name)}
+
+    def said(self, who: str | None, why: str | None = None) -> Attribution:
+        """Who does something about it, and why."""
+        return Attribution(self.id, self.salt, who, why)
+
+
+def client_row_or_made(connection: Connection, name: str) -> ClientRow:
+    """In a transaction of a writer. Raises Refused while the client is being erased."""
+    refuse_erasing(connection, name)
+    row = connection.execute(select(CLIENTS).where(CLIENTS.c.name == name)).one_or_none()
+    if row is not None:
+        return ClientRow(name, row.id, row.salt)
+    fresh = {"name": name, "salt": secrets.token_hex(32), "state": LIVE}
+    return ClientRow(name, primary_key(connection.execute(insert(CLIENTS), fresh)), fresh["salt"])
+
+
+def veiled(client: str) -> str:
+    """What stands instead of a client's name while the last of its erasure is done: no name looks like it."""
+    return f"#{digest.of_bytes(client.encode()).removeprefix(digest.PREFIX)[:60]}"
+
+
+def client_id(connection: Connection, name: Name) -> int | None:
+    """The row of the client, if there is one: another one once it was erased."""
+    return connection.execute(select(CLIENTS.c.id).where(CLIENTS.c.name == name.client)).scalar()
+
+
+def refuse_erasing(connection: Connection, client: str) -> None:
+    """Raise Refused while the client is being erased: nothing of it may come in meanwhile."""
+    called = CLIENTS.c.name.in_((client, veiled(client)))
+    states = connection.execute(select(CLIENTS.c.state).where(called)).scalars()
+    if any(state != LIVE for state in states):
+        raise Refused(
+            f"client {client}: is being erased. Finish that first: afina store erase {client}.",
+            code="client.erased",
+            client=client,
+        )
+
+
+def primary_key(inserted: CursorResult[Any]) -> int:
+    """The number that the database gave to a row."""
+    key = inserted.inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def name_row(connection: Connection, name: Name) -> NameRow | None:
+    """The name's row, if there is one."""
+    asked = (
+        select(NAMES.c.id, CLIENTS.c.id.label("client"), CLIENTS.c.salt)
+        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+        .where(CLIENTS.c.name == name.client, CLIENTS.c.state == LIVE, NAMES.c.task == name.task)
+    )
+    row = connection.execute(asked).one_or_none()
+    return NameRow(name, row.id, row.client, row.salt) if row else None
+
+
+def _nearest(connection: Connection, name: Name) -> str:
+    asked = (
+        select(CLIENTS.c.name, NAMES.c.task)
+        .join(CLIENTS, CLIENTS.c.id == NAMES.c.client)
+        .where(CLIENTS.c.state == LIVE)
+        .limit(10_000)
+    )
+    there = [f"{client}/{task}" for client, task in connection.execute(asked)]
+    near = difflib.get_close_matches(str(name), there, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else " `afina store list` shows what there is."

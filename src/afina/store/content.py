@@ -27,7 +27,7 @@ from afina.models.adapter import (
 )
 from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST, Manifest, checked, read_manifest
-from afina.store.intake import limits
+from afina.store.intake import SUFFIXES, TENSORS, is_plain_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ CARD = "README.md"
 """The model card: rendered from a version, and no part of one."""
 
 
-class Part(NamedTuple):
+class ContentFile(NamedTuple):
     """A file of a version: what it is there, where it lies for now, `sha256:...` and bytes of its content."""
 
     role: str
@@ -53,10 +53,10 @@ class Part(NamedTuple):
 
 def is_role(name: object) -> bool:
     """Whether a part may be called that."""
-    return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and limits.plain(name))
+    return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and is_plain_name(name))
 
 
-def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool = True) -> dict[str, Part]:
+def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool = True) -> dict[str, ContentFile]:
     """The parts of an adapter, written to files in `scratch`, by role; a body or head without tensors is no part.
 
     texts  with the hashes of the texts that it was trained on, where it has them
@@ -122,7 +122,7 @@ def restore(directory: Path, manifest: Mapping[str, Any], parts: Mapping[str, Pa
     written = {BODY_ROLE, HEAD_ROLE, leakage.HASHES_FILE} | ({VOCABULARY} if adapter.vocabulary is not None else set())
     beside = parts.keys() - written
     for name in sorted(beside):
-        if not limits.plain(name) or name.endswith(limits.TENSORS) or name == MANIFEST:
+        if not is_plain_name(name) or name.endswith(TENSORS) or name == MANIFEST:
             raise CorruptStore(
                 f"{where}: {name[:80]!r} is among its files, where a store keeps none such. {AGAIN}",
                 code="store.content-changed",
@@ -183,8 +183,8 @@ def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return halves
 
 
-def _part(role: str, file: Path) -> Part:
-    return Part(role, file, digest.of_file(file), file.stat().st_size)
+def _part(role: str, file: Path) -> ContentFile:
+    return ContentFile(role, file, digest.of_file(file), file.stat().st_size)
 
 
 def _is_of(adapter: Adapter, directory: Path) -> bool:
@@ -201,10 +201,10 @@ def _beside(manifest: Manifest, directory: Path) -> list[str]:
     names = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
     found = [name for name in names if name not in (MANIFEST, CARD, manifest.tensor_file)]
     for name in found:
-        if not limits.plain(name) or name.endswith(limits.TENSORS):
+        if not is_plain_name(name) or name.endswith(TENSORS):
             raise Refused(
                 f"{directory / name}: a store keeps files of its own kinds beside an adapter's tensors "
-                f"({', '.join(limits.SUFFIXES[1:])}), not this one. Move it elsewhere.",
+                f"({', '.join(SUFFIXES[1:])}), not this one. Move it elsewhere.",
                 code="intake.file-unexpected",
                 path=directory / name,
             )

@@ -19,9 +19,9 @@ from sqlalchemy import Connection, insert, select, update
 
 from afina import digest
 from afina.errors import InvalidName, NotFound, Refused, UnknownName
-from afina.store import clients, log
-from afina.store.clients import Client
-from afina.store.database.database import Database
+from afina.store import catalog, log
+from afina.store.catalog import ClientRow
+from afina.store.database import Database
 from afina.store.database.tables import CLIENTS, KEYS, LIVE, LOG, SAID
 
 PREDICT, PUBLISH, ADMIN = "predict", "publish", "admin"
@@ -118,7 +118,7 @@ def create(
     row = {"id": made, "hash": hashed(secret), "scopes": " ".join(sorted(set(scopes))), "rate": rate}
     row |= {"name": name, "expires": None if expires is None else expiry(expires)}
     with database.writing() as connection:
-        owner = clients.find_or_make_client(connection, client)
+        owner = catalog.client_row_or_made(connection, client)
         entry = log.append(connection, CREATED, {**owner.payload, **_told(row, owner.salt)}, owner.said(who, why))
         connection.execute(insert(KEYS), {**row, "client": owner.id, "created": entry.seq})
         (found,) = _read(connection, KEYS.c.id == made)
@@ -164,7 +164,7 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
         if found[0].revoked is not None:
             raise Refused(f"key {id}: was revoked at {found[0].revoked} already.", code="key.revoked", key=id)
         row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
-        owner = Client(row.name, row.id, row.salt)
+        owner = ClientRow(row.name, row.id, row.salt)
         entry = log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.said(who, why))
         connection.execute(update(KEYS).where(KEYS.c.id == id).values(revoked=entry.seq))
         return _read(connection, KEYS.c.id == id)[0]
@@ -186,7 +186,7 @@ def _veiled(name: Any, salt: str) -> str | None:
     return None if name is None else log.salted(salt, name)
 
 
-def expected(entries: Collection[log.Entry]) -> dict[str, dict[str, Any]]:
+def expected(entries: Collection[log.LogEntry]) -> dict[str, dict[str, Any]]:
     """By id, the row that every key has to have after all that was done, but for its client's number."""
     made: dict[str, dict[str, Any]] = {}
     for entry in entries:

@@ -4,6 +4,8 @@
 
 `hash` is of the canonical JSON of the others (`afina.digest`). Of who did it, why, and for which client there are
 hashes, salted by what an erasure destroys; the words are in another table, from which they can be erased.
+
+Every change passes crash points, by name: between any two a process may end, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ LONGEST = 10_000
 """Letters of a reason."""
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One line of the log."""
 
     seq: int
@@ -49,7 +51,7 @@ class Entry(NamedTuple):
         return digest.of_json({key: value for key, value in self._asdict().items() if key != "hash"})
 
 
-class Said(NamedTuple):
+class Attribution(NamedTuple):
     """Who did it, why and from where, in clear, and the client that it is about with the salt of its hashes."""
 
     client: int
@@ -80,11 +82,11 @@ def subject_of(payload: Mapping[str, Any]) -> str | None:
     return subject(client, task) if isinstance(client, str) and isinstance(task, str) else None
 
 
-def append(connection: Connection, event: str, payload: Mapping[str, Any], said: Said | None = None) -> Entry:
+def append(connection: Connection, event: str, payload: Mapping[str, Any], said: Attribution | None = None) -> LogEntry:
     """Add an entry, in a transaction that no other writer is beside."""
     last, previous = connection.execute(select(STORE.c.last, STORE.c.hash)).one()
     whole = {**payload, **(said.hashed() if said else {})}
-    entry = Entry(last + 1, now(), event, whole, previous, "")
+    entry = LogEntry(last + 1, now(), event, whole, previous, "")
     entry = entry._replace(hash=entry.computed())
     row = {**entry.as_json(), "payload": digest.canonical_json(whole), "subject": subject_of(whole)}
     connection.execute(insert(LOG), row)
@@ -95,7 +97,7 @@ def append(connection: Connection, event: str, payload: Mapping[str, Any], said:
     return entry
 
 
-def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[Entry]:
+def entries(connection: Connection, events: tuple[str, ...] = (), about: str | None = None) -> Iterator[LogEntry]:
     """In order; those of some events, or about one `subject`. Raises TypeError, ValueError for one that is damaged."""
     asked = select(LOG).order_by(LOG.c.seq)
     asked = asked.where(LOG.c.event.in_(events)) if events else asked
@@ -107,7 +109,7 @@ def entries(connection: Connection, events: tuple[str, ...] = (), about: str | N
         payload = json.loads(row.payload)
         if not isinstance(payload, dict):
             raise TypeError(f"the payload of entry {row.seq} of the log is no object")
-        yield Entry(row.seq, row.time, row.event, payload, row.previous, row.hash)
+        yield LogEntry(row.seq, row.time, row.event, payload, row.previous, row.hash)
 
 
 def now() -> str:
@@ -162,3 +164,20 @@ def check_reason(text: str, field: str) -> str:
             field=field,
         )
     return text
+
+
+CRASH_POINTS = (
+    *("init: in the transaction", "init: committed"),
+    *("publish: files made", "publish: leased", "publish: body put", "publish: put", "publish: in the transaction"),
+    *("publish: committed",),
+    *("alias: in the transaction", "alias: committed"),
+    *("delete: in the transaction", "delete: committed"),
+    *("gc: in the transaction", "gc: condemned", "gc: one removed", "gc: removed", "gc: committed"),
+    *("erase: in the transaction", "erase: forgotten", "erase: removed", "erase: committed", "erase: scrubbed"),
+    *("erase: ended",),
+)
+"""All of them, in their order."""
+
+
+def crash_point(step: str) -> None:
+    """Called at each step."""

@@ -1,28 +1,36 @@
-"""Publish: parts of an adapter become a version of a name, whole or not at all."""
+"""Publish: parts of an adapter become a version of a name, whole or not at all. Leases keep their blobs meanwhile.
+
+A row of `blobs` comes before its file, and goes before it. A publisher leases the rows that it needs, then puts what
+files are missing, then makes its version if all its leases are still there. `gc` takes rows that no version holds and
+nobody leases, and their files last. A process that dies leaves a lease that ends by itself.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from afina import digest
 from afina.blobs.blobs import Blobs
-from afina.errors import Busy, CorruptStore, Refused
-from afina.store import catalog, clients, leases, log, steps
-from afina.store.database.database import Database
-from afina.store.database.tables import BLOBS, LIVE, PARTS, VERSIONS
-from afina.store.names import Name
-from afina.store.version import Blob, Published
+from afina.errors import AfinaError, Busy, CorruptStore, Refused
+from afina.store import catalog, log
+from afina.store.database import Database
+from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LIVE, PARTS, VERSIONS
+from afina.store.versions import Blob, Name, PublishOutcome
 
 _TRIES = 5
 """Leases end after an hour; that they do so this often means that something else is wrong."""
 
 
-class Parts(NamedTuple):
+class NewVersion(NamedTuple):
     """What a version is to be made of: the manifest with its digest, and by role a file of this machine."""
 
     manifest: Mapping[str, Any]
@@ -35,21 +43,28 @@ class Parts(NamedTuple):
         return str(self.manifest["digest"])
 
 
-def _there(connection: Connection, name: Name, wanted: str) -> Published | None:
+def _there(connection: Connection, name: Name, wanted: str) -> PublishOutcome | None:
     """The version that a name has of that adapter already."""
-    place = clients.look(connection, name)
+    place = catalog.name_row(connection, name)
     if place is None:
         return None
     same = select(VERSIONS.c.number).where(
         VERSIONS.c.name == place.id, VERSIONS.c.digest == wanted, VERSIONS.c.state == LIVE
     )
     number = connection.execute(same.order_by(VERSIONS.c.number)).scalar()
-    return Published(catalog.version(connection, place, number), created=False) if number is not None else None
+    return PublishOutcome(catalog.version(connection, place, number), created=False) if number is not None else None
 
 
 def publish(
-    database: Database, blobs: Blobs, name: Name, parts: Parts, *, who: str | None, why: str, source: str | None = None
-) -> Published:
+    database: Database,
+    blobs: Blobs,
+    name: Name,
+    parts: NewVersion,
+    *,
+    who: str | None,
+    why: str,
+    source: str | None = None,
+) -> PublishOutcome:
     """Keep the parts and make the version. `source`: from where, if not from a run.
 
     Killed at any step, the store is as it was, or has the version. Of a version that is there already, blobs that are
@@ -62,27 +77,27 @@ def publish(
                 held = select(BLOBS).where(BLOBS.c.digest.in_([blob.digest for blob in parts.blobs.values()]))
                 places = {row.digest: row.place for row in connection.execute(held)}
                 break
-            clients.refuse_erasing(connection, name.client)
-            before = clients.identity(connection, name)
-            holder, places = leases.acquire(connection, parts.blobs, name.client)
-        with leases.given_back(database, holder):
-            steps.reached("publish: leased")
+            catalog.refuse_erasing(connection, name.client)
+            before = catalog.client_id(connection, name)
+            holder, places = acquire_leases(connection, parts.blobs, name.client)
+        with leasing(database, holder):
+            log.crash_point("publish: leased")
             _put(blobs, parts, places)
-            steps.reached("publish: put")
+            log.crash_point("publish: put")
             with database.writing() as connection:
-                if leases.release(connection, holder, places):
+                if release_leases(connection, holder, places):
                     made = _make(connection, name, parts, who, why, source)
-                    steps.reached("publish: in the transaction")
+                    log.crash_point("publish: in the transaction")
                 else:
                     made = None
-                    if before is not None and clients.identity(connection, name) != before:
+                    if before is not None and catalog.client_id(connection, name) != before:
                         raise Refused(
                             f"{name}: its client was erased while it was published.",
                             code="client.erased",
                             name=str(name),
                         )
         if made is not None:
-            steps.reached("publish: committed")
+            log.crash_point("publish: committed")
             return made
     else:
         raise Busy(
@@ -94,14 +109,14 @@ def publish(
     return found
 
 
-def _put(blobs: Blobs, parts: Parts, places: Mapping[str, str]) -> None:
+def _put(blobs: Blobs, parts: NewVersion, places: Mapping[str, str]) -> None:
     for role, file in parts.files.items():
         blob = parts.blobs[role]
         place = places.get(blob.digest)  # files beside the tensors may be others than the version has
         if place is not None and not _is_kept(blobs, place, blob):
             blobs.put(place, file)
         if role == "body":
-            steps.reached("publish: body put")
+            log.crash_point("publish: body put")
 
 
 def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
@@ -115,8 +130,10 @@ def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
         return False
 
 
-def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why: str, source: str | None) -> Published:
-    place = clients.find_or_make(connection, name)
+def _make(
+    connection: Connection, name: Name, parts: NewVersion, who: str | None, why: str, source: str | None
+) -> PublishOutcome:
+    place = catalog.name_row_or_made(connection, name)
     found = _there(connection, name, parts.digest)  # another publisher may have been faster
     if found is not None:
         return found
@@ -145,7 +162,76 @@ def _make(connection: Connection, name: Name, parts: Parts, who: str | None, why
         "method": parts.manifest.get("method"),
         "manifest": text,
     }
-    version = clients.made_key(connection.execute(insert(VERSIONS), row))
+    version = catalog.primary_key(connection.execute(insert(VERSIONS), row))
     held = [{"version": version, "role": role, "digest": blob.digest} for role, blob in parts.blobs.items()]
     connection.execute(insert(PARTS), held)
-    return Published(catalog.version(connection, place, number), created=True)
+    return PublishOutcome(catalog.version(connection, place, number), created=True)
+
+
+LEASE_SECONDS = 3600.0
+"""How long one lasts: longer than any upload may take."""
+
+
+def is_blob_place(place: object, of: str) -> bool:
+    """Whether it is one that `acquire_leases` gives to a blob of that digest: another would name some other file."""
+    return isinstance(place, str) and bool(re.fullmatch(rf"{re.escape(_stem(of))}[0-9a-f]{{8}}", place, re.ASCII))
+
+
+def _stem(of: str) -> str:
+    return f"sha256-{of.removeprefix(digest.PREFIX)}-"
+
+
+def _seconds() -> float:
+    """Seconds since 1970."""
+    return datetime.now(UTC).timestamp()
+
+
+def acquire_leases(connection: Connection, parts: Mapping[str, Blob], client: str) -> tuple[str, dict[str, str]]:
+    """Lease the blobs of a version to be: the holder, and the place of each digest. In a writer's transaction."""
+    holder = secrets.token_hex(16)
+    places = {}
+    for blob in {part.digest: part for part in parts.values()}.values():
+        row = connection.execute(select(BLOBS).where(BLOBS.c.digest == blob.digest)).one_or_none()
+        if row is None:
+            place = f"{_stem(blob.digest)}{secrets.token_hex(4)}"
+            connection.execute(insert(BLOBS), {"digest": blob.digest, "place": place, "size": blob.size})
+        else:
+            place = row.place
+        lease = {"holder": holder, "digest": blob.digest, "client": client, "until": _seconds() + LEASE_SECONDS}
+        connection.execute(insert(LEASES), lease)
+        places[blob.digest] = place
+    return holder, places
+
+
+def release_leases(connection: Connection, holder: str, places: Mapping[str, str]) -> bool:
+    """Give the leases back; false where one of them ended, so that its blob may be gone.
+
+    What was put where no row says any more that it is, is garbage then.
+    """
+    held = {row.digest for row in connection.execute(select(LEASES).where(LEASES.c.holder == holder))}
+    connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
+    rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(places)))
+    there = {row.digest: row.place for row in rows}
+    noted = set(connection.execute(select(GARBAGE.c.place)).scalars())
+    for of, place in places.items():
+        if there.get(of) != place and place not in noted:
+            connection.execute(insert(GARBAGE), {"place": place, "digest": of})
+    return held == places.keys() and there == dict(places)
+
+
+@contextmanager
+def leasing(database: Database, holder: str) -> Iterator[None]:
+    """End a holder's leases where the block raises, so that the next `gc` frees what was put for nothing."""
+    try:
+        yield
+    except BaseException:
+        with suppress(AfinaError), database.writing() as connection:
+            connection.execute(delete(LEASES).where(LEASES.c.holder == holder))
+        raise
+
+
+def expire_leases(connection: Connection) -> None:
+    """Forget those that ended."""
+    now = _seconds()
+    over = (LEASES.c.until < now) | (LEASES.c.until > now + 2 * LEASE_SECONDS)  # the latter was never written here
+    connection.execute(delete(LEASES).where(over))

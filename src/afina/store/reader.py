@@ -1,29 +1,42 @@
-"""What can be asked of a store. Changes nothing of it."""
+"""StoreReader: what can be asked of a store. Changes nothing of it.
+
+A version's files are each checked to the byte, while others may remove them.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from afina import digest, file_io
 from afina.blobs.blobs import Blobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import aliases, catalog, clients, keys, log, news, opening, verify
-from afina.store.database import engine
-from afina.store.database.database import Database
+from afina.store import aliases, catalog, keys, log, publishing, verify
+from afina.store.database import Database, engine
 from afina.store.database.engine import Address
-from afina.store.database.tables import BLOBS, PARTS, STORE
-from afina.store.intake.limits import Limits
+from afina.store.database.tables import BLOBS, CLIENTS, LIVE, LOG, PARTS, STORE, VERSIONS
+from afina.store.intake import IntakeLimits
 from afina.store.keys import Key
-from afina.store.log import Entry
-from afina.store.names import Name, Reference, check_alias, check_client
-from afina.store.version import Damage, Happened, Listed, Version
+from afina.store.log import LogEntry
+from afina.store.versions import (
+    PRODUCTION,
+    Damage,
+    HistoryEntry,
+    Name,
+    NameSummary,
+    Reference,
+    Version,
+    check_alias,
+    check_client,
+)
 
 if TYPE_CHECKING:
     from afina.models.adapter import Adapter
@@ -32,13 +45,15 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
-class Reader:
+class StoreReader:
     """A store that is only read, see `AdapterStore`."""
 
-    def __init__(self, url: str | Path | None = None, *, limits: Limits | None = None, who: str | None = None) -> None:
+    def __init__(
+        self, url: str | Path | None = None, *, limits: IntakeLimits | None = None, who: str | None = None
+    ) -> None:
         """`who`: whose doing it is, for the log; by default the user of this machine."""
         self.address = Address.parse(url if url is not None else engine.default())
-        self.limits = limits or Limits()
+        self.limits = limits or IntakeLimits()
         self.who = log.check_words(who, "who") if who is not None else log.login()
         self._database = Database(self.address)
 
@@ -73,7 +88,7 @@ class Reader:
         with self._database.connected():
             version = self.show(reference)
             join = partial(content.join, version.manifest, where=f"store:{version}")
-            return opening.opened(self._database, self._blobs, version, join, content.AS_WRITTEN)
+            return use_files(self._database, self._blobs, version, join, content.AS_WRITTEN)
 
     def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
         """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
@@ -106,14 +121,14 @@ class Reader:
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
         """What `use` makes of a version's files, by role, each checked to the byte. See `opening.opened`."""
-        return opening.opened(self._database, self._blobs, version, use)
+        return use_files(self._database, self._blobs, version, use)
 
-    def list(self, client: str | None = None) -> Sequence[Listed]:
+    def list(self, client: str | None = None) -> Sequence[NameSummary]:
         """The names that have a version, of one client or of all."""
         if client is not None:
             check_client(client)
         with self._database.reading() as connection:
-            found = catalog.listed(connection, client)
+            found = catalog.summaries(connection, client)
         if client is not None and not found:
             raise NotFound(
                 f"client {client}: no adapter of it in the store. `afina store list` shows what there is.",
@@ -133,18 +148,18 @@ class Reader:
         """All versions of a name in order, also the deleted ones."""
         wanted = Name.parse(name)
         with self._database.reading() as connection:
-            place = clients.find(connection, wanted)
+            place = catalog.find_name(connection, wanted)
             return catalog.versions(connection, place)
 
-    def history(self, name: str, *, alias: str | None = None) -> Sequence[Happened]:
+    def history(self, name: str, *, alias: str | None = None) -> Sequence[HistoryEntry]:
         """All that was done about a name, in order; or how an alias moved."""
         wanted = Name.parse(name)
         if alias is not None:
             check_alias(alias)
         with self._database.reading() as connection:
-            place = clients.find(connection, wanted)
+            place = catalog.find_name(connection, wanted)
             events = (aliases.ALIAS, aliases.ROLLBACK, aliases.UNALIAS) if alias is not None else ()
-            done = catalog.happened(connection, place, events)
+            done = catalog.history(connection, place, events)
         found = [one for one in done if alias is None or one.details["alias"] == alias]
         if alias is not None and not found:
             raise NotFound(
@@ -165,12 +180,12 @@ class Reader:
         A name alone means what a server answers by: `production` where there is such an alias, or else the newest.
         """
         with self._database.reading() as connection:
-            return news.known(connection, reference)
+            return known_version(connection, reference)
 
     def news(self, since: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
         """The number of the log's last entry, and those of the names about which there is one after `since`."""
         with self._database.reading() as connection:
-            return news.since(connection, since, names)
+            return changed_since(connection, since, names)
 
     def verify(self, *, last: str | None = None) -> Sequence[Damage]:
         """Hash every blob, manifest and entry of the log again: all that is damaged.
@@ -184,7 +199,7 @@ class Reader:
             return [Damage("database", self.address.shown, (), str(error))]
         return verify.verify(self._database, blobs, last)
 
-    def log(self) -> Sequence[Entry]:
+    def log(self) -> Sequence[LogEntry]:
         """The audit log."""
         with self._database.reading() as connection:
             return [*log.entries(connection)]
@@ -201,3 +216,126 @@ class Reader:
         with self._database.reading() as connection:
             held = select(PARTS.c.digest).distinct()
             return sum(connection.execute(select(BLOBS.c.size).where(BLOBS.c.digest.in_(held))).scalars())
+
+
+_TRIES = 5
+"""Between two, a version was deleted, its bytes were removed, and another that has them was published."""
+
+
+def use_files(
+    database: Database,
+    blobs: Blobs,
+    version: Version,
+    use: Callable[[Mapping[str, Path]], Made],
+    shows: Mapping[str, Callable[[Made, Path], bool]] = MappingProxyType({}),
+) -> Made:
+    """What `use` makes of the version's files, by role.
+
+    shows  by role, for what `use` hashes itself: whether what it made shows that the file is as it was published.
+           Only where it does not is that file hashed, after `use`; all other files are hashed before
+    Raises NotFound where the version was deleted meanwhile, CorruptStore where a file is not what was published.
+    """
+    if (stated := str(version.manifest.get("digest"))) != version.digest:
+        raise CorruptStore(
+            f"store:{version}: it has digest {version.digest[:19]}, its manifest is of {stated[:19]}: one of them was "
+            "changed. `afina store verify` says what else is damaged.",
+            code="store.content-changed",
+            where=f"store:{version}",
+            what="manifest",
+        )
+    for left in reversed(range(_TRIES)):
+        places = _places(database, version)
+        try:
+            with ExitStack() as stack:
+                files: dict[str, Path] = {}
+                for role, blob in version.parts.items():
+                    _check_place(version, role, blob.digest, places[blob.digest])
+                    files[role] = stack.enter_context(blobs.file(places[blob.digest]))
+                    if role not in shows:
+                        _check_digests(version, [role], files, places)
+                later = [role for role in files if role in shows]
+                try:
+                    made = use(files)
+                except CorruptStore:
+                    _check_digests(version, later, files, places)  # says which file it is
+                    raise
+                _check_digests(version, [role for role in later if not shows[role](made, files[role])], files, places)
+                return made
+        except (CorruptStore, FileNotFoundError):
+            if _places(database, version) == places or not left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _places(database: Database, version: Version) -> dict[str, str]:
+    """By digest, where the blobs are that the version holds now."""
+    with database.reading() as connection:
+        place, number = catalog.resolve(connection, Reference.parse(str(version)))
+        same = select(VERSIONS.c.digest).where(VERSIONS.c.name == place.id, VERSIONS.c.number == number)
+        wanted = [blob.digest for blob in version.parts.values()]
+        rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
+        places = {row.digest: row.place for row in rows}
+        if connection.execute(same).scalar() != version.digest or places.keys() != set(wanted):
+            raise NotFound(
+                f"{version}: it was removed while it was read.", code="version.missing", version=str(version)
+            )  # its client was erased, and came again
+    return places
+
+
+def _check_place(version: Version, role: str, expected: str, place: str) -> None:
+    if not publishing.is_blob_place(place, expected):
+        raise CorruptStore(
+            f"store:{version}: its {role} is said to be in {place!r:.80}, no file of its own. `afina store verify` "
+            "says what else is damaged.",
+            code="store.content-changed",
+            where=f"store:{version}",
+            what=role,
+        )
+
+
+def _check_digests(
+    version: Version, roles: Iterable[str], files: Mapping[str, Path], places: Mapping[str, str]
+) -> None:
+    for role in roles:
+        expected = version.parts[role].digest
+        if (found := digest.of_file(files[role])) != expected:
+            raise CorruptStore(
+                f"store:{version}: its {role} has digest {found[:19]}, expected {expected[:19]}: the file "
+                f"{places[expected]} was changed. `afina store verify` says what else is damaged.",
+                code="store.content-changed",
+                where=f"store:{version}",
+                what=role,
+                path=places[expected],
+            )
+
+
+def changed_since(connection: Connection, seq: int, names: Collection[Name]) -> tuple[int, Collection[Name]]:
+    """The log's last entry, and the names about which there is one after `seq`, or whose client is gone."""
+    last = connection.execute(select(STORE.c.last)).scalar_one()
+    if last == seq:
+        return last, ()
+    subjects = set(connection.execute(select(LOG.c.subject).where(LOG.c.seq > seq)).scalars())
+    asked = select(CLIENTS.c.name, CLIENTS.c.salt).where(CLIENTS.c.state == LIVE)
+    hashes = {row.name: log.salted(row.salt, row.name) for row in connection.execute(asked)}
+
+    def touched(name: Name) -> bool:
+        return name.client not in hashes or log.subject(hashes[name.client], name.task) in subjects
+
+    return last, {name for name in names if touched(name)}
+
+
+def known_version(connection: Connection, reference: Reference) -> Version | None:
+    """The version that is meant now, if there is one: of a name alone, what `production` points to, or else the newest.
+
+    One query where there is nothing of that name.
+    """
+    found = catalog.name_row(connection, reference.name)
+    if found is None:
+        return None
+    if reference == Reference(reference.name) and PRODUCTION in catalog.aliases_of(connection, found):
+        reference = Reference(reference.name, alias=PRODUCTION)
+    try:
+        place, number = catalog.resolve(connection, reference)
+    except NotFound:
+        return None
+    return catalog.version(connection, place, number)

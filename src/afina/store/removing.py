@@ -8,9 +8,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.blobs.blobs import Blobs
 from afina.errors import NotFound, Refused
-from afina.store import catalog, leases, log, steps
-from afina.store.clients import veiled
-from afina.store.database.database import Database
+from afina.store import catalog, log, publishing
+from afina.store.catalog import veiled
+from afina.store.database import Database
 from afina.store.database.tables import (
     ALIASES,
     BLOBS,
@@ -27,11 +27,10 @@ from afina.store.database.tables import (
     SAID,
     VERSIONS,
 )
-from afina.store.log import Said
-from afina.store.names import Reference
-from afina.store.version import Removed, Version
+from afina.store.log import Attribution
+from afina.store.versions import Reference, Removal, Version
 
-_HALF_WRITTEN = 24 * leases.SECONDS
+_HALF_WRITTEN = 24 * publishing.LEASE_SECONDS
 """Seconds after which nobody writes any more at what is not whole."""
 
 
@@ -59,35 +58,35 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
         details = {"version": number, "digest": found.digest, "parts": parts}
         log.append(connection, "delete", {**place.payload, **details}, place.said(who, why))
         made = catalog.version(connection, place, number)
-        steps.reached("delete: in the transaction")
-    steps.reached("delete: committed")
+        log.crash_point("delete: in the transaction")
+    log.crash_point("delete: committed")
     return made
 
 
-def collect(database: Database, blobs: Blobs) -> Removed:
+def collect(database: Database, blobs: Blobs) -> Removal:
     """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed gc or erase ended."""
     with database.writing() as connection:
-        leases.expire(connection)
+        publishing.expire_leases(connection)
         gone = _condemn(connection)
         if gone:
             log.append(connection, "gc", {"blobs": sorted(gone)})
         unfinished = _erasing(connection)
-        steps.reached("gc: in the transaction")
-    steps.reached("gc: condemned")
+        log.crash_point("gc: in the transaction")
+    log.crash_point("gc: condemned")
     _empty(database, blobs)
-    steps.reached("gc: committed")
+    log.crash_point("gc: committed")
     _finish(database, unfinished)
     blobs.sweep(_HALF_WRITTEN)
-    return Removed(len(gone), sum(gone.values()))
+    return Removal(len(gone), sum(gone.values()))
 
 
-def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removed:
+def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why: str) -> Removal:
     """Remove all of a client for good: names, manifests, who and why in clear, and the blobs that no other holds.
 
     The log still verifies: of the client it has hashes, whose salt goes too. Killed, the same call goes on, as does
     `gc`. Raises NotFound; Busy where somebody reads for so long that the pages cannot be given up.
     """
-    made = Removed(0, 0)
+    made = Removal(0, 0)
     with database.writing() as connection:
         called = CLIENTS.c.name.in_((client, veiled(client)))
         row = connection.execute(select(CLIENTS).where(called)).one_or_none()
@@ -98,12 +97,12 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
                 client=client,
             )
         if row.state == LIVE:
-            made = _forget(connection, row.id, Said(row.id, row.salt, who, why), client)
-        steps.reached("erase: in the transaction")
-    steps.reached("erase: forgotten")
+            made = _forget(connection, row.id, Attribution(row.id, row.salt, who, why), client)
+        log.crash_point("erase: in the transaction")
+    log.crash_point("erase: forgotten")
     _empty(database, blobs)
     blobs.sweep(_HALF_WRITTEN)
-    steps.reached("erase: removed")
+    log.crash_point("erase: removed")
     _finish(database, [row.id])
     return made
 
@@ -126,20 +125,20 @@ def _finish(database: Database, unfinished: Collection[int]) -> None:
         for row in connection.execute(select(CLIENTS).where(theirs & (CLIENTS.c.state == ERASING))).all():
             veil = {"name": veiled(row.name), "state": ERASED}
             connection.execute(update(CLIENTS).where(CLIENTS.c.id == row.id).values(veil))
-    steps.reached("erase: committed")
+    log.crash_point("erase: committed")
     database.scrub()
-    steps.reached("erase: scrubbed")
+    log.crash_point("erase: scrubbed")
     with database.writing() as connection:
         connection.execute(delete(CLIENTS).where(theirs & (CLIENTS.c.state == ERASED)))
-    steps.reached("erase: ended")
+    log.crash_point("erase: ended")
 
 
-def _forget(connection: Connection, client: int, said: Said, name: str) -> Removed:
+def _forget(connection: Connection, client: int, said: Attribution, name: str) -> Removal:
     names = connection.execute(select(NAMES).where(NAMES.c.client == client)).all()
     mine = select(VERSIONS.c.id).where(VERSIONS.c.name.in_([row.id for row in names]))
     versions = connection.execute(mine).scalars().all()
     connection.execute(delete(PARTS).where(PARTS.c.version.in_(mine)))
-    leases.expire(connection)
+    publishing.expire_leases(connection)
     connection.execute(delete(LEASES).where(LEASES.c.client == name))
     gone = _condemn(connection)  # all that is loose, for it may be of the client's versions that were deleted
     # who erased it is a hash too, whose salt goes with the others: the words are not kept
@@ -158,7 +157,7 @@ def _forget(connection: Connection, client: int, said: Said, name: str) -> Remov
     connection.execute(delete(SAID).where(SAID.c.client == client))
     connection.execute(delete(KEYS).where(KEYS.c.client == client))
     connection.execute(update(CLIENTS).where(CLIENTS.c.id == client).values(state=ERASING, salt=None))
-    return Removed(len(gone), sum(gone.values()), len(versions))
+    return Removal(len(gone), sum(gone.values()), len(versions))
 
 
 def _condemn(connection: Connection) -> dict[str, int]:
@@ -178,11 +177,11 @@ def _empty(database: Database, blobs: Blobs) -> None:
     with database.reading() as connection:
         held = select(BLOBS.c.place)
         rows = connection.execute(select(GARBAGE).where(GARBAGE.c.place.not_in(held))).all()
-    places = [row.place for row in rows if leases.is_place(row.place, row.digest)]
+    places = [row.place for row in rows if publishing.is_blob_place(row.place, row.digest)]
     for place in places:
         blobs.remove(place)
-        steps.reached("gc: one removed")
-    steps.reached("gc: removed")
+        log.crash_point("gc: one removed")
+    log.crash_point("gc: removed")
     if places:
         with database.writing() as connection:
             for place in places:

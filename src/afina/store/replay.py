@@ -1,37 +1,42 @@
 """Replay: what an adapter computes here and now, against what it computed once, and against another adapter.
 
-The only part of the store that computes with models; torch and all that needs it are imported by the functions that do.
+Two adapters are compared by the answers that flip on the same texts, and by whether the second is better. The only part
+of the store that computes with models; torch and all that needs it are imported by the functions that do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from afina.data.evaluation_texts import EvaluationSet
+from afina.data.split import Split
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives
 from afina.models.adapter import Adapter
 from afina.models.objective import Objective, Predictions, metric_for
+from afina.schema import null_where_undefined
 from afina.stats.answered import Answered
-from afina.stats.metrics import METRICS
-from afina.store.diff.flips import Flips, compared
+from afina.stats.comparison import Comparison, compare
+from afina.stats.metrics import METRICS, Metric
 from afina.store.diff.weights import is_foreign
-from afina.store.kinds import ADAPTER_KINDS
+from afina.store.kinds import ADAPTER_KINDS, AdapterKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from afina.inference.importing import Imported
     from afina.models.backbone import Backbone
+
 
 NAMES = ("the first adapter", "the second adapter")
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckOutcome:
     """Whether an adapter still computes what it computed when it was made.
 
     difference  the largest of its probe's outputs, as a share of the largest; None where there is none to take
@@ -53,7 +58,7 @@ class Check:
         return asdict(self)
 
 
-def check(adapter: Adapter, backbone: str | None = None) -> Check:
+def check(adapter: Adapter, backbone: str | None = None) -> CheckOutcome:
     """Compute the probe of an adapter again, in float32, on the backbone at that address or the one that it names.
 
     An adapter that cannot be opened because of what is in it has not passed.
@@ -79,10 +84,10 @@ def check(adapter: Adapter, backbone: str | None = None) -> Check:
     assert isinstance(versions, dict)
     platform = {key: value for key, value in here.items() if not key.startswith("git_")}
     passed = found is not None and found <= probes.TOLERANCE
-    return Check(passed, found, probes.TOLERANCE, versions, platform, problem)
+    return CheckOutcome(passed, found, probes.TOLERANCE, versions, platform, problem)
 
 
-def flips(
+def flips_between(
     first: Adapter,
     second: Adapter,
     texts: EvaluationSet,
@@ -105,7 +110,7 @@ def flips(
     _check_alike(asked, texts, names)
     headline = METRICS[metric_for(asked[0], metric)]
     one, other = _answers(pair, asked, texts, backbone)
-    return compared(one, other, texts, asked[0].kind, headline, names, most)
+    return compare_answers(one, other, texts, asked[0].kind, headline, names, most)
 
 
 def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
@@ -221,15 +226,109 @@ def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str,
     return merging.merge(Predictor.of(adapter, backbone_of(adapter, backbone)), directory)
 
 
-def read_pretrained(directory: Path, backbone: str) -> Imported:
-    """A classifier that transformers saved, as an adapter, see `afina.inference.importing`."""
-    from afina.inference import importing
+@dataclass(frozen=True)
+class Flip:
+    """A text whose answer has changed.
 
-    return importing.read_pretrained(directory, backbone)
+    index  of the text among all, from 0
+    label, before, after  names; several of a text in a tuple; numbers
+    """
+
+    index: int
+    text: str
+    pair: str | None
+    label: Any
+    before: Any
+    after: Any
 
 
-def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
-    """Raise what opening an adapter of peft's would, see `afina.inference.importing`."""
-    from afina.inference import importing
+@dataclass(frozen=True)
+class Flips:
+    """What two adapters, a first and a second, answer on the same texts.
 
-    importing.check_opens(adapter, configuration)
+    names       how sentences call them
+    metric      by which they are compared;  figures  the first's and the second's
+    flipped     examples with another answer, of which `right_to_wrong`, `wrong_to_right` and `wrong_to_wrong` are told;
+                right is what has every label right. None for numbers, for which there is instead
+    mean_change mean absolute change of the answers, in the unit of the targets
+    comparison  the second with the first: its difference is the second's metric less the first's, and its verdict says
+                what the second is; None where the metric is undefined on these texts: `undefined` then says why
+    rows        some of the flips, those that were right and are wrong first; of numbers the largest changes
+    """
+
+    names: tuple[str, str]
+    kind: str
+    metric: str
+    figures: tuple[float, float]
+    examples: int
+    flipped: int | None
+    right_to_wrong: int | None
+    wrong_to_right: int | None
+    wrong_to_wrong: int | None
+    mean_change: float | None
+    comparison: Comparison | None
+    rows: tuple[Flip, ...]
+    undefined: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """What the second is against the first: better, worse, equivalent, undecided, or undefined as the metric is."""
+        return self.comparison.verdict if self.comparison else "undefined"
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence, and a second: see `Comparison.words`."""
+        return self.comparison.words if self.comparison else self.undefined
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values; None where something is undefined, or an end of the interval at no number."""
+        made, compared = self.comparison, ("difference", "p", "margin", "level")
+        ends = (made.interval.low, made.interval.high) if made else ()
+        counts = ("flipped", "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "mean_change")
+        return {
+            **{key: getattr(self, key) for key in ("kind", "metric", "examples", *counts)},
+            "names": list(self.names),
+            "figures": [*map(null_where_undefined, self.figures)],
+            **{key: getattr(made, key) if made else None for key in compared},
+            "verdict": self.verdict,
+            "words": self.words,
+            "interval": [end if isfinite(end) else None for end in ends] if made else None,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def compare_answers(
+    one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str], most: int
+) -> Flips:
+    """Of what a first and a second adapter answer on the same texts.
+
+    headline  by which they are compared, see `afina.models.objective.metric_for`
+    most      flips that are told with their text
+    """
+    called = names if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
+    assert headline.values is not None  # or `metric_for` had refused it
+    values = {called[1]: headline.values(other), called[0]: headline.values(one)}
+    undefined = " and ".join(name for name in called if np.isnan(values[name]).any())
+    margin = headline.margin(texts.split.labels)
+    asked = ADAPTER_KINDS[kind]
+    return Flips(
+        names=called,
+        kind=kind,
+        metric=headline.name,
+        figures=(headline.value(one), headline.value(other)),
+        examples=len(texts.split),
+        **asked.changes(one, other)._asdict(),
+        comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
+        rows=tuple(_rows(one, other, texts, asked, most)),
+        undefined=undefined and f"{headline.words} is undefined for {undefined}: it needs {headline.needs}.",
+    )
+
+
+def _rows(one: Answered, other: Answered, texts: EvaluationSet, kind: AdapterKind, most: int) -> Iterator[Flip]:
+    split: Split = texts.split
+    for index in kind.changed(one, other)[:most]:
+        label, before, after = (
+            kind.told(found[index], texts.label_names) for found in (split.labels, one.answers, other.answers)
+        )
+        pair = None if split.pairs is None else split.pairs[index]
+        yield Flip(index, split.texts[index], pair, label, before, after)

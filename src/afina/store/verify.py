@@ -13,8 +13,8 @@ from sqlalchemy.engine import Row
 from afina import digest, file_io
 from afina.blobs.blobs import Blobs
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
-from afina.store import catalog, keys, leases, log
-from afina.store.database.database import Database
+from afina.store import catalog, keys, log, publishing
+from afina.store.database import Database
 from afina.store.database.tables import (
     ALIASES,
     BLOBS,
@@ -30,8 +30,8 @@ from afina.store.database.tables import (
     STORE,
     VERSIONS,
 )
-from afina.store.log import Entry
-from afina.store.version import Damage
+from afina.store.log import LogEntry
+from afina.store.versions import Damage
 
 _SETTINGS = "adapter_config.json"
 """As in `afina.models.adapter`, which imports NumPy."""
@@ -43,7 +43,7 @@ _LOST = "there is no {} of it, and the log says that there is one"
 class _Expected:
     """What the log says of one name: entries of publishing by version, deleted versions, and aliases."""
 
-    published: dict[int, Entry] = field(default_factory=dict)
+    published: dict[int, LogEntry] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
     aliases: dict[str, int] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ def verify(database: Database, blobs: Blobs, last: str | None = None) -> list[Da
             found += _keys(connection, entries)
             found += _said(connection, entries)
             settings = _settings(connection)
-            held = catalog.held(connection)
+            held = catalog.versions_by_blob(connection)
             rows = {row.digest: row for row in connection.execute(select(BLOBS))}
     except CorruptStore as error:
         return [*found, Damage("database", shown, (), str(error))]
@@ -109,7 +109,7 @@ def _of_settings(blobs: Blobs, row: Row[Any], versions: list[str], manifests: li
             yield Damage("version", version, (version,), f"its {_SETTINGS}: {problem}; peft would answer otherwise")
 
 
-def _place(connection: Connection, entries: list[Entry], shown: str) -> Iterator[Damage]:
+def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Iterator[Damage]:
     """Where the bytes are is in no entry, for it may be a secret; whether that is beside the database is."""
     said = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if said else "beside"
@@ -127,7 +127,7 @@ def _is_still_there(database: Database, blob: str, place: str | None) -> bool:
 
 
 def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
-    if not leases.is_place(row.place, row.digest):
+    if not publishing.is_blob_place(row.place, row.digest):
         return f"its row names the file {row.place!r:.80}, which is none of it"
     try:
         size = blobs.size(row.place)
@@ -144,8 +144,8 @@ def _of_blob(blobs: Blobs, row: Row[Any]) -> str | None:
     return None if found == row.digest else f"its file {row.place} has digest {found[:19]}: it was changed"
 
 
-def _read_log(connection: Connection) -> tuple[list[Entry], list[Damage]]:
-    entries: list[Entry] = []
+def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
+    entries: list[LogEntry] = []
     damaged = []
 
     def wrong(seq: object, problem: str, payload: Mapping[str, Any] | None = None) -> None:
@@ -157,7 +157,7 @@ def _read_log(connection: Connection) -> tuple[list[Entry], list[Damage]]:
         payload = None
         try:
             payload = json.loads(row.payload)
-            entry = Entry(row.seq, row.time, row.event, payload, row.previous, row.hash)
+            entry = LogEntry(row.seq, row.time, row.event, payload, row.previous, row.hash)
             computed, about = entry.computed(), log.subject_of(payload)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             wrong(row.seq, f"it is not readable ({error})", payload)
@@ -179,7 +179,7 @@ def _read_log(connection: Connection) -> tuple[list[Entry], list[Damage]]:
     return entries, damaged
 
 
-def _replayed(entries: list[Entry]) -> dict[str, _Expected]:
+def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
     """By subject, what has to be there after all that was done; a client that was erased has nothing."""
     made: dict[str, _Expected] = {}
     for entry in entries:
@@ -231,7 +231,7 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
         yield Damage("client", subject, (), _LOST.format("row"))
 
 
-def _keys(connection: Connection, entries: list[Entry]) -> Iterator[Damage]:
+def _keys(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
     expected, found = keys.expected(entries), keys.rows(connection)
     for id in sorted(expected.keys() | found.keys(), key=str):
         if id not in found or id not in expected:
@@ -266,7 +266,7 @@ def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Exp
             yield Damage("version", version, (version,), "it was deleted, and something still holds its bytes")
 
 
-def _content(connection: Connection, row: Row[Any], entry: Entry, version: str, salt: str) -> Iterator[Damage]:
+def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: str, salt: str) -> Iterator[Damage]:
     text = row.manifest if isinstance(row.manifest, str) else ""
     if log.salted(salt, digest.of_bytes(text.encode())) != entry.payload["manifest"]:
         yield Damage("manifest", version, (version,), "it is not what was published: it was changed")
@@ -290,7 +290,7 @@ def _claims(manifest: Mapping[str, Any], version: str) -> Iterator[Damage]:
             yield Damage("manifest", version, (version,), str(error).removeprefix(f"{version}: "))
 
 
-def _said(connection: Connection, entries: list[Entry]) -> Iterator[Damage]:
+def _said(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
     """Where the words of who, why and from where are not those that were hashed."""
     salts = {row.id: row.salt for row in connection.execute(select(CLIENTS))}
     words = {row.seq: row for row in connection.execute(select(SAID))}
@@ -302,6 +302,6 @@ def _said(connection: Connection, entries: list[Entry]) -> Iterator[Damage]:
             if hashed and entry.payload.get("client") in alive:
                 yield Damage("log", str(entry.seq), (), "the words of who and why are missing")
             continue
-        found = log.Said(row.client, salts.get(row.client) or "", row.who, row.why, row.source).hashed()
+        found = log.Attribution(row.client, salts.get(row.client) or "", row.who, row.why, row.source).hashed()
         if found != hashed:
             yield Damage("log", str(entry.seq), (), "the words of who or why were changed")

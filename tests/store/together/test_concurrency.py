@@ -14,9 +14,9 @@ from storing import Adapters
 
 from afina.blobs.blobs import LocalBlobs
 from afina.errors import Busy, NotFound
-from afina.store import steps
+from afina.store import log
 from afina.store.adapter_store import AdapterStore
-from afina.store.database.database import Database
+from afina.store.database import Database
 from afina.store.database.tables import ALIASES, SAID
 from raises import raises
 from services import S3, Postgres
@@ -142,7 +142,7 @@ def between(monkeypatch: pytest.MonkeyPatch, step: str, do: object) -> list[str]
             reached.append(name)
             do()  # type: ignore[operator]
 
-    monkeypatch.setattr(steps, "reached", reach)
+    monkeypatch.setattr(log, "crash_point", reach)
     return reached
 
 

@@ -16,9 +16,9 @@ import storing
 from storing import Adapters
 
 from afina.errors import AfinaError, Busy, CannotWrite, InvalidName, NotFound, Refused
-from afina.store import steps
+from afina.store import log
 from afina.store.adapter_store import AdapterStore
-from afina.store.database.database import Database
+from afina.store.database import Database
 from raises import raises
 from services import Postgres, free_port
 
@@ -136,7 +136,7 @@ def test_a_connection_that_is_cut_in_a_transaction_undoes_it(
         filled.alias("acme/reviews@3")
         filled.gc()
 
-    monkeypatch.setattr(steps, "reached", reach)
+    monkeypatch.setattr(log, "crash_point", reach)
     if step == "gc: one removed":  # between transactions nothing is cut
         do()
     else:

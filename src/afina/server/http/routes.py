@@ -20,7 +20,7 @@ from afina.server.http.described import described, health
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
 from afina.server.missing import Missing
-from afina.store import leases
+from afina.store import publishing
 
 RECEIPT = "Afina-Receipt"
 
@@ -57,7 +57,7 @@ async def classify(request: Request) -> Response:
     """Labels and probabilities in the adapter's order, as vLLM gives them."""
     body = await given(request, vllm.Classify)
     found = await answers(request, body.model, vllm.texts(body))
-    return _answer(vllm.answered(body, found, request.scope["afina.request"], int(leases.time())), found)
+    return _answer(vllm.answered(body, found, request.scope["afina.request"], int(publishing._seconds())), found)
 
 
 @router.get("/v1/models", **VLLM(vllm.MODELS))
@@ -68,7 +68,7 @@ async def models(request: Request) -> Response:
         listed = await desk_of(request).look(key, core.store.list, key.client)
     except NotFound:
         listed = []
-    return JSONResponse(vllm.models(listed, int(leases.time())))
+    return JSONResponse(vllm.models(listed, int(publishing._seconds())))
 
 
 @router.post("/models/{client}/{task}", **HUB(hub.ANSWER, hub.Classification, hub.EXAMPLE))

@@ -1,11 +1,12 @@
 """What an adapter changes, layer by layer: LoRA's factors as the products they stand for, all else as it is stored.
 
-Reads what methods and peft wrote down of the products' scales; computes with no model. Imports torch nowhere.
+A product is compared without being formed: its norm, its distance from another, the spaces that it works in. Heads are
+matched by label, bags of words by term. Knows what methods and peft write of the products' scales, and no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, sqrt
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 from afina.errors import CorruptAdapter, InvalidStudy
 from afina.methods.peft_settings import Ends
 from afina.models.adapter import FOREIGN, Adapter
+from afina.models.architectures import is_output
 from afina.models.manifest import Manifest
-from afina.store.diff.low_rank import Product
+from afina.store import kinds
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 LORA = "lora"
 ALPHA, PEFT_ALPHA = 16.0, 8.0
@@ -39,16 +42,16 @@ def is_foreign(manifest: Manifest) -> bool:
     return manifest.method == FOREIGN and "type" not in manifest.hyperparameters
 
 
-def parts(adapter: Adapter) -> dict[str, Product | Tensor]:
+def effective_weights(adapter: Adapter) -> dict[str, LowRankProduct | Tensor]:
     """By name, as it is in a model that nothing is wrapped around. A product has the name of its layer.
 
     Raises CorruptAdapter where factors do not fit each other, or a scale is no number.
     """
     tensors = {name.removeprefix("base_model.model."): tensor for name, tensor in adapter.tensors.items()}
-    scales = Scales.of(adapter)
+    scales = LoraScales.of(adapter)
     if scales is None:
         return dict(tensors)
-    found: dict[str, Product | Tensor] = {}
+    found: dict[str, LowRankProduct | Tensor] = {}
     for name in list(tensors):
         for right, left in _FACTORS:
             layer = name.removesuffix(right)
@@ -63,7 +66,7 @@ def parts(adapter: Adapter) -> dict[str, Product | Tensor]:
     return found | tensors
 
 
-def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: Scales) -> Product:
+def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: LoraScales) -> LowRankProduct:
     if left.shape[1] != right.shape[0] or not right.shape[0]:
         raise CorruptAdapter(
             f"{adapter.where}: the factors of {layer} have shapes {list(left.shape)} and {list(right.shape)}, expected "
@@ -72,11 +75,11 @@ def _product(adapter: Adapter, layer: str, left: Tensor, right: Tensor, scales: 
             where=adapter.where,
             layer=layer,
         )
-    return Product(left, right, scales.scale(layer, right.shape[0]))
+    return LowRankProduct(left, right, scales.scale(layer, right.shape[0]))
 
 
 @dataclass(frozen=True)
-class Scales:
+class LoraScales:
     """By what LoRA multiplies B @ A: alpha / r, or alpha / sqrt(r).
 
     patterns  other alphas, by patterns of layers' names
@@ -141,3 +144,185 @@ def _corrupt(where: str, name: str, value: Any, expected: str) -> CorruptAdapter
         field=name,
         found=str(value)[:40],
     )
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankProduct:
+    """scale * left @ right.
+
+    left   [outputs, r], such as LoRA's B;  right  [r, inputs], such as its A
+    """
+
+    left: Tensor
+    right: Tensor
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[outputs, inputs]."""
+        return self.left.shape[0], self.right.shape[1]
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius'."""
+        return _row_norms([self])
+
+    @property
+    def rank(self) -> int:
+        """How many directions it has that the rounding of its factors, as they are stored, cannot have made."""
+        return self.spaces[0].shape[1]
+
+    @cached_property
+    def spaces(self) -> tuple[Tensor, Tensor]:
+        """Orthonormal bases, float64 [outputs, rank] and [inputs, rank]: of what it writes, and of what it reads."""
+        import torch
+
+        left, right = self.left.double(), self.right.double()
+        outputs, above = torch.linalg.qr(left)
+        inputs, below = torch.linalg.qr(right.T)
+        u, sizes, v = torch.linalg.svd(above @ below.T, full_matrices=False)
+        # A factor whose entries are off by half a unit in the last place changes the product by no more than this.
+        least = _unit(self.left, self.right) * float(left.norm() * right.norm())
+        kept = int((sizes > least).sum())
+        return outputs @ u[:, :kept], inputs @ v[:kept].T
+
+    def distance(self, other: LowRankProduct) -> float:
+        """Frobenius norm of the difference; both have one shape, perhaps other ranks. Exactly 0 of equal factors."""
+        import torch
+
+        same = self.scale == other.scale and self.left.shape == other.left.shape
+        if same and torch.equal(self.left, other.left) and torch.equal(self.right, other.right):
+            return 0.0
+        return _row_norms([self, LowRankProduct(other.left, other.right, -other.scale)])
+
+    def rows(self, chosen: list[int]) -> LowRankProduct:
+        """With these outputs, in this order."""
+        return LowRankProduct(self.left[chosen], self.right, self.scale)
+
+
+def principal_angles(first: Tensor, second: Tensor) -> tuple[float, ...]:
+    """Principal angles between the spaces of two orthonormal bases, float64 [n, p] and [n, q]: degrees, least first.
+
+    min(p, q) of them. Cosines tell nothing of small angles, and sines nothing of those near 90 degrees, so each is by
+    what tells it (Björck & Golub 1973).
+    """
+    import torch
+
+    if first.shape[1] < second.shape[1]:
+        first, second = second, first
+    if not second.shape[1]:
+        return ()
+    within = first.T @ second
+    cosines = torch.linalg.svdvals(within).clamp(0, 1)
+    sines = torch.linalg.svdvals(second - first @ within).flip(0).clamp(0, 1)
+    found = torch.where(cosines**2 < 0.5, torch.arccos(cosines), torch.arcsin(sines))
+    return tuple(torch.rad2deg(found).tolist())
+
+
+def _row_norms(terms: list[LowRankProduct]) -> float:
+    """Frobenius norm of a sum of products of one shape."""
+    import torch
+
+    above = torch.linalg.qr(torch.cat([term.scale * term.left.double() for term in terms], dim=1))[1]
+    below = torch.linalg.qr(torch.cat([term.right.double() for term in terms]).T)[1]
+    return float((above @ below.T).norm())
+
+
+def _unit(*factors: Tensor) -> float:
+    """Of the coarsest number format among them; no less than what computing in float64 adds."""
+    import torch
+
+    units = [torch.finfo(factor.dtype).eps for factor in factors if factor.is_floating_point()]
+    return float(max([10 * torch.finfo(torch.float64).eps, *units]))
+
+
+FEW = 5
+"""Names that a sentence tells of many."""
+
+_ROWS, _COLUMNS = ("weights", "bias"), ("weights", "idf")
+"""Tensors of a bag of words with a row for each label, and with a column for each term."""
+
+
+@dataclass(frozen=True)
+class LabelMatching:
+    """Of two adapters.
+
+    sizes    labels of each
+    rows     places of the labels that both have, in the order of the first; None where rows are matched by place
+    columns  where each one's terms stand among those of both, which are `terms`; None where they have the same
+    notes    what is so matched, a sentence each
+    """
+
+    sizes: tuple[int, int]
+    rows: tuple[list[int], list[int]] | None
+    columns: tuple[list[int], list[int]] | None
+    terms: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, first: Adapter, second: Adapter) -> Self:
+        """Labels of a number, and those of an adapter that names none, are matched by place."""
+        one, other = first.manifest, second.manifest
+        notes = []
+        rows = None
+        if is_foreign(one) != is_foreign(other):
+            notes.append("One of them was made by peft and names no labels: rows of the head are compared in order.")
+        elif one.label_names != other.label_names and all(kinds.of(made).by_label for made in (one, other)):
+            rows, said = _by_label(one.label_names, other.label_names)
+            notes += said
+        columns, terms = None, 0
+        if first.vocabulary is not None and second.vocabulary is not None and first.vocabulary != second.vocabulary:
+            places = {term: place for place, term in enumerate(dict.fromkeys(first.vocabulary + second.vocabulary))}
+            columns, terms = (
+                ([places[t] for t in first.vocabulary], [places[t] for t in second.vocabulary]),
+                len(places),
+            )
+            new, gone = (terms - len(set(words)) for words in (first.vocabulary, second.vocabulary))
+            notes.append(
+                f"Of the terms, {new:,} are new in the second and {gone:,} gone; one that is missing counts as 0."
+            )
+        return cls((len(one.label_names), len(other.label_names)), rows, columns, terms, tuple(notes))
+
+    def matched(
+        self, name: str, first: LowRankProduct | Tensor, second: LowRankProduct | Tensor
+    ) -> tuple[LowRankProduct | Tensor, LowRankProduct | Tensor] | None:
+        """Both, of the layer or tensor of that name, with rows and columns in one order; None where none is common."""
+        if self.columns is not None and name in _COLUMNS:
+            first, second = self._spread(first, 0), self._spread(second, 1)
+        if self.rows is not None and (is_output(name) or name in _ROWS):
+            if (first.shape[0], second.shape[0]) != self.sizes or not self.rows[0]:
+                return None
+            first, second = _chosen(first, self.rows[0]), _chosen(second, self.rows[1])
+        return first, second
+
+    def _spread(self, part: LowRankProduct | Tensor, which: int) -> LowRankProduct | Tensor:
+        assert self.columns is not None
+        places = self.columns[which]
+        if isinstance(part, LowRankProduct) or part.shape[-1] != len(places):
+            return part
+        made = part.new_zeros((*part.shape[:-1], self.terms))
+        made[..., places] = part
+        return made
+
+
+def _chosen(part: LowRankProduct | Tensor, places: list[int]) -> LowRankProduct | Tensor:
+    return part.rows(places) if isinstance(part, LowRankProduct) else part[places]
+
+
+def _by_label(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[list[int], list[int]], list[str]]:
+    common = [name for name in first if name in set(second)]
+    alone = [name for name in (*first, *second) if name not in set(common)]
+    notes = []
+    if not common:
+        notes.append("They have no label in common, so that their heads cannot be compared.")
+    elif alone:
+        notes.append(f"Rows of the head are compared by label; left out, since only one has it: {some_of(alone)}.")
+    else:
+        notes.append("The labels are in another order; rows of the head are compared by label.")
+    return ([first.index(name) for name in common], [second.index(name) for name in common]), notes
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more

@@ -1,4 +1,7 @@
-"""What may come into a store: looked at before anything of it is read by another library, or kept."""
+"""What may come into a store: an adapter is inspected, and its tensors fit its backbone, before anything of it is kept.
+
+Layers and shapes are told by the backbone's configuration alone, and its files are read by no other library. No torch.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from afina import file_io, hub
-from afina.errors import AfinaError, CorruptAdapter, InvalidStudy
+from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, WrongBackbone
 from afina.methods import peft_settings
 from afina.methods.peft_settings import disagreement
 from afina.models.adapter import PEFT_SETTINGS, Adapter
 from afina.models.architectures import ARCHITECTURES, head_names, is_output
-from afina.models.backbone_spec import WELL_KNOWN, directory_of
+from afina.models.backbone_spec import WELL_KNOWN, Dimensions, dimensions, directory_of
 from afina.models.manifest import MANIFEST, read_manifest
-from afina.store.intake.fit import fits
-from afina.store.intake.header import Header
-from afina.store.intake.inspection import inspect
-from afina.store.intake.limits import Limits
+from afina.store.intake import IntakeLimits
+from afina.store.intake.inspection import Header, inspect
 
 _CONFIG = "config.json"
 
 
-def admit(directory: Path, limits: Limits, *, links: bool = False) -> Mapping[str, Any] | None:
+def admit(directory: Path, limits: IntakeLimits, *, links: bool = False) -> Mapping[str, Any] | None:
     """Raise what `inspection.inspect` does, and CorruptAdapter for tensors that cannot be of the backbone.
 
     That is told by the backbone's configuration, where it is at hand without a network; else when it is opened.
@@ -86,3 +87,130 @@ def _rows(header: Header) -> int:
         'Save it with task_type="SEQ_CLS", which keeps the head.',
         code="adapter.head-missing",
     )
+
+
+SMALL = 4096
+"""What a rank, a number of virtual tokens or of shared random rows may be, of a kind of tensor that is not known."""
+
+_OF_PEFT = "base_model.model."
+_DOWN, _UP = "lora_A.weight", "lora_B.weight"
+
+_Shape = tuple[int | None, ...]
+"""None: whatever the adapter has chosen."""
+
+
+def fits(header: Header, configuration: Mapping[str, Any], labels: int, where: str = "adapter") -> None:
+    """Raise WrongBackbone where a tensor cannot belong to the backbone of that `config.json`.
+
+    labels  rows of the head, where there is one;  where  names the adapter in messages
+
+    Raises CorruptAdapter where the head has other rows, or the two halves of a LoRA another rank; InvalidStudy for a
+    configuration that is none.
+    """
+    backbone = dimensions(configuration, labels)
+    output = backbone.architecture.head[-1]
+    heads = f".{output}.weight", f".{output}.bias"
+    shapes = {name.removeprefix(_OF_PEFT): entry.shape for name, entry in header.tensors.items()}
+    for name, shape in shapes.items():
+        if f".{name}".endswith(heads) and shape[:1] != (labels,):
+            raise CorruptAdapter(
+                f"{where}: its head {name[:80]!r} has shape {list(shape)}, there are {labels} labels. Copy the adapter "
+                "again, or train it again.",
+                code="adapter.tensors-mismatch",
+                where=where,
+                tensor=name[:80],
+                found=shape,
+            )
+        _check(name, shape, backbone, where)
+        if name.endswith(_DOWN):
+            up = shapes.get(name.removesuffix(_DOWN) + _UP)
+            if up is not None and up[1:] != shape[:1]:
+                raise CorruptAdapter(
+                    f"{where}: {name[:80]!r} has shape {list(shape)}, {_UP} beside it {list(up)}: not of one rank. "
+                    "Copy the adapter again, or train it again.",
+                    code="adapter.tensors-mismatch",
+                    where=where,
+                    tensor=name[:80],
+                    found=shape,
+                )
+
+
+def _check(name: str, shape: tuple[int, ...], backbone: Dimensions, where: str) -> None:
+    inside = backbone.architecture.block.find(name)
+    if inside is not None and inside[0] >= backbone.layers:
+        raise WrongBackbone(
+            f"{where}: {name[:80]!r} belongs to layer {inside[0]}, the backbone has layers 0 to {backbone.layers - 1}. "
+            "Name the backbone that it was made for.",
+            where=where,
+            tensor=name[:80],
+            layer=inside[0],
+        )
+    allowed = _allowed(name, inside[1] if inside else None, backbone)
+    if allowed is None:
+        known = backbone.known
+        if odd := [size for size in shape if size > SMALL and size not in known]:
+            raise WrongBackbone(
+                f"{where}: {name[:80]!r} has shape {list(shape)}; {odd[0]:,} is no dimension of the backbone. Name the "
+                "backbone that it was made for.",
+                where=where,
+                tensor=name[:80],
+                found=shape,
+            )
+    elif not any(_alike(shape, each) for each in allowed):
+        expected = " or ".join(str([size if size is not None else "any" for size in each]) for each in allowed)
+        raise WrongBackbone(
+            f"{where}: {name[:80]!r} has shape {list(shape)}, on this backbone it is {expected}. Name the backbone "
+            "that it was made for.",
+            where=where,
+            tensor=name[:80],
+            found=shape,
+        )
+
+
+def _alike(shape: tuple[int, ...], expected: _Shape) -> bool:
+    return len(shape) == len(expected) and all(
+        found >= 1 if asked is None else found == asked for found, asked in zip(shape, expected, strict=True)
+    )
+
+
+def _allowed(name: str, inner: str | None, backbone: Dimensions) -> list[_Shape] | None:
+    """Shapes that the tensor may have; None where its kind is not known."""
+    if inner is None:
+        ends: dict[str, _Shape] = {**backbone.outside, "prompt.weight": (None, backbone.hidden)}
+        return next(([shape] for end, shape in ends.items() if f".{name}".endswith(f".{end}")), None)
+    for module, linear in backbone.linear.items():
+        if inner.startswith(f"{module}."):
+            kind = inner.removeprefix(f"{module}.").removeprefix("base_layer.")  # what peft calls the layer itself
+            if kind in (plain := linear.shapes()):
+                return [plain[kind]]
+            return _of_linear(linear.inputs, linear.outputs).get(kind)
+    for norm, width in backbone.norms.items():
+        if inner in (f"{norm}.weight", f"{norm}.bias"):
+            return [(width,)]
+    place = inner.rpartition(".prefix.")
+    if place[1] and place[2] in ("key", "value"):
+        return [(None, *backbone.heads)]
+    place = inner.rpartition("bottleneck.")
+    return _of_bottleneck(backbone.hidden).get(place[2]) if place[1] else None
+
+
+def _of_linear(inputs: int, outputs: int) -> dict[str, list[_Shape]]:
+    """What a method puts beside a linear layer, by the end of its name."""
+    return {
+        _DOWN: [(None, inputs)],
+        _UP: [(outputs, None)],
+        "lora_magnitude_vector": [(outputs,), (1, outputs)],
+        "lora_magnitude_vector.weight": [(outputs,), (1, outputs)],
+        "ia3_l": [(outputs, 1), (1, inputs)],
+        "vera_lambda_b": [(outputs,)],
+        "vera_lambda_d": [(None,)],
+    }
+
+
+def _of_bottleneck(hidden: int) -> dict[str, list[_Shape]]:
+    return {
+        "down.weight": [(None, hidden)],
+        "down.bias": [(None,)],
+        "up.weight": [(hidden, None)],
+        "up.bias": [(hidden,)],
+    }

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from afina import digest, file_io
 from afina.errors import CannotWrite, CorruptAdapter, CorruptStore, InvalidName, NotFound, Refused
-from afina.store.intake.limits import Limits
+from afina.store.intake import IntakeLimits
 
 FORMAT = 1
 INDEX = "bundle.json"
@@ -71,7 +71,7 @@ def write(path: Path, entries: Mapping[str, Path | bytes], about: Mapping[str, A
     return digest.of_file(path)
 
 
-def read(path: Path, into: Path, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008 - frozen
+def read(path: Path, into: Path, limits: IntakeLimits = IntakeLimits()) -> dict[str, Any]:  # noqa: B008 - frozen
     """Write a bundle's files into the new directory `into`, whole or not at all; what was said about it.
 
     Raises NotFound; Refused for what no bundle has, such as a link, or more than `limits` allow of `files` and `bytes`;
@@ -170,7 +170,7 @@ def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _read_index(path: Path, file: BinaryIO, limits: Limits) -> tuple[dict[str, Any], list[_Member]]:
+def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[str, Any], list[_Member]]:
     start = file.read(BLOCK)
     compressed = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
     if compressed is not None:
@@ -232,7 +232,7 @@ def _member(path: Path, name: str, entry: Any) -> _Member:
     return _Member(name, size, stated)
 
 
-def _check_sizes(path: Path, members: list[_Member], limits: Limits) -> None:
+def _check_sizes(path: Path, members: list[_Member], limits: IntakeLimits) -> None:
     total = sum(member.size for member in members)
     for found, most, unit, key in (
         (len(members), limits.files, "files", "files"),

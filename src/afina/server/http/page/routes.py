@@ -17,8 +17,7 @@ from afina.server.http.page.rendered import Card
 from afina.server.http.protocols import native
 from afina.server.http.refusal import Refusal
 from afina.server.kinds import ANSWER_FORMATS
-from afina.store.names import PRODUCTION
-from afina.store.version import Listed
+from afina.store.versions import PRODUCTION, NameSummary
 
 MOST = 64
 """Tasks that one text is asked of, by name."""
@@ -91,7 +90,7 @@ async def figures(request: Request) -> Response:
     return _html(rendered.figures(core.figures.throughput.rates(client), core.batching.waiting_of(client)))
 
 
-async def _listed(request: Request) -> Sequence[Listed]:
+async def _listed(request: Request) -> Sequence[NameSummary]:
     """The tasks of the caller's client that are to be asked."""
     core, key = core_of(request), key_of(request)
     try:
@@ -102,11 +101,11 @@ async def _listed(request: Request) -> Sequence[Listed]:
         return []
 
 
-def _served(one: Listed) -> str:
+def _served(one: NameSummary) -> str:
     return f"{one.name}@{PRODUCTION if PRODUCTION in one.aliases else one.newest}"
 
 
-def _card(one: Listed, found: Sequence[Answer] | Refusal) -> Card:
+def _card(one: NameSummary, found: Sequence[Answer] | Refusal) -> Card:
     if isinstance(found, Refusal):
         number = one.aliases.get(PRODUCTION, one.newest)
         return Card(one.name, number, _aliases(one, number), problem=found.message)
@@ -116,5 +115,5 @@ def _card(one: Listed, found: Sequence[Answer] | Refusal) -> Card:
     return Card(one.name, number, _aliases(one, number), said, ranked, answer.prediction.truncated)
 
 
-def _aliases(one: Listed, number: int) -> Sequence[str]:
+def _aliases(one: NameSummary, number: int) -> Sequence[str]:
     return [alias for alias, to in one.aliases.items() if to == number]

@@ -11,7 +11,7 @@ from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import label, scores
 from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, array, one_of, record
-from afina.store.version import Listed
+from afina.store.versions import NameSummary
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
 
@@ -50,7 +50,7 @@ def answered(body: Classify, answers: Sequence[Answer], request: str, created: i
     return {**head, "data": data, "usage": usage}
 
 
-def models(listed: Sequence[Listed], created: int) -> dict[str, Any]:
+def models(listed: Sequence[NameSummary], created: int) -> dict[str, Any]:
     """The names that a client has."""
     data = [
         {"id": one.name, "object": "model", "created": created, "owned_by": one.name.partition("/")[0]}

@@ -13,16 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from afina import file_io
+from afina import file_io, hub
 from afina.data import leakage
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
 from afina.store import content
-from afina.store.intake import bundle, header, inspection
-from afina.store.intake.limits import Limits
-from afina.store.reader import Reader
-from afina.store.version import Published, Version
+from afina.store.intake import IntakeLimits, bundle, inspection
+from afina.store.reader import StoreReader
+from afina.store.versions import PublishOutcome, Version
 
 HUB = "hub:"
 BUNDLE = ".tar"
@@ -35,8 +34,8 @@ _WITH_HASHES = (
 
 
 def bring_in(
-    source: str, publish: Callable[..., Published], limits: Limits, *, message: str, backbone: str | None
-) -> Published:
+    source: str, publish: Callable[..., PublishOutcome], limits: IntakeLimits, *, message: str, backbone: str | None
+) -> PublishOutcome:
     """Publish what is at `source`, by `AdapterStore.publish` under one name.
 
     source    a directory of afina's, of peft's, or of a classifier that `save_pretrained` wrote; a bundle, FILE.tar;
@@ -70,7 +69,7 @@ def bring_in(
         parts, manifest = _parts(path, about, place / "parts"), about["manifest"]
         for role in (content.BODY_ROLE, content.HEAD_ROLE):
             if role in parts:
-                header.check_finite(parts[role], header.read_header(parts[role], limits))
+                inspection.check_finite(parts[role], inspection.read_header(parts[role], limits))
         content.restore(place / "adapter", manifest, parts, str(path))
         return keep(place / "adapter")
 
@@ -94,8 +93,8 @@ def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]
 
 
 def _directory(
-    path: Path, keep: Callable[..., Published], limits: Limits, backbone: str | None, *, links: bool = False
-) -> Published:
+    path: Path, keep: Callable[..., PublishOutcome], limits: IntakeLimits, backbone: str | None, *, links: bool = False
+) -> PublishOutcome:
     if os.path.lexists(path / MANIFEST) or os.path.lexists(path / PEFT_SETTINGS):
         if backbone is not None:
             raise InvalidStudy(
@@ -118,16 +117,16 @@ def _directory(
             code="option.missing",
             path=path,
         )
-    from afina.store import replay
+    from afina.inference import importing
 
     inspection.inspect_model(path, limits, links=links)
     with _workshop() as place:
-        replay.read_pretrained(path, backbone).save(place / "adapter")
+        importing.read_pretrained(path, backbone).save(place / "adapter")
         return keep(place / "adapter")
 
 
 def send_out(
-    store: Reader,
+    store: StoreReader,
     reference: str,
     target: str,
     *,
@@ -173,7 +172,7 @@ def send_out(
 
 
 def _to_directory(
-    store: Reader, version: Version, path: Path, merged: bool, backbone: str | None, texts: bool
+    store: StoreReader, version: Version, path: Path, merged: bool, backbone: str | None, texts: bool
 ) -> tuple[str, ...]:
     if os.path.lexists(path):
         raise Refused(
@@ -193,7 +192,7 @@ def _to_directory(
     return notes
 
 
-def _to_bundle(store: Reader, version: Version, path: Path, texts: bool) -> None:
+def _to_bundle(store: StoreReader, version: Version, path: Path, texts: bool) -> None:
     about = {
         "name": version.name,
         "version": version.number,
@@ -212,10 +211,8 @@ def _to_bundle(store: Reader, version: Version, path: Path, texts: bool) -> None
 
 
 def _to_hub(
-    store: Reader, version: Version, address: str, merged: bool, backbone: str | None, private: bool, texts: bool
+    store: StoreReader, version: Version, address: str, merged: bool, backbone: str | None, private: bool, texts: bool
 ) -> tuple[str, tuple[str, ...]]:
-    from afina import hub
-
     repository, _, revision = address.partition("@")
     with _workshop() as place:
         notes = _to_directory(store, version, place / "adapter", merged, backbone, texts)
