@@ -171,7 +171,6 @@ SAME_NAME: set[str] = {
     "Candidate",
     "Found",
     "Line",
-    "Lines",
     "Request",
 }
 """Public names that two classes still have."""

@@ -21,7 +21,7 @@
 
 Each message names where, what was found, what was expected and what to do next. What the caller has set, or may set, is
 named by the library's word in backquotes, as in "Name the right one with `text`."; the command line shows its own flag
-in that place (`afina.cli.hints`). It prints the message on one or two lines and exits with `exit_code`.
+in that place (`afina.cli.terminal`). It prints the message on one or two lines and exits with `exit_code`.
 
 Programs read `code` and `fields` instead of the message, whose words may change. `error_codes.py` lists all codes. This
 module knows no other module.

@@ -7,7 +7,7 @@ from typing import cast
 
 from rich.console import Console
 
-from afina.cli.display import Bars, Lines, watcher
+from afina.cli.display import Bars, PlainLines, watcher
 from afina.events import Progress
 from afina.studies.results import Results
 from afina.studies.runs.run import Run
@@ -62,7 +62,7 @@ def test_each_run_that_goes_on_has_a_bar_of_its_own_and_none_is_left_when_all_ha
     assert [task.description for task in shown.bars.tasks] == ["[2/2] full, seed 0: encode"]
     shown.failed(OTHER, "no")
     assert shown.bars is None
-    assert type(watcher(console(terminal=False), unwritten)) is Lines
+    assert type(watcher(console(terminal=False), unwritten)) is PlainLines
 
 
 def test_bars_go_away_when_the_work_is_interrupted_and_may_be_asked_to_twice() -> None:

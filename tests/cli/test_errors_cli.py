@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from afina import Adapter, Backbone, cli
-from afina.cli.output import with_json_errors
+from afina.cli.terminal import with_json_errors
 from command import PROGRAM, Command, copy, left_behind
 from fakes import Backbones, Runs, sentences, write_csv
 

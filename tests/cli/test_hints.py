@@ -13,7 +13,7 @@ import typer
 
 import afina as package
 from afina import cli
-from afina.cli.hints import COMMANDS, FLAGS, WITH_STORE, with_flags
+from afina.cli.terminal import COMMANDS, FLAGS, WITH_STORE, with_flags
 from command import Command
 
 SOURCE = Path(package.__file__).parent

@@ -14,17 +14,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from afina import __version__, file_io
-from afina.cli import adapters, asking, costs, exchange, keeping, keys, serving, shadow, store, studies
-from afina.cli.hints import with_flags
-from afina.cli.output import with_json_errors
-from afina.cli.text import check_arguments, check_streams, escape_unwritable
+from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies
+from afina.cli.terminal import check_arguments, check_streams, escape_unwritable, with_flags, with_json_errors
 from afina.errors import AfinaError
 
 COMMANDS = (
     *(studies.study, studies.train, studies.choose),
-    asking.ask,
-    *(adapters.evaluate, exchange.compare, adapters.predict),
-    *(costs.params, costs.plan, costs.methods),
+    plan.ask,
+    *(adapters.evaluate, adapters.compare, adapters.predict),
+    *(plan.params, plan.plan, plan.methods),
     *(studies.show, studies.report),
     *(serving.serve, serving.replay, shadow.shadow),
 )
@@ -33,10 +31,11 @@ COMMANDS = (
 STORE: dict[str, Callable[..., None]] = {
     **{"init": store.init, "publish": store.publish, "list": store.list_names, "show": store.show},
     **{"history": store.history, "alias": store.alias, "rollback": store.rollback},
-    **{"diff": exchange.diff, "check": exchange.check, "verify": keeping.verify},
-    **{"backup": keeping.backup, "recover": keeping.recover},
-    **{"delete": keeping.delete, "gc": keeping.gc, "erase": keeping.erase},
-    **{"import": exchange.bring_in, "export": exchange.send_out, "export-audit": keeping.export_audit},
+    **{"diff": store_exchange.diff, "check": store_exchange.check, "verify": store_maintenance.verify},
+    **{"backup": store_maintenance.backup, "recover": store_maintenance.recover},
+    **{"delete": store_maintenance.delete, "gc": store_maintenance.gc, "erase": store_maintenance.erase},
+    **{"import": store_exchange.import_adapter, "export": store_exchange.export_adapter},
+    **{"export-audit": store_maintenance.export_audit},
 }
 """In the order of `afina store --help`."""
 

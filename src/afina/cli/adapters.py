@@ -1,4 +1,4 @@
-"""Commands that open an adapter: evaluate, predict."""
+"""Commands that open adapters: evaluate, predict, compare."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from afina import allocator
-from afina.cli.hints import with_flags
-from afina.cli.opening import AdapterArgument, locate
 from afina.cli.options import (
+    AdapterArgument,
     Json,
     KeepTrained,
     LabelColumn,
@@ -24,6 +23,7 @@ from afina.cli.options import (
     MethodOption,
     MetricOption,
     MissingOption,
+    OwnBackbone,
     PairColumn,
     PositiveOption,
     SeedOption,
@@ -33,15 +33,17 @@ from afina.cli.options import (
     TextColumn,
     data_options,
     file_options,
+    locate,
 )
-from afina.cli.output import print_tables
-from afina.cli.text import printable
+from afina.cli.store_exchange import print_flips
+from afina.cli.terminal import print_tables, printable, with_flags
 from afina.errors import InvalidData
 
 if TYPE_CHECKING:
     from afina.data.readers.texts import Chunk
     from afina.inference.predictor import Predictor
     from afina.models.adapter import Adapter
+
 
 DtypeOption = Annotated[
     str,
@@ -55,9 +57,7 @@ DtypeOption = Annotated[
 def evaluate(
     adapter: AdapterArgument,
     task: TaskOption,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
-    ] = None,
+    backbone: OwnBackbone = None,
     method: MethodOption = None,
     seed: SeedOption = None,
     check_probe: Annotated[
@@ -116,9 +116,7 @@ def predict(
             "--file", help="csv, tsv, jsonl, parquet or xlsx, or one text a line; - for lines of standard input."
         ),
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
-    ] = None,
+    backbone: OwnBackbone = None,
     method: MethodOption = None,
     seed: SeedOption = None,
     check_probe: Annotated[
@@ -216,11 +214,11 @@ def _answer(
     said: _Answers,
     write: Callable[[Chunk, Sequence[dict[str, Any]]], None],
 ) -> None:
-    from afina.cli.display import reading
+    from afina.cli.display import file_progress
     from afina.data.readers.texts import TextStream
     from afina.inference import rows
 
-    with reading() as read:
+    with file_progress() as read:
         for chunk in parts:
             _print_told(parts.news() if isinstance(parts, TextStream) else "")
             answers, truncated = rows.answered(predictor, chunk)
@@ -239,3 +237,50 @@ def _print_told(told: str) -> None:
 def _print_notes(adapter: Adapter) -> None:
     for note in adapter.manifest.notes:
         print(f"Note: {adapter.where}: {note}", file=sys.stderr)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="Directory of an adapter, or store:CLIENT/TASK@VERSION.", metavar="A")],
+    second: Annotated[str, typer.Argument(help="The other one.", metavar="B")],
+    task: TaskOption,
+    backbone: OwnBackbone = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    separator: SeparatorOption = None,
+    metric: MetricOption = None,
+    positive: PositiveOption = None,
+    allow_leakage: KeepTrained = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two adapters on the same labelled texts: which is better, how sure that is, and which answers differ."""
+    from afina.data.addresses import check_address
+
+    open_both = [locate(each, None, None) for each in (first, second)]
+    check_address(task)
+    one, other = (open_it() for open_it in open_both)
+    from afina.report import evaluation
+    from afina.report.formatting import metric_figure
+    from afina.store import replay
+
+    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
+    texts = replay.read_texts(task, (one, other), names=(first, second), **data)
+    if positive is not None:
+        texts = texts.with_positive(positive)
+    flips = replay.flips_between(one, other, texts, backbone, names=(first, second), metric=metric)
+    if as_json:
+        seen = {"task": task, "file": texts.where, "leaked": texts.leaked, "left_out": texts.left_out}
+        told = {"first": first, "second": second, **seen, **flips.as_json()}
+        print(json.dumps(told, ensure_ascii=False, allow_nan=False))
+        return
+    for name, figure in zip(flips.names, flips.figures, strict=True):
+        measured = metric_figure(flips.metric, figure, texts.label_names)
+        print(printable(f"{name}: {measured} on {evaluation.which(texts.where, flips.examples, texts.held_out)}"))
+    if one.digest == other.digest:
+        print(f"Both are the same adapter, {one.digest[:19]}.")
+    print_flips(flips)
+    for line in evaluation.seen(texts.where, texts.leaked, texts.left_out, "an adapter was"):
+        print(line)
+    if texts.leaked is None:
+        print("Whether the training of both saw any of these texts is not known.", file=sys.stderr)

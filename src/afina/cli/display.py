@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from afina import meter
-from afina.cli.hints import with_flags
+from afina.cli.terminal import with_flags
 from afina.events import Progress
 from afina.report import progress
 from afina.report.progress import figures
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def watcher(console: Console, write: Callable[[Results], object]) -> Watcher:
     """The watcher that suits where `console` writes; `write` writes a report of what there is so far."""
-    return Bars(console, write) if console.is_terminal else Lines(console, write)
+    return Bars(console, write) if console.is_terminal else PlainLines(console, write)
 
 
 def bars(console: Console) -> RichProgress:
@@ -46,13 +46,13 @@ def bars(console: Console) -> RichProgress:
     )
 
 
-def telling(command: str) -> Callable[[str], None]:
+def print_progress(command: str) -> Callable[[str], None]:
     """Say on standard error what `command` does now, a line each."""
     return lambda words: print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def reading() -> Iterator[Callable[[Chunk], None]]:
+def file_progress() -> Iterator[Callable[[Chunk], None]]:
     """Told of each chunk that was answered, show how far a file is; where the answers themselves do not show it."""
     from rich.console import Console
 
@@ -97,7 +97,7 @@ class Minutes(Watcher):
             self.says(said)
 
 
-class Lines(progress.Lines):
+class PlainLines(progress.Lines):
     """Plain lines, with flags in the place of fields."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
@@ -117,7 +117,7 @@ class Lines(progress.Lines):
         super().failed(run, with_flags(message))
 
 
-class Bars(Lines):
+class Bars(PlainLines):
     """A bar a run that goes on, with phase, loss, speed and time left; it gives way to the result."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from afina.cli.options import Json
-from afina.cli.output import print_columns
-from afina.cli.store import CreateOption, NoteOption, opened, print_object, ready, which
-from afina.cli.versions import minute
+from afina.cli.store import CreateOption, NoteOption, minute, opened, print_object, ready, store_options
+from afina.cli.terminal import print_columns
 
 app = typer.Typer(
     name="keys",
@@ -18,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.callback()(which)
+app.callback()(store_options)
 
 HEADINGS = (
     *("id", "client", "name", "scopes", "tokens a minute", "created (UTC)", "expires", "revoked", "who", "why"),

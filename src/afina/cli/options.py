@@ -1,13 +1,24 @@
-"""Options that several commands share, and the fields of a task that they stand for. Knows no command."""
+"""Options that several commands share, the fields of a task that they stand for, and where an adapter is opened from.
+
+Knows no command.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from afina.data.kinds import KINDS
 from afina.errors import InvalidStudy
+from afina.store.versions import PREFIX
+
+if TYPE_CHECKING:
+    from afina.models.adapter import Adapter
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 BackboneOption = Annotated[
@@ -20,6 +31,9 @@ TaskOption = Annotated[
         help="csv, tsv, jsonl, parquet or xlsx file, directory, glue/NAME, hub:OWNER/NAME, or snippets:NAME.",
         metavar="ADDRESS",
     ),
+]
+OwnBackbone = Annotated[
+    str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
 ]
 EvaluationOption = Annotated[
     str | None,
@@ -165,3 +179,40 @@ def ask_options(template: str | None, words: list[str] | None) -> dict[str, Any]
     """How a text is asked about, in the words of a study's [ask]; what is not said is not in it."""
     asked: dict[str, Any] = {} if template is None else {"template": template_option(template)}
     return asked | ({"head": "words", "words": words_option(words)} if words else {})
+
+
+AdapterArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Directory of an adapter, made by afina or by peft, or of a study; or store:CLIENT/TASK@VERSION_OR_ALIAS.",
+        metavar="ADAPTER",
+    ),
+]
+
+
+def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], Adapter]:
+    """What opens the adapter, once it is known to be there; `method` and `seed` choose within a study.
+
+    Raises what looking for it does, in no time.
+    """
+    if adapter.startswith(PREFIX):
+        if method is not None or seed is not None:
+            option = "method" if method is not None else "seed"
+            raise InvalidStudy(
+                f"{adapter}: a version is one adapter, so `{option}` cannot choose there. Leave it out.",
+                code="option.inapplicable",
+                option=option,
+            )
+        from afina.store.adapter_store import AdapterStore
+
+        store = AdapterStore()
+        return partial(store.adapter, store.show(adapter))
+    from afina.studies.adapters import find
+
+    return partial(_load, find(Path(adapter), method, seed))
+
+
+def _load(place: Path) -> Adapter:
+    from afina.models.adapter import Adapter
+
+    return Adapter.load(place)

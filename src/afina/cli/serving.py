@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from afina.cli.options import BackboneOption, Json
+from afina.cli.options import BackboneOption, Json, OwnBackbone
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.errors import NotFound, Refused
 
@@ -148,9 +148,7 @@ def replay(
     text: Annotated[str, typer.Argument(help="The text that was asked about.")],
     pair: Annotated[str | None, typer.Option("--pair", help="The second text, where there was one.")] = None,
     store: StoreOption = None,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
-    ] = None,
+    backbone: OwnBackbone = None,
     as_json: Json = False,
 ) -> None:
     """Compute an answer again: by the adapter, on the backbone and in the precision that its receipt names."""

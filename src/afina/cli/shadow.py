@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import typer
 
 from afina.cli.options import Json
 from afina.cli.store import ForceOption, NoteOption, StoreOption, print_object
-from afina.errors import Conflict, NotFound, Refused
+from afina.errors import Conflict, InvalidName, NotFound, Refused
 
 if TYPE_CHECKING:
     from afina.server.tally import Tally
     from afina.store.adapter_store import AdapterStore
+
 
 KEY = "AFINA_KEY"
 """Where a key is, if not in a file."""
@@ -49,16 +55,16 @@ def shadow(
             code="shadow.choice-missing",
         )
     if server:
-        from afina.cli.remote import shadows
+        pass
 
-        _told(shadows(name, server, _key(key_file)), as_json)
+        _print_counts(shadows(name, server, _key(key_file)), as_json)
         return
     from afina.store.adapter_store import AdapterStore
     from afina.store.versions import SHADOW
 
     opened = AdapterStore(store)
     if version is None and not off:
-        _wished(opened, name, as_json)
+        _print_pointing(opened, name, as_json)
         return
     if off:
         moved = opened.unalias(name, SHADOW, message=message)
@@ -73,7 +79,7 @@ def shadow(
         print(f"afina shadow {name} --server URL --key-file FILE")
 
 
-def _wished(store: AdapterStore, name: str, as_json: bool) -> None:
+def _print_pointing(store: AdapterStore, name: str, as_json: bool) -> None:
     """What the store says."""
     from afina.store.versions import PRODUCTION, SHADOW
 
@@ -102,7 +108,7 @@ def _key(file: Path | None) -> str:
         raise NotFound(f"{file}: no key can be read there ({error}).", code="key.missing", path=file) from None
 
 
-def _told(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """What servers counted, together. Raises Conflict where they do not compare the same versions."""
     from afina.server.tally import Tally
 
@@ -156,3 +162,69 @@ def _lines(total: Tally, current: int) -> Sequence[str]:
             f"texts that it was not asked, since it was not in memory or too much was waiting: {total.left_out:,}"
         )
     return made
+
+
+PATIENCE = 30.0
+"""Seconds for a server's answer."""
+
+MOST = 1 << 20
+"""Bytes of one."""
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """The key goes where it was meant to go."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: what redirects is an error."""
+
+
+def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str, Any]]:
+    """What each server says of a name: objects with what `Tally.of` takes.
+
+    Raises NotFound for one that does not answer, Refused for one that refuses, InvalidName for no key or address.
+    """
+    if not key.isascii() or not key.isprintable():
+        raise InvalidName(
+            "the key: found letters that no key has. Expected what `afina keys create` printed.", code="key.invalid"
+        )
+    return [_shadow_of(server, f"{server.rstrip('/')}/shadows/{quote(name)}", key) for server in servers]
+
+
+def _shadow_of(server: str, url: str, key: str) -> Mapping[str, Any]:
+    if not server.startswith(("http://", "https://")):
+        raise InvalidName(
+            f"{server}: is no address of a server. Expected one such as http://127.0.0.1:8000.",
+            code="server.address-malformed",
+            server=server,
+        )
+    try:
+        with build_opener(_NoRedirects).open(
+            Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=PATIENCE
+        ) as got:
+            found = json.loads(got.read(MOST))
+    except HTTPError as error:
+        with error:
+            raise Refused(
+                f"{server}: {_why(error)} (status {error.code}).",
+                code="server.refused",
+                server=server,
+                status=error.code,
+            ) from None
+    except (URLError, HTTPException, OSError, ValueError) as error:
+        raise NotFound(
+            f"{server}: no answer of a server ({getattr(error, 'reason', error)}).",
+            code="server.unreachable",
+            server=server,
+        ) from None
+    if not isinstance(found, dict) or not {"name", "current", "shadow", "state", "problem"} <= found.keys():
+        raise NotFound(
+            f"{server}: its answer is none of a server of afina's.", code="server.unreachable", server=server
+        )
+    return found
+
+
+def _why(error: HTTPError) -> str:
+    try:
+        return str(json.loads(error.read(MOST))["error"]).rstrip(".")
+    except (ValueError, KeyError, TypeError, OSError):
+        return "it refuses"

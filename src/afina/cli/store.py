@@ -1,4 +1,7 @@
-"""afina store: adapters under names and versions. The rest is in `keeping` and `exchange`."""
+"""afina store: init, publish, list, show, history, alias, rollback; and how versions are shown.
+
+The other commands are in `store_exchange` and `store_maintenance`.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from afina.cli.options import Json
-from afina.cli.output import print_columns, say_begun
-from afina.cli.text import printable
-from afina.cli.versions import day, minute, size, told, what
+from afina.cli.terminal import print_columns, printable, say_begun
 from afina.errors import InvalidName, NotFound
+from afina.repr_html import figure
 
 if TYPE_CHECKING:
     from afina.store.adapter_store import AdapterStore
-    from afina.store.versions import AliasMove
+    from afina.store.versions import AliasMove, Version
+
 
 StoreOption = Annotated[
     str | None,
@@ -56,7 +59,7 @@ AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
 
 
 @dataclass(frozen=True)
-class Opened:
+class StoreOptions:
     """What stands between `afina store` and the command."""
 
     url: str | None
@@ -81,7 +84,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def which(
+def store_options(
     context: typer.Context,
     store: StoreOption = None,
     who: Annotated[str | None, typer.Option("--who", help="Whose doing it is; by default your user name.")] = None,
@@ -91,7 +94,7 @@ def which(
     ] = None,
 ) -> None:
     """The options before the command."""
-    context.obj = Opened(store, who, limit)
+    context.obj = StoreOptions(store, who, limit)
 
 
 def with_store(command: Callable[..., None]) -> Callable[..., None]:
@@ -118,7 +121,7 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
 
 def opened(context: typer.Context) -> AdapterStore:
     """The store that the command is about."""
-    found: Opened = context.obj
+    found: StoreOptions = context.obj
     return found.store
 
 
@@ -220,7 +223,7 @@ def show(
     if as_json:
         print_object({**found.as_json(), "manifest": dict(found.manifest)})
         return
-    for label, value in told(found):
+    for label, value in version_summary(found):
         if value not in (None, "", {}, []):
             print(f"{label:<16}{printable(str(value))}")
 
@@ -238,7 +241,10 @@ def history(
         versions = [one.as_json() for one in store.versions(name)]
         print_object({"name": name, "versions": versions, "events": [one.as_json() for one in done]})
         return
-    rows = [(minute(one.time), one.event, what(one.event, one.details), one.who or "-", one.why or "-") for one in done]
+    rows = [
+        (minute(one.time), one.event, event_summary(one.event, one.details), one.who or "-", one.why or "-")
+        for one in done
+    ]
     print_columns(("time (UTC)", "event", "what", "who", "why"), rows)
 
 
@@ -285,3 +291,65 @@ def _moved(made: AliasMove, as_json: bool) -> None:
         print_object(made.as_json())
     else:
         print(f"{made.name}@{made.alias}: {made.before or 'new'} -> {made.after}")
+
+
+def version_summary(found: Version) -> list[tuple[str, Any]]:
+    """A version in labelled lines."""
+    manifest = found.manifest
+    metrics = manifest.get("metrics") or {}
+    checked = found.checked
+    environment = manifest.get("environment") or {}
+    return [
+        ("version", f"{found}{' (deleted)' if found.deleted else ''}"),
+        ("digest", found.digest),
+        ("aliases", ", ".join(found.aliases)),
+        ("created", f"{minute(found.created)} UTC by {found.who or 'somebody'}"),
+        ("message", found.why),
+        ("method", f"{manifest.get('method')} {_inline(manifest.get('hyperparameters') or {})}"),
+        ("labels", ", ".join(manifest.get("label_names") or ())),
+        ("metrics", ", ".join(f"{name} {figure(value)}" for name, value in list(metrics.items())[:4])),
+        ("task", manifest.get("task")),
+        ("training texts", manifest.get("train_digest")),
+        ("evaluation", manifest.get("evaluation_digest")),
+        ("seed", manifest.get("seed")),
+        ("backbone", manifest.get("backbone")),
+        ("its digest", manifest.get("backbone_digest")),
+        ("source", environment.get("git_commit")),
+        ("bytes", f"{found.size:,}: " + ", ".join(f"{role} {part.size:,}" for role, part in found.parts.items())),
+        ("checked", f"{'passed' if checked['passed'] else 'FAILED'} {minute(checked['time'])} UTC" if checked else ""),
+    ]
+
+
+def _inline(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+
+
+def event_summary(event: str, details: Any) -> str:
+    """What an entry of the log did, in a few words."""
+    if event in ("alias", "rollback"):
+        forced = ", forced" if details.get("forced") else ""
+        return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"
+    if event == "unalias":
+        return f"{details['alias']}: {details['from']} -> none"
+    outcome = {True: " passed", False: " failed"}.get(details.get("passed"), "")
+    return f"version {details.get('version')}{outcome}"
+
+
+def size(number: int) -> str:
+    """Bytes, in a unit that suits them."""
+    size = float(number)
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def day(time: str) -> str:
+    """The day of a time."""
+    return time[:10]
+
+
+def minute(time: str) -> str:
+    """A time without its seconds."""
+    return time[:16].replace("T", " ")

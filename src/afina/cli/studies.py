@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from afina.cli.interrupts import exit_status, sigterm_as_ctrl_c
 from afina.cli.options import (
     AllowLeakage,
     BackboneOption,
@@ -39,8 +38,8 @@ from afina.cli.options import (
     data_options,
     file_options,
 )
-from afina.cli.shown import note_unsealed, show_results, write_report, write_text
-from afina.cli.winner import check_publishing, publish_winner
+from afina.cli.results import check_publishing, note_unsealed, publish_winner, show_results, write_report, write_text
+from afina.cli.terminal import exit_status, sigterm_as_ctrl_c
 from afina.errors import AfinaError
 
 if TYPE_CHECKING:

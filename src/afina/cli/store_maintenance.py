@@ -1,4 +1,4 @@
-"""afina store, as far as it looks after what is kept: verify, delete, gc, erase, export-audit."""
+"""afina store: verify, backup, recover, delete, gc, erase, export-audit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from afina.cli.options import Json
-from afina.cli.store import BlobsOption, ReasonOption, opened, print_object
-from afina.cli.versions import size
+from afina.cli.store import BlobsOption, ReasonOption, opened, print_object, size
 from afina.errors import AfinaError, CorruptStore
 
 

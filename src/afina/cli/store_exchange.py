@@ -1,39 +1,33 @@
-"""afina store, as far as it compares, computes or carries: diff, check, import, export."""
+"""afina store: diff, check, import, export."""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from afina.cli.opening import locate
 from afina.cli.options import (
     Json,
     KeepTrained,
     LabelColumn,
     Labels,
-    MetricOption,
+    OwnBackbone,
     PairColumn,
-    PositiveOption,
     SeparatorOption,
-    TaskOption,
     TextColumn,
     data_options,
 )
-from afina.cli.output import print_prose, say_begun
 from afina.cli.store import MessageOption, NameArgument, NoHashes, VersionArgument, opened
-from afina.cli.text import printable
-from afina.cli.versions import fields, layers
+from afina.cli.terminal import print_prose, printable, say_begun
 from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
+    from afina.store.diff import Layer
     from afina.store.replay import Flips
 
-BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
-]
+
 MANY = 5
 """Layers and flips that are shown: those that changed most, and those that were right."""
 
@@ -45,7 +39,7 @@ def diff(
     task: Annotated[
         str | None, typer.Option("--task", help="Labelled texts: which predictions flip.", metavar="ADDRESS")
     ] = None,
-    backbone: BackboneOption = None,
+    backbone: OwnBackbone = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
     label: LabelColumn = None,
@@ -67,15 +61,16 @@ def diff(
         print(json.dumps(made.as_json(), ensure_ascii=False))
         return
     print(f"{made.first} -> {made.second}")
-    for line in (*fields(made.difference.fields), *layers(made.difference.layers, MANY)):
+    for line in (*changed_fields(made.difference.fields), *changed_layers(made.difference.layers, MANY)):
         print(printable(line))
     for note in made.difference.notes:
         print_prose(note)
     if made.flips is not None:
-        _print_flips(made.flips)
+        print_flips(made.flips)
 
 
-def _print_flips(flips: Flips) -> None:
+def print_flips(flips: Flips) -> None:
+    """How many predictions flip, the first of them, and what that means."""
     found: dict[str, Any] = flips.as_json()
     if found["flipped"] is not None:
         how = [
@@ -91,55 +86,45 @@ def _print_flips(flips: Flips) -> None:
     print_prose(flips.words)
 
 
-def compare(
-    first: Annotated[str, typer.Argument(help="Directory of an adapter, or store:CLIENT/TASK@VERSION.", metavar="A")],
-    second: Annotated[str, typer.Argument(help="The other one.", metavar="B")],
-    task: TaskOption,
-    backbone: BackboneOption = None,
-    text: TextColumn = None,
-    text_pair: PairColumn = None,
-    label: LabelColumn = None,
-    labels: Labels = None,
-    separator: SeparatorOption = None,
-    metric: MetricOption = None,
-    positive: PositiveOption = None,
-    allow_leakage: KeepTrained = False,
-    as_json: Json = False,
-) -> None:
-    """Compare two adapters on the same labelled texts: which is better, how sure that is, and which answers differ."""
-    from afina.data.addresses import check_address
+def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
+    """What differs of two manifests, a line a group."""
+    for group, content in found.items():
+        changes = []
+        for key, value in content.items():
+            if isinstance(value, list | tuple) and len(value) == 2 and key not in ("added", "removed", "examples"):
+                before, after = (_short(one) for one in value)
+                changes.append(f"{key} {before} -> {after}")
+            elif value not in (None, [], False) and key != "examples":
+                changes.append(f"{key} {_short(value)}")
+        if changes:
+            yield f"{group:<16}{'; '.join(changes)}"
 
-    open_both = [locate(each, None, None) for each in (first, second)]
-    check_address(task)
-    one, other = (open_it() for open_it in open_both)
-    from afina.report import evaluation
-    from afina.report.formatting import metric_figure
-    from afina.store import replay
 
-    data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
-    texts = replay.read_texts(task, (one, other), names=(first, second), **data)
-    if positive is not None:
-        texts = texts.with_positive(positive)
-    flips = replay.flips_between(one, other, texts, backbone, names=(first, second), metric=metric)
-    if as_json:
-        seen = {"task": task, "file": texts.where, "leaked": texts.leaked, "left_out": texts.left_out}
-        told = {"first": first, "second": second, **seen, **flips.as_json()}
-        print(json.dumps(told, ensure_ascii=False, allow_nan=False))
-        return
-    for name, figure in zip(flips.names, flips.figures, strict=True):
-        measured = metric_figure(flips.metric, figure, texts.label_names)
-        print(printable(f"{name}: {measured} on {evaluation.which(texts.where, flips.examples, texts.held_out)}"))
-    if one.digest == other.digest:
-        print(f"Both are the same adapter, {one.digest[:19]}.")
-    _print_flips(flips)
-    for line in evaluation.seen(texts.where, texts.leaked, texts.left_out, "an adapter was"):
-        print(line)
-    if texts.leaked is None:
-        print("Whether the training of both saw any of these texts is not known.", file=sys.stderr)
+def changed_layers(found: Sequence[Layer], most: int) -> Iterator[str]:
+    """How far the weights went: those layers that changed most, and of how many."""
+    changed = sorted((one for one in found if one.change), key=lambda one: -(one.change or 0))
+    if not changed:
+        same = all(one.change == 0 for one in found)
+        yield f"{'weights':<16}{'no change' if same else 'not the same layers'}"
+    for one in changed[:most]:
+        share = f", {100 * one.relative:.0f} % of what it was" if one.relative is not None else ""
+        angles = f", outputs turned by {_mean(one.outputs)}°, inputs by {_mean(one.inputs)}°" if one.outputs else ""
+        yield f"{'weights':<16}{one.name}: change {one.change:.4g}{share}{angles}"
+    if len(changed) > most:
+        yield f"{'':<16}and {len(changed) - most} more; --json has all"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else f"{value:.4f}" if isinstance(value, float) else json.dumps(value)
+    return text[:19] if text.startswith("sha256:") else text[:60]
+
+
+def _mean(angles: Sequence[float]) -> str:
+    return f"{sum(angles) / len(angles):.0f}" if angles else "-"
 
 
 def check(
-    context: typer.Context, version: VersionArgument, backbone: BackboneOption = None, as_json: Json = False
+    context: typer.Context, version: VersionArgument, backbone: OwnBackbone = None, as_json: Json = False
 ) -> None:
     """Compute the sentences that training recorded again, on this machine. The outcome is logged; 2 where it failed."""
     found = opened(context).check(version, backbone=backbone)
@@ -154,7 +139,7 @@ def check(
         raise typer.Exit(AfinaError.exit_code)
 
 
-def bring_in(
+def import_adapter(
     context: typer.Context,
     source: Annotated[
         str,
@@ -182,7 +167,7 @@ def bring_in(
         print(f"{made.version} {made.version.digest[:19]}{'' if made.created else ', which it had already'}")
 
 
-def send_out(
+def export_adapter(
     context: typer.Context,
     version: VersionArgument,
     target: Annotated[
@@ -192,7 +177,7 @@ def send_out(
     merged: Annotated[
         bool, typer.Option("--merged", help="Fold it into its backbone: a model for servers that know no adapters.")
     ] = False,
-    backbone: BackboneOption = None,
+    backbone: OwnBackbone = None,
     public: Annotated[bool, typer.Option("--public", help="A repository of the Hub that is made is public.")] = False,
     no_texts: NoHashes = False,
     as_json: Json = False,

@@ -1,10 +1,11 @@
-"""Commands that foresee or list, and train nothing: params, plan, methods."""
+"""Commands that train nothing: ask an untrained model, count parameters, foresee costs, list methods."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,18 +23,23 @@ from afina.cli.options import (
     PairColumn,
     SeparatorOption,
     SheetOption,
+    TaskOption,
     TemplateOption,
     TextColumn,
     WordsOption,
     ask_options,
     data_options,
     file_options,
+    template_option,
+    words_option,
 )
-from afina.cli.output import print_item, print_tables
+from afina.cli.terminal import print_item, print_prose, print_tables, with_flags
 from afina.errors import UnknownName
 
 if TYPE_CHECKING:
+    from afina.inference.asking import Answer
     from afina.methods.method import Method
+
 
 _MOST = 2**31 - 1
 """What `Training` takes; spelled here too, so that `--help` need not load it."""
@@ -104,7 +110,7 @@ def plan(
     Memory comes from the backbone's configuration alone: no weights, and for well-known models no network.
     """
     _check_there(task, evaluation)
-    from afina.cli.display import telling
+    from afina.cli.display import print_progress
     from afina.methods import make
     from afina.report.forecasts import forecast_table
     from afina.schema import read_size
@@ -123,7 +129,7 @@ def plan(
         training=Training(dtype=dtype, batch_size=batch_size, max_length=length, epochs=epochs),
         memory=read_size(memory) if memory is not None else None,
         calibrate=calibrate,
-        says=telling("plan"),
+        says=print_progress("plan"),
     )
     if as_json:
         print(json.dumps({**found[0].terms.summary, "methods": {one.method: one.summary for one in found}}))
@@ -144,10 +150,10 @@ def methods(as_json: Json = False) -> None:
     from afina.methods import METHODS, NEEDS_SETTINGS, REFUSED
 
     if as_json:
-        print(json.dumps({name: _told(method()) for name, method in METHODS.items()}))
+        print(json.dumps({name: _method_as_json(method()) for name, method in METHODS.items()}))
         return
     for name, method in METHODS.items():
-        told = _told(method())
+        told = _method_as_json(method())
         settings = [f"{key}={'by family' if value == [] else repr(value)}" for key, value in told["defaults"].items()]
         rate = [f"learning_rate={told['learning_rate']:g}"] if told["trains"] else []
         print_item(name, method.summary, ", ".join([*settings, *rate]))
@@ -163,7 +169,7 @@ def methods(as_json: Json = False) -> None:
         print_item(f"  {family}", ", ".join(entry.lora_targets))
 
 
-def _told(method: Method) -> dict[str, Any]:
+def _method_as_json(method: Method) -> dict[str, Any]:
     """What scripts are told of a method."""
     defaults = {each.name: getattr(method, each.name) for each in fields(method)}
     return {
@@ -175,3 +181,72 @@ def _told(method: Method) -> dict[str, Any]:
         "search": None if method.search is None else {key: list(value) for key, value in method.search.items()},
         "practical": method.practical,
     }
+
+
+def ask(
+    task: TaskOption,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template",
+            help=r"What a text is put in, as 'Review: {text}\nSentiment:'; several are compared, on training texts.",
+            metavar="TEMPLATE",
+        ),
+    ] = None,
+    words: WordsOption = None,
+    offset: Annotated[
+        bool, typer.Option("--offset", help="Shift each label's output so that training texts are spread evenly.")
+    ] = False,
+    backbone: BackboneOption = "embedded",
+    evaluation: EvaluationOption = None,
+    text: TextColumn = None,
+    text_pair: PairColumn = None,
+    label: LabelColumn = None,
+    labels: Labels = None,
+    kind: KindOption = None,
+    missing: MissingOption = None,
+    merge_labels: MergeOption = False,
+    sheet: SheetOption = None,
+    allow_leakage: AllowLeakage = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a model in words, before anything is trained: how often its answer is right, in seconds."""
+    from afina.cli.display import print_progress
+    from afina.data.task import Task
+
+    how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)
+    read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
+    from afina.inference.asking import ask  # these take seconds, and a mistake is told before
+    from afina.models.backbone import Backbone
+    from afina.report.evaluation import answer_sentence, template_tables
+    from afina.report.formatting import split_of
+
+    print(with_flags(read.told), split_of(task, len(read.train), len(read.evaluation)), sep="\n", file=sys.stderr)
+    templates = [*map(template_option, template or [])]
+    answer = ask(
+        Backbone.load(backbone), read, templates, words_option(words), offset=offset, says=print_progress("ask")
+    )
+    if as_json:
+        print(json.dumps({"task": task, **_answer_as_json(answer)}))
+        return
+    print_tables(*template_tables(answer))
+    print_prose(answer_sentence(answer))
+    named = {
+        "--backbone": backbone if backbone != "embedded" else None,
+        "--template": answer.template.replace("\n", "\\n") if answer.template != answer.usual else None,
+        **{"--eval": evaluation, "--text": text, "--text-pair": text_pair, "--label": label, "--labels": labels},
+        **{"--kind": kind, "--missing": missing, "--sheet": sheet},
+        "--set": "offset=true" if offset else None,
+    }
+    chosen = [part for flag, value in named.items() if value is not None for part in (flag, value)]
+    chosen += [part for item in words or [] for part in ("--words", item)]
+    chosen += ["--allow-leakage"] * allow_leakage + ["--merge-labels"] * merge_labels
+    print(f"To train from there: {shlex.join(['afina', 'train', '--task', task, *chosen])}")
+
+
+def _answer_as_json(answer: Answer) -> dict[str, Any]:
+    from afina.schema import figures_as_json
+
+    compared = [asdict(one) for one in answer.compared]
+    asked = {"template": answer.template, "usual": answer.usual, "words": answer.words, "offset": answer.offset}
+    return {**figures_as_json(answer.metrics), "examples": answer.examples, **asked, "compared": compared}

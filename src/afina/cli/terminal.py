@@ -1,0 +1,293 @@
+"""What stands between a command and the terminal: arguments and streams, Ctrl-C and SIGTERM, errors, what is printed.
+
+Tables and paragraphs are as wide as the terminal is: COLUMNS, its own width, or 80. What the library calls `labels`, a
+user of the command line calls --labels: FLAGS is the one table of such words. Knows no command.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO
+
+from afina.errors import AfinaError, CannotWrite, InvalidData
+
+if TYPE_CHECKING:
+    from afina.report.tables import Table
+
+
+_EMPTY = re.compile(r"--[a-z-]+=")
+"""An option whose value is empty."""
+
+_JSON_ESCAPES = "afina.json"
+"""Name of the error handler below."""
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise InvalidData for an option or a place that is empty, or bytes that are no text in the terminal's encoding.
+
+    An empty one is what a variable leaves that was never set. No record could hold the other, and nobody type it again.
+    """
+    for number, argument in enumerate(arguments, start=1):
+        before = arguments[number - 2] if number > 1 else ""
+        if _EMPTY.fullmatch(argument) or (not argument and (number <= 2 or before.startswith("--"))):
+            option = argument.removesuffix("=") or before
+            place = option if option.startswith("--") and "=" not in option else f"argument {number}"
+            raise InvalidData(
+                f"{place}: is empty. Give a value, or leave it out.", code="argument.invalid", argument=place
+            )
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            raise InvalidData(
+                f"argument {number}, {shown}: its bytes are not text in this terminal's encoding. "
+                "Give it in UTF-8; rename a file whose name is not.",
+                code="argument.invalid",
+                argument=number,
+            ) from None
+
+
+def check_streams() -> None:
+    """Have something stand where the shell has closed a stream, so that no file of ours is taken for it.
+
+    Raises CannotWrite where standard output is closed: an answer would be lost without a word.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        raise CannotWrite("standard output", "it is closed")
+
+
+def escape_unwritable(*streams: TextIO) -> None:
+    """Have each stream write a character that its encoding lacks as JSON does, `\\u00e9`: what is JSON remains so."""
+    codecs.register_error(_JSON_ESCAPES, _escaped)
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=_JSON_ESCAPES)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)), error.end
+
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses, as shells have them: 128 and the signal's number."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends what goes on as Ctrl-C does."""
+
+
+def _raise(*_: object) -> None:
+    raise Terminated
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Raise Terminated in the block where SIGTERM comes: as services and schedulers end a process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_status(ended: KeyboardInterrupt) -> int:
+    """Of a command that was ended so."""
+    return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
+
+
+FLAGS = {
+    "allow_leakage": "--allow-leakage",
+    "backbone": "--backbone",
+    "batch_size": "batch_size",
+    "class_weights": "class_weights",
+    "epochs": "epochs",
+    "evaluation": "--eval",
+    "expires": "--expires",
+    "file": "--file",
+    "fresh": "--fresh",
+    "head": "head",
+    "label": "--label",
+    "label_smoothing": "label_smoothing",
+    "kind": "--kind",
+    "labels": "--labels",
+    "max_length": "max_length",
+    "memory": "--memory",
+    "merge_labels": "--merge-labels",
+    "method": "--method",
+    "metric": "--metric",
+    "missing": "--missing",
+    "minutes": "--minutes",
+    "name": "--name",
+    "offset": "offset",
+    "out": "--out",
+    "overrides": "--set",
+    "positive": "--positive",
+    "precision": "precision",
+    "pull": "pull",
+    "seed": "--seed",
+    "separator": "--separator",
+    "sheet": "--sheet",
+    "task": "--task",
+    "temperature": "temperature",
+    "template": "--template",
+    "text": "--text",
+    "text_pair": "--text-pair",
+    "timeout": "--timeout",
+    "words": "--words",
+    "train_examples": "data.train_examples",
+    "evaluation_examples": "data.evaluation_examples",
+    "blobs": "--blobs",
+    "drain": "--drain",
+    "expected": "--expect",
+    "force": "--force",
+    "host": "--host",
+    "last": "--last",
+    "limit": "--memory",
+    "limits": "--limit",
+    "merged": "--merged",
+    "message": "--message",
+    "port": "--port",
+    "rate": "--rate",
+    "reason": "--reason",
+    "scope": "--scope",
+    "shutdown": "--shutdown",
+    "store": "--store",
+    "who": "--who",
+}
+"""By the library's word; what has no flag of its own is a key of a study."""
+
+COMMANDS: Mapping[str, Mapping[str, str]] = {
+    "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
+    "study": {
+        "batch_size": "train.batch_size",
+        "class_weights": "train.class_weights",
+        "epochs": "train.epochs",
+        "kind": "data.kind",
+        "label": "data.label",
+        "label_smoothing": "train.label_smoothing",
+        "labels": "data.labels",
+        "max_length": "train.max_length",
+        "merge_labels": "data.merge_labels",
+        "metric": "metric",
+        "missing": "data.missing",
+        "positive": "data.positive",
+        "precision": "train.precision",
+        "pull": "train.pull",
+        "separator": "data.separator",
+        "sheet": "data.sheet",
+        "temperature": "train.temperature",
+        "text": "data.text",
+        "text_pair": "data.text_pair",
+    },
+}
+"""Where a command has another word for it."""
+
+_FIELD = re.compile(r"`(\w+)`")
+
+
+WITH_STORE = ("store", "keys", "serve", "replay", "shadow")
+"""Commands with an option for the store; the others have a variable."""
+
+
+def with_flags(message: str) -> str:
+    """A library's message as the command line says it. Words in backquotes that are no field stay."""
+    if " ".join(sys.argv[1:2]) not in WITH_STORE:
+        message = message.replace("Give another with `store`", "Set AFINA_STORE")
+    flags = {**FLAGS, **COMMANDS.get(" ".join(sys.argv[1:2]), {})}
+    return _FIELD.sub(lambda found: flags.get(found[1], found[0]), message)
+
+
+def with_json_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which under `--json` prints {"error": {class, code, message, fields}} where it fails.
+
+    The error goes on to `main`, so standard error and the exit status are the same as without `--json`.
+    """
+
+    @wraps(command)
+    def run(*given: Any, **options: Any) -> None:
+        try:
+            command(*given, **options)
+        except AfinaError as error:
+            if options.get("as_json"):
+                print(json.dumps({"error": error.as_json(with_flags(str(error)))}, ensure_ascii=False))
+            raise
+
+    return run
+
+
+def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = None) -> None:
+    """Print tables, each followed by an empty line; `show` draws one in that many columns."""
+    from rich.console import Console
+
+    from afina.report.writers.terminal import rendered
+
+    console = Console()
+    for table in tables:
+        console.print((show or rendered)(table, console.width))
+        console.print()
+
+
+def print_prose(text: str) -> None:
+    """Print a paragraph, if there is any: broken between words on a terminal, else one line, for other programs."""
+    from rich.console import Console
+    from rich.text import Text
+
+    if text:
+        Console().print(Text(text), soft_wrap=not sys.stdout.isatty())
+
+
+def print_item(name: str, *paragraphs: str, indent: int = 16) -> None:
+    """Print what there is to say of a name, beside it, broken between words."""
+    from rich.console import Console
+
+    width, before = Console().width, f"{name:<{indent}}"
+    for paragraph in paragraphs:
+        print(textwrap.fill(paragraph, width, initial_indent=before, subsequent_indent=" " * indent))
+        before = " " * indent
+
+
+def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of words in columns, each as wide as its widest; nothing where there is none."""
+    if not rows:
+        return
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def say_begun(store: str) -> None:
+    """Say on standard error that the store at that address was begun by what was published to it."""
+    print(f"store {store}: begun, for there was none", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text that somebody else wrote, on one line and without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
