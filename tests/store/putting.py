@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from afina.blobs.blobs import Blobs
+from afina.blobs import Blobs
 from afina.blobs.remote import open_blobs
 
 

@@ -20,7 +20,7 @@ from proxy import Proxy
 from putting import content, place_of, put, put_again_and_again, put_and_remove, put_many, verify
 
 from afina import file_io
-from afina.blobs.blobs import Blobs, LocalBlobs
+from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import PART, RemoteBlobs, open_blobs
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound
 from raises import raises

@@ -1,6 +1,8 @@
 """Blobs in a service: S3 and what speaks like it, Google Cloud Storage, Azure. Knows obstore, not what is kept.
 
-Settings and credentials are read from the environment by obstore (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+Settings and credentials are read from the environment by obstore (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...). obstore
+tells most failures by the text of an error alone; no message of ours repeats that text, since an address may be signed
+and an answer may quote a request.
 """
 
 from __future__ import annotations
@@ -19,13 +21,12 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from afina import file_io
-from afina.blobs import answers
-from afina.blobs.answers import VARIABLES, shown
-from afina.blobs.blobs import Blobs, Kept, LocalBlobs, below, sweep_directories
-from afina.errors import CorruptStore, InvalidName, NotFound
+from afina.blobs import Blobs, LocalBlobs, StoredBlob, below, sweep_directories
+from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
+
 
 TIMEOUT_S = 30.0
 """Seconds that a request may take, of a file at most PART at once."""
@@ -61,9 +62,9 @@ def open_blobs(address: str) -> Blobs:
         return RemoteBlobs.open(address)
     if parts.netloc not in ("", "localhost") or len(parts.path) < 2 or parts.query or parts.fragment:
         raise InvalidName(
-            f"{shown(address)!r} names no directory of this machine. Expected file:///path/to/it.",
+            f"{_shown(address)!r} names no directory of this machine. Expected file:///path/to/it.",
             code="blobs.address-malformed",
-            address=shown(address),
+            address=_shown(address),
         )
     return LocalBlobs(Path(unquote(parts.path)))
 
@@ -90,16 +91,16 @@ class RemoteBlobs(Blobs):
         parts = _split(url)
         if parts.scheme not in VARIABLES or (not parts.hostname and parts.scheme != "memory"):
             raise InvalidName(
-                f"{shown(url)!r} is no address of a service. {_EXPECTED}",
+                f"{_shown(url)!r} is no address of a service. {_EXPECTED}",
                 code="blobs.address-malformed",
-                address=shown(url),
+                address=_shown(url),
             )
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InvalidName(
-                f"{shown(url)!r}: an address holds no credentials and no options, since it is written into logs. "
+                f"{_shown(url)!r}: an address holds no credentials and no options, since it is written into logs. "
                 f"Set them in the environment: {VARIABLES[parts.scheme]}.",
                 code="blobs.address-malformed",
-                address=shown(url),
+                address=_shown(url),
             )
         try:
             from obstore.store import from_url
@@ -201,7 +202,7 @@ class RemoteBlobs(Blobs):
         except FileNotFoundError:
             return
 
-    def all(self) -> Iterator[Kept]:
+    def all(self) -> Iterator[StoredBlob]:
         """See `Blobs`. The age is from the service's clock to this machine's, and not below zero."""
         import obstore
 
@@ -215,7 +216,7 @@ class RemoteBlobs(Blobs):
             for each in page:
                 directory, _, place = each["path"].rpartition("/")
                 if _PLACE.fullmatch(place) and below(place) == f"{directory}/{place}":
-                    yield Kept(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
+                    yield StoredBlob(place, each["size"], max(0.0, (now - each["last_modified"]).total_seconds()))
 
     def sweep(self, age: float) -> None:
         """See `Blobs`; on this machine. Parts of an upload that broke off are seen by the service alone, which removes
@@ -231,13 +232,13 @@ class RemoteBlobs(Blobs):
         try:
             yield
         except (FileNotFoundError, BaseError) as error:
-            if isinstance(error, FileNotFoundError) and not answers.names_no_bucket(error):
+            if isinstance(error, FileNotFoundError) and _code(str(error)) not in _NO_BUCKET:
                 raise
-            raise answers.failure(self.url, error, self._timeout_s, writes=writes) from None
+            raise _failure_of(self.url, error, self._timeout_s, writes=writes) from None
         except BaseException as error:
-            if not answers.panicked(error):
+            if not _panicked(error):
                 raise
-            raise answers.unreadable(self.url) from None
+            raise _unusable_settings(self.url) from None
 
 
 def _heeding(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -262,7 +263,7 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:
         raise InvalidName(
-            f"{shown(address)!r} is no address. {_EXPECTED}", code="blobs.address-malformed", address=shown(address)
+            f"{_shown(address)!r} is no address. {_EXPECTED}", code="blobs.address-malformed", address=_shown(address)
         ) from None
 
 
@@ -291,9 +292,105 @@ def _settings(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (BaseError, ValueError):
-        raise answers.unreadable(url) from None
     except BaseException as error:
-        if not answers.panicked(error):
-            raise
-        raise answers.unreadable(url) from None
+        if isinstance(error, BaseError | ValueError) or _panicked(error):
+            raise _unusable_settings(url) from None
+        raise
+
+
+VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL",
+    "gs": "GOOGLE_SERVICE_ACCOUNT",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
+    "memory": "none",
+}
+"""Schemes of addresses, and what of the environment they depend on."""
+
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+
+_METADATA = ("169.254.169.254", "metadata.google.internal")
+"""Where a machine of the provider's would be asked for credentials, once the environment has none."""
+
+
+def _failure_of(url: str, error: Exception, timeout_s: float, *, writes: bool) -> AfinaError:
+    """What to raise for an error of obstore's."""
+    said = str(error)
+    status = _status(said)
+    variables = VARIABLES[urlsplit(url).scheme]
+    code = f", {found}" if (found := _code(said)) else ""
+    if any(host in said for host in _METADATA):
+        return NotFound(
+            f"{url}: no credentials for it are found. Set in the environment: {variables}.",
+            code="blobs.denied",
+            url=url,
+        )
+    if status in (401, 403) or type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError"):
+        refused = f"the service refuses these credentials, {status or 403}{code}"
+        if writes:
+            return CannotWrite(url, f"{refused}; they are of {variables}")
+        return NotFound(
+            f"{url}: cannot be read ({refused}). Do they allow reading and listing? They are of {variables}.",
+            code="blobs.denied",
+            url=url,
+        )
+    if status == 404:
+        return NotFound(
+            f"{url}: no such bucket{code}. Make it first, or correct the address, and what the environment says of "
+            f"it: {variables}.",
+            code="blobs.bucket-missing",
+            url=url,
+        )
+    if "BadScheme" in said:
+        return NotFound(
+            f"{url}: the endpoint is not https, and nothing is sent without encryption unless AWS_ALLOW_HTTP=true "
+            "says so. Set it, or correct AWS_ENDPOINT_URL.",
+            code="blobs.settings-unusable",
+            url=url,
+        )
+    asked = re.search(r"after (\d+) retries", said)
+    times = f", asked {int(asked[1]) + 1} times" if asked and asked[1] != "0" else ""
+    why = _reason(said, timeout_s) if status is None else f"status {status}{code}"
+    return NotFound(
+        f"{url}: does not answer as it should ({why}{times}). Is the network up, and the address right, with what the "
+        f"environment says of it: {variables}? Then try again.",
+        code="blobs.unreachable",
+        url=url,
+    )
+
+
+def _unusable_settings(url: str) -> NotFound:
+    """What to raise where obstore can do nothing with the settings it has."""
+    return NotFound(
+        f"{url}: cannot be opened with the settings of the environment. Is one of them missing or misspelt, such as "
+        f"{VARIABLES[urlsplit(url).scheme]}?",
+        code="blobs.settings-unusable",
+        url=url,
+    )
+
+
+def _panicked(error: BaseException) -> bool:
+    """Whether code of obstore's panicked, which is raised as no Exception and whose class has no public name."""
+    return type(error).__name__ == "PanicException"
+
+
+def _shown(address: str) -> str:
+    """An address without what may be a secret."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{re.split('[?#]', rest.rpartition('@')[2])[0][:80]}"
+
+
+def _reason(said: str, timeout_s: float) -> str:
+    if re.search(r"\b(kind: Timeout|TimedOut)\b", said):
+        return f"no answer within {timeout_s:g} s"
+    return "no connection" if "kind: Connect" in said else "the connection broke off"
+
+
+def _status(said: str) -> int | None:
+    found = re.search(r"status code: (\d{3})", said)
+    return int(found[1]) if found else None
+
+
+def _code(said: str) -> str | None:
+    """The service's own word for an error, such as NoSuchBucket."""
+    found = re.search(r"<Code>([A-Za-z]{1,60})</Code>", said)
+    return found[1] if found else None

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, text, update
 
 from afina import file_io
-from afina.blobs.blobs import Blobs, LocalBlobs
+from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
 from afina.store import log, publishing, verify

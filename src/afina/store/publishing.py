@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, delete, func, insert, select
 
 from afina import digest
-from afina.blobs.blobs import Blobs
+from afina.blobs import Blobs
 from afina.errors import AfinaError, Busy, CorruptStore, Refused
 from afina.store import catalog, log
 from afina.store.database import Database

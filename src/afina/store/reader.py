@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from sqlalchemy import Connection, select
 
 from afina import digest, file_io
-from afina.blobs.blobs import Blobs
+from afina.blobs import Blobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
 from afina.store import aliases, catalog, keys, log, publishing, verify

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from afina.blobs.blobs import Blobs
+from afina.blobs import Blobs
 from afina.errors import NotFound, Refused
 from afina.store import catalog, log, publishing
 from afina.store.catalog import veiled

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.engine import Row
 
 from afina import digest, file_io
-from afina.blobs.blobs import Blobs
+from afina.blobs import Blobs
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
 from afina.store import catalog, keys, log, publishing
 from afina.store.database import Database

@@ -12,7 +12,7 @@ import storing
 from processes import Crew
 from storing import Adapters
 
-from afina.blobs.blobs import LocalBlobs
+from afina.blobs import LocalBlobs
 from afina.errors import Busy, NotFound
 from afina.store import log
 from afina.store.adapter_store import AdapterStore

@@ -44,8 +44,6 @@ def bring_in(
     """
     keep = partial(publish, message=message, source=_shown(source))
     if source.startswith(HUB):
-        from afina import hub
-
         directory = hub.download(source.removeprefix(HUB))
         return _directory(directory, keep, limits, backbone, links=True)
     path = Path(source)
