@@ -29,7 +29,7 @@ from afina.methods.method import Method
 from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.stats import classification
-from afina.studies.floors import tfidf
+from afina.studies.choosing.floors import tfidf
 from afina.studies.runs.prepared import attached
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe

@@ -33,7 +33,7 @@ from afina.inference.predictor import predictions
 from afina.meter import Meter
 from afina.methods import make
 from afina.models import objectives
-from afina.studies import floors
+from afina.studies.choosing import floors
 from afina.studies.runs.prepared import Prepared, prepare
 from afina.studies.runs.spec import Data, RunSpec, Training
 from afina.training.fit import Fit
@@ -166,7 +166,7 @@ def unpacked(told: str) -> np.ndarray:
 
 def paces() -> dict[str, Any]:
     """Of each method: seconds of a step, of scoring a text, and of starting a process, as `choose` measures them."""
-    from afina.studies.pace import measure
+    from afina.studies.choosing.time_budget import measure_step_time
     from afina.studies.runs.local_executor import LocalExecutor
     from afina.studies.runs.run import Run
 
@@ -174,7 +174,7 @@ def paces() -> dict[str, Any]:
     for method in FACTORS:
         curve = Curve(Cell(DOMAINS[0], SIZES[-1]), method, make(method).learning_rate, 8)
         run = Run.model_validate(run_of(curve).model_dump())
-        each = [measure(run, LocalExecutor(), ignore, meter.now() + 600) for _ in range(3)]
+        each = [measure_step_time(run, LocalExecutor(), ignore, meter.now() + 600) for _ in range(3)]
         found[method] = {
             name: round(float(np.median([getattr(one, name) for one in each])), 4)
             for name in ("opening", "step", "text")

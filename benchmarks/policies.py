@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from afina.studies.pace import MEASURED
-from afina.studies.portfolio import CHEAPEST, DEAREST
-from afina.studies.trainings import FEWEST, ROOM
+from afina.studies.choosing.candidate_trainings import FEWEST, ROOM
+from afina.studies.choosing.candidates import CHEAPEST, DEAREST
+from afina.studies.choosing.time_budget import MEASURED
 from learning_curves import HELD_OUT, Cell, curves, unpacked
 
 Setting = tuple[str, float]
@@ -26,7 +26,7 @@ FLOORS = 10.0
 """Seconds that reading, the floors and the report take."""
 
 EARLY = 0.03
-"""Share of the time that is kept back, as `afina.studies.clock` does."""
+"""Share of the time that is kept back, as `afina.studies.choosing.time_budget` does."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Learnt:
     counts: float
 
     def standing(self, cell: Recorded) -> Standing:
-        """By validation and by what is expected, as `afina.studies.portfolio` weighs them."""
+        """By validation and by what is expected, as `afina.studies.choosing.candidates` weighs them."""
 
         def stands(one: Kept) -> tuple[float, float]:
             if not one.whole:
@@ -204,10 +204,10 @@ def in_order(
 ) -> Kept | None:
     """Trainings of one length in turn while there is time for one, and of them the best.
 
-    As `afina.studies.trainings` has it: a method's pace is measured before its first training, unless the dearest one's
-    is known and leaves time for it, or leaves none to the cheapest that it could be. The length is such that there
-    would be time for ROOM times the first, and time is kept to train on all texts again: the curves do not say what
-    that gains. stop: so many without beating a floor end it.
+    As `afina.studies.choosing.candidate_trainings` has it: a method's pace is measured before its first training,
+    unless the dearest one's is known and leaves time for it, or leaves none to the cheapest that it could be. The
+    length is such that there would be time for ROOM times the first, and time is kept to train on all texts again: the
+    curves do not say what that gains. stop: so many without beating a floor end it.
     """
     texts, kept, known = cell.cut + HELD_OUT, [], set[str]()
     steps = 0

@@ -22,7 +22,7 @@ from afina.data.split import Split
 from afina.events import ignore
 from afina.report.recommendation import sentences
 from afina.stats.comparison import compare
-from afina.studies.portfolio import EPOCHS
+from afina.studies.choosing.candidates import EPOCHS
 from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.run import Run
 

@@ -19,7 +19,7 @@ from afina.report.plots.comparison import learning_curves as plotted
 from afina.report.report import Report
 from afina.report.verdicts import verdict_table
 from afina.report.writers.markdown import table
-from afina.studies import floors
+from afina.studies.choosing import floors
 from afina.studies.results import Results
 
 OUT, PLOT = Path("results") / "tasks", Path("docs") / "curve.svg"

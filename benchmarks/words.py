@@ -37,7 +37,7 @@ from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.models.verbalizer import Verbalizer
 from afina.stats import classification
-from afina.studies.floors import tfidf
+from afina.studies.choosing.floors import tfidf
 from afina.training.fit import Fit
 from afina.training.recipe import Recipe
 

@@ -10,7 +10,7 @@ from afina.data.kinds import KINDS
 from afina.data.readers.target_kinds import TARGETS
 from afina.models.objectives import OBJECTIVES, of_problem
 from afina.stats.metrics import METRICS, OF_KIND
-from afina.studies.floors import CONSTANTS
+from afina.studies.choosing.floors import CONSTANTS
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from afina.report.kinds import PRESENTATIONS
 from afina.server.kinds import ANSWER_FORMATS
 from afina.stats import metrics
 from afina.store.kinds import ADAPTER_KINDS
-from afina.studies import floors
+from afina.studies.choosing import floors
 
 TABLES = {"stats.metrics", "studies.floors", "report.kinds", "server.kinds", "store.kinds"}
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""

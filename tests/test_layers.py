@@ -63,7 +63,7 @@ OWNERS = {
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "stats.classification stats.multilabel studies.floors estimators.*",
+    "sklearn": "stats.classification stats.multilabel studies.choosing.floors estimators.*",
     "scipy": "stats.calibration stats.classification stats.intervals stats.random_effects stats.evidence "
     "report.paper_claims",
     "matplotlib": "report.plots.*",
@@ -71,7 +71,7 @@ OWNERS = {
     "time": "meter",
     "typer": "cli.*",
     "rich": "cli.* report.writers.terminal",
-    "optuna": "studies.candidates",
+    "optuna": "studies.tuning",
     "IPython": "notebook.display",
     "sqlalchemy": "store.*",
     "obstore": "blobs.remote",
@@ -168,10 +168,8 @@ def test_every_package_is_there_and_says_what_it_holds_and_what_it_does_not_know
 SAME_NAME: set[str] = {
     "Answer",
     "Asked",
-    "Candidate",
     "Found",
     "Line",
-    "Request",
 }
 """Public names that two classes still have."""
 
@@ -323,7 +321,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.cli.display",
         "afina.data.readers",
         "afina.studies.tuning",
-        "afina.studies.recommend",
+        "afina.studies.choosing.recommend",
         "afina.store.model_card",
         "afina.blobs.remote",
     ],

@@ -179,7 +179,7 @@ def test_the_page_has_the_tables_that_the_recorded_curves_give(choose: ModuleTyp
 
 def test_what_is_built_in_is_what_the_recorded_curves_teach(choose: ModuleType) -> None:
     from afina.methods import make
-    from afina.studies.portfolio import AHEAD, COUNTS, LEARNT
+    from afina.studies.choosing.candidates import AHEAD, COUNTS, LEARNT
     from learning_curves import KEPT, cells, read
     from policies import learnt, recorded
 

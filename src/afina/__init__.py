@@ -30,7 +30,7 @@ _HOMES = {
     "Task": "afina.data.task",
     "TextClassifier": "afina.estimators.estimator",
     "TextRegressor": "afina.estimators.estimator",
-    "recommend": "afina.studies.recommend",
+    "recommend": "afina.studies.choosing.recommend",
 }
 
 __all__ = [*_HOMES, "__version__"]
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from afina.report.progress import Lines as Lines
     from afina.serving.engine import Engine as Engine
     from afina.store.adapter_store import AdapterStore as AdapterStore
-    from afina.studies.recommend import recommend as recommend
+    from afina.studies.choosing.recommend import recommend as recommend
     from afina.studies.results import Results as Results
     from afina.studies.runs.record import Record as Record
     from afina.studies.runs.run import Run as Run

@@ -24,9 +24,10 @@ from afina.data.readers.texts import chunks
 from afina.errors import AfinaError
 from afina.report.report import Report
 from afina.stats.comparison import compare
-from afina.studies import floors, trials
-from afina.studies.recommendation import Contender, Dropped, Recommendation
-from afina.studies.results import Request, Results
+from afina.studies import trials
+from afina.studies.choosing import floors
+from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
+from afina.studies.results import Results, StudyRequest
 from afina.studies.runs import record
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.spec import Data
@@ -175,10 +176,12 @@ def finished(tmp_path: Path) -> Path:
     record.write_records(OutputDirectory(out).records, made)
     keys = tuple(one.key for one in made)
     asked = {"name": "mine", "tune": {"candidates": 2}}
-    request = Request(name="mine", task="t.csv", data=Data(), keys=keys, study=asked, command=("afina", "study"))
+    request = StudyRequest(name="mine", task="t.csv", data=Data(), keys=keys, study=asked, command=("afina", "study"))
     OutputDirectory(out).study.write_text(request.model_dump_json())
     trial = Trial(setting={"learning_rate": 1e-3}, steps=4, accuracy=0.5, seconds=1.0)
-    trials.write(out, [Tuned(name="lora", method="lora", length=4, budget=8, trials=(trial,), setting=trial.setting)])
+    trials.write_tuned(
+        out, [Tuned(name="lora", method="lora", length=4, budget=8, trials=(trial,), setting=trial.setting)]
+    )
     figures = {
         "metrics": {"accuracy": 0.6, "f1": 0.5},
         "examples": 20,

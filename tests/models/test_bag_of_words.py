@@ -22,7 +22,7 @@ from afina.models.manifest import MANIFEST, Manifest
 from afina.models.objective import Objective
 from afina.models.objectives import Classes, Labels, Number
 from afina.stats.classification import accuracy, probabilities
-from afina.studies import floors
+from afina.studies.choosing import floors
 from command import Command
 from fakes import TEXTS, sentences
 from raises import raises

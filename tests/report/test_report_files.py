@@ -11,8 +11,8 @@ from afina import Task
 from afina.report.arms import arms, lines
 from afina.report.disagreements import EvaluationTexts
 from afina.report.report import FILES, MARKDOWN, Report
-from afina.studies.floors import MAJORITY, TFIDF
-from afina.studies.recommendation import Contender, Recommendation
+from afina.studies.choosing.floors import MAJORITY, TFIDF
+from afina.studies.choosing.recommendation import Contender, Recommendation
 from afina.studies.runs.spec import Data
 from records import result, results
 

@@ -21,7 +21,7 @@ from afina.models.adapter import VOCABULARY
 from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST
 from afina.store.content import BODY_ROLE, HEAD_ROLE, ContentFile, join, restore, split
-from afina.studies import floors
+from afina.studies.choosing import floors
 from fakes import Runs
 from raises import raises
 

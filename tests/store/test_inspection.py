@@ -31,7 +31,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Ref
 from afina.models.manifest import MANIFEST
 from afina.store.intake import IntakeLimits, is_plain_name
 from afina.store.intake.inspection import DTYPES, PIECE, PROGRAMS, check_finite, inspect, read_header
-from afina.studies import floors
+from afina.studies.choosing import floors
 from fakes import Runs
 from raises import raises
 

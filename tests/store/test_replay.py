@@ -26,7 +26,7 @@ from afina.models.objective import Predictions
 from afina.stats.comparison import compare
 from afina.store import replay
 from afina.store.replay import Flips, flips_between
-from afina.studies import floors
+from afina.studies.choosing import floors
 from fakes import Backbones, Runs, sentences, write_csv
 from raises import raises
 

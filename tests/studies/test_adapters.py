@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from afina.errors import AfinaError
-from afina.studies.adapters import find
-from afina.studies.floors import TFIDF
-from afina.studies.recommendation import Contender, Recommendation
-from afina.studies.results import Request
+from afina.studies.choosing.floors import TFIDF
+from afina.studies.choosing.recommendation import Contender, Recommendation
+from afina.studies.results import StudyRequest, find_adapter
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record, write_records
 from afina.studies.runs.spec import Data
@@ -28,7 +27,7 @@ def study(out: Path, records: Sequence[Record], keys: Sequence[str] | None = Non
     out.mkdir()
     write_records(OutputDirectory(out).records, records)
     asked = tuple(one.key for one in records) if keys is None else tuple(keys)
-    request = Request(name="mine", task="t", data=Data(), keys=asked, study={})
+    request = StudyRequest(name="mine", task="t", data=Data(), keys=asked, study={})
     OutputDirectory(out).study.write_text(request.model_dump_json(), encoding="utf-8")
     return out
 
@@ -52,7 +51,7 @@ def recommendation(out: Path, recommended: str) -> Path:
 
 def told(place: Path, method: str | None = None, seed: int | None = None) -> str:
     with pytest.raises(AfinaError) as error:
-        find(place, method, seed)
+        find_adapter(place, method, seed)
     return str(error.value)
 
 
@@ -60,16 +59,19 @@ def test_in_a_study_it_is_that_of_the_named_method_and_of_the_first_seed_unless_
     tmp_path: Path,
 ) -> None:
     out = study(tmp_path / "out", [made("wide", 5), made("wide", 2), made("full", 5, "full")], ["wide-2", "wide-5"])
-    assert find(out, "wide") == out / "adapters/wide-seed2-0123"
-    assert find(out, "wide", 5) == out / "adapters/wide-seed5-0123"
-    assert find(out) == find(out, "wide"), "the study that was last carried out there has no other"
-    assert find(out, "full") == out / "adapters/full-seed5-0123", "an earlier one's is there as well"
+    assert find_adapter(out, "wide") == out / "adapters/wide-seed2-0123"
+    assert find_adapter(out, "wide", 5) == out / "adapters/wide-seed5-0123"
+    assert find_adapter(out) == find_adapter(out, "wide"), "the study that was last carried out there has no other"
+    assert find_adapter(out, "full") == out / "adapters/full-seed5-0123", "an earlier one's is there as well"
 
 
 def test_the_only_one_that_was_trained_needs_no_name(tmp_path: Path) -> None:
-    assert find(study(tmp_path / "a", [made("lora"), made("zero-shot", method="zero-shot")])).name == "lora-seed0-0123"
+    assert (
+        find_adapter(study(tmp_path / "a", [made("lora"), made("zero-shot", method="zero-shot")])).name
+        == "lora-seed0-0123"
+    )
     alone = study(tmp_path / "b", [made("zero-shot", method="zero-shot")])
-    assert find(alone) == alone / "adapters/zero-shot-seed0-0123"
+    assert find_adapter(alone) == alone / "adapters/zero-shot-seed0-0123"
 
 
 def test_what_is_ambiguous_or_not_there_is_told_with_what_there_is(tmp_path: Path) -> None:
@@ -81,8 +83,8 @@ def test_what_is_ambiguous_or_not_there_is_told_with_what_there_is(tmp_path: Pat
 
 def test_of_a_recommendation_it_is_the_recommended_one_or_the_named(tmp_path: Path) -> None:
     out = recommendation(tmp_path / "out", "lora")
-    assert find(out) == out / "adapters/lora-seed0-0123"
-    assert find(out, "full") == out / "adapters/full-seed0-0123"
+    assert find_adapter(out) == out / "adapters/lora-seed0-0123"
+    assert find_adapter(out, "full") == out / "adapters/full-seed0-0123"
     simple = recommendation(tmp_path / "simple", TFIDF)
     assert told(simple) == (
         f"{simple}: {TFIDF} is recommended there, which has no adapter. Name another one with `method`; there is full, "
@@ -97,11 +99,11 @@ def test_an_adapter_is_itself_and_of_it_nothing_can_be_chosen(tmp_path: Path) ->
     )
     assert told(tmp_path / "nowhere", "lora").startswith(f"{tmp_path / 'nowhere'}: no adapter there")
     (tmp_path / "manifest.json").touch()
-    assert find(tmp_path) == tmp_path
+    assert find_adapter(tmp_path) == tmp_path
     assert "no study's directory, so `method` cannot choose there" in told(tmp_path, "lora")
     assert "`seed`" in told(tmp_path, seed=1)
 
 
 def test_what_was_trained_before_is_found_where_what_was_asked_for_last_has_not_finished(tmp_path: Path) -> None:
     place = study(tmp_path / "out", [made("lora")], keys=["another"])
-    assert find(place) == place / made("lora").adapter
+    assert find_adapter(place) == place / made("lora").adapter

@@ -16,17 +16,16 @@ from afina.errors import InvalidData, NotFound
 from afina.events import Listener, ValidationScore
 from afina.meter import now
 from afina.models import objectives
-from afina.studies import adapters, candidates
-from afina.studies.candidates import Tune
-from afina.studies.clock import Clock
+from afina.studies import results, tuning
+from afina.studies.choosing.candidates import ChoiceSetup
+from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Data, Training
-from afina.studies.setting import Setting
-from afina.studies.space import Space
-from afina.studies.watcher import Watcher
+from afina.studies.schedule import Watcher
+from afina.studies.trials import Space, Tune
 from command import Command, InventedExecutor
 from fakes import sentences, write_csv
 from raises import raises
@@ -141,7 +140,7 @@ def test_data_that_changed_are_another_run_and_the_earlier_results_stay(
     ]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert Results.read(out).records == other.records
-    assert adapters.find(out, "lora") == out / other.records[1].adapter
+    assert results.find_adapter(out, "lora") == out / other.records[1].adapter
     assert asked(file, **more).run(out, told, executor=executor).records == other.records
     assert len(told.words) == 1
 
@@ -174,7 +173,7 @@ def test_a_file_that_is_gone_or_empty_is_an_error_and_its_results_stay_readable(
         asked(file).run(out, executor=executor)
     assert str(raised.value).endswith(f"The results in {out} stay readable: afina show {out}")
     assert Results.read(str(out)).records == first.records
-    assert adapters.find(str(out), "lora") == out / first.records[1].adapter
+    assert results.find_adapter(str(out), "lora") == out / first.records[1].adapter
     assert not (tmp_path / "new").exists()
     with pytest.raises(kind):
         asked(file).run(tmp_path / "new", executor=executor)
@@ -238,8 +237,8 @@ def test_keys_of_runs_that_read_no_file_and_names_of_their_tunings_are_as_they_w
     assert old.on("sha256:1").key not in (old.key, old.on("sha256:2").key)
     space = Space.of(old, {}, "here")
     assert space is not None
-    assert candidates._name(old, space, Tune()) == "lora-830c71707fc9e0c5"
-    assert candidates._name(old.on("sha256:1"), space, Tune()) != candidates._name(old, space, Tune())
+    assert tuning._name(old, space, Tune()) == "lora-830c71707fc9e0c5"
+    assert tuning._name(old.on("sha256:1"), space, Tune()) != tuning._name(old, space, Tune())
 
 
 class Moved(InventedExecutor):
@@ -296,7 +295,7 @@ def test_a_tuning_begins_anew_where_the_data_changed_or_where_that_is_asked_for(
 def test_a_tuning_of_an_earlier_version_goes_on_while_its_file_is_as_it_was(tmp_path: Path, file: Path) -> None:
     out, study = tmp_path / "out", asked(file, tune={"candidates": 1}, methods={"lora": {}})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("afina.studies.recorded.RecordedRuns.to_tune", lambda self, run: run)  # as it was
+        patch.setattr("afina.studies.results.RecordedRuns.to_tune", lambda self, run: run)  # as it was
         first = study.run(out, executor=LookingExecutor(earlier=True))
     executor = LookingExecutor()
     again = study.run(out, executor=executor)
@@ -310,8 +309,8 @@ def test_a_tuning_of_an_earlier_version_goes_on_while_its_file_is_as_it_was(tmp_
 def test_a_recommendation_s_runs_are_of_the_data_as_they_are(file: Path) -> None:
     def run() -> Run:
         task, asked = Task.load(str(file)), objectives.make(("negative", "positive"))
-        clock, executor = Clock(now(), 1.0), InventedExecutor()
-        setting = Setting(task, Data(), "gpt2", Ask(), clock, Watcher(), executor, asked, "accuracy")
+        clock, executor = TimeBudget(now(), 1.0), InventedExecutor()
+        setting = ChoiceSetup(task, Data(), "gpt2", Ask(), clock, Watcher(), executor, asked, "accuracy")
         return setting.run("lora", train_examples=20)
 
     first = run()

@@ -26,12 +26,11 @@ from afina.inference.evaluation import evaluate, trained
 from afina.models import objectives
 from afina.report.recommendation import as_json, evidence, sentences
 from afina.stats.comparison import compare
-from afina.studies import floors, portfolio, stages, trainings
-from afina.studies.adapters import find
-from afina.studies.pace import MEASURED, Pace
-from afina.studies.recommend import recommend
-from afina.studies.recommendation import Recommendation, decide
-from afina.studies.results import Results
+from afina.studies.choosing import candidate_trainings, candidates, floors, time_budget
+from afina.studies.choosing.recommend import recommend
+from afina.studies.choosing.recommendation import Recommendation, decide
+from afina.studies.choosing.time_budget import MEASURED, StepTime
+from afina.studies.results import Results, find_adapter
 from afina.studies.runs import forecast
 from afina.studies.runs.executor import Executor, Overrun
 from afina.studies.runs.local_executor import LocalExecutor
@@ -39,8 +38,7 @@ from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import RunSpec
-from afina.studies.slots import Slots
-from afina.studies.watcher import Watcher
+from afina.studies.schedule import Slots, Watcher
 from command import Command
 from fakes import write_csv
 from raises import raises
@@ -76,10 +74,10 @@ class World(Executor):
             monkeypatch.setattr(METHODS[name], "practical", False)
         monkeypatch.setattr(meter, "now", lambda: self.time)
         monkeypatch.setattr(meter, "gpu_memory", lambda device: self.gpu)
-        monkeypatch.setattr(forecast, "cost", self.cost)
+        monkeypatch.setattr(forecast, "forecast_run", self.forecast_run)
         monkeypatch.setattr(forecast, "encoded", lambda run, texts: texts)
 
-    def cost(self, run: RunSpec, encoded: Task, *, memory: int, calibrate: bool) -> SimpleNamespace:
+    def forecast_run(self, run: RunSpec, encoded: Task, *, memory: int, calibrate: bool) -> SimpleNamespace:
         assert encoded.address == run.task == self.task
         assert not calibrate
         peak = self.needs[run.method]
@@ -224,16 +222,16 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_candidates_come_in_the_order_that_was_learnt_and_others_after_them() -> None:
-    learnt = list(dict.fromkeys(method for method, _ in portfolio.LEARNT))
-    made = portfolio.candidates(["last", *reversed(learnt)])
-    assert [one.method for one in made] == [*(method for method, _ in portfolio.LEARNT), "last"]
-    assert made[-1] == portfolio.Candidate("last", METHODS["last"].learning_rate, "last")
-    assert [one.method for one in portfolio.candidates(["last", "lora"])][-1] == "last"
+    learnt = list(dict.fromkeys(method for method, _ in candidates.LEARNT))
+    made = candidates.in_learnt_order(["last", *reversed(learnt)])
+    assert [one.method for one in made] == [*(method for method, _ in candidates.LEARNT), "last"]
+    assert made[-1] == candidates.Candidate("last", METHODS["last"].learning_rate, "last")
+    assert [one.method for one in candidates.in_learnt_order(["last", "lora"])][-1] == "last"
 
 
 def test_a_candidate_is_called_by_its_rate_where_that_is_not_the_methods_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portfolio, "LEARNT", (("lora", 3.0), ("full", 1 / 3), ("lora", 1.0)))
-    made = portfolio.candidates(["full", "lora"])
+    monkeypatch.setattr(candidates, "LEARNT", (("lora", 3.0), ("full", 1 / 3), ("lora", 1.0)))
+    made = candidates.in_learnt_order(["full", "lora"])
     assert [(one.method, one.name) for one in made] == [
         ("lora", "lora-0.003"),
         ("full", "full-3.33e-05"),
@@ -250,8 +248,8 @@ def test_what_recorded_trainings_say_counts_beside_few_texts(
     world: World, tmp_path: Path, right: float, chosen: str
 ) -> None:
     """They have full 1.7 points ahead of LoRA, which tells as much as 370 texts do, and 240 are set aside."""
-    ours = {one.name: one for one in portfolio.candidates(["full", "lora"])}
-    assert (ours["full"].ahead - ours["lora"].ahead, portfolio.COUNTS) == (pytest.approx(0.017), 370)
+    ours = {one.name: one for one in candidates.in_learnt_order(["full", "lora"])}
+    assert (ours["full"].ahead - ours["lora"].ahead, candidates.COUNTS) == (pytest.approx(0.017), 370)
     world.right |= {"lora": right, "full": 0.86, "prelayer": 0.5}
     world.best = {"full": "full", "lora": "lora"}
     made = world.choose(tmp_path / "out", 60)
@@ -266,7 +264,7 @@ def test_where_there_is_no_time_for_all_texts_what_was_measured_counts_alone(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short trainings end otherwise than those that are recorded."""
-    monkeypatch.setattr(portfolio, "LEARNT", (("full", 1.0), ("lora", 1.0)))
+    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("lora", 1.0)))
     world.step = dict.fromkeys(world.step, 4.0)
     world.right |= {"lora": 0.865, "full": 0.86, "prelayer": 0.5}
     made = world.choose(tmp_path / "out", 10)
@@ -348,14 +346,14 @@ def test_it_keeps_to_the_minutes_and_makes_use_of_them(
     assert len(world.carried) >= 2  # another setting, or the selected one again
     # Much time is left over only where everything was trained, and the selected one on half of the texts.
     early = made.seconds < 0.5 * 60 * minutes
-    assert not early or (len(ours) == len(portfolio.candidates(world.step)) and made.fewer is not None)
+    assert not early or (len(ours) == len(candidates.in_learnt_order(world.step)) and made.fewer is not None)
 
 
 def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = (("full", 1.0), ("lora", 1.0), ("prelayer", 1.0), ("lora", 3.0), ("full", 3.0), ("full", 1 / 3))
-    monkeypatch.setattr(portfolio, "LEARNT", order)
+    monkeypatch.setattr(candidates, "LEARNT", order)
     world.step = {"full": 1.2, "lora": 1.0, "prelayer": 0.1}  # what begins last of three ends first
     alone = world.choose(tmp_path / "one", 10)
     several = Several(world.task, monkeypatch, 3)
@@ -364,7 +362,7 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     assert several.most == made.at_once == 3
     trained = [[one.name for one in each.contenders if one.trained] for each in (alone, made)]
     assert len(trained[1]) > len(trained[0])
-    names = [one.name for one in portfolio.candidates(world.step)]
+    names = [one.name for one in candidates.in_learnt_order(world.step)]
     assert trained[1] == [name for name in names if name in trained[1]], "not in the order of the portfolio"
     kept = [one.name for one in read_records(tmp_path / "three" / "records.jsonl") if one.selection]
     assert kept == sorted(kept, key=names.index)
@@ -377,7 +375,7 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
 def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, tmp_path: Path) -> None:
     world.choose(tmp_path / "long", 60)
     first = [run for run in world.carried if run.data.selection]
-    assert {run.training.max_steps for run in first} == {portfolio.EPOCHS * math.ceil(1_200 * 0.8 / 16)}
+    assert {run.training.max_steps for run in first} == {candidates.EPOCHS * math.ceil(1_200 * 0.8 / 16)}
     world.carried.clear()
     world.step = dict.fromkeys(world.step, 2.0)
     world.choose(tmp_path / "short", 10)
@@ -388,7 +386,7 @@ def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, tm
     world.step = dict.fromkeys(world.step, 10.0)
     world.choose(tmp_path / "shortest", 10)
     fewest = [run for run in world.carried if run.data.selection]
-    assert len(fewest) >= trainings.AT_LEAST - 1
+    assert len(fewest) >= candidate_trainings.AT_LEAST - 1
     assert all((run.data.train_examples or 0) < 1_200 for run in fewest)
 
 
@@ -396,7 +394,7 @@ def test_all_trainings_are_of_one_length_which_the_time_decides(world: World, tm
 def test_what_a_training_took_corrects_what_the_next_of_its_method_is_thought_to_take(
     world: World, tmp_path: Path, slower: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portfolio, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("lora", 1 / 3), ("full", 1.0)))
+    monkeypatch.setattr(candidates, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("lora", 1 / 3), ("full", 1.0)))
     world.slower = slower
     made = world.choose(tmp_path / "out", 12)
     assert made.seconds <= 12 * 60
@@ -410,7 +408,7 @@ def test_after_a_measurement_on_a_busy_machine_trainings_are_made_longer_once(wo
     first, *others = [run.training.max_steps or 0 for run in world.carried if run.data.selection]
     assert others
     assert {*others} == {others[0]}
-    assert others[0] >= trainings.FASTER * first
+    assert others[0] >= candidate_trainings.FASTER * first
     ours = [one for one in made.contenders if one.trained]
     assert len(ours) == len(others)
     assert {one.steps for one in ours if one.name != made.recommended} <= {others[0]}
@@ -421,7 +419,7 @@ def test_after_a_measurement_on_a_busy_machine_trainings_are_made_longer_once(wo
 def test_each_method_is_measured_once_and_only_when_its_turn_comes_and_the_dearest_stands_for_those_after_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portfolio, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("full", 1.0), ("full", 1 / 3)))
+    monkeypatch.setattr(candidates, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("full", 1.0), ("full", 1 / 3)))
     made = world.choose(tmp_path / "out", 60)
     assert [run.method for run in world.tried] == ["lora", "full"]
     assert made.contender("prelayer").trained
@@ -432,13 +430,15 @@ def test_nothing_is_measured_that_there_is_no_time_to_train(world: World, tmp_pa
     assert [run.method for run in world.tried] == ["full"]
     late = {name for name, one in made.dropped.items() if one.why == "train"}
     assert {"lora", "prelayer"} & late
-    assert made.stages[stages.PACE] == pytest.approx(world.opening + MEASURED * world.step["full"] + 60 * world.text)
+    assert made.stages[time_budget.STEP_TIME] == pytest.approx(
+        world.opening + MEASURED * world.step["full"] + 60 * world.text
+    )
 
 
 def test_a_method_is_measured_where_the_dearest_leaves_it_no_time_and_it_may_be_cheaper(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portfolio, "LEARNT", (("full", 1.0), ("lora", 1.0)))
+    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0), ("lora", 1.0)))
     world.step = {"full": 4.0, "lora": 0.8, "prelayer": 4.0}
     made = world.choose(tmp_path / "out", 14)
     assert [run.method for run in world.tried] == ["full", "lora"]
@@ -450,7 +450,9 @@ def test_where_memory_is_plenty_only_that_of_the_dearest_method_is_foreseen(
 ) -> None:
     foreseen: list[str] = []
     monkeypatch.setattr(
-        forecast, "cost", lambda run, *task, **how: foreseen.append(run.method) or world.cost(run, *task, **how)
+        forecast,
+        "forecast_run",
+        lambda run, *task, **how: foreseen.append(run.method) or world.forecast_run(run, *task, **how),
     )
     assert not world.choose(tmp_path / "plenty", 60).dropped
     assert foreseen == ["full"]
@@ -461,13 +463,13 @@ def test_where_memory_is_plenty_only_that_of_the_dearest_method_is_foreseen(
 
 def test_it_says_what_the_time_went_to(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", 60)
-    told = [stages.PACE, stages.ASKING, stages.TRAINING, stages.AGAIN, stages.HALF]
-    assert list(made.stages) == [stages.SIMPLE, stages.MEMORY, *told]
+    told = [time_budget.STEP_TIME, time_budget.ASKING, time_budget.TRAINING, time_budget.AGAIN, time_budget.HALF]
+    assert list(made.stages) == [time_budget.SIMPLE, time_budget.MEMORY, *told]
     assert sum(made.stages.values()) == pytest.approx(made.seconds)
     assert as_json(made, Path())["stages"] == made.stages
     (note,) = [note for note in evidence(made).notes if note.startswith("It took ")]
     assert note.startswith(f"It took {made.seconds:,.0f} s: measuring paces ")
-    assert f"training {made.stages[stages.TRAINING]:,.0f} s" in note
+    assert f"training {made.stages[time_budget.TRAINING]:,.0f} s" in note
 
 
 def test_the_winner_has_its_adapter_though_the_end_takes_longer_than_measured(world: World, tmp_path: Path) -> None:
@@ -573,7 +575,7 @@ def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World, 
 def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portfolio, "LEARNT", (("full", 1.0),))
+    monkeypatch.setattr(candidates, "LEARNT", (("full", 1.0),))
     world.step = dict.fromkeys(world.step, 1.0)
     world.needs |= {"lora": 99 * GIB, "prelayer": 99 * GIB}
     made = world.choose(tmp_path / "out", 7, memory=8 * GIB)
@@ -592,7 +594,7 @@ def test_what_was_trained_again_and_what_was_trained_on_half_leave_no_adapters(w
 def test_learning_rates_of_a_method_have_rows_of_their_own_and_the_best_is_compared(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portfolio, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("full", 1.0)))
+    monkeypatch.setattr(candidates, "LEARNT", (("lora", 1.0), ("lora", 3.0), ("full", 1.0)))
     world.best, world.right = {"lora": "lora-0.003"}, world.right | {"lora": 0.99, "full": 0.7}
     made = world.choose(tmp_path / "out", 60)
     assert made.recommended == "lora-0.003"
@@ -639,11 +641,11 @@ def test_what_is_told_and_what_is_read_again_are_what_came_of_it(world: World, t
     assert scribe.told[1] == "fitting what needs no language model"
     assert scribe.told[2:4] == [
         "foreseeing what fits in memory",
-        f"measuring what a step of {portfolio.LEARNT[0][0]} takes",
+        f"measuring what a step of {candidates.LEARNT[0][0]} takes",
     ]
     assert scribe.told[4:6] == ["started zero-shot 1/1", "finished zero-shot"]
     started = [line.split()[1] for line in scribe.told if line.startswith("started ")]
-    order = [method for method, _ in portfolio.LEARNT if method in world.step]
+    order = [method for method, _ in candidates.LEARNT if method in world.step]
     assert started[: 1 + len(order)] == ["zero-shot", *order]
     held = Task.load(results.task, **results.data.model_dump()).evaluation
     assert {len(one.targets) for one in results.results} == {len(held)}
@@ -699,7 +701,7 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     contender = made.contender(floors.TFIDF)
     assert made.adapter == contender.adapter
     assert "is an adapter that needs no backbone" in sentences(made)[1]
-    adapter = Adapter.load(find(tmp_path / "out"))
+    adapter = Adapter.load(find_adapter(tmp_path / "out"))
     texts = EvaluationSet.read(world.task, trained(adapter))
     assert texts.held_out
     found = evaluate(adapter, texts)
@@ -842,7 +844,7 @@ def test_a_few_texts_that_leak_in_the_whole_do_not_end_it_in_a_part(
 
 
 def test_a_pace_buys_fewer_steps_the_more_texts_are_scored() -> None:
-    pace = Pace(opening=10, step=0.5, text=0.1)
+    pace = StepTime(opening=10, step=0.5, text=0.1)
     assert pace.steps(100, 0) == 180
     assert pace.steps(100, 100) == 160
     assert pace.steps(5, 0) < 0

@@ -27,8 +27,7 @@ from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.slots import TRIES, Slots
-from afina.studies.watcher import Watcher
+from afina.studies.schedule import TRIES, Slots, Watcher
 from command import PROGRAM, HereExecutor, InventedExecutor, left_behind
 
 PATIENCE = 60.0

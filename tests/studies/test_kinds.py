@@ -22,11 +22,11 @@ from afina.report.paper_claims import claims
 from afina.report.report import Report
 from afina.report.verdicts import CURVES
 from afina.stats.metrics import METRICS
-from afina.studies.adapters import find
-from afina.studies.candidates import _value
+from afina.studies.choosing.candidate_trainings import CandidateTrainings
+from afina.studies.results import find_adapter
 from afina.studies.runs.record import Selection
 from afina.studies.runs.spec import UNASKED, Data, Training
-from afina.studies.trainings import Trainings
+from afina.studies.tuning import _value
 from command import HereExecutor
 from fakes import Backbones, sentences, write_csv
 from raises import raises
@@ -242,7 +242,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
         ("LoRA, 64 texts", "full fine-tuning, 64 texts")
     }
     assert "by the number of training texts" in report.page()
-    assert Adapter.load(find(tmp_path, "lora")).manifest.data["train_examples"] == 64
+    assert Adapter.load(find_adapter(tmp_path, "lora")).manifest.data["train_examples"] == 64
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_of_errors_a_selection_and_tuning_prefer_the_lower() -> None:
         )
         for v in (0.9, 0.2)
     ]
-    made: Any = Trainings(*(SimpleNamespace(),) * 2, lowered=False)  # type: ignore[arg-type]
+    made: Any = CandidateTrainings(*(SimpleNamespace(),) * 2, lowered=False)  # type: ignore[arg-type]
     made.results = {name: SimpleNamespace(record=each) for name, each in zip(("high", "low"), records, strict=True)}
     assert made.ranked == ["low", "high"]
 

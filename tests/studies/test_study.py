@@ -28,7 +28,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import LATER, Ask, Training
 from afina.studies.runs.worker import CarryOut, Failed, Progressed, decode, encode
-from afina.studies.watcher import Watcher
+from afina.studies.schedule import Watcher
 from command import HereExecutor, InventedExecutor
 from raises import raises
 

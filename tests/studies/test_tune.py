@@ -20,7 +20,7 @@ from afina.errors import Diverged, InvalidData, RunFailed
 from afina.events import ValidationScore
 from afina.inference import predictor
 from afina.report.progress import attempt
-from afina.studies import candidates, trials, tuning
+from afina.studies import trials, tuning
 from afina.studies.results import Results
 from afina.studies.runs import execute
 from afina.studies.runs.executor import Executor, Lost
@@ -28,9 +28,8 @@ from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Data, Training
-from afina.studies.space import SPREAD
-from afina.studies.trials import Trial, Tuned
-from afina.studies.watcher import Watcher
+from afina.studies.schedule import Watcher
+from afina.studies.trials import SPREAD, Trial, Tuned
 from command import PROGRAM, Command, HereExecutor
 from fakes import sentences, write_csv
 from raises import raises
@@ -216,7 +215,7 @@ def test_what_is_tuned_is_not_tuned_again_and_more_budget_goes_on(
 def test_interrupted_anywhere_the_same_is_tried_and_chosen(
     gpt2: Backbone, invented: Invented, tmp_path: Path, candidates: int, after: int, pruner: str, at_once: int
 ) -> None:
-    this = study(gpt2, "any", tune={"candidates": candidates, "pruner": pruner, "at_once": at_once})
+    this = study(gpt2, "any", tune={"candidates": tuning, "pruner": pruner, "at_once": at_once})
     reference = tune(this, tmp_path / "undisturbed", invented)
     assert len(reference.trials) > 4
 
@@ -445,7 +444,7 @@ def test_a_candidate_in_a_process_of_its_own_scores_as_in_this_one_and_leaves_no
     from afina.studies.runs.execute import try_out
 
     before = psutil.Process().children()  # another test of this process may have left some
-    run = candidates.candidate(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, candidates.Tune())
+    run = trials.candidate_run(study(gpt2, toy, "lora").runs()[0], {"learning_rate": 1e-3, "r": 2}, trials.Tune())
     here = list(try_out(run, (0.25, 1.0)))
     there: list[ValidationScore] = []
 
@@ -500,7 +499,7 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     killed.communicate()
     psutil.wait_procs(children, timeout=5)
     assert not any(child.is_running() for child in children)
-    before = trials.read(tmp_path / "killed")[0].trials
+    before = trials.read_tuned(tmp_path / "killed")[0].trials
     assert before
     assert not (tmp_path / "killed" / "records.jsonl").exists()
     for name in ("killed", "left alone"):
@@ -541,7 +540,7 @@ def test_the_report_shows_the_budget_and_no_figure_that_chose(
     assert "candidate 1: learning_rate" in answer.err
     report = Path("out/report.md").read_text(encoding="utf-8")
     section = report[report.index("## Tuning budget") :].split("\n## ")[0]
-    made = trials.read(Path("out"))[1]
+    made = trials.read_tuned(Path("out"))[1]
     row = next(line for line in section.splitlines() if line.startswith("| LoRA"))
     cells = [cell.strip() for cell in row.split("|")[2:-1]]
     assert cells[:3] == [str(len(made.trials)), str(made.stopped), str(made.steps)]

@@ -14,7 +14,7 @@ from afina.report import progress
 from afina.report.progress import figures
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
-from afina.studies.watcher import Watcher
+from afina.studies.schedule import Watcher
 
 if TYPE_CHECKING:
     from rich.console import Console

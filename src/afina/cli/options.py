@@ -207,9 +207,9 @@ def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], A
 
         store = AdapterStore()
         return partial(store.adapter, store.show(adapter))
-    from afina.studies.adapters import find
+    from afina.studies.results import find_adapter
 
-    return partial(_load, find(Path(adapter), method, seed))
+    return partial(_load, find_adapter(Path(adapter), method, seed))
 
 
 def _load(place: Path) -> Adapter:

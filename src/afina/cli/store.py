@@ -150,10 +150,10 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Keep an adapter as the next version of a name. What a name has already is not kept twice."""
-    from afina.studies.adapters import find
+    from afina.studies.results import find_adapter
 
     store = opened(context)
-    found = find(adapter, method, seed)
+    found = find_adapter(adapter, method, seed)
     begins = not store.exists()
     made = store.publish(found, name, message=message, texts=not no_texts)
     if begins:

@@ -171,7 +171,7 @@ def choose(
     from afina import meter
     from afina.cli.display import Minutes
     from afina.schema import read_size
-    from afina.studies.recommend import recommend
+    from afina.studies.choosing.recommend import recommend
 
     check_publishing(publish)
     began, command = meter.now(), ["afina", *sys.argv[1:]]

@@ -15,6 +15,7 @@ from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
 from afina.report.kinds import PRESENTATIONS
 from afina.report.tables import Column, Table
+from afina.studies.runs.inputs import evaluation_of
 from afina.studies.runs.spec import Data
 
 DISAGREEMENTS = "Where the methods disagree"
@@ -38,8 +39,6 @@ class EvaluationTexts:
     @classmethod
     def read(cls, address: str, data: Data) -> EvaluationTexts:
         """Those of the task at `address`, read as `data` says; the reason where that fails or would take a network."""
-        from afina.studies.runs.inputs import evaluation_of
-
         if not is_at_hand(address):
             return cls(reason="the task is not on this machine, and a report uses no network")
         try:

@@ -28,9 +28,9 @@ from afina.report.verdicts import in_one
 from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
-from afina.studies import floors
-from afina.studies.portfolio import EPOCHS
-from afina.studies.recommendation import Contender, Dropped, Recommendation
+from afina.studies.choosing import floors
+from afina.studies.choosing.candidates import EPOCHS
+from afina.studies.choosing.recommendation import Contender, Dropped, Recommendation
 from afina.studies.runs.spec import Training
 
 BATCH = Training().batch_size

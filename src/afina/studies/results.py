@@ -1,10 +1,12 @@
-"""Results: what has come of a study or a recommendation, and the directory that holds it. Starts without torch.
+"""Results: what has come of a study or a recommendation, and the directory that holds it; the adapters in it by their
+methods' names (find_adapter); which runs it has records of, made of the data as these are now (RecordedRuns).
 
-Knows facts; no words, tables or pages, which are `afina.report`'s.
+Knows facts; no words, tables or pages, which are `afina.report`'s. Starts without torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,15 +15,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from afina import repr_html
-from afina.errors import InvalidData, NotFound, UnknownName
+from afina.data.addresses import reads_files
+from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName
+from afina.models.adapter import check_there
 from afina.repr_html import ReprCard, figure
 from afina.schema import Frozen
 from afina.stats.metrics import METRICS
 from afina.studies import trials
-from afina.studies.recommendation import Recommendation
+from afina.studies.choosing.recommendation import Recommendation
 from afina.studies.runs import output_directory
+from afina.studies.runs.inputs import DataDigests
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Record, Result
+from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Data
 from afina.studies.trials import Tuned
 
@@ -36,7 +42,7 @@ class Failure:
     error: str
 
 
-class Request(Frozen):
+class StudyRequest(Frozen):
     """What a study asked for; `study.json`.
 
     keys   of its runs, in their order
@@ -150,7 +156,7 @@ class Results(ReprCard):
         return cls._of_study(held, read_request(directory.study))
 
     @classmethod
-    def _of_study(cls, held: OutputLock, request: Request) -> Results:
+    def _of_study(cls, held: OutputLock, request: StudyRequest) -> Results:
         finished = _of_keys(held, request.keys, request.study.get("metric"))
         return cls(
             name=request.name,
@@ -158,7 +164,7 @@ class Results(ReprCard):
             results=finished,
             waiting=len(request.keys) - len(finished),
             command=request.command,
-            tuned=trials.read(held.out) if request.study.get("tune") else (),
+            tuned=trials.read_tuned(held.out) if request.study.get("tune") else (),
             task=request.task,
             data=request.data,
         )
@@ -194,10 +200,10 @@ def measured_in(result: Result, metric: str | None) -> Result:
     return replace(result, record=result.record.model_copy(update={"metric": metric}))
 
 
-def read_request(path: Path) -> Request:
+def read_request(path: Path) -> StudyRequest:
     """What the study of that `study.json` asked for. Raises InvalidData."""
     try:
-        return Request.model_validate_json(path.read_bytes())
+        return StudyRequest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         raise InvalidData(
             f"{path}: missing or damaged. Run the study again; it skips what is recorded.",
@@ -223,3 +229,154 @@ def read_recommendation(path: Path) -> Recommendation:
             path=path,
         )
     return made
+
+
+def find_adapter(place: str | Path, method: str | None = None, seed: int | None = None) -> Path:
+    """The adapter's directory: `place` itself, or within what a study or a recommendation left in `place`.
+
+    method  its name in the study; by default the recommended one, or the only one that was trained. Of several sizes of
+            the training split, that of the greatest
+    seed    by default the first of the study
+    Raises NotFound, UnknownName, InvalidData, InvalidStudy; the message lists what there is.
+    """
+    place = Path(place)
+    directory = OutputDirectory(place)
+    if not directory.holds_results:
+        if place.is_dir() and (method is not None or seed is not None):
+            option = "method" if method is not None else "seed"
+            raise InvalidData(
+                f"{place}: no study's directory, so `{option}` cannot choose there. Leave it out.",
+                code="data.option-inapplicable",
+                path=place,
+                option=option,
+            )
+        check_there(place)
+        return place
+    records = directory.read()
+    if directory.recommendation.is_file():
+        made = read_recommendation(directory.recommendation)
+        keys = tuple(one.key for one in made.contenders if one.key is not None)
+        records = _first(records, keys)
+        if method is None and seed is None:
+            return place / _recommended(place, made, records)
+        name = method or made.recommended
+    else:
+        keys = read_request(directory.study).keys
+        records = _first(records, keys)
+        asked = [one for one in records if one.key in keys]
+        name = method or _only(place, asked or records)  # what was asked for last may have failed, or not be done
+    return place / _of(place, records, keys, name, seed).adapter
+
+
+def _first(records: Sequence[Record], keys: Sequence[str]) -> list[Record]:
+    """Those of the keys in their order, then what else was made there before."""
+    order = {key: place for place, key in enumerate(keys)}
+    return sorted(records, key=lambda one: order.get(one.key, len(order)))
+
+
+def _recommended(place: Path, made: Recommendation, records: Sequence[Record]) -> str:
+    if made.adapter is None:
+        raise NotFound(
+            f"{place}: {made.recommended} is recommended there, which has no adapter. "
+            f"Name another one with `method`; there is {_names(records)}.",
+            code="adapter.missing",
+            path=place,
+            method=made.recommended,
+        )
+    return made.adapter
+
+
+def _only(place: Path, records: Sequence[Record]) -> str:
+    trained = [one for one in records if one.steps]
+    names = {one.name for one in trained or records}
+    if len(names) != 1:
+        raise InvalidStudy(
+            f"{place}: name an adapter with `method`; there is {_names(records)}.", code="adapter.ambiguous", path=place
+        )
+    return names.pop()
+
+
+def _of(place: Path, records: Sequence[Record], keys: Sequence[str], name: str, seed: int | None) -> Record:
+    """Of those that were asked for last before any other, such as one of what the data were before."""
+    named = [one for one in records if one.name == name]
+    named.sort(key=lambda one: (one.key not in keys, -one.train_examples))
+    if not named:
+        raise UnknownName("method", name, {one.name for one in records}, str(place))
+    found = next((one for one in named if seed is None or one.seed == seed), None)
+    if found is None:
+        seeds = ", ".join(map(str, sorted({one.seed for one in named})))
+        raise NotFound(
+            f"{place}: no adapter of {name} with `seed` {seed}. There is {seeds}.",
+            code="adapter.missing",
+            path=place,
+            method=name,
+            seed=seed,
+        )
+    return found
+
+
+def _names(records: Sequence[Record]) -> str:
+    return ", ".join(dict.fromkeys(one.name for one in records)) or "none"
+
+
+Look = Callable[[Run], DataDigests | None]
+"""What the data of a run are now; None where they cannot have changed, or this machine cannot know."""
+
+
+@dataclass
+class RecordedRuns:
+    """The runs of one task that a held directory has records of.
+
+    Of files, the key of a run covers what is in them. Records of earlier versions have keys without that; they are
+    known by the digests of the splits. Data at other addresses are looked at only where a record is there.
+    """
+
+    held: OutputLock
+    look: Look
+    _seen: dict[str, DataDigests | None] = field(default_factory=dict)
+
+    def find(self, run: Run) -> Run:
+        """The run as it is recorded, or else as it is to be carried out. Raises what reading its data does."""
+        if not reads_files(run.task, run.data.evaluation):
+            found = self._record(run.key)
+            digests = self._digests(run) if found else None
+            # another run has that key's place here
+            return run.on(digests.data) if found and digests and not digests.are_of(found) else run
+        seen = next(iter(self._seen.values()), None) or self._digests(run)
+        if seen is None:
+            return run
+        now = run.on(seen.data)
+        if self._record(now.key) or not (earlier := self._record(run.key)):
+            return now
+        digests = self._digests(run)
+        return run if digests and digests.are_of(earlier) else now
+
+    def to_tune(self, run: Run) -> Run:
+        """The run whose setting is to be tuned, on the data as they are now."""
+        earlier = [one for one in self.held.records if one.data_digest is None and _is_named(one, run)]
+        if not earlier and not reads_files(run.task, run.data.evaluation):
+            return run
+        digests = self._digests(run)
+        if digests is None or any(digests.are_of(one) for one in earlier):
+            return run
+        return run.on(digests.data)
+
+    def of_other_data(self, runs: Iterable[Run]) -> list[Record]:
+        """Records of the same runs on what the data were before; none where any of `runs` is recorded as it is now."""
+        runs = list(runs)
+        if any(self._record(run.key) for run in runs):
+            return []
+        return [one for one in self.held.records if any(run.on(one.data_digest).key == one.key for run in runs)]
+
+    def _record(self, key: str) -> Record | None:
+        return next((one for one in self.held.records if one.key == key), None)
+
+    def _digests(self, run: Run) -> DataDigests | None:
+        how = f"{run.training.temperature}{run.data.model_dump_json()}"
+        if how not in self._seen:
+            self._seen[how] = self.look(run)
+        return self._seen[how]
+
+
+def _is_named(record: Record, run: Run) -> bool:
+    return (record.name, record.method, record.task) == (run.title, run.method, run.task)

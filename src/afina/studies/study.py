@@ -22,19 +22,16 @@ from afina.models.objective import metric_for
 from afina.repr_html import ReprCard
 from afina.schema import Frozen
 from afina.studies import schedule, trials, tuning
-from afina.studies.candidates import Tune
-from afina.studies.recorded import RecordedRuns
-from afina.studies.results import Failure, Request, Results
+from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import MOST_SEED, Run
 from afina.studies.runs.spec import Ask, Data, Training
-from afina.studies.space import Space
+from afina.studies.schedule import Watcher, watching
 from afina.studies.study_file import explain, override, read
-from afina.studies.trials import Tuned
-from afina.studies.watcher import Watcher, watching
+from afina.studies.trials import Space, Tune, Tuned
 
 Part = TypeVar("Part", bound=Frozen)
 
@@ -289,14 +286,14 @@ class Study(ReprCard, Frozen):
 
     def _is_done(self, recorded: RecordedRuns) -> bool:
         """Whether all is recorded, so that the backbone is not needed, nor data that need a network."""
-        settled = self.settle(trials.read(recorded.held.out)) if self.tune else self
+        settled = self.settle(trials.read_tuned(recorded.held.out)) if self.tune else self
         done = (recorded.held.has(recorded.find(run).key) for run in settled.runs())
         return len(settled.methods) == len(self.methods) and all(done)
 
-    def _request(self, runs: Sequence[Run], command: tuple[str, ...]) -> Request:
+    def _request(self, runs: Sequence[Run], command: tuple[str, ...]) -> StudyRequest:
         keys = tuple(run.key for run in runs)
         study = self.model_dump(mode="json")
-        return Request(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
+        return StudyRequest(name=self.name, task=self.task, data=self.data, keys=keys, study=study, command=command)
 
     def _tune(
         self, recorded: RecordedRuns, executor: Executor, watcher: Watcher, *, fresh: bool
@@ -309,7 +306,7 @@ class Study(ReprCard, Frozen):
 
         def keep(so_far: Tuned) -> None:
             found[so_far.name] = so_far
-            trials.write(out, found.values())
+            trials.write_tuned(out, found.values())
 
         for asked, space in self.spaces().values():
             run = recorded.to_tune(asked)

@@ -15,14 +15,12 @@ from afina.schema import Problem
 
 Part = TypeVar("Part", bound=BaseModel)
 
+_PRESETS = files("afina.studies") / "presets"
+
 
 def presets() -> list[str]:
     """Names of the shipped studies."""
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in files("afina.studies.presets").iterdir()
-        if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
 
 
 _TOO_DEEP = "arrays or tables lie too deep in one another"
@@ -31,7 +29,7 @@ _TOO_DEEP = "arrays or tables lie too deep in one another"
 def read(source: str) -> tuple[dict[str, Any], str]:
     """What a preset or a TOML file says, and how messages call it. Raises NotFound, InvalidStudy, UnknownName."""
     if source in presets():
-        return tomllib.loads((files("afina.studies.presets") / f"{source}.toml").read_text()), f"preset {source}"
+        return tomllib.loads((_PRESETS / f"{source}.toml").read_text()), f"preset {source}"
     path = Path(source)
     if path.is_file():
         try:

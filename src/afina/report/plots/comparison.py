@@ -21,7 +21,7 @@ from afina.report.recommendation import title
 from afina.report.tables import measured_on_gpu
 from afina.report.verdicts import Verdicts, by_method
 from afina.stats.metrics import METRICS
-from afina.studies.recommendation import Recommendation
+from afina.studies.choosing.recommendation import Recommendation
 
 
 def headline(arms: Sequence[Arm]) -> Plot:

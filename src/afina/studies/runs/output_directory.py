@@ -93,7 +93,7 @@ class OutputDirectory:
 
     @property
     def study(self) -> Path:
-        """What the study that was last carried out here asked for (`results.Request`)."""
+        """What the study that was last carried out here asked for (`StudyRequest`)."""
         return self.out / "study.json"
 
     @property

@@ -28,7 +28,7 @@ from afina.models import objectives
 from afina.models.objective import Objective, Predictions
 from afina.repr_html import ReprCard
 from afina.schema import Count, Figure, Frozen, Problem, Sealed, Sparing
-from afina.stats import classification
+from afina.stats import classification, metrics
 from afina.stats.metrics import METRICS, Answered
 
 TOLD = 2
@@ -196,9 +196,6 @@ class Record(ReprCard, Sparing, Sealed):
 
     @model_validator(mode="after")
     def _of_a_known_kind(self) -> Self:
-        from afina.models import objectives  # these load numpy
-        from afina.stats import metrics
-
         known = metrics.of_kind(self.kind)
         if self.metric not in known or self.metric not in self.metrics or not self.metrics.keys() <= set(known):
             raise ValueError(f"a task of kind {self.kind!r}, measured in {self.metric!r}, is not known")

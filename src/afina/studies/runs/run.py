@@ -13,25 +13,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
 from afina import allocator, repr_html
+from afina.data.task import Task
 from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT
 from afina.studies.runs import output_directory
+from afina.studies.runs.inputs import RunInputs, facts_of
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import RunSpec
 from afina.studies.study_file import explain
-
-if TYPE_CHECKING:
-    from afina.data.task import Task
-    from afina.studies.runs.inputs import RunInputs
-
 
 MOST_SEED = 2**63
 
@@ -96,8 +93,6 @@ class Run(RunSpec):
 
     def inputs(self) -> RunInputs:
         """The run's inputs, named for a machine without this one's files. Raises what finding them does."""
-        from afina.studies.runs.inputs import RunInputs
-
         return RunInputs.of(self)
 
     def adapter(self, out: str | Path) -> Path:
@@ -106,7 +101,6 @@ class Run(RunSpec):
         Of a task in files it depends on what is in them now. Raises what reading them does.
         """
         from afina.data.addresses import reads_files
-        from afina.studies.runs.inputs import facts_of
 
         run = self
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from afina.data.kinds import CLASSES, Kind
 from afina.schema import Count, Figure, Frozen, Sealed, Sparing
 from afina.stats.comparison import Comparison
-from afina.studies import floors
+from afina.studies.choosing import floors
 from afina.studies.runs.record import Below, Prompting
 from afina.studies.runs.spec import Data
 

@@ -1,8 +1,9 @@
 """Recommend: which way of adapting to use for a task, within a number of minutes. Starts without torch.
 
-In order: the floors (`floors.py`), what fits in memory (`forecast.py`), what a step costs here (`pace.py`), the model
-as it is, and then whole trainings, one after the other (`trainings.py`), in the order of `portfolio.py`. A part of the
-training texts that none of them sees selects one; the held-out texts only say how good each is.
+In order: the floors (`floors.py`), what fits in memory (`forecast.py`), what a step costs here
+(`time_budget.py`), the model as it is, and then whole trainings, one after the other (`candidate_trainings.py`), in the
+order of `candidates.py`. A part of the training texts that none of them sees selects one; the held-out texts only say
+how good each is.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from afina.errors import InvalidData, InvalidStudy
 from afina.methods import METHODS, make
 from afina.models import objectives
 from afina.models.objective import Objective, metric_for
+from afina.schema import null_where_undefined
 from afina.stats.comparison import compare
-from afina.stats.metrics import METRICS
-from afina.studies import contenders, floors, portfolio, stages
-from afina.studies.clock import Clock
-from afina.studies.floors import Floor
-from afina.studies.memory import MORE
-from afina.studies.portfolio import DEAREST
-from afina.studies.recommendation import Contender, Dropped, Recommendation, decide
+from afina.stats.metrics import METRICS, Metric
+from afina.studies.choosing import floors, time_budget
+from afina.studies.choosing.candidate_trainings import AT_LEAST, CandidateTrainings
+from afina.studies.choosing.candidates import DEAREST, MORE, ChoiceSetup, in_learnt_order
+from afina.studies.choosing.floors import Floor
+from afina.studies.choosing.recommendation import HALF, Contender, Dropped, Fewer, Recommendation, decide
+from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.results import Results, of_recommendation
 from afina.studies.runs.executor import Executor
 from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
+from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Ask, Data
-from afina.studies.setting import Setting
+from afina.studies.schedule import Watcher, watching
 from afina.studies.study_file import checked
-from afina.studies.trainings import AT_LEAST, Trainings
-from afina.studies.watcher import Watcher, watching
 
 
 def recommend(
@@ -75,7 +76,7 @@ def recommend(
             code="argument.invalid",
             found=found,
         )
-    clock = Clock(meter.now() if began is None else began, minutes)
+    clock = TimeBudget(meter.now() if began is None else began, minutes)
     asked = checked(Data, {**(data or {}), "allow_leakage": True}, "recommend: data")
     how = checked(Ask, ask or {}, "recommend: ask")
     whole = Task.load(task, **(data or {}))
@@ -84,7 +85,7 @@ def recommend(
     _check_defined(metric, objective, whole)
     with Results.hold(Path(out)) as held, watching(watcher) as watcher:
         chosen = executor or LocalExecutor()
-        setting = Setting(whole, asked, backbone, how, clock, watcher, chosen, objective, metric)
+        setting = ChoiceSetup(whole, asked, backbone, how, clock, watcher, chosen, objective, metric)
         made = _recommend(setting, memory, held).model_copy(update={"command": tuple(command)}).sealed()
         held.describe(held.directory.recommendation, made.model_dump_json(indent=2) + "\n")
         results = of_recommendation(held, made)
@@ -104,27 +105,27 @@ def _check_defined(metric: str, objective: Objective, task: Task) -> None:
         )
 
 
-def _recommend(setting: Setting, memory: int | None, held: OutputLock) -> Recommendation:
+def _recommend(setting: ChoiceSetup, memory: int | None, held: OutputLock) -> Recommendation:
     task, clock = setting.task, setting.clock
     setting.watcher.says(task.told)
     setting.watcher.says("fitting what needs no language model")
-    with setting.stages.of(stages.SIMPLE):
+    with setting.stages.of(time_budget.SIMPLE):
         fitted = [floors.constant(task.train, setting.objective), floors.tfidf(task.train, setting.objective)]
         handed = {floor.name: _hand_over(floor, setting, held.directory) for floor in fitted if floor.model}
     setting.watcher.says("foreseeing what fits in memory")
-    with setting.stages.of(stages.MEMORY):
+    with setting.stages.of(time_budget.MEMORY):
         names, lowered, dropped = _that_fit(setting, memory)
     untrained = [name for name in names if METHODS[name].head == "words"]
-    candidates = portfolio.candidates(name for name in names if name not in untrained)
-    trainings = Trainings(setting, held, lowered)
-    trainings.plan(candidates)
+    chosen = in_learnt_order(name for name in names if name not in untrained)
+    trainings = CandidateTrainings(setting, held, lowered)
+    trainings.plan(chosen)
     trainings.evaluate(untrained, clock.left / (1 + AT_LEAST))
-    trainings.carry_out(candidates)
+    trainings.carry_out(chosen)
     trainings.dropped |= dropped
     return _answer(setting, fitted, handed, trainings)
 
 
-def _hand_over(floor: Floor, setting: Setting, directory: OutputDirectory) -> str:
+def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -> str:
     """Save a floor's model as an adapter; its path, as the recommendation names it."""
     from afina import device  # loads torch
 
@@ -147,7 +148,7 @@ def _hand_over(floor: Floor, setting: Setting, directory: OutputDirectory) -> st
     return directory.relative(path)
 
 
-def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, dict[str, Dropped]]:
+def _that_fit(setting: ChoiceSetup, memory: int | None) -> tuple[list[str], bool, dict[str, Dropped]]:
     """Methods that fit in memory, whether training computes in bfloat16, and methods that do not fit."""
     from afina import device  # these load torch
     from afina.methods.attachment import applicable
@@ -185,7 +186,7 @@ def _that_fit(setting: Setting, memory: int | None) -> tuple[list[str], bool, di
 
 
 def _answer(
-    setting: Setting, fitted: Sequence[Floor], handed: Mapping[str, str], trainings: Trainings
+    setting: ChoiceSetup, fitted: Sequence[Floor], handed: Mapping[str, str], trainings: CandidateTrainings
 ) -> Recommendation:
     task, objective, metric = setting.task, setting.objective, METRICS[setting.metric]
     held_out = splitting.first(task.evaluation, trainings.texts, "evaluation_examples")
@@ -193,16 +194,16 @@ def _answer(
     simple = {name: objective.values(metric.name, one)[None] for name, one in answered.items()}
     untrained = {name: one for name, one in trainings.results.items() if not one.record.steps}
     simple |= {name: result.scores[None] for name, result in untrained.items()}
-    finalists = contenders.finalists(trainings)
+    finalists = best_of_each_method(trainings)
     scores = {name: one.scores[None] for name, one in finalists.items()}
     defined = {name: one for name, one in (scores | simple).items() if not np.isnan(one).any()}
     compared = compare(defined, metric=metric, margin=metric.margin(held_out.labels), references=simple)
     recommended = decide(list(scores), scores, simple, compared, lower=metric.lower)
     of_floors = [
-        contenders.of_floor(floor, objective.metrics(answered[floor.name]), task, handed.get(floor.name))
+        contender_of_floor(floor, objective.metrics(answered[floor.name]), task, handed.get(floor.name))
         for floor in fitted
     ]
-    as_they_are = [contenders.measured(Contender(name=name), one) for name, one in untrained.items()]
+    as_they_are = [with_measurements(Contender(name=name), one) for name, one in untrained.items()]
     chosen = finalists.get(recommended) or untrained.get(recommended)
     return Recommendation(
         task=task.address,
@@ -212,10 +213,10 @@ def _answer(
         metric=metric.name,
         recommended=recommended,
         adapter=chosen.record.adapter if chosen else handed.get(recommended),
-        contenders=(*of_floors, *as_they_are, *contenders.trained(trainings)),
+        contenders=(*of_floors, *as_they_are, *trained_contenders(trainings)),
         comparisons=tuple(compared),
         dropped=trainings.dropped,
-        fewer=contenders.fewer(trainings, metric, metric.margin(held_out.labels)),
+        fewer=with_fewer_texts(trainings, metric, metric.margin(held_out.labels)),
         train_examples=len(task.train),
         examples=len(held_out),
         minutes=setting.clock.minutes,
@@ -223,3 +224,73 @@ def _answer(
         stages=dict(setting.stages.seconds),
         at_once=trainings.at_once,
     )
+
+
+def contender_of_floor(floor: Floor, figures: Mapping[str, float], task: Task, adapter: str | None) -> Contender:
+    """A floor with its figures on the held-out texts."""
+    return Contender(
+        name=floor.name,
+        setting=floor.setting,
+        metrics=dict(figures),
+        examples=min(len(task.train), floors.MOST),
+        adapter=adapter,
+    )
+
+
+def best_of_each_method(trainings: CandidateTrainings) -> dict[str, Result]:
+    """Each method's best, the best first; the selected one as it was trained last."""
+    found: dict[str, Result] = {}
+    for name in trainings.ranked:
+        if trainings.results[name].record.method not in {one.record.method for one in found.values()}:
+            found[name] = trainings.last(name)
+    return found
+
+
+def trained_contenders(trainings: CandidateTrainings) -> list[Contender]:
+    """All that was trained, in its order."""
+    made = []
+    for name, result in trainings.results.items():
+        selection = result.record.selection
+        if selection is None:
+            continue
+        one = Contender(
+            name=name,
+            method=result.record.method,
+            rate=result.record.training["learning_rate"],
+            validation=null_where_undefined(selection.value),
+            validation_examples=selection.examples,
+            weighed=trainings.weighed(name),
+            ended=trainings.ended[name],
+        )
+        made.append(with_measurements(one, trainings.last(name)))
+    return made
+
+
+def with_fewer_texts(trainings: CandidateTrainings, metric: Metric, margin: float | None) -> Fewer | None:
+    """What the selected one is with half of the texts."""
+    best, again, half = trainings.selected, trainings.again, trainings.half
+    if not best or not again or not half:
+        return None
+    values = {best: again.scores[None], HALF: half.scores[None]}
+    if any(np.isnan(scores).any() for scores in values.values()):
+        return None
+    (compared,) = compare(values, metric=metric, margin=margin)
+    return Fewer(name=best, examples=half.record.train_examples, metrics=half.record.metrics, comparison=compared)
+
+
+def with_measurements(contender: Contender, result: Result) -> Contender:
+    """With what its run came to."""
+    made = result.record
+    figures = {
+        "metrics": made.metrics,
+        "examples": made.train_examples if made.steps else None,
+        "steps": made.steps or None,
+        "seconds": made.seconds.train if made.steps else None,
+        "memory": made.memory.rss_peak,
+        "trainable": made.trainable,
+        "total": made.total,
+        "key": made.key,
+        "adapter": made.adapter,
+        "ask": made.ask,
+    }
+    return contender.model_copy(update=figures)

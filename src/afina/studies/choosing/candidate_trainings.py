@@ -19,18 +19,15 @@ from pathlib import PurePosixPath
 from afina import meter
 from afina.errors import AfinaError
 from afina.stats.metrics import METRICS
-from afina.studies import stages
-from afina.studies.memory import AT_FIRST, like, of_methods, wait_for_memory
-from afina.studies.pace import MEASURED, Pace, measure
-from afina.studies.portfolio import CHEAPEST, DEAREST, EPOCHS, Candidate
-from afina.studies.recommendation import NAME, Dropped
+from afina.studies.choosing import time_budget
+from afina.studies.choosing.candidates import BATCH, CHEAPEST, DEAREST, EPOCHS, Candidate, ChoiceSetup, reason
+from afina.studies.choosing.recommendation import NAME, Dropped
+from afina.studies.choosing.time_budget import MEASURED, StepTime, measure_step_time
 from afina.studies.runs.executor import MemoryForecast, Overrun
 from afina.studies.runs.output_directory import OutputLock
 from afina.studies.runs.record import Record, Result
 from afina.studies.runs.run import Run
-from afina.studies.schedule import work
-from afina.studies.setting import BATCH, Setting, reason
-from afina.studies.slots import Slots, Tell
+from afina.studies.schedule import Slots, Tell, wait_for_memory, work
 
 AT_LEAST, ROOM = 2, 2.3
 """So many trainings there is to be time for: where it is short, by fewer epochs, then by fewer texts. The second is of
@@ -64,7 +61,7 @@ _Slots = Slots[str, tuple[Record, float]]
 
 
 @dataclass
-class Trainings:
+class CandidateTrainings:
     """What is trained, and what could not be.
 
     lowered  whether training computes in bfloat16
@@ -78,14 +75,14 @@ class Trainings:
     memory   what trainings need, by the keys of runs like them; None where that is no matter
     """
 
-    setting: Setting
+    setting: ChoiceSetup
     held: OutputLock
     lowered: bool
     texts: int = 0
     steps: int = 0
     used: int = 0
     candidates: dict[str, Candidate] = field(default_factory=dict)
-    paces: dict[str, Pace] = field(default_factory=dict)
+    paces: dict[str, StepTime] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, Dropped] = field(default_factory=dict)
@@ -101,7 +98,7 @@ class Trainings:
         Raises what it ends in where none can.
         """
         self.texts = len(self.setting.task.evaluation)
-        self.memory = of_methods(self.setting, list(dict.fromkeys(one.method for one in candidates)))
+        self.memory = self.setting.memory_of(list(dict.fromkeys(one.method for one in candidates)))
         problem: AfinaError | None = None
         for number, one in enumerate(candidates):
             try:
@@ -120,9 +117,9 @@ class Trainings:
         """Evaluate methods that train nothing, each in so many seconds at most."""
         for number, method in enumerate(methods, start=1):
             if seconds > 0:
-                read = min(AT_FIRST, len(self.setting.task.train))
+                read = self.setting.read_first
                 run = self.setting.run(method, train_examples=read, evaluation_examples=self.texts)
-                with self.setting.stages.of(stages.ASKING):
+                with self.setting.stages.of(time_budget.ASKING):
                     made = self._execute(run, number, len(methods), meter.now() + seconds)
                 if made:
                     self.results[method] = made
@@ -194,7 +191,7 @@ class Trainings:
         """Of the texts that are read, which is set aside."""
         return min(SHARE, MOST / max(1, self.used))
 
-    def _pace(self, method: str) -> Pace | None:
+    def _pace(self, method: str) -> StepTime | None:
         """Its own, or the dearest method's where it was neither measured nor trained."""
         return self.paces.get(method) or self.paces.get(DEAREST)
 
@@ -215,7 +212,7 @@ class Trainings:
         least = dearest.at_least(CHEAPEST)
         return least.seconds(MEASURED, FEWEST) + self._takes(least) <= self.setting.clock.left
 
-    def _takes(self, pace: Pace) -> float:
+    def _takes(self, pace: StepTime) -> float:
         """Seconds of a training at that pace, and of what is kept back then."""
         scored = self.texts + math.ceil(self.share * self.used)
         return pace.seconds(self.steps, scored) + self._kept_back(pace)
@@ -225,15 +222,15 @@ class Trainings:
         if clock.left <= 0:
             self.dropped[one.method] = Dropped(why="start")
             return
-        read = min(AT_FIRST, len(setting.task.train))
+        read = setting.read_first
         run = setting.run(one.method, train_examples=read, validation=min(SHARE, FEWEST / read))
         setting.watcher.says(f"measuring what a step of {one.method} takes")
         listen = partial(setting.watcher.progress, run)
         until = meter.now() + clock.left / AT_LEAST
         try:
-            with setting.stages.of(stages.PACE):
+            with setting.stages.of(time_budget.STEP_TIME):
                 beside = self._fitting(one.method)
-                self.paces[one.method] = measure(
+                self.paces[one.method] = measure_step_time(
                     run, setting.executor, listen, until, lowered=self.lowered, at_once=beside
                 )
         except Overrun:
@@ -244,12 +241,12 @@ class Trainings:
 
     def _fitting(self, method: str) -> int:
         """How many measurements fit beside the trainings under way, so that a pace is that beside others."""
-        asked, free = like(self.setting, method), self.setting.executor.slots - len(self.begun)
+        asked, free = self.setting.run_like(method), self.setting.executor.slots - len(self.begun)
         while free > 1 and self.memory and self.memory.left(asked, [asked] * (free - 1)) is not None:
             free -= 1
         return max(1, free)
 
-    def _set_length(self, pace: Pace) -> None:
+    def _set_length(self, pace: StepTime) -> None:
         left, there = self.setting.clock.left, len(self.setting.task.train)
         self.used = there
         epoch = math.ceil(there * (1 - self.share) / BATCH)
@@ -280,9 +277,9 @@ class Trainings:
 
     def _wait_for_memory(self, one: Candidate, slots: _Slots) -> None:
         def beside() -> list[Run]:
-            return [like(self.setting, self.begun[name].candidate.method) for name in slots.busy]
+            return [self.setting.run_like(self.begun[name].candidate.method) for name in slots.busy]
 
-        asked = like(self.setting, one.method)
+        asked = self.setting.run_like(one.method)
         wait_for_memory(asked, self.memory, beside, lambda: self._end(slots), self.setting.watcher)
 
     def _train(self, one: Candidate, number: int, slots: _Slots) -> None:
@@ -300,7 +297,7 @@ class Trainings:
 
     def _end(self, slots: _Slots) -> None:
         """Wait for the next training that ends; the first makes all longer, where it is alone and was measured slow."""
-        with self.setting.stages.of(stages.TRAINING):
+        with self.setting.stages.of(time_budget.TRAINING):
             name, outcome = slots.next()
             begun, ended = self.begun.pop(name), meter.now()
 
@@ -315,11 +312,11 @@ class Trainings:
             return
         one = begun.candidate
         self.results[name], self.ended[name] = made, self.setting.clock.spent
-        self.paces[one.method] = Pace.of_run(made.record, ended - begun.began)
+        self.paces[one.method] = StepTime.of_run(made.record, ended - begun.began)
         if [*self.ended] == [name] and not slots.busy and self._longer(made):
             self._train(one, begun.number, slots)
 
-    def _kept_back(self, pace: Pace) -> float:
+    def _kept_back(self, pace: StepTime) -> float:
         """Seconds that training the selected one again is to have, be that a candidate of this pace or what is selected
         now; none where there is no time for that in any case.
         """
@@ -343,13 +340,13 @@ class Trainings:
         there = len(self.setting.task.train)
         if self.used < there:
             return  # there are more texts than time: neither would say anything
-        with self.setting.stages.of(stages.AGAIN):
+        with self.setting.stages.of(time_budget.AGAIN):
             self.again = self._once_more(one, there)
         if self.again is None:
             return
         self._forget(self.results[one.name])  # its adapter has no use any more, and may take gigabytes
         if there >= 2 * BATCH:
-            with self.setting.stages.of(stages.HALF):
+            with self.setting.stages.of(time_budget.HALF):
                 self.half = self._once_more(one, there // 2)
             if self.half:
                 self._forget(self.half)

@@ -1,1 +1,0 @@
-"""The shipped studies, TOML files read by the same code as any other."""
