@@ -55,7 +55,7 @@ DOORS = {"__init__", "__main__"}
 
 OWNERS = {
     "transformers": "data.tokenize data.token_cache models.backbone models.pretrained models.verbalizer "
-    "models.kernels.attention models.kernels.frozen models.kernels.linear",
+    "models.kernels.attention models.kernels.linear",
     "peft": "methods.*",
     "re2": "methods.peft_settings",
     "safetensors": "tensorfile",

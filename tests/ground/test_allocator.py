@@ -49,7 +49,7 @@ def test_kernels_for_ever_other_numbers_of_tokens_take_a_bounded_amount_of_memor
     script = """
         import torch
         from afina import meter
-        from afina.models.kernels.frozen import PackedWeight, can_pack, multiply
+        from afina.models.kernels.linear import PackedWeight, can_pack, multiply
 
         layer = torch.nn.Linear(96, 160).bfloat16()
         if not can_pack(layer, torch.bfloat16):

@@ -18,7 +18,7 @@ from afina import Adapter, Backbone, Predictor
 from afina import device as devices
 from afina.errors import InvalidStudy, UnknownName
 from afina.inference import probes
-from afina.models.kernels.frozen import PackedWeight, can_pack
+from afina.models.kernels.linear import PackedWeight, can_pack
 from command import Command
 from fakes import TEXTS, Runs
 from raises import raises

@@ -19,7 +19,7 @@ from afina.methods.sum import Sum
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from afina.models.kernels.frozen import held_by, held_tensors
+from afina.models.kernels.linear import held_by, held_tensors
 from afina.models.kernels.patches import Patch, patches_of
 from afina.models.manifest import read_manifest
 from afina.studies.runs.forecast import forecast_run

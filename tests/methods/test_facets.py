@@ -117,7 +117,7 @@ def test_methods_of_other_packages_work_with_what_they_implement(
     assert (list(tmp_path.iterdir()), method.tensor_file) == ([], "delta.safetensors")
 
 
-def test_a_method_without_a_rider_is_served_from_weights_of_its_own(gpt2: Backbone) -> None:
+def test_a_method_without_a_part_in_mixed_batches_is_served_from_weights_of_its_own(gpt2: Backbone) -> None:
     method = Biases()
     model = method.attach(meta_from_config(type(gpt2.config).from_dict(gpt2.config.to_dict()), 2))
-    assert method.rider(model, method.state(model), opened(gpt2, method).model) is None
+    assert method.batched(model, method.state(model), opened(gpt2, method).model) is None

@@ -23,7 +23,7 @@ from afina.methods.method import Method
 from afina.methods.peft_types import REFUSED, SERVED, PeftType
 from afina.models.architectures import is_head
 from afina.models.classifier import Classifier
-from afina.models.kernels.frozen import held_tensors
+from afina.models.kernels.linear import held_tensors
 from afina.training.mixed_precision import WorkingWeights
 from fakes import TEXTS, Runs, encoded, fit_of, logits_of, opened, sentences
 from raises import raises

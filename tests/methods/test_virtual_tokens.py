@@ -20,9 +20,9 @@ from afina.inference.predictor import ModelPredictor, Predictor
 from afina.inference.probes import check
 from afina.methods import make
 from afina.models.adapter import Adapter
+from afina.models.added_modules import attentions, prefix_of, prompt_of
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.virtual_tokens import attentions, prefix_of, prompt_of
 from afina.studies.runs.prepared import longest_text
 from fakes import LONGEST, TEXTS, WINDOW, Backbones, Runs, changed, encoded, fit_of, opened, reference, sentences
 from raises import raises

@@ -21,9 +21,8 @@ from afina.methods.attachment import attach
 from afina.models.architectures import ARCHITECTURES, Architecture, Block, Sizes, is_head, is_output
 from afina.models.classifier import Classifier
 from afina.models.kernels.attention import NAME
-from afina.models.kernels.layout import Layout
+from afina.models.kernels.layout import Layout, pool
 from afina.models.kernels.patches import Patch, patches_of
-from afina.models.kernels.pooling import pool
 from afina.models.pretrained import meta_from_config
 from fakes import LONGEST, VOCABULARY, tokenizer
 from raises import raises

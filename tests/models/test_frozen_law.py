@@ -20,7 +20,7 @@ from afina.inference.predictor import ModelPredictor
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision
 from afina.models.classifier import Classifier
-from afina.models.kernels.frozen import HeldWeight, held_by, held_tensors, is_linear, multiply
+from afina.models.kernels.linear import HeldWeight, held_by, held_tensors, is_linear, multiply
 from afina.server.receipt import Receipt
 from afina.serving.engine import Engine
 from afina.studies.runs.forecast import forecast_run

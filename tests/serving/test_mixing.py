@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from afina import Adapter, Backbone, Predictor, digest
 from afina.errors import CorruptAdapter
-from afina.models.host import Host
+from afina.models.mixed_batch import MixedBatchModel
 from afina.serving.engine import Engine
 from crowd import adapter
 from fakes import TEXTS, Backbones, sentences
@@ -162,8 +162,10 @@ def test_other_families(backbones: Backbones, family: str) -> None:
 
 def test_the_base_is_computed_once_for_all_adapters_of_a_row(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    plain = Host.features
-    monkeypatch.setattr(Host, "features", lambda self, parties: rows.append(len(parties)) or plain(self, parties))
+    plain = MixedBatchModel.features
+    monkeypatch.setattr(
+        MixedBatchModel, "features", lambda self, groups: rows.append(len(groups)) or plain(self, groups)
+    )
     riding = [index for index, one in enumerate(crowd.engine.load(*crowd.adapters)) if one.rides]
     crowd.check([(which, 2) for which in riding])
     bare = sum(crowd.adapters[which].manifest.method in ("zero-shot", "baseline", "head") for which in riding)
@@ -175,11 +177,11 @@ def test_a_text_is_computed_once_for_adapters_that_leave_the_model_as_it_is(
 ) -> None:
     heads = [adapter(crowd.backbone, "head", seed=seed) for seed in range(5)]
     texts: list[int] = []
-    plain = Host.features
+    plain = MixedBatchModel.features
     monkeypatch.setattr(
-        Host,
+        MixedBatchModel,
         "features",
-        lambda self, parties: texts.extend(len(one.sequences) for one in parties) or plain(self, parties),
+        lambda self, groups: texts.extend(len(one.sequences) for one in groups) or plain(self, groups),
     )
     asked = [*heads, heads[0]]
     found = crowd.engine.tasks(TEXTS[2], asked)

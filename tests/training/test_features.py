@@ -16,7 +16,7 @@ from afina.errors import Diverged
 from afina.inference import predictor
 from afina.methods import make
 from afina.models.classifier import Classifier
-from afina.models.kernels.frozen import held_tensors
+from afina.models.kernels.linear import held_tensors
 from afina.training.features import Features, _stretches, inputs_of
 from afina.training.fit import Fit
 from afina.training.inputs import Texts

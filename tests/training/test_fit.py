@@ -18,7 +18,7 @@ from afina.methods import make
 from afina.methods.lora import Lora
 from afina.methods.selective import Full
 from afina.models.classifier import Classifier
-from afina.models.kernels.frozen import held_tensors
+from afina.models.kernels.linear import held_tensors
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
 from fakes import Runs, encoded, fit_of, opened, sentences

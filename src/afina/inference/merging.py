@@ -17,7 +17,7 @@ from afina.methods.method import Method
 from afina.methods.selective import Full
 from afina.models.backbone_spec import PRECISIONS
 from afina.models.classifier import Classifier
-from afina.models.kernels.frozen import round_weights
+from afina.models.kernels.linear import round_weights
 
 TOLERANCE = 1e-4
 """Largest difference of a built-in sentence's logits after merging, relative to the largest of them."""

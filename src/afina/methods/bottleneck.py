@@ -17,7 +17,7 @@ from afina.models.architectures import architecture_of, blocks_of, head_of, is_h
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from afina.models.rider import Change, Rider
+    from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
 
 _LARGEST = 1e6
 """Scale; far more than any use of it."""
@@ -56,7 +56,7 @@ class BottleneckAdapter(Method):
 
     def attach(self, model: Any) -> Any:
         """Add the modules, whose output is 0 at first; no parameter that was there is renamed."""
-        from afina.models.bottleneck import NAME, Bottleneck, behind, beside
+        from afina.models.added_modules import BOTTLENECK, Bottleneck, behind, beside
         from afina.models.kernels.patches import Patch, call_of, patch
 
         model.requires_grad_(False)
@@ -69,30 +69,30 @@ class BottleneckAdapter(Method):
                 module = block.get_submodule(path)
                 device = next(module.parameters()).device
                 narrow = max(1, width // self.reduction)
-                module.add_module(NAME, Bottleneck(width, narrow, activation, scale, device))
+                module.add_module(BOTTLENECK, Bottleneck(width, narrow, activation, scale, device))
                 patch(module, Patch.BOTTLENECK, beside if self.kind == "parallel" else behind, call_of(module))
         return model
 
     def owns(self, name: str) -> bool:
         """What it adds, and the head."""
-        from afina.models.bottleneck import NAME
+        from afina.models.added_modules import BOTTLENECK
 
-        return NAME in name.split(".") or is_head(name)
+        return BOTTLENECK in name.split(".") or is_head(name)
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Each module, at the one that it belongs to."""
-        from afina.models.bottleneck import NAME, Added
-        from afina.models.rider import Rider
+        from afina.models.added_modules import BOTTLENECK, BottleneckChange
+        from afina.models.kernels.layer_changes import BatchedAdapter
 
-        changes: dict[str, tuple[Change, ...]] = {}
-        heard: set[str] = set()
+        changes: dict[str, tuple[LayerChange, ...]] = {}
+        tensor_names: set[str] = set()
         for full, module in model.named_modules():
-            if full.rpartition(".")[2] != NAME:
+            if full.rpartition(".")[2] != BOTTLENECK:
                 continue
             names = [f"{full}.{layer}.{kind}" for layer in ("down", "up") for kind in ("weight", "bias")]
             down, down_bias, up, up_bias = (state[name] for name in names)
             beside = self.kind == "parallel"
-            made = Added(down, down_bias, up, up_bias, module.activation, module.scale, beside)
-            changes[plain_name(full).removesuffix(f".{NAME}")] = (made,)
-            heard.update(names)
-        return Rider(changes, heard=frozenset(heard))
+            made = BottleneckChange(down, down_bias, up, up_bias, module.activation, module.scale, beside)
+            changes[plain_name(full).removesuffix(f".{BOTTLENECK}")] = (made,)
+            tensor_names.update(names)
+        return BatchedAdapter(changes, tensor_names=frozenset(tensor_names))

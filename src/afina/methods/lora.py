@@ -151,7 +151,7 @@ class Lora(PeftMethod):
 
     def _adapted(self, model: Any, *, everything: bool) -> Iterator[Sequence[int]]:
         """Shapes of the targets' weights; of one that is no layer but holds some, theirs."""
-        from afina.models.kernels import frozen
+        from afina.models.kernels import linear
 
         for name, module in model.named_modules():
             if everything:
@@ -159,8 +159,8 @@ class Lora(PeftMethod):
             else:
                 chosen = any(f".{name}".endswith(f".{target}") for target in self.targets)
             for layer in module.modules() if chosen else ():
-                if frozen.is_linear(layer):
-                    yield frozen.of(layer).shape
+                if linear.is_linear(layer):
+                    yield linear.frozen_weight(layer).shape
                 else:
                     yield from (weight.shape for weight in layer.parameters(recurse=False) if weight.dim() == 2)
 

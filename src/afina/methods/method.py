@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from afina.models.backbone import Backbone
-    from afina.models.rider import Rider
+    from afina.models.kernels.layer_changes import BatchedAdapter
 
 
 class Description:
@@ -52,11 +52,11 @@ STATED = ("name", "title", "summary")
 class Serving:
     """How a trained adapter computes beside others; by default with weights of its own."""
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
-        """How a saved state takes part in a row of several adapters; None: it does not, and needs weights of its own.
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
+        """What a saved state does in a mixed batch, one of several adapters; None: it needs a model of its own.
 
         model  attached, on the `meta` device;  state  of such a model;  base  the frozen one, without the method
-        What the rider does not name among what it has `heard` is taken for a reason to let it have its own weights.
+        A tensor of the state that is not among its `tensor_names` is a reason to give the adapter a model of its own.
         """
         return None
 
@@ -229,7 +229,7 @@ def plain_name(name: str) -> str:
 
 def weight_names(model: Any) -> tuple[set[str], set[str]]:
     """The `plain_name` of every parameter of a model; and of the weights that layers hold in another form."""
-    from afina.models.kernels.frozen import held_by
+    from afina.models.kernels.linear import held_by
 
     held = {plain_name(f"{path}.weight") for path, layer in model.named_modules() if held_by(layer) is not None}
     return {plain_name(name) for name, _ in model.named_parameters()}, held

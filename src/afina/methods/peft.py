@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from afina.models.backbone import Backbone
-    from afina.models.kernels.vera import Shared
-    from afina.models.rider import Change, Rider
+    from afina.models.kernels.ia3_and_vera import VeraMatrices
+    from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
 
 
 OF_PEFT = (
@@ -47,7 +47,7 @@ class PeftMethod(Method):
         """Wrap by peft, which says what trains; its own initialisation changes no logit."""
         from peft import get_peft_model
 
-        from afina.models.kernels.frozen import lent
+        from afina.models.kernels.linear import lent
 
         with quiet():
             try:
@@ -73,14 +73,14 @@ class PeftMethod(Method):
         with quiet():
             set_peft_model_state_dict(model, dict(state))
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Where every layer that peft wraps computes what has a `Change`, by the names that peft saves."""
         from torch import nn
 
-        from afina.models.rider import Rider
+        from afina.models.kernels.layer_changes import BatchedAdapter
 
-        changes: dict[str, tuple[Change, ...]] = {}
-        heard: set[str] = set()
+        changes: dict[str, tuple[LayerChange, ...]] = {}
+        tensor_names: set[str] = set()
         below = dict(base.named_modules())
         biases = {plain_name(name): tensor for name, tensor in state.items() if name.endswith(".bias")}
         settings = model.peft_config[model.active_adapter]
@@ -94,8 +94,8 @@ class PeftMethod(Method):
             if made is None:
                 return None
             changes[path] = (made,)
-            heard |= {own[key] for key in own if not key.startswith("base_layer.")}
-        return Rider(changes, heard=frozenset(heard))
+            tensor_names |= {own[key] for key in own if not key.startswith("base_layer.")}
+        return BatchedAdapter(changes, tensor_names=frozenset(tensor_names))
 
     def merged(self, model: Any) -> Any:
         """By peft. Raises InvalidStudy where its type has no such way, or what would come of it is no number."""
@@ -167,25 +167,31 @@ def brief(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _change(layer: Any, saved: Mapping[str, Tensor], settings: Any, below: Any, bias: Tensor | None) -> Change | None:
+def _change(
+    layer: Any, saved: Mapping[str, Tensor], settings: Any, below: Any, bias: Tensor | None
+) -> LayerChange | None:
     """That of one layer; saved: its tensors, as peft saves them; below: the frozen one; bias: where another is."""
-    from afina.models.kernels import frozen
-    from afina.models.kernels.dora import Turned, dora_adapter
-    from afina.models.kernels.ia3 import ScaledInput, ScaledOutput, ia3_adapter
-    from afina.models.kernels.lora import only_adapter
-    from afina.models.kernels.low_rank import LowRank
-    from afina.models.kernels.vera import Shared, Vectors, vera_adapter
+    from afina.models.kernels import linear
+    from afina.models.kernels.ia3_and_vera import (
+        ScaledInput,
+        ScaledOutput,
+        VeraChange,
+        VeraMatrices,
+        ia3_adapter,
+        vera_adapter,
+    )
+    from afina.models.kernels.lora import DoraChange, LoraChange, dora_adapter, lora_adapter
 
-    if (name := only_adapter(layer)) is not None:
-        return LowRank(saved["lora_A.weight"], saved["lora_B.weight"].t().contiguous(), layer.scaling[name])
+    if (name := lora_adapter(layer)) is not None:
+        return LoraChange(saved["lora_A.weight"], saved["lora_B.weight"].t().contiguous(), layer.scaling[name])
     if (name := dora_adapter(layer)) is not None:
         low = saved["lora_A.weight"], saved["lora_B.weight"], layer.scaling[name]
-        return Turned.over(below, *low, saved["lora_magnitude_vector"], bias)
+        return DoraChange.over(below, *low, saved["lora_magnitude_vector"], bias)
     if (name := vera_adapter(layer)) is not None:
         sizes = *layer.vera_A[name].shape, len(layer.vera_B[name])
-        shared = _projections(*sizes, settings.projection_prng_key, frozen.of(below).device)
-        cut = Shared(shared.down[:, : layer.in_features], shared.up[: layer.out_features])
-        return Vectors(saved["vera_lambda_d"], saved["vera_lambda_b"], cut)
+        shared = _projections(*sizes, settings.projection_prng_key, linear.frozen_weight(below).device)
+        cut = VeraMatrices(shared.down[:, : layer.in_features], shared.up[: layer.out_features])
+        return VeraChange(saved["vera_lambda_d"], saved["vera_lambda_b"], cut)
     if ia3_adapter(layer) is not None:
         by = saved["ia3_l"].flatten()
         return ScaledInput(by) if layer.is_feedforward else ScaledOutput(by)
@@ -193,16 +199,16 @@ def _change(layer: Any, saved: Mapping[str, Tensor], settings: Any, below: Any, 
 
 
 @lru_cache(maxsize=8)
-def _projections(rank: int, inputs: int, outputs: int, key: int, device: torch.device) -> Shared:
+def _projections(rank: int, inputs: int, outputs: int, key: int, device: torch.device) -> VeraMatrices:
     """VeRA's random matrices [rank, inputs], [outputs, rank], as peft draws them: one pair a key."""
     from peft import VeraConfig, get_peft_model
     from torch import nn
 
-    from afina.models.kernels.vera import Shared
+    from afina.models.kernels.ia3_and_vera import VeraMatrices
 
     settings = VeraConfig(r=rank, projection_prng_key=key, target_modules=["layer"])
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
     wrapped: Any = get_peft_model(nn.ModuleDict({"layer": layer}), settings)
     made = wrapped.get_base_model()["layer"]
     (down,), (up,) = made.vera_A.values(), made.vera_B.values()
-    return Shared(down.to(device), up.to(device))
+    return VeraMatrices(down.to(device), up.to(device))

@@ -1,6 +1,6 @@
 """Prompt tuning and prefix tuning: trained virtual tokens stand before every text. Saved in afina's own format.
 
-Knows how many there are and what they start as; `afina.models.virtual_tokens` knows where they are in a model. Starts
+Knows how many there are and what they start as; `afina.models.added_modules` knows where they are in a model. Starts
 without torch.
 """
 
@@ -18,7 +18,7 @@ from afina.models.architectures import ARCHITECTURES, is_head
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from afina.models.rider import Rider
+    from afina.models.kernels.layer_changes import BatchedAdapter
 
 
 @dataclass(frozen=True)
@@ -132,22 +132,22 @@ class PromptTuning(VirtualTokens):
     @property
     def adds(self) -> str:
         """One module, at the input."""
-        from afina.models.virtual_tokens import PROMPT
+        from afina.models.added_modules import PROMPT
 
         return PROMPT
 
     def add(self, body: Any) -> None:
         """A row for each token."""
-        from afina.models import virtual_tokens
+        from afina.models import added_modules
 
-        body.add_module(self.adds, virtual_tokens.Prompt(virtual_tokens.words(body, self.tokens)))
+        body.add_module(self.adds, added_modules.Prompt(added_modules.words(body, self.tokens)))
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Its rows."""
-        from afina.models.rider import Rider
+        from afina.models.kernels.layer_changes import BatchedAdapter
 
         (name,) = self.added(state)
-        return Rider(prompt=state[name], heard=frozenset({name}))
+        return BatchedAdapter(prompt=state[name], tensor_names=frozenset({name}))
 
 
 @dataclass(frozen=True)
@@ -169,26 +169,28 @@ class PrefixTuning(VirtualTokens):
     @property
     def adds(self) -> str:
         """One module in each attention."""
-        from afina.models.virtual_tokens import PREFIX
+        from afina.models.added_modules import PREFIX
 
         return PREFIX
 
     def add(self, body: Any) -> None:
         """As many keys and values as there are tokens, in each attention."""
-        from afina.models import virtual_tokens
+        from afina.models import added_modules
 
-        rows = virtual_tokens.words(body, self.tokens)
-        columns = virtual_tokens.activations(body, rows)
-        for attention, (key, value) in zip(virtual_tokens.attentions(body), columns, strict=True):
-            attention.add_module(self.adds, virtual_tokens.Prefix(key, value))
+        rows = added_modules.words(body, self.tokens)
+        columns = added_modules.activations(body, rows)
+        for attention, (key, value) in zip(added_modules.attentions(body), columns, strict=True):
+            attention.add_module(self.adds, added_modules.Prefix(key, value))
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Its keys and values, by attention."""
-        from afina.models.rider import Columns, Rider
+        from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
 
         added = self.added(state)
         found: dict[str, dict[str, Tensor]] = {}
         for name in added:
             path, _, kind = plain_name(name).rpartition(".")
             found.setdefault(path.removesuffix(f".{self.adds}"), {})[kind] = state[name].transpose(0, 1)
-        return Rider(prefix={path: Columns(**two) for path, two in found.items()}, heard=frozenset(added))
+        return BatchedAdapter(
+            prefix={path: KeyValues(**two) for path, two in found.items()}, tensor_names=frozenset(added)
+        )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from afina.models.backbone import Backbone
-    from afina.models.rider import Change, Rider
+    from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,29 @@ class Selective(Method):
             parameter.requires_grad_(plain_name(name) in chosen)
         return model
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Biases and norms take part; a changed matrix, or embedding, is a model of its own."""
-        from afina.models.rider import Renormed, Rider, Shifted
+        from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, NormChange
 
         own = self.chosen(model) & {name for name, _ in base.named_parameters()}
         theirs: dict[str, dict[str, Tensor]] = {}
-        heard = {name: plain_name(name) for name in state if plain_name(name) in own and not is_head(name)}
-        for name, plain in heard.items():
+        tensor_names = {name: plain_name(name) for name in state if plain_name(name) in own and not is_head(name)}
+        for name, plain in tensor_names.items():
             path, _, kind = plain.rpartition(".")
             theirs.setdefault(path, {})[kind] = state[name]
         shapes = {plain_name(name): parameter.dim() for name, parameter in model.named_parameters()}
         matrices = {name.rpartition(".")[0] for name, sides in shapes.items() if sides > 1}
-        changes: dict[str, tuple[Change, ...]] = {}
+        changes: dict[str, tuple[LayerChange, ...]] = {}
         for path, vectors in theirs.items():
             layer = base.get_submodule(path)
             if path not in matrices:
-                changes[path] = (Renormed(layer, **vectors),)
+                changes[path] = (NormChange(layer, **vectors),)
             elif vectors.keys() == {"bias"}:
                 bias = layer.bias.detach()
-                changes[path] = (Shifted(vectors["bias"].to(bias.device) - bias),)
+                changes[path] = (BiasChange(vectors["bias"].to(bias.device) - bias),)
             else:
                 return None
-        return Rider(changes, heard=frozenset(heard))
+        return BatchedAdapter(changes, tensor_names=frozenset(tensor_names))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from afina.models.backbone import Backbone
-    from afina.models.rider import Rider
+    from afina.models.kernels.layer_changes import BatchedAdapter
 
 PLUS = "+"
 MULTIPLIER = "multiplier"
@@ -222,14 +222,14 @@ class Sum(Method):
                 parameter.copy_(state[name])
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
 
-    def rider(self, model: Any, state: Mapping[str, Tensor], base: Any) -> Rider | None:
+    def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
         """Where every part has one; what is changed inside a layer of peft's comes first."""
-        from afina.models.rider import Rider
+        from afina.models.kernels.layer_changes import BatchedAdapter
 
         inside = sorted(self.parts.values(), key=lambda part: not isinstance(part, Selective))
-        riders = [part.rider(model, state, base) for part in inside]
-        made = [one for one in riders if one is not None]
-        return Rider.joined(made) if len(made) == len(riders) else None
+        all_parts = [part.batched(model, state, base) for part in inside]
+        made = [one for one in all_parts if one is not None]
+        return BatchedAdapter.joined(made) if len(made) == len(all_parts) else None
 
     def merged(self, model: Any) -> Any:
         """Of what peft wraps; what other parts have added stays."""

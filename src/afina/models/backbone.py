@@ -26,7 +26,7 @@ from afina.models import verbalizer
 from afina.models.architectures import ARCHITECTURES, Architecture, head_of
 from afina.models.backbone_spec import RANDOM
 from afina.models.kernels import attention
-from afina.models.kernels.frozen import held_tensors
+from afina.models.kernels.linear import held_tensors
 from afina.models.objective import Opening
 from afina.models.pretrained import auto_class, first_line, locate, quiet, read_config, read_tokenizer
 from afina.repr_html import ReprCard

@@ -23,7 +23,7 @@ from afina.models.architectures import Architecture, Size, supported
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from afina.models.kernels.frozen import HeldWeight
+    from afina.models.kernels.linear import HeldWeight
 
 
 EMBEDDED = "embedded"

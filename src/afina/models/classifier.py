@@ -16,18 +16,16 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from afina.data.batch import Packed
+from afina.models.added_modules import layout_of, prompt_of
 from afina.models.architectures import architecture_of, head_of, is_head
 from afina.models.backbone import ONE_LABEL, Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
-from afina.models.kernels import frozen
-from afina.models.kernels.frozen import HeldWeight, can_pack
-from afina.models.kernels.insertion import insert
-from afina.models.kernels.layout import Layout
+from afina.models.kernels import linear
+from afina.models.kernels.layout import Layout, insert, pool
+from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.lora import read_layers
 from afina.models.kernels.patches import apply_kernels, hold, pack
-from afina.models.kernels.pooling import pool
 from afina.models.objective import Opening
-from afina.models.virtual_tokens import layout_of, prompt_of
 
 
 @dataclass(frozen=True)
@@ -94,8 +92,8 @@ class Classifier(nn.Module):
         self.precision = precision
         held = PRECISIONS[precision].hold
         if held is not None:
-            for layer in [layer for layer in self.body.modules() if frozen.is_linear(layer)]:
-                hold(layer, held(frozen.of(layer).dequantize()))
+            for layer in [layer for layer in self.body.modules() if linear.is_linear(layer)]:
+                hold(layer, held(linear.frozen_weight(layer).dequantize()))
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
         """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""
@@ -143,7 +141,7 @@ class Classifier(nn.Module):
     @property
     def size(self) -> int:
         """Bytes of all weights, also of those that layers hold in another form."""
-        kept = [*self.model.parameters(), *frozen.held_tensors(self.model)]
+        kept = [*self.model.parameters(), *linear.held_tensors(self.model)]
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:

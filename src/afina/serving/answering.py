@@ -13,7 +13,7 @@ from afina.data.kinds import Kind
 from afina.errors import AfinaError
 from afina.inference import reading
 from afina.inference.predictor import ModelPredictor, logits
-from afina.models.host import Host
+from afina.models.mixed_batch import MixedBatchModel
 from afina.models.objective import Predictions
 from afina.serving import mixing
 from afina.serving.mixing import Question
@@ -63,7 +63,7 @@ class _Read(NamedTuple):
 class Answering:
     """On a host; may be asked by many threads. An error is the outcome of its own text alone."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: MixedBatchModel) -> None:
         self._host = host
         self._reading = Lock()  # a tokenizer of transformers is told anew how to cut at each call
 

@@ -18,7 +18,7 @@ from afina.methods.method import Method, check_names
 from afina.models.adapter import Adapter
 from afina.models.architectures import is_head
 from afina.models.backbone import Backbone
-from afina.models.host import Host
+from afina.models.mixed_batch import MixedBatchModel
 from afina.models.pretrained import meta_from_config
 from afina.serving.resident import Apart, Resident, Riding
 
@@ -43,7 +43,7 @@ class Boarding:
     dtype  as in `Predictor.of`, for those that need a model of their own
     """
 
-    def __init__(self, host: Host, backbone: Backbone, dtype: str) -> None:
+    def __init__(self, host: MixedBatchModel, backbone: Backbone, dtype: str) -> None:
         self.host, self.backbone, self.dtype = host, backbone, dtype
         self._skeletons: OrderedDict[str, Skeleton] = OrderedDict()
         self._attaching = Lock()
@@ -74,8 +74,12 @@ class Boarding:
         check_names(skeleton.saved, tensors)
         heads = [tensor for name, tensor in tensors.items() if is_head(name)]
         with torch.no_grad():
-            rider = method.rider(skeleton.model, tensors, self.host.model)
-            if rider is None or len(heads) != 1 or rider.heard != {name for name in tensors if not is_head(name)}:
+            rider = method.batched(skeleton.model, tensors, self.host.model)
+            if (
+                rider is None
+                or len(heads) != 1
+                or rider.tensor_names != {name for name in tensors if not is_head(name)}
+            ):
                 return None
             rider = self.host.admit(rider)
         device = self.host.device

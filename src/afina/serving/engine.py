@@ -15,7 +15,7 @@ from afina.models.adapter import Adapter
 from afina.models.backbone import Backbone
 from afina.models.backbone_spec import FLOAT, precision_of
 from afina.models.classifier import Classifier
-from afina.models.host import Host
+from afina.models.mixed_batch import MixedBatchModel
 from afina.repr_html import ReprCard
 from afina.serving.answering import Answering, Asked, Outcome, Prediction
 from afina.serving.boarding import Boarding
@@ -69,7 +69,7 @@ class Engine(ReprCard):
         self.backbone.digest_of(classifier.body)  # hashed while all digits are there
         classifier.hold(precision)
         classifier.to(devices.choose())
-        self.host = Host(classifier)
+        self.host = MixedBatchModel(classifier)
         if computed != torch.float32:
             classifier.lower(computed)
         self._boarding = Boarding(self.host, self.backbone, dtype)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from afina.data.batch import TOKEN_BUDGET, runs
-from afina.models.host import Host, Party
-from afina.models.rider import Rider
+from afina.models.kernels.layer_changes import BatchedAdapter
+from afina.models.mixed_batch import AdapterGroup, MixedBatchModel
 from afina.serving.resident import Riding
 
 
@@ -28,12 +28,12 @@ class Question(NamedTuple):
 class Sequences(NamedTuple):
     """Distinct token sequences, each under a rider; and which of them each question is."""
 
-    riders: list[Rider]
+    riders: list[BatchedAdapter]
     tokens: list[np.ndarray]
     asked: np.ndarray
 
 
-def outputs(host: Host, questions: Sequence[Question]) -> list[np.ndarray]:
+def outputs(host: MixedBatchModel, questions: Sequence[Question]) -> list[np.ndarray]:
     """Of each, float32 [width of its head]; what is no number comes of the question's own adapter.
 
     Attention's grid multiplies what belongs to other texts by 0, and 0 times what is no number is none: where an
@@ -50,7 +50,7 @@ def outputs(host: Host, questions: Sequence[Question]) -> list[np.ndarray]:
     return found
 
 
-def _together(host: Host, questions: Sequence[Question]) -> list[np.ndarray]:
+def _together(host: MixedBatchModel, questions: Sequence[Question]) -> list[np.ndarray]:
     distinct = _distinct(questions)
     features = _features(host, distinct)
     of: dict[int, list[int]] = {}
@@ -66,13 +66,13 @@ def _together(host: Host, questions: Sequence[Question]) -> list[np.ndarray]:
 
 
 def _distinct(questions: Sequence[Question]) -> Sequences:
-    bare = Rider()
+    bare = BatchedAdapter()
     places: dict[tuple[int, bytes], int] = {}
-    riders: list[Rider] = []
+    riders: list[BatchedAdapter] = []
     tokens: list[np.ndarray] = []
     asked: list[int] = []
     for resident, sequence in questions:
-        rider = bare if resident.rider.bare else resident.rider
+        rider = bare if resident.rider.is_empty else resident.rider
         key = id(rider), sequence.tobytes()
         if key not in places:
             places[key] = len(tokens)
@@ -82,9 +82,11 @@ def _distinct(questions: Sequence[Question]) -> Sequences:
     return Sequences(riders, tokens, np.array(asked, dtype=np.int64))
 
 
-def _features(host: Host, given: Sequences) -> Tensor:
+def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
     """[distinct sequences, width of the model]: in rows of texts of like length, each sorted by rider."""
-    lengths = np.array([len(tokens) + rider.before for rider, tokens in zip(given.riders, given.tokens, strict=True)])
+    lengths = np.array(
+        [len(tokens) + rider.prompt_length for rider, tokens in zip(given.riders, given.tokens, strict=True)]
+    )
     order = np.argsort(lengths, kind="stable")
     made: Tensor | None = None
     for first, last in runs(lengths[order], TOKEN_BUDGET):
@@ -97,11 +99,11 @@ def _features(host: Host, given: Sequences) -> Tensor:
     return made
 
 
-def _parties(given: Sequences, among: np.ndarray) -> tuple[list[Party], np.ndarray]:
+def _parties(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGroup], np.ndarray]:
     """Some sequences by rider, those without a prefix first, so that their attention is one; and which they are."""
     by_rider: dict[int, list[int]] = {}
     for index in among.tolist():
         by_rider.setdefault(id(given.riders[index]), []).append(index)
     groups = sorted(by_rider.values(), key=lambda group: bool(given.riders[group[0]].prefix))
-    parties = [Party(given.riders[group[0]], [given.tokens[index] for index in group]) for group in groups]
+    parties = [AdapterGroup(given.riders[group[0]], [given.tokens[index] for index in group]) for group in groups]
     return parties, np.array([index for group in groups for index in group], dtype=np.int64)

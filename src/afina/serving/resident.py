@@ -15,9 +15,9 @@ from torch.nn.functional import linear
 from afina.inference.predictor import Predictor
 from afina.inference.reading import Reading
 from afina.models import objectives
+from afina.models.kernels.layer_changes import BatchedAdapter
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
-from afina.models.rider import Rider
 from afina.repr_html import ReprCard
 
 
@@ -55,7 +55,7 @@ class Riding(Resident):
 
     rides = True
 
-    rider: Rider
+    rider: BatchedAdapter
     head: Tensor
     offset: Tensor | None
     reading: Reading

@@ -23,7 +23,7 @@ from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.inference import predictor
 from afina.methods.method import Method
 from afina.models.classifier import Classifier
-from afina.models.kernels.frozen import held_tensors
+from afina.models.kernels.linear import held_tensors
 from afina.models.objective import Objective
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint

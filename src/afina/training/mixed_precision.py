@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from afina.methods.method import Method
 from afina.models.architectures import Block, architecture_of, is_head
-from afina.models.kernels.frozen import HeldWeight, can_pack
+from afina.models.kernels.linear import HeldWeight, can_pack
 from afina.models.kernels.patches import Patch, pack, patch
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from afina.errors import InvalidStudy
+from afina.models.added_modules import PREFIX, Prefix
 from afina.models.kernels import attention
 from afina.models.kernels.attention import packed_attention
 from afina.models.kernels.layout import Grid, Layout
-from afina.models.virtual_tokens import PREFIX, Prefix
 from raises import raises
 
 LENGTHS = ([5], [1, 1, 1], [7, 2, 3, 1, 6, 2], [2, 9], [4, 4, 4, 4])

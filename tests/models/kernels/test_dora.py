@@ -10,9 +10,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from afina.models.kernels.dora import dora_adapter, dora_layer, prepare
-from afina.models.kernels.dropout import Dropout
-from afina.models.kernels.frozen import can_pack
+from afina.models.kernels.elementwise import Dropout
+from afina.models.kernels.linear import can_pack
+from afina.models.kernels.lora import dora_adapter, dora_layer, prepare_dora
 from afina.models.kernels.patches import pack
 
 PLAIN = [nn.Linear(6, 10), nn.Linear(6, 10, bias=False), Conv1D(10, 6)]
@@ -41,7 +41,7 @@ def wrapped(plain: nn.Module, rate: float = 0.0, **settings: Any) -> Any:
 @pytest.mark.parametrize("plain", PLAIN, ids=str)
 def test_values_and_all_gradients_are_pefts(plain: nn.Module, rate: float) -> None:
     layer = wrapped(plain, rate)
-    prepare(layer)
+    prepare_dora(layer)
     torch.manual_seed(4)
     inputs, upstream = torch.randn(2, 7, 6), torch.randn(2, 7, 10)
 
@@ -62,7 +62,7 @@ def test_values_and_all_gradients_are_pefts(plain: nn.Module, rate: float) -> No
 
 def test_without_gradients_and_dropout_it_is_pefts_too() -> None:
     layer = wrapped(nn.Linear(6, 10), 0.3).eval()
-    prepare(layer)
+    prepare_dora(layer)
     inputs = torch.randn(7, 6)
     with torch.inference_mode():
         torch.testing.assert_close(dora_layer(layer, "default", inputs), layer(inputs), rtol=1e-5, atol=1e-5)
@@ -70,7 +70,7 @@ def test_without_gradients_and_dropout_it_is_pefts_too() -> None:
 
 def test_where_the_weight_itself_trains_peft_computes() -> None:
     layer = wrapped(nn.Linear(6, 10))
-    prepare(layer)
+    prepare_dora(layer)
     layer.base_layer.weight.requires_grad_(True)
     dora_layer(layer, "default", torch.randn(7, 6)).sum().backward()
     assert layer.base_layer.weight.grad is not None
@@ -83,7 +83,7 @@ def test_a_packed_weight_in_bfloat16_gives_what_float32_gives_but_for_its_digits
     layer = wrapped(plain, r=4)
     with torch.no_grad():
         layer.lora_B["default"].weight.mul_(0.1)
-    prepare(layer)
+    prepare_dora(layer)
     torch.manual_seed(5)
     inputs = torch.randn(32, 64)
     expected = layer(inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from afina.models.kernels.dropout import Dropout, scaled_mask
+from afina.models.kernels.elementwise import Dropout, scaled_mask
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.5])

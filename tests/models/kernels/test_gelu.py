@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.activations import NewGELUActivation
 
-from afina.models.kernels import gelu
-from afina.models.kernels.gelu import TanhGELU
+from afina.models.kernels import elementwise
+from afina.models.kernels.elementwise import TanhGELU
 
 
 def test_the_one_kernel_gelu_is_transformers_own() -> None:
@@ -29,5 +29,5 @@ def test_gelus_slope_is_its_derivative(dtype: torch.dtype) -> None:
 def test_gelu_of_more_than_one_piece_is_that_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = torch.randn(7, 13)
     expected = TanhGELU()(inputs)
-    monkeypatch.setattr(gelu, "_PIECE", 10)
+    monkeypatch.setattr(elementwise, "_PIECE", 10)
     torch.testing.assert_close(TanhGELU()(inputs), expected, rtol=1e-6, atol=1e-6)

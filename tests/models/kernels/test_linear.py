@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from afina.models.kernels.frozen import can_pack, multiply, of
+from afina.models.kernels.linear import can_pack, frozen_weight, multiply
 from afina.models.kernels.patches import accelerate, pack
 
 LAYERS = [nn.Linear(24, 40), nn.Linear(24, 40, bias=False), Conv1D(40, 24), nn.Linear(24, 24), Conv1D(24, 24)]
@@ -58,7 +58,7 @@ def test_a_packed_layer_gives_the_same_bits_and_holds_its_weight_once_for_each_d
     packed = pack(fast)
     assert [each.nbytes for each in packed.tensors] == [size, size]
     assert not hasattr(fast, "weight")
-    assert torch.equal(packed.dequantize(), of(plain).dequantize())
+    assert torch.equal(packed.dequantize(), frozen_weight(plain).dequantize())
     expected, found = run(plain, inputs, upstream), run(fast, inputs, upstream)
     for one, other in zip(expected[:2], found[:2], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-2, atol=1e-2)

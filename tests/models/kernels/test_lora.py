@@ -8,8 +8,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from afina.models.kernels.dropout import Dropout, scaled_mask
-from afina.models.kernels.lora import lora_layer, only_adapter
+from afina.models.kernels.elementwise import Dropout, scaled_mask
+from afina.models.kernels.lora import lora_adapter, lora_layer
 
 
 @pytest.mark.parametrize("plain", [nn.Linear(6, 10), Conv1D(10, 6)])
@@ -67,7 +67,7 @@ def test_a_layer_that_computes_more_than_the_formula_is_left_to_peft(settings: d
     layer = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"], **settings), nn.Sequential(nn.Linear(6, 10)))[
         0
     ]
-    assert only_adapter(layer) == ("default" if serves else None)
-    assert only_adapter(layer.base_layer) is None
+    assert lora_adapter(layer) == ("default" if serves else None)
+    assert lora_adapter(layer.base_layer) is None
     layer.merge()
-    assert only_adapter(layer) is None
+    assert lora_adapter(layer) is None

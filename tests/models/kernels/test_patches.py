@@ -15,7 +15,7 @@ from afina import Backbone
 from afina.methods import make
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
-from afina.models.kernels.dropout import Dropout
+from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.patches import Patch, exchange, patch, patches_of
 from afina.training.activation_checkpointing import recompute
 from afina.training.mixed_precision import WorkingWeights

@@ -11,8 +11,8 @@ from peft.tuners.vera import VeraModel
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from afina.models.kernels.dropout import Dropout
-from afina.models.kernels.vera import vera_adapter, vera_layer
+from afina.models.kernels.elementwise import Dropout
+from afina.models.kernels.ia3_and_vera import vera_adapter, vera_layer
 
 
 def wrapped(plain: nn.Module, rate: float) -> Any:

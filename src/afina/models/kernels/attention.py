@@ -8,6 +8,7 @@ for sequences of varying length takes the row as it is, where it serves. Knows n
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,11 +17,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from afina.errors import InvalidStudy
-from afina.models.kernels.dropout import scaled_mask
-from afina.models.kernels.insertion import insert, take_out
-from afina.models.kernels.layout import Layout
-from afina.models.kernels.riding import Stretches
-from afina.models.virtual_tokens import prefix_of
+from afina.models.added_modules import prefix_of
+from afina.models.kernels.elementwise import scaled_mask
+from afina.models.kernels.layer_changes import RowSegment
+from afina.models.kernels.layout import Layout, insert, take_out
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -120,7 +120,7 @@ def packed_attention(
     sliding_window: int | None = None,
     causal: bool = True,
     keep: dict[nn.Module, tuple[Tensor, Tensor]] | None = None,
-    stretches: Stretches | None = None,
+    segments: Sequence[RowSegment] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention within each sequence of a packed row, and to the prefix of `module`, if it has one.
@@ -129,7 +129,7 @@ def packed_attention(
     sliding_window  how many tokens of the row a token sees, itself among them; it always sees the prefix besides
     causal          whether a token sees none of its sequence after itself
     keep            is given key and value
-    stretches       where the row's parts have prefixes of their own: all of it, in order
+    segments       where the row's parts have prefixes of their own: all of it, in order
     Raises InvalidStudy for a sliding window in both directions, which is not supported.
     """
     if sliding_window is not None and not causal:
@@ -142,12 +142,12 @@ def packed_attention(
     if keep is not None:
         keep[module] = key, value
     row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
-    if stretches is None:
+    if segments is None:
         prefix = prefix_of(module)
         columns = prefix.columns() if prefix else None
         return _attend(*row, columns, layout, scale, dropout, sliding_window, causal=causal)[None], None
     parts = []
-    for cells, own, prefixes in stretches:
+    for cells, own, prefixes in segments:
         q, k, v = (states[:, cells] for states in row)
         columns = None if prefixes is None else prefixes[module]
         parts.append(_attend(q, k, v, columns, own, scale, dropout, sliding_window, causal=causal))

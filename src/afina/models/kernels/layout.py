@@ -1,4 +1,4 @@
-"""Where each token of a packed row sits in a grid of lines, and which of a line's cells may see each other.
+"""Layout of a packed row: where each token sits in a grid of lines, virtual rows before each text, pooling.
 
 Several short sequences share a line, each seeing only itself, so that the grid has few empty cells: a batch of 16
 SST-2 sentences takes about 7 lines of its longest text's length instead of 16. Knows no model.
@@ -10,10 +10,13 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from afina.models.architectures import Pooling
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,3 +183,70 @@ class Layout:
                 hidden = torch.cat([empty, hidden], 2)
             self._hidden[window, causal] = hidden
         return self._hidden[window, causal]
+
+
+def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
+    """The texts' rows [..., T - B K, D], and before each sequence the same K others [..., K, D]: [..., T, D].
+
+    layout  of the T rows, in which K are `before` each sequence
+    """
+    result: Tensor = _Insert.apply(rows, virtual, *layout.cells)  # type: ignore[no-untyped-call]
+    return result
+
+
+def take_out(rows: Tensor, layout: Layout) -> Tensor:
+    """Of rows [T, ...], the texts' alone."""
+    result: Tensor = _TakeOut.apply(rows, layout.cells[0])  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Insert(torch.autograd.Function):
+    """By copies in both directions: torch's `index_select` adds up its gradient row by row, on a CPU one at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, virtual: Tensor, own: Tensor, others: Tensor) -> Tensor:
+        ctx.save_for_backward(own, others)
+        ctx.count = virtual.shape[-2]
+        repeats = len(others) // ctx.count
+        whole = rows.new_empty(*rows.shape[:-2], len(own) + len(others), rows.shape[-1])
+        whole.index_copy_(-2, own, rows)
+        return whole.index_copy_(-2, others, virtual.repeat(*(1 for _ in rows.shape[:-2]), repeats, 1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        own, others = ctx.saved_tensors
+        rows = grad.index_select(-2, own) if ctx.needs_input_grad[0] else None
+        virtual = None
+        if ctx.needs_input_grad[1]:
+            each = grad.index_select(-2, others)
+            virtual = each.view(*each.shape[:-2], -1, ctx.count, each.shape[-1]).sum(-3)
+        return rows, virtual, None, None
+
+
+class _TakeOut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, own: Tensor) -> Tensor:
+        ctx.save_for_backward(own)
+        ctx.shape = rows.shape
+        return rows.index_select(0, own)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (own,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.shape).index_copy_(0, own, grads[0]), None
+
+
+def pool(hidden: Tensor, layout: Layout, pooling: Pooling) -> Tensor:
+    """Hidden states [T, D] -> [B, D]: of each text's own tokens, without the virtual ones before them."""
+    if pooling == "last":
+        return hidden.index_select(0, layout.bounds[1:].long() - 1)
+    if pooling == "first":
+        return hidden.index_select(0, layout.bounds[:-1].long() + layout.before)
+    places = torch.arange(len(hidden), device=hidden.device)
+    bounds = layout.bounds.long()
+    sequence = torch.searchsorted(bounds[1:], places, right=True)
+    own = places - bounds.index_select(0, sequence) >= layout.before
+    total = hidden.new_zeros(len(bounds) - 1, hidden.shape[1], dtype=torch.float32)
+    total = total.index_add(0, sequence, hidden.float() * own[:, None])
+    return total / (bounds.diff() - layout.before)[:, None]

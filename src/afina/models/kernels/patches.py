@@ -13,17 +13,14 @@ from enum import IntEnum, auto
 from typing import Any
 from weakref import ref
 
-from torch import nn
+from torch import Tensor, nn
 
-from afina.models.architectures import architecture_of, blocks_of
-from afina.models.kernels import dora, frozen
-from afina.models.kernels.dropout import Dropout
-from afina.models.kernels.frozen import HeldWeight, PackedWeight
-from afina.models.kernels.gelu import TanhGELU
-from afina.models.kernels.last_block import last_block
-from afina.models.kernels.linear import held_linear, linear, serves
-from afina.models.kernels.lora import lora_layer, only_adapter
-from afina.models.kernels.vera import vera_adapter, vera_layer
+from afina.models.architectures import Block, PreNorm, architecture_of, blocks_of
+from afina.models.kernels import linear, lora
+from afina.models.kernels.elementwise import Dropout, TanhGELU
+from afina.models.kernels.ia3_and_vera import vera_adapter, vera_layer
+from afina.models.kernels.linear import HeldWeight, PackedWeight, can_accelerate, held_forward, linear_forward
+from afina.models.kernels.lora import lora_adapter, lora_layer
 
 
 class Patch(IntEnum):
@@ -60,8 +57,8 @@ class Patch(IntEnum):
     """Forward of a frozen linear layer, and its weight. After all others: a forward from before cannot read the weight
     any more."""
 
-    # By `afina.models.host`, when it is known what the model computes with:
-    RIDDEN = auto()
+    # By `afina.models.mixed_batch`, when it is known what the model computes with:
+    MIXED_BATCH = auto()
     """Forward of every layer that several adapters may change, around its own."""
 
 
@@ -125,12 +122,12 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
     for layer in body.modules():
         accelerate(layer)
     for layer in model.modules():
-        adapter = only_adapter(layer)
+        adapter = lora_adapter(layer)
         if adapter is not None:
             patch(layer, Patch.LORA, lora_layer, adapter)
-        elif (adapter := dora.dora_adapter(layer)) is not None:
-            dora.prepare(layer)
-            patch(layer, Patch.DORA, dora.dora_layer, adapter)
+        elif (adapter := lora.dora_adapter(layer)) is not None:
+            lora.prepare_dora(layer)
+            patch(layer, Patch.DORA, lora.dora_layer, adapter)
         elif (adapter := vera_adapter(layer)) is not None:
             patch(layer, Patch.VERA, vera_layer, adapter)
     entry = architecture_of(body)
@@ -140,22 +137,48 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
 
 def accelerate(layer: nn.Module) -> None:
     """Let a linear layer multiply by oneDNN where that is faster; leaves any other layer."""
-    if serves(layer) and Patch.LINEAR not in patches_of(layer):
-        patch(layer, Patch.LINEAR, linear, call_of(layer))
+    if can_accelerate(layer) and Patch.LINEAR not in patches_of(layer):
+        patch(layer, Patch.LINEAR, linear_forward, call_of(layer))
 
 
 def hold(layer: Any, held: HeldWeight) -> None:
     """Let a linear layer hold its frozen weight in another form, and no parameter; its bias stays, and may train."""
-    frozen.put(layer, held)
-    patch(layer, Patch.HELD, held_linear)
+    linear.put(layer, held)
+    patch(layer, Patch.HELD, held_forward)
 
 
 def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
     """Keep a linear layer's frozen weight in oneDNN's order only, for both directions.
 
     backward  False: for the forward pass alone, in half the memory
-    Returns the packed weight. `frozen.can_pack` says of which layers.
+    Returns the packed weight. `linear.can_pack` says of which layers.
     """
-    held = PackedWeight(frozen.of(layer).dequantize(), backward=backward)
+    held = PackedWeight(linear.frozen_weight(layer).dequantize(), backward=backward)
     hold(layer, held)
     return held
+
+
+def last_block(
+    block: Any, names: Block, norms: PreNorm, hidden: Tensor, *_: Any, layout: Any, **options: Any
+) -> Tensor:
+    """The last block, whose output is read at each sequence's last token only: 0 elsewhere.
+
+    Keys and values need every token; the residual stream and the MLP, two thirds of the block, only those.
+    hidden [1, T, width] -> [1, T, width].
+    """
+    options.pop("cache", None)
+    first, second = getattr(block, norms.first), getattr(block, norms.second)
+    normed = first(hidden)
+    options["attention_mask"] = None
+    attended = block.get_submodule(names.attention)(normed, layout=layout, **options)[0].index_select(1, layout.last)
+    stream = hidden.index_select(1, layout.last)
+    mlp = block.get_submodule(names.mlp)
+    after_attention = getattr(block, "post_attention_dropout", nn.Identity())
+    after_mlp = getattr(block, "post_mlp_dropout", nn.Identity())
+    attended = after_attention(attended)
+    if norms.parallel and getattr(block, "use_parallel_residual", True):
+        stream = stream + attended + after_mlp(mlp(second(stream)))
+    else:
+        stream = stream + attended
+        stream = stream + after_mlp(mlp(second(stream)))
+    return hidden.new_zeros(hidden.shape).index_copy(1, layout.last, stream)

@@ -1,8 +1,9 @@
-"""peft's VeRA layer over a frozen weight, with a backward pass of its own. Equal to peft's but for rounding.
+"""peft's (IA)^3 and VeRA layers over a frozen weight: VeRA with a backward pass of its own, both in a mixed batch.
 
-W x + b + l_b * B (l_d * A x), where all layers share random A and B that nothing trains, and cut from them what they
-need. They stay float32 and are cast where they are used, which costs little beside the product and keeps no copy.
-Knows the layout of peft's layer, not the model that it stands in.
+Equal to peft's but for rounding. (IA)^3 needs no kernel for a model of its own: peft calls the frozen layer and scales
+once. VeRA is W x + b + l_b * B (l_d * A x), where all layers share random A and B that nothing trains, and cut from
+them what they need. These stay float32 and are cast where they are used, which costs little beside the product and
+keeps no copy. Knows the layout of peft's layer, not the model that it stands in.
 """
 
 from __future__ import annotations
@@ -13,16 +14,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afina.models.kernels import frozen
-from afina.models.kernels.frozen import FrozenWeight, multiply
-from afina.models.kernels.lora import mask_of
-from afina.models.kernels.peft_layer import is_alone
-from afina.models.rider import Change
+from afina.models.kernels import linear
+from afina.models.kernels.layer_changes import LayerChange
+from afina.models.kernels.linear import FrozenWeight, multiply
+from afina.models.kernels.lora import dropout_mask, is_alone
+
+
+def ia3_adapter(layer: nn.Module) -> str | None:
+    """The adapter of a peft layer that has one and computes (IA)^3's formula, by name; None of any other layer."""
+    if not hasattr(layer, "ia3_l") or not linear.is_linear(getattr(layer, "base_layer", None)):
+        return None
+    peft_layer: Any = layer
+    names = list(peft_layer.ia3_l)
+    return names[0] if is_alone(layer, names) else None
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledInput(LayerChange):
+    """What the layer is given, times `by`, [K]."""
+
+    by: Tensor
+
+    def entering(self, inputs: Tensor) -> Tensor:
+        """[N, K] -> [N, K]."""
+        return inputs * self.by
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledOutput(LayerChange):
+    """What comes out of it, bias and all, times `by`, [M]."""
+
+    by: Tensor
+
+    def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
+        """outputs [N, M]."""
+        outputs.mul_(self.by)
 
 
 def vera_adapter(layer: nn.Module) -> str | None:
     """The adapter of a peft layer that has one and computes VeRA's formula, by name; None of any other layer."""
-    if not hasattr(layer, "vera_lambda_d") or not frozen.is_linear(getattr(layer, "base_layer", None)):
+    if not hasattr(layer, "vera_lambda_d") or not linear.is_linear(getattr(layer, "base_layer", None)):
         return None
     peft_layer: Any = layer
     names = list(peft_layer.vera_lambda_d)
@@ -34,12 +65,12 @@ def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     base = layer.base_layer
     down, up = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     inner, outer = layer.vera_lambda_d[name], layer.vera_lambda_b[name]
-    mask = mask_of(layer.vera_dropout[name], inputs)
-    if frozen.trains(base):
+    mask = dropout_mask(layer.vera_dropout[name], inputs)
+    if linear.trains(base):
         dropped = inputs if mask is None else inputs * mask
         result: Tensor = base(inputs) + ((dropped @ down.t().to(inputs)) * inner) @ up.t().to(inputs) * outer
         return result
-    result = _VeRA.apply(inputs, mask, inner, outer, down, up, base.bias, frozen.of(base))  # type: ignore[no-untyped-call]
+    result = _VeRA.apply(inputs, mask, inner, outer, down, up, base.bias, linear.frozen_weight(base))  # type: ignore[no-untyped-call]
     return result.view(*inputs.shape[:-1], -1)
 
 
@@ -84,7 +115,7 @@ class _VeRA(torch.autograd.Function):
 
 
 @dataclass(frozen=True, eq=False)
-class Shared:
+class VeraMatrices:
     """Random matrices [r, K], [M, r] that many adapters share: of none of them."""
 
     down: Tensor
@@ -92,12 +123,12 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
-class Vectors(Change):
+class VeraChange(LayerChange):
     """What the layer adds to W x + b: l_b * B (l_d * A x). inner [r], outer [M]."""
 
     inner: Tensor
     outer: Tensor
-    shared: Shared
+    shared: VeraMatrices
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
         """inputs [N, K], outputs [N, M]."""

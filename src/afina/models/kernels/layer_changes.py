@@ -1,23 +1,26 @@
-"""Rider: an adapter in a row that it shares with others, over one frozen model. Knows no method and no family.
+"""Layer changes: what each adapter of a mixed batch does to its own rows, over one frozen model computed once.
 
-The model computes the whole row once. What an adapter adds to a layer's output, or does to its input, is a `Change`
-for its own rows alone; what it puts before its texts is its prompt and its prefix.
+What an adapter adds to a layer's output, or does to its input, is a `LayerChange`; what stands before its texts is its
+prompt and its prefix; all of it is a `BatchedAdapter`. `changed_forward` is the layer with the changes of the row that
+is computed just now. Knows no method, no family and no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from afina.models.kernels.layout import Layout
+
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class LayerChange:
     """What an adapter does at one layer to the rows that are its own. Fields that are tensors are its weights."""
 
     def entering(self, inputs: Tensor) -> Tensor:
@@ -33,7 +36,7 @@ class Change:
     @property
     def enters(self) -> bool:
         """Whether `entering` does anything."""
-        return type(self).entering is not Change.entering
+        return type(self).entering is not LayerChange.entering
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """With its weights there, in the precision of the frozen model's."""
@@ -48,7 +51,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Shifted(Change):
+class BiasChange(LayerChange):
     """Another bias: `by`, [M], is what it is more than the frozen one."""
 
     by: Tensor
@@ -59,7 +62,7 @@ class Shifted(Change):
 
 
 @dataclass(frozen=True, eq=False)
-class Renormed(Change):
+class NormChange(LayerChange):
     """Another weight or bias of a layer that has only vectors, a norm: computed again, which costs next to nothing.
 
     layer         the frozen one
@@ -83,7 +86,7 @@ class Renormed(Change):
         return made
 
 
-class Columns(NamedTuple):
+class KeyValues(NamedTuple):
     """Keys and values before those of each text, [G, P, D]."""
 
     key: Tensor
@@ -91,53 +94,55 @@ class Columns(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Rider:
-    """All that an adapter's body does.
+class BatchedAdapter:
+    """All that an adapter does below the head, in a batch that it shares with others.
 
     changes  by path of a layer in the frozen model, in the order in which they apply
     prompt   rows before the embeddings of each text, [K, width]
     prefix   by path of an attention; of each as many columns
-    heard    names of the saved tensors that are in it: of one that is not, nobody may say that it takes part
+    tensor_names  the saved tensors that are in it: an adapter with others needs a model of its own
     """
 
-    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
+    changes: Mapping[str, tuple[LayerChange, ...]] = field(default_factory=dict)
     prompt: Tensor | None = None
-    prefix: Mapping[str, Columns] = field(default_factory=dict)
-    heard: frozenset[str] = frozenset()
+    prefix: Mapping[str, KeyValues] = field(default_factory=dict)
+    tensor_names: frozenset[str] = frozenset()
 
     @classmethod
-    def joined(cls, riders: Sequence[Rider]) -> Rider:
+    def joined(cls, adapters: Sequence[BatchedAdapter]) -> BatchedAdapter:
         """One that does what all do, the first first, at each layer."""
-        changes: dict[str, tuple[Change, ...]] = {}
-        prefix: dict[str, Columns] = {}
-        for one in riders:
+        changes: dict[str, tuple[LayerChange, ...]] = {}
+        prefix: dict[str, KeyValues] = {}
+        for one in adapters:
             prefix |= one.prefix
             for path, more in one.changes.items():
                 changes[path] = changes.get(path, ()) + more
-        prompts = [one.prompt for one in riders if one.prompt is not None]
-        return cls(changes, prompts[0] if prompts else None, prefix, frozenset().union(*(one.heard for one in riders)))
+        prompts = [one.prompt for one in adapters if one.prompt is not None]
+        return cls(
+            changes, prompts[0] if prompts else None, prefix, frozenset().union(*(one.tensor_names for one in adapters))
+        )
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Rider:
+    def to(self, device: torch.device, dtype: torch.dtype) -> BatchedAdapter:
         """With all weights there, in the precision of the frozen model's."""
         return replace(
             self,
             changes={path: tuple(one.to(device, dtype) for one in many) for path, many in self.changes.items()},
             prompt=None if self.prompt is None else self.prompt.to(device, dtype),
-            prefix={path: Columns(*(one.to(device, dtype) for one in two)) for path, two in self.prefix.items()},
+            prefix={path: KeyValues(*(one.to(device, dtype) for one in two)) for path, two in self.prefix.items()},
         )
 
     @property
-    def bare(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether it does nothing, so that a text's features are the frozen model's own."""
         return not self.changes and self.prompt is None and not self.prefix
 
     @property
-    def before(self) -> int:
+    def prompt_length(self) -> int:
         """Virtual tokens in the row before each text."""
         return 0 if self.prompt is None else len(self.prompt)
 
     @property
-    def columns(self) -> int:
+    def prefix_length(self) -> int:
         """Keys of its prefix."""
         return next((two.key.shape[1] for two in self.prefix.values()), 0)
 
@@ -148,3 +153,62 @@ class Rider:
         own += [] if self.prompt is None else [self.prompt]
         own += [one for two in self.prefix.values() for one in two]
         return sum(weight.numel() * weight.element_size() for weight in own)
+
+
+class PlacedChange(NamedTuple):
+    """A change, and where its rows are: among the cells, or among the sequences where a layer sees one cell of each."""
+
+    change: LayerChange
+    tokens: slice
+    sequences: slice
+
+
+@dataclass(eq=False)
+class RowChanges:
+    """The changes of the row that is computed just now. One object for all layers of a model; filled for every row.
+
+    length   cells of the row
+    changes  by path of a layer
+    """
+
+    length: int = 0
+    changes: dict[str, list[PlacedChange]] = field(default_factory=dict)
+
+
+class RowSegment(NamedTuple):
+    """A part of a row, whose attention is computed at once: where it is, its layout, and its prefix by attention."""
+
+    cells: slice
+    layout: Layout
+    prefix: dict[nn.Module, KeyValues] | None = None
+
+
+def changed_forward(
+    _: nn.Module, path: str, row: RowChanges, plain: Callable[..., Any], *inputs: Any, **options: Any
+) -> Any:
+    """A layer whose own forward is `plain`, [1, N, ...] -> [1, N, ...] or a tuple that begins so, and all changes."""
+    placed = row.changes.get(path)
+    if not placed:
+        return plain(*inputs, **options)
+    given: Tensor | None = inputs[0] if inputs else None
+    if any(one.change.enters for one in placed):
+        assert given is not None
+        inputs = (_entered(given, placed, row.length), *inputs[1:])
+    outputs = plain(*inputs, **options)
+    hidden: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    rows, before = hidden[0], None if given is None else given[0]
+    for change, tokens, sequences in placed:
+        where = tokens if len(rows) == row.length else sequences
+        change.leaving(None if before is None else before[where], rows[where])
+    return outputs
+
+
+def _entered(given: Tensor, placed: Sequence[PlacedChange], length: int) -> Tensor:
+    """What the layer is given, in a copy: others may read the same tensor."""
+    copied = given.clone()
+    rows = copied[0]
+    for change, tokens, sequences in placed:
+        if change.enters:
+            where = tokens if len(rows) == length else sequences
+            rows[where] = change.entering(rows[where])
+    return copied

@@ -1,0 +1,171 @@
+"""Mixed batch: one frozen model computes a packed row for several adapters at once.
+
+The row is sorted by adapter, so that each has one segment of it; a layer that no adapter changes is computed as for
+one. Knows no method, no task and no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from afina.allocator import keep_freed
+from afina.models.classifier import Classifier
+from afina.models.kernels.layer_changes import BatchedAdapter, PlacedChange, RowChanges, RowSegment, changed_forward
+from afina.models.kernels.layout import Layout
+from afina.models.kernels.linear import is_linear
+from afina.models.kernels.lora import Masks, prepare_dora, share_products
+from afina.models.kernels.patches import Patch, call_of, patch, patches_of
+
+
+class AdapterGroup(NamedTuple):
+    """An adapter and its texts: token sequences, each an integer array of length >= 1."""
+
+    adapter: BatchedAdapter
+    sequences: Sequence[np.ndarray]
+
+
+class MixedBatchModel:
+    """A classifier that nothing is attached to, whose own head is not used. One row at a time; callers may be many.
+
+    computing  held while it does
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier.eval()
+        self._modules: dict[str, nn.Module] = dict(classifier.model.named_modules())
+        self._row_changes = RowChanges()
+        self.computing, self._patching = Lock(), Lock()
+        for layer in classifier.body.modules():
+            if is_linear(layer):
+                prepare_dora(layer, layer)
+
+    @property
+    def model(self) -> Any:
+        """The frozen model, whose layers adapters name by path."""
+        return self.classifier.model
+
+    @property
+    def _weight(self) -> Tensor:
+        found: Tensor = next(self.classifier.body.parameters())
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in; features are float32."""
+        return self._weight.dtype
+
+    def admit(self, adapter: BatchedAdapter) -> BatchedAdapter:
+        """The adapter with its weights where the model's are, and every layer that it changes ready for that."""
+        with self._patching:
+            for path in adapter.changes:
+                module = self._modules[path]
+                if Patch.MIXED_BATCH not in patches_of(module):
+                    patch(module, Patch.MIXED_BATCH, changed_forward, path, self._row_changes, call_of(module))
+        return adapter.to(self.device, self.dtype)
+
+    def features(self, groups: Sequence[AdapterGroup]) -> Tensor:
+        """What a head is given for each text, float32 [B, width], in the groups' order; one packed forward pass.
+
+        An adapter has to be admitted, and is in one group. NaN in one group may reach others.
+        """
+        row = _Row.of(groups, self.device)
+        with self.computing, torch.inference_mode():
+            keep_freed()
+            self._row_changes.length, self._row_changes.changes = row.length, row.changes
+            try:
+                return self.classifier.read(self._given(row, groups), row.layout, segments=self._segments(row))
+            finally:
+                self._row_changes.changes = {}
+
+    def _given(self, row: _Row, groups: Sequence[AdapterGroup]) -> dict[str, Tensor]:
+        positions = row.positions[None]
+        if all(group.adapter.prompt is None for group in groups):
+            return {"input_ids": row.tokens[None], "position_ids": positions}
+        embedded = self.classifier.body.get_input_embeddings()(row.tokens)
+        rows = embedded.new_empty(row.length, embedded.shape[1])
+        rows[~row.virtual] = embedded
+        prompts = [(one.adapter.prompt, len(one.sequences)) for one in groups]
+        rows[row.virtual] = torch.cat([prompt.repeat(count, 1) for prompt, count in prompts if prompt is not None])
+        return {"inputs_embeds": rows[None], "position_ids": positions}
+
+    def _segments(self, row: _Row) -> list[RowSegment] | None:
+        """One for each prefix, and one for all neighbours without."""
+        if not any(adapter.prefix for adapter, _ in row.placed):
+            return None
+        found = []
+        runs = groupby(row.placed, key=lambda one: id(one[0]) if one[0].prefix else None)
+        for _, run in runs:
+            parts = list(run)
+            adapter, first, last = parts[0][0], parts[0][1].start, parts[-1][1].stop
+            bounds = row.layout.bounds[first : last + 1]
+            cells = slice(int(bounds[0]), int(bounds[-1]))
+            prefix = {self._modules[path]: columns for path, columns in adapter.prefix.items()}
+            found.append(RowSegment(cells, Layout(bounds - bounds[0], prefix=adapter.prefix_length), prefix or None))
+        return found
+
+
+class _Row(NamedTuple):
+    """Where everything is.
+
+    tokens     int64 [texts' tokens];  positions  int64 [T], of each cell in its text, counted from its prefix
+    virtual    bool [T], whether a cell is a prompt's
+    placed     each group's adapter, and where its sequences are among all
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    virtual: Tensor
+    layout: Layout
+    placed: Sequence[tuple[BatchedAdapter, slice]]
+    changes: dict[str, list[PlacedChange]]
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return len(self.positions)
+
+    @classmethod
+    def of(cls, groups: Sequence[AdapterGroup], device: torch.device) -> _Row:
+        sequences = [sequence for group in groups for sequence in group.sequences]
+        counts = [len(group.sequences) for group in groups]
+        before = np.repeat([group.adapter.prompt_length for group in groups], counts)
+        columns = np.repeat([group.adapter.prefix_length for group in groups], counts)
+        lengths = np.array([len(sequence) for sequence in sequences]) + before
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        steps = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+        ends = np.concatenate([[0], np.cumsum(counts)]).tolist()
+        placed = [(group.adapter, slice(*two)) for group, two in zip(groups, pairwise(ends), strict=True)]
+
+        def there(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            tokens=there(np.concatenate(sequences).astype(np.int64)),
+            positions=there((steps + np.repeat(columns, lengths)).astype(np.int64)),
+            virtual=there(steps < np.repeat(before, lengths)),
+            layout=Layout(there(bounds.astype(np.int32))),
+            placed=placed,
+            changes=_changes(placed, bounds.tolist()),
+        )
+
+
+def _changes(placed: Sequence[tuple[BatchedAdapter, slice]], bounds: Sequence[int]) -> dict[str, list[PlacedChange]]:
+    found: dict[str, list[PlacedChange]] = {}
+    for adapter, sequences in placed:
+        tokens = slice(bounds[sequences.start], bounds[sequences.stop])
+        for path, changes in adapter.changes.items():
+            found.setdefault(path, []).extend(PlacedChange(change, tokens, sequences) for change in changes)
+    masks: Masks = {}
+    return {path: share_products(changes, masks) for path, changes in found.items()}
