@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from afina.errors import NotFound, Refused
 from afina.models.adapter import Adapter
-from afina.store import content, log
+from afina.store import adapter_parts, audit_log
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import BLOBS, LEASES, PARTS, metadata
 
@@ -52,7 +52,7 @@ def invent(made: Path, directory: Path, bodies: int, heads: int) -> dict[str, st
     trained, digests = Adapter.load(made), {}
     halves: dict[bool, list[dict[str, torch.Tensor]]] = {True: [], False: []}
     for is_head, many in ((False, bodies), (True, heads)):
-        mine = {name: tensor for name, tensor in trained.tensors.items() if content.is_head(name) == is_head}
+        mine = {name: tensor for name, tensor in trained.tensors.items() if adapter_parts.is_head(name) == is_head}
         halves[is_head] = [{name: tensor + number for name, tensor in mine.items()} for number in range(many)]
     for b, body in enumerate(halves[False]):
         for h, head in enumerate(halves[True]):
@@ -145,7 +145,7 @@ def check_clean(store: AdapterStore) -> None:
 
 def killed_at(number: int, url: str, operation: str, step: str, adapters: str) -> None:
     """Do the operation, and end by SIGKILL when it reaches the step for the first time."""
-    log.crash_point = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == step else None
+    audit_log.crash_point = lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == step else None
     OPERATIONS[operation](AdapterStore(url, who="tester"), Path(adapters))
 
 

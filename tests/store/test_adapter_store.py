@@ -18,7 +18,7 @@ import pytest
 
 from afina import Adapter
 from afina.errors import Busy, CannotWrite, Conflict, CorruptAdapter, InvalidName, NotFound, Refused
-from afina.store import log, publishing
+from afina.store import audit_log, publishing
 from afina.store.adapter_store import AdapterStore
 from afina.store.catalog import resolve
 from afina.store.database import Database
@@ -43,7 +43,7 @@ def failed(store: AdapterStore, reference: str, **outcome: Any) -> None:
         place, number = resolve(connection, Reference.parse(reference))
         problem = outcome.pop("problem", None)
         details = {"version": number, "passed": False, "difference": 0.5, "tolerance": 1e-3} | outcome
-        log.append(connection, "check", {**place.payload, **details}, place.said("ada", problem))
+        audit_log.append(connection, "check", {**place.payload, **details}, place.said("ada", problem))
 
 
 # Publishing
@@ -151,7 +151,7 @@ def test_a_publish_that_fails_leaves_nothing_that_gc_would_wait_for(
         if step == "publish: put":
             raise CannotWrite("blobs", "the disk is full")
 
-    monkeypatch.setattr(log, "crash_point", fail)
+    monkeypatch.setattr(audit_log, "crash_point", fail)
     with pytest.raises(CannotWrite):
         two.publish(made(1, 2), "acme/reviews", message="third")
     monkeypatch.undo()
@@ -175,7 +175,7 @@ def test_what_is_removed_while_it_is_published_is_put_again(
                 later.setattr(publishing, "_seconds", lambda: 1e12)
                 assert late.gc().blobs == 2
 
-    monkeypatch.setattr(log, "crash_point", interfere)
+    monkeypatch.setattr(audit_log, "crash_point", interfere)
     assert store.publish(made(), "acme/reviews", message="first").created
     assert turns
     assert store.verify() == []
@@ -192,7 +192,7 @@ def test_a_publish_that_is_interfered_with_for_ever_says_so(
                 raw.execute("DELETE FROM leases")
                 raw.commit()
 
-    monkeypatch.setattr(log, "crash_point", interfere)
+    monkeypatch.setattr(audit_log, "crash_point", interfere)
     with raises(Busy, code="store.changed-meanwhile", name="acme/reviews"):
         store.publish(made(), "acme/reviews", message="first")
     assert store.list() == []

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from afina import Adapter, digest
 from afina.errors import AfinaError, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
-from afina.store.content import split
+from afina.store.adapter_parts import split
 from afina.store.intake import IntakeLimits, bundle
 from afina.store.intake.bundle import BLOCK, INDEX, read, write
 from fakes import Runs

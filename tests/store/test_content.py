@@ -20,7 +20,7 @@ from afina.errors import CorruptStore, Refused
 from afina.models.adapter import VOCABULARY
 from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST
-from afina.store.content import BODY_ROLE, HEAD_ROLE, ContentFile, join, restore, split
+from afina.store.adapter_parts import BODY_ROLE, HEAD_ROLE, ContentFile, join, restore, split
 from afina.studies.choosing import floors
 from fakes import Runs
 from raises import raises
@@ -101,7 +101,7 @@ import random, sys, torch
 from pathlib import Path
 from afina import Adapter, digest
 from afina.models.manifest import Manifest
-from afina.store.content import split
+from afina.store.adapter_parts import split
 
 generator = torch.Generator().manual_seed(0)
 tensors = {f"h.{index}.w{index % 7}": torch.randn(3, index % 5, generator=generator) for index in range(50)}

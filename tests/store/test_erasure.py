@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from afina.errors import Busy, InvalidName, NotFound, Refused
-from afina.store import log
+from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
+from afina.store.audit_log import CRASH_POINTS
 from afina.store.database import Database
-from afina.store.log import CRASH_POINTS
 from raises import raises
 from stores import adapter, held, kept, seen
 
@@ -142,7 +142,7 @@ def test_an_erasure_that_is_interrupted_goes_on_when_it_is_asked_again(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(log, "crash_point", kill)
+        patched.setattr(audit_log, "crash_point", kill)
         with pytest.raises(Killed):
             store.erase(CLIENT, reason=PERSONAL["reason"])
     assert reached[-1] == step
@@ -167,7 +167,7 @@ def test_nothing_is_published_for_a_client_that_is_being_erased(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(log, "crash_point", kill)
+        patched.setattr(audit_log, "crash_point", kill)
         with pytest.raises(Killed):
             store.erase(CLIENT, reason="asked to")
     with raises(Refused, code="client.erased", client="quixotic-gmbh"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from afina.errors import Busy, CannotWrite, CorruptAdapter, InvalidName, NotFound, Refused
-from afina.store import content, log, publishing
+from afina.store import adapter_parts, audit_log, publishing
 from afina.store.adapter_store import AdapterStore
 from afina.store.intake import admission, bundle
 from raises import raises
@@ -122,7 +122,7 @@ def test_what_was_being_published_for_a_client_goes_with_it(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(log, "crash_point", kill)
+        patched.setattr(audit_log, "crash_point", kill)
         patched.setattr(publishing, "leasing", lambda *_: _nothing())  # a killed process gives nothing back
         with pytest.raises(Killed):
             one.publish(made(1), "acme/reviews", message="never ended")
@@ -135,10 +135,10 @@ def test_who_publishes_for_a_client_that_was_erased_meanwhile_is_told(
 ) -> None:
     def erase(step: str) -> None:
         if step == "publish: put":
-            monkeypatch.setattr(log, "crash_point", lambda _: None)
+            monkeypatch.setattr(audit_log, "crash_point", lambda _: None)
             one.erase("acme", reason="asked to")
 
-    monkeypatch.setattr(log, "crash_point", erase)
+    monkeypatch.setattr(audit_log, "crash_point", erase)
     with raises(Refused, code="client.erased", name="acme/reviews"):
         one.publish(made(1), "acme/reviews", message="late")
     assert (one.list(), kept(one)) == ([], set())
@@ -150,11 +150,11 @@ def test_bytes_that_come_too_late_are_garbage(one: AdapterStore, made: Make, mon
 
     def collect(step: str) -> None:
         if step == "publish: leased":
-            monkeypatch.setattr(log, "crash_point", lambda _: None)
+            monkeypatch.setattr(audit_log, "crash_point", lambda _: None)
             one.gc()
             monkeypatch.setattr(publishing, "LEASE_SECONDS", 3600.0)
 
-    monkeypatch.setattr(log, "crash_point", collect)
+    monkeypatch.setattr(audit_log, "crash_point", collect)
     one.publish(made(1, 1), "acme/reviews", message="late")
     one.gc()
     assert one.verify() == []
@@ -214,8 +214,8 @@ def made_tensors(store: AdapterStore, tmp_path: Path) -> Path:
 
 
 def test_the_roles_of_parts() -> None:
-    assert all(map(content.is_role, ("body", "head", "adapter_config.json", "merges.txt")))
-    assert not any(map(content.is_role, ("", "x.py", "../x.json", os.sep, None, 1)))
+    assert all(map(adapter_parts.is_role, ("body", "head", "adapter_config.json", "merges.txt")))
+    assert not any(map(adapter_parts.is_role, ("", "x.py", "../x.json", os.sep, None, 1)))
 
 
 def test_bytes_that_can_have_no_place_are_told_when_a_store_is_begun(tmp_path: Path, made: Make) -> None:

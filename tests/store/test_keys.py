@@ -203,7 +203,7 @@ def test_a_key_has_a_name_and_ends_by_itself(begun: AdapterStore, monkeypatch: p
     assert begun.verify() == []
     for moment, valid in ((89, True), (91, False)):
         then = (datetime.now(UTC) + timedelta(days=moment)).isoformat(timespec="microseconds")
-        monkeypatch.setattr("afina.store.log.now", lambda then=then: then)
+        monkeypatch.setattr("afina.store.audit_log.now", lambda then=then: then)
         assert keys.matches(made.secret, made.key) is valid
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from afina import digest
 from afina.errors import CannotWrite, InvalidName
-from afina.store import log
+from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
-from afina.store.log import FIRST, LONGEST
+from afina.store.audit_log import FIRST, LONGEST
 from raises import raises
 from stores import adapter
 
@@ -219,8 +219,8 @@ def test_a_reason_is_some_words(text: str, found: str) -> None:
     with pytest.raises(
         InvalidName, match=f"`reason`: found {found}, expected (a reason in some words, )?at most 10,000"
     ):
-        log.check_reason(text, "reason")
+        audit_log.check_reason(text, "reason")
 
 
 def test_a_reason_stands_without_space_around_it() -> None:
-    assert log.check_reason(" as it was\n", "message") == "as it was"
+    assert audit_log.check_reason(" as it was\n", "message") == "as it was"

@@ -24,8 +24,8 @@ from afina.errors import InvalidData, InvalidStudy, NotFound, UnknownName, Wrong
 from afina.inference import evaluation, probes
 from afina.models.objective import Predictions
 from afina.stats.comparison import compare
-from afina.store import replay
-from afina.store.replay import Flips, flips_between
+from afina.store import recompute
+from afina.store.recompute import Flips, flips_between
 from afina.studies.choosing import floors
 from fakes import Backbones, Runs, sentences, write_csv
 from raises import raises
@@ -56,7 +56,7 @@ def lora(trained: Path) -> Adapter:
 
 @pytest.mark.parametrize("method", ["lora", "full", "prompt", "head"])
 def test_a_trained_adapter_passes(method: str, runs: Runs) -> None:
-    found = replay.check(Adapter.load(runs.adapter("gpt2", method)))
+    found = recompute.check(Adapter.load(runs.adapter("gpt2", method)))
     assert (found.passed, found.problem, found.tolerance) == (True, None, probes.TOLERANCE)
     assert found.difference is not None
     assert 0 <= found.difference <= found.tolerance
@@ -68,7 +68,7 @@ def test_a_trained_adapter_passes(method: str, runs: Runs) -> None:
 
 def test_one_of_other_weights_does_not_and_says_by_how_much(lora: Adapter, gpt2: Backbone) -> None:
     other = changed(lora, HEAD, lambda head: head * 1.01)
-    found = replay.check(other, str(gpt2.path))
+    found = recompute.check(other, str(gpt2.path))
     outputs = Predictor.of(other, gpt2).outputs(probes.PROBE)
     expected = np.array(other.manifest.probe)
     assert (found.passed, found.problem) == (False, None)
@@ -88,7 +88,7 @@ def test_one_of_other_weights_does_not_and_says_by_how_much(lora: Adapter, gpt2:
 def test_one_that_cannot_be_compared_has_not_passed_and_says_why(
     change: Any, probe: Any, problem: str, lora: Adapter
 ) -> None:
-    found = replay.check(changed(lora, HEAD, change, **({"probe": probe} if probe else {})))
+    found = recompute.check(changed(lora, HEAD, change, **({"probe": probe} if probe else {})))
     assert (found.passed, found.difference) == (False, None)
     assert re.search(problem, found.problem or "")
     assert json.dumps(found.as_json(), allow_nan=False)
@@ -98,13 +98,13 @@ def test_without_a_probe_or_its_backbone_there_is_nothing_to_say(
     lora: Adapter, backbones: Backbones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(WrongBackbone):
-        replay.check(lora, str(backbones.path("gpt2", seed=1)))
+        recompute.check(lora, str(backbones.path("gpt2", seed=1)))
     with pytest.raises(NotFound):
-        replay.check(lora, "./nowhere")
+        recompute.check(lora, "./nowhere")
     without = replace(lora, manifest=lora.manifest.model_copy(update={"probe": None}))
     monkeypatch.setattr(Backbone, "load", lambda *_: pytest.fail("a backbone was opened for nothing"))
     with raises(InvalidStudy, code="probe.missing"):
-        replay.check(without)
+        recompute.check(without)
 
 
 def test_the_difference_of_a_probe_is_what_its_check_is_about(lora: Adapter, gpt2: Backbone) -> None:
@@ -115,7 +115,7 @@ def test_the_difference_of_a_probe_is_what_its_check_is_about(lora: Adapter, gpt
 
 
 def test_replay_and_difference_start_without_torch() -> None:
-    code = "import sys, afina.store.replay, afina.store.diff; print('torch' in sys.modules)"
+    code = "import sys, afina.store.recompute, afina.store.diff; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

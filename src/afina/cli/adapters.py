@@ -262,13 +262,13 @@ def compare(
     one, other = (open_it() for open_it in open_both)
     from afina.report import evaluation
     from afina.report.formatting import metric_figure
-    from afina.store import replay
+    from afina.store import recompute
 
     data = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
-    texts = replay.read_texts(task, (one, other), names=(first, second), **data)
+    texts = recompute.read_texts(task, (one, other), names=(first, second), **data)
     if positive is not None:
         texts = texts.with_positive(positive)
-    flips = replay.flips_between(one, other, texts, backbone, names=(first, second), metric=metric)
+    flips = recompute.flips_between(one, other, texts, backbone, names=(first, second), metric=metric)
     if as_json:
         seen = {"task": task, "file": texts.where, "leaked": texts.leaked, "left_out": texts.left_out}
         told = {"first": first, "second": second, **seen, **flips.as_json()}

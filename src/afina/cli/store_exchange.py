@@ -25,7 +25,7 @@ from afina.errors import AfinaError, InvalidData
 
 if TYPE_CHECKING:
     from afina.store.diff import Layer
-    from afina.store.replay import Flips
+    from afina.store.recompute import Flips
 
 
 MANY = 5

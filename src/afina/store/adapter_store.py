@@ -1,6 +1,6 @@
 """AdapterStore: the one door to a store. Everything else in this package is behind it.
 
-A database says what there is, blobs hold the bytes. `replay` is imported by what computes with an adapter, alone.
+A database says what there is, blobs hold the bytes. `recompute` is imported by what computes with an adapter, alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert
 
 from afina.blobs.remote import open_blobs
 from afina.errors import NotFound, Refused
-from afina.store import aliases, backup, catalog, keys, log, publishing, removing
+from afina.store import aliases, audit_log, backup, catalog, keys, publishing, removing
 from afina.store.aliases import ANY, Anything
 from afina.store.backup import Backup
 from afina.store.database.tables import STORE
@@ -37,7 +37,7 @@ from afina.store.versions import (
 
 if TYPE_CHECKING:
     from afina.store.diff import Difference
-    from afina.store.replay import CheckOutcome, Flips
+    from afina.store.recompute import CheckOutcome, Flips
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ class AdapterStore(StoreReader):
 
     def _begin(self, blobs: str) -> bool:
         def first(connection: Connection) -> None:
-            connection.execute(insert(STORE), {"id": 1, "blobs": blobs, "last": 0, "hash": log.FIRST})
-            log.append(connection, log.CREATED, {"blobs": "elsewhere" if blobs else "beside"})
-            log.crash_point("init: in the transaction")
+            connection.execute(insert(STORE), {"id": 1, "blobs": blobs, "last": 0, "hash": audit_log.FIRST})
+            audit_log.append(connection, audit_log.CREATED, {"blobs": "elsewhere" if blobs else "beside"})
+            audit_log.crash_point("init: in the transaction")
 
         made = self._database.begin(first)
-        log.crash_point("init: committed")
+        audit_log.crash_point("init: committed")
         return made
 
     def backup(self, place: str | Path) -> Backup:
@@ -139,13 +139,13 @@ class AdapterStore(StoreReader):
         Raises Refused for what may do harm or is beyond `limits`, CorruptAdapter for what does not fit its manifest,
         InvalidStudy for settings of peft's with which it could not be opened.
         """
-        wanted, why = Name.parse(name), log.check_reason(message, "message")
-        by = log.check_words(who, "who") if who else self.who
+        wanted, why = Name.parse(name), audit_log.check_reason(message, "message")
+        by = audit_log.check_words(who, "who") if who else self.who
         directory = Path(adapter)
         from afina.data import leakage
         from afina.models.adapter import FOREIGN, Adapter
         from afina.models.manifest import MANIFEST
-        from afina.store import content
+        from afina.store import adapter_parts
         from afina.store.intake import admission
 
         configuration = admission.admit(directory, self.limits, links=links)
@@ -159,8 +159,8 @@ class AdapterStore(StoreReader):
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:
-            made = content.split(opened, scratch, links=links, texts=texts)
-            log.crash_point("publish: files made")
+            made = adapter_parts.split(opened, scratch, links=links, texts=texts)
+            audit_log.crash_point("publish: files made")
             files = {role: part.file for role, part in made.items()}
             held = {role: Blob(part.digest, part.size) for role, part in made.items()}
             parts = NewVersion(manifest, files, held)
@@ -217,7 +217,7 @@ class AdapterStore(StoreReader):
 
     def delete(self, reference: str | Version, *, reason: str) -> Version:
         """Delete a version that no alias points to; `gc` then removes what no other version holds."""
-        why = log.check_reason(reason, "reason")
+        why = audit_log.check_reason(reason, "reason")
         wanted = Reference.parse(str(reference))
         if wanted.number is None:
             raise Refused(
@@ -239,7 +239,7 @@ class AdapterStore(StoreReader):
     ) -> MadeKey:
         """A key of a client for a server; `name` is what its owner calls it. See `keys.create`."""
         check_client(client)
-        called = None if name is None else log.check_reason(name, "name")
+        called = None if name is None else audit_log.check_reason(name, "name")
         why = _words(message)
         return keys.create(self._database, client, scopes, rate, name=called, expires=expires, who=self.who, why=why)
 
@@ -254,7 +254,7 @@ class AdapterStore(StoreReader):
 
     def erase(self, client: str, *, reason: str) -> Removal:
         """Remove all of a client for good; the log still verifies. See `removing.erase`."""
-        why = log.check_reason(reason, "reason")
+        why = audit_log.check_reason(reason, "reason")
         with self._database.connected():
             return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
 
@@ -278,10 +278,10 @@ class AdapterStore(StoreReader):
         found = difference(one, other)
         if task is None:
             return Diff(str(before), str(after), found, None)
-        from afina.store import replay
+        from afina.store import recompute
 
-        texts = replay.read_texts(task, (one, other), **data)
-        flips = replay.flips_between(one, other, texts, backbone, names=(str(before), str(after)))
+        texts = recompute.read_texts(task, (one, other), **data)
+        flips = recompute.flips_between(one, other, texts, backbone, names=(str(before), str(after)))
         return Diff(str(before), str(after), found, flips)
 
     def import_from(self, source: str, name: str, *, message: str, backbone: str | None = None) -> PublishOutcome:
@@ -309,10 +309,10 @@ class AdapterStore(StoreReader):
 
     def check(self, reference: str | Version, *, backbone: str | None = None) -> CheckOutcome:
         """Compute the built-in sentences on this machine, compare with what training recorded, and log the outcome."""
-        from afina.store import replay
+        from afina.store import recompute
 
         version = self.show(reference)
-        found = replay.check(self.adapter(f"{version}"), backbone)
+        found = recompute.check(self.adapter(f"{version}"), backbone)
         with self._database.writing() as connection:
             place, number = catalog.resolve(connection, Reference.parse(str(version)))
             if catalog.version(connection, place, number).digest != version.digest:
@@ -321,9 +321,9 @@ class AdapterStore(StoreReader):
                 )
             details = {"version": number, "digest": version.digest, **found.as_json()}
             problem = details.pop("problem", None)  # it may name the client, so it is among what an erasure takes
-            log.append(connection, "check", {**place.payload, **details}, place.said(self.who, problem))
+            audit_log.append(connection, "check", {**place.payload, **details}, place.said(self.who, problem))
         return found
 
 
 def _words(message: str | None) -> str | None:
-    return log.check_reason(message, "message") if message is not None else None
+    return audit_log.check_reason(message, "message") if message is not None else None

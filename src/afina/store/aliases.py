@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.errors import Conflict, NotFound, Refused
-from afina.store import catalog, log
+from afina.store import audit_log, catalog
 from afina.store.catalog import NameRow
 from afina.store.database import Database
 from afina.store.database.tables import ALIASES, LIVE, VERSIONS
@@ -63,8 +63,8 @@ def move(
             )
         made = _point(connection, place, alias, before, number, force=force)
         _log(connection, ALIAS, place, made, force, who, why)
-        log.crash_point("alias: in the transaction")
-    log.crash_point("alias: committed")
+        audit_log.crash_point("alias: in the transaction")
+    audit_log.crash_point("alias: committed")
     return made
 
 
@@ -94,8 +94,8 @@ def roll_back(
             )
         made = _point(connection, place, alias, before, earlier[-1], force=force)
         _log(connection, ROLLBACK, place, made, force, who, why)
-        log.crash_point("alias: in the transaction")
-    log.crash_point("alias: committed")
+        audit_log.crash_point("alias: in the transaction")
+    audit_log.crash_point("alias: committed")
     return made
 
 
@@ -107,15 +107,15 @@ def remove(database: Database, name: Name, alias: str, *, who: str | None, why: 
         connection.execute(delete(ALIASES).where((ALIASES.c.name == place.id) & (ALIASES.c.alias == alias)))
         made = AliasMove(str(place.name), alias, before, None)
         _log(connection, UNALIAS, place, made, False, who, why)
-        log.crash_point("alias: in the transaction")
-    log.crash_point("alias: committed")
+        audit_log.crash_point("alias: in the transaction")
+    audit_log.crash_point("alias: committed")
     return made
 
 
 def _path(connection: Connection, place: NameRow, alias: str) -> list[int]:
     """The versions that the alias was set to and not set back from, the present one last."""
     path: list[int] = []
-    for entry in log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), place.subject):
+    for entry in audit_log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), place.subject):
         if entry.payload["alias"] != alias:
             continue
         target = entry.payload["to"]
@@ -161,7 +161,7 @@ def _log(
     connection: Connection, event: str, place: NameRow, made: AliasMove, force: bool, who: str | None, why: str | None
 ) -> None:
     details = {"alias": made.alias, "from": made.before, "to": made.after, "forced": force}
-    log.append(connection, event, {**place.payload, **details}, place.said(who, why))
+    audit_log.append(connection, event, {**place.payload, **details}, place.said(who, why))
 
 
 def _told(number: int | None) -> str:

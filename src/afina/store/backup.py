@@ -19,7 +19,7 @@ from afina import file_io
 from afina.blobs import Blobs, LocalBlobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CannotWrite, CorruptStore, NotFound, Refused
-from afina.store import log, publishing, verify
+from afina.store import audit_log, publishing, verify
 from afina.store.database import Database, engine
 from afina.store.database.engine import Address
 from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LOG, PARTS, STORE, VERSIONS, metadata
@@ -98,7 +98,7 @@ def take(database: Database, blobs: Blobs, place: Path) -> Backup:
         for each in list(kept.all()):
             if each.place not in wanted:
                 kept.remove(each.place)  # of a version that was deleted or erased since the last backup
-        file_io.write_text(place / MARK, f"{json.dumps({'taken': log.now(), **made.as_json()}, indent=2)}\n")
+        file_io.write_text(place / MARK, f"{json.dumps({'taken': audit_log.now(), **made.as_json()}, indent=2)}\n")
     return made
 
 
@@ -284,7 +284,7 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
             )
         with _opened(fresh).writing() as connection:
             connection.execute(update(STORE).values(blobs=blobs))
-            log.append(connection, log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
+            audit_log.append(connection, audit_log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
         if damaged := _damage(_opened(fresh), target):
             raise CorruptStore(
                 f"{backup}: is damaged: {_told(damaged)}. Use another backup.", code="backup.damaged", path=backup

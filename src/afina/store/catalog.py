@@ -16,9 +16,9 @@ from sqlalchemy.engine import Row
 
 from afina import digest
 from afina.errors import NotFound, Refused
-from afina.store import log
+from afina.store import audit_log
+from afina.store.audit_log import Attribution
 from afina.store.database.tables import ALIASES, BLOBS, CLIENTS, LIVE, LOG, NAMES, PARTS, SAID, VERSIONS
-from afina.store.log import Attribution
 from afina.store.versions import Blob, HistoryEntry, Name, NameSummary, Reference, Version
 
 CHECKED = ("passed", "difference", "tolerance")
@@ -189,7 +189,7 @@ def checks(connection: Connection, place: NameRow) -> dict[int, dict[str, Any]]:
     """By version, the outcome of its latest recorded check, and when that was."""
     said = _said(connection, place)
     found = {}
-    for entry in log.entries(connection, ("check",), place.subject):
+    for entry in audit_log.entries(connection, ("check",), place.subject):
         outcome = {key: entry.payload[key] for key in CHECKED if key in entry.payload}
         problem = said[entry.seq].why if entry.seq in said else None
         found[entry.payload["version"]] = {**outcome, "problem": problem, "time": entry.time}
@@ -206,7 +206,7 @@ def history(connection: Connection, place: NameRow, events: tuple[str, ...] = ()
     said = _said(connection, place)
     hidden = {"client", "task", "who", "why", "source", "manifest"}
     made = []
-    for entry in log.entries(connection, events, place.subject):
+    for entry in audit_log.entries(connection, events, place.subject):
         row = said.get(entry.seq)
         words = (_words(row.who), _words(row.why)) if row else (None, None)
         shown = {key: value for key, value in entry.payload.items() if key not in hidden}
@@ -243,12 +243,12 @@ class NameRow(NamedTuple):
     @property
     def payload(self) -> dict[str, str]:
         """How an entry begins that is about this name."""
-        return {"client": log.salted(self.salt, self.name.client), "task": self.name.task}
+        return {"client": audit_log.salted(self.salt, self.name.client), "task": self.name.task}
 
     @property
     def subject(self) -> str:
         """What entries about this name are found by."""
-        return log.subject(**self.payload)
+        return audit_log.subject(**self.payload)
 
     def said(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
         """Who does something about it, why, and from where."""
@@ -256,7 +256,7 @@ class NameRow(NamedTuple):
 
     def hashed(self, text: str) -> str:
         """What the log says instead of a text."""
-        return log.salted(self.salt, text)
+        return audit_log.salted(self.salt, text)
 
 
 def find_name(connection: Connection, name: Name) -> NameRow:
@@ -291,7 +291,7 @@ class ClientRow(NamedTuple):
     @property
     def payload(self) -> dict[str, str]:
         """How an entry begins that is about this client, and none of its names."""
-        return {"client": log.salted(self.salt, self.name)}
+        return {"client": audit_log.salted(self.salt, self.name)}
 
     def said(self, who: str | None, why: str | None = None) -> Attribution:
         """Who does something about it, and why."""

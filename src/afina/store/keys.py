@@ -19,7 +19,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from afina import digest
 from afina.errors import InvalidName, NotFound, Refused, UnknownName
-from afina.store import catalog, log
+from afina.store import audit_log, catalog
 from afina.store.catalog import ClientRow
 from afina.store.database import Database
 from afina.store.database.tables import CLIENTS, KEYS, LIVE, LOG, SAID
@@ -68,7 +68,7 @@ class Key:
     @property
     def is_valid(self) -> bool:
         """Whether it was neither revoked nor damaged, and has not expired."""
-        ended = self.expires is not None and log.now() >= self.expires
+        ended = self.expires is not None and audit_log.now() >= self.expires
         return self.revoked is None and self.problem is None and not ended
 
     def as_json(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def create(
     row |= {"name": name, "expires": None if expires is None else expiry(expires)}
     with database.writing() as connection:
         owner = catalog.client_row_or_made(connection, client)
-        entry = log.append(connection, CREATED, {**owner.payload, **_told(row, owner.salt)}, owner.said(who, why))
+        entry = audit_log.append(connection, CREATED, {**owner.payload, **_told(row, owner.salt)}, owner.said(who, why))
         connection.execute(insert(KEYS), {**row, "client": owner.id, "created": entry.seq})
         (found,) = _read(connection, KEYS.c.id == made)
     return MadeKey(found, secret)
@@ -165,7 +165,7 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
             raise Refused(f"key {id}: was revoked at {found[0].revoked} already.", code="key.revoked", key=id)
         row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
         owner = ClientRow(row.name, row.id, row.salt)
-        entry = log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.said(who, why))
+        entry = audit_log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.said(who, why))
         connection.execute(update(KEYS).where(KEYS.c.id == id).values(revoked=entry.seq))
         return _read(connection, KEYS.c.id == id)[0]
 
@@ -183,10 +183,10 @@ def _told(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
 
 
 def _veiled(name: Any, salt: str) -> str | None:
-    return None if name is None else log.salted(salt, name)
+    return None if name is None else audit_log.salted(salt, name)
 
 
-def expected(entries: Collection[log.LogEntry]) -> dict[str, dict[str, Any]]:
+def expected(entries: Collection[audit_log.LogEntry]) -> dict[str, dict[str, Any]]:
     """By id, the row that every key has to have after all that was done, but for its client's number."""
     made: dict[str, dict[str, Any]] = {}
     for entry in entries:
@@ -206,7 +206,7 @@ def rows(connection: Connection) -> dict[str, dict[str, Any]]:
     names = ("hash", "scopes", "rate", "created", "revoked", "expires")
     return {
         row.id: {name: row._mapping[name] for name in names}
-        | {"client": log.salted(row.salt or "", row.owner or ""), "name": _veiled(row.name, row.salt or "")}
+        | {"client": audit_log.salted(row.salt or "", row.owner or ""), "name": _veiled(row.name, row.salt or "")}
         for row in connection.execute(asked)
     }
 

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from afina import digest
 from afina.blobs import Blobs
 from afina.errors import AfinaError, Busy, CorruptStore, Refused
-from afina.store import catalog, log
+from afina.store import audit_log, catalog
 from afina.store.database import Database
 from afina.store.database.tables import BLOBS, GARBAGE, LEASES, LIVE, PARTS, VERSIONS
 from afina.store.versions import Blob, Name, PublishOutcome
@@ -81,13 +81,13 @@ def publish(
             before = catalog.client_id(connection, name)
             holder, places = acquire_leases(connection, parts.blobs, name.client)
         with leasing(database, holder):
-            log.crash_point("publish: leased")
+            audit_log.crash_point("publish: leased")
             _put(blobs, parts, places)
-            log.crash_point("publish: put")
+            audit_log.crash_point("publish: put")
             with database.writing() as connection:
                 if release_leases(connection, holder, places):
                     made = _make(connection, name, parts, who, why, source)
-                    log.crash_point("publish: in the transaction")
+                    audit_log.crash_point("publish: in the transaction")
                 else:
                     made = None
                     if before is not None and catalog.client_id(connection, name) != before:
@@ -97,7 +97,7 @@ def publish(
                             name=str(name),
                         )
         if made is not None:
-            log.crash_point("publish: committed")
+            audit_log.crash_point("publish: committed")
             return made
     else:
         raise Busy(
@@ -116,7 +116,7 @@ def _put(blobs: Blobs, parts: NewVersion, places: Mapping[str, str]) -> None:
         if place is not None and not _is_kept(blobs, place, blob):
             blobs.put(place, file)
         if role == "body":
-            log.crash_point("publish: body put")
+            audit_log.crash_point("publish: body put")
 
 
 def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
@@ -140,7 +140,7 @@ def _make(
     newest = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.name == place.id)).scalar()
     number = (newest or 0) + 1
     text = json.dumps(parts.manifest, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    entry = log.append(
+    entry = audit_log.append(
         connection,
         "publish",
         {

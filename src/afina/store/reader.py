@@ -19,13 +19,13 @@ from afina import digest, file_io
 from afina.blobs import Blobs
 from afina.blobs.remote import open_blobs
 from afina.errors import CorruptStore, NotFound, Refused
-from afina.store import aliases, catalog, keys, log, publishing, verify
+from afina.store import aliases, audit_log, catalog, keys, publishing, verify
+from afina.store.audit_log import LogEntry
 from afina.store.database import Database, engine
 from afina.store.database.engine import Address
 from afina.store.database.tables import BLOBS, CLIENTS, LIVE, LOG, PARTS, STORE, VERSIONS
 from afina.store.intake import IntakeLimits
 from afina.store.keys import Key
-from afina.store.log import LogEntry
 from afina.store.versions import (
     PRODUCTION,
     Damage,
@@ -54,7 +54,7 @@ class StoreReader:
         """`who`: whose doing it is, for the log; by default the user of this machine."""
         self.address = Address.parse(url if url is not None else engine.default())
         self.limits = limits or IntakeLimits()
-        self.who = log.check_words(who, "who") if who is not None else log.login()
+        self.who = audit_log.check_words(who, "who") if who is not None else audit_log.login()
         self._database = Database(self.address)
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class StoreReader:
     def on_behalf_of(self, who: str) -> Self:
         """The same store, for somebody else's doing."""
         made = copy.copy(self)
-        made.who = log.check_words(who, "who")
+        made.who = audit_log.check_words(who, "who")
         return made
 
     @cached_property
@@ -83,16 +83,16 @@ class StoreReader:
 
     def adapter(self, reference: str | Version) -> Adapter:
         """The adapter of a version, checked to the byte; `Predictor.load` takes it."""
-        from afina.store import content
+        from afina.store import adapter_parts
 
         with self._database.connected():
             version = self.show(reference)
-            join = partial(content.join, version.manifest, where=f"store:{version}")
-            return use_files(self._database, self._blobs, version, join, content.AS_WRITTEN)
+            join = partial(adapter_parts.join, version.manifest, where=f"store:{version}")
+            return use_files(self._database, self._blobs, version, join, adapter_parts.AS_WRITTEN)
 
     def restore(self, reference: str | Version, directory: str | Path) -> Adapter:
         """Write the adapter's directory as it was published: what peft or transformers opened, they open again."""
-        from afina.store import content
+        from afina.store import adapter_parts
 
         version, where = self.show(reference), Path(directory)
         if where.exists():
@@ -101,7 +101,9 @@ class StoreReader:
                 code="out.exists",
                 path=where,
             )
-        return self.opened(version, lambda files: content.restore(where, version.manifest, files, f"store:{version}"))
+        return self.opened(
+            version, lambda files: adapter_parts.restore(where, version.manifest, files, f"store:{version}")
+        )
 
     def card(self, reference: str | Version, *, merged: bool = False) -> str:
         """A model card of a version, Markdown in the Hub's form; `merged`, of it and its backbone as one model."""
@@ -202,7 +204,7 @@ class StoreReader:
     def log(self) -> Sequence[LogEntry]:
         """The audit log."""
         with self._database.reading() as connection:
-            return [*log.entries(connection)]
+            return [*audit_log.entries(connection)]
 
     def export_audit(self, path: str | Path) -> int:
         """Write the log as JSON lines, which the standard library alone can verify (docs/store.md); how many."""
@@ -316,10 +318,10 @@ def changed_since(connection: Connection, seq: int, names: Collection[Name]) -> 
         return last, ()
     subjects = set(connection.execute(select(LOG.c.subject).where(LOG.c.seq > seq)).scalars())
     asked = select(CLIENTS.c.name, CLIENTS.c.salt).where(CLIENTS.c.state == LIVE)
-    hashes = {row.name: log.salted(row.salt, row.name) for row in connection.execute(asked)}
+    hashes = {row.name: audit_log.salted(row.salt, row.name) for row in connection.execute(asked)}
 
     def touched(name: Name) -> bool:
-        return name.client not in hashes or log.subject(hashes[name.client], name.task) in subjects
+        return name.client not in hashes or audit_log.subject(hashes[name.client], name.task) in subjects
 
     return last, {name for name in names if touched(name)}
 

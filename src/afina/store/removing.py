@@ -8,7 +8,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from afina.blobs import Blobs
 from afina.errors import NotFound, Refused
-from afina.store import catalog, log, publishing
+from afina.store import audit_log, catalog, publishing
+from afina.store.audit_log import Attribution
 from afina.store.catalog import veiled
 from afina.store.database import Database
 from afina.store.database.tables import (
@@ -27,7 +28,6 @@ from afina.store.database.tables import (
     SAID,
     VERSIONS,
 )
-from afina.store.log import Attribution
 from afina.store.versions import Reference, Removal, Version
 
 _HALF_WRITTEN = 24 * publishing.LEASE_SECONDS
@@ -56,10 +56,10 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
         connection.execute(update(VERSIONS).where(row).values(state=DELETED, manifest=None))
         parts = {role: part._asdict() for role, part in sorted(found.parts.items())}
         details = {"version": number, "digest": found.digest, "parts": parts}
-        log.append(connection, "delete", {**place.payload, **details}, place.said(who, why))
+        audit_log.append(connection, "delete", {**place.payload, **details}, place.said(who, why))
         made = catalog.version(connection, place, number)
-        log.crash_point("delete: in the transaction")
-    log.crash_point("delete: committed")
+        audit_log.crash_point("delete: in the transaction")
+    audit_log.crash_point("delete: committed")
     return made
 
 
@@ -69,12 +69,12 @@ def collect(database: Database, blobs: Blobs) -> Removal:
         publishing.expire_leases(connection)
         gone = _condemn(connection)
         if gone:
-            log.append(connection, "gc", {"blobs": sorted(gone)})
+            audit_log.append(connection, "gc", {"blobs": sorted(gone)})
         unfinished = _erasing(connection)
-        log.crash_point("gc: in the transaction")
-    log.crash_point("gc: condemned")
+        audit_log.crash_point("gc: in the transaction")
+    audit_log.crash_point("gc: condemned")
     _empty(database, blobs)
-    log.crash_point("gc: committed")
+    audit_log.crash_point("gc: committed")
     _finish(database, unfinished)
     blobs.sweep(_HALF_WRITTEN)
     return Removal(len(gone), sum(gone.values()))
@@ -98,11 +98,11 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
             )
         if row.state == LIVE:
             made = _forget(connection, row.id, Attribution(row.id, row.salt, who, why), client)
-        log.crash_point("erase: in the transaction")
-    log.crash_point("erase: forgotten")
+        audit_log.crash_point("erase: in the transaction")
+    audit_log.crash_point("erase: forgotten")
     _empty(database, blobs)
     blobs.sweep(_HALF_WRITTEN)
-    log.crash_point("erase: removed")
+    audit_log.crash_point("erase: removed")
     _finish(database, [row.id])
     return made
 
@@ -125,12 +125,12 @@ def _finish(database: Database, unfinished: Collection[int]) -> None:
         for row in connection.execute(select(CLIENTS).where(theirs & (CLIENTS.c.state == ERASING))).all():
             veil = {"name": veiled(row.name), "state": ERASED}
             connection.execute(update(CLIENTS).where(CLIENTS.c.id == row.id).values(veil))
-    log.crash_point("erase: committed")
+    audit_log.crash_point("erase: committed")
     database.scrub()
-    log.crash_point("erase: scrubbed")
+    audit_log.crash_point("erase: scrubbed")
     with database.writing() as connection:
         connection.execute(delete(CLIENTS).where(theirs & (CLIENTS.c.state == ERASED)))
-    log.crash_point("erase: ended")
+    audit_log.crash_point("erase: ended")
 
 
 def _forget(connection: Connection, client: int, said: Attribution, name: str) -> Removal:
@@ -143,13 +143,13 @@ def _forget(connection: Connection, client: int, said: Attribution, name: str) -
     gone = _condemn(connection)  # all that is loose, for it may be of the client's versions that were deleted
     # who erased it is a hash too, whose salt goes with the others: the words are not kept
     payload = {
-        "client": log.salted(said.salt, name),
+        "client": audit_log.salted(said.salt, name),
         "tasks": sorted(row.task for row in names),
         "versions": len(versions),
         "blobs": sorted(gone),
         **said.hashed(),
     }
-    log.append(connection, "erase", payload)
+    audit_log.append(connection, "erase", payload)
     ids = [row.id for row in names]
     connection.execute(delete(ALIASES).where(ALIASES.c.name.in_(ids)))
     connection.execute(delete(VERSIONS).where(VERSIONS.c.name.in_(ids)))
@@ -180,8 +180,8 @@ def _empty(database: Database, blobs: Blobs) -> None:
     places = [row.place for row in rows if publishing.is_blob_place(row.place, row.digest)]
     for place in places:
         blobs.remove(place)
-        log.crash_point("gc: one removed")
-    log.crash_point("gc: removed")
+        audit_log.crash_point("gc: one removed")
+    audit_log.crash_point("gc: removed")
     if places:
         with database.writing() as connection:
             for place in places:

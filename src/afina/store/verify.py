@@ -13,7 +13,8 @@ from sqlalchemy.engine import Row
 from afina import digest, file_io
 from afina.blobs import Blobs
 from afina.errors import AfinaError, CorruptAdapter, CorruptStore, NotFound
-from afina.store import catalog, keys, log, publishing
+from afina.store import audit_log, catalog, keys, publishing
+from afina.store.audit_log import LogEntry
 from afina.store.database import Database
 from afina.store.database.tables import (
     ALIASES,
@@ -30,7 +31,6 @@ from afina.store.database.tables import (
     STORE,
     VERSIONS,
 )
-from afina.store.log import LogEntry
 from afina.store.versions import Damage
 
 _SETTINGS = "adapter_config.json"
@@ -113,7 +113,7 @@ def _place(connection: Connection, entries: list[LogEntry], shown: str) -> Itera
     """Where the bytes are is in no entry, for it may be a secret; whether that is beside the database is."""
     said = connection.execute(select(STORE.c.blobs)).scalar()
     where = "elsewhere" if said else "beside"
-    told = [entry.payload.get("blobs") for entry in entries if entry.event in (log.CREATED, log.RECOVERED)]
+    told = [entry.payload.get("blobs") for entry in entries if entry.event in (audit_log.CREATED, audit_log.RECOVERED)]
     if told and told[-1] != where:
         yield Damage("database", shown, (), f"its bytes are said to lie {where}, the log says {told[-1]}")
 
@@ -152,13 +152,13 @@ def _read_log(connection: Connection) -> tuple[list[LogEntry], list[Damage]]:
         about = (f"version {payload['version']}",) if isinstance(payload, dict) and "version" in payload else ()
         damaged.append(Damage("log", str(seq), about, problem))
 
-    before, expected = log.FIRST, 1
+    before, expected = audit_log.FIRST, 1
     for row in connection.execute(select(LOG).order_by(LOG.c.seq)):
         payload = None
         try:
             payload = json.loads(row.payload)
             entry = LogEntry(row.seq, row.time, row.event, payload, row.previous, row.hash)
-            computed, about = entry.computed(), log.subject_of(payload)
+            computed, about = entry.computed(), audit_log.subject_of(payload)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             wrong(row.seq, f"it is not readable ({error})", payload)
         else:
@@ -186,8 +186,8 @@ def _replayed(entries: list[LogEntry]) -> dict[str, _Expected]:
         payload = entry.payload
         if entry.event == "erase":
             for task in payload["tasks"]:
-                made.pop(log.subject(payload["client"], task), None)
-        subject = log.subject_of(payload)
+                made.pop(audit_log.subject(payload["client"], task), None)
+        subject = audit_log.subject_of(payload)
         if subject is None:
             continue
         about = made.setdefault(subject, _Expected())
@@ -215,7 +215,7 @@ def _tables(connection: Connection, expected: dict[str, _Expected]) -> Iterator[
         name = f"{row.owner}/{row.task}"
         if row.state != LIVE:
             yield Damage("client", name, (), f"its client is {row.state}, and it is still there")
-        subject = log.subject(log.salted(row.salt or "", row.owner or ""), row.task)
+        subject = audit_log.subject(audit_log.salted(row.salt or "", row.owner or ""), row.task)
         if subject not in expected:
             yield Damage("client", name, (), "no entry of the log is about a client and task of this name and salt")
             continue
@@ -268,7 +268,7 @@ def _versions(connection: Connection, name: Row[Any], shown: str, expected: _Exp
 
 def _content(connection: Connection, row: Row[Any], entry: LogEntry, version: str, salt: str) -> Iterator[Damage]:
     text = row.manifest if isinstance(row.manifest, str) else ""
-    if log.salted(salt, digest.of_bytes(text.encode())) != entry.payload["manifest"]:
+    if audit_log.salted(salt, digest.of_bytes(text.encode())) != entry.payload["manifest"]:
         yield Damage("manifest", version, (version,), "it is not what was published: it was changed")
     elif json.loads(text).get("method") != row.method:
         yield Damage("version", version, (version,), f"its method is {row.method}, its manifest says otherwise")
@@ -294,7 +294,9 @@ def _said(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
     """Where the words of who, why and from where are not those that were hashed."""
     salts = {row.id: row.salt for row in connection.execute(select(CLIENTS))}
     words = {row.seq: row for row in connection.execute(select(SAID))}
-    alive = {log.salted(row.salt, row.name) for row in connection.execute(select(CLIENTS)) if row.salt and row.name}
+    alive = {
+        audit_log.salted(row.salt, row.name) for row in connection.execute(select(CLIENTS)) if row.salt and row.name
+    }
     for entry in entries:
         hashed = {key: entry.payload[key] for key in ("who", "why", "source") if key in entry.payload}
         row = words.get(entry.seq)
@@ -302,6 +304,6 @@ def _said(connection: Connection, entries: list[LogEntry]) -> Iterator[Damage]:
             if hashed and entry.payload.get("client") in alive:
                 yield Damage("log", str(entry.seq), (), "the words of who and why are missing")
             continue
-        found = log.Attribution(row.client, salts.get(row.client) or "", row.who, row.why, row.source).hashed()
+        found = audit_log.Attribution(row.client, salts.get(row.client) or "", row.who, row.why, row.source).hashed()
         if found != hashed:
             yield Damage("log", str(entry.seq), (), "the words of who or why were changed")

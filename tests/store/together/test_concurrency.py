@@ -14,7 +14,7 @@ from storing import Adapters
 
 from afina.blobs import LocalBlobs
 from afina.errors import Busy, NotFound
-from afina.store import log
+from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
 from afina.store.database import Database
 from afina.store.database.tables import ALIASES, SAID
@@ -142,7 +142,7 @@ def between(monkeypatch: pytest.MonkeyPatch, step: str, do: object) -> list[str]
             reached.append(name)
             do()  # type: ignore[operator]
 
-    monkeypatch.setattr(log, "crash_point", reach)
+    monkeypatch.setattr(audit_log, "crash_point", reach)
     return reached
 
 

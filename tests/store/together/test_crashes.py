@@ -16,20 +16,21 @@ from processes import Crew
 from storing import Adapters
 
 from afina.errors import Conflict, NotFound, Refused
-from afina.store import log, removing
+from afina.store import audit_log, removing
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import STORE
 from services import Postgres
 
 REACHED = {
-    "init": [step for step in log.CRASH_POINTS if step.startswith("init:")],
-    "publish": [step for step in log.CRASH_POINTS if step.startswith("publish:")],
+    "init": [step for step in audit_log.CRASH_POINTS if step.startswith("init:")],
+    "publish": [step for step in audit_log.CRASH_POINTS if step.startswith("publish:")],
     "alias": ["alias: in the transaction", "alias: committed"],
     "rollback": ["alias: in the transaction", "alias: committed"],
     "unalias": ["alias: in the transaction", "alias: committed"],
     "delete": ["delete: in the transaction", "delete: committed"],
-    "gc": [step for step in log.CRASH_POINTS if step.startswith("gc:")],
-    "erase": [step for step in log.CRASH_POINTS if step.startswith("erase:")] + ["gc: one removed", "gc: removed"],
+    "gc": [step for step in audit_log.CRASH_POINTS if step.startswith("gc:")],
+    "erase": [step for step in audit_log.CRASH_POINTS if step.startswith("erase:")]
+    + ["gc: one removed", "gc: removed"],
 }
 """The steps that an operation comes to."""
 
@@ -94,9 +95,9 @@ def test_every_step_is_reached_by_an_operation(
     operation: str, adapters: Adapters, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached: list[str] = []
-    assert {step for _, step in PAIRS} == set(log.CRASH_POINTS)
+    assert {step for _, step in PAIRS} == set(audit_log.CRASH_POINTS)
     store = AdapterStore(tmp_path / "store") if operation == "init" else copy_of(begun, tmp_path / "store")
-    monkeypatch.setattr(log, "crash_point", reached.append)
+    monkeypatch.setattr(audit_log, "crash_point", reached.append)
     storing.OPERATIONS[operation](store, adapters.directory)
     assert set(reached) == set(REACHED[operation])
 
@@ -127,7 +128,10 @@ def killed(
         storing.check_whole(store, adapters.digests)
         found = storing.states(store)
         assert found in (before, after)
-        if "transaction" in step or step in log.CRASH_POINTS[: log.CRASH_POINTS.index("publish: in the transaction")]:
+        if (
+            "transaction" in step
+            or step in audit_log.CRASH_POINTS[: audit_log.CRASH_POINTS.index("publish: in the transaction")]
+        ):
             assert found == before
         if step.endswith("committed"):
             assert found == after

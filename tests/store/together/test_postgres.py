@@ -16,7 +16,7 @@ import storing
 from storing import Adapters
 
 from afina.errors import AfinaError, Busy, CannotWrite, InvalidName, NotFound, Refused
-from afina.store import log
+from afina.store import audit_log
 from afina.store.adapter_store import AdapterStore
 from afina.store.database import Database
 from raises import raises
@@ -136,7 +136,7 @@ def test_a_connection_that_is_cut_in_a_transaction_undoes_it(
         filled.alias("acme/reviews@3")
         filled.gc()
 
-    monkeypatch.setattr(log, "crash_point", reach)
+    monkeypatch.setattr(audit_log, "crash_point", reach)
     if step == "gc: one removed":  # between transactions nothing is cut
         do()
     else:

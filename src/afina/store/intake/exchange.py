@@ -18,7 +18,7 @@ from afina.data import leakage
 from afina.errors import CorruptAdapter, InvalidStudy, NotFound, Refused
 from afina.models.adapter import PEFT_SETTINGS
 from afina.models.manifest import MANIFEST
-from afina.store import content
+from afina.store import adapter_parts
 from afina.store.intake import IntakeLimits, bundle, inspection
 from afina.store.reader import StoreReader
 from afina.store.versions import PublishOutcome, Version
@@ -65,10 +65,10 @@ def bring_in(
     with _workshop() as place:
         about = bundle.read(path, place / "parts", limits)
         parts, manifest = _parts(path, about, place / "parts"), about["manifest"]
-        for role in (content.BODY_ROLE, content.HEAD_ROLE):
+        for role in (adapter_parts.BODY_ROLE, adapter_parts.HEAD_ROLE):
             if role in parts:
                 inspection.check_finite(parts[role], inspection.read_header(parts[role], limits))
-        content.restore(place / "adapter", manifest, parts, str(path))
+        adapter_parts.restore(place / "adapter", manifest, parts, str(path))
         return keep(place / "adapter")
 
 
@@ -80,7 +80,7 @@ def _parts(path: Path, about: Mapping[str, Any], place: Path) -> dict[str, Path]
             f"{path}: a bundle, but not one of an adapter. Export it again.", code="adapter.file-malformed", path=path
         )
     for role, file in parts.items():
-        if not isinstance(file, str) or file not in there or not content.is_role(role):
+        if not isinstance(file, str) or file not in there or not adapter_parts.is_role(role):
             raise CorruptAdapter(
                 f"{path}: its part {str(role)[:80]!r} is no file of the bundle. Export it again.",
                 code="adapter.file-malformed",
@@ -178,15 +178,15 @@ def _to_directory(
         )
     with file_io.replacing(path) as fresh:
         if merged:
-            from afina.store import replay
+            from afina.store import recompute
 
-            notes = replay.merge(store.adapter(str(version)), fresh, backbone)
+            notes = recompute.merge(store.adapter(str(version)), fresh, backbone)
         else:
             store.restore(str(version), fresh)
             notes = ()
             if not texts:
                 (fresh / leakage.HASHES_FILE).unlink(missing_ok=True)
-        (fresh / content.CARD).write_text(store.card(version, merged=merged), encoding="utf-8")
+        (fresh / adapter_parts.CARD).write_text(store.card(version, merged=merged), encoding="utf-8")
     return notes
 
 
