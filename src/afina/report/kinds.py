@@ -18,7 +18,7 @@ from afina.methods import make
 from afina.report import per_label
 from afina.report.arms import Arm
 from afina.report.formatting import share
-from afina.report.per_label import Found
+from afina.report.per_label import LabelFigures
 from afina.report.plots import predictions
 from afina.report.plots.svg import Plot
 from afina.report.tables import Table
@@ -83,7 +83,7 @@ class Presentation(ABC):
             )
         return "Every evaluation text on which the methods' answers differ."
 
-    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
+    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
         """How well each label is found, in the order of the names; empty where the kind has no labels.
 
         targets [N, ...], answers [S, N, ...]
@@ -95,7 +95,7 @@ class Presentation(ABC):
         found = self.found_by(arms)
         return [per_label.table(arms, found)] if found[0] else []
 
-    def found_by(self, arms: Sequence[Arm]) -> list[list[Found]]:
+    def found_by(self, arms: Sequence[Arm]) -> list[list[LabelFigures]]:
         """The same as `found`, of each arm."""
         return [self.found(arm.record.label_names, arm.targets, arm.answers) for arm in arms]
 
@@ -179,9 +179,9 @@ class _Classes(Presentation):
             )
         return made
 
-    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
+    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
         classes = np.arange(len(names))
-        return per_label.found(names, targets[None, :, None] == classes, answers[:, :, None] == classes)
+        return per_label.label_figures(names, targets[None, :, None] == classes, answers[:, :, None] == classes)
 
     def tables(self, arms: Sequence[Arm]) -> list[Table]:
         """Where there are too many classes to draw, which are confused, too."""
@@ -245,8 +245,8 @@ class _Labels(Presentation):
         """Names of the labels, or `none`; `answer`: a sequence of 0 or 1."""
         return ", ".join(name for name, has in zip(names, answer, strict=True) if has) or "none"
 
-    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[Found]:
-        return per_label.found(names, targets[None].astype(bool), answers.astype(bool))
+    def found(self, names: Sequence[str], targets: np.ndarray, answers: np.ndarray) -> list[LabelFigures]:
+        return per_label.label_figures(names, targets[None].astype(bool), answers.astype(bool))
 
 
 def _by_order(task: str, data: Data) -> str:

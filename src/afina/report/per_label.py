@@ -27,7 +27,7 @@ MOST_CONFUSED = 15
 
 
 @dataclass(frozen=True)
-class Found:
+class LabelFigures:
     """One label: means over the seeds, NaN where a seed has none; support: texts that have it."""
 
     name: str
@@ -40,7 +40,7 @@ class Found:
 _UNDEFINED = "Undefined: the precision of a label that was never answered, the recall of one that no text has."
 
 
-def found(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> list[Found]:
+def label_figures(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> list[LabelFigures]:
     """Every label, in its order; of which labels texts have, bool [1, N, L], and are answered with, bool [S, N, L]."""
     both = (gold & given).sum(axis=1).astype(float)  # [S, L]
     told, there = given.sum(axis=1), gold.sum(axis=1)
@@ -51,10 +51,10 @@ def found(names: Sequence[str], gold: np.ndarray, given: np.ndarray) -> list[Fou
 
     figures = (ratio(both, told), ratio(both, there), ratio(2 * both, told + there))
     columns = zip(names, *(one.tolist() for one in figures), there[0].tolist(), strict=True)
-    return [Found(*one) for one in columns]
+    return [LabelFigures(*one) for one in columns]
 
 
-def as_json(found: Sequence[Found]) -> dict[str, object]:
+def as_json(found: Sequence[LabelFigures]) -> dict[str, object]:
     """By label its figures, null where undefined."""
     return {
         one.name: {
@@ -65,7 +65,7 @@ def as_json(found: Sequence[Found]) -> dict[str, object]:
     }
 
 
-def terminal_table(found: Sequence[Found], of: str = "") -> Table:
+def terminal_table(found: Sequence[LabelFigures], of: str = "") -> Table:
     """How well each label is found, of the most frequent ones; of: whose figures they are, for the title."""
     shown = sorted(found, key=lambda one: -one.support)
     few = (f"The {FITS} most frequent of {len(found)} labels.",) if len(found) > FITS else ()
@@ -91,7 +91,7 @@ def _of(title: str, of: str) -> str:
     return f"{title}, {of}" if of else title
 
 
-def table(arms: Sequence[Arm], found: Sequence[Sequence[Found]]) -> Table:
+def table(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Table:
     """How well each label is found, a row for each arm and label; `found` of each arm."""
     rows = []
     for arm, labels in zip(arms, found, strict=True):
@@ -106,7 +106,7 @@ def table(arms: Sequence[Arm], found: Sequence[Sequence[Found]]) -> Table:
 _FIGURES = tuple(map(Column, ("Precision", "Recall", "F1", "Texts that have it")))
 
 
-def _figures(one: Found) -> tuple[str, ...]:
+def _figures(one: LabelFigures) -> tuple[str, ...]:
     return (*map(share, (one.precision, one.recall, one.f1)), count(one.support))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from afina.report.arms import Arm
 from afina.report.formatting import UNDEFINED, brief
-from afina.report.per_label import MOST, Found, confused
+from afina.report.per_label import MOST, LabelFigures, confused
 from afina.report.plots import svg
 from afina.report.plots.svg import WIDTH, Plot, canvas, finish, legend, rows_of
 from afina.stats import classification
@@ -114,7 +114,7 @@ def _together(arm: Arm) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(chances), np.tile(arm.targets, len(chances))
 
 
-def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[Found]]) -> Plot:
+def f1_by_label(arms: Sequence[Arm], found: Sequence[Sequence[LabelFigures]]) -> Plot:
     """F1 of every label, a bar a setting, as `found` of each; the most frequent labels where there are many."""
     shown = [one.name for one in sorted(found[0], key=lambda one: -one.support)[:MOST]]
     figure, axes = canvas(1.2 + len(shown) * (0.16 + 0.13 * len(arms)) + 0.17 * len(arms))
