@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from afina import digest
-from afina.data import task
+from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
 from afina.data.leakage import check_leaked
@@ -94,8 +94,8 @@ class RunInputs:
         content: dict[str, Path] = {}
         evaluation = run.data.evaluation
         return cls(
-            task=_input(run.task, task.own_files(run.task, evaluation), content, run.data_digest),
-            evaluation=_input(evaluation, [task.evaluation_file(evaluation)], content) if evaluation else None,
+            task=_input(run.task, addresses.own_files(run.task, evaluation), content, run.data_digest),
+            evaluation=_input(evaluation, [addresses.evaluation_file(evaluation)], content) if evaluation else None,
             backbone=_input(
                 run.backbone,
                 backbone_spec.backbone_files(run.backbone),
@@ -115,7 +115,7 @@ class RunInputs:
                 _put(file, directory / name / file.name, fetch)
         there = self.evaluation
         return Located(
-            task.moved(self.task.address, directory / "task") if self.task.files else self.task.address,
+            addresses.moved(self.task.address, directory / "task") if self.task.files else self.task.address,
             str(directory / "evaluation" / there.files[0].name) if there else None,
             backbone_spec.moved_address(self.backbone.address, directory / "backbone")
             if self.backbone.files
