@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 NAMES = ("the first adapter", "the second adapter")
 
-MOST_FLIPS = 20
-"""Flips that are told with their text."""
-
 
 @dataclass(frozen=True)
 class CheckOutcome:
@@ -98,10 +95,12 @@ def flips_between(
     *,
     names: tuple[str, str] = NAMES,
     metric: str | None = None,
+    most: int = 20,
 ) -> Flips:
     """Both on the same texts, in float32, on the backbone at that address or those that they name.
 
     metric  by which they are compared; None: the usual one of the kind
+    most    flips that are told with their text
     An adapter of peft's, which names no labels, is taken to have those of the texts in their order.
     Raises InvalidData where labels or kinds differ, InvalidStudy and UnknownName for a metric that is none of the kind,
     and what `Predictor.of` and `Predictor.predict` raise.
@@ -111,7 +110,7 @@ def flips_between(
     _check_alike(asked, texts, names)
     headline = METRICS[metric_for(asked[0], metric)]
     one, other = _answers(pair, asked, texts, backbone)
-    return compare_answers(one, other, texts, asked[0].kind, headline, names)
+    return compare_answers(one, other, texts, asked[0].kind, headline, names, most)
 
 
 def _named(adapter: Adapter, texts: EvaluationSet) -> Adapter:
@@ -299,7 +298,7 @@ class Flips:
 
 
 def compare_answers(
-    one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str]
+    one: Answered, other: Answered, texts: EvaluationSet, kind: str, headline: Metric, names: tuple[str, str], most: int
 ) -> Flips:
     """Of what a first and a second adapter answer on the same texts.
 
@@ -319,14 +318,14 @@ def compare_answers(
         examples=len(texts.split),
         **asked.changes(one, other)._asdict(),
         comparison=None if undefined else compare(values, metric=headline, margin=margin)[0],
-        rows=tuple(_rows(one, other, texts, asked)),
+        rows=tuple(_rows(one, other, texts, asked, most)),
         undefined=undefined and f"{headline.words} is undefined for {undefined}: it needs {headline.needs}.",
     )
 
 
-def _rows(one: Answered, other: Answered, texts: EvaluationSet, kind: AdapterKind) -> Iterator[Flip]:
+def _rows(one: Answered, other: Answered, texts: EvaluationSet, kind: AdapterKind, most: int) -> Iterator[Flip]:
     split: Split = texts.split
-    for index in kind.changed(one, other)[:MOST_FLIPS]:
+    for index in kind.changed(one, other)[:most]:
         label, before, after = (
             kind.told(found[index], texts.label_names) for found in (split.labels, one.answers, other.answers)
         )
