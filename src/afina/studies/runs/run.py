@@ -18,6 +18,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from afina import allocator, repr_html
+from afina.data.addresses import reads_files
 from afina.data.task import Task
 from afina.errors import InvalidStudy
 from afina.events import Listener, Progress, ignore
@@ -100,8 +101,6 @@ class Run(RunSpec):
 
         Of a task in files it depends on what is in them now. Raises what reading them does.
         """
-        from afina.data.addresses import reads_files
-
         run = self
         if self.data_digest is None and reads_files(self.task, self.data.evaluation):
             run = self.on(facts_of(self).data_digest)
