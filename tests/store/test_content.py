@@ -20,7 +20,7 @@ from afina.errors import CorruptStore, Refused
 from afina.models.adapter import VOCABULARY
 from afina.models.architectures import is_head
 from afina.models.manifest import MANIFEST
-from afina.store.adapter_parts import BODY_ROLE, HEAD_ROLE, ContentFile, join, restore, split
+from afina.store.adapter_parts import BODY_ROLE, HEAD_ROLE, PartFile, join, restore, split
 from afina.studies.choosing import floors
 from fakes import Runs
 from raises import raises
@@ -32,7 +32,7 @@ def manifest_of(adapter: Adapter) -> dict[str, Any]:
     return adapter.manifest.model_dump(mode="json") | {"digest": adapter.digest}
 
 
-def files(parts: dict[str, ContentFile]) -> dict[str, Path]:
+def files(parts: dict[str, PartFile]) -> dict[str, Path]:
     return {role: part.file for role, part in parts.items()}
 
 

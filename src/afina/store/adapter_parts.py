@@ -42,7 +42,7 @@ CARD = "README.md"
 """The model card: rendered from a version, and no part of one."""
 
 
-class ContentFile(NamedTuple):
+class PartFile(NamedTuple):
     """A file of a version: what it is there, where it lies for now, `sha256:...` and bytes of its content."""
 
     role: str
@@ -56,7 +56,7 @@ def is_role(name: object) -> bool:
     return name in (BODY_ROLE, HEAD_ROLE) or (isinstance(name, str) and is_plain_name(name))
 
 
-def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool = True) -> dict[str, ContentFile]:
+def split(adapter: Adapter, scratch: Path, *, links: bool = False, texts: bool = True) -> dict[str, PartFile]:
     """The parts of an adapter, written to files in `scratch`, by role; a body or head without tensors is no part.
 
     texts  with the hashes of the texts that it was trained on, where it has them
@@ -159,7 +159,7 @@ def _is_as_written(role: str, adapter: Adapter, file: Path) -> bool:
 AS_WRITTEN: Mapping[str, Callable[[Adapter, Path], bool]] = {
     role: partial(_is_as_written, role) for role in (BODY_ROLE, HEAD_ROLE)
 }
-"""For `opening.opened`."""
+"""For `reader.use_files`."""
 
 
 def _copy(source: Path, target: Path, links: bool) -> None:
@@ -183,8 +183,8 @@ def _halves(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return halves
 
 
-def _part(role: str, file: Path) -> ContentFile:
-    return ContentFile(role, file, digest.of_file(file), file.stat().st_size)
+def _part(role: str, file: Path) -> PartFile:
+    return PartFile(role, file, digest.of_file(file), file.stat().st_size)
 
 
 def _is_of(adapter: Adapter, directory: Path) -> bool:

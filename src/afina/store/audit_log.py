@@ -176,8 +176,8 @@ CRASH_POINTS = (
     *("erase: in the transaction", "erase: forgotten", "erase: removed", "erase: committed", "erase: scrubbed"),
     *("erase: ended",),
 )
-"""All of them, in their order."""
+"""Points of every change, in their order, between any two of which a process may end."""
 
 
 def crash_point(step: str) -> None:
-    """Called at each step."""
+    """Called at each of CRASH_POINTS. Does nothing; a test puts a function in its place that ends the process."""

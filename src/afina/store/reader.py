@@ -122,7 +122,7 @@ class StoreReader:
         )
 
     def opened(self, version: Version, use: Callable[[Mapping[str, Path]], Made]) -> Made:
-        """What `use` makes of a version's files, by role, each checked to the byte. See `opening.opened`."""
+        """What `use` makes of a version's files, by role, each checked to the byte; see `use_files`."""
         return use_files(self._database, self._blobs, version, use)
 
     def list(self, client: str | None = None) -> Sequence[NameSummary]:
