@@ -74,8 +74,8 @@ def backbone_files(address: str) -> list[Path]:
 
 
 def moved_address(address: str, directory: Path) -> str:
-    """The address of the same backbone where its own files lie in `directory_of`."""
-    return f"{RANDOM}{directory_of}" if address.startswith(RANDOM) else str(directory_of)
+    """The address of the same backbone where its own files lie in `directory`."""
+    return f"{RANDOM}{directory}" if address.startswith(RANDOM) else str(directory)
 
 
 def backbone_revision(address: str) -> str | None:
