@@ -22,9 +22,9 @@ from afina import Adapter, AdapterStore, Backbone, Predictor
 from afina.inference.probes import PROBE
 from afina.server.core import Core
 from afina.server.http.app import make_app
-from afina.server.logs import Objects
+from afina.server.limits import Settings
+from afina.server.logs_and_traces import JsonLines
 from afina.server.running import Server, bind, server
-from afina.server.settings import Settings
 from afina.serving.engine import Engine
 from afina.store.keys import SCOPES
 from command import PROGRAM
@@ -172,7 +172,7 @@ def started(backbone: Backbone, *options: str, limit: int | None = None) -> Iter
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     """The lines of the log, as the server writes them."""
-    return [json.loads(Objects().format(one)) for one in caplog.records]
+    return [json.loads(JsonLines().format(one)) for one in caplog.records]
 
 
 def within(seconds: float, is_so: Callable[[], bool]) -> bool:

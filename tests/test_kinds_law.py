@@ -13,7 +13,7 @@ from afina.data.kinds import KINDS
 from afina.data.readers.target_kinds import TARGETS
 from afina.models.objectives import OBJECTIVES
 from afina.report.kinds import PRESENTATIONS
-from afina.server.kinds import ANSWER_FORMATS
+from afina.server.answer_formats import ANSWER_FORMATS
 from afina.stats import metrics
 from afina.store.kinds import ADAPTER_KINDS
 from afina.studies.choosing import floors

@@ -21,7 +21,7 @@ import typer.main
 import yaml
 
 from afina import Adapter, Backbone, cli
-from afina.server.figures import Figures
+from afina.server.metrics import Metrics
 from crowd import adapter
 from pages import ROOT
 from servers import Listening, listening, within
@@ -140,7 +140,7 @@ def served_figures(gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory) -> 
     return names, {name: _labels_of(figures, re.sub(r"_(total|bucket|sum|count)$", "", name)) for name in names}
 
 
-def _labels_of(figures: Figures, name: str) -> set[str]:
+def _labels_of(figures: Metrics, name: str) -> set[str]:
     for one in (*vars(figures).values(), *vars(figures.usage).values()):
         if getattr(one, "_name", None) == name:
             return set(one._labelnames)

@@ -91,7 +91,7 @@ def test_every_flag_is_an_option_of_a_command() -> None:
         assert {flag for flag in words.values() if flag.startswith("--")} <= of[name]
 
 
-NO_COMMAND = ("data/readers/texts.py", "estimators/", "server/asked.py")
+NO_COMMAND = ("data/readers/texts.py", "estimators/", "server/requests.py")
 """What raises to callers of the library and of the server alone: what these type is the field's own name."""
 
 

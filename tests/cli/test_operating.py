@@ -18,7 +18,7 @@ import typer.main
 
 from afina import AdapterStore, Backbone, cli
 from afina.cli import serving
-from afina.server import logs
+from afina.server import logs_and_traces
 from command import Command
 from crowd import adapter
 from servers import logged, started, within
@@ -111,7 +111,7 @@ def test_help_names_the_variable_of_every_option(afina: Command) -> None:
 @pytest.fixture
 def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log of the tests' own process stays as it is."""
-    monkeypatch.setattr(logs, "begin", lambda form: None)
+    monkeypatch.setattr(logs_and_traces, "begin_logging", lambda form: None)
 
 
 @pytest.mark.usefixtures("_plain_log")

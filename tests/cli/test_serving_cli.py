@@ -17,7 +17,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
 from afina import AdapterStore, Backbone, Predictor
-from afina.server.receipt import Receipt
+from afina.server.requests import Receipt
 from command import Command
 from crowd import adapter
 from servers import started
@@ -162,7 +162,9 @@ def test_a_receipt_of_something_else_is_refused(afina: Command, receipt: Receipt
 def test_a_mistyped_store_is_not_begun_by_a_server(
     afina: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afina.server.logs.begin", lambda form: None)  # the log of this process stays as it is
+    monkeypatch.setattr(
+        "afina.server.logs_and_traces.begin_logging", lambda form: None
+    )  # the log of this process stays as it is
     answer = afina("serve", "--backbone", "embedded", "--store", "typo", "--port", 0)
     assert answer.error == "store typo: there is none. Give another with --store, or begin one with --create."
     assert not (tmp_path / "typo").exists()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from afina import AdapterStore
-from afina.server.tally import Seen, Tally
+from afina.server.shadow_counts import AnswerDifference, ShadowCounts
 from command import Command
 from crowd import adapter as made_adapter
 from servers import beside, probed, serving
@@ -90,7 +90,7 @@ class Told:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"
 
-    def says(self, tally: Tally, **changes: Any) -> None:
+    def says(self, tally: ShadowCounts, **changes: Any) -> None:
         head = {"name": "acme/reviews", "current": 1, "shadow": 2, "state": "riding", "problem": None}
         self.body = json.dumps({**head, **tally.as_json(), **changes}).encode()
 
@@ -114,10 +114,10 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
     return "afina_key"
 
 
-def counted(*drifts: float, flips: int) -> Tally:
-    tally = Tally()
+def counted(*drifts: float, flips: int) -> ShadowCounts:
+    tally = ShadowCounts()
     for number, drift in enumerate(drifts):
-        tally = tally.seen(Seen(number < flips, drift))
+        tally = tally.seen(AnswerDifference(number < flips, drift))
     return tally
 
 
@@ -145,16 +145,16 @@ def test_what_several_servers_counted_is_added_up(two: tuple[Told, Told], afina:
 def test_one_of_several_servers_on_which_it_fails_is_told(two: tuple[Told, Told], afina: Command, key: str) -> None:
     first, second = two
     first.says(counted(0.25, flips=1))
-    second.says(Tally(), state="failed", problem="it was not loaded in time.")
+    second.says(ShadowCounts(), state="failed", problem="it was not loaded in time.")
     head = afina("shadow", "acme/reviews", "--server", first.url, "--server", second.url).out.splitlines()[0]
     assert head == "acme/reviews: version 2 does not ride along with version 1: it was not loaded in time."
-    second.says(Tally(), shadow=3)
+    second.says(ShadowCounts(), shadow=3)
     told = afina("shadow", "acme/reviews", "--server", first.url, "--server", second.url).error
     assert told.startswith("the servers compare different versions")
 
 
 def test_numbers_drift_and_do_not_flip(two: tuple[Told, Told], afina: Command, key: str) -> None:
-    two[0].says(Tally().seen(Seen(None, 1.0)).seen(Seen(None, 2.0)))
+    two[0].says(ShadowCounts().seen(AnswerDifference(None, 1.0)).seen(AnswerDifference(None, 2.0)))
     _, drift = afina("shadow", "acme/reviews", "--server", two[0].url).out.splitlines()
     assert drift.startswith("score drift: the value differs by +1.5 on average (95 % interval -4.853 to +7.853)")
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from afina.errors import Busy, Overloaded
-from afina.server.batching import Batching, Computed
-from afina.server.line import Item, Line
+from afina.server.queue import Batcher, ComputedBatch, FairQueue, QueuedText
 from raises import raises
 
 
@@ -48,17 +47,17 @@ def fake(clock: Clock) -> Fake:
 
 
 @pytest.fixture
-def told() -> list[Computed]:
+def told() -> list[ComputedBatch]:
     return []
 
 
 @pytest.fixture
-def made(clock: Clock, fake: Fake, told: list[Computed]) -> Batching:
+def made(clock: Clock, fake: Fake, told: list[ComputedBatch]) -> Batcher:
     """Whose thread is not begun: a test makes its steps."""
-    return Batching(Line(100, 40, 0.5, 200), fake, watch=told.append, clock=clock)
+    return Batcher(FairQueue(100, 40, 0.5, 200), fake, watch=told.append, clock=clock)
 
 
-def test_what_comes_within_the_delay_is_computed_together(made: Batching, fake: Fake, clock: Clock) -> None:
+def test_what_comes_within_the_delay_is_computed_together(made: Batcher, fake: Fake, clock: Clock) -> None:
     (first,) = made.submit("a", [1], [10], 30)
     assert not made.step()
     clock.now = 0.4
@@ -68,14 +67,14 @@ def test_what_comes_within_the_delay_is_computed_together(made: Batching, fake: 
     assert (first.result(0), second.result(0), fake.batches) == (2, 4, [[1, 2]])
 
 
-def test_a_batch_is_told_of(made: Batching, told: list[Computed]) -> None:
+def test_a_batch_is_told_of(made: Batcher, told: list[ComputedBatch]) -> None:
     made.submit("a", [1, 2], [60, 40], 30)
     made.step()
-    assert told == [Computed(100, 2, 100, 1.0, clients=(("a", 60), ("a", 40)))]
+    assert told == [ComputedBatch(100, 2, 100, 1.0, clients=(("a", 60), ("a", 40)))]
     assert made.waiting == (0, 0)
 
 
-def test_what_is_given_up_before_its_turn_is_not_computed(made: Batching, fake: Fake, clock: Clock) -> None:
+def test_what_is_given_up_before_its_turn_is_not_computed(made: Batcher, fake: Fake, clock: Clock) -> None:
     first, second = made.submit("a", [1, 2], [10, 10], 30)
     assert first.cancel()
     assert made.waiting == (10, 1)
@@ -88,13 +87,13 @@ def test_what_is_given_up_before_its_turn_is_not_computed(made: Batching, fake: 
 
 def test_what_is_being_computed_cannot_be_given_up(clock: Clock) -> None:
     given_up = []
-    made = Batching(Line(100, 40, 0.0, 200), lambda works: given_up.append(future.cancel()) or works, clock=clock)
+    made = Batcher(FairQueue(100, 40, 0.0, 200), lambda works: given_up.append(future.cancel()) or works, clock=clock)
     (future,) = made.submit("a", [1], [10], 30)
     made.step()
     assert (given_up, future.result(0)) == ([False], 1)
 
 
-def test_what_waited_longer_than_its_time_is_not_computed(made: Batching, fake: Fake, clock: Clock) -> None:
+def test_what_waited_longer_than_its_time_is_not_computed(made: Batcher, fake: Fake, clock: Clock) -> None:
     (late,) = made.submit("a", [1], [10], 2)
     (other,) = made.submit("a", [2], [10], 30)
     clock.now = 3.0
@@ -104,7 +103,7 @@ def test_what_waited_longer_than_its_time_is_not_computed(made: Batching, fake: 
         late.result(0)
 
 
-def test_what_a_batch_raises_is_the_outcome_of_all_in_it_and_of_no_other(made: Batching, clock: Clock) -> None:
+def test_what_a_batch_raises_is_the_outcome_of_all_in_it_and_of_no_other(made: Batcher, clock: Clock) -> None:
     both = made.submit("a", ["broken", 1], [10, 10], 30)
     clock.now = 1.0
     made.step()
@@ -123,15 +122,15 @@ def failures() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def thread(clock: Clock, failures: list[tuple[str, str]]) -> Iterator[Callable[..., Batching]]:
+def thread(clock: Clock, failures: list[tuple[str, str]]) -> Iterator[Callable[..., Batcher]]:
     """Begin a thread on what a test gives; it has to go on until the test ends."""
-    begun: list[Batching] = []
+    begun: list[Batcher] = []
 
-    def begin(compute: Any, line: Line | None = None, **more: Any) -> Batching:
+    def begin(compute: Any, line: FairQueue | None = None, **more: Any) -> Batcher:
         def failed(what: str, error: BaseException) -> None:
             failures.append((what, type(error).__name__))
 
-        made = Batching(line or Line(100, 100, 0.0, 1000), compute, failed=failed, **more)
+        made = Batcher(line or FairQueue(100, 100, 0.0, 1000), compute, failed=failed, **more)
         made.start()
         begun.append(made)
         return made
@@ -142,16 +141,16 @@ def thread(clock: Clock, failures: list[tuple[str, str]]) -> Iterator[Callable[.
         one.close()
 
 
-def asked(made: Batching, work: Any) -> Any:
+def asked(made: Batcher, work: Any) -> Any:
     (future,) = made.submit("a", [work], [1], 30)
     return future.result(10)
 
 
 @pytest.mark.parametrize("raised", [ValueError, SystemExit, KeyboardInterrupt])
 def test_who_is_told_of_batches_may_raise_what_it_likes(
-    thread: Callable[..., Batching], failures: list[tuple[str, str]], raised: type[BaseException]
+    thread: Callable[..., Batcher], failures: list[tuple[str, str]], raised: type[BaseException]
 ) -> None:
-    def watch(computed: Computed) -> None:
+    def watch(computed: ComputedBatch) -> None:
         raise raised("the soup was bright.")
 
     made = thread(lambda works: works, watch=watch)
@@ -161,7 +160,7 @@ def test_who_is_told_of_batches_may_raise_what_it_likes(
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_outcomes_of_which_nobody_knows_whose_they_are_are_given_to_nobody(
-    thread: Callable[..., Batching], failures: list[tuple[str, str]], count: int
+    thread: Callable[..., Batcher], failures: list[tuple[str, str]], count: int
 ) -> None:
     given = [[7] * count]
     made = thread(lambda works: given.pop() if given else works)
@@ -175,7 +174,7 @@ def test_outcomes_of_which_nobody_knows_whose_they_are_are_given_to_nobody(
 
 @pytest.mark.parametrize("raised", [MemoryError, SystemExit, KeyboardInterrupt, StopIteration, CancelledError])
 def test_what_would_end_a_thread_or_a_task_reaches_who_asked_as_an_error_of_its_own(
-    thread: Callable[..., Batching], failures: list[tuple[str, str]], raised: type[BaseException]
+    thread: Callable[..., Batcher], failures: list[tuple[str, str]], raised: type[BaseException]
 ) -> None:
     def compute(works: Sequence[Any]) -> Sequence[Any]:
         if works == ["end"]:
@@ -195,12 +194,12 @@ def test_what_would_end_a_thread_or_a_task_reaches_who_asked_as_an_error_of_its_
 
 
 def test_a_line_that_fails_is_begun_anew_and_who_waited_in_it_is_told(
-    thread: Callable[..., Batching], failures: list[tuple[str, str]]
+    thread: Callable[..., Batcher], failures: list[tuple[str, str]]
 ) -> None:
-    class Broken(Line):
+    class Broken(FairQueue):
         broken = True
 
-        def take(self, now: float) -> list[Item]:
+        def take(self, now: float) -> list[QueuedText]:
             if self.broken and self.texts == 2:
                 self.broken = False
                 raise IndexError
@@ -219,13 +218,13 @@ def test_who_is_told_of_failures_may_fail_too(clock: Clock) -> None:
     def failed(what: str, error: BaseException) -> None:
         raise error
 
-    made = Batching(Line(100, 40, 0.0, 200), lambda works: [], failed=failed, clock=clock)
+    made = Batcher(FairQueue(100, 40, 0.0, 200), lambda works: [], failed=failed, clock=clock)
     (future,) = made.submit("a", [1], [10], 30)
     assert made.step()
     assert isinstance(future.exception(0), RuntimeError)
 
 
-def test_what_is_too_much_is_refused_with_the_time_that_what_waits_takes(made: Batching) -> None:
+def test_what_is_too_much_is_refused_with_the_time_that_what_waits_takes(made: Batcher) -> None:
     made.submit("a", [1], [150], 30)
     with pytest.raises(Overloaded) as raised:
         made.submit("a", [2], [100], 30)
@@ -234,7 +233,7 @@ def test_what_is_too_much_is_refused_with_the_time_that_what_waits_takes(made: B
 
 
 @pytest.fixture
-def begun() -> Iterator[tuple[Batching, threading.Event, list[str]]]:
+def begun() -> Iterator[tuple[Batcher, threading.Event, list[str]]]:
     """On a thread of its own, which computes nothing until the event is set; with the names of those that did."""
     go, threads = threading.Event(), list[str]()
 
@@ -243,7 +242,7 @@ def begun() -> Iterator[tuple[Batching, threading.Event, list[str]]]:
         threads.append(threading.current_thread().name)
         return works
 
-    made = Batching(Line(2, 2, 0.0, 10_000), compute)
+    made = Batcher(FairQueue(2, 2, 0.0, 10_000), compute)
     made.start()
     yield made, go, threads
     go.set()
@@ -251,7 +250,7 @@ def begun() -> Iterator[tuple[Batching, threading.Event, list[str]]]:
 
 
 def test_closing_computes_all_that_was_taken_and_takes_nothing_more(
-    begun: tuple[Batching, threading.Event, list[str]],
+    begun: tuple[Batcher, threading.Event, list[str]],
 ) -> None:
     made, go, threads = begun
     futures = [future for client in "abc" for future in made.submit(client, [*range(20)], [1] * 20, 30)]
@@ -267,7 +266,7 @@ def test_closing_computes_all_that_was_taken_and_takes_nothing_more(
     assert set(threads) == {"afina-inference"}
 
 
-def test_many_threads_get_each_its_own(begun: tuple[Batching, threading.Event, list[str]]) -> None:
+def test_many_threads_get_each_its_own(begun: tuple[Batcher, threading.Event, list[str]]) -> None:
     made, go, _ = begun
     go.set()
     found: dict[int, list[int]] = {}

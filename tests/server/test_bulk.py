@@ -37,7 +37,7 @@ def waiting(server: Listening) -> bool:
 
 
 def computed(server: Listening) -> float:
-    return float(server.core.figures.texts._value.get())
+    return float(server.core.metrics.texts._value.get())
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["all lines sent", "in the midst of them"])
@@ -58,7 +58,7 @@ def test_what_a_client_that_has_gone_sent_is_not_computed(listen: Callable[..., 
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         assert within(10, lambda: computed(server) > 3)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset, as one that died
-    gone = server.core.figures.refused.labels("gone")
+    gone = server.core.metrics.refused.labels("gone")
     assert within(10, lambda: gone._value.get() == 1 and not waiting(server))
     at = computed(server)
     time.sleep(10 * slow)

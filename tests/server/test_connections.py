@@ -62,7 +62,7 @@ def ended(connection: socket.socket) -> bool:
 
 
 def closed(server: Listening, reason: str) -> float:
-    return server.core.figures.closed.labels(reason)._value.get()
+    return server.core.metrics.closed.labels(reason)._value.get()
 
 
 def dripped(connection: socket.socket, content: bytes, every: float, seconds: float) -> float:

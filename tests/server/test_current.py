@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from afina.errors import Busy, CorruptAdapter, NotFound
-from afina.server.current import PAUSE, Current
-from afina.server.figures import Figures
+from afina.server.metrics import Metrics
+from afina.server.served_versions import PAUSE, ServedVersions
 from afina.store.adapter_store import AdapterStore
 from afina.store.versions import Reference, Version
 from stores import adapter
@@ -58,12 +58,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def current(store: AdapterStore, prove: Prove, clock: Clock) -> Current:
-    return Current(store, prove, Figures(), clock=clock)
+def current(store: AdapterStore, prove: Prove, clock: Clock) -> ServedVersions:
+    return ServedVersions(store, prove, Metrics(), clock=clock)
 
 
 def test_a_version_is_proven_once_however_often_and_under_whatever_name_it_is_asked_for(
-    current: Current, prove: Prove
+    current: ServedVersions, prove: Prove
 ) -> None:
     for text in ("acme/reviews@production", "acme/reviews@1", "acme/reviews", "acme/reviews@3", "acme/reviews@3"):
         current.find(Reference.parse(text))
@@ -71,7 +71,7 @@ def test_a_version_is_proven_once_however_often_and_under_whatever_name_it_is_as
 
 
 def test_what_is_there_is_followed_only_where_there_is_news_of_it(
-    current: Current, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+    current: ServedVersions, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     current.find(PRODUCTION)
     looked = []
@@ -87,7 +87,7 @@ def test_what_is_there_is_followed_only_where_there_is_news_of_it(
 
 
 def test_a_version_that_does_not_pass_leaves_the_one_before_until_another_does(
-    current: Current, store: AdapterStore, prove: Prove
+    current: ServedVersions, store: AdapterStore, prove: Prove
 ) -> None:
     prove.errors[2] = CorruptAdapter("its probe differs")
     current.find(PRODUCTION)
@@ -105,7 +105,7 @@ def test_a_version_that_does_not_pass_leaves_the_one_before_until_another_does(
 
 
 def test_a_version_that_could_not_be_loaded_is_tried_again_without_news(
-    current: Current, store: AdapterStore, prove: Prove, clock: Clock
+    current: ServedVersions, store: AdapterStore, prove: Prove, clock: Clock
 ) -> None:
     prove.errors[2] = Busy("not loaded in time")
     current.find(PRODUCTION)
@@ -118,7 +118,7 @@ def test_a_version_that_could_not_be_loaded_is_tried_again_without_news(
     assert (current.find(PRODUCTION).number, current.behind) == (2, 0)
 
 
-def test_what_is_gone_is_not_found(current: Current, store: AdapterStore) -> None:
+def test_what_is_gone_is_not_found(current: ServedVersions, store: AdapterStore) -> None:
     newest = Reference.parse("acme/reviews@3")
     assert current.find(newest).number == 3
     store.delete("acme/reviews@3", reason="not needed")
@@ -136,7 +136,7 @@ def test_what_is_gone_is_not_found(current: Current, store: AdapterStore) -> Non
 @pytest.mark.parametrize("steps", [*itertools.permutations(["move", "refresh", "refresh"])])
 @pytest.mark.parametrize("when", ["before it is looked up", "after it is looked up", "while it is proven"])
 def test_a_move_at_any_moment_of_the_first_look_is_noticed(
-    current: Current,
+    current: ServedVersions,
     store: AdapterStore,
     prove: Prove,
     monkeypatch: pytest.MonkeyPatch,

@@ -11,8 +11,8 @@ import pytest
 
 from afina import AdapterStore
 from afina.errors import Busy, CorruptAdapter, CorruptStore
-from afina.server.current import LONGEST, PAUSE, SHORT, Current
-from afina.server.figures import Figures
+from afina.server.metrics import Metrics
+from afina.server.served_versions import LONGEST, PAUSE, SHORT, ServedVersions
 from afina.store.versions import Reference
 from servers import Served, logged, within
 from stores import adapter
@@ -108,7 +108,7 @@ def test_what_could_not_be_served_is_tried_again_after_pauses_that_double(
             tried.append(clock.now)
             raise error
 
-    current = Current(store, prove, Figures(), clock=clock)
+    current = ServedVersions(store, prove, Metrics(), clock=clock)
     production = Reference.parse("acme/reviews@production")
     assert current.find(production).number == 1
     store.alias("acme/reviews@2")

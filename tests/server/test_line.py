@@ -10,20 +10,20 @@ from collections.abc import Sequence
 import pytest
 
 from afina.errors import Overloaded
-from afina.server.line import MEMORY, Item, Line
+from afina.server.queue import MEMORY, FairQueue, QueuedText
 
 SPEED = 1000.0
 
 
-def items(client: str, *tokens: int, at: float = 0.0) -> list[Item]:
-    return [Item(client, count, f"{client}-{index}", at, at + 30) for index, count in enumerate(tokens)]
+def items(client: str, *tokens: int, at: float = 0.0) -> list[QueuedText]:
+    return [QueuedText(client, count, f"{client}-{index}", at, at + 30) for index, count in enumerate(tokens)]
 
 
-def line(most: int = 100, shared: int = 40, delay: float = 0.01, bound: int = 1000) -> Line:
-    return Line(most, shared, delay, bound)
+def line(most: int = 100, shared: int = 40, delay: float = 0.01, bound: int = 1000) -> FairQueue:
+    return FairQueue(most, shared, delay, bound)
 
 
-def works(batch: Sequence[Item]) -> list[str]:
+def works(batch: Sequence[QueuedText]) -> list[str]:
     return [item.work for item in batch]
 
 
@@ -110,7 +110,7 @@ def test_what_nobody_waits_for_is_not_taken() -> None:
 
 def latencies(flood: bool, *, texts: int = 400, seed: int = 0) -> list[float]:
     """Of a client that asks for 32 tokens now and then, on a machine that takes 5 ms a batch and 0.2 ms a token."""
-    draw, made = random.Random(seed), Line(1024, 32, 0.004, 65_536)
+    draw, made = random.Random(seed), FairQueue(1024, 32, 0.004, 65_536)
     arrivals = [when := 0.0]
     arrivals += [when := when + draw.expovariate(3.0) for _ in range(texts - 1)]
     now, took = 0.0, list[float]()

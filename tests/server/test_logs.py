@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from afina.server import logs
+from afina.server import logs_and_traces
 
 ALL = """
     import asyncio, gc, json, logging, sys, threading, warnings
@@ -21,10 +21,10 @@ ALL = """
     theirs.addHandler(logging.StreamHandler())
     theirs.propagate = False
 
-    from afina.server import logs
+    from afina.server import logs_and_traces as logs
 
-    logs.begin(sys.argv[1])
-    logs.adopt()
+    logs.begin_logging(sys.argv[1])
+    logs.adopt_loggers()
 
     def soup(*_):
         raise ZeroDivisionError("the soup\\nwas bright.")
@@ -106,4 +106,4 @@ def test_of_an_error_that_nobody_caught_type_and_place_are_told(lines: list[dict
 def test_of_a_traceback_that_a_library_writes_as_its_message_the_type_is_told() -> None:
     said = 'Traceback (most recent call last):\n  File "a.py", line 1, in b\nValueError: the soup was bright.\n'
     record = logging.LogRecord("uvicorn.error", logging.ERROR, "a.py", 1, said, (), None)
-    assert logs.fields_of(record)["message"] == "traceback of ValueError"
+    assert logs_and_traces.fields_of(record)["message"] == "traceback of ValueError"

@@ -170,7 +170,7 @@ def test_what_is_asked_by_the_page_is_in_no_log(serve: Any, caplog: pytest.LogCa
 def test_figures_are_of_the_callers_client_alone_and_looking_at_them_counts_as_nothing(serve: Any) -> None:
     served = serve()
     now = [100.0]
-    served.core.figures.throughput._clock = lambda: now[0]
+    served.core.metrics.throughput._clock = lambda: now[0]
     asked(served)
     for _ in range(20):
         assert served.get("/page/figures").status_code == 200

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from afina.server.asked import Text
-from afina.server.counting import Counter
 from afina.server.http import bodies
 from afina.server.http.bodies import parsed, values
 from afina.server.http.protocols import hub, kserve, tei, vllm
 from afina.server.http.refusal import Refusal
+from afina.server.requests import Text, TokenCounter
 from crowd import adapter
 from servers import Listening, listening, logged, within
 
@@ -200,7 +199,7 @@ def test_who_leaves_in_the_middle_of_a_body_is_no_fault_of_the_server(
     with server.connect() as connection:
         connection.sendall(server.head(100) + b'{"inputs"')
         time.sleep(0.1)
-    gone = server.core.figures.refused.labels("gone")
+    gone = server.core.metrics.refused.labels("gone")
     assert within(5, lambda: gone._value.get() == 1)
     assert within(5, lambda: 499 in [one.get("status") for one in logged(caplog)])
     assert "error" not in {one["level"] for one in logged(caplog)}
@@ -226,7 +225,7 @@ def test_tokens_are_counted_while_other_threads_go_on() -> None:
     class Backbone:
         backend_tokenizer = Tokenizer()
 
-    counter = Counter(Backbone())
+    counter = TokenCounter(Backbone())
     assert counter.count(Text(LONG), 128) == 128
     assert asked == [8 * 128]
     assert counter.count(Text("a" * 50), 128) == 10
@@ -236,12 +235,12 @@ def test_tokens_are_counted_while_other_threads_go_on() -> None:
 @pytest.mark.parametrize("longest", [7, 256])
 def test_as_many_tokens_are_counted_as_there_are_and_no_more_than_are_read(gpt2: Any, text: str, longest: int) -> None:
     whole = len(gpt2.tokenizer(text, verbose=False)["input_ids"])
-    found = Counter(gpt2.tokenizer).count(Text(text), longest)
+    found = TokenCounter(gpt2.tokenizer).count(Text(text), longest)
     assert found == min(whole, longest) or (whole < found <= longest and len(text) > 8 * longest)
 
 
 def test_counting_ends_where_the_key_has_nothing_left(gpt2: Any) -> None:
-    counter = Counter(gpt2.tokenizer)
+    counter = TokenCounter(gpt2.tokenizer)
     texts = [Text("the soup was bright.")] * 40
     whole = counter.counts("acme", texts, 256, None)
     assert len(whole) == 40
@@ -312,7 +311,7 @@ def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
         connection.sendall(server.head(len(content)) + content)
         assert within(10, lambda: server.core.batching.waiting[1] > 0)
     assert within(10, lambda: server.core.batching.waiting == (0, 0))
-    gone = server.core.figures.refused.labels("gone")
+    gone = server.core.metrics.refused.labels("gone")
     assert within(10, lambda: gone._value.get() == 1)
     gc.collect()
     time.sleep(0.1)

@@ -19,8 +19,8 @@ import pytest
 from afina import Adapter, Backbone
 from afina.errors import Busy, InvalidStudy, NotFound
 from afina.server import running
+from afina.server.limits import Settings
 from afina.server.running import bind
-from afina.server.settings import Settings
 from raises import raises
 from servers import Listening, listening, logged, within
 
@@ -222,7 +222,7 @@ def test_what_is_in_memory_when_a_server_begins_is_not_looked_through_again(monk
             raise Ended
 
     monkeypatch.setattr(running, "server", lambda *given: Fake())
-    monkeypatch.setattr(running.logs, "adopt", lambda: None)
+    monkeypatch.setattr(running.logs_and_traces, "adopt_loggers", lambda: None)
     before = signal.getsignal(signal.SIGHUP)
     try:
         with pytest.raises(Ended):

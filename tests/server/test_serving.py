@@ -17,11 +17,11 @@ import pytest
 
 from afina import AdapterStore
 from afina.errors import NotFound
-from afina.server.asked import Text
 from afina.server.core import Core
-from afina.server.figures import CLIENTS, OTHERS, Figures
 from afina.server.http.desk import Desk
-from afina.server.settings import Settings
+from afina.server.limits import Settings
+from afina.server.metrics import CLIENTS, OTHERS, Metrics
+from afina.server.requests import Text
 from afina.serving.engine import Engine
 from crowd import adapter
 from servers import logged, probed, serving, within
@@ -272,7 +272,7 @@ def test_figures_say_what_each_client_used(serve: Any) -> None:
 
 
 def test_clients_beyond_the_first_are_counted_together() -> None:
-    figures = Figures()
+    figures = Metrics()
     for index in range(CLIENTS + 5):
         figures.usage.requested(f"client-{index}")
         figures.usage.accepted(f"client-{index}", 1, 3)

@@ -12,9 +12,9 @@ import torch
 
 from afina import Predictor
 from afina.errors import Busy, NotFound
-from afina.server.asked import Text
-from afina.server.batching import Batching
 from afina.server.core import Core
+from afina.server.queue import Batcher
+from afina.server.requests import Text
 from afina.server.shadows import LATE, UNSERVABLE
 from afina.store.versions import Reference
 from crowd import adapter
@@ -142,13 +142,13 @@ def test_it_stops_when_the_version_is_promoted(served: Served) -> None:
 
 
 def test_what_waits_for_a_shadow_that_goes_meanwhile_is_computed_without_it(served: Served) -> None:
-    wish = next(iter(served.core.shadows._wishes.values()))
+    status = next(iter(served.core.shadows._statuses.values()))
     asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), PRODUCTION, [Text(TEXTS[0])])
-    assert asked.ride is not None
+    assert asked.shadow is not None
     served.store.unalias("acme/reviews", "shadow")
-    assert within(2, lambda: wish.state == "none")
+    assert within(2, lambda: status.state == "none")
     assert served.core.submit(asked)[0].result(10).version == "acme/reviews@1"
-    assert wish.tallies == {}
+    assert status.counts_by_version == {}
     asked.release()
 
 
@@ -258,7 +258,7 @@ def test_of_two_in_a_batch_the_one_that_fails_stops_alone(served: Served, gpt2: 
         served.core.submit(asked)
     outcomes = served.core.batching._compute(paired)
     assert [one.version for one in outcomes] == ["acme/reviews@1", "acme/tags@1"]
-    assert [wish.state for wish in (one.ride.wish for one in both)] == ["failed", "riding"]
+    assert [status.state for status in (one.shadow.status for one in both)] == ["failed", "riding"]
     assert told(served, "acme/tags")["texts"] + told(served, "acme/tags")["faults"] == 1
     for asked in both:
         asked.release()
@@ -268,7 +268,7 @@ def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served:
     key = served.core.tenants.whose(served.secrets["acme"])
     asked = served.core.ask(key, PRODUCTION, [Text(TEXTS[0])])
     offered = []
-    submit = Batching.submit
+    submit = Batcher.submit
 
     def full(client: str, works: Any, tokens: Any, timeout: float, **more: Any) -> Any:
         offered.append(sum(tokens))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from afina.server.batching import Computed
-from afina.server.throughput import WINDOW, Rates, Throughput
+from afina.server.metrics import WINDOW, Rates, Throughput
+from afina.server.queue import ComputedBatch
 
 
 class Clock:
@@ -25,9 +25,9 @@ def throughput(clock: Clock) -> Throughput:
     return Throughput(clock)
 
 
-def batch(*clients: tuple[str, int]) -> Computed:
+def batch(*clients: tuple[str, int]) -> ComputedBatch:
     tokens = sum(count for _, count in clients)
-    return Computed(tokens, len(clients), budget=100, seconds=0.1, clients=clients)
+    return ComputedBatch(tokens, len(clients), budget=100, seconds=0.1, clients=clients)
 
 
 def test_rates_are_of_the_last_whole_seconds(throughput: Throughput, clock: Clock) -> None:

@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from afina.server import traces
-from afina.server.asked import Text
+from afina.server import logs_and_traces
+from afina.server.requests import Text
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@production"}
 
@@ -33,7 +33,7 @@ def traced(serve: Any, told: InMemorySpanExporter) -> Any:
     served.post("/predict", BODY)  # loads it, and replays its probe
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(told))
-    served.core.traces = traces.Traces(provider)
+    served.core.traces = logs_and_traces.Traces(provider)
     return served
 
 
@@ -162,7 +162,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_SERVICE_NAME", *traces.ENDPOINTS):
+    for name in ("OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER", "OTEL_SERVICE_NAME", *logs_and_traces.ENDPOINTS):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -173,7 +173,7 @@ def test_they_are_sent_to_where_the_environment_says_when_the_server_ends_at_the
     url, got = collector
     environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
     served = serve()
-    served.core.traces = traces.make()
+    served.core.traces = logs_and_traces.make_traces()
     assert served.post("/predict", BODY).status_code == 200
     served.core.traces.close()
     assert {path for path, _ in got} == {"/v1/traces"}
@@ -201,8 +201,8 @@ def test_there_are_traces_only_where_opentelemetrys_variables_say_so(
 ) -> None:
     for name, value in given.items():
         environment.setenv(name, value)
-    assert traces.wanted() == expected
-    assert expected or traces.make() is None
+    assert logs_and_traces.traces_wanted() == expected
+    assert expected or logs_and_traces.make_traces() is None
 
 
 def test_without_the_package_nothing_is_traced_and_a_line_says_how_it_would(
@@ -212,5 +212,5 @@ def test_without_the_package_nothing_is_traced_and_a_line_says_how_it_would(
     for name in [one for one in sys.modules if one.partition(".")[0] == "opentelemetry"]:
         environment.delitem(sys.modules, name)
     environment.setitem(sys.modules, "opentelemetry", None)
-    assert traces.make() is None
+    assert logs_and_traces.make_traces() is None
     assert [(one.levelno, "afina[traces]" in one.getMessage()) for one in caplog.records] == [(logging.WARNING, True)]

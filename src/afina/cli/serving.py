@@ -99,9 +99,9 @@ def serve(
             raise
         told = f"a server needs {error.name}. Install it: pip install 'afina[serve]'."
         raise NotFound(told, code="extra.missing", extra="serve", package=error.name) from None
-    from afina.server import logs, traces
+    from afina.server import logs_and_traces
     from afina.server.core import Core
-    from afina.server.settings import Settings
+    from afina.server.limits import Settings
     from afina.serving.engine import Engine
     from afina.store.adapter_store import AdapterStore
 
@@ -113,9 +113,9 @@ def serve(
         drain=drain,
         shutdown=shutdown,
     )
-    logs.begin(log_format)
+    logs_and_traces.begin_logging(log_format)
     for name in _unread(context):
-        logs.note(f"{name} is set, but no option of `afina serve` has that variable", logging.WARNING)
+        logs_and_traces.note(f"{name} is set, but no option of `afina serve` has that variable", logging.WARNING)
     limit = None if memory is None else memory << 20
     with ExitStack() as stack:
         # First: a port that is in use is said before the backbone is loaded.
@@ -123,17 +123,17 @@ def serve(
         opened = AdapterStore(store)
         ready(opened, create)
         engine = stack.enter_context(Engine(backbone, opened, dtype=dtype, limit=limit))
-        core = Core(engine, opened, chosen, traces.make())
+        core = Core(engine, opened, chosen, logs_and_traces.make_traces())
         run(core, sockets, lambda url: _say(opened.address.shown, url))
 
 
 def _say(store: str, url: str) -> None:
     """Say where it listens, to a person or a program, and in the log. It listens also where nobody takes the former."""
-    from afina.server import logs
+    from afina.server import logs_and_traces
 
     with suppress(OSError):
         print(f"serving {store} on {url}", flush=True)
-    logs.note("serving", store=store, url=url)
+    logs_and_traces.note("serving", store=store, url=url)
 
 
 def _unread(context: typer.Context) -> list[str]:
@@ -152,7 +152,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Compute an answer again: by the adapter, on the backbone and in the precision that its receipt names."""
-    from afina.server.receipt import Receipt
+    from afina.server.requests import Receipt
 
     asked = Receipt.parse(receipt)
     from afina.store.adapter_store import AdapterStore

@@ -19,7 +19,7 @@ from afina.cli.store import ForceOption, NoteOption, StoreOption, print_object
 from afina.errors import Conflict, InvalidName, NotFound, Refused
 
 if TYPE_CHECKING:
-    from afina.server.tally import Tally
+    from afina.server.shadow_counts import ShadowCounts
     from afina.store.adapter_store import AdapterStore
 
 
@@ -110,7 +110,7 @@ def _key(file: Path | None) -> str:
 
 def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """What servers counted, together. Raises Conflict where they do not compare the same versions."""
-    from afina.server.tally import Tally
+    from afina.server.shadow_counts import ShadowCounts
 
     heads = {(one["name"], one["current"], one["shadow"]) for one in found}
     if len(heads) > 1:
@@ -118,9 +118,9 @@ def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
             "the servers compare different versions. One may have noticed a move later: ask again in a second.",
             code="server.versions-differ",
         )
-    total = Tally()
+    total = ShadowCounts()
     for one in found:
-        total = total.plus(Tally.of(one))
+        total = total.plus(ShadowCounts.of(one))
     states = {one["state"]: one for one in found}
     chosen = states[next(state for state in (*WORDS, *states) if state in states)]
     if as_json:
@@ -142,7 +142,7 @@ WORDS = {
 """By how it stands; of several servers, the first of these counts."""
 
 
-def _lines(total: Tally, current: int) -> Sequence[str]:
+def _lines(total: ShadowCounts, current: int) -> Sequence[str]:
     made = []
     if total.flip_rate is not None and total.flip_interval is not None:
         ends = total.flip_interval

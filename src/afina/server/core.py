@@ -18,19 +18,14 @@ import numpy as np
 from afina.errors import AfinaError, Busy, CorruptAdapter, NotFound, Overloaded
 from afina.inference import probes
 from afina.models.manifest import Manifest
-from afina.server import logs
-from afina.server.asked import Asked, Text, check, fits
-from afina.server.batching import Batching, Computed
-from afina.server.counting import Counter
-from afina.server.current import Current
-from afina.server.figures import Figures
-from afina.server.line import Line
-from afina.server.missing import Missing
-from afina.server.receipt import Receipt
-from afina.server.settings import Settings
-from afina.server.shadows import FAILED, RIDING, Paired, Shadows
-from afina.server.tenants import Tenants, reference_of
-from afina.server.traces import CURRENT, Traces
+from afina.server import logs_and_traces
+from afina.server.limits import Missing, Settings, Tenants, reference_of
+from afina.server.logs_and_traces import TRACED_REQUEST, Traces
+from afina.server.metrics import Metrics
+from afina.server.queue import Batcher, ComputedBatch, FairQueue
+from afina.server.requests import AcceptedRequest, Receipt, Text, TokenCounter, check_pairs, check_texts
+from afina.server.served_versions import ServedVersions
+from afina.server.shadows import FAILED, RIDING, ShadowedRequest, Shadows
 from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
 from afina.serving.resident import Resident
@@ -60,17 +55,17 @@ class Core:
     ) -> None:
         self.engine, self.store, self.settings = engine, store, settings or Settings()
         self.traces = traces
-        self.figures = Figures()
+        self.metrics = Metrics()
         chosen = self.settings
-        line = Line(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
-        self.current = Current(store, self._prove, self.figures)
-        self.shadows = Shadows(store, lambda version: engine.lease(version), self.current.demand, self.figures)
+        line = FairQueue(chosen.batch_tokens, chosen.shared_tokens, chosen.delay, chosen.queue_tokens)
+        self.current = ServedVersions(store, self._prove, self.metrics)
+        self.shadows = Shadows(store, lambda version: engine.lease(version), self.current.demand, self.metrics)
         compute = partial(self.shadows.compute, engine.attempt)
-        self.batching = Batching(line, compute, watch=self._computed, failed=self.failed)
+        self.batching = Batcher(line, compute, watch=self._computed, failed=self.failed)
         self.tenants = Tenants(store, chosen.tokens_per_minute, chosen.writes_per_minute)
-        self.figures.watch(self._looked)
-        self.figures.watch_versions(lambda: self.current.damaged)
-        self._counter = Counter(engine.backbone.tokenizer)
+        self.metrics.watch(self._looked)
+        self.metrics.watch_versions(lambda: self.current.damaged)
+        self._counter = TokenCounter(engine.backbone.tokenizer)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="afina-watcher", daemon=True)
         self._follows, self._news, self._draining = True, False, False
@@ -117,11 +112,11 @@ class Core:
                     self.tenants.refresh()
                 self.shadows.refresh(self._news)
                 if not self._follows:
-                    logs.note("the store answers again")
+                    logs_and_traces.note("the store answers again")
                 self._follows, self._news = True, False
             except AfinaError as error:  # the store does not answer: what is known is served, and `ready` says so
                 if self._follows:
-                    logs.note("the store does not answer", logging.WARNING, reason=str(error))
+                    logs_and_traces.note("the store does not answer", logging.WARNING, reason=str(error))
                 self._follows = False
             except Exception as error:  # noqa: BLE001 - who follows the store goes on whatever it meets there
                 self._follows = False
@@ -129,12 +124,12 @@ class Core:
 
     def failed(self, what: str, error: BaseException) -> None:
         """Count what nobody foresaw. The message may hold a text, so that only type and place are noted."""
-        self.figures.failures.labels(what).inc()
-        unforeseen, at = logs.named(error)
-        logs.note("failed", logging.ERROR, what=what, unforeseen=unforeseen, at=at)
+        self.metrics.failures.labels(what).inc()
+        unforeseen, at = logs_and_traces.error_place(error)
+        logs_and_traces.note("failed", logging.ERROR, what=what, unforeseen=unforeseen, at=at)
 
-    def _computed(self, batch: Computed) -> None:
-        self.figures.computed(batch)
+    def _computed(self, batch: ComputedBatch) -> None:
+        self.metrics.computed(batch)
         if self.traces is not None:
             self.traces.computed(batch)
 
@@ -162,7 +157,7 @@ class Core:
                 lease.resident(LOADING)
                 manifest = lease.resident().manifest
                 if manifest.probe is None:
-                    self.figures.probes.labels("none").inc()
+                    self.metrics.probes.labels("none").inc()
                     return
                 asked = probes.asked(manifest)
                 works = [Request(lease, text, pair) for text, pair in asked]
@@ -173,7 +168,7 @@ class Core:
                 self._compare(outcomes, manifest, str(version))
             except Exception as error:
                 at_the_moment = isinstance(error, Busy | NotFound) or not isinstance(error, AfinaError)
-                self.figures.probes.labels("not replayed" if at_the_moment else "failed").inc()
+                self.metrics.probes.labels("not replayed" if at_the_moment else "failed").inc()
                 if isinstance(error, AfinaError):
                     raise
                 raise Busy(
@@ -181,7 +176,7 @@ class Core:
                     code="server.probe-not-computed",
                     version=str(version),
                 ) from None
-        self.figures.probes.labels("passed").inc()
+        self.metrics.probes.labels("passed").inc()
 
     def _compare(self, outcomes: Sequence[Prediction | AfinaError], manifest: Manifest, where: str) -> None:
         for outcome in outcomes:
@@ -229,13 +224,13 @@ class Core:
         store = self.store.on_behalf_of(f"key {key.id}")
         return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 
-    def ask(self, key: Key, model: str, texts: Sequence[Text]) -> Asked:
+    def ask(self, key: Key, model: str, texts: Sequence[Text]) -> AcceptedRequest:
         """Find and load what is to answer; `release` what comes back, or use it within `held`.
 
         Raises Missing, InvalidData for texts that nobody could read or that are more than the key may ask for in a
         minute, Overloaded for more tokens than it has left, and what loading does.
         """
-        check(texts, self.settings)
+        check_texts(texts, self.settings)
         most = self.tenants.most(key)
         reference = reference_of(model, key)
         version = self.current.find(reference)
@@ -245,7 +240,7 @@ class Core:
             resident = self._loaded(lease, version)
             manifest, objective = resident.manifest, resident.objective
             assert lease.version is not None
-            fits(texts, manifest)
+            check_pairs(texts, manifest)
             tokens = self._counter.counts(key.client, texts, self._longest(manifest), most)
             self.tenants.spend(key, sum(tokens))
         except BaseException:
@@ -254,8 +249,8 @@ class Core:
         receipt = Receipt(lease.version, lease.digest, self.engine.backbone.digest, self.dtype, manifest.precision)
         bare = reference == Reference(reference.name) and PRODUCTION in version.aliases
         rides = bare or reference.alias == PRODUCTION
-        ride = self.shadows.ride(reference.name, version, len(texts)) if rides else None
-        return Asked(key, texts, tokens, lease, manifest, objective, receipt, ride)
+        shadow = self.shadows.lease_for(reference.name, version, len(texts)) if rides else None
+        return AcceptedRequest(key, texts, tokens, lease, manifest, objective, receipt, shadow)
 
     def _loaded(self, lease: Lease, version: Version) -> Resident:
         """What a lease is on. Raises what loading does; what is damaged is not loaded again before a pause."""
@@ -268,7 +263,7 @@ class Core:
             raise
 
     @contextmanager
-    def asked(self, key: Key, model: str, texts: Sequence[Text]) -> Iterator[Asked]:
+    def asked(self, key: Key, model: str, texts: Sequence[Text]) -> Iterator[AcceptedRequest]:
         """`ask`, released after the block."""
         made = self.ask(key, model, texts)
         try:
@@ -276,26 +271,26 @@ class Core:
         finally:
             made.release()
 
-    def submit(self, asked: Asked) -> Sequence[Future[Any]]:
+    def submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
         """Let them wait: of each text, a future of its outcome. Raises Overloaded, Busy.
 
         What rides along counts as much again; where there is no room for that, it does not ride.
         """
         futures = self._submit(asked)
-        self.figures.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))
+        self.metrics.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))
         return futures
 
-    def _submit(self, asked: Asked) -> Sequence[Future[Any]]:
+    def _submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
         client, timeout = asked.key.client, self.settings.timeout
         works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
-        of = CURRENT.get() if self.traces is not None else None
-        ride = asked.ride
-        if ride is not None:
+        of = TRACED_REQUEST.get() if self.traces is not None else None
+        shadow = asked.shadow
+        if shadow is not None:
             try:
-                both = [Paired(work, ride) for work in works]
+                both = [ShadowedRequest(work, shadow) for work in works]
                 return self.batching.submit(client, both, [2 * count for count in asked.tokens], timeout, of=of)
             except Overloaded:
-                self.shadows.left_out(ride, len(works))
-                ride.release()
-                asked.ride = None
+                self.shadows.left_out(shadow, len(works))
+                shadow.release()
+                asked.shadow = None
         return self.batching.submit(client, works, asked.tokens, timeout, of=of)

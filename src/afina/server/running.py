@@ -19,7 +19,7 @@ import uvicorn
 
 from afina import meter
 from afina.errors import Busy, NotFound, Refused
-from afina.server import logs
+from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.app import make_app
 from afina.server.http.connection import Doors, fitting
@@ -135,14 +135,14 @@ class Server(uvicorn.Server):
         self._signalled.wait()
         limit = self._settings.shutdown
         threading.Event().wait(limit)
-        logs.note(f"cut off: not ended {limit:g} seconds after the signal", logging.ERROR)
+        logs_and_traces.note(f"cut off: not ended {limit:g} seconds after the signal", logging.ERROR)
         os._exit(1)
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end; asked ten times a second."""
         if self._told is not None and not (self._drains or self.should_exit):
             self._drains = True
-            logs.note("draining", seconds=self._settings.drain)
+            logs_and_traces.note("draining", seconds=self._settings.drain)
         if self._told is not None and meter.now() - self._told >= self._settings.drain:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -166,7 +166,7 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
     """A server that is not begun. sockets: of `bind`; listening: is told the URL."""
     settings = core.settings
     connections, accepted = fitting(settings.connections)
-    doors = Doors(connections, settings.head_seconds, lambda reason: core.figures.closed.labels(reason).inc())
+    doors = Doors(connections, settings.head_seconds, lambda reason: core.metrics.closed.labels(reason).inc())
     config = uvicorn.Config(
         make_app(core),
         http=doors.protocol(),
@@ -198,7 +198,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     The interpreter's own end is left out: it waits for threads that look up or load something for nobody any more, and
     takes torch to pieces, which was measured at 0.1 s for the server and 5 s for that on a busy machine.
     """
-    logs.adopt()
+    logs_and_traces.adopt_loggers()
     made = server(core, sockets, listening)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not where `nohup` has it ignored
         signal.signal(signal.SIGHUP, made.handle_exit)
@@ -206,7 +206,7 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
     settle()
     made.run()
     if made.force_exit:
-        logs.note("cut off: told to end again", logging.WARNING)
+        logs_and_traces.note("cut off: told to end again", logging.WARNING)
     with suppress(OSError):
         sys.stdout.flush()
     logging.shutdown()

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from afina.errors import AfinaError, Busy, NotFound
-from afina.server.figures import Figures
-from afina.server.kinds import compared
-from afina.server.tally import Tally
+from afina.server.answer_formats import compared
+from afina.server.metrics import Metrics
+from afina.server.shadow_counts import ShadowCounts
 from afina.serving.answering import Outcome, Prediction
 from afina.serving.engine import Request
 from afina.serving.residents import Lease
@@ -35,17 +35,17 @@ UNFORESEEN = "it failed with {}, which is not foreseen."
 """Why one does not ride: words of ours, since an error's own may name what is not the publisher's."""
 
 KEPT = 4
-"""Versions beside which a candidate's tally is kept: a server may switch back."""
+"""Versions beside which a candidate's counts are kept: a server may switch back."""
 
 
 @dataclass(eq=False)
-class Wish:
-    """What the store wants of a name. tallies: by the version that answered."""
+class ShadowStatus:
+    """How it stands with the shadow of a name. counts_by_version: by the version that answered."""
 
     version: Version | None
     state: str
     problem: str | None = None
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    counts_by_version: dict[str, ShadowCounts] = field(default_factory=dict)
 
     @property
     def identity(self) -> tuple[str, str] | None:
@@ -54,10 +54,10 @@ class Wish:
 
 
 @dataclass(eq=False)
-class Ride:
+class ShadowLease:
     """What rides along with a request's texts; `release` it once."""
 
-    wish: Wish
+    status: ShadowStatus
     lease: Lease
     current: str
 
@@ -66,16 +66,16 @@ class Ride:
         self.lease.release()
 
 
-class Paired(NamedTuple):
+class ShadowedRequest(NamedTuple):
     """A text for the version that answers, and for the one that rides along."""
 
     request: Request
-    ride: Ride
+    shadow: ShadowLease
 
     @property
     def candidate(self) -> Request:
         """The same, asked of the latter."""
-        return self.request._replace(adapter=self.ride.lease)
+        return self.request._replace(adapter=self.shadow.lease)
 
 
 class Shadows:
@@ -86,10 +86,10 @@ class Shadows:
     """
 
     def __init__(
-        self, store: StoreReader, lease: Callable[[Version], Lease], demand: Callable[[Version], None], figures: Figures
+        self, store: StoreReader, lease: Callable[[Version], Lease], demand: Callable[[Version], None], metrics: Metrics
     ) -> None:
-        self._store, self._lease, self._demand, self._figures = store, lease, demand, figures
-        self._wishes: dict[Name, Wish] = {}
+        self._store, self._lease, self._demand, self._metrics = store, lease, demand, metrics
+        self._statuses: dict[Name, ShadowStatus] = {}
         self._again: set[Name] = set()
         self._last, _ = store.news(0, ())
         self._lock = threading.Lock()
@@ -99,36 +99,38 @@ class Shadows:
     def count(self, state: str) -> int:
         """Names with which it stands so."""
         with self._lock:
-            return sum(wish.state == state for wish in self._wishes.values())
+            return sum(status.state == state for status in self._statuses.values())
 
-    def ride(self, name: Name, current: Version, texts: int) -> Ride | None:
+    def lease_for(self, name: Name, current: Version, texts: int) -> ShadowLease | None:
         """What is to ride along with so many texts for what answers, if anything; neither raises nor waits."""
-        wish = self._wishes.get(name)
-        if wish is None:
+        status = self._statuses.get(name)
+        if status is None:
             self._begin(name)
             return None
-        if wish.state != RIDING or wish.version is None or wish.version.digest == current.digest:
+        if status.state != RIDING or status.version is None or status.version.digest == current.digest:
             return None
         try:
-            ride = Ride(wish, self._lease(wish.version), str(current))
+            shadow = ShadowLease(status, self._lease(status.version), str(current))
         except AfinaError:  # the engine is closed
             return None
-        if not ride.lease.ready:  # given up for others; it is being loaded again
-            self.left_out(ride, texts)
-            ride.release()
+        if not shadow.lease.ready:  # given up for others; it is being loaded again
+            self.left_out(shadow, texts)
+            shadow.release()
             return None
-        return ride
+        return shadow
 
-    def left_out(self, ride: Ride, texts: int) -> None:
+    def left_out(self, shadow: ShadowLease, texts: int) -> None:
         """Note texts with which it does not ride."""
-        self._figures.shadowed.labels("left out").inc(texts)
-        self._note(ride.wish, ride.current, lambda tally: tally.left(texts))
+        self._metrics.shadowed.labels("left out").inc(texts)
+        self._note(shadow.status, shadow.current, lambda counts: counts.left(texts))
 
     def compute(self, attempt: Callable[[Sequence[Request]], Sequence[Outcome]], works: Sequence[Any]) -> Sequence[Any]:
-        """Outcomes of works, `Request` or `Paired`, of the versions that answer; the others are compared with them."""
-        asked = [one.request if isinstance(one, Paired) else one for one in works]
+        """Outcomes of works, `Request` or `ShadowedRequest`, of versions that answer, which shadows are compared to."""
+        asked = [one.request if isinstance(one, ShadowedRequest) else one for one in works]
         paired = [
-            (at, one) for at, one in enumerate(works) if isinstance(one, Paired) and one.ride.wish.state == RIDING
+            (at, one)
+            for at, one in enumerate(works)
+            if isinstance(one, ShadowedRequest) and one.shadow.status.state == RIDING
         ]
         try:
             outcomes = attempt([*asked, *(one.candidate for _, one in paired)])
@@ -139,27 +141,27 @@ class Shadows:
             self._alone(attempt, paired, outcomes)
             return outcomes
         for (index, one), candidate in zip(paired, outcomes[len(asked) :], strict=True):
-            self._compare(one.ride, outcomes[index], candidate)
+            self._compare(one.shadow, outcomes[index], candidate)
         return outcomes[: len(asked)]
 
     def _alone(
         self,
         attempt: Callable[[Sequence[Request]], Sequence[Outcome]],
-        paired: Sequence[tuple[int, Paired]],
+        paired: Sequence[tuple[int, ShadowedRequest]],
         outcomes: Sequence[Outcome],
     ) -> None:
         """Candidates of a batch one by one, of which at least one fails altogether: that rides no more."""
-        for wish in {id(one.ride.wish): one.ride.wish for _, one in paired}.values():
-            mine = [(index, one) for index, one in paired if one.ride.wish is wish]
+        for status in {id(one.shadow.status): one.shadow.status for _, one in paired}.values():
+            mine = [(index, one) for index, one in paired if one.shadow.status is status]
             try:
                 found = attempt([one.candidate for _, one in mine])
             except Exception as error:  # noqa: BLE001 - its message may hold a text
-                self._fail(wish, UNFORESEEN.format(type(error).__name__))
+                self._fail(status, UNFORESEEN.format(type(error).__name__))
                 found = [Busy("failed", code="server.batch-failed")] * len(mine)
             for (index, one), candidate in zip(mine, found, strict=True):
-                self._compare(one.ride, outcomes[index], candidate)
+                self._compare(one.shadow, outcomes[index], candidate)
 
-    def _compare(self, ride: Ride, current: Outcome, candidate: Outcome) -> None:
+    def _compare(self, shadow: ShadowLease, current: Outcome, candidate: Outcome) -> None:
         if not isinstance(current, Prediction):
             return  # nothing to compare with: the text's fault, most of the time
         try:
@@ -167,48 +169,48 @@ class Shadows:
                 raise candidate
             seen = compared(current, candidate)
         except AfinaError:
-            self._figures.shadowed.labels("fault").inc()
-            self._note(ride.wish, ride.current, Tally.fault)
+            self._metrics.shadowed.labels("fault").inc()
+            self._note(shadow.status, shadow.current, ShadowCounts.fault)
             return
         outcome = {None: "number", True: "flipped", False: "same"}[seen.flipped]
-        self._figures.shadowed.labels(outcome).inc()
-        self._note(ride.wish, ride.current, lambda tally: tally.seen(seen))
+        self._metrics.shadowed.labels(outcome).inc()
+        self._note(shadow.status, shadow.current, lambda counts: counts.seen(seen))
 
-    def _note(self, wish: Wish, current: str, change: Callable[[Tally], Tally]) -> None:
+    def _note(self, status: ShadowStatus, current: str, change: Callable[[ShadowCounts], ShadowCounts]) -> None:
         with self._lock:
-            wish.tallies[current] = change(wish.tallies.pop(current, Tally()))
-            while len(wish.tallies) > KEPT:
-                del wish.tallies[next(iter(wish.tallies))]
+            status.counts_by_version[current] = change(status.counts_by_version.pop(current, ShadowCounts()))
+            while len(status.counts_by_version) > KEPT:
+                del status.counts_by_version[next(iter(status.counts_by_version))]
 
-    def _fail(self, wish: Wish, problem: str) -> None:
+    def _fail(self, status: ShadowStatus, problem: str) -> None:
         with self._lock:
-            wish.state, wish.problem = FAILED, problem
+            status.state, status.problem = FAILED, problem
 
     def told(self, name: Name, current: Version) -> dict[str, Any]:
         """How it stands, as JSON values: what answers, what rides along, and what was counted.
 
         Raises Busy where the store was never asked about it, and does not answer now.
         """
-        unseen = Wish(None, UNSEEN)
-        if self._wishes.get(name, unseen).state == UNSEEN:
+        unseen = ShadowStatus(None, UNSEEN)
+        if self._statuses.get(name, unseen).state == UNSEEN:
             self._looking.submit(self._look, name).result()
-        wish = self._wishes.get(name, unseen)
-        if wish.state == UNSEEN:
+        status = self._statuses.get(name, unseen)
+        if status.state == UNSEEN:
             raise Busy("the store does not answer.", code="server.store-silent")
-        version, state = wish.version, wish.state
+        version, state = status.version, status.state
         if version is not None and version.digest == current.digest:
             state = PROMOTED
         with self._lock:
-            tally = wish.tallies.get(str(current), Tally())
+            counts = status.counts_by_version.get(str(current), ShadowCounts())
         head = {"name": str(name), "current": current.number, "shadow": None if version is None else version.number}
-        return {**head, "state": state, "problem": wish.problem, **tally.as_json()}
+        return {**head, "state": state, "problem": status.problem, **counts.as_json()}
 
     def refresh(self, news: bool) -> None:
         """Follow the store. news: whether there was any since the last time. Raises what reading it does."""
         touched: set[Name] = set()
         if news:
             with self._lock:
-                known = [*self._wishes]
+                known = [*self._statuses]
             self._last, found = self._store.news(self._last, known)
             touched |= {*found}
         with self._lock:
@@ -218,11 +220,11 @@ class Shadows:
 
     def _begin(self, name: Name) -> None:
         with self._lock:
-            if name in self._wishes:
+            if name in self._statuses:
                 return
-            if len(self._wishes) >= MOST:
-                self._wishes.clear()
-            self._wishes[name] = Wish(None, UNSEEN)
+            if len(self._statuses) >= MOST:
+                self._statuses.clear()
+            self._statuses[name] = ShadowStatus(None, UNSEEN)
         self._soon(name)
 
     def _soon(self, name: Name) -> None:
@@ -236,16 +238,16 @@ class Shadows:
         except AfinaError:  # the store does not answer
             self._later(name)
             return
-        made = Wish(version, NONE if version is None else LOADING)
+        made = ShadowStatus(version, NONE if version is None else LOADING)
         with self._lock:
-            before = self._wishes.get(name)
+            before = self._statuses.get(name)
             if before is not None and made.identity == before.identity:
                 if before.state not in (FAILED, UNSEEN):
                     return
-                made.tallies = before.tallies
+                made.counts_by_version = before.counts_by_version
             if before is not None:
                 before.state = NONE  # what waits of it is not computed
-            self._wishes[name] = made
+            self._statuses[name] = made
         if version is not None:
             with suppress(RuntimeError):  # closed
                 self._loading.submit(self._board, name, made)
@@ -254,21 +256,21 @@ class Shadows:
         with self._lock:
             self._again.add(name)
 
-    def _board(self, name: Name, wish: Wish) -> None:
-        assert wish.version is not None
+    def _board(self, name: Name, status: ShadowStatus) -> None:
+        assert status.version is not None
         try:
-            self._demand(wish.version)
+            self._demand(status.version)
         except (Busy, NotFound):
-            self._fail(wish, LATE)
+            self._fail(status, LATE)
             self._later(name)
         except AfinaError:
-            self._fail(wish, UNSERVABLE)
+            self._fail(status, UNSERVABLE)
         except Exception as error:  # noqa: BLE001 - whatever it is, who is answered does not notice
-            self._fail(wish, UNFORESEEN.format(type(error).__name__))
+            self._fail(status, UNFORESEEN.format(type(error).__name__))
         else:
             with self._lock:
-                if wish.state == LOADING:
-                    wish.state = RIDING
+                if status.state == LOADING:
+                    status.state = RIDING
 
     def close(self) -> None:
         """Follow no more."""

@@ -68,7 +68,7 @@ def make_app(core: Core) -> App:
 
 async def _refused(request: Request, error: Exception) -> Response:
     refusal = Refusal.of(error)
-    request.app.state.core.figures.refused.labels(refusal.kind).inc()
+    request.app.state.core.metrics.refused.labels(refusal.kind).inc()
     return told(request.url.path, refusal)
 
 

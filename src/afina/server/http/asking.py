@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from afina.errors import AfinaError
-from afina.server.asked import Answer, Asked, Text
 from afina.server.core import LOADING, Core
 from afina.server.http.bodies import Body
 from afina.server.http.desk import Desk
 from afina.server.http.refusal import GONE, Refusal
+from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 from afina.store.keys import Key
 
 Made = TypeVar("Made")
@@ -55,16 +55,16 @@ def model_in_query(request: Request) -> str | None:
     return found[0] if found else None
 
 
-async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[Answer]:
+async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[ServedAnswer]:
     """What a model says of texts. Raises Refusal where the client goes, what `Core.ask` and `Core.submit` do."""
     (found,) = await together(request, [(model, texts)])
     return found
 
 
-async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer]]:
+async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[ServedAnswer]]:
     """What several models say, each of its texts; in the same batch, as far as there is room."""
     core, key = core_of(request), key_of(request)
-    asked: list[Asked] = []
+    asked: list[AcceptedRequest] = []
     try:
         for model, texts in wanted:
             asked.append(await desk_of(request).ask(key, model, texts))
@@ -78,11 +78,13 @@ async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]
             one.release()
 
 
-async def each(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[Answer] | Refusal]:
+async def each(
+    request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]
+) -> Sequence[Sequence[ServedAnswer] | Refusal]:
     """As `together`, where what keeps one model from answering keeps no other."""
     core, key = core_of(request), key_of(request)
 
-    async def one(model: str, texts: Sequence[Text]) -> Sequence[Answer] | Refusal:
+    async def one(model: str, texts: Sequence[Text]) -> Sequence[ServedAnswer] | Refusal:
         try:
             asked = await desk_of(request).ask(key, model, texts)
             try:

@@ -15,12 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from afina import meter
 from afina.errors import AfinaError, Overloaded
-from afina.server.asked import Asked, Text
 from afina.server.core import Core
 from afina.server.http.connection import LEFT
 from afina.server.http.desk import Desk
 from afina.server.http.protocols import native
 from afina.server.http.refusal import Refusal
+from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key
 
 PATIENCE = 0.05
@@ -100,7 +100,7 @@ class Bulk(Response):
                 await self._drop(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except _Gone:  # nobody is left to be told, and what waits is not computed
-            self._core.figures.refused.labels("gone").inc()
+            self._core.metrics.refused.labels("gone").inc()
         finally:
             left = [task for task, _ in pending] + ([] if gone is None else [gone])
             for one in left:
@@ -167,7 +167,7 @@ class Bulk(Response):
             refusal = Refusal.of(error)
             return native.error(refusal.status, refusal.kind, refusal.message)
 
-    async def _ask(self, model: str, text: Text) -> Asked:
+    async def _ask(self, model: str, text: Text) -> AcceptedRequest:
         """`Desk.ask`, once the key has tokens left: lines wait for them in their order, until the server ends."""
         if not self._order.locked():
             with suppress(Overloaded):
@@ -181,7 +181,7 @@ class Bulk(Response):
                         raise _ending() from None
                     await asyncio.sleep(min(error.after, TURN))
 
-    async def _outcome(self, asked: Asked) -> Any:
+    async def _outcome(self, asked: AcceptedRequest) -> Any:
         """Waits for room, too: whoever sends lines is slowed down instead of refused."""
         async with asyncio.timeout(self._core.settings.timeout):
             while True:

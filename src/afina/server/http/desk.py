@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from afina.server.asked import Asked, Text
 from afina.server.core import Core
 from afina.server.http.bodies import Body, parsed
+from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12
@@ -32,7 +32,7 @@ class Desk:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="afina-desk")
         self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(OF_A_CLIENT))
 
-    async def ask(self, key: Key, model: str, texts: Sequence[Text]) -> Asked:
+    async def ask(self, key: Key, model: str, texts: Sequence[Text]) -> AcceptedRequest:
         """`Core.ask`, beside others. Where nobody waits for it any more, what it found is given back."""
         async with self._places[key.client]:
             asking = asyncio.get_running_loop().run_in_executor(self._pool, self._core.ask, key, model, texts)
@@ -58,6 +58,6 @@ class Desk:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _give_back(asking: asyncio.Future[Asked]) -> None:
+def _give_back(asking: asyncio.Future[AcceptedRequest]) -> None:
     if not asking.cancelled() and asking.exception() is None:
         asking.result().release()

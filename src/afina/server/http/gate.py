@@ -18,12 +18,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from afina import meter
-from afina.server import logs
+from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.pacing import TokenBucket, TokenBuckets
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import GONE, Refusal
-from afina.server.traces import Traced
+from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
 OPEN = frozenset(
@@ -106,7 +106,7 @@ class _Seen:
 
     status: int = 0
     key: Key | None = None
-    traced: Traced | None = None
+    traced: TracedRequest | None = None
 
 
 class Gate:
@@ -153,16 +153,16 @@ class Gate:
             with self._counted(seen.key):
                 await self._app(inner, whole, sending)
         except Refusal as refusal:
-            self._core.figures.refused.labels(refusal.kind).inc()
+            self._core.metrics.refused.labels(refusal.kind).inc()
             if refusal.status == 401:
                 await self._slow()
             await told(scope["path"], refusal)(scope, receive, sending)
         except ClientDisconnect:
             seen.status = seen.status or GONE
-            self._core.figures.refused.labels("gone").inc()
+            self._core.metrics.refused.labels("gone").inc()
         except Exception as error:  # noqa: BLE001 - the message may hold a text, so that only type and place are noted
-            unforeseen, at = logs.named(error)
-            logs.note("request failed", logging.ERROR, request=request, unforeseen=unforeseen, at=at)
+            unforeseen, at = logs_and_traces.error_place(error)
+            logs_and_traces.note("request failed", logging.ERROR, request=request, unforeseen=unforeseen, at=at)
             if not seen.status:
                 await told(scope["path"], Refusal.of(error))(scope, receive, sending)
         finally:
@@ -251,15 +251,15 @@ class Gate:
     def _note(self, scope: Scope, method: str, seen: _Seen, seconds: float) -> None:
         route = scope.get("route")
         path = getattr(route, "path", "none")  # the template, so that there are only so many
-        self._core.figures.requests.labels(path, str(seen.status)).inc()
-        self._core.figures.latency.labels(path).observe(seconds)
+        self._core.metrics.requests.labels(path, str(seen.status)).inc()
+        self._core.metrics.latency.labels(path).observe(seconds)
         if seen.key is not None and path not in UNCOUNTED:
-            self._core.figures.throughput.requested(seen.key.client)
-            self._core.figures.usage.requested(seen.key.client)
+            self._core.metrics.throughput.requested(seen.key.client)
+            self._core.metrics.usage.requested(seen.key.client)
         if self._core.traces is not None and seen.traced is not None:
             self._core.traces.end(seen.traced, method, path, seen.status)
         key = seen.key
-        logs.note(
+        logs_and_traces.note(
             "request",
             request=scope["afina.request"],
             method=method[:16],

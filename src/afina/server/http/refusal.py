@@ -19,7 +19,7 @@ from afina.errors import (
     UnknownName,
     WrongBackbone,
 )
-from afina.server.missing import Missing
+from afina.server.limits import Missing
 
 GONE = 499
 """The status that is noted where the client has gone; nobody gets it."""

@@ -12,14 +12,14 @@ from fastapi.responses import JSONResponse
 from afina import __version__
 from afina.errors import NotFound
 from afina.models import objectives
-from afina.server.asked import Answer, Text
-from afina.server.figures import CONTENT_TYPE
 from afina.server.http.asking import answers, core_of, desk_of, given, key_of, model_in_query, together
 from afina.server.http.bulk import Bulk
 from afina.server.http.described import described, health
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
 from afina.server.http.refusal import Refusal
-from afina.server.missing import Missing
+from afina.server.limits import Missing
+from afina.server.metrics import CONTENT_TYPE
+from afina.server.requests import ServedAnswer, Text
 from afina.store import publishing
 
 RECEIPT = "Afina-Receipt"
@@ -34,7 +34,7 @@ KSERVE = partial(described, INFERENCE, kserve.ERROR)
 AFINA = partial(described, "afina", native.ERROR)
 
 
-def _answer(content: Any, found: Sequence[Answer]) -> Response:
+def _answer(content: Any, found: Sequence[ServedAnswer]) -> Response:
     return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
 
@@ -184,4 +184,4 @@ async def shadow(request: Request, client: str, task: str) -> Response:
 @router.get("/metrics", **described("health", native.ERROR, media="text/plain"))
 async def metrics(request: Request) -> Response:
     """For Prometheus; with a key that has the scope admin."""
-    return Response(core_of(request).figures.text(), media_type=CONTENT_TYPE)
+    return Response(core_of(request).metrics.text(), media_type=CONTENT_TYPE)

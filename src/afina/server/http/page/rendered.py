@@ -9,8 +9,8 @@ from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from afina.server.kinds import Score
-from afina.server.throughput import WINDOW, Rates
+from afina.server.answer_formats import LabelScore
+from afina.server.metrics import WINDOW, Rates
 
 SHOWN = 8
 """Labels of a task that are shown at once; the others fold away."""
@@ -32,7 +32,7 @@ class Card:
     version: int
     aliases: Sequence[str]
     labels: Sequence[str] = ()
-    scores: Sequence[Score] = ()
+    scores: Sequence[LabelScore] = ()
     cut: bool = False
     problem: str | None = None
 

@@ -8,7 +8,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from afina.errors import Busy, NotFound
-from afina.server.asked import Answer, Text
+from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.asking import core_of, desk_of, each, given, key_of
 from afina.server.http.bodies import Body
 from afina.server.http.described import described, still
@@ -16,7 +16,7 @@ from afina.server.http.page import rendered
 from afina.server.http.page.rendered import Card
 from afina.server.http.protocols import native
 from afina.server.http.refusal import Refusal
-from afina.server.kinds import ANSWER_FORMATS
+from afina.server.requests import ServedAnswer, Text
 from afina.store.versions import PRODUCTION, NameSummary
 
 MOST = 64
@@ -87,7 +87,7 @@ async def answers(request: Request) -> Response:
 async def figures(request: Request) -> Response:
     """What the server does for the caller's client at the moment, as a part of the page."""
     core, client = core_of(request), key_of(request).client
-    return _html(rendered.figures(core.figures.throughput.rates(client), core.batching.waiting_of(client)))
+    return _html(rendered.figures(core.metrics.throughput.rates(client), core.batching.waiting_of(client)))
 
 
 async def _listed(request: Request) -> Sequence[NameSummary]:
@@ -105,7 +105,7 @@ def _served(one: NameSummary) -> str:
     return f"{one.name}@{PRODUCTION if PRODUCTION in one.aliases else one.newest}"
 
 
-def _card(one: NameSummary, found: Sequence[Answer] | Refusal) -> Card:
+def _card(one: NameSummary, found: Sequence[ServedAnswer] | Refusal) -> Card:
     if isinstance(found, Refusal):
         number = one.aliases.get(PRODUCTION, one.newest)
         return Card(one.name, number, _aliases(one, number), problem=found.message)

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from afina.errors import InvalidData
-from afina.server.asked import Answer, Text
+from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import RANKED, ranked
 from afina.server.http.shapes import TEXT, array, record
-from afina.server.kinds import ANSWER_FORMATS
+from afina.server.requests import ServedAnswer, Text
 
 EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
 
@@ -42,7 +42,7 @@ def texts(body: Classification) -> Sequence[Text]:
     return [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
 
 
-def answered(body: Classification, answers: Sequence[Answer]) -> Any:
+def answered(body: Classification, answers: Sequence[ServedAnswer]) -> Any:
     """A response. Raises InvalidData for a function that the adapter's kind has not."""
     asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
     own = ANSWER_FORMATS[answers[0].objective.kind].function

@@ -13,12 +13,12 @@ from pydantic import Field
 from afina.data.kinds import KINDS
 from afina.errors import InvalidData
 from afina.models.objective import Objective
-from afina.server.asked import Answer, Text
+from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.bodies import Array, Body
 from afina.server.http.shapes import NUMBER as ANY_NUMBER
 from afina.server.http.shapes import TEXT as ANY_TEXT
 from afina.server.http.shapes import YES_OR_NO, array, either, one_of, record
-from afina.server.kinds import ANSWER_FORMATS
+from afina.server.requests import ServedAnswer, Text
 
 TEXT, PAIR = "text", "pair"
 
@@ -94,7 +94,7 @@ def _column(tensor: Tensor) -> list[str]:
     return flat
 
 
-def answered(body: Infer, answers: Sequence[Answer], name: str, version: str) -> dict[str, Any]:
+def answered(body: Infer, answers: Sequence[ServedAnswer], name: str, version: str) -> dict[str, Any]:
     """A response. Raises InvalidData for an output that there is not."""
     made = {one["name"]: one for one in _outputs(answers)}
     wanted = [*made] if body.outputs is None else [one.name for one in body.outputs]
@@ -109,7 +109,7 @@ def answered(body: Infer, answers: Sequence[Answer], name: str, version: str) ->
     return {**head, "outputs": [made[one] for one in wanted]}
 
 
-def _outputs(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def _outputs(answers: Sequence[ServedAnswer]) -> list[dict[str, Any]]:
     objective = answers[0].objective
     written = ANSWER_FORMATS[objective.kind]
     data = written.tensors(objective, [one.prediction for one in answers])

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
-from afina.server.asked import Answer
+from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.bodies import Array, Body
 from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, array, either, record
-from afina.server.kinds import ANSWER_FORMATS
+from afina.server.requests import ServedAnswer
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
@@ -59,7 +59,7 @@ class Alias(Body):
     message: str | None = Field(None, max_length=1000, description="it stays in the log for good")
 
 
-def answered(answer: Answer) -> dict[str, Any]:
+def answered(answer: ServedAnswer) -> dict[str, Any]:
     """What a model says: its answer as `afina predict` prints it, and what answered."""
     return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
 

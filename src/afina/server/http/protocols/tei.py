@@ -12,10 +12,10 @@ from typing import Any
 from pydantic import Field
 
 from afina.errors import InvalidData
-from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import RANKED, ranked
 from afina.server.http.shapes import TEXT, array, either, record
+from afina.server.requests import ServedAnswer, Text
 
 EXAMPLE = {"model": "acme/reviews@production", "inputs": [["It broke on the second day."], ["As good as they say."]]}
 
@@ -54,7 +54,7 @@ def _text(given: list[Any]) -> Text:
     return Text(*given)
 
 
-def answered(body: Predict, answers: Sequence[Answer]) -> Any:
+def answered(body: Predict, answers: Sequence[ServedAnswer]) -> Any:
     """A response. Raises InvalidData where a text was cut that was not to be."""
     if body.truncate is False and any(one.prediction.truncated for one in answers):
         raise InvalidData(

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from afina.server.asked import Answer, Text
 from afina.server.http.bodies import Array, Body
 from afina.server.http.protocols.scores import label, scores
 from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, array, one_of, record
+from afina.server.requests import ServedAnswer, Text
 from afina.store.versions import NameSummary
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
@@ -38,7 +38,7 @@ def texts(body: Classify) -> Sequence[Text]:
     return [Text(one) for one in ([body.input] if isinstance(body.input, str) else body.input)]
 
 
-def answered(body: Classify, answers: Sequence[Answer], request: str, created: int) -> dict[str, Any]:
+def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
     """A response. created: seconds since 1970."""
     data = []
     for index, one in enumerate(answers):

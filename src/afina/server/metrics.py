@@ -1,4 +1,4 @@
-"""Figures: what Prometheus is told of a server, for those who operate it.
+"""What Prometheus scrapes of a server, for those who operate it, and each client's throughput in the last seconds.
 
 No label is a text, or a name that a request made up. Labels are clients that have keys, and versions that cannot be
 served.
@@ -6,14 +6,18 @@ served.
 
 from __future__ import annotations
 
+import collections
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from afina.server.batching import Computed
-from afina.server.throughput import Throughput
+from afina import meter
+from afina.server.queue import ComputedBatch
 
 NAMED = 20
 """Versions that are named, so that there are only so many labels."""
@@ -28,7 +32,7 @@ CLIENTS, OTHERS = 200, "(others)"
 """How many clients are figures' labels, and what the figures of all others are under, which is no client's name."""
 
 
-class Usage:
+class ClientUsage:
     """What each client has asked of this server. A client is a label once it has used a key, which an operator made."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -59,7 +63,7 @@ class Usage:
         return client
 
 
-class Figures:
+class Metrics:
     """Of one server; each has a registry of its own."""
 
     def __init__(self) -> None:
@@ -93,10 +97,10 @@ class Figures:
         self.shadowed = Counter(
             "afina_shadow_texts", "Texts with which a version was to ride along.", ("outcome",), registry=here
         )
-        self.usage = Usage(here)
+        self.usage = ClientUsage(here)
         self.switches = Counter("afina_switches", "References that mean another version now.", registry=here)
 
-    def computed(self, batch: Computed) -> None:
+    def computed(self, batch: ComputedBatch) -> None:
         """Count a batch."""
         self.tokens.inc(batch.tokens)
         self.texts.inc(batch.texts)
@@ -137,3 +141,67 @@ class _Looked(Collector):
     def collect(self) -> Iterable[Metric]:
         for name, value in self._look().items():
             yield GaugeMetricFamily(name, name.removeprefix("afina_").replace("_", " ").capitalize() + ".", value)
+
+
+WINDOW = 5
+"""Whole seconds that are looked at."""
+
+REQUESTS, TOKENS, TEXTS = "requests", "tokens", "texts"
+
+
+class _Counted(NamedTuple):
+    """Of a client, what."""
+
+    client: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A second's share of each."""
+
+    requests: float
+    tokens: float
+    texts: float
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+class Throughput:
+    """May be told by many threads. clock: seconds."""
+
+    def __init__(self, clock: Callable[[], float] = meter.now) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seconds: dict[int, collections.Counter[_Counted]] = {}
+
+    def requested(self, client: str) -> None:
+        """Count a request."""
+        with self._lock:
+            self._now()[_Counted(client, REQUESTS)] += 1
+
+    def computed(self, batch: ComputedBatch) -> None:
+        """Count a batch's texts, each as its client's."""
+        with self._lock:
+            now = self._now()
+            for client, tokens in batch.clients:
+                now[_Counted(client, TOKENS)] += tokens
+                now[_Counted(client, TEXTS)] += 1
+
+    def _now(self) -> collections.Counter[_Counted]:
+        """The present second; those that nobody looks at any more are forgotten. The lock is held."""
+        at = int(self._clock())
+        if at not in self._seconds:
+            self._seconds = {when: one for when, one in self._seconds.items() if at - when <= WINDOW}
+            self._seconds[at] = collections.Counter()
+        return self._seconds[at]
+
+    def rates(self, client: str) -> Rates:
+        """Over the last `WINDOW` whole seconds: the one that goes on now would look like less than it is."""
+        with self._lock:
+            at = int(self._clock())
+            seen = [one for when, one in self._seconds.items() if at - WINDOW <= when < at]
+            total = {what: sum(one[_Counted(client, what)] for one in seen) for what in (REQUESTS, TOKENS, TEXTS)}
+        return Rates(*(total[what] / WINDOW for what in (REQUESTS, TOKENS, TEXTS)))

@@ -1,6 +1,6 @@
-"""Tally: what came of comparing a version that rides along with the one that answers. Knows no model and keeps no text.
+"""What came of comparing a shadow version with the one that answers: numbers, which those of several servers add up to.
 
-A tally is a few numbers, which those of several servers add up to.
+Knows no model and keeps no text.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from afina.errors import InvalidData
 from afina.stats.intervals import Interval, around_mean, wilson
 
 
-class Seen(NamedTuple):
-    """Of one text. flipped: whether the label is another, None of numbers; drift: how far the score is, see `Tally`."""
+class AnswerDifference(NamedTuple):
+    """Of one text. flipped: whether the label is another, None of numbers; drift: as in `ShadowCounts`."""
 
     flipped: bool | None
     drift: float
 
 
 @dataclass(frozen=True)
-class Tally:
+class ShadowCounts:
     """Of the texts that both answered.
 
     texts     how many;  flips  those with another label, or another set of labels; None of numbers
@@ -40,25 +40,25 @@ class Tally:
     faults: int = 0
     left_out: int = 0
 
-    def seen(self, one: Seen) -> Tally:
+    def seen(self, one: AnswerDifference) -> ShadowCounts:
         """With one text more."""
-        return self.plus(Tally(1, None if one.flipped is None else int(one.flipped), one.drift))
+        return self.plus(ShadowCounts(1, None if one.flipped is None else int(one.flipped), one.drift))
 
-    def fault(self) -> Tally:
+    def fault(self) -> ShadowCounts:
         """With one text more that the candidate did not answer."""
         return replace(self, faults=self.faults + 1)
 
-    def left(self, texts: int) -> Tally:
+    def left(self, texts: int) -> ShadowCounts:
         """With texts more that it was not asked."""
         return replace(self, left_out=self.left_out + texts)
 
-    def plus(self, other: Tally) -> Tally:
+    def plus(self, other: ShadowCounts) -> ShadowCounts:
         """Of the texts of both (Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247)."""
         texts = self.texts + other.texts
         if not texts:
             return replace(self, faults=self.faults + other.faults, left_out=self.left_out + other.left_out)
         gap = other.drift - self.drift
-        return Tally(
+        return ShadowCounts(
             texts,
             _sum(self, other),
             self.drift + gap * other.texts / texts,
@@ -114,8 +114,8 @@ class Tally:
         return made
 
 
-def _sum(one: Tally, other: Tally) -> int | None:
-    """Flips of both; a tally without texts says nothing of the kind."""
+def _sum(one: ShadowCounts, other: ShadowCounts) -> int | None:
+    """Flips of both; counts of no text says nothing of the kind."""
     if not one.texts or not other.texts:
         return other.flips if other.texts else one.flips
     return None if one.flips is None or other.flips is None else one.flips + other.flips

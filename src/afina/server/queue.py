@@ -1,18 +1,147 @@
-"""Batching: the one thread that computes, and batches for it. Knows no model and no protocol."""
+"""The queue of texts of many clients that wait to be computed, and the one thread that computes them in batches.
+
+Clients take turns by tokens (start-time fair queueing: the one that has been given least is next, and who comes back
+begins where the others are), so whoever asks for little never waits behind the whole queue of who asks for much. Knows
+no model and no protocol.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from afina import meter
-from afina.errors import Busy
-from afina.server.line import Item, Line
+from afina.errors import Busy, Overloaded
 
-FIRST_GUESS = 500.0
+MEMORY = 30.0
+"""Seconds for which a client counts as one who asks, after it has."""
+
+
+@dataclass(eq=False)
+class QueuedText:
+    """A text that waits.
+
+    work     whatever computes it takes;  tokens  what it counts
+    arrived  when it came, in seconds;  until  when it is given up
+    of       whatever whoever asked is known by to who is told of batches; None: nothing
+    """
+
+    client: str
+    tokens: int
+    work: Any
+    arrived: float
+    until: float
+    of: Any = None
+    future: Future[Any] = field(default_factory=Future)
+
+
+class FairQueue:
+    """One thread at a time.
+
+    most, shared  tokens of a batch while one client asks, and while several do
+    delay         seconds that the first waits for company
+    bound         tokens that may wait, see `Settings.queue_tokens`
+    """
+
+    def __init__(self, most: int, shared: int, delay: float, bound: int) -> None:
+        self.most, self.shared, self.delay, self.bound = most, shared, delay, bound
+        self._waiting: dict[str, OrderedDict[QueuedText, None]] = {}
+        self._tokens: dict[str, int] = {}
+        self._given: dict[str, int] = {}
+        self._floor = 0
+        self._seen: dict[str, float] = {}
+
+    def offer(self, items: Sequence[QueuedText], speed: float, *, asks: bool = True) -> None:
+        """Let items of one client wait, all or none.
+
+        speed  tokens a second that are computed, for what is said of when to come again
+        asks   whether batches are to be smaller for a while because this one is there too
+        Raises Overloaded where its share is taken. What is more than a whole share is taken where nothing waits.
+        """
+        client, asked = items[0].client, sum(item.tokens for item in items)
+        clients = len(self._waiting.keys() | {client})
+        mine = self._tokens.get(client, 0)
+        if mine and mine + asked > self.bound // clients:
+            raise Overloaded("too much is waiting already. Try again later.", self.tokens / max(speed, 1.0))
+        if client not in self._waiting:
+            self._waiting[client] = OrderedDict()
+            self._given[client] = max(self._given.get(client, 0), self._floor)
+        self._waiting[client].update(dict.fromkeys(items))
+        self._tokens[client] = mine + asked
+        if asks:
+            self._seen[client] = max(item.arrived for item in items)
+
+    @property
+    def tokens(self) -> int:
+        """That wait."""
+        return sum(self._tokens.values())
+
+    @property
+    def texts(self) -> int:
+        """That wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def texts_of(self, client: str) -> int:
+        """That wait, of a client."""
+        return len(self._waiting.get(client, ()))
+
+    def budget(self, now: float) -> int:
+        """Tokens of a batch that is made now."""
+        self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}
+        return self.shared if len(self._seen) > 1 else self.most
+
+    def due(self, now: float) -> float | None:
+        """Seconds until the next batch is to be made; None where nothing waits."""
+        if not self._waiting:
+            return None
+        if self.tokens >= self.budget(now):
+            return 0.0
+        oldest = min(next(iter(queue)).arrived for queue in self._waiting.values())
+        return max(0.0, oldest + self.delay - now)
+
+    def take(self, now: float) -> list[QueuedText]:
+        """The next batch: at least one item where any waits, and no more than the budget has room for."""
+        left, batch = self.budget(now), list[QueuedText]()
+        while self._waiting:
+            client = min(self._waiting, key=lambda one: self._given[one])
+            item = next(iter(self._waiting[client]))
+            if batch and item.tokens > left:
+                break
+            self._floor = self._given[client]
+            self._given[client] += item.tokens
+            left -= item.tokens
+            self._remove(item)
+            batch.append(item)
+        return batch
+
+    def forget(self, items: Sequence[QueuedText]) -> None:
+        """Nobody waits for these any more."""
+        for item in items:
+            if item in self._waiting.get(item.client, ()):
+                self._remove(item)
+
+    def clear(self) -> list[QueuedText]:
+        """Be as new; what waited."""
+        waited = [item for queue in self._waiting.values() for item in queue]
+        self._waiting, self._tokens, self._given, self._floor = {}, {}, {}, 0
+        return waited
+
+    def _remove(self, item: QueuedText) -> None:
+        queue = self._waiting[item.client]
+        del queue[item]
+        self._tokens[item.client] -= item.tokens
+        if not queue:
+            del self._waiting[item.client], self._tokens[item.client]
+            ahead = {client: had for client, had in self._given.items() if had > self._floor}
+            self._given = ahead | {client: self._given[client] for client in self._waiting}
+
+
+FIRST_SPEED = 500.0
 """Tokens a second, before anything was computed."""
 
 LINE, COMPUTE, WATCH = "line", "compute", "watch"
@@ -22,7 +151,7 @@ LINE, COMPUTE, WATCH = "line", "compute", "watch"
 ENDING = "the server is shutting down. Try another, or later."
 
 
-class Computed(NamedTuple):
+class ComputedBatch(NamedTuple):
     """A batch that was computed: tokens and texts in it, the tokens that it had room for, seconds that it took.
 
     asked    of each text of somebody who is known by something: that, seconds that it waited, tokens
@@ -37,7 +166,7 @@ class Computed(NamedTuple):
     clients: Sequence[tuple[str, int]] = ()
 
 
-class Batching:
+class Batcher:
     """May be asked by many threads; what is asked is computed by one of its own, which nothing ends but `close`.
 
     compute  works to their outcomes, in their order; what it raises is the outcome of them all
@@ -47,10 +176,10 @@ class Batching:
 
     def __init__(
         self,
-        line: Line,
+        line: FairQueue,
         compute: Callable[[Sequence[Any]], Sequence[Any]],
         *,
-        watch: Callable[[Computed], None] = lambda computed: None,
+        watch: Callable[[ComputedBatch], None] = lambda computed: None,
         failed: Callable[[str, BaseException], None] = lambda what, error: None,
         clock: Callable[[], float] = meter.now,
     ) -> None:
@@ -58,7 +187,7 @@ class Batching:
         self._failed = failed
         self._changed = threading.Condition()
         self._closing = False
-        self._speed = FIRST_GUESS
+        self._speed = FIRST_SPEED
         self._thread = threading.Thread(target=self._run, name="afina-inference", daemon=True)
 
     def start(self) -> None:
@@ -103,7 +232,7 @@ class Batching:
         """
         now = self._clock()
         pairs = zip(works, tokens, strict=True)
-        items = [Item(client, count, work, now, now + timeout, of) for work, count in pairs]
+        items = [QueuedText(client, count, work, now, now + timeout, of) for work, count in pairs]
         with self._changed:
             if self._closing:
                 raise Busy(ENDING, code="server.ending")
@@ -113,7 +242,7 @@ class Batching:
             item.future.add_done_callback(lambda done, item=item: self._given_up(item))  # type: ignore[misc]
         return [item.future for item in items]
 
-    def _given_up(self, item: Item) -> None:
+    def _given_up(self, item: QueuedText) -> None:
         if item.future.cancelled():
             with self._changed:
                 self._line.forget([item])
@@ -146,13 +275,13 @@ class Batching:
             _settle(item.future, outcome)
         return True
 
-    def _tell(self, batch: Sequence[Item], budget: int, began: float) -> None:
+    def _tell(self, batch: Sequence[QueuedText], budget: int, began: float) -> None:
         try:
             seconds, tokens = self._clock() - began, sum(item.tokens for item in batch)
             self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
             asked = tuple((item.of, began - item.arrived, item.tokens) for item in batch if item.of is not None)
             clients = tuple((item.client, item.tokens) for item in batch)
-            self._watch(Computed(tokens, len(batch), budget, seconds, asked, clients))
+            self._watch(ComputedBatch(tokens, len(batch), budget, seconds, asked, clients))
         except BaseException as error:  # noqa: BLE001 - the answers are right whoever is told of them
             self._note(WATCH, error)
 

@@ -17,11 +17,11 @@ from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
 from afina.server.http import shapes
 from afina.server.http.shapes import Shape
-from afina.server.tally import Seen
+from afina.server.shadow_counts import AnswerDifference
 from afina.serving.answering import Prediction
 
 
-class Score(NamedTuple):
+class LabelScore(NamedTuple):
     """A label and its probability; of an adapter that answers with a number, its name and that."""
 
     label: str
@@ -51,19 +51,19 @@ class AnswerFormat(ABC):
     function: ClassVar[str]
 
     @abstractmethod
-    def scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         """A score of each label, in the adapter's order."""
 
-    def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+    def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         """The same with what the head computed in the place of probabilities."""
-        return [Score(*each) for each in zip(objective.label_names, one.outputs.tolist(), strict=True)]
+        return [LabelScore(*each) for each in zip(objective.label_names, one.outputs.tolist(), strict=True)]
 
     def label(self, objective: Objective, one: Prediction) -> str:
         """The one label to name, by default the one with the highest score."""
         return max(self.scores(objective, one), key=lambda each: each.score).label
 
     @abstractmethod
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         """What the page says, in words, and the scores below it, the highest first."""
 
     @abstractmethod
@@ -75,17 +75,17 @@ class AnswerFormat(ABC):
         """What is in each of these, in row-major order."""
 
     @abstractmethod
-    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
         """The difference between two answers to a text, as `Objective.answers` gives them."""
 
 
 class _ByLabel(AnswerFormat):
     """Answers with a probability of each label."""
 
-    def scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
-        return [Score(*each) for each in one.answer["probabilities"].items()]
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
+        return [LabelScore(*each) for each in one.answer["probabilities"].items()]
 
-    def _ranked(self, objective: Objective, one: Prediction) -> Sequence[Score]:
+    def _ranked(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         return sorted(self.scores(objective, one), key=lambda each: -each.score)
 
     def _probabilities(self, objective: Objective, several: Sequence[Prediction]) -> list[Any]:
@@ -101,7 +101,7 @@ class _Classes(_ByLabel):
     def label(self, objective: Objective, one: Prediction) -> str:
         return str(one.answer["label"])
 
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [self.label(objective, one)], self._ranked(objective, one)
 
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
@@ -110,10 +110,10 @@ class _Classes(_ByLabel):
     def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
         return [self.label(objective, one) for one in several], self._probabilities(objective, several)
 
-    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
         """By the probability of the current label."""
         label = current["label"]
-        return Seen(label != candidate["label"], _drift(label, current, candidate))
+        return AnswerDifference(label != candidate["label"], _drift(label, current, candidate))
 
 
 class _Labels(_ByLabel):
@@ -125,7 +125,7 @@ class _Labels(_ByLabel):
     }
     function = "sigmoid"
 
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return one.answer["labels"], self._ranked(objective, one)
 
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
@@ -135,11 +135,11 @@ class _Labels(_ByLabel):
         decoded = objective.decode(Predictions(np.stack([one.outputs for one in several])))
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
-    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
         """By the probability of the label that is the most probable now."""
         chances = current["probabilities"]
         flipped = {*current["labels"]} != {*candidate["labels"]}
-        return Seen(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))
+        return AnswerDifference(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))
 
 
 class _Number(AnswerFormat):
@@ -148,10 +148,10 @@ class _Number(AnswerFormat):
     fields: ClassVar[Mapping[str, Shape]] = {"value": shapes.NUMBER}
     function = "none"
 
-    def scores(self, objective: Objective, one: Prediction) -> Sequence[Score]:
-        return [Score(objective.label_names[0], one.answer["value"])]
+    def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
+        return [LabelScore(objective.label_names[0], one.answer["value"])]
 
-    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[Score]]:
+    def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
         return [f"{one.answer['value']:.4g}"], ()
 
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
@@ -160,9 +160,9 @@ class _Number(AnswerFormat):
     def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
         return [[one.answer["value"] for one in several]]
 
-    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> Seen:
+    def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
         """In the number's unit; numbers do not flip."""
-        return Seen(None, candidate["value"] - current["value"])
+        return AnswerDifference(None, candidate["value"] - current["value"])
 
 
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
@@ -174,7 +174,7 @@ def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any])
 ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labels(), NUMBER: _Number()}
 
 
-def compared(current: Prediction, candidate: Prediction) -> Seen:
+def compared(current: Prediction, candidate: Prediction) -> AnswerDifference:
     """The difference between two answers to a text. Raises InvalidData where they are of different kinds."""
     if current.kind != candidate.kind:
         named = [OBJECTIVES[one.kind].column for one in (current, candidate)]

@@ -1,4 +1,4 @@
-"""Current: which version each reference means, as far as it is served. Knows no protocol and no client.
+"""Which version each reference means, as far as that is served. Knows no protocol and no client.
 
 A version is served once it is loaded and has computed its golden probe as it did when it was made. One that does not is
 not served: where a reference meant another before, that goes on. It is tried again after a pause that doubles, since
@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 from afina import meter
 from afina.errors import AfinaError, Busy, NotFound
-from afina.server import logs
-from afina.server.figures import Figures
-from afina.server.missing import Missing
+from afina.server import logs_and_traces
+from afina.server.limits import Missing
+from afina.server.metrics import Metrics
 from afina.store.reader import StoreReader
 from afina.store.versions import Reference, Version
 
@@ -44,7 +44,7 @@ class LoadFailure:
         return replace(self, until=now + min(longest, PAUSE * 2.0 ** min(self.tries - 1, 20)))
 
 
-class Current:
+class ServedVersions:
     """May be asked by many threads.
 
     prove  loads a version and replays its probe; raises AfinaError where it is not to be served
@@ -55,11 +55,11 @@ class Current:
         self,
         store: StoreReader,
         prove: Callable[[Version], None],
-        figures: Figures,
+        metrics: Metrics,
         *,
         clock: Callable[[], float] = meter.now,
     ) -> None:
-        self._store, self._prove, self._figures, self._clock = store, prove, figures, clock
+        self._store, self._prove, self._metrics, self._clock = store, prove, metrics, clock
         self._served: dict[Reference, Version] = {}
         self._proven: set[str] = set()
         self._damaged: dict[str, LoadFailure] = {}
@@ -124,7 +124,9 @@ class Current:
                 self._damaged.clear()
             made = LoadFailure(error, 1 if before is None else before.tries + 1).again(self._clock())
             self._damaged[str(version)] = made
-        logs.note("version not served", logging.ERROR, version=str(version), problem=str(error), tries=made.tries)
+        logs_and_traces.note(
+            "version not served", logging.ERROR, version=str(version), problem=str(error), tries=made.tries
+        )
 
     @property
     def _due(self) -> bool:
@@ -166,7 +168,7 @@ class Current:
                 before = self._served.get(reference)
                 self._served[reference] = version
             if before is not None and before.digest != version.digest:
-                self._figures.switches.inc()
+                self._metrics.switches.inc()
 
     def close(self) -> None:
         """Follow no more."""
