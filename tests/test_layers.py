@@ -165,8 +165,7 @@ def test_every_package_is_there_and_says_what_it_holds_and_what_it_does_not_know
         assert "know" in said.lower(), f"{name}/__init__.py: {said!r}"
 
 
-SAME_NAME: set[str] = {
-}
+SAME_NAME: set[str] = {}
 """Public names that two classes still have."""
 
 
