@@ -165,10 +165,6 @@ def test_every_package_is_there_and_says_what_it_holds_and_what_it_does_not_know
         assert "know" in said.lower(), f"{name}/__init__.py: {said!r}"
 
 
-SAME_NAME: set[str] = {}
-"""Public names that two classes still have."""
-
-
 def test_no_two_public_classes_have_one_name() -> None:
     homes: dict[str, list[str]] = {}
     for module in MODULES:
@@ -176,8 +172,7 @@ def test_no_two_public_classes_have_one_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(module)
     twice = {name: modules for name, modules in homes.items() if len(modules) > 1}
-    assert {name: modules for name, modules in twice.items() if name not in SAME_NAME} == {}
-    assert twice.keys() >= SAME_NAME, f"{sorted(SAME_NAME - twice.keys())} is one class now; take it out of SAME_NAME"
+    assert twice == {}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
