@@ -5,7 +5,7 @@ READY := .venv/.installed
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 12
 
-.PHONY: help install study serve test test-slow errors bench clean
+.PHONY: help install study serve test test-slow endurance errors bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,10 +28,13 @@ test: $(READY) ## format, lint and type checks, and the tests but the slow ones
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not endurance'
 
 test-slow: $(READY) ## the tests that take more than ten seconds each
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow and not endurance'
+
+endurance: $(READY) ## stores under kills and contention, for minutes
+	$(PYTEST) -m endurance
 
 errors: $(READY) ## write docs/errors.md and the list of messages anew, after an error was added or reworded
 	$(BIN)/python tests/raised.py

@@ -284,3 +284,9 @@ def logits_of(classifier: Classifier, backbone: Backbone, texts: Sequence[str] =
     """Logits of texts in one batch, without dropout."""
     tokens = encode(backbone.tokenizer, texts, max_length=backbone.longest)
     return classifier.eval()(pack([tokens[index] for index in range(len(tokens))]))
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The largest, relative to the scale of what is expected; of arrays or of tensors."""
+    assert found.shape == expected.shape
+    return float(abs(found - expected).max() / abs(expected).max())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +14,9 @@ import pytest
 from afina import AdapterStore, Backbone
 from crowd import adapter
 from pages import ROOT, blocks
+from services import free_port
 
 PAGE = ROOT / "docs" / "serve.md"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 
 from afina import hub
 from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
+from hubs import NoAnswer
 from raises import raises
 
 
@@ -133,10 +134,6 @@ def test_what_is_no_data_is_not_fetched(repositories: Repositories, pattern: str
 
 def answered(status: int, told: str | None = None) -> HfHubHTTPError:
     return HfHubHTTPError("said", response=Mock(status_code=status), server_message=told)
-
-
-class NoAnswer(Exception):
-    """Of a library of which afina knows nothing."""
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,12 @@ EIGHTH = 2.0**-8
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        *itertools.product(("gpt2", "llama", "gpt_neox"), ("lora", "full", "prelayer", "baseline")),
-        ("gpt2", "prompt"),
+        *(("gpt2", method) for method in ("lora", "full", "prelayer", "baseline", "prompt")),
+        *((family, "lora") for family in ("llama", "gpt_neox")),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product(("llama", "gpt_neox"), ("full", "prelayer", "baseline"))
+        ),
         ("llama", "prefix"),
     ],
 )

@@ -18,7 +18,7 @@ from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Ref
 from afina.inference import probes
 from afina.inference.importing import read_pretrained
 from afina.inference.merging import merge
-from fakes import TEXTS, Backbones
+from fakes import TEXTS, Backbones, difference
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -45,11 +45,6 @@ def by_transformers(directory: Path) -> np.ndarray:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     found: np.ndarray = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in TEXTS]).numpy()
     return found
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def rewritten(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:

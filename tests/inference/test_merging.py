@@ -19,7 +19,7 @@ from afina.inference.merging import merge
 from afina.inference.predictor import WordsPredictor
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest
-from fakes import TEXTS, Runs, logits_of, opened
+from fakes import TEXTS, Runs, difference, logits_of, opened
 from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
@@ -27,12 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 
 TOLERANCE = 1e-5
 LABELS = ("bad", "fair", "good")
-
-
-@pytest.fixture(autouse=True)
-def _without_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a predictor looks at every object of the process, which of this one takes longer than all the rest."""
-    monkeypatch.setattr("afina.inference.predictor.gc.collect", lambda: 0)
 
 
 def invented(backbone: Backbone, name: str, settings: Mapping[str, Any] = {}, **changes: Any) -> Adapter:
@@ -69,11 +63,6 @@ def by_transformers(directory: Path, texts: Sequence[str]) -> np.ndarray:
     rows = [model.eval()(**tokenizer(text, truncation=True, return_tensors="pt")).logits for text in texts]
     found: np.ndarray = torch.cat(rows).numpy()
     return found
-
-
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 MADE: dict[str, tuple[tuple[str, ...], str, dict[str, Any]]] = {

@@ -24,7 +24,20 @@ from afina.models.added_modules import attentions, prefix_of, prompt_of
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.studies.runs.prepared import longest_text
-from fakes import LONGEST, TEXTS, WINDOW, Backbones, Runs, changed, encoded, fit_of, opened, reference, sentences
+from fakes import (
+    LONGEST,
+    TEXTS,
+    WINDOW,
+    Backbones,
+    Runs,
+    changed,
+    difference,
+    encoded,
+    fit_of,
+    opened,
+    reference,
+    sentences,
+)
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -91,11 +104,6 @@ def texts(backbone: Backbone) -> list[np.ndarray]:
 def together(classifier: Classifier, sequences: list[np.ndarray]) -> Tensor:
     with torch.inference_mode():
         return classifier.eval()(pack(sequences))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def alone(backbone: Backbone, classifier: Classifier, sequences: list[np.ndarray]) -> Tensor:

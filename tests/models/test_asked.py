@@ -27,7 +27,7 @@ from afina.models.manifest import MANIFEST, Manifest, read_manifest
 from afina.models.verbalizer import GENERAL, Verbalizer
 from afina.stats.classification import probabilities
 from afina.studies.runs.spec import Ask
-from fakes import TEXTS, Backbones, Runs, configuration, save
+from fakes import TEXTS, Backbones, Runs, configuration, difference, save
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -37,11 +37,6 @@ LABELS = ("bad", "good")
 TEMPLATE = "Review: {text}\nSentiment:"
 WORDS = {"bad": (" dull", " cold"), "good": (" warm",)}
 ASK = Ask(head="words", template=TEMPLATE, words=WORDS)
-
-
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def question(backbone: Backbone, **changes: Any) -> Verbalizer:

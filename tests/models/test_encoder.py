@@ -24,7 +24,7 @@ from afina.models.kernels.attention import NAME
 from afina.models.kernels.layout import Layout, pool
 from afina.models.kernels.patches import Patch, patches_of
 from afina.models.pretrained import meta_from_config
-from fakes import LONGEST, VOCABULARY, tokenizer
+from fakes import LONGEST, VOCABULARY, difference, tokenizer
 from raises import raises
 
 PAD, LABELS = 1, ("no", "perhaps", "yes")
@@ -83,10 +83,6 @@ def encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Backbone:
 def sequences(count: int = 9) -> list[np.ndarray]:
     random = np.random.default_rng(0)
     return [random.integers(2, VOCABULARY, size) for size in random.integers(1, 40, count)]
-
-
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @torch.inference_mode()

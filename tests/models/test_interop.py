@@ -31,18 +31,13 @@ from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES
 from afina.models.objective import Opening
 from afina.stats.classification import probabilities
-from fakes import TEXTS, Backbones, Runs, logits_of
+from fakes import TEXTS, Backbones, Runs, difference, logits_of
 from raises import raises
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 TOLERANCE = 1e-5
-
-
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from afina.errors import InvalidStudy
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.kernels.attention import NAME
-from fakes import LONG, TEXTS, UNUSUAL, WINDOW, Backbones, configuration, reference, save
+from fakes import LONG, TEXTS, UNUSUAL, WINDOW, Backbones, configuration, difference, reference, save
 from raises import raises
 
 TOLERANCE = 1e-5
@@ -51,12 +51,6 @@ class Pair:
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def pair(request: pytest.FixtureRequest, backbones: Backbones) -> Pair:
     return Pair(Backbone.load(str(backbones.path(request.param))))
-
-
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference relative to the scale of the logits."""
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def test_the_fake_texts_hold_a_single_token_and_one_longer_than_the_window(pair: Pair) -> None:

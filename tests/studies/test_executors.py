@@ -8,12 +8,10 @@ import signal
 import subprocess
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from afina import Backbone, Study, meter
@@ -29,9 +27,7 @@ from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.schedule import TRIES, Slots, Watcher
 from command import PROGRAM, HereExecutor, InventedExecutor, left_behind
-
-PATIENCE = 60.0
-"""Seconds that a busy machine may take for what takes two or three on an idle one."""
+from workers import PATIENCE, assert_ended, until, workers
 
 METHODS = ("baseline", "full", "lora", "ia3", "prelayer")
 
@@ -341,32 +337,9 @@ def several(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) 
     return source, {one.name: one.digest for one in done.records}
 
 
-def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "afina.studies.runs.worker" in child.cmdline()
-    ]
-
-
-def until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> Any:
-    """What `condition` gives as soon as it gives something; the process must be alive until then."""
-    start = time.monotonic()
-    while not (found := condition()):
-        assert process.poll() is None, "the study ended before it could be disturbed"
-        assert time.monotonic() - start < PATIENCE
-        time.sleep(0.02)
-    return found
-
-
 def checkpoints(out: Path) -> set[str]:
     """Methods whose runs have a checkpoint, in their scratch or taken back from it."""
     return {path.name.partition("-")[0] for path in out.rglob("checkpoints/*.safetensors")}
-
-
-def assert_ended(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=5)
-    assert not alive, "a worker outlived its study"
 
 
 @pytest.mark.slow
@@ -397,7 +370,7 @@ def test_ended_with_two_under_way_both_go_on_from_their_checkpoints_to_the_same_
     finally:
         process.kill()
         process.communicate()
-    assert_ended(running)
+    assert_ended(running, seconds=5.0)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGKILL: -9}[sent]
     if sent == signal.SIGINT:
         assert "Interrupted. To go on from the last checkpoint: afina study" in err

@@ -146,8 +146,21 @@ CASES = [
     ("gpt2", "prompt+prefix", "bfloat16"),
 ]
 
+QUICK = {
+    *(("gpt2", method, "float32") for method in METHODS),
+    *(("gpt2", method, "bfloat16") for method in ("full", "lora", "prefix")),
+    ("llama", "lora", "float32"),
+    ("llama", "full", "bfloat16"),
+    ("mistral", "prefix", "float32"),
+    ("llama", "lora+prefix", "bfloat16"),
+}
+"""Cases of every test run; the others are slow."""
 
-@pytest.mark.parametrize(("family", "method", "dtype"), CASES)
+
+@pytest.mark.parametrize(
+    ("family", "method", "dtype"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_a_forecast_is_what_the_run_then_measures(
     runs: Runs, tmp_path: Path, family: str, method: str, dtype: str
 ) -> None:

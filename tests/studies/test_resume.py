@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from safetensors import safe_open
 
@@ -25,10 +24,9 @@ from afina.studies.results import Results
 from afina.studies.runs.record import Record
 from command import PROGRAM, Command, left_behind
 from fakes import Runs
+from workers import PATIENCE, alive, assert_ended, until, workers
 
 STEPS = 400
-PATIENCE = 60.0
-"""Seconds that a busy machine may take for what takes two or three on an idle one."""
 
 IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 
@@ -73,44 +71,12 @@ def case(gpt2: Backbone, toy: str, tmp_path_factory: pytest.TempPathFactory) -> 
     return of
 
 
-def until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> Any:
-    """What `condition` gives as soon as it gives something; the process must be alive until then."""
-    start = time.monotonic()
-    while not (found := condition()):
-        assert process.poll() is None, "the run ended before it could be disturbed"
-        assert time.monotonic() - start < PATIENCE
-        time.sleep(0.01)
-    return found
-
-
 def account(out: Path) -> dict[str, Any]:
     """What the one checkpoint says of the run so far; empty where there is none."""
     for path in out.rglob("checkpoints/*.safetensors"):  # that of a run under way lies in its scratch
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()["account"])
     return {}
-
-
-def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "afina.studies.runs.worker" in child.cmdline()
-    ]
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def assert_ended(processes: list[psutil.Process], seconds: float = 2.0) -> None:
-    start = time.monotonic()
-    while any(map(alive, processes)):
-        assert time.monotonic() - start < seconds, "a worker outlived its study"
-        time.sleep(0.01)
 
 
 def assert_same(results: Results, reference: Record) -> Record:

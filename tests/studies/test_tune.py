@@ -33,6 +33,7 @@ from afina.studies.trials import SPREAD, Trial, Tuned
 from command import PROGRAM, Command, HereExecutor
 from fakes import sentences, write_csv
 from raises import raises
+from workers import assert_ended, until
 
 METHODS = ("baseline", "full", "lora")
 
@@ -489,16 +490,11 @@ def test_killed_outright_it_goes_on_to_the_same_choice(gpt2: Backbone, toy: str,
     )
     command = [*PROGRAM, "study", str(source), "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    start = time.monotonic()
-    while not OutputDirectory(tmp_path / "killed").tuning.exists():
-        assert killed.poll() is None
-        assert time.monotonic() - start < 90
-        time.sleep(0.02)
+    until(OutputDirectory(tmp_path / "killed").tuning.exists, killed)
     children = psutil.Process(killed.pid).children()
     killed.kill()
     killed.communicate()
-    psutil.wait_procs(children, timeout=5)
-    assert not any(child.is_running() for child in children)
+    assert_ended(children, seconds=5.0)
     before = trials.read_tuned(tmp_path / "killed")[0].trials
     assert before
     assert not (tmp_path / "killed" / "records.jsonl").exists()

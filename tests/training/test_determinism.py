@@ -83,8 +83,18 @@ def test_dropout_is_on_in_these_tests(fit: Callable[..., Fit]) -> None:
     assert outcomes[0] != outcomes[1]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        *((method, "float32") for method in METHODS),
+        *(
+            (method, "bfloat16")
+            if method in ("full", "lora", "prompt")
+            else pytest.param(method, "bfloat16", marks=pytest.mark.slow)
+            for method in METHODS
+        ),
+    ],
+)
 def test_the_same_run_twice_gives_the_same_digest(
     run: Callable[..., Run], tmp_path: Path, method: str, dtype: str
 ) -> None:

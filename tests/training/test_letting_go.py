@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from afina import Backbone, Predictor, Run, assets, device
+from afina import METHODS, Backbone, Predictor, Run, assets, device
 from afina.errors import Diverged, NotFound
 from afina.methods import make
 from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.studies.runs import prepared
 from afina.training.fit import Fit
+from crowd import adapter
 from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
 
 
@@ -119,12 +120,15 @@ def test_an_error_that_is_kept_keeps_no_model(runs: Runs, tmp_path: Path, monkey
 
 
 @pytest.mark.usefixtures("uncollected")
-def test_a_predictor_that_nobody_has_any_more_is_gone(trained: Path) -> None:
-    predictor = Predictor.load(trained)
-    predictor(["What a warm ferry!"])
-    references = watched(predictor, predictor.classifier)
-    del predictor
-    assert alive(references) == []
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_predictor_that_nobody_has_any_more_is_gone(gpt2: Backbone, dtype: str) -> None:
+    """So opening one needs no collection before, which looks at every object of the process."""
+    for name in (*METHODS, "lora+prefix"):
+        predictor = Predictor.of(adapter(gpt2, name), gpt2, dtype)
+        predictor(["What a warm ferry!"])
+        references = watched(predictor, predictor.classifier)
+        del predictor
+        assert alive(references) == [], name
 
 
 FLAT = 64

@@ -183,9 +183,24 @@ def test_a_run_computes_no_more_tokens_at_once_than_its_budget_and_measures_the_
 # Activation checkpointing
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["full", "lora", "prelayer", "prompt", "prefix"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+CHECKPOINTED = [
+    (family, name, dtype)
+    for family in ("gpt2", "llama")
+    for name in ("full", "lora", "prelayer", "prompt", "prefix")
+    for dtype in (torch.float32, torch.bfloat16)
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "dtype"),
+    [
+        case
+        if case[0::2] == ("gpt2", torch.float32) or case == ("llama", "lora", torch.bfloat16)
+        else pytest.param(*case, marks=pytest.mark.slow)
+        for case in CHECKPOINTED
+    ],
+    ids=str,
+)
 def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
     backbones: Backbones, family: str, name: str, dtype: torch.dtype
 ) -> None:

@@ -5,7 +5,6 @@ Order and batching change no answer. Knows no task, no file of texts and no prob
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -216,7 +215,6 @@ class ModelPredictor(Predictor):
     def on(cls, adapter: Adapter, backbone: Backbone) -> Self:
         """In float32. Raises as `Predictor.of` does."""
         manifest = adapter.manifest
-        gc.collect()  # a model and its patches refer to each other: one that was let go of stays until this
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
         classifier = Classifier.open(backbone, asked.label_names, seed=0, opening=asked.opening)

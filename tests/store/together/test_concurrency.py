@@ -91,7 +91,7 @@ def test_readers_writers_gc_and_verify_beside_each_other(
     storing.check_whole(store, adapters.digests)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_readers_writers_gc_and_verify_beside_each_other_for_long(
     store: AdapterStore, url: str, adapters: Adapters, crew: Crew
 ) -> None:

@@ -251,7 +251,7 @@ def test_killed_at_random_nothing_acknowledged_is_lost(
     lives(crew, store, url, adapters, seed=1, seconds=4)
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_killed_at_random_for_a_minute(store: AdapterStore, url: str, adapters: Adapters, crew: Crew) -> None:
     lives(crew, store, url, adapters, seed=2, seconds=60)
 

@@ -1,0 +1,45 @@
+"""Studies in processes of their own, and the workers that they start: wait for a moment, disturb, see that all end."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psutil
+
+PATIENCE = 60.0
+"""Seconds that a busy machine may take for what takes two or three on an idle one."""
+
+
+def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "afina.studies.runs.worker" in child.cmdline()
+    ]
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> Any:
+    """What `condition` gives as soon as it gives something; the process must be alive until then."""
+    start = time.monotonic()
+    while not (found := condition()):
+        assert process.poll() is None, "the study ended before it could be disturbed"
+        assert time.monotonic() - start < PATIENCE
+        time.sleep(0.01)
+    return found
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_ended(processes: Sequence[psutil.Process], seconds: float = 2.0) -> None:
+    start = time.monotonic()
+    while any(map(alive, processes)):
+        assert time.monotonic() - start < seconds, "a worker outlived its study"
+        time.sleep(0.01)
