@@ -19,7 +19,7 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from afina import file_io
-from afina.errors import AfinaError, CannotWrite, CorruptStore, NotFound, Refused
+from afina.errors import AfinaError, CannotWrite, NotFound, Refused
 from afina.store.database import engine
 from afina.store.database.engine import Address
 from afina.store.database.tables import (
@@ -78,22 +78,13 @@ class Database:
             tables = inspect(connection)
             if not tables.has_table(FORMATS.name):
                 if tables.has_table("store"):
-                    raise CorruptStore(
-                        engine.damaged(self.address, "its format is not stated"),
-                        code="store.database-damaged",
-                        store=self.address.shown,
-                    )
+                    raise engine.damaged(self.address, "its format is not stated")
                 return self._missing()
             if not tables.has_table("store") and not self.is_file:
-                raise Refused(engine.foreign(self.address), code="store.foreign", store=self.address.shown)
+                raise engine.foreign(self.address)
             found = connection.execute(select(FORMATS.c.version_num)).scalar()
         if not isinstance(found, str) or not re.fullmatch("[0-9]{4}", found, re.ASCII):
-            raise CorruptStore(
-                engine.damaged(self.address, f"its format is {found!r}, expected four digits"),
-                code="store.database-damaged",
-                store=self.address.shown,
-                format=found,
-            )
+            raise engine.damaged(self.address, f"its format is {found!r}, expected four digits", format=found)
         if found > FORMAT:
             raise Refused(
                 f"store {self.address.shown}: made by a later afina (format {found}, this one knows {FORMAT}). "
@@ -121,11 +112,7 @@ class Database:
     def _missing(self) -> bool:
         """False; or an error, where a file of a database is not there and blobs are."""
         if self.is_file and engine.has_blobs_alone(Path(self.address.url)):
-            raise CorruptStore(
-                engine.damaged(self.address, "it is missing or empty, and there are blobs"),
-                code="store.database-damaged",
-                store=self.address.shown,
-            )
+            raise engine.damaged(self.address, "it is missing or empty, and there are blobs")
         return False
 
     def begin(self, first: Callable[[Connection], None]) -> bool:
@@ -147,7 +134,7 @@ class Database:
         with self._transaction(begin, lock) as connection:
             there = inspect(connection).get_table_names()
             if there and FORMATS.name not in there:
-                raise Refused(engine.foreign(self.address), code="store.foreign", store=self.address.shown)
+                raise engine.foreign(self.address)
             migrate(connection)
             fresh = connection.execute(select(STORE.c.id)).scalar() is None
             if fresh:
@@ -285,11 +272,7 @@ class Database:
             raise self._in_words(error) from None
         except _UNEXPECTED as error:
             problem = f"a row is not as it was written: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
-            raise CorruptStore(
-                f"{engine.damaged(self.address, problem)} `afina store verify` says what it is about.",
-                code="store.database-damaged",
-                store=self.address.shown,
-            ) from error
+            raise engine.damaged(self.address, problem, " `afina store verify` says what it is about.") from error
 
     def _answers(self, connection: Connection) -> bool:
         """A file does; a server may have ended a connection on which nothing was said for long."""

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from afina import meter
-from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, InvalidName, NotFound
+from afina.errors import AfinaError, Busy, CannotWrite, CorruptStore, InvalidName, NotFound, Refused
 
 VARIABLE = "AFINA_STORE"
 DATABASE = "store.db"
@@ -215,7 +215,7 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
             store=address.shown,
         )
     if address.directory is not None:
-        return CorruptStore(damaged(address, said), code="store.database-damaged", store=address.shown)
+        return damaged(address, said)
     if code.startswith(_ABSENT):
         return NotFound(
             f"{where}: {said}. Begin one: afina store init --blobs URL.", code="store.missing", store=address.shown
@@ -228,22 +228,29 @@ def error_of(error: DBAPIError, address: Address, secret: object, patience: floa
     )
 
 
-def damaged(address: Address, problem: str) -> str:
-    """What to say of a database that is not as it was left."""
+def damaged(address: Address, problem: str, then: str = "", **fields: object) -> CorruptStore:
+    """The error of a database that is not as it was left. then: what else to do."""
     where = address.url if address.directory is not None else "it"
-    return (
+    return CorruptStore(
         f"store {address.shown}: its database is damaged ({problem}). Restore {where} from a backup; the blobs are as "
-        "they were."
+        f"they were.{then}",
+        code="store.database-damaged",
+        store=address.shown,
+        **fields,
     )
 
 
-def foreign(address: Address) -> str:
-    """What to say of a database in which other tables are."""
-    return f"store {address.shown}: holds tables of another program. Give an empty database, or another directory."
+def foreign(address: Address) -> Refused:
+    """The error of a database in which other tables are."""
+    return Refused(
+        f"store {address.shown}: holds tables of another program. Give an empty database, or another directory.",
+        code="store.foreign",
+        store=address.shown,
+    )
 
 
 def busy(address: Address, patience: float) -> Busy:
-    """Others did not come to an end."""
+    """The error where others did not come to an end."""
     return Busy(
         f"store {address.shown}: others use it, and did not end within {patience:g} seconds. Try again.",
         code="store.busy",
