@@ -32,7 +32,7 @@ from afina.stats import classification
 from afina.studies.choosing.floors import tfidf
 from afina.studies.runs.prepared import attached
 from afina.training.fit import Fit
-from afina.training.recipe import Recipe
+from afina.training.optimizer import Recipe
 from words import LENGTH, Cell, backbone, packed, part, question, task, unpacked
 from words_page import grid
 

@@ -37,10 +37,9 @@ from afina.models.classifier import Classifier
 from afina.models.objectives import Classes
 from afina.studies.runs.prepared import attached
 from afina.studies.runs.spec import Training
-from afina.training.features import Features, inputs_of
 from afina.training.fit import Fit
-from afina.training.inputs import Laid
-from afina.training.recipe import Recipe
+from afina.training.inputs import FeatureInputs, TextBatch, inputs_of
+from afina.training.optimizer import Recipe
 from arm import BATCH_SIZE, CPU, EPOCHS, SEED
 from packed_arm import PackedArm
 from padded_arm import TrainerArm
@@ -82,7 +81,7 @@ def speeds(key: str, plan: Plan, repeats: int) -> dict[str, Any]:
     arms: dict[str, Any] = {"lora": packed(plan, method_of(REFERENCE, plan.backbone.family))}
     if key not in NOT_BY_PEFT:
         arms["B2"] = TrainerArm(plan.backbone, plan.label_names, method, Training(), plan.steps, paper=False)
-    by_step = inputs_of(method) is not Features
+    by_step = inputs_of(method) is not FeatureInputs
     if by_step:
         arms["D"] = packed(plan, method)
     schedule = {name: "B2" if name == "B2" else "D" for name in arms}
@@ -102,7 +101,7 @@ def speeds(key: str, plan: Plan, repeats: int) -> dict[str, Any]:
     if by_step:
         heaviest = plan.heaviest("D")[1]
         fit = arms["D"].fit
-        activations = fit.activation_bytes(Laid(pack(heaviest.rows, heaviest.labels)))
+        activations = fit.activation_bytes(TextBatch(pack(heaviest.rows, heaviest.labels)))
         return found | {"state_bytes": fit.state_bytes, "activation_bytes": activations}
     return found | whole(plan, method, repeats)
 

@@ -17,7 +17,7 @@ from afina.models.objectives import Classes
 from afina.studies.runs.prepared import attached
 from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
-from afina.training.recipe import Recipe
+from afina.training.optimizer import Recipe
 from arm import BATCH_SIZE, CPU, SEED, Watched
 from sample import Batch
 

@@ -39,7 +39,7 @@ from afina.models.verbalizer import Verbalizer
 from afina.stats import classification
 from afina.studies.choosing.floors import tfidf
 from afina.training.fit import Fit
-from afina.training.recipe import Recipe
+from afina.training.optimizer import Recipe
 
 RECORDS = Path("results/words.jsonl")
 KEPT = Path(__file__).resolve().parents[1] / "docs" / "words.jsonl"

@@ -26,7 +26,7 @@ from afina.models.objectives import Classes
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
 from afina.training.fit import Fit
-from afina.training.recipe import Recipe
+from afina.training.optimizer import Recipe
 
 END, BEGIN = "<|endoftext|>", "<|begin|>"
 VOCABULARY = 320

@@ -34,7 +34,7 @@ from afina.studies.runs.run import Forecast
 from afina.studies.runs.spec import RunSpec, Training
 from afina.training.dry_run import Alive, dry_run
 from afina.training.fit import Fit
-from afina.training.inputs import Laid
+from afina.training.inputs import TextBatch
 from command import PROGRAM, Command
 from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences, serves
 from raises import raises
@@ -278,7 +278,7 @@ def test_activations_of_texts_longer_than_the_short_attention_are_exact_too(
     fit = fit_of(opened(backbone, method), method, encoded(backbone, sentences(2)), dtype=getattr(torch, dtype))
     fit.begin()
     packed = pack([torch.zeros(400, dtype=torch.long).numpy()] * 2, [0, 1])
-    assert one.activation_bytes == fit.activation_bytes(Laid(packed))
+    assert one.activation_bytes == fit.activation_bytes(TextBatch(packed))
 
 
 @pytest.mark.slow

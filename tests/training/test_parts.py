@@ -18,9 +18,8 @@ from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.studies.runs.record import Record
 from afina.studies.runs.spec import UNASKED, Training
-from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
-from afina.training.fit import Fit
+from afina.training.fit import Fit, checkpoint_blocks
 from fakes import LONG, Backbones, changed, encoded, fit_of, opened, sentences
 
 TOLERANCE = 1e-5
@@ -207,7 +206,7 @@ def test_checkpointed_training_is_the_same_bit_for_bit_with_dropout(
     plain, checkpointed = (
         limited(fitted(backbones, name, family, dropout=0.1, dtype=dtype), tokens=BUDGET) for _ in range(2)
     )
-    recompute(checkpointed.classifier.body)
+    checkpoint_blocks(checkpointed.classifier.body)
     expected, found = trained(plain), trained(checkpointed)
     assert found.losses == expected.losses
     for key, parameter in plain.weights.trained.items():
@@ -233,7 +232,7 @@ def test_every_block_of_every_family_keeps_its_input_only(backbones: Backbones, 
 
     for index, block in enumerate(blocks):
         block.forward = watched(index, block.forward)
-    recompute(fit.classifier.body)
+    checkpoint_blocks(fit.classifier.body)
     packed = next(fit.loader.batches(0, 1))
     loss = fit.classifier.train()(packed).sum()
     assert entered == [0, 1]
@@ -269,7 +268,7 @@ def test_checkpointing_holds_less_at_the_end_of_the_forward_pass(backbones: Back
     def kept(checkpointing: bool) -> int:
         fit = fitted(backbones, "full", dropout=0.1)
         if checkpointing:
-            recompute(fit.classifier.body)
+            checkpoint_blocks(fit.classifier.body)
         sizes: list[int] = []
         packed = next(fit.loader.batches(0, 1))
 

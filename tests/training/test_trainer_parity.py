@@ -30,8 +30,7 @@ from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
-from afina.training.optimizer import make_optimizer
-from afina.training.recipe import Recipe
+from afina.training.optimizer import Recipe, make_optimizer
 from fakes import BATCH, Backbones, changed, encoded, fit_of, opened, reference, sentences
 
 # peft asks transformers for a property that transformers has renamed.

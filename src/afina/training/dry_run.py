@@ -26,16 +26,16 @@ from afina.models.backbone_spec import FLOAT
 from afina.models.classifier import Classifier, ParameterCounts, count_parameters
 from afina.models.objective import Objective
 from afina.models.pretrained import meta_model
-from afina.training.features import inputs_of
 from afina.training.fit import Fit
-from afina.training.recipe import Recipe
+from afina.training.inputs import inputs_of
+from afina.training.optimizer import Recipe
 
 _STEPS = 2
 """From the second step on, the optimiser's state is there while a batch is computed."""
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class DryRun:
     """Counts of parameters, and bytes as docs/figures.md defines them.
 
     gpu_state_bytes   state_bytes without what a CPU alone keeps: the second copy of packed weights
@@ -62,7 +62,7 @@ def dry_run(
     evaluation: Packed,
     dtype: torch.dtype,
     precision: str = FLOAT,
-) -> Foreseen:
+) -> DryRun:
     """What a training of `method` on the CPU takes whose largest batch to evaluate is `evaluation`.
 
     precision  what the backbone's frozen weights are held in
@@ -92,7 +92,7 @@ def dry_run(
         classifier.eval()
         with torch.inference_mode():
             classifier(evaluation, evaluation_layout)
-    return Foreseen(counts, kept, kept - copies, activations, beyond, alive.peak, disk_bytes)
+    return DryRun(counts, kept, kept - copies, activations, beyond, alive.peak, disk_bytes)
 
 
 def _shape(address: str, labels: int, method: Method, precision: str) -> Classifier:

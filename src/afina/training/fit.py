@@ -1,7 +1,9 @@
 """Fit: a training session. One, for every method: it sees a classifier, named parameters and batches.
 
 AdamW with Trainer's parameter groups, linear decay to zero without warm-up, clipping by the total norm; the loss is
-the objective's mean over a batch. Knows no task, no run, and no file but its checkpoint.
+the objective's mean over a batch. Activation checkpointing is torch's own `checkpoint` around each transformer block,
+whatever its forward is, with the same dropout masks: its random state is restored for the second time. Knows no task,
+no run, and no file but its checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from afina import meter
 from afina.allocator import keep_freed
@@ -22,19 +26,17 @@ from afina.errors import Diverged, InvalidStudy
 from afina.events import Listener, Progress, ValidationScore, ignore
 from afina.inference import predictor
 from afina.methods.method import Method
+from afina.models.architectures import blocks_of
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
+from afina.models.kernels.patches import Patch, call_of, patch
 from afina.models.objective import Objective
 from afina.stats.metrics import METRICS
 from afina.training import checkpoint
-from afina.training.activation_checkpointing import recompute
 from afina.training.checkpoint import Account
-from afina.training.features import inputs_of
-from afina.training.inputs import Part
+from afina.training.inputs import MicroBatch, inputs_of
 from afina.training.mixed_precision import WorkingWeights
-from afina.training.optimizer import clip, make_optimizer, set_rate
-from afina.training.recipe import Recipe
-from afina.training.regularization import Average, Pull
+from afina.training.optimizer import L2SP, Recipe, WeightAverage, clip, make_optimizer, set_rate
 
 CHECKPOINT_SHARE = 0.05
 """Writing checkpoints may take this share of the time between them; slower disks get fewer."""
@@ -71,7 +73,7 @@ class Fit:
         self.loader, self.recipe, self.account = loader, recipe, Account()
         self.parameters = method.trainable(classifier.model)
         if recipe.checkpointing:
-            recompute(classifier.body)
+            checkpoint_blocks(classifier.body)
         precision = dtype if self.parameters else torch.float32
         self.weights = WorkingWeights.of(method, classifier.model, precision)
         self.optimizer = make_optimizer(classifier.model, method, self.weights.trained, recipe)
@@ -86,8 +88,8 @@ class Fit:
                 method=method.name,
                 option="pull",
             )
-        self.pull = Pull(recipe.pull, brought, method.multipliers(model))
-        self.average = Average(recipe.average, recipe.steps, trained)
+        self.pull = L2SP(recipe.pull, brought, method.multipliers(model))
+        self.average = WeightAverage(recipe.average, recipe.steps, trained)
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +166,7 @@ class Fit:
         account.seconds["train"] = account.seconds.get("train", 0.0) + spent
         return loss
 
-    def update(self, parts: Sequence[Part]) -> torch.Tensor:
+    def update(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
         """Move the weights by the gradients of the parts of a batch; its mean loss, float32, detached."""
         self.weights.clear()
         loss = self._backward(parts)
@@ -175,7 +177,7 @@ class Fit:
         self.weights.refresh()
         return loss
 
-    def _backward(self, parts: Sequence[Part]) -> torch.Tensor:
+    def _backward(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
         learnt = [part.learnt for part in parts]
         total = torch.zeros((), device=parts[0].targets.device)
         for part, count in zip(parts, learnt, strict=True):
@@ -188,7 +190,7 @@ class Fit:
             total += loss.detach()
         return total
 
-    def _loss(self, part: Part) -> torch.Tensor:
+    def _loss(self, part: MicroBatch) -> torch.Tensor:
         return self.objective.loss(self.inputs.outputs(part), part.targets, self.recipe.label_smoothing)
 
     def score(self, split: EncodedSplit, metric: str, listen: Listener = ignore) -> ValidationScore:
@@ -228,7 +230,7 @@ class Fit:
         held = [*self.inputs.held, *self.pull.held, *self.average.weights.values()]
         return meter.state_bytes([*weights, *held], self.optimizer)
 
-    def activation_bytes(self, part: Part) -> int:
+    def activation_bytes(self, part: MicroBatch) -> int:
         """What a forward pass over `part` keeps for the backward pass."""
         return meter.activation_bytes(self.classifier, lambda: self._loss(part))
 
@@ -254,3 +256,18 @@ class Fit:
             self.classifier = reopen()
             self.method.restore(self.classifier.model, trained)
         return self.classifier
+
+
+def checkpoint_blocks(body: Any) -> None:
+    """Checkpoint every block of `body`, a transformer without head, in place; in training only.
+
+    Not through transformers' switch: its name changes between versions, and it passes by a forward that is replaced.
+    """
+    for block in blocks_of(body):
+        patch(block, Patch.CHECKPOINT, _checkpointed, call_of(block))
+
+
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    if block.training and torch.is_grad_enabled():
+        return recomputed(forward, *inputs, use_reentrant=False, **options)
+    return forward(*inputs, **options)

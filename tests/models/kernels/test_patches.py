@@ -17,7 +17,7 @@ from afina.models.architectures import ARCHITECTURES
 from afina.models.classifier import Classifier
 from afina.models.kernels.elementwise import Dropout
 from afina.models.kernels.patches import Patch, exchange, patch, patches_of
-from afina.training.activation_checkpointing import recompute
+from afina.training.fit import checkpoint_blocks
 from afina.training.mixed_precision import WorkingWeights
 from fakes import Backbones, logits_of, opened
 
@@ -83,7 +83,7 @@ def test_training_patches_on_top_of_the_kernels_and_a_wrap_afterwards_is_refused
     method = make("prelayer")
     classifier = opened(gpt2, method)
     before = logits_of(classifier, gpt2)
-    recompute(classifier.body)
+    checkpoint_blocks(classifier.body)
     WorkingWeights.of(method, classifier.model, torch.float32)
     assert counted(classifier)[(Patch.LAST_BLOCK, Patch.CHECKPOINT)] == 1
     assert counted(classifier)[(Patch.CHECKPOINT,)] == 1

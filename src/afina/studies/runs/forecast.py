@@ -34,8 +34,8 @@ from afina.studies.runs.prepared import aim_of, attached, loader_of, longest_tex
 from afina.studies.runs.run import Forecast, Terms
 from afina.studies.runs.spec import Ask, Data, RunSpec, Training
 from afina.training.dry_run import dry_run
-from afina.training.features import inputs_of
 from afina.training.fit import Fit
+from afina.training.inputs import inputs_of
 
 MADE_UP = "texts of one length"
 """Stands for the task of a run that is foreseen from the backbone's configuration alone."""

@@ -30,7 +30,7 @@ from afina.models.verbalizer import Verbalizer
 from afina.studies.runs.inputs import TaskFacts, labels_of
 from afina.studies.runs.spec import RunSpec
 from afina.training.fit import Fit
-from afina.training.recipe import Recipe
+from afina.training.optimizer import Recipe
 
 DEFAULT_LENGTH = 512
 
