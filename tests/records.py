@@ -149,7 +149,7 @@ def of_kind(kind: str, method: str = "lora", *, noise: float = 1.0, seed: int = 
         right = (np.random.default_rng(0).random((TEXTS, width)) < 0.3).astype(np.int64)
         outputs = 4.0 * right - 2 + 2 * noise * drawn.normal(size=(TEXTS, width))
     predicted = Predictions(outputs.astype(np.float32), right)
-    told = {"kind": kind, "objective": objective.told, "metric": objective.metric, "examples": TEXTS, "seed": seed}
+    told = {"kind": kind, "objective": objective.settings, "metric": objective.metric, "examples": TEXTS, "seed": seed}
     told |= {"label_names": objective.label_names, "metrics": objective.metrics(predicted)}
     return Result(record(method, **(told | changes)), predicted)
 

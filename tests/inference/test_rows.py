@@ -61,9 +61,9 @@ def test_a_row_without_a_text_has_an_answer_without_a_value_and_a_reason(kind: s
     assert [answer["row"] for answer in answers] == [1, 2, 3]
     assert truncated == 1
     assert answers[1] == {
-        "row": 2, "text": None, **OBJECTIVES[kind].nothing, "reason": f"{file}, line 3: no text there"
+        "row": 2, "text": None, **OBJECTIVES[kind].empty_answer, "reason": f"{file}, line 3: no text there"
     }  # fmt: skip
-    assert answers[0].keys() - {"row", "text"} == OBJECTIVES[kind].nothing.keys()
+    assert answers[0].keys() - {"row", "text"} == OBJECTIVES[kind].empty_answer.keys()
 
 
 def test_a_table_keeps_its_columns_and_its_rows_in_their_order(file: Path) -> None:

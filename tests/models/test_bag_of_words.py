@@ -196,7 +196,7 @@ def test_a_floor_of_another_kind_learns_and_is_handed_over(kind: str, tmp_path: 
     assert figures[1] < 0.5 * figures[0] if kind == "number" else figures[1] > figures[0]
     assert made.model
     assert made.setting.startswith("alpha" if kind == "number" else "C")
-    origin = {"objective": objective.told}
+    origin = {"objective": objective.settings}
     made.model.adapter(objective.label_names, made.hyperparameters, **origin).save(tmp_path / "adapter")
     predictor = Predictor.load(tmp_path / "adapter")
     assert predictor.objective.decode(predictor.predict(held_out.texts)[0]) == pytest.approx(made.predict(held_out))
@@ -212,6 +212,6 @@ def test_the_same_answer_to_every_text_is_the_mean_or_how_frequent_each_label_is
     numbers, asked = of_kind("number")
     assert floors.constant(numbers, asked).predict(numbers) == pytest.approx(np.full(200, numbers.labels.mean()))
     several, labels = of_kind("labels")
-    chances = labels.chances(floors.constant(several, labels).predictions(several))
+    chances = labels.probabilities(floors.constant(several, labels).predictions(several))
     assert chances is not None
     assert chances[0] == pytest.approx(several.labels.mean(axis=0), abs=1e-6)

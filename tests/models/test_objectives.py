@@ -26,7 +26,7 @@ def test_a_number_is_learnt_standardised_and_told_in_its_own_unit() -> None:
     targets = np.array([100.0, 200.0, 600.0])
     asked = Number(("price",)).of(targets)
     assert (asked.mean, asked.scale) == (300.0, pytest.approx(targets.std()))
-    learnt = asked.learnt(targets)
+    learnt = asked.loss_targets(targets)
     assert learnt.dtype == np.float32
     assert learnt.mean() == pytest.approx(0, abs=1e-6)
     outputs = learnt[:, None]
@@ -55,9 +55,9 @@ def test_several_labels_are_those_that_reach_their_threshold() -> None:
 
 def test_the_loss_of_several_labels_is_that_of_arrays() -> None:
     asked = Labels(NAMES)
-    given = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.learnt(SEVERAL)))
+    given = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.loss_targets(SEVERAL)))
     assert given.item() == pytest.approx(asked.mean_loss(Predictions(OUTPUTS, SEVERAL)), rel=1e-5)
-    smoothed = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.learnt(SEVERAL)), 0.2)
+    smoothed = asked.loss(torch.tensor(OUTPUTS), torch.tensor(asked.loss_targets(SEVERAL)), 0.2)
     towards = asked.loss(torch.tensor(OUTPUTS), torch.full(OUTPUTS.shape, 0.5))
     assert smoothed.item() == pytest.approx(0.8 * given.item() + 0.2 * towards.item(), rel=1e-5)
 
@@ -109,8 +109,8 @@ def test_calibrated_labels_have_thresholds_that_raise_f1() -> None:
     ],
 )
 def test_what_is_told_of_an_objective_makes_it_again(asked: Classes | Number | Labels) -> None:
-    assert objectives.make(asked.label_names, asked.told) == asked
-    assert (asked.told is None) == (asked == Classes(NAMES))
+    assert objectives.make(asked.label_names, asked.settings) == asked
+    assert (asked.settings is None) == (asked == Classes(NAMES))
 
 
 @pytest.mark.parametrize("told", [{"kind": "ranks"}, {"kind": "classes", "mean": 1}, {}])

@@ -299,7 +299,7 @@ def test_tfidf_is_the_pipeline_that_scikit_learns_grid_search_chooses(kind: str)
     pipeline = make_pipeline(clone(words), clone(last))
     pipeline.steps[1] = ("last", pipeline.steps[1][1])
     search = GridSearchCV(pipeline, named, cv=kind.folds(train.labels), scoring=kind.scoring)
-    best = search.fit(train.texts, objective.learnt(targets)).best_estimator_
+    best = search.fit(train.texts, objective.loss_targets(targets)).best_estimator_
     found, expected = (one.get_params() for one in (last, best[-1]))
     assert {name: found[name] for name in grid} == {name: expected[name] for name in grid}
 

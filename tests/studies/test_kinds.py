@@ -139,7 +139,7 @@ def test_a_saved_model_has_in_transformers_the_loss_that_it_had_here(
     predictor = Predictor.load(tmp_path / record.adapter)
     split = EvaluationSet.read(files[name], trained(Adapter.load(tmp_path / record.adapter))).split
     ids = torch.tensor([predictor.backbone.tokenizer(split.texts[0])["input_ids"]])  # type: ignore[attr-defined]
-    target = torch.tensor(result.objective.learnt(split.labels[:1]))
+    target = torch.tensor(result.objective.loss_targets(split.labels[:1]))
     theirs = model(ids, labels=target).loss.item()
     first = result.predictions.take([0])
     assert first.right.tolist() == split.labels[:1].tolist()

@@ -583,7 +583,7 @@ def test_losses_of_every_kind_of_task_are_trainers(
     names = ("rating",) if kind == "number" else ("good", "the", "long")
     told = {"kind": "classes" if kind == "balanced" else kind}
     objective = objectives.make(names, told).of(targets, "balanced" if kind == "balanced" else None)
-    learnt, method = objective.learnt(targets), make("full", family)
+    learnt, method = objective.loss_targets(targets), make("full", family)
 
     def open_() -> Classifier:
         return Classifier.open(backbone, names, SEED, opening=objective.opening)

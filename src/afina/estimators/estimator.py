@@ -241,7 +241,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, [N, classes], in the order of `classes_`."""
-        chances = self.predictor_.objective.chances(self._predictions(X))
+        chances = self.predictor_.objective.probabilities(self._predictions(X))
         assert chances is not None
         return chances
 

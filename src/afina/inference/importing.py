@@ -80,7 +80,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
         method=Full.name,
         hyperparameters=Full().hyperparameters,
         label_names=asked.label_names,
-        objective=asked.told,
+        objective=asked.settings,
         backbone=base.address,
         backbone_digest=made_for,
         tokenizer_digest=base.tokenizer_digest,

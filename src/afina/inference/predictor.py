@@ -73,7 +73,7 @@ class Predictor(ReprCard, ABC):
 
     def facts(self) -> dict[str, object]:
         """The facts that its repr shows."""
-        return {"where": self.where, **self.manifest.told, "computes in": self.dtype}
+        return {"where": self.where, **self.manifest.summary, "computes in": self.dtype}
 
     @staticmethod
     def load(adapter: str | Path | Adapter, backbone: str | None = None, dtype: str = "float32") -> Predictor:

@@ -38,7 +38,7 @@ def answered(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
     answers = []
     for row in chunk.rows:
         pair = {} if chunk.pairs is None else {"text_pair": row.pair}
-        answer = {**objective.nothing, REASON: f"{row.where}: no text there"} if row.text is None else next(given)
+        answer = {**objective.empty_answer, REASON: f"{row.where}: no text there"} if row.text is None else next(given)
         answers.append({"row": row.number, "text": row.text, **pair, **answer})
     return answers, truncated
 
@@ -136,15 +136,15 @@ def _check_free(row: Row, said: Answer) -> None:
 
 def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:
     """The columns that answers add to a JSON object."""
-    chances = {"probabilities": answer["probabilities"]} if objective.has_chances else {}
+    chances = {"probabilities": answer["probabilities"]} if objective.has_probabilities else {}
     return {f"predicted_{objective.column}": answer[objective.column], **chances, REASON: answer.get(REASON)}
 
 
 def _flat(answer: Mapping[str, Any], objective: Objective, separator: str) -> Answer:
     """The columns that answers add to a table."""
-    names = objective.label_names if objective.has_chances else ()
+    names = objective.label_names if objective.has_probabilities else ()
     chances = {f"probability_{label}": (answer["probabilities"] or {}).get(label) for label in names}
-    value = objective.in_a_cell(answer, separator)
+    value = objective.as_cell(answer, separator)
     return {f"predicted_{objective.column}": value, **chances, REASON: answer.get(REASON)}
 
 

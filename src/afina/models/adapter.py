@@ -64,7 +64,7 @@ class Adapter(ReprCard):
         """The facts that its repr shows."""
         return {
             "where": self.where,
-            **self.manifest.told,
+            **self.manifest.summary,
             "tensors": len(self.tensors),
             "numbers in them": sum(tensor.numel() for tensor in self.tensors.values()),
         }

@@ -19,8 +19,8 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 """What is written. Format 1, which left the maximum length out of the digest, is still read."""
 
-TOLD = 2
-"""Figures that are told of an adapter; its manifest has more."""
+SUMMARY_METRICS = 2
+"""Metrics in the summary of an adapter; its manifest has more."""
 
 ALWAYS = (
     *("format", "method", "hyperparameters", "label_names", "backbone_digest", "family"),
@@ -56,7 +56,7 @@ class Manifest(Sparing):
     template          what a text stands in, if anything: see `afina.data.tokenize`
     words             by label, the words whose output embeddings the head began as; None where it began as a draw
     offset            what is added to each label's output; None for nothing
-    objective         what was asked beside the labels' names (`Objective.told`); None: one of them
+    objective         what was asked beside the labels' names (`Objective.settings`); None: one of them
     precision         what the backbone's frozen weights were held in, a key of PRECISIONS; "float" is not written
     data              how the run read its task, where it was not as usual: arguments of `Task.load` by name
     probe             logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
@@ -115,8 +115,8 @@ class Manifest(Sparing):
         return self
 
     @property
-    def told(self) -> dict[str, object]:
-        """What is told of an adapter to whoever looks at it."""
+    def summary(self) -> dict[str, object]:
+        """The manifest in a few facts, for a repr."""
         return {
             "method": self.method,
             "kind": self.objective["kind"] if self.objective else None,
@@ -124,7 +124,7 @@ class Manifest(Sparing):
             "backbone": self.backbone,
             "task": self.task,
             "template": self.template,
-            **dict(list(self.metrics.items())[:TOLD]),
+            **dict(list(self.metrics.items())[:SUMMARY_METRICS]),
         }
 
     @property

@@ -140,8 +140,8 @@ class Objective(ABC):
 
     problem_type  what transformers calls it
     auto_class    which of transformers' auto classes its models are of
-    column        the name of the answer in what a user is told
-    has_chances   whether an answer has probabilities
+    column        the name of the answer in what a user gets
+    has_probabilities  whether an answer has probabilities
     can_be_weighted  whether its labels may have weights in the loss
     can_be_asked  whether words can stand for its labels, so that an untrained language model can answer
     label_names   name of each label; of a number, its own
@@ -151,16 +151,16 @@ class Objective(ABC):
     problem_type: ClassVar[str]
     auto_class: ClassVar[AutoClass] = "classifier"
     column: ClassVar[str]
-    has_chances: ClassVar[bool] = True
+    has_probabilities: ClassVar[bool] = True
     can_be_weighted: ClassVar[bool] = False
     can_be_asked: ClassVar[bool] = False
 
     label_names: tuple[str, ...]
 
     @classmethod
-    def of_told(cls, label_names: tuple[str, ...], told: Mapping[str, Any]) -> Self:
-        """The objective that told that of itself (`told`, without the kind). Raises TypeError for what none tells."""
-        return cls(label_names, **told)
+    def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
+        """The objective that has these `settings`, given without the kind. Raises TypeError for unknown ones."""
+        return cls(label_names, **given)
 
     @classmethod
     @abstractmethod
@@ -184,7 +184,7 @@ class Objective(ABC):
 
     @property
     @abstractmethod
-    def told(self) -> dict[str, Any] | None:
+    def settings(self) -> dict[str, Any] | None:
         """All beside the names, as JSON values: what `objectives.make` takes. None for classes and nothing else."""
 
     def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
@@ -206,12 +206,12 @@ class Objective(ABC):
             )
 
     @abstractmethod
-    def learnt(self, targets: np.ndarray) -> np.ndarray:
+    def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Targets in the form in which `loss` takes them."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean over a batch, a float32 scalar; outputs [B, width], targets as `learnt` makes them.
+        """Mean over a batch, a float32 scalar; outputs [B, width], targets as `loss_targets` makes them.
 
         smoothing  share of each target that is spread over all of them, where the kind has such
         """
@@ -224,7 +224,7 @@ class Objective(ABC):
     def decode(self, predictions: Predictions) -> np.ndarray:
         """The answer to each example, in the form of targets."""
 
-    def chances(self, predictions: Predictions) -> np.ndarray | None:
+    def probabilities(self, predictions: Predictions) -> np.ndarray | None:
         """Probabilities, [N, width], where the kind has such."""
         return None
 
@@ -240,7 +240,7 @@ class Objective(ABC):
 
     def answered(self, predictions: Predictions) -> Answered:
         """The input of metrics, from predictions with targets."""
-        return Answered(predictions.right, self.decode(predictions), self.chances(predictions))
+        return Answered(predictions.right, self.decode(predictions), self.probabilities(predictions))
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Every figure of docs/figures.md that this kind has, the usual headline first."""
@@ -263,11 +263,11 @@ class Objective(ABC):
         return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
 
     @property
-    def nothing(self) -> dict[str, Any]:
+    def empty_answer(self) -> dict[str, Any]:
         """What stands in the place of an answer where there is no text: the same names, all of them None."""
-        return {self.column: None, **({"probabilities": None} if self.has_chances else {})}
+        return {self.column: None, **({"probabilities": None} if self.has_probabilities else {})}
 
-    def in_a_cell(self, answer: Mapping[str, Any], between: str) -> Any:
+    def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
         """An answer, its probabilities apart, in one cell of a table; between: what separates several labels."""
         return answer[self.column]
 
@@ -277,7 +277,7 @@ class Objective(ABC):
 
     @abstractmethod
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """For each example what a user is told, as JSON values."""
+        """Each example's answer as a user gets it, as JSON values."""
 
 
 def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:

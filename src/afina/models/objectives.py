@@ -41,7 +41,7 @@ class Classes(Objective):
         return labels > 1
 
     @property
-    def told(self) -> dict[str, Any] | None:
+    def settings(self) -> dict[str, Any] | None:
         """The temperature, where it is not 1."""
         return None if self.temperature == 1.0 else {"kind": self.kind, "temperature": self.temperature}
 
@@ -53,7 +53,7 @@ class Classes(Objective):
         weights = np.divide(len(targets), self.width * counts, out=np.zeros(self.width), where=counts > 0)
         return replace(self, weights=tuple(weights.tolist()))
 
-    def learnt(self, targets: np.ndarray) -> np.ndarray:
+    def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """As they are."""
         return targets
 
@@ -79,7 +79,7 @@ class Classes(Objective):
         decoded: np.ndarray = predictions.outputs.argmax(axis=1)
         return decoded
 
-    def chances(self, predictions: Predictions) -> np.ndarray:
+    def probabilities(self, predictions: Predictions) -> np.ndarray:
         """Softmax."""
         outputs = predictions.outputs
         return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
@@ -100,7 +100,9 @@ class Classes(Objective):
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         """The label, and the probability of every label."""
-        for answer, row in zip(self.decode(predictions).tolist(), self.chances(predictions).tolist(), strict=True):
+        for answer, row in zip(
+            self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
+        ):
             yield {
                 "label": self.label_names[answer],
                 "probabilities": dict(zip(self.label_names, row, strict=True)),
@@ -114,7 +116,7 @@ class Number(Objective):
     kind: ClassVar[Kind] = NUMBER
     problem_type: ClassVar[str] = "regression"
     column: ClassVar[str] = "value"
-    has_chances: ClassVar[bool] = False
+    has_probabilities: ClassVar[bool] = False
 
     mean: float = 0.0
     scale: float = 1.0
@@ -125,7 +127,7 @@ class Number(Objective):
         return labels == 1
 
     @property
-    def told(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What gives the unit back."""
         return {"kind": self.kind, "mean": self.mean, "scale": self.scale}
 
@@ -150,7 +152,7 @@ class Number(Objective):
                 option="temperature",
             )
 
-    def learnt(self, targets: np.ndarray) -> np.ndarray:
+    def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """Standardised, float32 [N]."""
         standardised: np.ndarray = ((targets - self.mean) / self.scale).astype(np.float32)
         return standardised
@@ -164,12 +166,12 @@ class Number(Objective):
     def mean_loss(self, predictions: Predictions) -> float:
         """The same."""
         outputs = predictions.outputs[:, 0].astype(np.float64)
-        return float(np.mean((outputs - self.learnt(predictions.right)) ** 2))
+        return float(np.mean((outputs - self.loss_targets(predictions.right)) ** 2))
 
     def decode(self, predictions: Predictions) -> np.ndarray:
         """In the user's unit, float64 [N]."""
-        told: np.ndarray = predictions.outputs[:, 0].astype(np.float64) * self.scale + self.mean
-        return told
+        numbers: np.ndarray = predictions.outputs[:, 0].astype(np.float64) * self.scale + self.mean
+        return numbers
 
     def perfect(self, targets: np.ndarray) -> Answered:
         """The numbers."""
@@ -196,10 +198,10 @@ class Labels(Objective):
     thresholds: tuple[float, ...] | None = None
 
     @classmethod
-    def of_told(cls, label_names: tuple[str, ...], told: Mapping[str, Any]) -> Self:
+    def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
         """Thresholds may be any sequence of numbers."""
-        thresholds = {"thresholds": tuple(map(float, told["thresholds"]))} if "thresholds" in told else {}
-        return cls(label_names, **{**told, **thresholds})
+        thresholds = {"thresholds": tuple(map(float, given["thresholds"]))} if "thresholds" in given else {}
+        return cls(label_names, **{**given, **thresholds})
 
     @classmethod
     def takes(cls, labels: int) -> bool:
@@ -207,12 +209,12 @@ class Labels(Objective):
         return labels > 0
 
     @property
-    def told(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Temperature and thresholds, where there are any."""
         made = {"temperature": self.temperature} if self.temperature != 1.0 else {}
         return {"kind": self.kind, **made, **({"thresholds": list(self.thresholds)} if self.thresholds else {})}
 
-    def learnt(self, targets: np.ndarray) -> np.ndarray:
+    def loss_targets(self, targets: np.ndarray) -> np.ndarray:
         """The same, float32."""
         return targets.astype(np.float32)
 
@@ -232,31 +234,33 @@ class Labels(Objective):
     def decode(self, predictions: Predictions) -> np.ndarray:
         """1 where a label's probability reaches its threshold, int64 [N, L]."""
         thresholds = calibration.HALF if self.thresholds is None else np.array(self.thresholds)
-        return np.asarray(self.chances(predictions) >= thresholds, dtype=np.int64)
+        return np.asarray(self.probabilities(predictions) >= thresholds, dtype=np.int64)
 
-    def chances(self, predictions: Predictions) -> np.ndarray:
+    def probabilities(self, predictions: Predictions) -> np.ndarray:
         """The logistic function of each output."""
-        chances: np.ndarray = (1 + np.tanh(predictions.outputs.astype(np.float64) / (2 * self.temperature))) / 2
-        return chances
+        made: np.ndarray = (1 + np.tanh(predictions.outputs.astype(np.float64) / (2 * self.temperature))) / 2
+        return made
 
     def calibrated(self, predictions: Predictions) -> Self:
         """With the temperature of the least cross-entropy, and of each label the threshold of the highest F1."""
         made = replace(self, temperature=_temperature(self, predictions))
-        chances, targets = made.chances(predictions), predictions.right
-        thresholds = [calibration.threshold(targets[:, label], chances[:, label]) for label in range(self.width)]
+        probabilities, targets = made.probabilities(predictions), predictions.right
+        thresholds = [calibration.threshold(targets[:, label], probabilities[:, label]) for label in range(self.width)]
         return replace(made, thresholds=tuple(thresholds))
 
     def perfect(self, targets: np.ndarray) -> Answered:
         """Each label with probability 0 or 1."""
         return Answered(targets, targets, targets)
 
-    def in_a_cell(self, answer: Mapping[str, Any], between: str) -> Any:
+    def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
         """The labels in one string."""
         return between.join(answer[self.column] or ())
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
         """The labels that it has, and the probability of every label."""
-        for answer, row in zip(self.decode(predictions).tolist(), self.chances(predictions).tolist(), strict=True):
+        for answer, row in zip(
+            self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
+        ):
             yield {
                 "labels": [name for name, has in zip(self.label_names, answer, strict=True) if has],
                 "probabilities": dict(zip(self.label_names, row, strict=True)),
@@ -275,10 +279,10 @@ def _temperature(objective: Objective, predictions: Predictions) -> float:
 OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels)}
 
 
-def make(label_names: Sequence[str], told: Mapping[str, Any] | None = None) -> Objective:
-    """The objective that told that of itself (`Objective.told`). Raises KeyError, TypeError for what none tells."""
-    given = dict(told or {"kind": CLASSES})
-    return OBJECTIVES[given.pop("kind")].of_told(tuple(label_names), given)
+def make(label_names: Sequence[str], settings: Mapping[str, Any] | None = None) -> Objective:
+    """The objective that has these `Objective.settings`. Raises KeyError, TypeError for unknown ones."""
+    given = dict(settings or {"kind": CLASSES})
+    return OBJECTIVES[given.pop("kind")].from_settings(tuple(label_names), given)
 
 
 def of_problem(label_names: Sequence[str], problem_type: str | None, where: str) -> Objective:

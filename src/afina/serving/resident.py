@@ -38,7 +38,7 @@ class Resident(ReprCard, ABC):
 
     def facts(self) -> dict[str, object]:
         """The facts that its repr shows."""
-        return {"where": self.where, **self.manifest.told, "shares the model": self.rides, "bytes": self.size}
+        return {"where": self.where, **self.manifest.summary, "shares the model": self.rides, "bytes": self.size}
 
     @cached_property
     def objective(self) -> Objective:

@@ -257,7 +257,7 @@ def fit(train: Split, objective: Objective | None = None) -> Any:
     kind = FLOORS[objective.kind]
     words = TfidfVectorizer(ngram_range=(1, LONGEST), sublinear_tf=True, token_pattern=WORD)
     last, grid = kind.last()
-    texts, targets = joined(train.texts, train.pairs), objective.learnt(train.labels)
+    texts, targets = joined(train.texts, train.pairs), objective.loss_targets(train.labels)
     folds = kind.folds(train.labels)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ConvergenceWarning)

@@ -135,7 +135,7 @@ def _hand_over(floor: Floor, setting: ChoiceSetup, directory: OutputDirectory) -
         task.label_names,
         floor.hyperparameters,
         TextHashes.of(task.train),
-        objective=setting.objective.told,
+        objective=setting.objective.settings,
         task=task.address,
         data=setting.data.model_dump(mode="json", exclude_defaults=True),
         train_digest=task.train.digest,

@@ -224,7 +224,7 @@ def longest_text(run: RunSpec, most: int) -> int:
 def loader_of(run: RunSpec, split: EncodedSplit, objective: Objective) -> Loader:
     """The batches of `run`'s steps."""
     size = run.training.batch_size * run.training.accumulate
-    return split.loader(objective.learnt(split.labels), size, run.seed)
+    return split.loader(objective.loss_targets(split.labels), size, run.seed)
 
 
 def recipe_of(run: RunSpec, method: Method, loader: Loader) -> Recipe:
