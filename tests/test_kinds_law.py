@@ -12,13 +12,13 @@ import afina as package
 from afina.data.kinds import KINDS
 from afina.data.readers.target_kinds import TARGETS
 from afina.models.objectives import OBJECTIVES
-from afina.report.kinds import PRESENTATIONS
+from afina.report.presentation import PRESENTATIONS
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.stats import metrics
 from afina.store.kinds import ADAPTER_KINDS
 from afina.studies.choosing import floors
 
-TABLES = {"stats.metrics", "studies.floors", "report.kinds", "server.kinds", "store.kinds"}
+TABLES = {"stats.metrics", "studies.floors", "report.presentation", "server.kinds", "store.kinds"}
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
 
 ENTRIES: dict[str, Callable[[str], object]] = {
@@ -134,7 +134,8 @@ def asking(text: str) -> list[int]:
         'made = {"number": 2}.get(record.kind, 1)',
         "from afina.data.kinds import NUMBER\nWORDS = {NUMBER: 2}",
         "from afina.data.kinds import KINDS\nif kind == KINDS[1]: ...",
-        "from afina.data.kinds import NUMBER\nfrom afina.report.kinds import PRESENTATIONS\nPRESENTATIONS[NUMBER]",
+        "from afina.data.kinds import NUMBER\n"
+        "from afina.report.presentation import PRESENTATIONS\nPRESENTATIONS[NUMBER]",
         'if objective.problem_type == "regression": ...',
         "from afina.models.objectives import Number\nif isinstance(objective, Number): ...",
         "from afina.models import objectives\nif issubclass(made, (objectives.Number, objectives.Labels)): ...",

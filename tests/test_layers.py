@@ -308,7 +308,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         "afina.studies.runs.run",
         "afina.methods",
         "afina.report",
-        "afina.cli.display",
+        "afina.cli.progress",
         "afina.data.readers",
         "afina.studies.tuning",
         "afina.studies.choosing.recommend",

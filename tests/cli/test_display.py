@@ -7,7 +7,7 @@ from typing import cast
 
 from rich.console import Console
 
-from afina.cli.display import Bars, PlainLines, watcher
+from afina.cli.progress import Bars, PlainLines, watcher
 from afina.events import Progress
 from afina.studies.results import Results
 from afina.studies.runs.run import Run

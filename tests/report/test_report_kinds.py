@@ -9,8 +9,8 @@ import pytest
 
 from afina.report import formatting
 from afina.report.disagreements import EvaluationTexts, disagreement_table
-from afina.report.kinds import PRESENTATIONS
 from afina.report.per_label import BY_LABEL, CONFUSIONS, FITS, MOST
+from afina.report.presentation import PRESENTATIONS
 from afina.report.report import Report
 from afina.studies.runs.record import Result
 from records import of_kind, result, results

@@ -54,15 +54,18 @@ DtypeOption = Annotated[
 ]
 
 
+CheckProbeOption = Annotated[
+    bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
+]
+
+
 def evaluate(
     adapter: AdapterArgument,
     task: TaskOption,
     backbone: OwnBackbone = None,
     method: MethodOption = None,
     seed: SeedOption = None,
-    check_probe: Annotated[
-        bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
-    ] = False,
+    check_probe: CheckProbeOption = False,
     dtype: DtypeOption = "float32",
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -119,9 +122,7 @@ def predict(
     backbone: OwnBackbone = None,
     method: MethodOption = None,
     seed: SeedOption = None,
-    check_probe: Annotated[
-        bool, typer.Option("--check-probe", help="First check that the built-in sentences give the recorded logits.")
-    ] = False,
+    check_probe: CheckProbeOption = False,
     dtype: DtypeOption = "float32",
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -150,7 +151,7 @@ def predict(
             rows.check_out(out, file)
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
-        said = _Answers(opened, as_json=as_json, silent=out is not None)
+        said = _Answers(opened, as_json=as_json)
         separator = opened.manifest.data.get("separator")
         with rows.writing(out, predictor.objective, separator) if out else nullcontext(said.add) as write:
             _answer(parts, predictor, said, write)
@@ -183,7 +184,6 @@ class _Answers:
 
     adapter: Adapter
     as_json: bool
-    silent: bool
     kept: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
     texts: int = 0
@@ -214,7 +214,7 @@ def _answer(
     said: _Answers,
     write: Callable[[Chunk, Sequence[dict[str, Any]]], None],
 ) -> None:
-    from afina.cli.display import file_progress
+    from afina.cli.progress import file_progress
     from afina.data.readers.texts import TextStream
     from afina.inference import rows
 

@@ -110,7 +110,7 @@ def plan(
     Memory comes from the backbone's configuration alone: no weights, and for well-known models no network.
     """
     _check_there(task, evaluation)
-    from afina.cli.display import print_progress
+    from afina.cli.progress import print_progress
     from afina.methods import make
     from afina.report.forecasts import forecast_table
     from afina.schema import read_size
@@ -211,7 +211,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a model in words, before anything is trained: how often its answer is right, in seconds."""
-    from afina.cli.display import print_progress
+    from afina.cli.progress import print_progress
     from afina.data.task import Task
 
     how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)

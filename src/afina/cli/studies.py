@@ -169,7 +169,7 @@ def choose(
 ) -> None:
     """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
     from afina import meter
-    from afina.cli.display import Minutes
+    from afina.cli.progress import Minutes
     from afina.schema import read_size
     from afina.studies.choosing.recommend import recommend
 
@@ -268,7 +268,7 @@ def _carry_out(
     """`then`: what to go on with where nothing failed; `publish`: as what the best adapter is kept."""
     from rich.console import Console
 
-    from afina.cli.display import watcher
+    from afina.cli.progress import watcher
     from afina.studies.runs.output_directory import OutputDirectory
 
     where = out or Path("results") / study.name

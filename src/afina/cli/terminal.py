@@ -262,14 +262,14 @@ def print_prose(text: str) -> None:
         Console().print(Text(text), soft_wrap=not sys.stdout.isatty())
 
 
-def print_item(name: str, *paragraphs: str, indent: int = 16) -> None:
+def print_item(name: str, *paragraphs: str) -> None:
     """Print what there is to say of a name, beside it, broken between words."""
     from rich.console import Console
 
-    width, before = Console().width, f"{name:<{indent}}"
+    width, before = Console().width, f"{name:<16}"
     for paragraph in paragraphs:
-        print(textwrap.fill(paragraph, width, initial_indent=before, subsequent_indent=" " * indent))
-        before = " " * indent
+        print(textwrap.fill(paragraph, width, initial_indent=before, subsequent_indent=" " * 16))
+        before = " " * 16
 
 
 def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

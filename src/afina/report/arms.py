@@ -13,7 +13,6 @@ from math import inf, isnan
 
 import numpy as np
 
-from afina.models.objective import Objective
 from afina.report.formatting import ask_settings, in_words
 from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Record, Result
@@ -48,11 +47,6 @@ class Arm:
     def record(self) -> Record:
         """The first, for what all have alike."""
         return self.results[0].record
-
-    @property
-    def objective(self) -> Objective:
-        """What was asked of each example."""
-        return self.results[0].objective
 
     @property
     def size(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from afina.data.addresses import is_at_hand
 from afina.errors import AfinaError
 from afina.report.arms import Arm, measured_on
-from afina.report.kinds import PRESENTATIONS
+from afina.report.presentation import PRESENTATIONS
 from afina.report.tables import Column, Table
 from afina.studies.runs.inputs import evaluation_of
 from afina.studies.runs.spec import Data
@@ -66,7 +66,7 @@ class Disagreement:
     answers: tuple[Counter[str], ...]
 
 
-def disagreements(arms: Sequence[Arm], most: int = SHOWN) -> tuple[list[Arm], list[Disagreement]]:
+def disagreements(arms: Sequence[Arm]) -> tuple[list[Arm], list[Disagreement]]:
     """The arms that are compared, and the texts on which they disagree most, as their kind of task ranks them.
 
     Methods that trained nothing are left out where two others are there: their answers are chance. So are arms that
@@ -80,7 +80,7 @@ def disagreements(arms: Sequence[Arm], most: int = SHOWN) -> tuple[list[Arm], li
     presentation, names = PRESENTATIONS[chosen[0].record.kind], chosen[0].record.label_names
     rank = _by_distance if presentation.by_distance else _by_votes
     found = rank(chosen, lambda answer: presentation.in_words(names, answer))
-    return chosen, [one for _, one in sorted(found, key=lambda one: (one[0], one[1].index))[:most]]
+    return chosen, [one for _, one in sorted(found, key=lambda one: (one[0], one[1].index))[:SHOWN]]
 
 
 def disagreement_table(arms: Sequence[Arm], evaluated: EvaluationTexts) -> Table | None:

@@ -17,7 +17,7 @@ from afina.report.formatting import (
     texts_cut,
     too_few,
 )
-from afina.report.kinds import PRESENTATIONS
+from afina.report.presentation import PRESENTATIONS
 from afina.report.tables import Column, Table
 from afina.schema import figures_as_json, null_where_undefined
 

@@ -16,9 +16,9 @@ from afina.methods import make
 from afina.report import conclusion, paper_claims, paper_figures, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
 from afina.report.disagreements import EvaluationTexts, disagreement_table
-from afina.report.kinds import PRESENTATIONS, Presentation
 from afina.report.paper_claims import Claim
 from afina.report.plots.svg import Plot
+from afina.report.presentation import PRESENTATIONS, Presentation
 from afina.report.sections import Notes, Section
 from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables, tuning_table
 from afina.report.verdicts import CURVES, VERDICTS, Verdicts

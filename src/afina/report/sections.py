@@ -29,8 +29,8 @@ from afina.report.formatting import (
     too_few,
     value_in_words,
 )
-from afina.report.kinds import PRESENTATIONS
 from afina.report.plots.svg import Plot
+from afina.report.presentation import PRESENTATIONS
 from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Environment, Record

@@ -26,7 +26,7 @@ Widths = dict[int, int]
 """By a column's place, its characters."""
 
 
-def rendered(shown: Table, width: int, *, notes: bool = True) -> RenderableType:
+def rendered(shown: Table, width: int) -> RenderableType:
     """The table in at most `width` characters, and its notes. Cells are plain text: markup in them has no effect."""
     from rich.console import Group
     from rich.text import Text
@@ -42,7 +42,7 @@ def rendered(shown: Table, width: int, *, notes: bool = True) -> RenderableType:
             *(Text(line) for row in shown.rows for line in _stacked(shown, row, width)),
         ]
     said = (textwrap.wrap(f"- {note}", width, initial_indent=" ", subsequent_indent="   ") for note in shown.notes)
-    return Group(*grids, *(Text(line) for lines in said for line in lines if notes))
+    return Group(*grids, *(Text(line) for lines in said for line in lines))
 
 
 def findings(shown: Table, width: int) -> RenderableType:
