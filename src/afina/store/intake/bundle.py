@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -197,7 +197,7 @@ def _read_index(path: Path, file: BinaryIO, limits: IntakeLimits) -> tuple[dict[
             most=MOST_INDEX,
         )
     _check_header(path, start, INDEX, size)
-    text = _read_data(path, file, size)
+    text = b"".join(_data(path, file, size))
     try:
         index = file_io.parse_json(text, INDEX)
     except CorruptAdapter as error:
@@ -291,29 +291,20 @@ def _extract(path: Path, file: BinaryIO, member: _Member, to: Path) -> None:
     _check_header(path, file.read(BLOCK), member.name, member.size)
     hashed = hashlib.sha256()
     with to.open("xb") as target:
-
-        def take(data: bytes) -> None:
+        for data in _data(path, file, member.size):
             hashed.update(data)
             target.write(data)
-
-        _pass_data(path, file, member.size, take)
     if (found := digest.PREFIX + hashed.hexdigest()) != member.digest:
         raise _corrupt(path, f"{member.name} has sha256 {found[:19]}, {INDEX} says {member.digest[:19]}")
 
 
-def _read_data(path: Path, file: BinaryIO, size: int) -> bytes:
-    taken = io.BytesIO()
-    _pass_data(path, file, size, taken.write)
-    return taken.getvalue()
-
-
-def _pass_data(path: Path, file: BinaryIO, size: int, take: Callable[[bytes], object]) -> None:
-    """Hand over a member's bytes, piece by piece, and read the zeros behind them."""
+def _data(path: Path, file: BinaryIO, size: int) -> Iterator[bytes]:
+    """A member's bytes, piece by piece; reads the zeros behind them too."""
     left = size
     while left:
         if not (data := file.read(min(PIECE, left))):
             raise _corrupt(path, "it is cut short")
-        take(data)
+        yield data
         left -= len(data)
     rest = _padded(size) - size
     if file.read(rest) != bytes(rest):

@@ -42,6 +42,26 @@ _MAGIC = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "gzip", b"\x93NUMPY": "a 
 _BINARY = ".model"
 """SentencePiece's own format; every other file beside the tensors is text."""
 
+PREFIX = 8
+"""Bytes before the header, which say how long it is."""
+
+LONGEST_NAME = 512
+PIECE = 4 << 20
+"""Bytes of a tensor that are looked at in one go."""
+
+DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of a number. What any method trains is one of these; TF-IDF has float64."""
+
+_EXPONENT: dict[str, tuple[str, int]] = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
+"""The bits that are all ones in an infinity and in what is no number, and in no other value."""
+
+_METADATA = "__metadata__"
+
 
 @dataclass(frozen=True)
 class Inspected:
@@ -68,7 +88,7 @@ def inspect(directory: Path, limits: IntakeLimits = IntakeLimits(), *, links: bo
         if name == tensor_file:
             continue
         if size > limits.file_bytes:
-            raise _too_large(directory / name, size, limits.file_bytes, "file_bytes")
+            raise _too_large(directory / name, f"{size:,} bytes", size, limits.file_bytes, "file_bytes")
         if name.endswith(TENSORS):
             raise Refused(
                 f"{directory / name}: an adapter has one tensor file, here {tensor_file}, and this is another. "
@@ -115,7 +135,7 @@ def _files(directory: Path, limits: IntakeLimits, links: bool) -> dict[str, int]
         )
     found = {entry.name: _size(entry, directory, links) for entry in entries}
     if (total := sum(found.values())) > limits.bytes:
-        raise _too_large(directory, total, limits.bytes, "bytes")
+        raise _too_large(directory, f"{total:,} bytes", total, limits.bytes, "bytes")
     return found
 
 
@@ -222,37 +242,16 @@ def _check_settings(directory: Path, files: Mapping[str, int]) -> None:
         leakage.TextHashes.read(directory / leakage.HASHES_FILE)
 
 
-def _too_large(path: Path, size: int, most: int, key: str) -> Refused:
+def _too_large(path: Path, what: str, found: int, most: int, key: str) -> Refused:
     return Refused(
-        f"{path}: {size:,} bytes, at most {most:,} are taken. If it is what you mean to keep, set another limit, "
-        f"{key}=..., with `limits`.",
+        f"{path}: {what}, at most {most:,} are taken. If it is what you mean to keep, set another limit, {key}=..., "
+        "with `limits`.",
         code="intake.too-large",
         path=path,
-        found=size,
+        found=found,
         most=most,
         limit=key,
     )
-
-
-PREFIX = 8
-"""Bytes before the header, which say how long it is."""
-
-LONGEST_NAME = 512
-PIECE = 4 << 20
-"""Bytes of a tensor that are looked at in one go."""
-
-DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Bytes of a number. What any method trains is one of these; TF-IDF has float64."""
-
-_EXPONENT: dict[str, tuple[str, int]] = {
-    "F64": ("<u8", 0x7FF0_0000_0000_0000),
-    "F32": ("<u4", 0x7F80_0000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-}
-"""The bits that are all ones in an infinity and in what is no number, and in no other value."""
-
-_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -288,7 +287,7 @@ def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  #
         if size < PREFIX or length > size - PREFIX:
             raise _not_whole(path, f"it has {size:,} bytes, its header alone would have {length:,}")
         if length > limits.header_bytes:
-            raise _too_much(path, "the header", length, "bytes", limits.header_bytes, "header_bytes")
+            raise _too_large(path, f"the header has {length:,} bytes", length, limits.header_bytes, "header_bytes")
         text = file.read(length)
     if len(text) < length or not text.startswith(b"{"):
         raise _not_whole(path, "its header is no JSON object")
@@ -297,7 +296,7 @@ def read_header(path: Path, limits: IntakeLimits = IntakeLimits()) -> Header:  #
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _not_whole(path, f"its {_METADATA} is no table of strings")
     if len(content) > limits.tensors:
-        raise _too_much(path, "the file", len(content), "tensors", limits.tensors, "tensors")
+        raise _too_large(path, f"the file has {len(content):,} tensors", len(content), limits.tensors, "tensors")
     found = [(name, _entry(path, name, entry, limits)) for name, entry in content.items()]
     found.sort(key=lambda pair: (pair[1].start, pair[1].end))
     _check_cover(path, found, size - PREFIX - length)
@@ -344,7 +343,9 @@ def _entry(path: Path, name: str, entry: Any, limits: IntakeLimits) -> TensorEnt
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise _not_whole(path, f"shape or data_offsets of {name[:80]!r} are no lists of whole numbers from 0 up")
     if len(shape) > limits.dimensions:
-        raise _too_much(path, repr(name[:80]), len(shape), "dimensions", limits.dimensions, "dimensions")
+        raise _too_large(
+            path, f"{name[:80]!r} has {len(shape):,} dimensions", len(shape), limits.dimensions, "dimensions"
+        )
     start, end = offsets
     if (size := math.prod(shape) * DTYPES[dtype]) != end - start:
         raise _not_whole(path, f"{name[:80]!r} of shape {shape} has {size:,} bytes, its data_offsets are {offsets}")
@@ -369,16 +370,4 @@ def _check_cover(path: Path, found: list[tuple[str, TensorEntry]], size: int) ->
 def _not_whole(path: Path, found: str) -> CorruptAdapter:
     return CorruptAdapter(
         f"{path}: not a whole safetensors file: {found}. {file_io.AGAIN}", code="adapter.file-malformed", path=path
-    )
-
-
-def _too_much(path: Path, what: str, found: int, unit: str, most: int, key: str) -> Refused:
-    return Refused(
-        f"{path}: {what} has {found:,} {unit}, at most {most:,} are taken. If it is what you mean to keep, set another "
-        f"limit, {key}=..., with `limits`.",
-        code="intake.too-large",
-        path=path,
-        found=found,
-        most=most,
-        limit=key,
     )
