@@ -14,7 +14,7 @@ import torch
 from afina import METHODS, Backbone, methods
 from afina.data.batch import pack
 from afina.methods import NEEDS_SETTINGS, entry_point_methods, make
-from afina.methods.method import STATED, Adaptation, Description, Format, Method, Serving
+from afina.methods.method import REQUIRED, Adaptation, Description, Format, Method, Serving
 from afina.methods.selective import Selective
 from afina.models.pretrained import meta_from_config
 from fakes import opened
@@ -36,7 +36,7 @@ def test_every_attribute_of_a_method_belongs_to_one_facet() -> None:
 
 def test_a_method_has_to_implement_attach_and_to_state_three_words() -> None:
     assert Method.__abstractmethods__ == {"attach"}
-    assert {name for facet in FACETS for name in public(facet) if not hasattr(facet, name)} == set(STATED)
+    assert {name for facet in FACETS for name in public(facet) if not hasattr(facet, name)} == set(REQUIRED)
 
 
 @pytest.mark.parametrize("kind", [*METHODS.values(), *NEEDS_SETTINGS.values()], ids=lambda kind: str(kind.name))

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from afina.errors import InvalidStudy, UnknownName
-from afina.methods.bottleneck import BottleneckAdapter
+from afina.methods.bottleneck_adapter import BottleneckAdapter
 from afina.methods.ia3_and_vera import Ia3, Vera
 from afina.methods.lora import Lora
-from afina.methods.method import STATED, Method
+from afina.methods.method import REQUIRED, Method
 from afina.methods.peft_types import PeftType, SavedPeft
 from afina.methods.prompt_and_prefix import PrefixTuning, PromptTuning
 from afina.methods.selective import Baseline, BitFit, Full, Head, Last, LayerNorm, PreLayer, PreLayer46080, ZeroShot
@@ -58,7 +58,7 @@ def _load(entry: EntryPoint, taken: set[str], methods: dict[str, type[Method]]) 
         return "no subclass of afina.methods.method.Method"
     if getattr(kind, "__abstractmethods__", None):
         return f"lacks {', '.join(sorted(kind.__abstractmethods__))}"
-    missing = [word for word in STATED if not isinstance(getattr(kind, word, None), str)]
+    missing = [word for word in REQUIRED if not isinstance(getattr(kind, word, None), str)]
     if missing:
         return f"lacks {', '.join(missing)}"
     if not _KEY.fullmatch(kind.name):

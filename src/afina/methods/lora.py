@@ -64,7 +64,7 @@ class Lora(PeftMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _as_targets(self.targets))
-        if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # nor a number that is none
+        if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # refuses NaN as well
             raise InvalidStudy(
                 f"method lora: r={self.r}, alpha={self.alpha}, dropout={self.dropout}; "
                 f"expected r >= 1, 0 < alpha <= {MOST_ALPHA:,.0f} and 0 <= dropout < 1.",

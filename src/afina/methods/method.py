@@ -45,7 +45,7 @@ class Description:
     practical: ClassVar[bool] = True
 
 
-STATED = ("name", "title", "summary")
+REQUIRED = ("name", "title", "summary")
 """What of a description has no default."""
 
 

@@ -47,12 +47,12 @@ class PeftMethod(Method):
         """Wrap by peft, which says what trains; its own initialisation changes no logit."""
         from peft import get_peft_model
 
-        from afina.models.kernels.linear import lent
+        from afina.models.kernels.linear import dequantized_weights
 
         with quiet():
             try:
                 settings = self.settings(model)
-                with lent(model):
+                with dequantized_weights(model):
                     return get_peft_model(model, settings)
             except ValueError as error:
                 raise InvalidStudy(
@@ -98,7 +98,7 @@ class PeftMethod(Method):
         return BatchedAdapter(changes, tensor_names=frozenset(tensor_names))
 
     def merged(self, model: Any) -> Any:
-        """By peft. Raises InvalidStudy where its type has no such way, or what would come of it is no number."""
+        """By peft. Raises InvalidStudy where its type cannot be merged, or the weights would be NaN."""
         try:
             with quiet():
                 return model.merge_and_unload(safe_merge=True)
@@ -137,7 +137,7 @@ _SAID = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of peft that tell nobody anything."""
+    """Without those warnings of peft that need no action."""
     with warnings.catch_warnings():
         for message, category in _SAID:
             warnings.filterwarnings("ignore", message=message, category=category)

@@ -4,7 +4,7 @@ Anybody may have written them. peft runs patterns of module names as regular exp
 imports what `megatron_core` names and makes whatever size it is told. Here patterns are matched in linear time (RE2),
 and peft is given the names that they match.
 
-The settings are in no digest: whoever changes a scale there changes what peft answers, and nothing of what afina does.
+The settings are in no digest: a changed scale there changes what peft answers, and nothing of what afina does.
 `disagreement` compares them with the manifest. Starts without torch.
 """
 

@@ -32,7 +32,7 @@ from afina.models.pretrained import auto_class, first_line, locate, quiet, read_
 from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
 
-ONE_LABEL = Opening("single_label_classification")
+SINGLE_LABEL = Opening("single_label_classification")
 """How a model is opened for one label of several."""
 
 
@@ -106,7 +106,7 @@ class Backbone(ReprCard):
         tokens: Sequence[Sequence[int]] | None = None,
         *,
         exact: bool = False,
-        opening: Opening = ONE_LABEL,
+        opening: Opening = SINGLE_LABEL,
     ) -> tuple[PreTrainedModel, Tensor | None]:
         """transformers' classifier: the weights (float32) under a new head, and an offset of its outputs, if any.
 

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from afina.data.batch import Packed
 from afina.models.added_modules import layout_of, prompt_of
 from afina.models.architectures import architecture_of, head_of, is_head
-from afina.models.backbone import ONE_LABEL, Backbone
+from afina.models.backbone import SINGLE_LABEL, Backbone
 from afina.models.backbone_spec import FLOAT, PRECISIONS
 from afina.models.kernels import linear
 from afina.models.kernels.layout import Layout, insert, pool
@@ -75,7 +75,7 @@ class Classifier(nn.Module):
         tokens: Sequence[Sequence[int]] | None = None,
         *,
         exact: bool = False,
-        opening: Opening = ONE_LABEL,
+        opening: Opening = SINGLE_LABEL,
     ) -> Classifier:
         """The backbone's weights under a head that the seed draws, or of the output embeddings of `tokens`.
 

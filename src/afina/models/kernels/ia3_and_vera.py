@@ -66,7 +66,7 @@ def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     down, up = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     inner, outer = layer.vera_lambda_d[name], layer.vera_lambda_b[name]
     mask = dropout_mask(layer.vera_dropout[name], inputs)
-    if linear.trains(base):
+    if linear.weight_trains(base):
         dropped = inputs if mask is None else inputs * mask
         result: Tensor = base(inputs) + ((dropped @ down.t().to(inputs)) * inner) @ up.t().to(inputs) * outer
         return result

@@ -218,13 +218,13 @@ def held_by(layer: nn.Module) -> HeldWeight | None:
     return held if isinstance(held, HeldWeight) else None
 
 
-def trains(layer: nn.Module) -> bool:
+def weight_trains(layer: nn.Module) -> bool:
     """Whether a linear layer's weight is a parameter that gets gradients, and not frozen."""
     weight = layer._parameters.get("weight")
     return weight is not None and weight.requires_grad
 
 
-def put(layer: Any, held: HeldWeight) -> None:
+def hold_weight(layer: Any, held: HeldWeight) -> None:
     """Let a linear layer hold its weight so. Its forward has to be one that asks, see `patches.hold`."""
     del layer.weight
     layer.add_module(_HELD, held.train(layer.training))
@@ -257,7 +257,7 @@ _LENT = {kind: type(kind.__name__, (_Lent, kind), {}) for kind in (nn.Linear, Co
 
 
 @contextmanager
-def lent(model: nn.Module) -> Iterator[None]:
+def dequantized_weights(model: nn.Module) -> Iterator[None]:
     """Let peft read the weights that layers hold, for shapes and DoRA's lengths, while it wraps a model.
 
     What is written to such a weight is lost.

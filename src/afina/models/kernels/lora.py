@@ -69,7 +69,7 @@ def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     """peft's LoRA layer: W x + b + scaling B A dropout(x). Any leading shape."""
     base, dropout = layer.base_layer, layer.lora_dropout[name]
     down, up, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
-    if linear.trains(base):
+    if linear.weight_trains(base):
         result: Tensor = base(inputs) + (dropout(inputs) @ down.t()) @ up.t() * scaling
         return result
     mask = dropout_mask(dropout, inputs)
@@ -253,7 +253,7 @@ def dora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
     Any leading shape.
     """
     base = layer.base_layer
-    if linear.trains(base):
+    if linear.weight_trains(base):
         plain: Tensor = type(layer).forward(layer, inputs)
         return plain
     mask = dropout_mask(layer.lora_dropout[name], inputs)

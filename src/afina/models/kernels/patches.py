@@ -1,9 +1,9 @@
 """What is changed in the modules of an opened model, in what order, and the one way to do it.
 
 Nothing here adds, renames or moves a parameter that trains, so every name and every saved file stays transformers' and
-peft's own; a frozen weight that is held in another form is no parameter any more.
-Each patch gives what the plain module gives, but for rounding and the dropout masks drawn; `tests/models/kernels` holds
-each to the plain one. Knows where the kernels go; does not know how they compute.
+peft's own; a frozen weight that is held in another form is no parameter any more. Each patch gives what the plain
+module gives, but for rounding and the dropout masks drawn; `tests/models/kernels` holds each to the plain one. Knows
+where the kernels go, not how they compute, but for the last block, which is computed where it is read.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def accelerate(layer: nn.Module) -> None:
 
 def hold(layer: Any, held: HeldWeight) -> None:
     """Let a linear layer hold its frozen weight in another form, and no parameter; its bias stays, and may train."""
-    linear.put(layer, held)
+    linear.hold_weight(layer, held)
     patch(layer, Patch.HELD, held_forward)
 
 

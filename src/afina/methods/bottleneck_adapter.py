@@ -44,7 +44,7 @@ class BottleneckAdapter(Method):
     scale: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # nor a number that is none
+        if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # refuses NaN as well
             raise InvalidStudy(
                 f"method adapter: reduction={self.reduction}, scale={self.scale}; "
                 f"expected reduction >= 1 and 0 < scale <= {_LARGEST:,.0f}.",
