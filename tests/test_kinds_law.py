@@ -18,7 +18,7 @@ from afina.stats import metrics
 from afina.store.kinds import ADAPTER_KINDS
 from afina.studies.choosing import floors
 
-TABLES = {"stats.metrics", "studies.floors", "report.presentation", "server.kinds", "store.kinds"}
+TABLES = {"stats.metrics", "studies.choosing.floors", "report.presentation", "server.answer_formats", "store.kinds"}
 """The modules that may ask for a kind, since a table of theirs is written with the kinds as keys."""
 
 ENTRIES: dict[str, Callable[[str], object]] = {
