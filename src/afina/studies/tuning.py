@@ -146,7 +146,7 @@ class Candidates:
             direction="maximize",
             pruner=deepcopy(self.study.pruner),  # Hyperband's changes when it first judges, in another thread
             sampler=optuna.samplers.TPESampler(
-                seed=derive_seed(self.how.seed, "candidate_run", number) % 2**32, n_startup_trials=AT_RANDOM
+                seed=derive_seed(self.how.seed, "candidate", number) % 2**32, n_startup_trials=AT_RANDOM
             ),
         )
         for trial in self.study.get_trials(deepcopy=False):
