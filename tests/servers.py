@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -66,14 +67,14 @@ class Served:
         return self.web.get(path, headers=self.auth(who))
 
 
-@contextmanager
-def prepared(
-    gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any
-) -> Iterator[tuple[Core, dict[str, str]]]:
-    """A core that is not begun, on a store of its own, and secrets of its keys by whose they are."""
-    store = AdapterStore(root / "store", who="ada")
+_BEGUN: list[tuple[dict[str, Adapter], Path, dict[str, str]]] = []
+"""By what was published, where a store of it is, which is copied and otherwise left alone, and secrets of its keys."""
+
+
+def _begin(crowd: dict[str, Adapter], directory: Path) -> dict[str, str]:
+    store = AdapterStore(directory, who="ada")
     for name, one in crowd.items():
-        path = root / name.replace("/", "-")
+        path = directory.with_name(f"{directory.name}-{name.replace('/', '-')}")
         one.save(path)
         store.publish(path, name.partition("@")[0], message="why")
     store.alias("acme/reviews@1")
@@ -83,11 +84,25 @@ def prepared(
     }
     revoked = store.create_key("acme", SCOPES)
     store.revoke_key(revoked.key.id)
-    secrets["revoked"] = revoked.secret
+    return secrets | {"revoked": revoked.secret}
+
+
+@contextmanager
+def prepared(
+    gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: Any
+) -> Iterator[tuple[Core, dict[str, str]]]:
+    """A core that is not begun, on a store of its own, and secrets of its keys by whose they are."""
+    begun = next((one for one in _BEGUN if one[0] is crowd), None)
+    if begun is None:
+        begun = crowd, root.parent / f"begun-{len(_BEGUN)}", _begin(crowd, root.parent / f"begun-{len(_BEGUN)}")
+        _BEGUN.append(begun)
+    _, directory, secrets = begun
+    shutil.copytree(directory, root / "store")
+    store = AdapterStore(root / "store", who="ada")
     with Engine(gpt2, store) as engine:
         yield (
             Core(engine, store, Settings(**({"delay": 0.001, "every": 0.05, "refusals_a_second": 10_000} | settings))),
-            secrets,
+            dict(secrets),
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from afina import Adapter, Backbone
 from crowd import adapter
-from servers import PRICE, TAGS, Served, probed, serving
+from servers import PRICE, TAGS, Listening, Served, listening, probed, serving
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +31,13 @@ def serve(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path: Path) -> Iterator
     """Begin a server of a test's own, with settings."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(serving(gpt2, crowd, tmp_path, **settings))
+
+
+@pytest.fixture
+def listen(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path: Path) -> Iterator[Callable[..., Listening]]:
+    """Likewise, one on a port."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(listening(gpt2, crowd, tmp_path, **settings))
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,15 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from afina.errors import Overloaded
-from servers import Listening, listening, within
+from servers import Listening, within
 
 LINE = {"text": "the soup was bright.", "model": "acme/reviews"}
-
-
-@pytest.fixture
-def listen(gpt2: Any, crowd: Any, tmp_path: Path) -> Iterator[Callable[..., Listening]]:
-    """Begin a server of a test's own, with settings."""
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(listening(gpt2, crowd, tmp_path, **settings))
 
 
 def lines(count: int, **more: Any) -> bytes:

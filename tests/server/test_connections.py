@@ -7,25 +7,17 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afina.server.http.connection import Doors, fitting
-from servers import Listening, listening
+from servers import Listening
 
 BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()
-
-
-@pytest.fixture
-def listen(gpt2: Any, crowd: Any, tmp_path: Path) -> Iterator[Callable[..., Listening]]:
-    """Begin a server of a test's own, with settings."""
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(listening(gpt2, crowd, tmp_path, **settings))
 
 
 def answered(server: Listening) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,10 @@ from afina.server.http.protocols import hub, kserve, tei, vllm
 from afina.server.http.refusal import Refusal
 from afina.server.requests import Text, TokenCounter
 from crowd import adapter
-from servers import Listening, listening, logged, within
+from servers import Listening, logged, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 NUMBERS = b'{"model": "acme/reviews", "input": [' + b"1," * 524_000 + b'1], "inputs": [' + b"1]}"
-
-
-@pytest.fixture
-def listen(gpt2: Any, crowd: Any, tmp_path: Path) -> Iterator[Callable[..., Listening]]:
-    """Begin a server of a test's own, with settings."""
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(listening(gpt2, crowd, tmp_path, **settings))
 
 
 def refused(content: bytes, kind: Any = tei.Predict) -> Refusal:

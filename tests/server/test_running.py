@@ -8,29 +8,20 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import httpx2
 import pytest
 
-from afina import Adapter, Backbone
 from afina.errors import Busy, InvalidStudy, NotFound
 from afina.server import running
 from afina.server.limits import Settings
 from afina.server.running import bind
 from raises import raises
-from servers import Listening, listening, logged, within
+from servers import Listening, logged, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
-
-
-@pytest.fixture
-def listen(gpt2: Backbone, crowd: dict[str, Adapter], tmp_path: Path) -> Iterator[Callable[..., Listening]]:
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(listening(gpt2, crowd, tmp_path, **settings))
 
 
 def ready(server: Listening) -> int:
