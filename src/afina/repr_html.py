@@ -30,7 +30,7 @@ class ReprCard:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}: {value}" for name, value in _told(self.facts()).items())
+        told = ", ".join(f"{name}: {value}" for name, value in _shown_facts(self.facts()).items())
         return f"<{type(self).__name__} {told}>"
 
     __str__ = __repr__
@@ -44,7 +44,7 @@ def table(title: str, facts: Mapping[str, object]) -> str:
     rows = "".join(
         f'<tr style="background: none"><th scope="row" style="{CELL}; font-weight: 600">{escape(name)}</th>'
         f'<td style="{CELL}">{escape(value)}</td></tr>'
-        for name, value in _told(facts).items()
+        for name, value in _shown_facts(facts).items()
     )
     return f'<div><strong>{escape(title)}</strong><table style="{TABLE}"><tbody>{rows}</tbody></table></div>'
 
@@ -60,7 +60,7 @@ def listed(items: Sequence[object]) -> str:
     return ", ".join(_short(str(item)) for item in items[:MOST]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _told(facts: Mapping[str, object]) -> dict[str, str]:
+def _shown_facts(facts: Mapping[str, object]) -> dict[str, str]:
     told = {name: listed(value) if isinstance(value, tuple) else _short(_one(value)) for name, value in facts.items()}
     return {name: text for name, text in told.items() if text}
 

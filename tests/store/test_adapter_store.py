@@ -43,7 +43,7 @@ def failed(store: AdapterStore, reference: str, **outcome: Any) -> None:
         place, number = resolve(connection, Reference.parse(reference))
         problem = outcome.pop("problem", None)
         details = {"version": number, "passed": False, "difference": 0.5, "tolerance": 1e-3} | outcome
-        audit_log.append(connection, "check", {**place.payload, **details}, place.said("ada", problem))
+        audit_log.append(connection, "check", {**place.payload, **details}, place.attribution("ada", problem))
 
 
 # Publishing

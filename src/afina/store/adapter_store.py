@@ -314,14 +314,14 @@ class AdapterStore(StoreReader):
         version = self.show(reference)
         found = recompute.check(self.adapter(f"{version}"), backbone)
         with self._database.writing() as connection:
-            place, number = catalog.resolve(connection, Reference.parse(str(version)))
-            if catalog.version(connection, place, number).digest != version.digest:
+            named, number = catalog.resolve(connection, Reference.parse(str(version)))
+            if catalog.version(connection, named, number).digest != version.digest:
                 raise NotFound(
                     f"{version}: it was removed while it was checked.", code="version.missing", version=str(version)
                 )
             details = {"version": number, "digest": version.digest, **found.as_json()}
             problem = details.pop("problem", None)  # it may name the client, so it is among what an erasure takes
-            audit_log.append(connection, "check", {**place.payload, **details}, place.said(self.who, problem))
+            audit_log.append(connection, "check", {**named.payload, **details}, named.attribution(self.who, problem))
         return found
 
 

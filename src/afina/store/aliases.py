@@ -45,24 +45,24 @@ def move(
     """
     check_alias(alias)
     with database.writing() as connection:
-        place, number = catalog.resolve(connection, reference)
+        named, number = catalog.resolve(connection, reference)
         if reference == Reference(reference.name):
             raise Refused(
                 f"{reference}: say which version the alias is to point to, as in {reference}@{number}.",
                 code="reference.version-missing",
                 reference=str(reference),
             )
-        before = catalog.aliases_of(connection, place).get(alias)
+        before = catalog.aliases_of(connection, named).get(alias)
         if not isinstance(expected, Anything) and expected != before:
             raise Conflict(
-                f"{place.name}@{alias}: points to {_told(before)}, expected {_told(expected)}: it was moved meanwhile. "
-                "Look at `afina store history`, then decide again.",
+                f"{named.name}@{alias}: points to {_shown(before)}, expected {_shown(expected)}: it was moved "
+                "meanwhile. Look at `afina store history`, then decide again.",
                 code="alias.moved",
-                name=place.name,
+                name=named.name,
                 alias=alias,
             )
-        made = _point(connection, place, alias, before, number, force=force)
-        _log(connection, ALIAS, place, made, force, who, why)
+        made = _point(connection, named, alias, before, number, force=force)
+        _log(connection, ALIAS, named, made, force, who, why)
         audit_log.crash_point("alias: in the transaction")
     audit_log.crash_point("alias: committed")
     return made
@@ -77,14 +77,14 @@ def roll_back(
     """
     check_alias(alias)
     with database.writing() as connection:
-        place, before = catalog.resolve(connection, Reference(name, alias=alias))
+        named, before = catalog.resolve(connection, Reference(name, alias=alias))
         live = {
             row.number
             for row in connection.execute(
-                select(VERSIONS.c.number).where(VERSIONS.c.name == place.id, VERSIONS.c.state == LIVE)
+                select(VERSIONS.c.number).where(VERSIONS.c.name == named.id, VERSIONS.c.state == LIVE)
             )
         }
-        earlier = [number for number in _path(connection, place, alias)[:-1] if number in live and number != before]
+        earlier = [number for number in _path(connection, named, alias)[:-1] if number in live and number != before]
         if not earlier:
             raise NotFound(
                 f"{name}@{alias}: pointed to no other version before {before} that is still there.",
@@ -92,8 +92,8 @@ def roll_back(
                 name=name,
                 alias=alias,
             )
-        made = _point(connection, place, alias, before, earlier[-1], force=force)
-        _log(connection, ROLLBACK, place, made, force, who, why)
+        made = _point(connection, named, alias, before, earlier[-1], force=force)
+        _log(connection, ROLLBACK, named, made, force, who, why)
         audit_log.crash_point("alias: in the transaction")
     audit_log.crash_point("alias: committed")
     return made
@@ -103,19 +103,19 @@ def remove(database: Database, name: Name, alias: str, *, who: str | None, why: 
     """Take an alias away, with what it pointed to before. Raises NotFound where there is none."""
     check_alias(alias)
     with database.writing() as connection:
-        place, before = catalog.resolve(connection, Reference(name, alias=alias))
-        connection.execute(delete(ALIASES).where((ALIASES.c.name == place.id) & (ALIASES.c.alias == alias)))
-        made = AliasMove(str(place.name), alias, before, None)
-        _log(connection, UNALIAS, place, made, False, who, why)
+        named, before = catalog.resolve(connection, Reference(name, alias=alias))
+        connection.execute(delete(ALIASES).where((ALIASES.c.name == named.id) & (ALIASES.c.alias == alias)))
+        made = AliasMove(str(named.name), alias, before, None)
+        _log(connection, UNALIAS, named, made, False, who, why)
         audit_log.crash_point("alias: in the transaction")
     audit_log.crash_point("alias: committed")
     return made
 
 
-def _path(connection: Connection, place: NameRow, alias: str) -> list[int]:
+def _path(connection: Connection, named: NameRow, alias: str) -> list[int]:
     """The versions that the alias was set to and not set back from, the present one last."""
     path: list[int] = []
-    for entry in audit_log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), place.subject):
+    for entry in audit_log.entries(connection, (ALIAS, ROLLBACK, UNALIAS), named.subject):
         if entry.payload["alias"] != alias:
             continue
         target = entry.payload["to"]
@@ -131,24 +131,24 @@ def _path(connection: Connection, place: NameRow, alias: str) -> list[int]:
 
 
 def _point(
-    connection: Connection, place: NameRow, alias: str, before: int | None, number: int, *, force: bool
+    connection: Connection, named: NameRow, alias: str, before: int | None, number: int, *, force: bool
 ) -> AliasMove:
-    checked = catalog.checks(connection, place).get(number)
+    checked = catalog.checks(connection, named).get(number)
     if checked and not checked["passed"] and not force:
         raise Refused(
-            f"{place.name}@{number}: its latest check failed ({_why(checked)}), so {alias} is not moved to it. Check "
-            f"again (afina store check {place.name}@{number}), or move it with `force`, which is logged.",
+            f"{named.name}@{number}: its latest check failed ({_why(checked)}), so {alias} is not moved to it. Check "
+            f"again (afina store check {named.name}@{number}), or move it with `force`, which is logged.",
             code="version.check-failed",
-            name=place.name,
+            name=named.name,
             version=number,
         )
-    key = {"name": place.id, "alias": alias}
+    key = {"name": named.id, "alias": alias}
     if before is None:
         connection.execute(insert(ALIASES), {**key, "number": number})
     else:
-        which = (ALIASES.c.name == place.id) & (ALIASES.c.alias == alias)
+        which = (ALIASES.c.name == named.id) & (ALIASES.c.alias == alias)
         connection.execute(update(ALIASES).where(which).values(number=number))
-    return AliasMove(str(place.name), alias, before, number)
+    return AliasMove(str(named.name), alias, before, number)
 
 
 def _why(checked: dict[str, Any]) -> str:
@@ -158,11 +158,11 @@ def _why(checked: dict[str, Any]) -> str:
 
 
 def _log(
-    connection: Connection, event: str, place: NameRow, made: AliasMove, force: bool, who: str | None, why: str | None
+    connection: Connection, event: str, named: NameRow, made: AliasMove, force: bool, who: str | None, why: str | None
 ) -> None:
     details = {"alias": made.alias, "from": made.before, "to": made.after, "forced": force}
-    audit_log.append(connection, event, {**place.payload, **details}, place.said(who, why))
+    audit_log.append(connection, event, {**named.payload, **details}, named.attribution(who, why))
 
 
-def _told(number: int | None) -> str:
+def _shown(number: int | None) -> str:
     return "no version" if number is None else f"version {number}"

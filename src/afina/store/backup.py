@@ -210,7 +210,7 @@ def _whole(place: Path, file: Path, kept: Blobs, copied: int) -> Backup:
     database = _opened(file)
     if damaged := _damage(database, kept):
         raise CorruptStore(
-            f"{place}: the backup is not whole: {_told(damaged)}. The earlier backup there, if any, is as it was. Look "
+            f"{place}: the backup is not whole: {_some(damaged)}. The earlier backup there, if any, is as it was. Look "
             "at the store: `afina store verify`.",
             code="backup.damaged",
             path=place,
@@ -230,7 +230,7 @@ def _damage(database: Database, kept: Blobs) -> list[Damage]:
     return damaged
 
 
-def _told(damaged: Collection[Damage]) -> str:
+def _some(damaged: Collection[Damage]) -> str:
     first = next(iter(damaged))
     return f"{first.kind} {first.id}: {first.problem}{f' (and {len(damaged) - 1} more)' if len(damaged) > 1 else ''}"
 
@@ -287,7 +287,7 @@ def recover(database: Database, backup: Path, blobs: str) -> Backup:
             audit_log.append(connection, audit_log.RECOVERED, {"blobs": "elsewhere" if blobs else "beside"})
         if damaged := _damage(_opened(fresh), target):
             raise CorruptStore(
-                f"{backup}: is damaged: {_told(damaged)}. Use another backup.", code="backup.damaged", path=backup
+                f"{backup}: is damaged: {_some(damaged)}. Use another backup.", code="backup.damaged", path=backup
             )
         if here is not None:
             with file_io.replacing(Path(database.address.url)) as whole:

@@ -63,11 +63,11 @@ def summaries(connection: Connection, client: str | None = None) -> list[NameSum
 
 def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]:
     """The name's row, and the number of the version that is meant. Raises NotFound, which says what there is."""
-    place = find_name(connection, reference.name)
-    mine, live = VERSIONS.c.name == place.id, VERSIONS.c.state == LIVE
+    named = find_name(connection, reference.name)
+    mine, live = VERSIONS.c.name == named.id, VERSIONS.c.state == LIVE
     number = reference.number
     if reference.alias is not None:
-        pointing = aliases_of(connection, place)
+        pointing = aliases_of(connection, named)
         if reference.alias not in pointing:
             raise NotFound(
                 f"{reference}: no such alias. {_there('alias', pointing)}",
@@ -96,7 +96,7 @@ def resolve(connection: Connection, reference: Reference) -> tuple[NameRow, int]
             version=number,
             known=there,
         )
-    return place, number
+    return named, number
 
 
 def _there(what: str, found: Iterable[str]) -> str:
@@ -104,9 +104,9 @@ def _there(what: str, found: Iterable[str]) -> str:
     return f"There is {known}." if known else f"There is no {what} yet."
 
 
-def aliases_of(connection: Connection, place: NameRow) -> dict[str, int]:
+def aliases_of(connection: Connection, named: NameRow) -> dict[str, int]:
     """By alias, the version that it points to."""
-    rows = connection.execute(select(ALIASES).where(ALIASES.c.name == place.id).order_by(ALIASES.c.alias))
+    rows = connection.execute(select(ALIASES).where(ALIASES.c.name == named.id).order_by(ALIASES.c.alias))
     return {_text(row.alias): _whole(row.number) for row in rows}
 
 
@@ -127,37 +127,37 @@ def _whole(value: object) -> int:
     return value
 
 
-def version(connection: Connection, place: NameRow, number: int) -> Version:
+def version(connection: Connection, named: NameRow, number: int) -> Version:
     """One version of a name, deleted or not."""
-    return versions(connection, place, VERSIONS.c.number == number)[0]
+    return versions(connection, named, VERSIONS.c.number == number)[0]
 
 
-def versions(connection: Connection, place: NameRow, which: Any = True) -> list[Version]:
+def versions(connection: Connection, named: NameRow, which: Any = True) -> list[Version]:
     """Versions of a name, in order."""
     asked = (
         select(VERSIONS, SAID.c.who, SAID.c.why)
         .outerjoin(SAID, SAID.c.seq == VERSIONS.c.published)
-        .where(VERSIONS.c.name == place.id, which)
+        .where(VERSIONS.c.name == named.id, which)
         .order_by(VERSIONS.c.number)
     )
     rows = connection.execute(asked).all()
-    parts = _parts(connection, place, which)
+    parts = _parts(connection, named, which)
     pointing: dict[int, list[str]] = {}
-    for alias, number in aliases_of(connection, place).items():
+    for alias, number in aliases_of(connection, named).items():
         pointing.setdefault(number, []).append(alias)
-    checked = checks(connection, place)
-    return [_made(place, row, parts.get(row.id, {}), pointing, checked) for row in rows]
+    checked = checks(connection, named)
+    return [_made(named, row, parts.get(row.id, {}), pointing, checked) for row in rows]
 
 
 def _made(
-    place: NameRow,
+    named: NameRow,
     row: Row[Any],
     parts: Mapping[str, Blob],
     pointing: Mapping[int, list[str]],
     checked: Mapping[int, dict[str, Any]],
 ) -> Version:
     return Version(
-        name=str(place.name),
+        name=str(named.name),
         number=_whole(row.number),
         digest=_text(row.digest),
         created=_text(row.created),
@@ -171,12 +171,12 @@ def _made(
     )
 
 
-def _parts(connection: Connection, place: NameRow, which: Any) -> dict[int, dict[str, Blob]]:
+def _parts(connection: Connection, named: NameRow, which: Any) -> dict[int, dict[str, Blob]]:
     asked = (
         select(PARTS, BLOBS.c.size)
         .join(BLOBS, BLOBS.c.digest == PARTS.c.digest)
         .join(VERSIONS, VERSIONS.c.id == PARTS.c.version)
-        .where(VERSIONS.c.name == place.id, which)
+        .where(VERSIONS.c.name == named.id, which)
         .order_by(PARTS.c.role)
     )
     found: dict[int, dict[str, Blob]] = {}
@@ -185,28 +185,28 @@ def _parts(connection: Connection, place: NameRow, which: Any) -> dict[int, dict
     return found
 
 
-def checks(connection: Connection, place: NameRow) -> dict[int, dict[str, Any]]:
+def checks(connection: Connection, named: NameRow) -> dict[int, dict[str, Any]]:
     """By version, the outcome of its latest recorded check, and when that was."""
-    said = _said(connection, place)
+    said = _said(connection, named)
     found = {}
-    for entry in audit_log.entries(connection, ("check",), place.subject):
+    for entry in audit_log.entries(connection, ("check",), named.subject):
         outcome = {key: entry.payload[key] for key in CHECKED if key in entry.payload}
         problem = said[entry.seq].why if entry.seq in said else None
         found[entry.payload["version"]] = {**outcome, "problem": problem, "time": entry.time}
     return found
 
 
-def _said(connection: Connection, place: NameRow) -> dict[int, Row[Any]]:
-    asked = select(SAID).join(LOG, LOG.c.seq == SAID.c.seq).where(LOG.c.subject == place.subject)
+def _said(connection: Connection, named: NameRow) -> dict[int, Row[Any]]:
+    asked = select(SAID).join(LOG, LOG.c.seq == SAID.c.seq).where(LOG.c.subject == named.subject)
     return {row.seq: row for row in connection.execute(asked)}
 
 
-def history(connection: Connection, place: NameRow, events: tuple[str, ...] = ()) -> list[HistoryEntry]:
+def history(connection: Connection, named: NameRow, events: tuple[str, ...] = ()) -> list[HistoryEntry]:
     """All that was done about a name, in order."""
-    said = _said(connection, place)
+    said = _said(connection, named)
     hidden = {"client", "task", "who", "why", "source", "manifest"}
     made = []
-    for entry in audit_log.entries(connection, events, place.subject):
+    for entry in audit_log.entries(connection, events, named.subject):
         row = said.get(entry.seq)
         words = (_words(row.who), _words(row.why)) if row else (None, None)
         shown = {key: value for key, value in entry.payload.items() if key not in hidden}
@@ -250,7 +250,7 @@ class NameRow(NamedTuple):
         """What entries about this name are found by."""
         return audit_log.subject(**self.payload)
 
-    def said(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
+    def attribution(self, who: str | None, why: str | None = None, source: str | None = None) -> Attribution:
         """Who does something about it, why, and from where."""
         return Attribution(self.client, self.salt, who, why, source)
 
@@ -293,7 +293,7 @@ class ClientRow(NamedTuple):
         """How an entry begins that is about this client, and none of its names."""
         return {"client": audit_log.salted(self.salt, self.name)}
 
-    def said(self, who: str | None, why: str | None = None) -> Attribution:
+    def attribution(self, who: str | None, why: str | None = None) -> Attribution:
         """Who does something about it, and why."""
         return Attribution(self.id, self.salt, who, why)
 

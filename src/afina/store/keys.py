@@ -119,7 +119,9 @@ def create(
     row |= {"name": name, "expires": None if expires is None else expiry(expires)}
     with database.writing() as connection:
         owner = catalog.client_row_or_made(connection, client)
-        entry = audit_log.append(connection, CREATED, {**owner.payload, **_told(row, owner.salt)}, owner.said(who, why))
+        entry = audit_log.append(
+            connection, CREATED, {**owner.payload, **_payload(row, owner.salt)}, owner.attribution(who, why)
+        )
         connection.execute(insert(KEYS), {**row, "client": owner.id, "created": entry.seq})
         (found,) = _read(connection, KEYS.c.id == made)
     return MadeKey(found, secret)
@@ -165,7 +167,7 @@ def revoke(database: Database, id: str, *, who: str | None, why: str | None) -> 
             raise Refused(f"key {id}: was revoked at {found[0].revoked} already.", code="key.revoked", key=id)
         row = connection.execute(select(CLIENTS).join(KEYS).where(KEYS.c.id == id)).one()
         owner = ClientRow(row.name, row.id, row.salt)
-        entry = audit_log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.said(who, why))
+        entry = audit_log.append(connection, REVOKED, {**owner.payload, "key": id}, owner.attribution(who, why))
         connection.execute(update(KEYS).where(KEYS.c.id == id).values(revoked=entry.seq))
         return _read(connection, KEYS.c.id == id)[0]
 
@@ -175,7 +177,7 @@ def listed(connection: Connection, client: str | None = None) -> Sequence[Key]:
     return _read(connection, True if client is None else CLIENTS.c.name == client)
 
 
-def _told(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
+def _payload(row: Mapping[str, Any], salt: str) -> dict[str, Any]:
     """What the log has of a key; of its name a hash. What came later is in it only where it is given."""
     later = {"name": _veiled(row["name"], salt), "expires": row["expires"]}
     given = {name: value for name, value in later.items() if value is not None}

@@ -60,7 +60,7 @@ class AdapterKind(ABC):
         """Places of the texts whose answers differ, those that matter most first."""
 
     @abstractmethod
-    def told(self, value: Any, names: Sequence[str]) -> Any:
+    def json_value(self, value: Any, names: Sequence[str]) -> Any:
         """A target or an answer as a JSON value."""
 
 
@@ -93,7 +93,7 @@ class _Classes(_ByLabel):
         order = [own.index(name) for name in names]
         return Answered(answered.targets, np.argsort(order)[answered.answers], _columns(answered.chances, order))
 
-    def told(self, value: Any, names: Sequence[str]) -> Any:
+    def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return names[int(value)]
 
 
@@ -106,7 +106,7 @@ class _Labels(_ByLabel):
         order = [own.index(name) for name in names]
         return Answered(answered.targets, answered.answers[:, order], _columns(answered.chances, order))
 
-    def told(self, value: Any, names: Sequence[str]) -> Any:
+    def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return tuple(name for name, has in zip(names, value, strict=True) if has)
 
 
@@ -127,7 +127,7 @@ class _Number(AdapterKind):
         size = _size(first, second)
         return [int(index) for index in np.argsort(-size, kind="stable") if size[index] > 0]
 
-    def told(self, value: Any, names: Sequence[str]) -> Any:
+    def json_value(self, value: Any, names: Sequence[str]) -> Any:
         return float(value)
 
 

@@ -45,14 +45,14 @@ class NewVersion(NamedTuple):
 
 def _there(connection: Connection, name: Name, wanted: str) -> PublishOutcome | None:
     """The version that a name has of that adapter already."""
-    place = catalog.name_row(connection, name)
-    if place is None:
+    named = catalog.name_row(connection, name)
+    if named is None:
         return None
     same = select(VERSIONS.c.number).where(
-        VERSIONS.c.name == place.id, VERSIONS.c.digest == wanted, VERSIONS.c.state == LIVE
+        VERSIONS.c.name == named.id, VERSIONS.c.digest == wanted, VERSIONS.c.state == LIVE
     )
     number = connection.execute(same.order_by(VERSIONS.c.number)).scalar()
-    return PublishOutcome(catalog.version(connection, place, number), created=False) if number is not None else None
+    return PublishOutcome(catalog.version(connection, named, number), created=False) if number is not None else None
 
 
 def publish(
@@ -133,27 +133,27 @@ def _is_kept(blobs: Blobs, place: str, blob: Blob) -> bool:
 def _make(
     connection: Connection, name: Name, parts: NewVersion, who: str | None, why: str, source: str | None
 ) -> PublishOutcome:
-    place = catalog.name_row_or_made(connection, name)
+    named = catalog.name_row_or_made(connection, name)
     found = _there(connection, name, parts.digest)  # another publisher may have been faster
     if found is not None:
         return found
-    newest = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.name == place.id)).scalar()
+    newest = connection.execute(select(func.max(VERSIONS.c.number)).where(VERSIONS.c.name == named.id)).scalar()
     number = (newest or 0) + 1
     text = json.dumps(parts.manifest, sort_keys=True, ensure_ascii=False, allow_nan=False)
     entry = audit_log.append(
         connection,
         "publish",
         {
-            **place.payload,
+            **named.payload,
             "version": number,
             "digest": parts.digest,
-            "manifest": place.hashed(digest.of_bytes(text.encode())),
+            "manifest": named.hashed(digest.of_bytes(text.encode())),
             "parts": {role: blob._asdict() for role, blob in sorted(parts.blobs.items())},
         },
-        place.said(who, why, source),
+        named.attribution(who, why, source),
     )
     row = {
-        "name": place.id,
+        "name": named.id,
         "number": number,
         "digest": parts.digest,
         "state": LIVE,
@@ -165,7 +165,7 @@ def _make(
     version = catalog.primary_key(connection.execute(insert(VERSIONS), row))
     held = [{"version": version, "role": role, "digest": blob.digest} for role, blob in parts.blobs.items()]
     connection.execute(insert(PARTS), held)
-    return PublishOutcome(catalog.version(connection, place, number), created=True)
+    return PublishOutcome(catalog.version(connection, named, number), created=True)
 
 
 LEASE_SECONDS = 3600.0

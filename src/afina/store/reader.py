@@ -143,15 +143,15 @@ class StoreReader:
         """One version."""
         wanted = Reference.parse(str(reference))
         with self._database.reading() as connection:
-            place, number = catalog.resolve(connection, wanted)
-            return catalog.version(connection, place, number)
+            named, number = catalog.resolve(connection, wanted)
+            return catalog.version(connection, named, number)
 
     def versions(self, name: str) -> Sequence[Version]:
         """All versions of a name in order, also the deleted ones."""
         wanted = Name.parse(name)
         with self._database.reading() as connection:
-            place = catalog.find_name(connection, wanted)
-            return catalog.versions(connection, place)
+            named = catalog.find_name(connection, wanted)
+            return catalog.versions(connection, named)
 
     def history(self, name: str, *, alias: str | None = None) -> Sequence[HistoryEntry]:
         """All that was done about a name, in order; or how an alias moved."""
@@ -159,9 +159,9 @@ class StoreReader:
         if alias is not None:
             check_alias(alias)
         with self._database.reading() as connection:
-            place = catalog.find_name(connection, wanted)
+            named = catalog.find_name(connection, wanted)
             events = (aliases.ALIAS, aliases.ROLLBACK, aliases.UNALIAS) if alias is not None else ()
-            done = catalog.history(connection, place, events)
+            done = catalog.history(connection, named, events)
         found = [one for one in done if alias is None or one.details["alias"] == alias]
         if alias is not None and not found:
             raise NotFound(
@@ -272,8 +272,8 @@ def use_files(
 def _places(database: Database, version: Version) -> dict[str, str]:
     """By digest, where the blobs are that the version holds now."""
     with database.reading() as connection:
-        place, number = catalog.resolve(connection, Reference.parse(str(version)))
-        same = select(VERSIONS.c.digest).where(VERSIONS.c.name == place.id, VERSIONS.c.number == number)
+        named, number = catalog.resolve(connection, Reference.parse(str(version)))
+        same = select(VERSIONS.c.digest).where(VERSIONS.c.name == named.id, VERSIONS.c.number == number)
         wanted = [blob.digest for blob in version.parts.values()]
         rows = connection.execute(select(BLOBS.c.digest, BLOBS.c.place).where(BLOBS.c.digest.in_(wanted)))
         places = {row.digest: row.place for row in rows}
@@ -337,7 +337,7 @@ def known_version(connection: Connection, reference: Reference) -> Version | Non
     if reference == Reference(reference.name) and PRODUCTION in catalog.aliases_of(connection, found):
         reference = Reference(reference.name, alias=PRODUCTION)
     try:
-        place, number = catalog.resolve(connection, reference)
+        named, number = catalog.resolve(connection, reference)
     except NotFound:
         return None
-    return catalog.version(connection, place, number)
+    return catalog.version(connection, named, number)

@@ -327,7 +327,7 @@ def _rows(one: Answered, other: Answered, texts: EvaluationSet, kind: AdapterKin
     split: Split = texts.split
     for index in kind.changed(one, other)[:most]:
         label, before, after = (
-            kind.told(found[index], texts.label_names) for found in (split.labels, one.answers, other.answers)
+            kind.json_value(found[index], texts.label_names) for found in (split.labels, one.answers, other.answers)
         )
         pair = None if split.pairs is None else split.pairs[index]
         yield Flip(index, split.texts[index], pair, label, before, after)

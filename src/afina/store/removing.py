@@ -40,8 +40,8 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
     Raises Refused where an alias points to it.
     """
     with database.writing() as connection:
-        place, number = catalog.resolve(connection, reference)
-        found = catalog.version(connection, place, number)
+        named, number = catalog.resolve(connection, reference)
+        found = catalog.version(connection, named, number)
         if found.aliases:
             raise Refused(
                 f"{found}: {' and '.join(found.aliases)} {'point' if found.aliases[1:] else 'points'} to it. Move that "
@@ -50,14 +50,14 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
                 version=str(found),
                 aliases=found.aliases,
             )
-        row = (VERSIONS.c.name == place.id) & (VERSIONS.c.number == number)
+        row = (VERSIONS.c.name == named.id) & (VERSIONS.c.number == number)
         mine = connection.execute(select(VERSIONS.c.id).where(row)).scalar_one()
         connection.execute(delete(PARTS).where(PARTS.c.version == mine))
         connection.execute(update(VERSIONS).where(row).values(state=DELETED, manifest=None))
         parts = {role: part._asdict() for role, part in sorted(found.parts.items())}
         details = {"version": number, "digest": found.digest, "parts": parts}
-        audit_log.append(connection, "delete", {**place.payload, **details}, place.said(who, why))
-        made = catalog.version(connection, place, number)
+        audit_log.append(connection, "delete", {**named.payload, **details}, named.attribution(who, why))
+        made = catalog.version(connection, named, number)
         audit_log.crash_point("delete: in the transaction")
     audit_log.crash_point("delete: committed")
     return made
