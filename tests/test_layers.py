@@ -67,7 +67,7 @@ OWNERS = {
     "scipy": "stats.calibration stats.classification stats.intervals stats.random_effects stats.evidence "
     "report.paper_claims",
     "matplotlib": "report.plots.*",
-    "jinja2": "report.writers.html server.http.page.rendered",
+    "jinja2": "report.writers.html server.http.page",
     "time": "meter",
     "typer": "cli.*",
     "rich": "cli.* report.writers.terminal",

@@ -98,8 +98,8 @@ def test_who_waits_for_the_rate_is_told_when_the_server_ends(serve: Any) -> None
 def test_no_more_lines_wait_than_have_room_in_a_request(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     served = serve(body_bytes=50_000, texts=10)
     asking, most = set[str](), 0
-    desk = served.web.app.state.desk
-    ask = desk.ask
+    pool = served.web.app.state.pool
+    ask = pool.ask
 
     async def asked(key: Any, model: str, texts: Any) -> Any:
         nonlocal most
@@ -111,7 +111,7 @@ def test_no_more_lines_wait_than_have_room_in_a_request(serve: Any, monkeypatch:
         finally:
             asking.discard(texts[0].text)
 
-    monkeypatch.setattr(desk, "ask", asked)
+    monkeypatch.setattr(pool, "ask", asked)
     content = b"".join(json.dumps(LINE | {"text": f"{one} {'soup ' * 4000}"}).encode() + b"\n" for one in range(12))
     found = served.web.post("/bulk", content=content, headers=served.auth()).text.splitlines()
     assert [json.loads(one)["truncated"] for one in found] == [True] * 12

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afina.server.http import gate
-from afina.server.http.pacing import TokenBucket
+from afina.server.http.gate import TokenBucket
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from afina.server.http import bodies
-from afina.server.http.bodies import parsed, values
+from afina.server.http import schemas
+from afina.server.http.errors import Refusal
 from afina.server.http.protocols import hub, kserve, tei, vllm
-from afina.server.http.refusal import Refusal
+from afina.server.http.schemas import count_values, parse_body
 from afina.server.requests import Text, TokenCounter
 from crowd import adapter
 from servers import Listening, logged, within
@@ -25,7 +25,7 @@ NUMBERS = b'{"model": "acme/reviews", "input": [' + b"1," * 524_000 + b'1], "inp
 
 def refused(content: bytes, kind: Any = tei.Predict) -> Refusal:
     with pytest.raises(Refusal) as found:
-        parsed(content, kind)
+        parse_body(content, kind)
     return found.value
 
 
@@ -48,7 +48,7 @@ def test_a_body_of_half_a_million_numbers_is_refused_before_it_is_read(kind: Any
 @pytest.mark.parametrize("kind", [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer])
 def test_the_first_wrong_element_is_the_last_that_is_looked_at(kind: Any) -> None:
     field = "input" if kind is vllm.Classify else "inputs"
-    wrong = json.dumps({field: [1] * (bodies.MOST - 10), "model": "acme/reviews"}).encode()
+    wrong = json.dumps({field: [1] * (schemas.MOST_VALUES - 10), "model": "acme/reviews"}).encode()
     assert refused(wrong, kind).status == 422
     assert quickest(lambda: refused(wrong, kind)) < 0.02
 
@@ -66,7 +66,7 @@ def test_the_first_wrong_element_is_the_last_that_is_looked_at(kind: Any) -> Non
     ids=lambda value: repr(value)[:40],
 )
 def test_values_are_counted_outside_of_strings(content: bytes, least: int, most: int) -> None:
-    assert least <= values(content) <= most
+    assert least <= count_values(content) <= most
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_body_is_said(content: bytes, message: str) -> None
 
 
 def test_an_escape_of_a_whole_character_is_read() -> None:
-    assert parsed(rb'{"inputs": "\ud83d\ude00"}', tei.Predict).inputs == "\U0001f600"
+    assert parse_body(rb'{"inputs": "\ud83d\ude00"}', tei.Predict).inputs == "\U0001f600"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from afina import AdapterStore
 from afina.errors import NotFound
 from afina.server.core import Core
-from afina.server.http.desk import Desk
+from afina.server.http.request_pool import RequestPool
 from afina.server.limits import Settings
 from afina.server.metrics import CLIENTS, OTHERS, Metrics
 from afina.server.requests import Text
@@ -448,8 +448,8 @@ def test_who_goes_while_its_adapter_is_loaded_leaves_no_lease(serve: Any) -> Non
         return made
 
     async def ask() -> None:
-        desk = Desk(served.core)
-        asking = asyncio.create_task(desk.ask(key, "acme/reviews@production", [Text("a")]))
+        pool = RequestPool(served.core)
+        asking = asyncio.create_task(pool.ask(key, "acme/reviews@production", [Text("a")]))
         await asyncio.sleep(0.1)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -458,7 +458,7 @@ def test_who_goes_while_its_adapter_is_loaded_leaves_no_lease(serve: Any) -> Non
         assert await asyncio.to_thread(taken.wait, 10)
         while held_now():
             await asyncio.sleep(0.01)
-        desk.close()
+        pool.close()
 
     def held_now() -> int:
         return sum(place.leases for place in served.core.engine._residents._places.values())

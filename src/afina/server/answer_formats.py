@@ -15,8 +15,8 @@ from afina.data.kinds import CLASSES, LABELS, NUMBER
 from afina.errors import InvalidData
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import OBJECTIVES
-from afina.server.http import shapes
-from afina.server.http.shapes import Shape
+from afina.server.http import schemas
+from afina.server.http.schemas import Shape
 from afina.server.shadow_counts import AnswerDifference
 from afina.serving.answering import Prediction
 
@@ -95,7 +95,7 @@ class _ByLabel(AnswerFormat):
 class _Classes(_ByLabel):
     """One label of several."""
 
-    fields: ClassVar[Mapping[str, Shape]] = {"label": shapes.TEXT, "probabilities": shapes.by_name(shapes.NUMBER)}
+    fields: ClassVar[Mapping[str, Shape]] = {"label": schemas.TEXT, "probabilities": schemas.by_name(schemas.NUMBER)}
     function = "softmax"
 
     def label(self, objective: Objective, one: Prediction) -> str:
@@ -120,8 +120,8 @@ class _Labels(_ByLabel):
     """Any number of labels, none of which excludes another."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
-        "labels": shapes.array(shapes.TEXT),
-        "probabilities": shapes.by_name(shapes.NUMBER),
+        "labels": schemas.array(schemas.TEXT),
+        "probabilities": schemas.by_name(schemas.NUMBER),
     }
     function = "sigmoid"
 
@@ -145,7 +145,7 @@ class _Labels(_ByLabel):
 class _Number(AnswerFormat):
     """A number, under the name that it has."""
 
-    fields: ClassVar[Mapping[str, Shape]] = {"value": shapes.NUMBER}
+    fields: ClassVar[Mapping[str, Shape]] = {"value": schemas.NUMBER}
     function = "none"
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:

@@ -20,6 +20,7 @@ from afina.inference.reading import takes_pairs
 from afina.models.backbone_spec import FLOAT
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective
+from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Settings
 from afina.server.shadows import ShadowLease
 from afina.serving.answering import Prediction
@@ -42,6 +43,21 @@ class ServedAnswer:
     objective: Objective
     receipt: Receipt
     tokens: int
+
+    def scores(self, *, raw: bool = False) -> Sequence[LabelScore]:
+        """One a label, in the adapter's order. raw: what the head computed, in the place of probabilities."""
+        written = ANSWER_FORMATS[self.objective.kind]
+        return (written.raw_scores if raw else written.scores)(self.objective, self.prediction)
+
+    def ranked(self, *, raw: bool = False, most: int | None = None) -> Sequence[dict[str, object]]:
+        """Scores as JSON values, the highest first."""
+        ordered = sorted(self.scores(raw=raw), key=lambda one: -one.score)
+        return [one._asdict() for one in ordered[:most]]
+
+    @property
+    def label(self) -> str:
+        """The one label to name: the answer's, or the most probable of those that exclude none."""
+        return ANSWER_FORMATS[self.objective.kind].label(self.objective, self.prediction)
 
 
 @dataclass(eq=False)

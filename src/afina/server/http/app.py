@@ -1,27 +1,207 @@
-"""App: all routes behind the gate."""
+"""The application: a route for each call of each protocol, thin over the core, all of them behind the gate."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from afina import __version__
-from afina.errors import AfinaError
+from afina.errors import AfinaError, NotFound
+from afina.models import objectives
 from afina.server.core import Core
-from afina.server.http.bodies import Body
-from afina.server.http.described import schemas
-from afina.server.http.desk import Desk
-from afina.server.http.gate import Gate, told
-from afina.server.http.page import routes as page
+from afina.server.http import page
+from afina.server.http.bulk import Bulk
+from afina.server.http.errors import Refusal
+from afina.server.http.gate import Gate, error_response
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
-from afina.server.http.refusal import Refusal
-from afina.server.http.routes import router
+from afina.server.http.request_pool import (
+    RequestPool,
+    answers,
+    body_of,
+    core_of,
+    key_of,
+    model_in_query,
+    pool_of,
+    together,
+)
+from afina.server.http.schemas import Body, body_schemas, describe, describe_health
+from afina.server.limits import Missing
+from afina.server.metrics import CONTENT_TYPE
+from afina.server.requests import ServedAnswer, Text
+from afina.store import publishing
+
+RECEIPT = "Afina-Receipt"
+
+router = APIRouter()
+
+INFERENCE = "Open Inference Protocol"
+TEI = partial(describe, "text-embeddings-inference", tei.ERROR)
+VLLM = partial(describe, "vLLM", vllm.ERROR)
+HUB = partial(describe, "Hugging Face", hub.ERROR)
+KSERVE = partial(describe, INFERENCE, kserve.ERROR)
+AFINA = partial(describe, "afina", native.ERROR)
+
+
+def _with_receipt(content: Any, found: Sequence[ServedAnswer]) -> Response:
+    return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
+
+
+@router.post("/predict", **TEI(tei.ANSWER, tei.Predict, tei.EXAMPLE, query=["model"]))
+async def predict(request: Request) -> Response:
+    """Labels and scores, the best first, as text-embeddings-inference gives them."""
+    body = await body_of(request, tei.Predict)
+    asked = model_in_query(request)
+    if None not in (body.model, asked) and body.model != asked:
+        raise Refusal(422, "invalid", "`model` is another in the body than in the query. Leave one out.")
+    model = body.model or asked
+    if model is None:
+        raise Refusal(422, "invalid", "`model`: there is none, neither in the body nor in the query.")
+    found = await answers(request, model, tei.texts(body))
+    return _with_receipt(tei.answered(body, found), found)
+
+
+@router.post("/classify", **VLLM(vllm.ANSWER, vllm.Classify, vllm.EXAMPLE))
+async def classify(request: Request) -> Response:
+    """Labels and probabilities in the adapter's order, as vLLM gives them."""
+    body = await body_of(request, vllm.Classify)
+    found = await answers(request, body.model, vllm.texts(body))
+    return _with_receipt(vllm.answered(body, found, request.scope["afina.request"], int(publishing._seconds())), found)
+
+
+@router.get("/v1/models", **VLLM(vllm.MODELS))
+async def models(request: Request) -> Response:
+    """The names that the caller's client has."""
+    core, key = core_of(request), key_of(request)
+    try:
+        listed = await pool_of(request).look(key, core.store.list, key.client)
+    except NotFound:
+        listed = []
+    return JSONResponse(vllm.models(listed, int(publishing._seconds())))
+
+
+@router.post("/models/{client}/{task}", **HUB(hub.ANSWER, hub.Classification, hub.EXAMPLE))
+async def classification(request: Request, client: str, task: str) -> Response:
+    """Labels and scores, the best first, as the Hub's text-classification task has them."""
+    body = await body_of(request, hub.Classification)
+    found = await answers(request, f"{client}/{task}", hub.texts(body))
+    return _with_receipt(hub.answered(body, found), found)
+
+
+@router.get("/v2", **KSERVE(kserve.SERVER))
+async def server(request: Request) -> Response:
+    """What this server is."""
+    return JSONResponse({"name": "afina", "version": __version__, "extensions": []})
+
+
+@router.get("/v2/health/live", **describe_health(INFERENCE, native.LIVE, ready=False))
+@router.get("/health/live", **describe_health("health", native.LIVE, ready=False))
+async def live(request: Request) -> Response:
+    """Whether it runs."""
+    return JSONResponse({"live": True})
+
+
+@router.get("/v2/health/ready", **describe_health(INFERENCE, native.READY, ready=True))
+@router.get("/health/ready", **describe_health("health", native.READY, ready=True))
+async def ready(request: Request) -> Response:
+    """Whether it answers, and the store answers it; 503 where not."""
+    is_ready = core_of(request).ready
+    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+
+def _model(client: str, task: str, version: str | None) -> str:
+    if version is None:
+        return f"{client}/{task}"
+    if "@" in task:
+        raise Missing
+    return f"{client}/{task}@{version}"
+
+
+@router.get("/v2/models/{client}/{task}", **KSERVE(kserve.METADATA))
+@router.get("/v2/models/{client}/{task}/versions/{version}", **KSERVE(kserve.METADATA))
+async def metadata(request: Request, client: str, task: str, version: str | None = None) -> Response:
+    """A model's versions, inputs, outputs and labels."""
+    core, model = core_of(request), _model(client, task, version)
+
+    def look() -> dict[str, Any]:
+        found = core.version(key_of(request), model)
+        numbers = [one.number for one in core.store.versions(found.name) if not one.deleted]
+        manifest = found.manifest
+        asked = objectives.make(tuple(manifest["label_names"]), manifest.get("objective"))
+        return kserve.metadata(model, numbers, asked)
+
+    return JSONResponse(await pool_of(request).look(key_of(request), look))
+
+
+@router.get("/v2/models/{client}/{task}/ready", **KSERVE(kserve.MODEL_READY))
+@router.get("/v2/models/{client}/{task}/versions/{version}/ready", **KSERVE(kserve.MODEL_READY))
+async def model_ready(request: Request, client: str, task: str, version: str | None = None) -> Response:
+    """Whether a model answers."""
+    model = _model(client, task, version)
+    await pool_of(request).look(key_of(request), core_of(request).version, key_of(request), model)
+    return JSONResponse({"name": model, "ready": True})
+
+
+@router.post("/v2/models/{client}/{task}/infer", **KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE))
+@router.post(
+    "/v2/models/{client}/{task}/versions/{version}/infer",
+    **KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE),
+)
+async def infer(request: Request, client: str, task: str, version: str | None = None) -> Response:
+    """Labels and probabilities as tensors."""
+    if "inference-header-content-length" in request.headers:
+        raise Refusal(400, "invalid", "the binary data extension is not spoken here. Send BYTES as JSON.")
+    body = await body_of(request, kserve.Infer)
+    model = _model(client, task, version)
+    found = await answers(request, model, kserve.texts(body))
+    number = found[0].receipt.version.rpartition("@")[2]
+    return _with_receipt(kserve.answered(body, found, model, number), found)
+
+
+@router.post("/tasks", **AFINA(native.TASKS_ANSWER, native.Tasks, native.TASKS_EXAMPLE))
+async def tasks(request: Request) -> Response:
+    """What several of the caller's models say of one text, in one batch."""
+    body = await body_of(request, native.Tasks)
+    text = [Text(body.text, body.pair)]
+    found = await together(request, [(model, text) for model in body.models])
+    pairs = zip(body.models, found, strict=True)
+    return JSONResponse({"results": [{"model": model, **native.answered(one)} for model, (one,) in pairs]})
+
+
+@router.post("/bulk", **AFINA(lines=native.LINE_EXAMPLE, media="application/x-ndjson", query=["model"]))
+async def bulk(request: Request) -> Response:
+    """JSON lines in, JSON lines out, in their order, while they come; `?model=` for lines that name none."""
+    return Bulk(core_of(request), pool_of(request), key_of(request), model_in_query(request))
+
+
+@router.put("/aliases/{client}/{task}/{alias}", **AFINA(native.ALIAS_ANSWER, native.Alias, native.ALIAS_EXAMPLE))
+async def move(request: Request, client: str, task: str, alias: str) -> Response:
+    """Let an alias point to a version, in the log as the key's doing; it is served once its golden probe has passed."""
+    body = await body_of(request, native.Alias)
+    wanted = (f"{client}/{task}", alias, body.version, body.expected, body.message)
+    moved = await pool_of(request).look(key_of(request), core_of(request).move, key_of(request), *wanted)
+    return JSONResponse(moved.as_json())
+
+
+@router.get("/shadows/{client}/{task}", **AFINA(native.SHADOW))
+async def shadow(request: Request, client: str, task: str) -> Response:
+    """What rides along with the version that answers, and how often the two differ, of the texts that came here."""
+    core, key = core_of(request), key_of(request)
+    return JSONResponse(await pool_of(request).look(key, core.shadow, key, f"{client}/{task}"))
+
+
+@router.get("/metrics", **describe("health", native.ERROR, media="text/plain"))
+async def metrics(request: Request) -> Response:
+    """For Prometheus; with a key that has the scope admin."""
+    return Response(core_of(request).metrics.text(), media_type=CONTENT_TYPE)
+
 
 BODIES: list[type[Body]] = [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer, native.Tasks, native.Alias]
 BODIES += [page.Sentence]
@@ -35,7 +215,7 @@ class App(FastAPI):
         if self.openapi_schema is None:
             made = get_openapi(title="afina", version=__version__, routes=self.routes)
             parts = made.setdefault("components", {})
-            parts.setdefault("schemas", {}).update(schemas(BODIES))
+            parts.setdefault("schemas", {}).update(body_schemas(BODIES))
             parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             made["security"] = [{"key": []}]
             self.openapi_schema = made
@@ -48,12 +228,12 @@ def make_app(core: Core) -> App:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core.start()
-        app.state.desk = desk = Desk(core)
+        app.state.pool = pool = RequestPool(core)
         try:
             yield
         finally:
             await asyncio.to_thread(core.close)
-            desk.close()
+            pool.close()
 
     app = App(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json", redirect_slashes=False)
     app.state.core = core
@@ -69,7 +249,7 @@ def make_app(core: Core) -> App:
 async def _refused(request: Request, error: Exception) -> Response:
     refusal = Refusal.of(error)
     request.app.state.core.metrics.refused.labels(refusal.kind).inc()
-    return told(request.url.path, refusal)
+    return error_response(request.url.path, refusal)
 
 
 async def _by_starlette(request: Request, error: Exception) -> Response:
@@ -79,5 +259,7 @@ async def _by_starlette(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 404 and path != "/":
         hint = f" Leave out the last `/`: {path.rstrip('/')[:80]}." if path.endswith("/") else ""
-        return told(path, Refusal(404, kind, f"No such path.{hint}", dict(error.headers or {})))
-    return told(request.url.path, Refusal(error.status_code, kind, str(error.detail), dict(error.headers or {})))
+        return error_response(path, Refusal(404, kind, f"No such path.{hint}", dict(error.headers or {})))
+    return error_response(
+        request.url.path, Refusal(error.status_code, kind, str(error.detail), dict(error.headers or {}))
+    )

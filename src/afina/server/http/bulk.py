@@ -1,4 +1,4 @@
-"""Bulk: lines to answers in their order, as they come, in bounded memory."""
+"""`POST /bulk`: lines to answers in their order, as they come, in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from afina import meter
 from afina.errors import AfinaError, Overloaded
 from afina.server.core import Core
 from afina.server.http.connection import LEFT
-from afina.server.http.desk import Desk
+from afina.server.http.errors import Refusal
 from afina.server.http.protocols import native
-from afina.server.http.refusal import Refusal
+from afina.server.http.request_pool import RequestPool
 from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key
 
@@ -55,9 +55,9 @@ class Bulk(Response):
     model  for lines that name none
     """
 
-    def __init__(self, core: Core, desk: Desk, key: Key, model: str | None) -> None:
+    def __init__(self, core: Core, pool: RequestPool, key: Key, model: str | None) -> None:
         super().__init__()
-        self._core, self._desk, self._key, self._model = core, desk, key, model
+        self._core, self._pool, self._key, self._model = core, pool, key, model
         self._read = False
         self._order = asyncio.Lock()  # of lines that wait for the key's rate
 
@@ -152,7 +152,7 @@ class Bulk(Response):
         try:
             if isinstance(line, Refusal):
                 raise line
-            body = await self._desk.parse(self._key, line, native.Line)
+            body = await self._pool.parse(self._key, line, native.Line)
             model = body.model or self._model
             if model is None:
                 raise Refusal(422, "invalid", "`model`: there is none, neither in the line nor in the query.")
@@ -171,11 +171,11 @@ class Bulk(Response):
         """`Desk.ask`, once the key has tokens left: lines wait for them in their order, until the server ends."""
         if not self._order.locked():
             with suppress(Overloaded):
-                return await self._desk.ask(self._key, model, [text])
+                return await self._pool.ask(self._key, model, [text])
         async with self._order:
             while True:
                 try:
-                    return await self._desk.ask(self._key, model, [text])
+                    return await self._pool.ask(self._key, model, [text])
                 except Overloaded as error:
                     if self._core.batching.ending:
                         raise _ending() from None

@@ -1,4 +1,4 @@
-"""Connection: how long a peer may take, and how many there may be, before any request is read. Knows no route.
+"""How many connections there are, and how long a peer may take, before any request is read. Knows no route.
 
 uvicorn times only what follows an answer: a connection that sends nothing, or a byte now and then, it keeps for ever,
 and beyond its limit it answers everybody with 503. Here a connection on which nothing is being answered makes room for

@@ -1,4 +1,4 @@
-"""Gate: before every route. Who asks, whether they may, how much they send; and what is noted of it.
+"""Before every route: whose key a request has, its scope, rate limits and sizes; and what is logged of the request.
 
 Whatever is not named here is refused to whoever has no key with `admin`.
 """
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,11 +20,51 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import logs_and_traces
 from afina.server.core import Core
-from afina.server.http.pacing import TokenBucket, TokenBuckets
+from afina.server.http.errors import GONE, Refusal
 from afina.server.http.protocols import hub, kserve, native, tei, vllm
-from afina.server.http.refusal import GONE, Refusal
 from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
+
+
+class TokenBucket:
+    """A rate limit.
+
+    rate     tokens a second;  burst  tokens of a full bucket;  longest  the longest wait in seconds;  clock  seconds
+    """
+
+    def __init__(self, rate: float, burst: float, longest: float, clock: Callable[[], float] = meter.now) -> None:
+        self._rate, self._burst, self._longest, self._clock = rate, burst, longest, clock
+        self._left, self._at = burst, clock()
+
+    def wait(self, amount: float) -> float:
+        """Take `amount` tokens; return the seconds to wait for them."""
+        now = self._clock()
+        left = min(self._burst, self._left + (now - self._at) * self._rate) - amount
+        self._left, self._at = max(left, -self._longest * self._rate), now
+        return max(0.0, -self._left / self._rate)
+
+    @property
+    def rested(self) -> bool:
+        """Whether it is full."""
+        return self._left + (self._clock() - self._at) * self._rate >= self._burst
+
+
+class TokenBuckets:
+    """A bucket for each name. Full buckets are forgotten. For one event loop."""
+
+    def __init__(self, rate: float, burst: float, longest: float) -> None:
+        self._made = rate, burst, longest
+        self._buckets: dict[str, TokenBucket] = {}
+
+    async def take(self, name: str, amount: float) -> float:
+        """Wait until `name` may take `amount` tokens; return the seconds waited."""
+        if name not in self._buckets:
+            self._buckets = {one: bucket for one, bucket in self._buckets.items() if not bucket.rested}
+            self._buckets[name] = TokenBucket(*self._made)
+        if seconds := self._buckets[name].wait(amount):
+            await asyncio.sleep(seconds)
+        return seconds
+
 
 OPEN = frozenset(
     {
@@ -79,7 +119,7 @@ def needed(path: str) -> str | None:
     return PREDICT if path.startswith("/v2/") else ADMIN
 
 
-def told(path: str, refusal: Refusal) -> JSONResponse:
+def error_response(path: str, refusal: Refusal) -> JSONResponse:
     """A refusal in the words of the protocol that the path is of; its kind is in a header of every protocol."""
     shape = next((shape for prefix, shape in SHAPES if path.startswith(prefix)), native.error)
     headers = {KIND: refusal.kind, **refusal.headers}
@@ -156,7 +196,7 @@ class Gate:
             self._core.metrics.refused.labels(refusal.kind).inc()
             if refusal.status == 401:
                 await self._slow()
-            await told(scope["path"], refusal)(scope, receive, sending)
+            await error_response(scope["path"], refusal)(scope, receive, sending)
         except ClientDisconnect:
             seen.status = seen.status or GONE
             self._core.metrics.refused.labels("gone").inc()
@@ -164,7 +204,7 @@ class Gate:
             unforeseen, at = logs_and_traces.error_place(error)
             logs_and_traces.note("request failed", logging.ERROR, request=request, unforeseen=unforeseen, at=at)
             if not seen.status:
-                await told(scope["path"], Refusal.of(error))(scope, receive, sending)
+                await error_response(scope["path"], Refusal.of(error))(scope, receive, sending)
         finally:
             self._note(inner, scope["method"], seen, meter.now() - started)
 

@@ -12,14 +12,12 @@ from pydantic import Field
 
 from afina.errors import InvalidData
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.bodies import Array, Body
-from afina.server.http.protocols.scores import RANKED, ranked
-from afina.server.http.shapes import TEXT, array, record
+from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, array, record
 from afina.server.requests import ServedAnswer, Text
 
 EXAMPLE = {"inputs": "It broke on the second day.", "parameters": {"top_k": 1}}
 
-ANSWER = array(RANKED)
+ANSWER = array(RANKED_SCORES)
 ERROR = record({"error": TEXT})
 
 
@@ -55,7 +53,7 @@ def answered(body: Classification, answers: Sequence[ServedAnswer]) -> Any:
             known=[own],
         )
     raw = asked.function_to_apply == "none" and own != "none"
-    return [ranked(one, raw=raw, most=asked.top_k) for one in answers]
+    return [one.ranked(raw=raw, most=asked.top_k) for one in answers]
 
 
 def error(status: int, kind: str, message: str) -> dict[str, Any]:

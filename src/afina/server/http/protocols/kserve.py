@@ -14,10 +14,9 @@ from afina.data.kinds import KINDS
 from afina.errors import InvalidData
 from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.bodies import Array, Body
-from afina.server.http.shapes import NUMBER as ANY_NUMBER
-from afina.server.http.shapes import TEXT as ANY_TEXT
-from afina.server.http.shapes import YES_OR_NO, array, either, one_of, record
+from afina.server.http.schemas import NUMBER as ANY_NUMBER
+from afina.server.http.schemas import TEXT as ANY_TEXT
+from afina.server.http.schemas import YES_OR_NO, Array, Body, array, either, one_of, record
 from afina.server.requests import ServedAnswer, Text
 
 TEXT, PAIR = "text", "pair"

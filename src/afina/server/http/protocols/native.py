@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.bodies import Array, Body
-from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, array, either, record
+from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, Array, Body, array, either, record
 from afina.server.requests import ServedAnswer
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}

@@ -12,14 +12,12 @@ from typing import Any
 from pydantic import Field
 
 from afina.errors import InvalidData
-from afina.server.http.bodies import Array, Body
-from afina.server.http.protocols.scores import RANKED, ranked
-from afina.server.http.shapes import TEXT, array, either, record
+from afina.server.http.schemas import RANKED_SCORES, TEXT, Array, Body, array, either, record
 from afina.server.requests import ServedAnswer, Text
 
 EXAMPLE = {"model": "acme/reviews@production", "inputs": [["It broke on the second day."], ["As good as they say."]]}
 
-ANSWER = either(RANKED, array(RANKED))
+ANSWER = either(RANKED_SCORES, array(RANKED_SCORES))
 ERROR = record({"error": TEXT, "error_type": TEXT})
 
 
@@ -61,7 +59,7 @@ def answered(body: Predict, answers: Sequence[ServedAnswer]) -> Any:
             "`inputs` must have less tokens than the model reads. Set `truncate` to true to cut them.",
             code="request.text-invalid",
         )
-    made = [ranked(one, raw=body.raw_scores) for one in answers]
+    made = [one.ranked(raw=body.raw_scores) for one in answers]
     return made if body.batch else made[0]
 
 

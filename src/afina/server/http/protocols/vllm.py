@@ -7,9 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from afina.server.http.bodies import Array, Body
-from afina.server.http.protocols.scores import label, scores
-from afina.server.http.shapes import COUNT, NOTHING, NUMBER, TEXT, array, one_of, record
+from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Array, Body, array, one_of, record
 from afina.server.requests import ServedAnswer, Text
 from afina.store.versions import NameSummary
 
@@ -42,8 +40,8 @@ def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, crea
     """A response. created: seconds since 1970."""
     data = []
     for index, one in enumerate(answers):
-        found = [score.score for score in scores(one)]
-        data.append({"index": index, "label": label(one), "probs": found, "num_classes": len(found)})
+        found = [score.score for score in one.scores()]
+        data.append({"index": index, "label": one.label, "probs": found, "num_classes": len(found)})
     tokens = sum(one.tokens for one in answers)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
     head = {"id": f"classify-{request}", "object": "list", "created": created, "model": body.model}

@@ -1,4 +1,4 @@
-"""Refusal: why a request is not answered, in HTTP's terms. Knows no protocol."""
+"""An error as an HTTP status, a kind and a message: why a request is not answered. Knows no protocol."""
 
 from __future__ import annotations
 

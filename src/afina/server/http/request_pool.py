@@ -1,21 +1,77 @@
-"""Asking: from a request to the core and back, for as long as somebody waits for it."""
+"""From a request to the core and back, for as long as its client waits, in a pool of threads that clients share fairly.
+
+What is looked up, read and loaded for a request is done in the pool, so that no client keeps others from it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
 
 from afina.errors import AfinaError
 from afina.server.core import LOADING, Core
-from afina.server.http.bodies import Body
-from afina.server.http.desk import Desk
-from afina.server.http.refusal import GONE, Refusal
+from afina.server.http.errors import GONE, Refusal
+from afina.server.http.schemas import Body, parse_body
 from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 from afina.store.keys import Key
+
+THREADS, OF_A_CLIENT = 64, 12
+"""How many are served at a time, and how many of one client."""
+
+AT_ONCE = 1 << 14
+"""Bytes of a body that are read on the event loop: a thread would take longer to begin."""
+
+Arguments = ParamSpec("Arguments")
+Found = TypeVar("Found")
+Filled = TypeVar("Filled", bound=Body)
+
+
+class RequestPool:
+    """On one event loop."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="afina-desk")
+        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(OF_A_CLIENT))
+
+    async def ask(self, key: Key, model: str, texts: Sequence[Text]) -> AcceptedRequest:
+        """`Core.ask`, beside others. Where nobody waits for it any more, what it found is given back."""
+        async with self._places[key.client]:
+            asking = asyncio.get_running_loop().run_in_executor(self._pool, self._core.ask, key, model, texts)
+            try:
+                return await asyncio.shield(asking)
+            except asyncio.CancelledError:
+                asking.add_done_callback(_give_back)
+                raise
+
+    async def parse(self, key: Key, content: bytes, kind: type[Filled]) -> Filled:
+        """A body as a model's fields: beside the event loop where that takes more than a turn of it. Raises Refusal."""
+        if len(content) <= AT_ONCE:
+            return parse_body(content, kind)
+        return await self.look(key, parse_body, content, kind)
+
+    async def look(
+        self, key: Key, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs
+    ) -> Found:
+        """Something else that takes the store, likewise."""
+        async with self._places[key.client]:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: what(*given, **named))
+
+    def close(self) -> None:
+        """Serve nobody more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_back(asking: asyncio.Future[AcceptedRequest]) -> None:
+    if not asking.cancelled() and asking.exception() is None:
+        asking.result().release()
+
 
 Made = TypeVar("Made")
 Given = TypeVar("Given", bound=Body)
@@ -30,9 +86,9 @@ def core_of(request: Request) -> Core:
     return found
 
 
-def desk_of(request: Request) -> Desk:
+def pool_of(request: Request) -> RequestPool:
     """Where it waits for what takes the store."""
-    found: Desk = request.app.state.desk
+    found: RequestPool = request.app.state.pool
     return found
 
 
@@ -42,9 +98,9 @@ def key_of(request: Request) -> Key:
     return found
 
 
-async def given(request: Request, kind: type[Given]) -> Given:
+async def body_of(request: Request, kind: type[Given]) -> Given:
     """A request's body as a model's fields. Raises Refusal."""
-    return await desk_of(request).parse(key_of(request), await request.body(), kind)
+    return await pool_of(request).parse(key_of(request), await request.body(), kind)
 
 
 def model_in_query(request: Request) -> str | None:
@@ -67,7 +123,7 @@ async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]
     asked: list[AcceptedRequest] = []
     try:
         for model, texts in wanted:
-            asked.append(await desk_of(request).ask(key, model, texts))
+            asked.append(await pool_of(request).ask(key, model, texts))
         futures = [core.submit(one) for one in asked]
         flat = [asyncio.wrap_future(future) for some in futures for future in some]
         computed: list[Any] = await _awaited(request, asyncio.gather(*flat), core.settings.timeout + SPARE)
@@ -86,7 +142,7 @@ async def each(
 
     async def one(model: str, texts: Sequence[Text]) -> Sequence[ServedAnswer] | Refusal:
         try:
-            asked = await desk_of(request).ask(key, model, texts)
+            asked = await pool_of(request).ask(key, model, texts)
             try:
                 outcomes = await asyncio.gather(*map(asyncio.wrap_future, core.submit(asked)))
                 return [asked.answer(index, outcome) for index, outcome in enumerate(outcomes)]
