@@ -90,17 +90,10 @@ def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool 
     try:
         path = _download(repository, "", list(patterns), kind="dataset", offline=offline)
     except _UNREACHABLE as error:
-        raise NotFound(
-            _absent(repository, type(error).__name__), code="hub.unreachable", repository=repository
-        ) from error
+        raise _unreachable(repository, type(error).__name__) from error
     for pattern in patterns:
         if not any(path.glob(pattern)):  # other files of the repository may be cached
-            raise NotFound(
-                _absent(repository, f"{pattern} is missing"),
-                code="hub.unreachable",
-                repository=repository,
-                file=pattern,
-            )
+            raise _unreachable(repository, f"{pattern} is missing", file=pattern)
     return path
 
 
@@ -137,15 +130,11 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
             repository=repository,
         ) from None
     except _UNREACHABLE as error:
-        raise NotFound(
-            _absent(repository, type(error).__name__), code="hub.unreachable", repository=repository
-        ) from error
+        raise _unreachable(repository, type(error).__name__) from error
     found = {split: sorted((path / place).glob("*.parquet")) for split, place in chosen.items()}
     empty = [split for split, files in found.items() if not files]
     if empty:
-        raise NotFound(
-            _absent(repository, f"{folder}/{empty[0]} is missing"), code="hub.unreachable", repository=repository
-        )
+        raise _unreachable(repository, f"{folder}/{empty[0]} is missing")
     return found
 
 
@@ -184,9 +173,7 @@ def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
             repository=repository,
         ) from None
     except _UNREACHABLE as error:
-        raise NotFound(
-            _absent(repository, type(error).__name__), code="hub.unreachable", repository=repository
-        ) from error
+        raise _unreachable(repository, type(error).__name__) from error
     if not any(file.is_file() for pattern in patterns for file in path.rglob(pattern)):
         raise NotFound(
             f"the Hub's {address} has no file that matches {', '.join(patterns)}. Name another repository.",
@@ -353,8 +340,13 @@ def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[
     return config, {split: splits[split] for split in (TRAIN, other) if split is not None}
 
 
-def _absent(repository: str, reason: str) -> str:
-    return f"the Hub's {repository} cannot be reached and no copy is cached ({reason})."
+def _unreachable(repository: str, reason: str, **fields: object) -> NotFound:
+    return NotFound(
+        f"the Hub's {repository} cannot be reached and no copy is cached ({reason}).",
+        code="hub.unreachable",
+        repository=repository,
+        **fields,
+    )
 
 
 def _download(repository: str, revision: str, patterns: list[str], kind: str = "model", offline: bool = False) -> Path:
