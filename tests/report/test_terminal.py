@@ -11,7 +11,8 @@ from rich.console import Console, RenderableType
 from afina.report.arms import arms
 from afina.report.paper_claims import claim_table
 from afina.report.report import Report
-from afina.report.tables import Column, Table, tuning_table
+from afina.report.sections import tuning_table
+from afina.report.tables import Column, Table
 from afina.report.writers.terminal import findings, layout, rendered
 from afina.studies.trials import Trial, Tuned
 from command import Command

@@ -60,8 +60,8 @@ def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None
     Needs no network for well-known models. PreLayer is counted as a run trains it, and as the published study does.
     """
     from afina.methods.attachment import count
-    from afina.report.forecasts import counts_as_json, counts_table
     from afina.report.paper_figures import HYPERPARAMETERS
+    from afina.report.tables import counts_as_json, counts_table
 
     counted = count(backbone, HYPERPARAMETERS)
     if as_json:
@@ -112,7 +112,7 @@ def plan(
     _check_there(task, evaluation)
     from afina.cli.progress import print_progress
     from afina.methods import make
-    from afina.report.forecasts import forecast_table
+    from afina.report.tables import forecast_table
     from afina.schema import read_size
     from afina.studies.runs.forecast import forecast_methods
     from afina.studies.runs.spec import DTYPES, Ask, Data, Training

@@ -19,8 +19,8 @@ from afina.report.disagreements import EvaluationTexts, disagreement_table
 from afina.report.paper_claims import Claim
 from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
-from afina.report.sections import Notes, Section
-from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables, tuning_table
+from afina.report.sections import Notes, Section, tuning_table
+from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
 from afina.report.verdicts import CURVES, VERDICTS, Verdicts
 from afina.report.writers import json_csv, markdown
 from afina.studies.runs.record import Record

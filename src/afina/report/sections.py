@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from afina.data.addresses import named
 from afina.data.kinds import columns_in_words
+from afina.methods import make
 from afina.report.arms import Arm, differing, training
 from afina.report.formatting import (
     NOTHING,
@@ -23,6 +24,7 @@ from afina.report.formatting import (
     metric_heading,
     metric_name,
     number_of_texts,
+    seconds,
     share,
     split_of,
     texts_cut,
@@ -35,8 +37,9 @@ from afina.report.tables import Column, Table
 from afina.stats.metrics import METRICS
 from afina.studies.runs.record import Environment, Record
 from afina.studies.runs.spec import Data
+from afina.studies.trials import Tuned
 
-if TYPE_CHECKING:  # it loads scipy
+if TYPE_CHECKING:
     from afina.studies.results import Failure
 
 
@@ -305,3 +308,42 @@ def _monotonous(label: str, record: Record, answers: list[object]) -> list[str]:
         return []
     same = PRESENTATIONS[record.kind].same(record.label_names, answers[0])
     return [f"{label}, seed {record.seed}, answered {same} to every text."] if same else []
+
+
+def tuning_table(tuned: Sequence[Tuned]) -> Table:
+    """A row per method: candidates, stopped early, steps, seconds and the chosen setting.
+
+    No figure of the validation cut is shown: what chose a setting says nothing of it.
+    """
+    held = max((one.validation_examples for one in tuned), default=0)
+    lines = [
+        (
+            make(one.method).title + ("" if one.name == one.method else f" ({one.name})"),
+            count(len(one.trials)),
+            count(one.stopped),
+            count(one.steps),
+            seconds(one.seconds),
+            in_words(_rounded(one.setting)) if one.setting else NOTHING,
+        )
+        for one in tuned
+    ]
+    return Table(
+        "Tuning budget",
+        (
+            Column("Method", "left"),
+            *map(Column, ("Candidates", "Stopped early", "Steps", "Seconds")),
+            Column("Chosen setting", "left"),
+        ),
+        tuple(lines),
+        (
+            f"Each method that can be tuned was given the same number of training steps. {held:,} texts were cut from "
+            "the training split to choose by; their figures are in no table. The runs above trained on the whole "
+            "training split at the chosen setting, and were evaluated once, on texts that chose nothing.",
+            "Seconds are wall-clock, with the start and the loading of each candidate. A method without candidates has "
+            "nothing to tune.",
+        ),
+    )
+
+
+def _rounded(setting: dict[str, object]) -> dict[str, object]:
+    return {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in setting.items()}

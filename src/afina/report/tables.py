@@ -1,25 +1,22 @@
-"""Arms -> the tables of their figures: performance, parameters and training time, memory; and what tuning took. Pure.
+"""Tables of figures: of arms, performance, parameters and time, memory; before training, counts and forecasts.
 
-Says what each figure is in its heading and notes; the definitions are in docs/figures.md. Does not
-know the paper (see `paper_figures`), nor how a table is written or shown (see `writers`).
-Of tuning no figure of the validation cut is shown: what chose a setting says nothing of it.
+Pure. Says what each figure is in its heading and notes; the definitions are in docs/figures.md. Does not know the paper
+(see `paper_figures`), nor how a table is written or shown (see `writers`).
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from afina.methods import make
 from afina.report.arms import Arm, Value
 from afina.report.formatting import (
     NOTHING,
     UNDEFINED,
     count,
-    in_words,
     interval_heading,
     metric_heading,
     metric_value,
@@ -31,13 +28,20 @@ from afina.report.formatting import (
     span,
 )
 from afina.studies.runs.record import Record
-from afina.studies.trials import Tuned
+from afina.studies.runs.run import Forecast
 
-EVIDENCE = "Evidence"
+if TYPE_CHECKING:  # it loads torch
+    from afina.methods.attachment import BackboneCounts
+
+
+EVIDENCE, PUBLISHED = "Evidence", "as published"
 PERFORMANCE, COST, MEMORY, GPU_MEMORY = "Performance", "Parameters and training time", "Memory", "GPU memory"
-FURTHER, TUNING = "Further figures", "Tuning budget"
+FURTHER = "Further figures"
 EACH_SEED = "Each seed by itself"
 """What opens the rows of single seeds."""
+
+_HEADINGS = ("Trainable", "State", "Activations", "Peak on a CPU", "Peak on a GPU", "On disk")
+"""Of a forecast."""
 
 STATE, ALLOCATED_END, RESERVED_PEAK = "State", "GPU allocated, end", "GPU reserved, peak"
 
@@ -253,37 +257,101 @@ _GPU_NOTE = (
 )
 
 
-def tuning_table(tuned: Sequence[Tuned]) -> Table:
-    """A row per method: candidates, stopped early, steps, seconds and the chosen setting."""
-    held = max((one.validation_examples for one in tuned), default=0)
-    lines = [
+def forecast_table(forecasts: Sequence[Forecast]) -> Table:
+    """A row for each method, and in the notes what was assumed and what fits. Expects at least one forecast.
+
+    The time of training is a column where it is foreseen.
+    """
+    terms = forecasts[0].terms
+    limit = size(terms.memory)
+    source = f"the largest training batch of `{terms.task}`" if terms.task else "one batch (no task was given)"
+    timed = any(one.train_seconds for one in forecasts)
+    rows = tuple(
         (
-            make(one.method).title + ("" if one.name == one.method else f" ({one.name})"),
-            count(len(one.trials)),
-            count(one.stopped),
-            count(one.steps),
-            seconds(one.seconds),
-            in_words(_rounded(one.setting)) if one.setting else NOTHING,
+            one.title,
+            count(one.trainable),
+            size(one.state_bytes),
+            NOTHING if one.activation_bytes is None else size(one.activation_bytes),
+            size(one.peak),
+            size(one.gpu_peak),
+            size(one.disk_bytes),
+            *([seconds(one.train_seconds) if one.train_seconds else NOTHING] if timed else []),
+            "yes" if one.fits else "no",
         )
-        for one in tuned
-    ]
+        for one in forecasts
+    )
     return Table(
-        TUNING,
+        f"Plan for {terms.backbone}, training in {terms.dtype}",
+        (Column("Method", "left"), *map(Column, (*_HEADINGS, *["Training (s)"] * timed, "Fits"))),
+        rows,
         (
-            Column("Method", "left"),
-            *map(Column, ("Candidates", "Stopped early", "Steps", "Seconds")),
-            Column("Chosen setting", "left"),
-        ),
-        tuple(lines),
-        (
-            f"Each method that can be tuned was given the same number of training steps. {held:,} texts were cut from "
-            "the training split to choose by; their figures are in no table. The runs above trained on the whole "
-            "training split at the chosen setting, and were evaluated once, on texts that chose nothing.",
-            "Seconds are wall-clock, with the start and the loading of each candidate. A method without candidates has "
-            "nothing to tune.",
+            _fitting_note(forecasts, limit),
+            f"Training computes in {terms.dtype}. Without `--dtype`, that is what `afina train` chooses here.",
+            f"Activations are those of {source}: {terms.texts:,} texts, {terms.tokens:,} tokens, {terms.longest:,} in "
+            "the longest text. In float32, state is also what PyTorch has allocated on a GPU after the last step.",
+            f"Peak on a CPU: every tensor of a run at its height, and {size(terms.process)} for Python and the "
+            "libraries. Peak on a GPU: state and activations, an estimate.",
+            _time_note(forecasts),
         ),
     )
 
 
-def _rounded(setting: dict[str, object]) -> dict[str, object]:
-    return {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in setting.items()}
+def _fitting_note(forecasts: Sequence[Forecast], limit: str) -> str:
+    on_cpu = f"What fits in {limit} of main memory: {_titles([one.title for one in forecasts if one.fits])}."
+    gpu = forecasts[0].terms.gpu
+    if gpu is None:
+        return f"{on_cpu} There is no GPU here; `--memory` says how much another machine's has."
+    on_gpu = _titles([one.title for one in forecasts if one.fits_gpu])
+    return f"{on_cpu} On a GPU with {size(gpu)}, by estimate: {on_gpu}."
+
+
+def _titles(titles: Sequence[str]) -> str:
+    return ", ".join(titles) or "nothing"
+
+
+def _time_note(forecasts: Sequence[Forecast]) -> str:
+    if any(one.train_seconds for one in forecasts):
+        epochs = forecasts[0].terms.epochs
+        return (
+            f"Training time is for {epochs} epoch(s) on this machine, from a few steps of each method that fits in it."
+        )
+    return "Training time is foreseen where a task is given and the backbone's weights are here."
+
+
+def counts_table(backbone: str, counted: BackboneCounts) -> Table:
+    """A row for each method, by its key; two where a run counts otherwise than the published study, and a line why."""
+    lines = tuple(_counts(counted))
+    several = any(PUBLISHED in line[0] for line in lines)
+    why = "The published study counts PreLayer without the head, which a run trains too, unless train_head is false."
+    return Table(
+        f"{backbone}: {counted.total:,} parameters with a head for two labels",
+        (Column("Method", "left"), *map(Column, ("Trainable", "% of total", "Body", "Head"))),
+        lines,
+        (why,) if several else (),
+    )
+
+
+def _counts(counted: BackboneCounts) -> Iterator[tuple[str, ...]]:
+    for name, run in counted.as_run.items():
+        published = counted.methods[name]
+        for label, one in {name: run, **({f"{name}, {PUBLISHED}": published} if published != run else {})}.items():
+            share = percent(100 * one.trainable / counted.total)
+            yield (label, count(one.trainable), share, count(one.body), count(one.head))
+
+
+def counts_as_json(backbone: str, counted: BackboneCounts) -> Mapping[str, object]:
+    """Plain values: each method's counts as published, and `as_run` those that a run has."""
+    return {
+        "backbone": backbone,
+        "total": counted.total,
+        "methods": {
+            name: {
+                "trainable": one.trainable,
+                "body": one.body,
+                "head": one.head,
+                "as_run": {"trainable": run.trainable, "body": run.body, "head": run.head},
+            }
+            for name, one in counted.methods.items()
+            for run in (counted.as_run[name],)
+        },
+    }
