@@ -374,7 +374,7 @@ def _jsonl(texts: Sequence[str]) -> bytes:
 def test_texts_in_a_file_are_predicted_like_texts_on_the_command_line(
     afina: Command, trained: Path, name: str, write: object
 ) -> None:
-    Path(name).write_bytes(write_records(TEXTS))  # type: ignore[operator]
+    Path(name).write_bytes(write(TEXTS))  # type: ignore[operator]
     found, expected = afina("predict", trained, "--file", name).lines(), afina("predict", trained, *TEXTS).lines()
     assert found == expected
 

@@ -216,7 +216,7 @@ def test_what_is_tuned_is_not_tuned_again_and_more_budget_goes_on(
 def test_interrupted_anywhere_the_same_is_tried_and_chosen(
     gpt2: Backbone, invented: Invented, tmp_path: Path, candidates: int, after: int, pruner: str, at_once: int
 ) -> None:
-    this = study(gpt2, "any", tune={"candidates": tuning, "pruner": pruner, "at_once": at_once})
+    this = study(gpt2, "any", tune={"candidates": candidates, "pruner": pruner, "at_once": at_once})
     reference = tune(this, tmp_path / "undisturbed", invented)
     assert len(reference.trials) > 4
 
