@@ -26,9 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, ndtri
 
-from afina.stats.estimates import estimate
-from afina.stats.evidence import Evidence
+from afina.stats.intervals import estimate
 from afina.stats.metrics import METRICS, Answered, of_kind
+from afina.stats.significance import Evidence
 
 MANY_EXAMPLES = 400_000
 METHODS = 2

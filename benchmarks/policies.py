@@ -331,7 +331,7 @@ def _some(rates: Sequence[float], count: int) -> list[float]:
 
 def _finals(cell: Recorded, settings: Sequence[Setting], left: float) -> Kept | None:
     """The first kept unless the second is better by McNemar's test."""
-    from afina.stats.intervals import mcnemar
+    from afina.stats.significance import mcnemar
 
     kept = []
     for number, (method, rate) in enumerate(settings):

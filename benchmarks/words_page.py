@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from afina.report.plots.svg import LIGHT, MARKERS
-from afina.stats import estimates
-from afina.stats.estimates import Estimate
+from afina.stats import intervals
+from afina.stats.intervals import Estimate
 from words import CHOSEN_AT, HEADS, RATES, SEEDS, SIZES, TASKS, Cell, Records, line_of, rate_of, read, unpacked
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -23,7 +23,7 @@ def found(records: Records, task: str, labels: int, method: str, head: str) -> E
     rate = rate_of(records, task, method, head) if method in RATES else 0.0
     cells = [Cell(task, labels, method, head, rate or 0.0, seed) for seed in SEEDS]
     made = [unpacked(records[cell]["right"]) for cell in cells if cell in records]
-    return estimates.accuracy(np.array(made)) if made else None
+    return intervals.accuracy_estimate(np.array(made)) if made else None
 
 
 def seeds(records: Records, task: str, labels: int, method: str, head: str) -> int:

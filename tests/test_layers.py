@@ -63,9 +63,8 @@ OWNERS = {
     "pyarrow": "data.readers.formats",
     "openpyxl": "data.readers.formats",
     "psutil": "meter",
-    "sklearn": "stats.classification stats.multilabel studies.choosing.floors estimators.*",
-    "scipy": "stats.calibration stats.classification stats.intervals stats.random_effects stats.evidence "
-    "report.paper_claims",
+    "sklearn": "stats.classification studies.choosing.floors estimators.*",
+    "scipy": "stats.classification stats.intervals stats.significance report.paper_claims",
     "matplotlib": "report.plots.*",
     "jinja2": "report.writers.html server.http.page",
     "time": "meter",

@@ -10,10 +10,8 @@ from pydantic import TypeAdapter
 from scipy import stats as scipy_stats
 
 from afina.stats.comparison import Comparison, compare
-from afina.stats.estimates import accuracy, estimate
-from afina.stats.intervals import bent, wilson
+from afina.stats.intervals import accuracy_estimate, bent, estimate, size_of, wilson
 from afina.stats.metrics import METRICS, Answered
-from afina.stats.random_effects import size_of
 
 LOSSES = ["log_loss", "brier", "rmse", "mae"]
 LINEAR = [name for name, metric in METRICS.items() if metric.values and not metric.counted]
@@ -163,8 +161,12 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 def test_right_answers_have_the_interval_of_accuracy() -> None:
     correct = np.random.default_rng(0).random((3, 50)) < 0.8
-    assert estimate(correct, METRICS["accuracy"]) == estimate(correct, METRICS["exact_match"]) == accuracy(correct)
-    assert estimate(correct[0], METRICS["accuracy"]) == accuracy(correct[0])
+    assert (
+        estimate(correct, METRICS["accuracy"])
+        == estimate(correct, METRICS["exact_match"])
+        == accuracy_estimate(correct)
+    )
+    assert estimate(correct[0], METRICS["accuracy"]) == accuracy_estimate(correct[0])
 
 
 @pytest.mark.parametrize("name", LINEAR)

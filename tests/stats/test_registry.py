@@ -12,7 +12,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn import metrics as theirs
 
-from afina.stats import classification, estimates
+from afina.stats import classification, intervals
 from afina.stats.metrics import METRICS, Answered, Metric, of_kind
 
 COMPARED = [metric for metric in METRICS.values() if metric.values]
@@ -175,7 +175,7 @@ def test_a_figure_is_in_its_range_or_undefined_as_are_its_values_and_its_interva
         assert not np.isnan(found) or metric.needs
         if metric.values:
             assert metric.values(answered).mean() == pytest.approx(found, abs=1e-9, nan_ok=True)
-            interval = estimates.of_answers([answered], metric).interval
+            interval = intervals.estimate_of_answers([answered], metric).interval
             assert np.isnan([interval.low, interval.high]).tolist() == [bool(np.isnan(found))] * 2
 
 

@@ -11,10 +11,8 @@ from scipy import stats as scipy_stats
 
 from afina.stats import classification
 from afina.stats.comparison import Comparison, compare
-from afina.stats.estimates import accuracy, f1
-from afina.stats.evidence import CHANCE, Evidence
-from afina.stats.intervals import bounded, holm, mcnemar, score, tango, wilson
-from afina.stats.random_effects import Crossed
+from afina.stats.intervals import Crossed, accuracy_estimate, bounded, f1_estimate, wilson
+from afina.stats.significance import CHANCE, Evidence, holm, mcnemar, score, tango
 
 
 def paired(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,25 +178,25 @@ def test_the_tail_of_the_width_is_what_the_level_leaves() -> None:
 
 def test_accuracy_of_one_seed_has_wilsons_interval_and_no_spread() -> None:
     correct = np.arange(1000) < 893
-    found = accuracy(correct)
+    found = accuracy_estimate(correct)
     assert (found.mean, found.spread, found.interval) == (0.893, None, wilson(893, 1000))
-    assert accuracy(correct[None]) == found
+    assert accuracy_estimate(correct[None]) == found
 
 
 def test_the_spread_is_the_standard_deviation_of_the_seeds() -> None:
     correct = np.array([[1] * 9 + [0], [1] * 8 + [0] * 2, [1] * 7 + [0] * 3], bool)
-    found = accuracy(correct)
+    found = accuracy_estimate(correct)
     assert (found.mean, found.spread) == (pytest.approx(0.8), pytest.approx(0.1))
     assert found.interval.contains(0.8)
 
 
 def test_seeds_that_answer_alike_count_as_one() -> None:
     correct = np.arange(50) < 45
-    same = accuracy(np.tile(correct, (3, 1)))
+    same = accuracy_estimate(np.tile(correct, (3, 1)))
     assert (same.mean, same.spread, same.interval) == (0.9, 0.0, wilson(45, 50))
     gold, predicted = np.arange(50) % 2, np.where(correct, np.arange(50) % 2, 1 - np.arange(50) % 2)
-    assert f1(gold, np.tile(predicted, (3, 1)), 2).interval == f1(gold, predicted, 2).interval
-    assert f1(gold, np.tile(predicted, (3, 1)), 2).spread == 0.0
+    assert f1_estimate(gold, np.tile(predicted, (3, 1)), 2).interval == f1_estimate(gold, predicted, 2).interval
+    assert f1_estimate(gold, np.tile(predicted, (3, 1)), 2).spread == 0.0
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -206,10 +204,10 @@ def test_seeds_that_answer_alike_count_as_one() -> None:
 def test_perfection_in_few_examples_is_not_certainty(seeds: int, classes: int) -> None:
     gold = np.arange(20) % classes
     perfect = np.tile(gold, (seeds, 1))
-    for found in (accuracy(perfect == gold), f1(gold, perfect, classes)):
+    for found in (accuracy_estimate(perfect == gold), f1_estimate(gold, perfect, classes)):
         assert found.mean == found.interval.high == 1.0
         assert 0.5 < found.interval.low < 0.95
-    assert accuracy(perfect != gold).interval == wilson(0, 20)
+    assert accuracy_estimate(perfect != gold).interval == wilson(0, 20)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
@@ -219,16 +217,16 @@ def test_f1_is_that_of_metrics(classes: int, seeds: int) -> None:
     gold = generator.integers(0, classes, 60)
     predicted = np.where(generator.random((seeds, 60)) < 0.7, gold, generator.integers(0, classes, (seeds, 60)))
     by_seed = [classification.f1(gold, each, classes) for each in predicted]
-    found = f1(gold, predicted, classes)
+    found = f1_estimate(gold, predicted, classes)
     assert found.mean == pytest.approx(np.mean(by_seed))
     assert found.spread == (None if seeds == 1 else pytest.approx(np.std(by_seed, ddof=1)))
     assert 0 <= found.interval.low < found.mean < found.interval.high <= 1
 
 
 def test_f1_of_a_class_that_never_occurs() -> None:
-    nothing = f1(np.zeros(9, int), np.zeros((1, 9), int), 2)
+    nothing = f1_estimate(np.zeros(9, int), np.zeros((1, 9), int), 2)
     assert np.isnan([nothing.mean, nothing.interval.low, nothing.interval.high]).all()
-    found = f1(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3)
+    found = f1_estimate(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3)
     assert found.mean == pytest.approx(classification.f1(np.arange(30) % 2, (np.arange(30) // 3) % 2, 3))
 
 
@@ -237,7 +235,7 @@ def test_f1_of_one_seed_by_hand_wilson_of_the_jaccard_index() -> None:
     gold = np.repeat([1, 0, 1, 0], [40, 10, 5, 45])
     predicted = np.repeat([1, 1, 0, 0], [40, 10, 5, 45])
     share = wilson(40, 55)
-    found = f1(gold, predicted, 2)
+    found = f1_estimate(gold, predicted, 2)
     assert found.mean == pytest.approx(80 / 95)
     assert found.interval.low == pytest.approx(2 * share.low / (1 + share.low))
     assert found.interval.high == pytest.approx(2 * share.high / (1 + share.high))
@@ -252,7 +250,7 @@ def test_the_spread_of_f1_over_examples_is_that_of_the_bootstrap(classes: int) -
     predicted[1, :4] = (predicted[1, :4] + 1) % classes
     drawn = generator.integers(0, 800, (400, 800))
     again = [classification.f1(gold[index], base[index], classes) for index in drawn]
-    found = f1(gold, base, classes).interval
+    found = f1_estimate(gold, base, classes).interval
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(again), rel=0.12)
 
 
@@ -409,9 +407,9 @@ def test_unlike_shapes_and_senseless_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="level: found 95"):
         one(three, three, level=95)
     with pytest.raises(ValueError, match="seeds by examples"):
-        accuracy(np.ones((0, 4), bool))
+        accuracy_estimate(np.ones((0, 4), bool))
     with pytest.raises(ValueError, match="one label for each"):
-        f1(np.ones(3, int), np.ones((2, 4), int), 2)
+        f1_estimate(np.ones(3, int), np.ones((2, 4), int), 2)
     with pytest.raises(ValueError, match="same examples"):
         mcnemar(np.ones(3, bool), np.ones(1, bool))
     assert compare({"A": three}) == []
@@ -452,8 +450,8 @@ def test_intervals_of_accuracy_and_f1_cover_the_truth(seeds: int, sd: float) -> 
     by_accuracy, by_f1 = [], []
     for correct, _ in studies(generator, 400, seeds, 300, (0.88, 0.5), sd):
         gold = (generator.random(300) < 0.4).astype(int)
-        by_accuracy.append(accuracy(correct).interval.contains(0.88))
-        by_f1.append(f1(gold, np.where(correct, gold, 1 - gold), 2).interval.contains(0.704 / 0.824))
+        by_accuracy.append(accuracy_estimate(correct).interval.contains(0.88))
+        by_f1.append(f1_estimate(gold, np.where(correct, gold, 1 - gold), 2).interval.contains(0.704 / 0.824))
     assert 0.93 <= np.mean(by_accuracy) <= 0.999
     assert 0.93 <= np.mean(by_f1) <= 0.999
 

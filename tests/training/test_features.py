@@ -18,7 +18,7 @@ from afina.methods import make
 from afina.models.classifier import Classifier
 from afina.models.kernels.linear import held_tensors
 from afina.training.fit import Fit
-from afina.training.inputs import FeatureInputs, TextInputs, _stretches, inputs_of
+from afina.training.inputs import FeatureInputs, PackedInputs, _stretches, inputs_of
 from fakes import encoded, fit_of, opened, sentences
 from raises import raises
 
@@ -48,7 +48,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_only_what_trains_the_head_alone_keeps_features() -> None:
     assert inputs_of(make("head")) is FeatureInputs
     for name in ("baseline", "zero-shot", "full", "lora", "prelayer", "bitfit+adapter"):
-        assert inputs_of(make(name)) is TextInputs
+        assert inputs_of(make(name)) is PackedInputs
 
 
 def test_a_text_is_read_once_in_any_number_of_epochs(gpt2: Backbone, read: list[int]) -> None:

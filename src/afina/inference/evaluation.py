@@ -13,7 +13,7 @@ from afina.models import objectives
 from afina.models.adapter import FOREIGN, Adapter
 from afina.models.manifest import Manifest
 from afina.models.objective import Objective, metric_for
-from afina.stats import estimates
+from afina.stats import intervals
 from afina.stats.answered import Answered
 from afina.stats.intervals import Interval
 from afina.stats.metrics import METRICS
@@ -100,7 +100,7 @@ def evaluate(
         task=texts.address,
         metric=headline,
         metrics={name: METRICS[name].value(answered) for name in objective.measures},
-        interval=estimates.of_answers([answered], METRICS[headline]).interval,
+        interval=intervals.estimate_of_answers([answered], METRICS[headline]).interval,
         examples=len(split),
         truncated=truncated,
         dtype=predictor.dtype,

@@ -11,7 +11,7 @@ import numpy as np
 from afina.data.kinds import CLASSES, LABELS, NUMBER, Kind
 from afina.errors import InvalidStudy
 from afina.models.objective import Objective, Predictions
-from afina.stats import calibration, classification
+from afina.stats import classification
 from afina.stats.answered import Answered
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class Labels(Objective):
 
     def decode(self, predictions: Predictions) -> np.ndarray:
         """1 where a label's probability reaches its threshold, int64 [N, L]."""
-        thresholds = calibration.HALF if self.thresholds is None else np.array(self.thresholds)
+        thresholds = classification.DEFAULT_THRESHOLD if self.thresholds is None else np.array(self.thresholds)
         return np.asarray(self.probabilities(predictions) >= thresholds, dtype=np.int64)
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:
@@ -245,7 +245,9 @@ class Labels(Objective):
         """With the temperature of the least cross-entropy, and of each label the threshold of the highest F1."""
         made = replace(self, temperature=_temperature(self, predictions))
         probabilities, targets = made.probabilities(predictions), predictions.right
-        thresholds = [calibration.threshold(targets[:, label], probabilities[:, label]) for label in range(self.width)]
+        thresholds = [
+            classification.fit_threshold(targets[:, label], probabilities[:, label]) for label in range(self.width)
+        ]
         return replace(made, thresholds=tuple(thresholds))
 
     def perfect(self, targets: np.ndarray) -> Answered:
@@ -273,7 +275,7 @@ def _temperature(objective: Objective, predictions: Predictions) -> float:
     def loss(divisor: float) -> float:
         return objective.mean_loss(replace(predictions, outputs=predictions.outputs / divisor))
 
-    return calibration.temperature(loss)
+    return classification.fit_temperature(loss)
 
 
 OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, Number, Labels)}

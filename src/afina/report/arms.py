@@ -116,12 +116,12 @@ class Arm:
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Where a metric may lie: 95 %, of one result, or of the seeds of one setting; None where there is none."""
-        from afina.stats import estimates
+        from afina.stats import intervals
 
         if METRICS[metric].values is None:
             return None
         answered = [result.answered for result in self.results]
-        found = estimates.of_answers(answered, METRICS[metric]).interval
+        found = intervals.estimate_of_answers(answered, METRICS[metric]).interval
         return None if isnan(found.low) else (found.low, found.high)
 
     def mean(self, value: Value) -> float | None:

@@ -127,9 +127,9 @@ def _used(answer: Answer) -> str:
 
 def answer_sentence(answer: Answer) -> str:
     """What the model answers, untrained, and in which words."""
-    from afina.stats import estimates
+    from afina.stats import intervals
 
-    found = estimates.accuracy(answer.score[None]).interval
+    found = intervals.accuracy_estimate(answer.score[None]).interval
     labels = tuple(answer.words)
     figures = ", ".join(metric_figure(name, value, labels) for name, value in list(answer.metrics.items())[:2])
     words = "; ".join(f"{name}: {', '.join(map(quoted, given))}" for name, given in answer.words.items())

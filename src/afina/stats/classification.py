@@ -1,4 +1,5 @@
-"""Figures of answers that are one class of several: pure functions of arrays.
+"""Figures of answers that are one class of several, or any of L labels: pure functions of arrays. The
+temperature and the thresholds that calibrate probabilities.
 
 Functions of an `Answered` are what `metrics.py` lists: a figure, and the values of each example that it is the mean of
 (answered.py). What is not defined, such as the F1 of a class that neither occurs nor is answered, is UNDEFINED.
@@ -6,9 +7,11 @@ Functions of an `Answered` are what `metrics.py` lists: a figure, and the values
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from afina.stats.answered import UNDEFINED, Answered, mean_of_defined, of_ratio
+from afina.stats.answered import UNDEFINED, Answered, Order, mean_of_defined, of_ratio
 
 BINS = 15
 """Of the calibration error: as many as Guo et al. (ICML 2017) use."""
@@ -210,3 +213,103 @@ def ece(answered: Answered) -> float:
     """Expected calibration error: mean over examples of |confidence - share right| of their bin, `BINS` bins."""
     confidence, share, counts = reliability(answered.probabilities, answered.targets, BINS)
     return float(np.sum(np.abs(confidence - share) * counts) / counts.sum())
+
+
+def micro_f1(answered: Answered) -> float:
+    """F1 of all labels of all examples taken together."""
+    return float(np.mean(micro_f1_values(answered)))
+
+
+def micro_f1_values(answered: Answered) -> np.ndarray:
+    """Of `micro_f1`, a ratio of sums over labels."""
+    right, either = _counted(answered)
+    return of_ratio(right.sum(axis=1), either.sum(axis=1))
+
+
+def macro_f1(answered: Answered) -> float:
+    """Mean of the F1 of each label that has one: that occurs or is answered."""
+    return float(np.mean(macro_f1_values(answered)))
+
+
+def macro_f1_values(answered: Answered) -> np.ndarray:
+    """Of `macro_f1`, a mean of ratios."""
+    right, either = _counted(answered)
+    return mean_of_defined(of_ratio(right.T, either.T))
+
+
+def exactly_right(answered: Answered) -> np.ndarray:
+    """Whether every label of an example is answered right, bool [N]; the mean is the share of exact matches."""
+    found: np.ndarray = (answered.targets.astype(bool) == answered.answers.astype(bool)).all(axis=1)
+    return found
+
+
+def average_precision(answered: Answered) -> float:
+    """Mean over the labels that occur of the average precision of their probabilities, by scikit-learn."""
+    from sklearn.metrics import average_precision_score
+
+    targets, chances = answered.targets.astype(bool), answered.probabilities
+    occurring = np.flatnonzero(targets.any(axis=0))
+    if not len(occurring):
+        return UNDEFINED
+    return float(np.mean([average_precision_score(targets[:, label], chances[:, label]) for label in occurring]))
+
+
+def average_precision_values(answered: Answered) -> np.ndarray:
+    """Of `average_precision`."""
+    targets, chances = answered.targets.astype(bool), answered.probabilities
+    occurring = np.flatnonzero(targets.any(axis=0))
+    if not len(occurring):
+        return np.full(len(targets), UNDEFINED)
+    values: np.ndarray = np.mean([_of_precision(targets[:, k], chances[:, k]) for k in occurring], axis=0)
+    return values
+
+
+def _of_precision(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Of one label's AP = E[y r(s)] / E[y], where r(t) = Q(t) / S(t) is the precision of all that score t or more.
+
+    An example counts itself, if positive, and in the r of every positive below it: in Q, if positive, and in S.
+    Deviations are P / (P - 1) times as large where P are positive, about as the jackknife has them.
+    """
+    order, y = Order.of(scores), positive.astype(float)
+    share, found = y.mean(), order.mean_from(np.ones(len(scores)))
+    precision = order.mean_from(y) / found
+    score = np.mean(y * precision) / share
+    in_positives, in_all = order.mean_upto(y / found), order.mean_upto(y * precision / found)
+    influence = (y * precision + y * in_positives - in_all) / share - score * y / share
+    count = int(positive.sum())
+    values: np.ndarray = score + influence * count / max(count - 1, 1)
+    return values
+
+
+def _counted(answered: Answered) -> tuple[np.ndarray, np.ndarray]:
+    """Twice whether a label is both right and answered; whether right plus whether answered; float [N, L] each."""
+    targets, answers = answered.targets.astype(bool), answered.answers.astype(bool)
+    return 2.0 * (targets & answers), targets.astype(float) + answers
+
+
+DEFAULT_THRESHOLD = 0.5
+"""From this probability on a text has a label, where no threshold was chosen."""
+
+
+def fit_temperature(loss: Callable[[float], float]) -> float:
+    """From a twentieth to twenty, the one at which `loss`, of outputs divided by it, is least (Guo et al. 2017)."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(lambda exponent: loss(float(np.exp(exponent))), bounds=(-3.0, 3.0), method="bounded")
+    return float(np.exp(found.x))
+
+
+def fit_threshold(targets: np.ndarray, chances: np.ndarray) -> float:
+    """Between two of the probabilities, where F1 is highest, the nearest to HALF; targets 0 or 1 and chances, [N] each.
+
+    HALF where the label never occurs.
+    """
+    order = np.argsort(-chances, kind="stable")
+    ranked, hits = chances[order], np.cumsum(targets[order])
+    if not len(hits) or not hits[-1]:
+        return DEFAULT_THRESHOLD
+    scores = 2 * hits / (np.arange(1, len(hits) + 1) + hits[-1])
+    scores[:-1][ranked[:-1] == ranked[1:]] = -1.0  # no threshold parts equal ones
+    between = (ranked + np.append(ranked[1:], 0.0)) / 2
+    best = np.flatnonzero(scores == scores.max())
+    return float(between[best[np.argmin(np.abs(between[best] - DEFAULT_THRESHOLD))]])

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import inf
+from math import floor, inf, log10
 from typing import Literal
 
 import numpy as np
 
-from afina.stats import wording
-from afina.stats.evidence import MOST_EXAMPLES, Evidence
-from afina.stats.intervals import Interval, holm, mcnemar
+from afina.stats.intervals import Interval
 from afina.stats.metrics import METRICS, Metric
+from afina.stats.significance import MOST_EXAMPLES, Evidence, holm, mcnemar
 
 Verdict = Literal["better", "worse", "equivalent", "undecided"]
 
@@ -37,7 +36,7 @@ class Comparison:
     - `more_seeds`, `more_examples`: for an undecided pair, how many additional ones alone would settle it, two digits,
       rounded up; None where no number would, because the other source of chance stays.
 
-    With several seeds everything but `mcnemar` is by `random_effects.py`, and about the methods. One seed cannot tell
+    With several seeds everything but `mcnemar` is by `Crossed`, and about the methods. One seed cannot tell
     how far another would have led: then all is about this pair of trained models on other examples. The p of right
     answers is then exact McNemar's, the interval Tango's; where his excludes 0 and the exact test does not reject, the
     interval is extended to 0.
@@ -75,8 +74,8 @@ class Comparison:
             sign = 1 if self.difference > 0 else -1
             small = f", within the margin of {margin}" if self.small else ""
             by = f"{self._told(sign)}{small}"
-            return wording.better(self.first, self.second, self.verdict, by, metric)
-        seen = wording.seen(self._told(1), metric)
+            return verdict_text(self.first, self.second, self.verdict, by, metric)
+        seen = seen_text(self._told(1), metric)
         if self.verdict == "equivalent":
             return f"{self.first} and {self.second} are equivalent within {margin}: {seen}"
         many = "" if self.interval.contains(0) else ", not sure enough for one of several pairs"
@@ -90,7 +89,7 @@ class Comparison:
     @property
     def margin_in_words(self) -> str:
         """`1 point`; 0.01 for metrics that are not told in points."""
-        return wording.margin(self.margin, METRICS[self.metric])
+        return margin_text(self.margin, METRICS[self.metric])
 
     def seen_from(self, name: str) -> Verdict:
         """What the method `name`, one of the two, is against the other."""
@@ -98,7 +97,7 @@ class Comparison:
         return self.verdict if name == self.first else turned.get(self.verdict, self.verdict)
 
     def _told(self, sign: int) -> str:
-        return wording.told(sign * self.difference, self.interval, METRICS[self.metric], self.level, sign)
+        return difference_text(sign * self.difference, self.interval, METRICS[self.metric], self.level, sign)
 
     def _need(self) -> str:
         one_seed = len(self.mcnemar) == 1
@@ -207,3 +206,46 @@ def _verdict(evidence: Evidence, adjusted: float, level: float, metric: Metric) 
     if adjusted < 1 - level:
         return "better" if (evidence.difference > 0) != metric.lower else "worse"
     return "equivalent" if evidence.equivalence < 1 - level else "undecided"
+
+
+def number_text(value: float, metric: Metric, interval: Interval) -> str:
+    """In points with one decimal, else to the second digit of the interval's width; with a minus sign."""
+    if metric.points:
+        text = f"{100 * value:.1f}"
+    else:
+        width = interval.high - interval.low
+        digits = 1 - floor(log10(width)) if 0 < width < inf else 3
+        text = f"{value:,.{min(max(digits, 0), 9)}f}"
+    return f"−{text[1:]}" if text.startswith("-") and text.strip("-0.,") else text.lstrip("-")
+
+
+def margin_text(value: float, metric: Metric) -> str:
+    """`1 point`, `0.01`."""
+    if not metric.points:
+        return f"{value:.3g}"
+    return "1 point" if value == 0.01 else f"{100 * value:g} points"
+
+
+def difference_text(value: float, interval: Interval, metric: Metric, level: float, sign: int = 1) -> str:
+    """`4.0 points (95 % interval 2.1 to 5.9)`; the interval is of the negative where `sign` is -1."""
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    ends = f"{number_text(low, metric, interval)} to {number_text(high, metric, interval)}"
+    unit = " points" if metric.points else ""
+    return f"{number_text(value, metric, interval)}{unit} ({100 * level:g} % interval {ends})"
+
+
+def verdict_text(first: str, second: str, verdict: str, by: str, metric: Metric) -> str:
+    """`A is better than B by 4.0 points ...`; of losses, `A is better than B: log loss lower by 0.02 ...`."""
+    if metric.lower:
+        return f"{first} is {verdict} than {second}: {metric.words} {_less(verdict)} by {by}"
+    return f"{first} is {verdict} than {second} by {by}"
+
+
+def seen_text(difference: str, metric: Metric) -> str:
+    """`difference 0.4 points`; of losses, whose sign needs it, `difference in log loss −0.02`."""
+    named = f" in {metric.words}" if metric.lower else ""
+    return f"difference{named} {difference}"
+
+
+def _less(verdict: str) -> str:
+    return "lower" if verdict == "better" else "higher"

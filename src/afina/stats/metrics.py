@@ -1,6 +1,6 @@
 """The metrics: what a figure is called, how it is computed, and what it takes to say how sure it is.
 
-Formulas are in `classification.py`, `regression.py` and `multilabel.py`; docs/figures.md defines each for a reader.
+Formulas are in `classification.py` and `regression.py`; docs/figures.md defines each for a reader.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from afina.stats import classification, multilabel, regression
+from afina.stats import classification, regression
 from afina.stats.answered import Answered
 
 __all__ = ["METRICS", "OF_KIND", "Answered", "Metric", "of_kind"]
@@ -144,21 +144,21 @@ _OF_NUMBERS = (
 _OF_LABELS = (
     Metric(
         name="micro_f1", words="micro F1", kind="labels", points=True, main=True,
-        value=multilabel.micro_f1, values=multilabel.micro_f1_values,
+        value=classification.micro_f1, values=classification.micro_f1_values,
         needs="texts that have a label, or are answered with one",
     ),
     Metric(
         name="macro_f1", words="macro F1", kind="labels", points=True, main=True,
-        value=multilabel.macro_f1, values=multilabel.macro_f1_values,
+        value=classification.macro_f1, values=classification.macro_f1_values,
         needs="texts that have a label, or are answered with one",
     ),
     Metric(
         name="exact_match", words="exact match", kind="labels", points=True,
-        value=_mean(multilabel.exactly_right), values=multilabel.exactly_right,
+        value=_mean(classification.exactly_right), values=classification.exactly_right,
     ),
     Metric(
         name="average_precision", words="average precision", kind="labels", points=True, chances=True,
-        value=multilabel.average_precision, values=multilabel.average_precision_values,
+        value=classification.average_precision, values=classification.average_precision_values,
         needs="texts that have a label",
     ),
 )  # fmt: skip

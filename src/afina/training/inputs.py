@@ -129,7 +129,7 @@ class Inputs(ABC):
         """What `rehearse` takes; made where there are values, for it reads some. layout: the classifier's."""
 
 
-class TextInputs(Inputs):
+class PackedInputs(Inputs):
     """Packed batches of texts, through the whole model in training."""
 
     def begin(self) -> None:
@@ -189,7 +189,7 @@ _STEPS_TOGETHER = 64
 
 def inputs_of(method: Method) -> type[Inputs]:
     """What the steps of `method` compute their outputs from."""
-    return FeatureInputs if method.trains_head and not method.trains_body else TextInputs
+    return FeatureInputs if method.trains_head and not method.trains_body else PackedInputs
 
 
 @dataclass(frozen=True, eq=False)

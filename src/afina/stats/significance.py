@@ -1,21 +1,23 @@
-"""What one pair of methods says by itself: the difference, its interval, p, and what it would take to know.
+"""Significance of the difference of one pair of methods: exact McNemar, Tango's score for paired shares,
+Holm's correction for several pairs; the difference, its interval, p, and what it would take to know (Evidence).
 
-Right and wrong answers of one seed are counted (`intervals.py`); all else is a mean of paired differences, over
-examples and seeds (`random_effects.py`).
+Right and wrong answers of one seed are counted; all else is a mean of paired differences, over examples and seeds
+(`Crossed` in `intervals.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
+from scipy.stats import binomtest
 
-from afina.stats.intervals import Interval, above, discordant, mcnemar, tango
+from afina.stats.intervals import Crossed, Interval, size_of
 from afina.stats.metrics import Metric
-from afina.stats.random_effects import Crossed, size_of
 
 CHANCE = 0.8
 """How likely the additional seeds or examples named settle an undecided pair, were the difference as observed."""
@@ -124,3 +126,61 @@ def _smallest(enough: Callable[[int], bool], most: int) -> int | None:
         low, high = (low, middle) if enough(middle) else (middle, high)
     unit = int(10 ** max(len(str(high)) - 2, 0))
     return -(-high // unit) * unit
+
+
+def discordant(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
+    """How many examples only the first has right, and only the second; both bool [N]."""
+    return int(np.sum(first & ~second)), int(np.sum(second & ~first))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact two-sided p of McNemar's test that both are right equally often; bool [N] each, of the same examples.
+
+    The binomial test of one half on the examples that exactly one has right; 1 where there are none.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"expected two arrays of the same examples, found {first.shape} and {second.shape}")
+    only_first, only_second = discordant(first, second)
+    total = only_first + only_second
+    return float(binomtest(only_first, total).pvalue) if total else 1.0
+
+
+def score(only_first: int, only_second: int, n: int, difference: float) -> float:
+    """Tango's z of the hypothesis that the first share exceeds the second by `difference`, of n pairs.
+
+    Tango, Statistics in Medicine 17 (1998) 891-908: the observed difference less the hypothesis, over the standard
+    error that maximum likelihood gives under the hypothesis.
+    """
+    a = 2 * n
+    b = (2 * n - only_first + only_second) * difference - only_first - only_second
+    c = -only_second * difference * (1 - difference)
+    share = (sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    variance = n * max(2 * share + difference * (1 - difference), 0.0)
+    excess = only_first - only_second - n * difference
+    return excess / sqrt(max(variance, 1e-300)) if excess else 0.0
+
+
+def tango(only_first: int, only_second: int, n: int, level: float = 0.95) -> Interval:
+    """Tango's score interval for the difference of two paired shares: the differences that `score` does not reject."""
+    z, observed = float(ndtri((1 + level) / 2)), (only_first - only_second) / n
+    low = brentq(lambda x: score(only_first, only_second, n, x) - z, -1.0, observed) if observed > -1 else -1.0
+    high = brentq(lambda x: score(only_first, only_second, n, x) + z, observed, 1.0) if observed < 1 else 1.0
+    return Interval(float(low), float(high))
+
+
+def above(only_first: int, only_second: int, n: int, difference: float) -> float:
+    """One-sided p against "the first share exceeds the second by at most `difference`", by Tango's score."""
+    return float(ndtr(-score(only_first, only_second, n, difference)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p, in the order given (Scandinavian Journal of Statistics 6, 1979, 65-70).
+
+    The smallest is multiplied by their number m, the next by m - 1, and so on; none is less than one before it, or more
+    than 1.
+    """
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = highest
+    return adjusted
