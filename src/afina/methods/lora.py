@@ -25,7 +25,8 @@ ALL_LINEAR = "all-linear"
 INITS = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
 """What `init` may be, and peft's word for it."""
 
-_REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts of peft's that change weights of the backbone, which the adapter's files do not hold."""
 
 
 def _as_targets(given: Any) -> Any:
@@ -84,7 +85,7 @@ class Lora(PeftMethod):
         self._check_init()
 
     def _check_init(self) -> None:
-        if self.init.startswith(_REWRITING):
+        if self.init.startswith(REWRITING):
             raise InvalidStudy(
                 f"method lora: init={self.init!r} subtracts its start from the weights of the backbone, so that the "
                 "adapter would be of another model than the one that all methods share. "

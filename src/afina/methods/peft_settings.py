@@ -19,7 +19,7 @@ import re2
 
 from afina.errors import InvalidStudy
 from afina.methods.ia3_and_vera import Ia3, Vera
-from afina.methods.lora import Lora
+from afina.methods.lora import ALL_LINEAR, REWRITING, Lora
 from afina.methods.method import Method, plain_name
 
 MOST = 16_384
@@ -36,8 +36,6 @@ MOST_NAMES = 4_096
 
 LONGEST = 1_000
 """Letters of a pattern; of all patterns of a table, four times that."""
-
-ALL_LINEAR = "all-linear"
 
 _VIRTUAL = "it adds virtual tokens, not a change of the model's layers"
 _ALONE = "what it computes depends on more than the text that is answered"
@@ -82,9 +80,6 @@ _NEVER = {
 }
 """Settings that are to be absent, null or false, and why."""
 
-_REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Starts of LoRA that change weights of the backbone, which the adapter's files do not hold."""
-
 _STEPS = ("num_cayley_neumann_terms", "psoft_svd_lowrank_niter", "depth", "boft_n_butterfly_factor")
 _WIDE = ("n_frequency", "n_frequency_pattern", "theta_d_length")
 _ANY = re.compile(
@@ -115,7 +110,7 @@ def check(saved: Mapping[str, Any]) -> None:
     if saved.get("megatron_core") not in (None, "", "megatron.core"):
         raise _refused("megatron_core", saved["megatron_core"], "peft would import a module of that name")
     start = saved.get("init_lora_weights")
-    if isinstance(start, str) and start.startswith(_REWRITING):
+    if isinstance(start, str) and start.startswith(REWRITING):
         raise _refused(
             "init_lora_weights",
             start,

@@ -44,7 +44,7 @@ class MixedBatchModel:
         self.computing, self._patching = Lock(), Lock()
         for layer in classifier.body.modules():
             if is_linear(layer):
-                prepare_dora(layer, layer)
+                prepare_dora(layer)
 
     @property
     def model(self) -> Any:

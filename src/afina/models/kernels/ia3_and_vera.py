@@ -22,10 +22,19 @@ from afina.models.kernels.lora import dropout_mask, is_alone
 
 def ia3_adapter(layer: nn.Module) -> str | None:
     """The adapter of a peft layer that has one and computes (IA)^3's formula, by name; None of any other layer."""
-    if not hasattr(layer, "ia3_l") or not linear.is_linear(getattr(layer, "base_layer", None)):
+    return _adapter(layer, "ia3_l")
+
+
+def vera_adapter(layer: nn.Module) -> str | None:
+    """The adapter of a peft layer that has one and computes VeRA's formula, by name; None of any other layer."""
+    return _adapter(layer, "vera_lambda_d")
+
+
+def _adapter(layer: nn.Module, vectors: str) -> str | None:
+    """`vectors`: the attribute of a peft layer in which it keeps them, by adapter."""
+    if not hasattr(layer, vectors) or not linear.is_linear(getattr(layer, "base_layer", None)):
         return None
-    peft_layer: Any = layer
-    names = list(peft_layer.ia3_l)
+    names = list(getattr(layer, vectors))
     return names[0] if is_alone(layer, names) else None
 
 
@@ -49,15 +58,6 @@ class ScaledOutput(LayerChange):
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
         """outputs [N, M]."""
         outputs.mul_(self.by)
-
-
-def vera_adapter(layer: nn.Module) -> str | None:
-    """The adapter of a peft layer that has one and computes VeRA's formula, by name; None of any other layer."""
-    if not hasattr(layer, "vera_lambda_d") or not linear.is_linear(getattr(layer, "base_layer", None)):
-        return None
-    peft_layer: Any = layer
-    names = list(peft_layer.vera_lambda_d)
-    return names[0] if is_alone(layer, names) else None
 
 
 def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
