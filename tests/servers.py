@@ -116,6 +116,22 @@ def serving(gpt2: Backbone, crowd: dict[str, Adapter], root: Path, **settings: A
         yield Served(web, core, core.store, crowd, gpt2, secrets)
 
 
+class Held:
+    """An engine's computation that waits for a word."""
+
+    def __init__(self, core: Core) -> None:
+        self.go, self.began, self.asked = threading.Event(), threading.Event(), list[int]()
+        compute = core.batching._compute
+
+        def held(works: Any) -> Any:
+            self.began.set()
+            self.go.wait(20)
+            self.asked.append(len(works))
+            return compute(works)
+
+        core.batching._compute = held
+
+
 @dataclass
 class Listening:
     """A server on a port."""

@@ -12,14 +12,8 @@ import pytest
 
 from afina.errors import Busy, Overloaded
 from afina.server.queue import Batcher, ComputedBatch, FairQueue, QueuedText
+from clock import Clock
 from raises import raises
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Fake:
@@ -38,7 +32,7 @@ class Fake:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(0.0)
 
 
 @pytest.fixture

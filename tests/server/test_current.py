@@ -13,6 +13,7 @@ from afina.server.metrics import Metrics
 from afina.server.served_versions import PAUSE, ServedVersions
 from afina.store.adapter_store import AdapterStore
 from afina.store.versions import Reference, Version
+from clock import Clock
 from stores import adapter
 
 PRODUCTION = Reference.parse("acme/reviews@production")
@@ -26,13 +27,6 @@ def store(tmp_path: Path) -> AdapterStore:
         made.publish(adapter(tmp_path / f"adapter-{head}", 0, head), "acme/reviews", message="why")
     made.alias("acme/reviews@1")
     return made
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Prove:

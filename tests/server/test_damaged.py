@@ -14,17 +14,11 @@ from afina.errors import Busy, CorruptAdapter, CorruptStore
 from afina.server.metrics import Metrics
 from afina.server.served_versions import LONGEST, PAUSE, SHORT, ServedVersions
 from afina.store.versions import Reference
+from clock import Clock
 from servers import Served, logged, within
 from stores import adapter
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@2"}
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def spoil(store: AdapterStore) -> list[Path]:

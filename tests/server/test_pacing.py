@@ -11,19 +11,13 @@ import pytest
 
 from afina.server.http import gate
 from afina.server.http.gate import TokenBucket
+from clock import Clock
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_what_comes_at_once_passes_and_what_is_more_waits_its_turn() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     pace = TokenBucket(10, 20, 3.0, clock)
     assert [pace.wait(10) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
     clock.now += 1.0

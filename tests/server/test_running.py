@@ -19,7 +19,7 @@ from afina.server import running
 from afina.server.limits import Settings
 from afina.server.running import bind
 from raises import raises
-from servers import Listening, logged, within
+from servers import Held, Listening, logged, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 
@@ -103,27 +103,19 @@ def early(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_still_waits_late_in_a_shutdown_is_refused_in_words(listen: Any) -> None:
     """A batch is held up, as one that takes long; the requests behind it are told to ask elsewhere."""
     server = listen()
-    core, go, began = server.core, threading.Event(), threading.Event()
-    compute = core.batching._compute
-
-    def held(works: Any) -> Any:
-        began.set()
-        go.wait(10)
-        return compute(works)
-
     assert predict(server).status_code == 200
-    core.batching._compute = held
+    held = Held(server.core)
     found: list[httpx2.Response] = []
     asking = [threading.Thread(target=lambda: found.append(predict(server))) for _ in range(3)]
     asking[0].start()
-    assert began.wait(10)
+    assert held.began.wait(10)
     for one in asking[1:]:
         one.start()
-    assert within(10, lambda: core.batching.waiting[1] == 2)
+    assert within(10, lambda: server.core.batching.waiting[1] == 2)
     server.server.handle_exit(signal.SIGTERM, None)
     for one in asking[1:]:
         one.join(10)
-    go.set()
+    held.go.set()
     asking[0].join(10)
     assert sorted(one.status_code for one in found) == [200, 503, 503]
     assert {one.headers.get("Retry-After") for one in found if one.status_code == 503} == {"1"}

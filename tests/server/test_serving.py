@@ -24,7 +24,7 @@ from afina.server.metrics import CLIENTS, OTHERS, Metrics
 from afina.server.requests import Text
 from afina.serving.engine import Engine
 from crowd import adapter
-from servers import logged, probed, serving, within
+from servers import Held, logged, probed, serving, within
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@production"}
 
@@ -91,26 +91,10 @@ def test_a_version_that_was_deleted_is_gone_within_a_second(serve: Any) -> None:
     assert version(served, "acme/reviews") == "acme/reviews@1"
 
 
-class Held:
-    """An engine's computation that waits for a word."""
-
-    def __init__(self, served: Any) -> None:
-        self.go, self.began, self.asked = threading.Event(), threading.Event(), list[int]()
-        compute = served.core.batching._compute
-
-        def held(works: Any) -> Any:
-            self.began.set()
-            self.go.wait(20)
-            self.asked.append(len(works))
-            return compute(works)
-
-        served.core.batching._compute = held
-
-
 def test_what_is_too_much_is_429_with_a_time_to_come_again(serve: Any) -> None:
     served = serve(queue_tokens=60, batch_tokens=8, shared_tokens=8)
     version(served)
-    held = Held(served)
+    held = Held(served.core)
     with ThreadPoolExecutor(40) as pool:
         asking = [pool.submit(served.post, "/predict", BODY) for _ in range(40)]
         assert within(10, lambda: sum(one.done() for one in asking) >= 20)
@@ -130,7 +114,7 @@ def test_a_flood_of_one_client_leaves_room_for_another(serve: Any) -> None:
     served = serve(queue_tokens=60, batch_tokens=8, shared_tokens=8)
     version(served)
     assert served.post("/predict", {**BODY, "model": "bolt/mail"}, "bolt").status_code == 200
-    held = Held(served)
+    held = Held(served.core)
     with ThreadPoolExecutor(40) as pool:
         asking = [pool.submit(served.post, "/predict", BODY) for _ in range(30)]
         assert within(10, lambda: any(one.done() for one in asking))
@@ -158,7 +142,7 @@ def test_a_key_has_so_many_tokens_a_minute(serve: Any) -> None:
 def test_what_takes_too_long_is_504_and_is_not_computed(serve: Any) -> None:
     served = serve(timeout=0.3, batch_tokens=1, shared_tokens=1)
     version(served)
-    held = Held(served)
+    held = Held(served.core)
     with ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(served.post, "/predict", BODY) for _ in range(3)]
         codes = [one.result().status_code for one in asking]
@@ -172,7 +156,7 @@ def test_what_takes_too_long_is_504_and_is_not_computed(serve: Any) -> None:
 def test_when_the_client_goes_what_it_asked_for_is_not_computed(serve: Any) -> None:
     served = serve(batch_tokens=1, shared_tokens=1)
     version(served)
-    held = Held(served)
+    held = Held(served.core)
 
     async def ask(gone: asyncio.Event) -> None:
         content = [{"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False}]
@@ -213,7 +197,7 @@ def test_at_the_end_all_that_was_accepted_is_answered(gpt2: Any, crowd: Any, tmp
     with ThreadPoolExecutor(10) as pool:
         with serving(gpt2, crowd, tmp_path, batch_tokens=8, shared_tokens=8) as served:
             version(served, "acme/tags")
-            held = Held(served)
+            held = Held(served.core)
             asked = served.core.ask(served.core.tenants.whose(served.secrets["acme"]), "acme/tags", [Text("a")])
             futures = [future for _ in range(10) for future in served.core.submit(asked)]
             assert held.began.wait(10)

@@ -6,18 +6,12 @@ import pytest
 
 from afina.server.metrics import WINDOW, Rates, Throughput
 from afina.server.queue import ComputedBatch
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from afina.server import logs_and_traces
 from afina.server.requests import Text
+from servers import Held
 
 BODY = {"inputs": "the soup was bright.", "model": "acme/reviews@production"}
 
@@ -86,18 +87,11 @@ def test_a_batch_of_several_requests_links_to_each(traced: Any, told: InMemorySp
     key = traced.core.tenants.whose(traced.secrets["acme"])
     begun = []
     with traced.core.asked(key, BODY["model"], [Text("a")]) as asked:
-        compute, go = traced.core.batching._compute, threading.Event()
-
-        def held(works: Any) -> Any:
-            go.wait(10)
-            return compute(works)
-
-        traced.core.batching._compute = held
-        futures = []
+        held, futures = Held(traced.core), []
         for _ in range(3):
             begun.append(traced.core.traces.begin())
             futures += traced.core.submit(asked)
-        go.set()
+        held.go.set()
         assert all(future.result(10) for future in futures)
     linked = [link.context for one in spans(told, "batch") for link in one.links]
     assert sorted(one.span_id for one in linked) == sorted(one.span.get_span_context().span_id for one in begun)
