@@ -290,8 +290,8 @@ def test_where_there_is_no_room_for_both_the_text_is_answered_without_it(served:
 
 def test_one_that_is_not_in_memory_is_not_waited_for(served: Served) -> None:
     shadow = served.store.show("acme/reviews@2")
-    boarding, go = served.core.engine._boarding.board, threading.Event()
-    served.core.engine._boarding.board = lambda made: (go.wait(20), boarding(made))[1]
+    loading, go = served.core.engine._loader.load, threading.Event()
+    served.core.engine._loader.load = lambda made: (go.wait(20), loading(made))[1]
     (resident,) = [one for one in served.core.engine.residents if one.digest == shadow.digest]
     served.core.engine.evict(resident)
     ask(served, TEXTS[:2])

@@ -228,7 +228,7 @@ def test_bfloat16_is_as_near_as_a_predictors(crowd: Crowd) -> None:
 def test_texts_too_long_for_one_row_and_for_the_short_kernel(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     long = " ".join(crowd.texts)[:600]
     monkeypatch.setattr("afina.models.kernels.attention.SHORT", 8)
-    monkeypatch.setattr("afina.serving.mixing.TOKEN_BUDGET", 300)
+    monkeypatch.setattr("afina.serving.mixed_batches.TOKEN_BUDGET", 300)
     riding = [one for one in crowd.adapters[::2] if one.manifest.max_length == 0]
     found = crowd.engine.predict([(one, text) for one in riding for text in (long, *crowd.texts[:3])])
     for place, one in enumerate(riding):

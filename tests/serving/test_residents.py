@@ -16,7 +16,7 @@ import pytest
 from afina import Adapter, AdapterStore, Backbone, Predictor, digest
 from afina.errors import AfinaError, Busy, CorruptAdapter, InvalidData, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.models.bag_of_words import BagOfWords
-from afina.serving.boarding import Boarding
+from afina.serving.adapters import AdapterLoader
 from afina.serving.engine import Engine
 from afina.store.versions import Version
 from crowd import adapter
@@ -193,16 +193,16 @@ def test_what_is_loading_keeps_nobody_else_waiting(
 ) -> None:
     engine.load(adapters[0])
     go, begun = threading.Event(), threading.Event()
-    plain = Boarding.board
+    plain = AdapterLoader.load
     loaded: list[str] = []
 
-    def slow(self: Boarding, one: Adapter) -> object:
+    def slow(self: AdapterLoader, one: Adapter) -> object:
         begun.set()
         assert go.wait(30)
         loaded.append(threading.current_thread().name)
         return plain(self, one)
 
-    monkeypatch.setattr(Boarding, "board", slow)
+    monkeypatch.setattr(AdapterLoader, "load", slow)
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(engine.predict, [(adapters[1], text), (adapters[0], text)]) for text in TEXTS[:2]]
         assert begun.wait(30)
@@ -219,15 +219,15 @@ def test_what_is_loading_keeps_nobody_else_waiting(
 def test_what_could_not_be_loaded_is_tried_again(
     engine: Engine, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Boarding.board
+    plain = AdapterLoader.load
     fails = [True]
 
-    def broken(self: Boarding, one: Adapter) -> object:
+    def broken(self: AdapterLoader, one: Adapter) -> object:
         if fails.pop() if fails else False:
             raise NotFound("gone for a moment")
         return plain(self, one)
 
-    monkeypatch.setattr(Boarding, "board", broken)
+    monkeypatch.setattr(AdapterLoader, "load", broken)
     with pytest.raises(NotFound, match="gone for a moment"):
         engine.predict([(adapters[0], TEXTS[0])])
     assert engine.residents == ()

@@ -18,7 +18,7 @@ from afina.models.objectives import OBJECTIVES
 from afina.server.http import schemas
 from afina.server.http.schemas import Shape
 from afina.server.shadow_counts import AnswerDifference
-from afina.serving.answering import Prediction
+from afina.serving.mixed_batches import Prediction
 
 
 class LabelScore(NamedTuple):

@@ -26,10 +26,9 @@ from afina.server.queue import Batcher, ComputedBatch, FairQueue
 from afina.server.requests import AcceptedRequest, Receipt, Text, TokenCounter, check_pairs, check_texts
 from afina.server.served_versions import ServedVersions
 from afina.server.shadows import FAILED, RIDING, ShadowedRequest, Shadows
-from afina.serving.answering import Prediction
 from afina.serving.engine import Engine, Request
-from afina.serving.resident import Resident
-from afina.serving.residents import Lease
+from afina.serving.mixed_batches import Prediction
+from afina.serving.residents import Lease, Resident
 from afina.store.adapter_store import AdapterStore
 from afina.store.aliases import ANY
 from afina.store.keys import Key

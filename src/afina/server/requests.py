@@ -23,7 +23,7 @@ from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
 from afina.server.limits import Settings
 from afina.server.shadows import ShadowLease
-from afina.serving.answering import Prediction
+from afina.serving.mixed_batches import Prediction
 from afina.serving.residents import Lease
 from afina.store.keys import Key
 

@@ -17,8 +17,8 @@ from afina.errors import AfinaError, Busy, NotFound
 from afina.server.answer_formats import compared
 from afina.server.metrics import Metrics
 from afina.server.shadow_counts import ShadowCounts
-from afina.serving.answering import Outcome, Prediction
 from afina.serving.engine import Request
+from afina.serving.mixed_batches import Outcome, Prediction
 from afina.serving.residents import Lease
 from afina.store.reader import StoreReader
 from afina.store.versions import SHADOW, Name, Reference, Version

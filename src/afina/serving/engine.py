@@ -17,11 +17,9 @@ from afina.models.backbone_spec import FLOAT, precision_of
 from afina.models.classifier import Classifier
 from afina.models.mixed_batch import MixedBatchModel
 from afina.repr_html import ReprCard
-from afina.serving.answering import Answering, Asked, Outcome, Prediction
-from afina.serving.boarding import Boarding
-from afina.serving.resident import Resident
-from afina.serving.residents import Counts, Lease, Residents
-from afina.serving.sources import Address, Sources
+from afina.serving.adapters import AdapterLoader, AdapterSources, Address
+from afina.serving.mixed_batches import AdapterRequest, MixedBatches, Outcome, Prediction
+from afina.serving.residents import Lease, Resident, ResidentCounts, Residents
 from afina.store.adapter_store import AdapterStore
 from afina.store.reader import StoreReader
 
@@ -72,10 +70,10 @@ class Engine(ReprCard):
         self.host = MixedBatchModel(classifier)
         if computed != torch.float32:
             classifier.lower(computed)
-        self._boarding = Boarding(self.host, self.backbone, dtype)
-        self._sources = Sources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
+        self._loader = AdapterLoader(self.host, self.backbone, dtype)
+        self._sources = AdapterSources(AdapterStore(store) if isinstance(store, str | Path) else store, fresh)
         self._residents = Residents(limit, loaders)
-        self._answering = Answering(self.host)
+        self._batches = MixedBatches(self.host)
 
     def facts(self) -> dict[str, object]:
         """The facts that its repr shows."""
@@ -96,7 +94,7 @@ class Engine(ReprCard):
         return self._residents.all()
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> ResidentCounts:
         """How many adapters were loaded and given up."""
         return self._residents.counts
 
@@ -107,7 +105,7 @@ class Engine(ReprCard):
         Raises what looking it up does: NotFound, InvalidName, InvalidStudy, CorruptAdapter.
         """
         found = self._sources.find(address, anew=anew)
-        return self._residents.lease(found.digest, lambda: self._boarding.board(found.read()), found.version)
+        return self._residents.lease(found.digest, lambda: self._loader.load(found.read()), found.version)
 
     def load(self, *addresses: Address) -> tuple[Resident, ...]:
         """Adapters that are wanted soon, loaded now. Raises what loading one does."""
@@ -153,16 +151,16 @@ class Engine(ReprCard):
         """As `predict`, where an error is the outcome of its own request alone."""
         given = [Request(*one) for one in requests]
         outcomes: list[Outcome | None] = [None] * len(given)
-        asked: dict[int, Asked] = {}
+        asked: dict[int, AdapterRequest] = {}
         with ExitStack() as stack:
             leases = self._leases(given, stack)
             for index, one in enumerate(given):
                 try:
-                    lease, resident = self._boarded(leases[index], one.adapter, stack)
-                    asked[index] = Asked(resident, lease.version, one.text, one.pair)
+                    lease, resident = self._loaded(leases[index], one.adapter, stack)
+                    asked[index] = AdapterRequest(resident, lease.version, one.text, one.pair)
                 except AfinaError as error:
                     outcomes[index] = error
-            for index, outcome in zip(asked, self._answering.outcomes([*asked.values()]), strict=True):
+            for index, outcome in zip(asked, self._batches.outcomes([*asked.values()]), strict=True):
                 outcomes[index] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -180,7 +178,7 @@ class Engine(ReprCard):
                     found[key] = error
         return [found[key] for key in keys]
 
-    def _boarded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> tuple[Lease, Resident]:
+    def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> tuple[Lease, Resident]:
         """A lease and its adapter, loaded. What was removed or exchanged while it was read is looked up once more."""
         if isinstance(lease, AfinaError):
             raise lease
