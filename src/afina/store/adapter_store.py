@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert
 
 from afina.blobs.remote import open_blobs
 from afina.errors import NotFound, Refused
-from afina.store import aliases, audit_log, backup, catalog, keys, publishing, removing
+from afina.store import aliases, audit_log, backup, catalog, deletion, keys, publishing
 from afina.store.aliases import ANY, Anything
 from afina.store.backup import Backup
 from afina.store.database.tables import STORE
@@ -225,7 +225,7 @@ class AdapterStore(StoreReader):
                 code="reference.version-missing",
                 reference=str(reference),
             )
-        return removing.delete_version(self._database, wanted, who=self.who, why=why)
+        return deletion.delete_version(self._database, wanted, who=self.who, why=why)
 
     def create_key(
         self,
@@ -250,13 +250,13 @@ class AdapterStore(StoreReader):
     def gc(self) -> Removal:
         """Remove the bytes that no version holds."""
         with self._database.connected():
-            return removing.collect(self._database, self._blobs)
+            return deletion.collect_garbage(self._database, self._blobs)
 
     def erase(self, client: str, *, reason: str) -> Removal:
-        """Remove all of a client for good; the log still verifies. See `removing.erase`."""
+        """Remove all of a client for good; the log still verifies. See `deletion.erase`."""
         why = audit_log.check_reason(reason, "reason")
         with self._database.connected():
-            return removing.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
+            return deletion.erase(self._database, self._blobs, check_client(client), who=self.who, why=why)
 
     def diff(
         self,

@@ -16,7 +16,7 @@ from processes import Crew
 from storing import Adapters
 
 from afina.errors import Conflict, NotFound, Refused
-from afina.store import audit_log, removing
+from afina.store import audit_log, deletion
 from afina.store.adapter_store import AdapterStore
 from afina.store.database.tables import STORE
 from services import Postgres
@@ -266,6 +266,6 @@ def test_what_a_killed_process_made_beside_the_blobs_is_swept(
     assert list(blobs.glob(".tmp-*"))
     store.gc()
     assert list(blobs.glob(".tmp-*")), "it may be another's that still runs"
-    monkeypatch.setattr(removing, "_HALF_WRITTEN", 0.0)
+    monkeypatch.setattr(deletion, "_HALF_WRITTEN", 0.0)
     store.gc()
     assert list(blobs.glob(".tmp-*")) == []

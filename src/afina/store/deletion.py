@@ -1,4 +1,4 @@
-"""Delete a version, erase a client, and remove what no version holds. The log keeps what was there, by digest."""
+"""Deletion: of a version, of a client (`erase`), of blobs that no version holds (`gc`). The log keeps their digests."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ def delete_version(database: Database, reference: Reference, *, who: str | None,
     return made
 
 
-def collect(database: Database, blobs: Blobs) -> Removal:
+def collect_garbage(database: Database, blobs: Blobs) -> Removal:
     """Remove the blobs that no version holds and nobody is publishing. Goes on where a killed gc or erase ended."""
     with database.writing() as connection:
         publishing.expire_leases(connection)
-        gone = _condemn(connection)
+        gone = _take_loose_blobs(connection)
         if gone:
             audit_log.append(connection, "gc", {"blobs": sorted(gone)})
         unfinished = _erasing(connection)
         audit_log.crash_point("gc: in the transaction")
     audit_log.crash_point("gc: condemned")
-    _empty(database, blobs)
+    _remove_garbage(database, blobs)
     audit_log.crash_point("gc: committed")
     _finish(database, unfinished)
     blobs.sweep(_HALF_WRITTEN)
@@ -97,10 +97,10 @@ def erase(database: Database, blobs: Blobs, client: str, *, who: str | None, why
                 client=client,
             )
         if row.state == LIVE:
-            made = _forget(connection, row.id, Attribution(row.id, row.salt, who, why), client)
+            made = _delete_rows(connection, row.id, Attribution(row.id, row.salt, who, why), client)
         audit_log.crash_point("erase: in the transaction")
     audit_log.crash_point("erase: forgotten")
-    _empty(database, blobs)
+    _remove_garbage(database, blobs)
     blobs.sweep(_HALF_WRITTEN)
     audit_log.crash_point("erase: removed")
     _finish(database, [row.id])
@@ -133,14 +133,14 @@ def _finish(database: Database, unfinished: Collection[int]) -> None:
     audit_log.crash_point("erase: ended")
 
 
-def _forget(connection: Connection, client: int, said: Attribution, name: str) -> Removal:
+def _delete_rows(connection: Connection, client: int, said: Attribution, name: str) -> Removal:
     names = connection.execute(select(NAMES).where(NAMES.c.client == client)).all()
     mine = select(VERSIONS.c.id).where(VERSIONS.c.name.in_([row.id for row in names]))
     versions = connection.execute(mine).scalars().all()
     connection.execute(delete(PARTS).where(PARTS.c.version.in_(mine)))
     publishing.expire_leases(connection)
     connection.execute(delete(LEASES).where(LEASES.c.client == name))
-    gone = _condemn(connection)  # all that is loose, for it may be of the client's versions that were deleted
+    gone = _take_loose_blobs(connection)  # all that is loose, for it may be of the client's versions that were deleted
     # who erased it is a hash too, whose salt goes with the others: the words are not kept
     payload = {
         "client": audit_log.salted(said.salt, name),
@@ -160,7 +160,7 @@ def _forget(connection: Connection, client: int, said: Attribution, name: str) -
     return Removal(len(gone), sum(gone.values()), len(versions))
 
 
-def _condemn(connection: Connection) -> dict[str, int]:
+def _take_loose_blobs(connection: Connection) -> dict[str, int]:
     """Take the rows of blobs that nothing holds, and note their files as garbage: by digest, their bytes."""
     loose = select(BLOBS).where(
         BLOBS.c.digest.not_in(select(PARTS.c.digest)), BLOBS.c.digest.not_in(select(LEASES.c.digest))
@@ -172,7 +172,7 @@ def _condemn(connection: Connection) -> dict[str, int]:
     return {row.digest: row.size for row in rows}
 
 
-def _empty(database: Database, blobs: Blobs) -> None:
+def _remove_garbage(database: Database, blobs: Blobs) -> None:
     """Remove the files that are garbage, whoever made them so."""
     with database.reading() as connection:
         held = select(BLOBS.c.place)
