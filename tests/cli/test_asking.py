@@ -12,7 +12,7 @@ import pytest
 from afina import Backbone, Predictor, Task
 from afina.cli.options import words_option
 from afina.errors import InvalidStudy
-from afina.inference.asking import Answer, Compared, _chosen, ask
+from afina.inference.prompting import Answer, TemplateComparison, _chosen, ask
 from afina.models.manifest import read_manifest
 from afina.models.verbalizer import GENERAL, TEMPLATES
 from afina.report.evaluation import template_tables
@@ -98,7 +98,7 @@ def test_of_templates_that_are_given_the_best_with_the_offset_is_used(gpt2: Back
 
 
 def test_what_ask_and_training_use_is_one_template_or_said_to_be_two() -> None:
-    compared = tuple(Compared(template, 0.5, 0.5, 96) for template in TEMPLATES)
+    compared = tuple(TemplateComparison(template, 0.5, 0.5, 96) for template in TEMPLATES)
 
     def told(template: str) -> str:
         made = Answer(template, GENERAL, {}, False, {}, np.ones(40, bool), compared)

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from afina import Backbone, Predictor
 from afina.errors import AfinaError, CorruptAdapter, InvalidStudy, NotFound, Refused, WrongBackbone
 from afina.inference import probes
-from afina.inference.importing import read_pretrained
-from afina.inference.merging import merge
+from afina.inference.import_and_merge import merge, read_pretrained
 from fakes import TEXTS, Backbones, difference
 from raises import raises
 

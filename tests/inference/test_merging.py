@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from afina import Adapter, Backbone, Predictor, digest, methods
 from afina.errors import CannotWrite, InvalidStudy, Refused
-from afina.inference.merging import merge
+from afina.inference.import_and_merge import merge
 from afina.inference.predictor import WordsPredictor
 from afina.models.classifier import Classifier
 from afina.models.manifest import Manifest

@@ -18,8 +18,8 @@ from afina import Backbone, Predictor
 from afina.data.batch import pack
 from afina.data.tokenize import Template, encode
 from afina.errors import NotFound
-from afina.inference.calibration import shift_of
 from afina.inference.probes import PROBE
+from afina.inference.prompting import shift_of
 from afina.models.adapter import Adapter
 from afina.models.architectures import ARCHITECTURES, head_of
 from afina.models.classifier import Classifier

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from afina import Adapter, Backbone, Predictor
 from afina.errors import InvalidStudy, UnknownName
-from afina.inference.merging import merge
+from afina.inference.import_and_merge import merge
 from afina.inference.predictor import ModelPredictor
 from afina.methods import make
 from afina.models.backbone_spec import FLOAT, PRECISIONS, Precision

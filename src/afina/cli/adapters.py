@@ -144,16 +144,20 @@ def predict(
     own = opened.manifest.data
     with chunks(file, text, text_pair, sheet, own) if file else nullcontext([Chunk.of(texts or [])]) as parts:
         allocator.keep_kernels(allocator.FEW)
-        from afina.inference import probes, rows
+        from afina.inference import prediction_files, probes
         from afina.report.formatting import texts_cut
 
         if out is not None:
-            rows.check_out(out, file)
+            prediction_files.check_out(out, file)
         _print_notes(opened)
         predictor = probes.opened(opened, backbone, dtype, checked=check_probe)
         said = _Answers(opened, as_json=as_json)
         separator = opened.manifest.data.get("separator")
-        with rows.writing(out, predictor.objective, separator) if out else nullcontext(said.add) as write:
+        with (
+            prediction_files.writing_rows(out, predictor.objective, separator)
+            if out
+            else nullcontext(said.add) as write
+        ):
             _answer(parts, predictor, said, write)
         if isinstance(parts, TextStream) and parts.note:
             print(parts.note, file=sys.stderr)
@@ -185,7 +189,7 @@ class _Answers:
     adapter: Adapter
     as_json: bool
     kept: list[dict[str, Any]] = field(default_factory=list)
-    rows: int = 0
+    prediction_files: int = 0
     texts: int = 0
     truncated: int = 0
 
@@ -216,12 +220,12 @@ def _answer(
 ) -> None:
     from afina.cli.progress import file_progress
     from afina.data.readers.texts import TextStream
-    from afina.inference import rows
+    from afina.inference import prediction_files
 
     with file_progress() as read:
         for chunk in parts:
             _print_told(parts.news() if isinstance(parts, TextStream) else "")
-            answers, truncated = rows.answered(predictor, chunk)
+            answers, truncated = prediction_files.answered_rows(predictor, chunk)
             said.rows, said.texts = said.rows + len(chunk.rows), said.texts + len(chunk.texts)
             said.truncated += truncated
             write(chunk, answers)

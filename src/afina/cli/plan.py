@@ -37,7 +37,7 @@ from afina.cli.terminal import print_item, print_prose, print_tables, with_flags
 from afina.errors import UnknownName
 
 if TYPE_CHECKING:
-    from afina.inference.asking import Answer
+    from afina.inference.prompting import Answer
     from afina.methods.method import Method
 
 
@@ -216,7 +216,7 @@ def ask(
 
     how = data_options(text, text_pair, label, labels, allow_leakage, evaluation, kind)
     read = Task.load(task, **how, **file_options(missing, merge_labels, sheet))
-    from afina.inference.asking import ask  # these take seconds, and a mistake is told before
+    from afina.inference.prompting import ask  # these take seconds, and a mistake is told before
     from afina.models.backbone import Backbone
     from afina.report.evaluation import answer_sentence, template_tables
     from afina.report.formatting import split_of

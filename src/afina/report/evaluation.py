@@ -22,8 +22,8 @@ from afina.report.tables import Column, Table
 from afina.schema import figures_as_json, null_where_undefined
 
 if TYPE_CHECKING:  # they load torch
-    from afina.inference.asking import Answer
     from afina.inference.evaluation import Evaluation
+    from afina.inference.prompting import Answer
 
 
 def sentences(found: Evaluation) -> list[str]:

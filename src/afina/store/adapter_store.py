@@ -153,9 +153,9 @@ class AdapterStore(StoreReader):
         opened.manifest.check_claims(directory / MANIFEST)
         admission.check_agrees(directory, opened)
         if opened.manifest.method == FOREIGN and configuration is not None:
-            from afina.inference import importing
+            from afina.inference import import_and_merge
 
-            importing.check_opens(opened, configuration)
+            import_and_merge.check_opens(opened, configuration)
         self.make_ready()
         manifest = opened.manifest.model_dump(mode="json") | {"digest": opened.digest}
         with self._database.connected(), self._blobs.scratch() as scratch:

@@ -219,11 +219,11 @@ def read_texts(
 
 
 def merge(adapter: Adapter, directory: Path, backbone: str | None) -> tuple[str, ...]:
-    """Write an adapter folded into its backbone, see `afina.inference.merging`; what a user of it has to know."""
-    from afina.inference import merging
+    """Write an adapter folded into its backbone, see `import_and_merge`; what a user of it has to know."""
+    from afina.inference import import_and_merge
     from afina.inference.predictor import Predictor, backbone_of
 
-    return merging.merge(Predictor.of(adapter, backbone_of(adapter, backbone)), directory)
+    return import_and_merge.merge(Predictor.of(adapter, backbone_of(adapter, backbone)), directory)
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,11 @@ def _directory(
             code="option.missing",
             path=path,
         )
-    from afina.inference import importing
+    from afina.inference import import_and_merge
 
     inspection.inspect_model(path, limits, links=links)
     with _workshop() as place:
-        importing.read_pretrained(path, backbone).save(place / "adapter")
+        import_and_merge.read_pretrained(path, backbone).save(place / "adapter")
         return keep(place / "adapter")
 
 

@@ -16,7 +16,7 @@ from afina.data.tokenize import Tokenizer
 from afina.digest import derive_seed
 from afina.errors import AfinaError, InvalidData, InvalidStudy
 from afina.events import Listener, Progress
-from afina.inference.calibration import calibrated
+from afina.inference.prompting import calibrated_offset
 from afina.meter import Meter
 from afina.methods import make
 from afina.methods.attachment import attach
@@ -108,7 +108,7 @@ def prepare(
     with meter.phase("encode"):
         task = EncodedTask.of(texts, backbone.tokenizer, backbone.tokenizer_digest, length, question.template)
         if question.offset:
-            classifier.offset = calibrated(classifier, task.train.encoded)
+            classifier.offset = calibrated_offset(classifier, task.train.encoded)
     del texts  # memory while training is not to grow with them
     prepared = Prepared(
         run=run,

@@ -26,7 +26,7 @@ REASON, BETWEEN = "reason", ";"
 Answer = dict[str, Any]
 
 
-def answered(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
+def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
     """An answer for each row of a chunk, JSON values by name, and how many of its texts were cut.
 
     Raises as `Predictor.predict` does.
@@ -61,7 +61,7 @@ def check_out(out: Path, file: Path | None) -> None:
 
 
 @contextmanager
-def writing(
+def writing_rows(
     out: Path, objective: Objective, separator: str | None = None
 ) -> Iterator[Callable[[Chunk, Sequence[Answer]], None]]:
     """What writes the rows of a chunk with their answers to `out`, which appears whole or not at all.

@@ -1,12 +1,16 @@
-"""Ask: what an untrained language model answers about a task's texts, template by template. Trains nothing."""
+"""Prompting: what an untrained language model answers about a task's texts, template by template; and its offset, which
+takes out what it answers too often, found on texts whose labels nobody has to know. Trains nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from afina import device as devices
 from afina.data.readers import splitting
@@ -15,17 +19,17 @@ from afina.data.task import Task
 from afina.data.tokenize import TEXT, Encoded, encode
 from afina.errors import InvalidStudy
 from afina.events import Says, silent
-from afina.inference.calibration import calibrated, shifted_by_itself
-from afina.inference.predictor import predictions
+from afina.inference.predictor import logits, predictions
 from afina.models import objectives
 from afina.models.backbone import Backbone
 from afina.models.classifier import Classifier
 from afina.models.objective import Objective, Predictions
 from afina.models.verbalizer import TEMPLATES, Verbalizer
 from afina.repr_html import ReprCard
+from afina.stats import classification
 from afina.stats.comparison import compare
 
-COMPARED, EVALUATED = 200, 500
+COMPARISON_TEXTS, EVALUATION_TEXTS = 200, 500
 """Training texts that a template is compared on, and held-out texts that the best is evaluated on, at most."""
 
 BY = "accuracy"
@@ -36,7 +40,7 @@ LENGTH = 512
 
 
 @dataclass(frozen=True)
-class Compared:
+class TemplateComparison:
     """How a template does on `examples` training texts; with_offset: with a shift that their labels did not choose."""
 
     template: str
@@ -66,7 +70,7 @@ class Answer(ReprCard):
     offset: bool
     metrics: dict[str, float]
     score: np.ndarray
-    compared: tuple[Compared, ...]
+    compared: tuple[TemplateComparison, ...]
 
     def facts(self) -> dict[str, object]:
         """The facts that its repr shows."""
@@ -111,8 +115,8 @@ def ask(
     usual, questions = _questions(backbone, task, templates, words)
     says("opening the model")
     asking = _Asking.of(backbone, objective, questions[0])
-    sample = splitting.first(task.train, COMPARED, "train_examples")
-    compared: tuple[Compared, ...] = ()
+    sample = splitting.first(task.train, COMPARISON_TEXTS, "train_examples")
+    compared: tuple[TemplateComparison, ...] = ()
     right: list[np.ndarray] = []
     if len(questions) > 1:
         for number, one in enumerate(questions, start=1):
@@ -122,7 +126,7 @@ def ask(
     chosen = questions[_chosen(right, keep_first=not templates)]
     if offset:
         asking.shift(chosen, sample)
-    held_out = splitting.first(task.evaluation, EVALUATED, "evaluation_examples")
+    held_out = splitting.first(task.evaluation, EVALUATION_TEXTS, "evaluation_examples")
     says(f"that template, on {len(held_out):,} held-out texts" if compared else f"{len(held_out):,} held-out texts")
     found = asking.predictions(chosen, held_out)
     return Answer(
@@ -192,13 +196,39 @@ class _Asking:
     def predictions(self, question: Verbalizer, split: Split) -> Predictions:
         return predictions(self.classifier, self.encoded(question, split), split.labels)
 
-    def compare(self, question: Verbalizer, split: Split, *, offset: bool) -> tuple[Compared, np.ndarray]:
+    def compare(self, question: Verbalizer, split: Split, *, offset: bool) -> tuple[TemplateComparison, np.ndarray]:
         """How it does, and whether each answer is right, with an offset or without."""
         found = self.predictions(question, split)
         plain, shifted = (self.objective.values(BY, each) for each in (found, shifted_by_itself(found)))
-        made = Compared(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
+        made = TemplateComparison(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
         return made, shifted if offset else plain
 
     def shift(self, question: Verbalizer, split: Split) -> None:
         """Let the classifier's offset be what the texts suggest."""
-        self.classifier.offset = calibrated(self.classifier, self.encoded(question, split))
+        self.classifier.offset = calibrated_offset(self.classifier, self.encoded(question, split))
+
+
+CALIBRATION_TEXTS = 512
+"""Texts that suffice: the first so many."""
+
+
+def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
+    """The classifier's offset, float32 [labels] on its device, with which no label has more probability than others.
+
+    That of H. Zhou et al. 2023, "Batch calibration", https://arxiv.org/abs/2309.17249: minus the logarithm of each
+    label's mean probability over the texts. It takes the labels for equally frequent.
+    """
+    shift = torch.from_numpy(shift_of(logits(classifier, encoded.first(CALIBRATION_TEXTS))))
+    shift = shift.to(next(classifier.parameters()).device)
+    return shift if classifier.offset is None else classifier.offset + shift
+
+
+def shifted_by_itself(predictions: Predictions) -> Predictions:
+    """Predictions with the shift that they themselves suggest."""
+    return replace(predictions, outputs=predictions.outputs + shift_of(predictions.outputs))
+
+
+def shift_of(outputs: np.ndarray) -> np.ndarray:
+    """What is to be added to outputs like these, float32 [N, labels], for that; [labels]."""
+    shift: np.ndarray = -np.log(np.maximum(classification.probabilities(outputs).mean(axis=0), 1e-12))
+    return shift.astype(np.float32)

@@ -14,7 +14,7 @@ import pytest
 
 from afina.data.readers.texts import chunks
 from afina.errors import CannotWrite, InvalidData
-from afina.inference.rows import answered, check_out, writing
+from afina.inference.prediction_files import answered_rows, check_out, writing_rows
 from afina.models.objective import Objective, Predictions
 from afina.models.objectives import Classes, Labels, Number
 from raises import raises
@@ -40,9 +40,9 @@ def predictor(objective: Objective) -> Any:
 
 def write(path: Path, kind: str = "classes", name: str = "out.csv", **options: Any) -> Path:
     out, made = path.with_name(name), predictor(OBJECTIVES[kind])
-    with chunks(path) as parts, writing(out, made.objective, **options) as write:
+    with chunks(path) as parts, writing_rows(out, made.objective, **options) as write:
         for chunk in parts:
-            write(chunk, answered(made, chunk)[0])
+            write(chunk, answered_rows(made, chunk)[0])
     return out
 
 
@@ -57,7 +57,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_row_without_a_text_has_an_answer_without_a_value_and_a_reason(kind: str, file: Path) -> None:
     with chunks(file) as parts:
         (chunk,) = parts
-        answers, truncated = answered(predictor(OBJECTIVES[kind]), chunk)
+        answers, truncated = answered_rows(predictor(OBJECTIVES[kind]), chunk)
     assert [answer["row"] for answer in answers] == [1, 2, 3]
     assert truncated == 1
     assert answers[1] == {
