@@ -189,7 +189,7 @@ class _Answers:
     adapter: Adapter
     as_json: bool
     kept: list[dict[str, Any]] = field(default_factory=list)
-    prediction_files: int = 0
+    rows: int = 0
     texts: int = 0
     truncated: int = 0
 
