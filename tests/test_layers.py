@@ -76,9 +76,9 @@ OWNERS = {
     "obstore": "blobs.remote",
     "fastapi": "server.http.*",
     "starlette": "server.http.*",
-    "uvicorn": "server.running server.http.connection",
+    "uvicorn": "server.running",
     "opentelemetry": "server.logs_and_traces",
-    "h11": "server.http.connection",
+    "h11": "server.running",
     "prometheus_client": "server.metrics",
     "limits": "server.limits",
 }

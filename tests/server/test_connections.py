@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from afina.server.http.connection import Doors, fitting
+from afina.server.running import ConnectionLimit, connection_limits
 from servers import Listening
 
 BODY = json.dumps({"inputs": "the soup was bright.", "model": "acme/reviews"}).encode()
@@ -137,14 +137,14 @@ def test_lines_that_never_end_are_given_up_though_something_comes(listen: Callab
 
 
 def test_who_does_not_read_what_it_asked_for_is_let_go(listen: Callable[..., Listening], monkeypatch: Any) -> None:
-    monkeypatch.setattr("afina.server.http.connection.UNREAD", 1.0)
-    enter = Doors.enter
+    monkeypatch.setattr("afina.server.running.UNREAD", 1.0)
+    enter = ConnectionLimit.enter
 
-    def with_little_room(doors: Doors, new: Any) -> None:
+    def with_little_room(doors: ConnectionLimit, new: Any) -> None:
         new.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         enter(doors, new)
 
-    monkeypatch.setattr(Doors, "enter", with_little_room)
+    monkeypatch.setattr(ConnectionLimit, "enter", with_little_room)
     server = listen(head_seconds=1.0)
     assert answered(server) == OK
     lines = b"{}\n" * 1000
@@ -212,7 +212,7 @@ def test_a_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callabl
 def test_ten_thousand_connections_that_say_nothing_keep_nobody_out(listen: Callable[..., Listening]) -> None:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     server = listen(head_seconds=60.0)
-    most, _ = fitting(2000)
+    most, _ = connection_limits(2000)
     count = min(10_000, files - 2 * most - 1000)
     if count < 1000:
         pytest.skip(f"this process may open {files} files, too few for a flood")
@@ -269,4 +269,4 @@ def test_connections_are_as_many_as_the_process_may_open_files_for(
     monkeypatch: pytest.MonkeyPatch, files: int, expected: tuple[int, int]
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda what: (files, files))
-    assert fitting(2000) == expected
+    assert connection_limits(2000) == expected

@@ -13,7 +13,7 @@ import pytest
 
 from afina.server.http import schemas
 from afina.server.http.errors import Refusal
-from afina.server.http.protocols import hub, kserve, tei, vllm
+from afina.server.http.protocols import huggingface, kserve, vllm
 from afina.server.http.schemas import count_values, parse_body
 from afina.server.requests import Text, TokenCounter
 from crowd import adapter
@@ -23,7 +23,7 @@ BODY = {"inputs": "the soup was bright.", "model": "acme/reviews"}
 NUMBERS = b'{"model": "acme/reviews", "input": [' + b"1," * 524_000 + b'1], "inputs": [' + b"1]}"
 
 
-def refused(content: bytes, kind: Any = tei.Predict) -> Refusal:
+def refused(content: bytes, kind: Any = huggingface.Predict) -> Refusal:
     with pytest.raises(Refusal) as found:
         parse_body(content, kind)
     return found.value
@@ -39,13 +39,13 @@ def quickest(ask: Callable[[], Any]) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("kind", [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer])
+@pytest.mark.parametrize("kind", [huggingface.Predict, vllm.Classify, huggingface.Classification, kserve.Infer])
 def test_a_body_of_half_a_million_numbers_is_refused_before_it_is_read(kind: Any) -> None:
     assert refused(NUMBERS, kind).message == "The body has more than 8,192 JSON values. Send less at once."
     assert quickest(lambda: refused(NUMBERS, kind)) < 0.1
 
 
-@pytest.mark.parametrize("kind", [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer])
+@pytest.mark.parametrize("kind", [huggingface.Predict, vllm.Classify, huggingface.Classification, kserve.Infer])
 def test_the_first_wrong_element_is_the_last_that_is_looked_at(kind: Any) -> None:
     field = "input" if kind is vllm.Classify else "inputs"
     wrong = json.dumps({field: [1] * (schemas.MOST_VALUES - 10), "model": "acme/reviews"}).encode()
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_body_is_said(content: bytes, message: str) -> None
 
 
 def test_an_escape_of_a_whole_character_is_read() -> None:
-    assert parse_body(rb'{"inputs": "\ud83d\ude00"}', tei.Predict).inputs == "\U0001f600"
+    assert parse_body(rb'{"inputs": "\ud83d\ude00"}', huggingface.Predict).inputs == "\U0001f600"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from afina.server.http import page
 from afina.server.http.bulk import Bulk
 from afina.server.http.errors import Refusal
 from afina.server.http.gate import Gate, error_response
-from afina.server.http.protocols import hub, kserve, native, tei, vllm
+from afina.server.http.protocols import huggingface, kserve, native, vllm
 from afina.server.http.request_pool import (
     RequestPool,
     answers,
@@ -43,9 +43,9 @@ RECEIPT = "Afina-Receipt"
 router = APIRouter()
 
 INFERENCE = "Open Inference Protocol"
-TEI = partial(describe, "text-embeddings-inference", tei.ERROR)
+TEI = partial(describe, "text-embeddings-inference", huggingface.PREDICT_ERROR)
 VLLM = partial(describe, "vLLM", vllm.ERROR)
-HUB = partial(describe, "Hugging Face", hub.ERROR)
+HUB = partial(describe, "Hugging Face", huggingface.CLASSIFICATION_ERROR)
 KSERVE = partial(describe, INFERENCE, kserve.ERROR)
 AFINA = partial(describe, "afina", native.ERROR)
 
@@ -54,18 +54,20 @@ def _with_receipt(content: Any, found: Sequence[ServedAnswer]) -> Response:
     return JSONResponse(content, headers={RECEIPT: str(found[0].receipt)})
 
 
-@router.post("/predict", **TEI(tei.ANSWER, tei.Predict, tei.EXAMPLE, query=["model"]))
+@router.post(
+    "/predict", **TEI(huggingface.PREDICT_ANSWER, huggingface.Predict, huggingface.PREDICT_EXAMPLE, query=["model"])
+)
 async def predict(request: Request) -> Response:
     """Labels and scores, the best first, as text-embeddings-inference gives them."""
-    body = await body_of(request, tei.Predict)
+    body = await body_of(request, huggingface.Predict)
     asked = model_in_query(request)
     if None not in (body.model, asked) and body.model != asked:
         raise Refusal(422, "invalid", "`model` is another in the body than in the query. Leave one out.")
     model = body.model or asked
     if model is None:
         raise Refusal(422, "invalid", "`model`: there is none, neither in the body nor in the query.")
-    found = await answers(request, model, tei.texts(body))
-    return _with_receipt(tei.answered(body, found), found)
+    found = await answers(request, model, huggingface.predict_texts(body))
+    return _with_receipt(huggingface.predict_answer(body, found), found)
 
 
 @router.post("/classify", **VLLM(vllm.ANSWER, vllm.Classify, vllm.EXAMPLE))
@@ -87,12 +89,15 @@ async def models(request: Request) -> Response:
     return JSONResponse(vllm.models(listed, int(publishing._seconds())))
 
 
-@router.post("/models/{client}/{task}", **HUB(hub.ANSWER, hub.Classification, hub.EXAMPLE))
+@router.post(
+    "/models/{client}/{task}",
+    **HUB(huggingface.CLASSIFICATION_ANSWER, huggingface.Classification, huggingface.CLASSIFICATION_EXAMPLE),
+)
 async def classification(request: Request, client: str, task: str) -> Response:
     """Labels and scores, the best first, as the Hub's text-classification task has them."""
-    body = await body_of(request, hub.Classification)
-    found = await answers(request, f"{client}/{task}", hub.texts(body))
-    return _with_receipt(hub.answered(body, found), found)
+    body = await body_of(request, huggingface.Classification)
+    found = await answers(request, f"{client}/{task}", huggingface.classification_texts(body))
+    return _with_receipt(huggingface.classification_answer(body, found), found)
 
 
 @router.get("/v2", **KSERVE(kserve.SERVER))
@@ -203,7 +208,14 @@ async def metrics(request: Request) -> Response:
     return Response(core_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
-BODIES: list[type[Body]] = [tei.Predict, vllm.Classify, hub.Classification, kserve.Infer, native.Tasks, native.Alias]
+BODIES: list[type[Body]] = [
+    huggingface.Predict,
+    vllm.Classify,
+    huggingface.Classification,
+    kserve.Infer,
+    native.Tasks,
+    native.Alias,
+]
 BODIES += [page.Sentence]
 
 

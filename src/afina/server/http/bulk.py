@@ -16,12 +16,14 @@ from starlette.types import Receive, Scope, Send
 from afina import meter
 from afina.errors import AfinaError, Overloaded
 from afina.server.core import Core
-from afina.server.http.connection import LEFT
 from afina.server.http.errors import Refusal
 from afina.server.http.protocols import native
 from afina.server.http.request_pool import RequestPool
 from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key
+
+LEFT = "afina.left"
+"""Of a request's scope: that its connection is gone, for who answers while nothing is read."""
 
 PATIENCE = 0.05
 """Seconds after which a line that found no room tries again."""

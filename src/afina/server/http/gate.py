@@ -21,7 +21,7 @@ from afina import meter
 from afina.server import logs_and_traces
 from afina.server.core import Core
 from afina.server.http.errors import GONE, Refusal
-from afina.server.http.protocols import hub, kserve, native, tei, vllm
+from afina.server.http.protocols import huggingface, kserve, native, vllm
 from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
@@ -100,10 +100,10 @@ STREAMED = "/bulk"
 """The path whose body is read as it comes, and so is bounded a line."""
 
 SHAPES = (
-    ("/predict", tei.error),
+    ("/predict", huggingface.predict_error),
     ("/classify", vllm.error),
     ("/v1/models", vllm.error),
-    ("/models/", hub.error),
+    ("/models/", huggingface.classification_error),
     ("/v2", kserve.error),
 )
 
