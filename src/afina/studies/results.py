@@ -133,7 +133,7 @@ class Results(ReprCard):
 
     @staticmethod
     def hold(out: str | Path) -> AbstractContextManager[OutputLock]:
-        """Hold the directory `out`, to fill it: see `holding.hold`."""
+        """Hold the directory `out`, to fill it: see `lock_output`."""
         return output_directory.lock_output(Path(out))
 
     @classmethod
