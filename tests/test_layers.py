@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import statistics
+import resource
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -359,23 +358,19 @@ def test_show_and_methods_work_where_torch_is_not_installed(tmp_path: Path) -> N
     assert "is hidden from this test" in counted.stderr
 
 
-HELP_SECONDS = 0.4
-
-
-def _median_of_help() -> float:
-    command = [str(Path(sys.executable).with_name("afina")), "--help"]
+def _processor_seconds(command: Sequence[str]) -> float:
+    """Of a process, the least of five; what else goes on does not count."""
     taken = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(taken)
 
 
-def test_help_takes_less_than_four_tenths_of_a_second() -> None:
-    for _ in range(4):  # a machine that is busy with something else gets further chances
-        taken = _median_of_help()
-        if taken < HELP_SECONDS:
-            return
-        time.sleep(2)
-    pytest.fail(f"afina --help takes {taken:.2f} s, at most {HELP_SECONDS} s is allowed")
+def test_help_takes_little_more_than_the_libraries_that_print_it() -> None:
+    """1.1 times as much; with NumPy, 1.45 times."""
+    libraries = _processor_seconds([sys.executable, "-c", "import typer, rich.console, typer.rich_utils"])
+    taken = _processor_seconds([str(Path(sys.executable).with_name("afina")), "--help"])
+    assert taken < 1.35 * libraries
