@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter
-from afina.data.evaluation_texts import EvaluationSet
+from afina.data.leakage import EvaluationSet
 from afina.inference.evaluation import evaluate, trained
 from afina.models.manifest import MANIFEST
 from afina.stats.comparison import compare

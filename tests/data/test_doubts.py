@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from afina import Task
-from afina.data.evaluation_texts import EvaluationSet, TrainingInfo
+from afina.data.leakage import EvaluationSet, TrainingInfo
 from afina.data.readers.texts import chunks
 from afina.errors import AfinaError, UnknownName
 from afina.studies.runs.spec import Data, RunSpec

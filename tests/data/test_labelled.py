@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from afina.data.evaluation_texts import EvaluationSet, TrainingInfo
-from afina.data.leakage import TextHashes
+from afina.data.leakage import EvaluationSet, TextHashes, TrainingInfo
 from afina.data.task import Task
 from afina.errors import InvalidData, Leakage, NotFound
 from raises import raises

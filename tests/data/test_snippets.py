@@ -13,12 +13,11 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from afina import assets
 from afina.data.addresses import is_at_hand
-from afina.data.leakage import count_leaked
 from afina.data.readers import snippets
 from afina.data.readers.snippets import DOMAINS, Snippet
 from afina.data.readers.target_kinds import splits
 from afina.data.split import normalised
-from afina.data.task import Task
+from afina.data.task import Task, count_leaked
 from afina.errors import NotFound, UnknownName
 from raises import raises
 

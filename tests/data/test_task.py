@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afina.data.leakage import check_leakage, count_leaked
 from afina.data.readers.splitting import LabelledRows, divide, first, rank
 from afina.data.split import Example, Split, key, normalised
-from afina.data.task import Task
+from afina.data.task import Task, check_leakage, count_leaked
 from afina.errors import InvalidData, Leakage
 from raises import raises
 

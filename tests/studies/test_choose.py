@@ -20,7 +20,7 @@ from sklearn import clone
 
 import fakes
 from afina import METHODS, Adapter, Backbone, Task, meter
-from afina.data.evaluation_texts import EvaluationSet
+from afina.data.leakage import EvaluationSet
 from afina.data.split import Split
 from afina.errors import AfinaError, InvalidData, InvalidStudy, RunFailed
 from afina.events import Progress, ValidationScore

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from afina import Adapter, Predictor, Results, Run, Study
-from afina.data.evaluation_texts import EvaluationSet
+from afina.data.leakage import EvaluationSet
 from afina.errors import AfinaError, InvalidStudy
 from afina.events import ValidationScore
 from afina.inference.evaluation import evaluate, trained

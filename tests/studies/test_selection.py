@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from afina import Adapter, Backbone, Task
-from afina.data.evaluation_texts import EvaluationSet
+from afina.data.leakage import EvaluationSet
 from afina.data.task import CALIBRATION
 from afina.errors import InvalidData
 from afina.inference.evaluation import evaluate, trained

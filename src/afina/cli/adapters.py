@@ -86,7 +86,7 @@ def evaluate(
     open_adapter = locate(adapter, method, seed)
     check_address(task)  # before anything that takes time
     opened = open_adapter()
-    from afina.data.evaluation_texts import EvaluationSet
+    from afina.data.leakage import EvaluationSet
     from afina.inference.evaluation import evaluate, trained
 
     _print_notes(opened)

@@ -15,18 +15,20 @@ import numpy as np
 from afina import digest
 from afina.data.addresses import Origin, evaluation_file, find, named
 from afina.data.kinds import CLASSES, Kind, columns_in_words
-from afina.data.leakage import check_leakage
 from afina.data.readers import files, splitting
 from afina.data.readers.files import ReadOptions
 from afina.data.readers.labels import LabelFormat
 from afina.data.readers.splitting import TaskData
 from afina.data.readers.target_kinds import TARGETS, matched
-from afina.data.split import Split
-from afina.errors import InvalidData
+from afina.data.split import Example, Split, key
+from afina.errors import InvalidData, Leakage
 from afina.repr_html import ReprCard
 
 CALIBRATION = 0.1
 """Share of the training texts that a temperature is fitted on, which then train nothing."""
+
+LEAKAGE_LIMIT = 0.01
+"""Share of evaluation texts that may occur in the training split."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,7 +38,7 @@ class Task(ReprCard):
     address      how the user named it, such as `sst2`, `snippets:movies`, `my.csv`
     label_names  name of each integer label; index 1 is the positive class in binary F1; of a number, its own
     leaked       evaluation texts that also occur in the training split (normalised)
-    metric, ceiling, separator  as in `Read`
+    metric, ceiling, separator  as in `TaskData`
     columns      of a file, by what was taken as what: `text`, `text_pair`, `label`, and `others`, which are not read
     other        in words, how to have the labels read otherwise, where that is a question
     notes        in sentences, what was found or done in reading that the user may not expect
@@ -269,3 +271,28 @@ def _of_file(
         )
     split = matched(found, named.label_names, None, names, whose=f"those of {address}")
     return split, (f"{path}: {columns_in_words(found.columns)}.", *found.notes)
+
+
+def count_leaked(train: Iterable[Example], evaluation: Split) -> int:
+    """How many evaluation examples occur in the training split; those without letters or digits do not count."""
+    seen = {key(example) for example in train} - {""}
+    return sum(key(example) in seen for example in evaluation)
+
+
+def check_leakage(address: str, train: Split, evaluation: Split, *, allow: bool) -> int:
+    """Count leaked examples; raise `Leakage` above `LEAKAGE_LIMIT` unless allowed."""
+    leaked = count_leaked(train, evaluation)
+    check_leaked(address, leaked, len(evaluation), allow=allow)
+    return leaked
+
+
+def check_leaked(address: str, leaked: int, examples: int, *, allow: bool) -> None:
+    """Raise `Leakage` where more than LEAKAGE_LIMIT of the evaluation examples are leaked, unless allowed."""
+    if leaked > LEAKAGE_LIMIT * examples and not allow:
+        raise Leakage(
+            f"task {address}: {leaked} of {examples} evaluation texts also occur in the training split, "
+            f"at most {LEAKAGE_LIMIT:.0%} may. Remove the duplicates, or pass `allow_leakage` to go on.",
+            task=address,
+            leaked=leaked,
+            evaluation=examples,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from afina.data.addresses import named
-from afina.data.evaluation_texts import EvaluationSet, TrainingInfo
+from afina.data.leakage import EvaluationSet, TrainingInfo
 from afina.data.readers.target_kinds import TARGETS
 from afina.errors import InvalidData
 from afina.inference import probes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from afina.data.evaluation_texts import EvaluationSet
+from afina.data.leakage import EvaluationSet
 from afina.data.split import Split
 from afina.errors import CorruptAdapter, InvalidData
 from afina.models import objectives

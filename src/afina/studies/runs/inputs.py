@@ -17,9 +17,8 @@ from afina import digest
 from afina.data import addresses
 from afina.data.addresses import stamp
 from afina.data.kinds import Kind
-from afina.data.leakage import check_leaked
 from afina.data.split import Split
-from afina.data.task import Task
+from afina.data.task import Task, check_leaked
 from afina.errors import InvalidData
 from afina.models import backbone_spec, objectives
 from afina.models.objective import metric_for
