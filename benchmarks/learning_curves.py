@@ -167,7 +167,7 @@ def unpacked(told: str) -> np.ndarray:
 def paces() -> dict[str, Any]:
     """Of each method: seconds of a step, of scoring a text, and of starting a process, as `choose` measures them."""
     from afina.studies.choosing.time_budget import measure_step_time
-    from afina.studies.runs.local_executor import LocalExecutor
+    from afina.studies.runs.executor import LocalExecutor
     from afina.studies.runs.run import Run
 
     found = {}

@@ -23,7 +23,7 @@ from afina.events import ignore
 from afina.report.recommendation import sentences
 from afina.stats.comparison import compare
 from afina.studies.choosing.candidates import EPOCHS
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.run import Run
 
 HELD_OUT = 400

@@ -19,8 +19,8 @@ from afina.models import objectives
 from afina.studies import results, tuning
 from afina.studies.choosing.candidates import ChoiceSetup
 from afina.studies.choosing.time_budget import TimeBudget
+from afina.studies.runs.executor import LocalExecutor
 from afina.studies.runs.inputs import DataDigests
-from afina.studies.runs.local_executor import LocalExecutor
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import Run
 from afina.studies.runs.spec import Ask, Data, Training

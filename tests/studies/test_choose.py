@@ -34,8 +34,7 @@ from afina.studies.choosing.recommendation import Recommendation, decide
 from afina.studies.choosing.time_budget import MEASURED, StepTime
 from afina.studies.results import Results, find_adapter
 from afina.studies.runs import forecast
-from afina.studies.runs.executor import Executor, Overrun
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.executor import Executor, LocalExecutor, Overrun
 from afina.studies.runs.output_directory import SCRATCH, OutputDirectory
 from afina.studies.runs.record import Record, Seconds, Selection, read_records, write_records
 from afina.studies.runs.run import Run

@@ -21,7 +21,7 @@ from afina.models.manifest import MANIFEST, read_manifest
 from afina.models.objective import Predictions
 from afina.studies import results
 from afina.studies.choosing.recommendation import Contender, Recommendation
-from afina.studies.runs.local_executor import _Worker
+from afina.studies.runs.executor import _Worker
 from afina.studies.runs.output_directory import OutputDirectory
 from afina.studies.runs.record import Record
 from afina.studies.runs.worker import CarryOut

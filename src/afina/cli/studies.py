@@ -249,7 +249,7 @@ def _toml(value: str | dict[str, list[str]]) -> str:
 
 def _executor(jobs: int) -> Executor | None:
     """An executor with that many slots; None: the default, one run after the other."""
-    from afina.studies.runs.local_executor import LocalExecutor
+    from afina.studies.runs.executor import LocalExecutor
 
     return LocalExecutor(jobs) if jobs > 1 else None
 

@@ -23,8 +23,7 @@ from afina.repr_html import ReprCard
 from afina.schema import Frozen
 from afina.studies import schedule, trials, tuning
 from afina.studies.results import Failure, RecordedRuns, Results, StudyRequest
-from afina.studies.runs.executor import Executor
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.executor import Executor, LocalExecutor
 from afina.studies.runs.output_directory import OutputLock, check_name
 from afina.studies.runs.record import Record
 from afina.studies.runs.run import MOST_SEED, Run

@@ -33,8 +33,7 @@ from afina.studies.choosing.floors import Floor
 from afina.studies.choosing.recommendation import HALF, Contender, Dropped, Fewer, Recommendation, decide
 from afina.studies.choosing.time_budget import TimeBudget
 from afina.studies.results import Results, of_recommendation
-from afina.studies.runs.executor import Executor
-from afina.studies.runs.local_executor import LocalExecutor
+from afina.studies.runs.executor import Executor, LocalExecutor
 from afina.studies.runs.output_directory import OutputDirectory, OutputLock
 from afina.studies.runs.record import Result
 from afina.studies.runs.spec import Ask, Data

@@ -1,4 +1,4 @@
-"""Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by `local_executor.py`.
+"""Worker: one run in a process of its own, `python -m afina.studies.runs.worker`, started by LocalExecutor.
 
 Messages are a line of JSON each way. The worker reads one request from standard input: CarryOut, TryOut or Foresee. It
 writes to standard output: Progressed now and then, and Failed where the user can mend what failed. It ends at once when
