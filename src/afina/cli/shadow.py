@@ -179,7 +179,7 @@ class _NoRedirects(HTTPRedirectHandler):
 
 
 def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str, Any]]:
-    """What each server says of a name: objects with what `Tally.of` takes.
+    """What each server says of a name: objects with what `ShadowCounts.of` takes.
 
     Raises NotFound for one that does not answer, Refused for one that refuses, InvalidName for no key or address.
     """

@@ -282,14 +282,16 @@ class Core:
     def _submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
         client, timeout = asked.key.client, self.settings.timeout
         works = [Request(asked.lease, text.text, text.pair) for text in asked.texts]
-        of = TRACED_REQUEST.get() if self.traces is not None else None
+        request_id = TRACED_REQUEST.get() if self.traces is not None else None
         shadow = asked.shadow
         if shadow is not None:
             try:
                 both = [ShadowedRequest(work, shadow) for work in works]
-                return self.batching.submit(client, both, [2 * count for count in asked.tokens], timeout, of=of)
+                return self.batching.submit(
+                    client, both, [2 * count for count in asked.tokens], timeout, request_id=request_id
+                )
             except Overloaded:
                 self.shadows.left_out(shadow, len(works))
                 shadow.release()
                 asked.shadow = None
-        return self.batching.submit(client, works, asked.tokens, timeout, of=of)
+        return self.batching.submit(client, works, asked.tokens, timeout, request_id=request_id)

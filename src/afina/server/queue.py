@@ -26,9 +26,9 @@ MEMORY = 30.0
 class QueuedText:
     """A text that waits.
 
-    work     whatever computes it takes;  tokens  what it counts
-    arrived  when it came, in seconds;  until  when it is given up
-    of       whatever whoever asked is known by to who is told of batches; None: nothing
+    work        whatever computes it takes;  tokens  what it counts
+    arrived     when it came, in seconds;  until  when it is given up
+    request_id  passed unchanged to the batch listener; None: nothing
     """
 
     client: str
@@ -36,7 +36,7 @@ class QueuedText:
     work: Any
     arrived: float
     until: float
-    of: Any = None
+    request_id: Any = None
     future: Future[Any] = field(default_factory=Future)
 
 
@@ -223,16 +223,16 @@ class Batcher:
         timeout: float,
         *,
         asks: bool = True,
-        of: Any = None,
+        request_id: Any = None,
     ) -> Sequence[Future[Any]]:
         """Let works wait, all or none; of each, a future of its outcome, which raises TimeoutError after `timeout`.
 
-        asks: as in `Line.offer`; of: as in `Item`.
+        asks: as in `FairQueue.offer`; request_id: as in `QueuedText`.
         Raises Overloaded where no more may wait, Busy once it is closed. A future that is cancelled is not computed.
         """
         now = self._clock()
         pairs = zip(works, tokens, strict=True)
-        items = [QueuedText(client, count, work, now, now + timeout, of) for work, count in pairs]
+        items = [QueuedText(client, count, work, now, now + timeout, request_id) for work, count in pairs]
         with self._changed:
             if self._closing:
                 raise Busy(ENDING, code="server.ending")
@@ -279,7 +279,9 @@ class Batcher:
         try:
             seconds, tokens = self._clock() - began, sum(item.tokens for item in batch)
             self._speed += 0.1 * (tokens / max(seconds, 1e-6) - self._speed)
-            asked = tuple((item.of, began - item.arrived, item.tokens) for item in batch if item.of is not None)
+            asked = tuple(
+                (item.request_id, began - item.arrived, item.tokens) for item in batch if item.request_id is not None
+            )
             clients = tuple((item.client, item.tokens) for item in batch)
             self._watch(ComputedBatch(tokens, len(batch), budget, seconds, asked, clients))
         except BaseException as error:  # noqa: BLE001 - the answers are right whoever is told of them

@@ -237,7 +237,7 @@ def splits_of_classes(
 def matched_classes(
     rows: LabelledRows, label_names: Sequence[str], labels: Sequence[str] | None, names: Sequence[str], whose: str
 ) -> Split:
-    """A split of rows whose classes are among `label_names`; arguments as of `kinds.matched`. Raises InvalidData."""
+    """A split of rows whose classes are among `label_names`, as `target_kinds.matched`. Raises InvalidData."""
     index = {name: i for i, name in enumerate(label_names)}
     told = {str(label) for label in rows.labels}
     whole = all(WHOLE.fullmatch(label) for label in told)

@@ -160,7 +160,7 @@ def chunks(
     sheet: str | None = None,
     usual: Mapping[str, Any] | None = None,
 ) -> Iterator[TextStream]:
-    """The texts of a file: of its columns, for one of `table.READERS`; one a line of any other, and of standard input.
+    """The texts of a file: in columns, for one of `formats.READERS`; else, and of standard input, one a line.
 
     text, text_pair  columns; the usual names are found without
     sheet  of an xlsx file; None: the only one that holds something

@@ -170,7 +170,7 @@ class Bulk(Response):
             return native.error(refusal.status, refusal.kind, refusal.message)
 
     async def _ask(self, model: str, text: Text) -> AcceptedRequest:
-        """`Desk.ask`, once the key has tokens left: lines wait for them in their order, until the server ends."""
+        """`RequestPool.ask`, once the key has tokens left: lines wait for them in order, until the server ends."""
         if not self._order.locked():
             with suppress(Overloaded):
                 return await self._pool.ask(self._key, model, [text])
