@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from afina.server.http import schemas
+from afina.server.http import huggingface, kserve, schemas, vllm
 from afina.server.http.errors import Refusal
-from afina.server.http.protocols import huggingface, kserve, vllm
 from afina.server.http.schemas import count_values, parse_body
 from afina.server.requests import Text, TokenCounter
 from crowd import adapter

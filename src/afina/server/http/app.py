@@ -17,11 +17,10 @@ from afina import __version__
 from afina.errors import AfinaError, NotFound
 from afina.models import objectives
 from afina.server.core import Core
-from afina.server.http import page
+from afina.server.http import huggingface, kserve, native, page, vllm
 from afina.server.http.bulk import Bulk
 from afina.server.http.errors import Refusal
 from afina.server.http.gate import Gate, error_response
-from afina.server.http.protocols import huggingface, kserve, native, vllm
 from afina.server.http.request_pool import (
     RequestPool,
     answers,

@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from afina import meter
 from afina.errors import AfinaError, Overloaded
 from afina.server.core import Core
+from afina.server.http import native
 from afina.server.http.errors import Refusal
-from afina.server.http.protocols import native
 from afina.server.http.request_pool import RequestPool
 from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key

@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from afina import meter
 from afina.server import logs_and_traces
 from afina.server.core import Core
+from afina.server.http import huggingface, kserve, native, vllm
 from afina.server.http.errors import GONE, Refusal
-from afina.server.http.protocols import huggingface, kserve, native, vllm
 from afina.server.logs_and_traces import TracedRequest
 from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 

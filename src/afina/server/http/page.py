@@ -16,8 +16,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from afina.errors import Busy, NotFound
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
+from afina.server.http import native
 from afina.server.http.errors import Refusal
-from afina.server.http.protocols import native
 from afina.server.http.request_pool import body_of, core_of, each, key_of, pool_of
 from afina.server.http.schemas import Body, describe, describe_file
 from afina.server.metrics import WINDOW, Rates
