@@ -28,7 +28,6 @@ from fakes import Backbones, Runs, encoded, fit_of, opened, sentences
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     """No garbage collector, which would break a circle of references some day, gigabytes later."""
-    gc.collect()
     gc.disable()
     try:
         yield
