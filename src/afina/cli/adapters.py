@@ -102,7 +102,7 @@ def evaluate(
         print(json.dumps(evaluation.as_json(found), ensure_ascii=False, allow_nan=False))
         return
     if found.leaked is None:
-        print(evaluation.not_known(opened), file=sys.stderr)
+        print(evaluation.leakage_unknown(opened), file=sys.stderr)
     for line in evaluation.sentences(found):
         print(printable(line))
     if shown := evaluation.tables(found):
@@ -278,13 +278,14 @@ def compare(
         told = {"first": first, "second": second, **seen, **flips.as_json()}
         print(json.dumps(told, ensure_ascii=False, allow_nan=False))
         return
+    where = evaluation.texts_evaluated(texts.where, flips.examples, texts.held_out)
     for name, figure in zip(flips.names, flips.figures, strict=True):
         measured = metric_figure(flips.metric, figure, texts.label_names)
-        print(printable(f"{name}: {measured} on {evaluation.which(texts.where, flips.examples, texts.held_out)}"))
+        print(printable(f"{name}: {measured} on {where}"))
     if one.digest == other.digest:
         print(f"Both are the same adapter, {one.digest[:19]}.")
     print_flips(flips)
-    for line in evaluation.seen(texts.where, texts.leaked, texts.left_out, "an adapter was"):
+    for line in evaluation.leakage_notes(texts.where, texts.leaked, texts.left_out, "an adapter was"):
         print(line)
     if texts.leaked is None:
         print("Whether the training of both saw any of these texts is not known.", file=sys.stderr)

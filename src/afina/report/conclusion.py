@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from afina.report.arms import Arm, is_curve
 from afina.report.formatting import count, listed, metric_name, percent, share, size, span
-from afina.report.verdicts import Verdicts, alike, in_one, learning_curve_sentences
+from afina.report.verdicts import Verdicts, alike, in_one_sentence, learning_curve_sentences
 from afina.stats.metrics import METRICS
 
 if TYPE_CHECKING:  # they load scipy
@@ -118,7 +118,7 @@ class _Field:
     def settle(self) -> str:
         """What is open between the leader and others, and what would settle it."""
         open_ = self.of("undecided")
-        said = in_one([self._against[arm.label] for arm in open_[:MOST]], one_seed=len(self.leader.seeds) == 1)
+        said = in_one_sentence([self._against[arm.label] for arm in open_[:MOST]], one_seed=len(self.leader.seeds) == 1)
         more = len(open_) - MOST
         return (
             f"{said} {_counted(more, 'more pair')} with it {'is' if more == 1 else 'are'} open." if more > 0 else said

@@ -30,7 +30,7 @@ def sentences(found: Evaluation) -> list[str]:
     """The figures, the headline first; which texts were left out or cut; which label is positive, if nobody said."""
     names = headline_first(found.metrics, found.metric)
     told = [metric_figure(name, found.metrics[name], found.label_names) for name in names]
-    on = which(found.where, found.examples, found.held_out)
+    on = texts_evaluated(found.where, found.examples, found.held_out)
     ends = (found.interval.low, found.interval.high)
     interval = f"{interval_heading(found.metric)}: {span(ends)}"
     said = [f"{', '.join(told[:2])} on {on} ({interval}){too_few(found.examples)}", ", ".join(told[2:])]
@@ -42,13 +42,13 @@ def sentences(found: Evaluation) -> list[str]:
     return [*said, *_texts(found)]
 
 
-def which(where: str, examples: int, held_out: bool) -> str:
+def texts_evaluated(where: str, examples: int, held_out: bool) -> str:
     """Which texts were evaluated: `40 texts of more.csv`."""
     number = number_of_texts(examples)
     return f"the {number} that training left out of {where}" if held_out else f"{number} of {where}"
 
 
-def seen(where: str, leaked: int | None, left_out: int, trained: str = "the adapter was") -> list[str]:
+def leakage_notes(where: str, leaked: int | None, left_out: int, trained: str = "the adapter was") -> list[str]:
     """What is to be said of texts that were trained on: which are not among those evaluated, or are."""
     if left_out:
         return [
@@ -58,13 +58,13 @@ def seen(where: str, leaked: int | None, left_out: int, trained: str = "the adap
 
 
 def _texts(found: Evaluation) -> list[str]:
-    said = seen(found.where, found.leaked, found.left_out)
+    said = leakage_notes(found.where, found.leaked, found.left_out)
     if found.truncated:
         said.append(texts_cut(found.truncated, found.examples, found.max_length))
     return said
 
 
-def not_known(adapter: Adapter) -> str:
+def leakage_unknown(adapter: Adapter) -> str:
     """Why it is not known whether training saw any of the texts."""
     task = adapter.manifest.task
     gone = "" if task is None else f", and {task} is not at hand as it was"

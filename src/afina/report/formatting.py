@@ -90,7 +90,7 @@ def points(difference: float) -> str:
     return text[1:] if float(f"{100 * difference:.2f}") == 0 else text
 
 
-def chance(p: float) -> str:
+def p_value(p: float) -> str:
     """A p-value, to three decimals."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 

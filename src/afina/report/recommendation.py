@@ -24,7 +24,7 @@ from afina.report.formatting import (
     too_few,
 )
 from afina.report.tables import EVIDENCE, Column, Table
-from afina.report.verdicts import in_one
+from afina.report.verdicts import in_one_sentence
 from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
@@ -195,7 +195,7 @@ def _figure(made: Recommendation, one: Contender) -> str:
 
 def _sure(compared: Sequence[Comparison]) -> str:
     """What the comparisons say, as one sentence without its full stop; they are of one seed."""
-    return in_one([titled(one) for one in compared], one_seed=True).removesuffix(".")
+    return in_one_sentence([titled(one) for one in compared], one_seed=True).removesuffix(".")
 
 
 def evidence(made: Recommendation) -> Table:

@@ -203,7 +203,7 @@ class Report:
             sections.of_recommendation(self.sentences, table, *plots.get(table.title, ())) for table in self.evidence
         ]
         made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
-        made += sections.failures(failed) if self.arms or self.evidence else sections.nothing(failed)
+        made += sections.failures(failed) if self.arms or self.evidence else sections.no_results(failed)
         if self.arms:
             first = (verdicts.learning_curve_table(self.arms), verdicts.verdict_table(self.verdicts))
             tables = [*(table for table in first if table), *self.tables]

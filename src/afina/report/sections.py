@@ -106,7 +106,7 @@ def failures(failed: Sequence[Failure]) -> list[Section]:
     return [Section("Failed runs", (Prose("The same command tries these again."), Notes(lines)))]
 
 
-def nothing(failed: Sequence[Failure]) -> list[Section]:
+def no_results(failed: Sequence[Failure]) -> list[Section]:
     """Where no run has finished."""
     return [Section("Nothing to compare yet", (Prose("No run has finished."),)), *failures(failed)]
 

@@ -15,12 +15,12 @@ from afina.report.arms import Arm, is_curve, measured_on
 from afina.report.formatting import (
     ACCURACY,
     NOTHING,
-    chance,
     count,
     difference_unit,
     listed,
     metric_difference,
     metric_heading,
+    p_value,
     share,
     span,
 )
@@ -90,7 +90,7 @@ def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
     return groups
 
 
-def in_one(compared: Sequence[Comparison], *, one_seed: bool) -> str:
+def in_one_sentence(compared: Sequence[Comparison], *, one_seed: bool) -> str:
     """What comparisons say, as one sentence; that they are of one seed, where they are; empty where nothing is said."""
     parts = [one.sentence for one in compared] + ["one seed says nothing of other seeds"] * one_seed
     text = "; ".join(parts).replace("; Undecided", "; undecided")
@@ -128,7 +128,7 @@ def verdict_table(found: Verdicts) -> Table | None:
             one.verdict,
             metric_difference(one.difference, one.metric),
             " to ".join(metric_difference(end, one.metric) for end in (one.interval.low, one.interval.high)),
-            chance(one.adjusted),
+            p_value(one.adjusted),
         )
         for one in found.compared
     ]
