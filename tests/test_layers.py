@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -181,7 +182,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 LATER = (
-    "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy alembic "
+    "torch transformers peft numpy scipy sklearn pandas pyarrow openpyxl jinja2 matplotlib pydantic sqlalchemy "
     "optuna obstore huggingface_hub fastapi opentelemetry rich IPython resource"
 )
 """Libraries that take long to import, or are not installed everywhere: what does not need them starts without them."""
@@ -273,6 +274,9 @@ def test_only_the_meter_reads_memory_counters() -> None:
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 """Lines, of which every docstring and comment is one."""
 
+FULLEST_FOLDER = 16
+"""Modules that stand in one folder, `__init__` among them."""
+
 
 def test_a_file_has_at_most_four_hundred_lines_and_a_function_sixty() -> None:
     long = {}
@@ -285,6 +289,11 @@ def test_a_file_has_at_most_four_hundred_lines_and_a_function_sixty() -> None:
                 if (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION:
                     long[f"{module}.{node.name}"] = lines
     assert long == {}
+
+
+def test_a_folder_has_at_most_sixteen_modules() -> None:
+    modules = Counter(path.parent.relative_to(SOURCE).as_posix() for path in MODULES.values())
+    assert {folder: number for folder, number in modules.items() if number > FULLEST_FOLDER} == {}
 
 
 # What starts without torch
