@@ -36,7 +36,7 @@ test-slow: $(READY) ## the tests that take more than ten seconds each
 endurance: $(READY) ## stores under kills and contention, for minutes
 	$(PYTEST) -m endurance
 
-errors: $(READY) ## write docs/errors.md and the list of messages anew, after an error was added or reworded
+errors: $(READY) ## write docs/reference/errors.md and the list of messages anew, after an error was added or reworded
 	$(BIN)/python tests/raised.py
 
 bench: $(READY) ## measure training speed and memory beside what people use today

@@ -24,7 +24,7 @@ from learning_curves import KEPT, cells, read
 from policies import POLICIES, Policy, Recorded, learnt, recorded
 
 MINUTES = (5, 10, 30)
-PAGE = KEPT.parent / "choose.md"
+PAGE = KEPT.parent / "background" / "choose.md"
 MARKS = re.compile(r"(<!-- begin: benchmarks/choose.py -->\n).*(<!-- end -->)", re.DOTALL)
 OURS = "whole runs in a learnt order"
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=KEPT, help="a file of `learning_curves.py`")
     parser.add_argument("--scale", type=float, default=1.0, help="how many times as fast as the paces the machine is")
     parser.add_argument("--markdown", type=Path, help="write the tables there")
-    parser.add_argument("--page", action="store_true", help="put them between the marks of docs/choose.md")
+    parser.add_argument("--page", action="store_true", help="put them between the marks of docs/background/choose.md")
     options = parser.parse_args()
     lines = read(options.curves)
     there = [recorded(lines, cell) for cell in cells()]

@@ -1,6 +1,6 @@
 """How often the 95 % intervals of every metric contain the truth: of one method, and of the difference of two.
 
-    python benchmarks/coverage.py            all cells, a table per kind of task (docs/coverage.md)
+    python benchmarks/coverage.py            all cells, a table per kind of task (docs/background/coverage.md)
     python benchmarks/coverage.py --studies 200 --only f1 mcc
 
 Simulated studies, of two methods whose answers have much in common. Behind an answer is a latent normal variable with

@@ -1,7 +1,7 @@
 """Every method that trains, at its best of three rates, on 512 movie sentences: a first look at how accurate they are.
 
     python benchmarks/first_look.py --shard 0/2   what is not in the records yet; shards may run side by side
-    python benchmarks/first_look.py --page        the table, in docs/methods.md
+    python benchmarks/first_look.py --page        the table, in docs/reference/methods.md
 
 The texts are those of `words.py`: 200 choose the rate, at seed 0, which is a third of the method's default, the
 default, or three times it; 400 others are held out; the training texts are drawn by the seed. One epoch in batches of
@@ -38,7 +38,7 @@ from words_page import grid
 
 RECORDS = Path("results/first-look.jsonl")
 KEPT = Path(__file__).resolve().parents[1] / "docs" / "first-look.jsonl"
-PAGE = KEPT.with_name("methods.md")
+PAGE = KEPT.parent / "reference" / "methods.md"
 TASK, LABELS, BATCH = "movies", 512, 8
 FACTORS = (1 / 3, 1.0, 3.0)
 SEEDS = (0, 1)

@@ -1,4 +1,4 @@
-"""Training speed and memory beside what people use today; see `docs/benchmarks.md` for results.
+"""Training speed and memory beside what people use today; see `docs/background/benchmarks.md` for results.
 
 Each arm (`arms.ARMS`) takes the same kind of steps: batches of 16, dropout on. The batches are a random sample of
 the arm's epoch schedule with the data's mean of real tokens; the arms take turns, batch by batch, and the whole

@@ -1,4 +1,4 @@
-"""The page of `words.py`: the tables of docs/words.md, between its marks, docs/words.svg, and the records."""
+"""Write what `words.py` measured: the tables of docs/background/words.md, docs/words.svg, and the records."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def write(records: Records) -> None:
     lines = [line_of(cell, figures) for cell, figures in records.items()]
     (DOCS / "words.jsonl").write_text("".join(sorted(lines)), "utf-8")
     plot(records, DOCS / "words.svg")
-    page = DOCS / "words.md"
+    page = DOCS / "background" / "words.md"
     marks = ("<!-- begin: benchmarks/words.py -->\n", "<!-- end -->")
     between = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
     text, count = re.subn(

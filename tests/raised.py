@@ -14,7 +14,7 @@ from afina.error_codes import CODES
 
 SOURCE = Path(afina.__file__).parent
 MESSAGES = Path(__file__).parent / "ground" / "messages.txt"
-PAGE = Path(__file__).parent.parent / "docs" / "errors.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "errors.md"
 
 WORDED = "reworded"
 """The class of a sentence that an error takes on its way, by `AfinaError.reworded`, where it keeps class and code."""
@@ -127,7 +127,7 @@ def messages() -> str:
 
 
 def page() -> str:
-    """docs/errors.md, from the table of codes."""
+    """docs/reference/errors.md, from the table of codes."""
     parts = [INTRODUCTION]
     for of, codes in CODES.items():
         parts.append(f"\n## {of}\n\n| code | meaning |\n| --- | --- |\n")

@@ -263,10 +263,12 @@ def test_the_page_of_words_has_a_figure_for_what_is_measured_and_a_star_where_a_
             records[cell] = figures(0.9 if cell.rate in (1.5e-3, 1e-4) else 0.6)
     missing = words.Cell("products", 1024, "full", "words", 1e-4, 2)
     del records[missing]
-    (tmp_path / "words.md").write_text("Before.\n<!-- begin: benchmarks/words.py -->\n<!-- end -->\nAfter.\n")
+    page_of_words = tmp_path / "background" / "words.md"
+    page_of_words.parent.mkdir()
+    page_of_words.write_text("Before.\n<!-- begin: benchmarks/words.py -->\n<!-- end -->\nAfter.\n")
     monkeypatch.setattr(words_page, "DOCS", tmp_path)
     words_page.write(records)
-    page = (tmp_path / "words.md").read_text()
+    page = page_of_words.read_text()
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith(("| LoRA", "| full", "| TF", "| untr"))]
     assert len(rows) == 3 * 8
     assert {row[1] for row in rows} == {"", "0.0015", "0.0001"}

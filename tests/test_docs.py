@@ -19,7 +19,8 @@ from command import Command
 from fakes import sentences, write_csv
 from pages import ROOT, blocks, commands
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+WRITTEN = [path for path in (ROOT / "docs").rglob("*.md") if not path.parent.name.endswith("-report")]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN])
 COMMANDS: Any = typer.main.get_command(cli.app)
 
 

@@ -1,4 +1,6 @@
-"""The code of every error, with its class and what it means. docs/errors.md is made from this table (`make errors`).
+"""The code of every error, with its class and its meaning.
+
+`make errors` writes docs/reference/errors.md from this table.
 
 A program that catches an `AfinaError` reads `error.code` and `error.fields`. A code is stable: its meaning does not
 change, and a situation keeps its code when the words of the message change. A code belongs to one class.

@@ -1,4 +1,4 @@
-"""The only caller of clocks and memory counters. What each figure means: docs/figures.md."""
+"""The only caller of clocks and memory counters. What each figure means: docs/reference/figures.md."""
 
 from __future__ import annotations
 

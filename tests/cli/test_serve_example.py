@@ -1,4 +1,4 @@
-"""What is to be typed at a server: the lines that `make serve` prints, and those of docs/serve.md, as they stand."""
+"""The commands that `make serve` prints, and those of docs/reference/serve.md, run unchanged against a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crowd import adapter
 from pages import ROOT, blocks
 from services import free_port
 
-PAGE = ROOT / "docs" / "serve.md"
+PAGE = ROOT / "docs" / "reference" / "serve.md"
 
 
 @pytest.fixture

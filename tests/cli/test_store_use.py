@@ -1,4 +1,4 @@
-"""Adapters in a store, used: what a study publishes, what predicts, and the story of docs/store.md."""
+"""Adapters in a store, used: what a study publishes, what predicts, and the story of docs/reference/store.md."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_no_version_is_told(afina: Command, runs: Runs) -> None:
     assert "--method cannot choose there" in afina("predict", "store:acme/reviews", "x", "--method", "lora").error
 
 
-PAGE = ROOT / "docs" / "store.md"
+PAGE = ROOT / "docs" / "reference" / "store.md"
 
 
 @pytest.mark.slow

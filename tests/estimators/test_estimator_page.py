@@ -1,4 +1,4 @@
-"""The example of docs/estimator.md, on the tiny model."""
+"""The example of docs/reference/estimator.md, on the tiny model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pages import ROOT, blocks
 def test_the_example_of_the_page_runs(
     gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = blocks(ROOT / "docs" / "estimator.md", "python")
+    (code,) = blocks(ROOT / "docs" / "reference" / "estimator.md", "python")
     assert '"embedded"' in code
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.replace('"embedded"', repr(gpt2.address)), "docs/estimator.md", "exec"), {})
+    exec(compile(code.replace('"embedded"', repr(gpt2.address)), "docs/reference/estimator.md", "exec"), {})
     answers, scores, best, predicted = capsys.readouterr().out.splitlines()
     assert answers.startswith("['bad' 'good'] ['")
     assert len(scores.strip("[]").split()) == 2

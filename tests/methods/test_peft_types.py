@@ -1,6 +1,6 @@
 """Every type of peft that is installed: trained, with each text's logits its own, or refused for a reason.
 
-docs/peft-types.md is the table below.
+docs/reference/peft-types.md is the table below.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def test_what_a_type_adds_stays_float32_where_the_body_does_not(llama: Backbone)
 
 
 def rows() -> list[str]:
-    """Of docs/peft-types.md."""
+    """Of docs/reference/peft-types.md."""
     told = {CONV: "does not attach to its Conv1D", CHANGES: "changes the logits at attach", NOTHING: "adds nothing"}
     found = []
     for kind in sorted({*SERVED, *REFUSED}):
@@ -314,6 +314,6 @@ def rows() -> list[str]:
 
 
 def test_the_document_says_of_each_type_what_happens() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "peft-types.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "peft-types.md").read_text()
     said = [line for line in text.splitlines() if re.match(r"\| [A-Z0-9_]+ \|", line)]
     assert said == rows()

@@ -18,7 +18,7 @@ from afina.methods.lora import Lora
 from afina.methods.method import Method
 from command import Command
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "methods.md"
 
 
 def shown(language: str, part: str) -> str:

@@ -1,4 +1,4 @@
-"""A few cells of docs/coverage.md simulated again, by the script that made them."""
+"""A few cells of docs/background/coverage.md simulated again, by the script that made them."""
 
 from __future__ import annotations
 

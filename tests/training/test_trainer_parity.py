@@ -334,7 +334,7 @@ def accumulated_by_trainer(backbone: Backbone, method: Method, path: Path) -> tu
     """Two epochs and the number of steps; losses are those of the batches, over the number of batches in the step.
 
     Trainer (5.24) leaves that division to models whose forward takes any keyword, as sequence classifiers' does, and
-    theirs does not divide: their gradients are sums. So it is told that the model does not, see docs/figures.md.
+    theirs does not divide: their gradients are sums. So it is told that the model does not: docs/reference/figures.md.
     """
     tokens, labels = data(backbone)
     model = by_transformers(backbone, method)

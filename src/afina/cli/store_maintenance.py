@@ -118,7 +118,7 @@ def export_audit(
     file: Annotated[Path, typer.Argument(help="Where to write it.", metavar="FILE")],
     as_json: Json = False,
 ) -> None:
-    """Write the audit log as JSON lines, which a script of thirty lines can verify (docs/store.md)."""
+    """Write the audit log as JSON lines, which a script of thirty lines can verify (docs/reference/store.md)."""
     count = opened(context).export_audit(file)
     if as_json:
         print_object({"file": str(file), "entries": count})

@@ -174,7 +174,7 @@ class TextClassifier(ClassifierMixin, _TextEstimator):  # type: ignore[misc]
         method, hyperparameters   as `afina methods` lists them, such as "lora" and {"r": 8}
         backbone                  address of the language model
         template, words, head     how texts are asked about, as in `afina.studies.runs.spec.Ask`; by default what
-                                  suits the labels (docs/words.md)
+                                  suits the labels (docs/background/words.md)
         epochs, learning_rate, batch_size, max_length
                                   of training; learning_rate None: the method's own. max_length None: 512 tokens or what
                                   the backbone takes

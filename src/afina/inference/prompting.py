@@ -99,8 +99,9 @@ def ask(
 ) -> Answer:
     """Ask `backbone`, as it is, about a task's held-out texts, in one template.
 
-    templates  the best of them on training texts is used. By default the one that training uses too (docs/words.md),
-               unless another one of TEMPLATES is better on training texts by more than chance. One is not compared
+    templates  the best of them on training texts is used. By default the one that training uses too
+               (docs/background/words.md), unless another one of TEMPLATES is better on training texts by more than
+               chance. One is not compared
     says       told what takes its time, when it begins
     Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
     """

@@ -2,7 +2,7 @@
 
 `[methods.peft]`, `type = "MISS"`, `settings = {r = 8}` trains any type that packs; `SavedPeft` opens an adapter that
 afina did not make. Knows of each type whether it has a meaning here, never how it computes. What there is to say of
-all is in docs/peft-types.md, which `tests/methods/test_peft_types.py` holds to what peft does.
+all is in docs/reference/peft-types.md, which `tests/methods/test_peft_types.py` holds to what peft does.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class PeftType(PeftMethod):
 
     name: ClassVar[str] = "peft"
     title: ClassVar[str] = "peft"
-    summary: ClassVar[str] = "another type of peft's trains, by its own settings; see docs/peft-types.md"
+    summary: ClassVar[str] = "another type of peft's trains, by its own settings; see docs/reference/peft-types.md"
     learning_rate: ClassVar[float] = 1e-3
     practical: ClassVar[bool] = False
     packs: ClassVar[bool] = False

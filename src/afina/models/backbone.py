@@ -116,7 +116,7 @@ class Backbone(ReprCard):
                 None: the head is drawn from the seed's own stream for heads
         exact   outputs are the language model's logits: with an offset, the mean of the tokens' biases, where the model
                 has any. Else the rows are less their mean over the labels, which changes no probability, and as large
-                as drawn ones, so that training can overrule what the words say; what that gains: docs/words.md
+                as drawn ones, so that training can overrule what the words say (docs/background/words.md)
         opening  of the kind of task, see `Objective.opening`
         Raises NotFound where the weights cannot be opened, InvalidStudy for `tokens` where the head has several layers.
         """

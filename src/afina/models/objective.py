@@ -243,7 +243,7 @@ class Objective(ABC):
         return Answered(predictions.right, self.decode(predictions), self.probabilities(predictions))
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """Every figure of docs/figures.md that this kind has, the usual headline first."""
+        """Every figure of docs/reference/figures.md that this kind has, the usual headline first."""
         answered = self.answered(predictions)
         return {name: METRICS[name].value(answered) for name in self.measures}
 

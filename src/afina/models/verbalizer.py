@@ -33,7 +33,7 @@ SENTIMENT = "Text: {text}\nSentiment:"
 GENERAL = "Classify the text.\nText: {text}\nCategory:"
 GENERAL_PAIR = "Classify the pair of texts.\nFirst: {text}\nSecond: {text_pair}\nCategory:"
 TEMPLATES = (SENTIMENT, GENERAL, "Text: {text}\nTopic:", "{text} This is")
-"""What `afina ask` compares; the first two are used where none is given. How they were found: docs/words.md."""
+"""What `afina ask` compares; the first two are used where none is given. Their origin: docs/background/words.md."""
 
 _SENTIMENTS = frozenset(("positive", "negative", "neutral", "mixed"))
 

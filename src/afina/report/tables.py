@@ -1,7 +1,7 @@
 """Tables of figures: of arms, performance, parameters and time, memory; before training, counts and forecasts.
 
-Pure. Says what each figure is in its heading and notes; the definitions are in docs/figures.md. Does not know the paper
-(see `paper_figures`), nor how a table is written or shown (see `writers`).
+Pure. Says what each figure is in its heading and notes; the definitions are in docs/reference/figures.md. Does not know
+the paper (see `paper_figures`), nor how a table is written or shown (see `writers`).
 """
 
 from __future__ import annotations

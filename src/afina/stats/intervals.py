@@ -4,8 +4,8 @@ Pure functions of arrays. Shares of one seed have Wilson's interval; all else is
 `Crossed` says how far that may lie from the truth. What is said of two methods is in `significance.py` and
 `comparison.py`.
 
-Coverage of 95 % intervals in simulated studies, the lowest and the highest of all metrics (docs/coverage.md has each,
-benchmarks/coverage.py the simulation): of one method, made here, and of the difference of two, made in
+Coverage of 95 % intervals in simulated studies, the lowest and the highest of all metrics (docs/background/coverage.md
+has each, benchmarks/coverage.py the simulation): of one method, made here, and of the difference of two, made in
 `significance.py`.
 
     seeds  examples  one method      difference
@@ -249,7 +249,7 @@ def estimate(values: np.ndarray, metric: Metric, level: float = 0.95) -> Estimat
     Shares of right answers as `accuracy_estimate`. Others by `Crossed`, with two added examples as for differences
     (Agresti & Coull do the same to one share, The American Statistician 52, 1998, 119-126), and with an interval that
     stays within the metric's range: shares bent as Wilson's, those of probabilities by their logit, correlations by
-    Fisher's z, losses by their logarithm, R² by that of 1 - R². docs/coverage.md has the coverage of each.
+    Fisher's z, losses by their logarithm, R² by that of 1 - R². docs/background/coverage.md has the coverage of each.
     """
     if metric.counted:
         return accuracy_estimate(values, level)

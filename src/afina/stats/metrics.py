@@ -1,6 +1,6 @@
 """The metrics: what a figure is called, how it is computed, and what it takes to say how sure it is.
 
-Formulas are in `classification.py` and `regression.py`; docs/figures.md defines each for a reader.
+Formulas are in `classification.py` and `regression.py`; docs/reference/figures.md defines each for a reader.
 """
 
 from __future__ import annotations

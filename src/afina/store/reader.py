@@ -207,7 +207,7 @@ class StoreReader:
             return [*audit_log.entries(connection)]
 
     def export_audit(self, path: str | Path) -> int:
-        """Write the log as JSON lines, which the standard library alone can verify (docs/store.md); how many."""
+        """Write the audit log as JSON lines and return their count. The standard library can verify them."""
         entries = self.log()
         lines = "".join(f"{digest.canonical_json(entry.as_json())}\n" for entry in entries)
         file_io.write_text(Path(path), lines)

@@ -36,7 +36,7 @@ _STEPS = 2
 
 @dataclass(frozen=True)
 class DryRun:
-    """Counts of parameters, and bytes as docs/figures.md defines them.
+    """Counts of parameters, and bytes as docs/reference/figures.md defines them.
 
     gpu_state_bytes   state_bytes without what a CPU alone keeps: the second copy of packed weights
     activation_bytes  None where nothing is trained, and under activation checkpointing

@@ -44,7 +44,7 @@ CHECKPOINT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Measured:
-    """What training holds, as docs/figures.md defines it; activations are None where there is no figure."""
+    """What training holds, as docs/reference/figures.md defines it; activations are None where there is no figure."""
 
     state_bytes: int
     activation_bytes: int | None = None

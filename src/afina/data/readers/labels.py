@@ -138,7 +138,10 @@ def with_multi_hot(
 
 
 def form_found(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
-    """How a column is read where nobody says of which kind it is: docs/tasks.md has the rule. Raises InvalidData."""
+    """Return how to read a column whose kind the user has not named, by the rule in docs/reference/tasks.md.
+
+    Raises InvalidData.
+    """
     known = column.values
     cell_values.check_readable(column.table, column.name, column.known)
     if _lists(known):
@@ -217,7 +220,7 @@ def _refuse_text(column: LabelColumn) -> None:
 
 
 def _of_numbers(column: LabelColumn, asked: LabelOptions) -> LabelFormat:
-    """How a column of plain numbers is read, and how to have it read otherwise. The rule is in docs/tasks.md."""
+    """Return how to read a column of plain numbers, and the alternative, by the rule in docs/reference/tasks.md."""
     numbers = LabelFormat(NUMBER, notation=PLAIN, keeps=asked.keeps, other=_AS_CLASSES)
     classes = LabelFormat(CLASSES, keeps=asked.keeps, other=_AS_NUMBERS)
     if not all(WHOLE.fullmatch(str(value)) for value in column.values):

@@ -1,6 +1,6 @@
 """Plots that compare methods: accuracy, paired differences, learning curves, the Pareto front of costs, losses.
 
-What each shows is in docs/figures.md.
+What each shows is in docs/reference/figures.md.
 """
 
 from __future__ import annotations

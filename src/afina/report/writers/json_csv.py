@@ -1,6 +1,7 @@
 """Arms -> `tables.csv` and `tables.json`, the tables' figures as plain numbers; results -> the JSON object of `--json`.
 
-Units are those of docs/figures.md: shares, seconds, bytes. Scripts rely on columns and keys: none changes or goes.
+Units are those of docs/reference/figures.md: shares, seconds, bytes. Scripts rely on columns and keys: do not
+rename or remove any.
 """
 
 from __future__ import annotations

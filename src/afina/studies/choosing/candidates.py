@@ -3,7 +3,7 @@ task that they make (ChoiceSetup).
 
 The order was learnt from recorded learning curves: each next setting is the one that adds most to those before it. So
 was what to expect of each, which counts beside the few texts that are set aside to select by (benchmarks/choose.py,
-docs/choose.md). Starts without torch.
+docs/background/choose.md). Starts without torch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ between tasks of how far it is ahead.
 
 DEAREST, CHEAPEST = "full", 0.2
 """The method whose steps take longest, so that its pace stands for that of a method which was not measured; and the
-share of its steps' time that any method takes at least (docs/learning-curves.jsonl has paces, docs/benchmarks.md more).
+share of its steps' time that any method takes at least (docs/learning-curves.jsonl has paces,
+docs/background/benchmarks.md more).
 """
 
 EPOCHS = 3

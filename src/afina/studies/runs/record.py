@@ -1,7 +1,8 @@
 """Record: a fact. What one run asked for, what was measured, in what environment; frozen JSON. Result: a record with
 what the run predicted, which lies in a file beside it.
 
-What each figure means is defined in docs/figures.md. Starts without torch. Knows nothing of how a figure was obtained.
+What each figure means is defined in docs/reference/figures.md. Starts without torch. Knows nothing
+of how a figure was obtained.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Record(ReprCard, Sparing, Sealed):
     title            what tables call the method
     kind, metric     of the task's objective, and the headline metric
     objective        what was asked beside the labels' names, as an adapter's manifest has it
-    metrics          by name, the kind's usual headline first; what each is: docs/figures.md
+    metrics          by name, the kind's usual headline first; what each is: docs/reference/figures.md
     selection        on texts that were set aside to select by, where the run asked for that
     ceiling          likewise, how well one human tells what others say of the evaluation texts, where that is known
     predictions      path of the file of what was predicted, relative to the study's output directory, and its digest
@@ -229,7 +230,7 @@ class Record(ReprCard, Sparing, Sealed):
 
     @property
     def f1(self) -> float:
-        """As docs/figures.md defines it, of a task of classes."""
+        """As docs/reference/figures.md defines it, of a task of classes."""
         return self.metrics["f1"]
 
 
