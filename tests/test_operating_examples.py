@@ -133,7 +133,7 @@ def served_figures(gpt2: Backbone, tmp_path_factory: pytest.TempPathFactory) -> 
     with listening(gpt2, crowd, tmp_path_factory.mktemp("figures")) as server:
         headers = {"Authorization": f"Bearer {server.secrets['acme-admin']}"}
         text = httpx2.get(f"http://127.0.0.1:{server.port}/metrics", headers=headers, timeout=20).text
-        figures = server.core.figures
+        figures = server.core.metrics
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE))
     ends = {"histogram": ("_bucket", "_sum", "_count")}
     names = {f"{name}{end}" for name, kind in kinds.items() for end in ends.get(kind, ("",))}

@@ -222,7 +222,7 @@ def test_a_failed_check_names_the_flag_that_goes_on(two: Ask) -> None:
     with AdapterStore()._database.writing() as connection:
         place, _ = resolve(connection, Reference.parse("acme/reviews@2"))
         outcome = {"version": 2, "passed": False, "difference": 0.5, "tolerance": 1e-3}
-        audit_log.append(connection, "check", {**place.payload, **outcome}, place.said("ada"))
+        audit_log.append(connection, "check", {**place.payload, **outcome}, place.attribution("ada"))
     assert "or move it with --force, which is logged" in two("alias", "acme/reviews@2", "production").error
     assert "FAILED" in two("show", "acme/reviews@2").out
     assert "version 2 failed" in two("history", "acme/reviews").out
