@@ -106,8 +106,8 @@ def tables(there: Sequence[Recorded], scale: float = 1.0) -> str:
         f"{method} at {rate:g} ({100 * taught.ahead[method, rate]:+.1f})" for method, rate in taught.order
     )
     said = (
-        f"The order of whole runs, by all cells, and how many points each is ahead of the mean: {order}. That counts "
-        f"as {taught.counts:.0f} texts set aside."
+        "The order of the settings, learnt from all four columns, and the points by which each is above the mean "
+        f"setting: {order}. This prior counts as {taught.counts:.0f} validation texts."
     )
     return f"{of_policies(there, scale)}\n{of_settings(there)}\n{said}\n"
 
