@@ -1,4 +1,4 @@
-"""Adapters in a store, used: what a study publishes, what predicts, and the story of docs/reference/store.md."""
+"""Adapters in a store: a study publishes, predict reads, and the worked example of docs/reference/store.md runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_story_goes_as_it_is_told(afina: Command, gpt2: Backbone, tmp_path: 
     for name, rows in {**parts, "march": swapped, "checked": invented[260:]}.items():
         write_csv(Path(f"{name}.csv"), rows)
     text = PAGE.read_text(encoding="utf-8")
-    story = text[text.index("## A story") : text.index("## What a version holds")]
+    story = text[text.index("## A worked example") : text.index("## What a version holds")]
     Path("verify_audit.py").write_text(blocks(PAGE, "python")[0], encoding="utf-8")
     told = {}
     for words in commands(story):
