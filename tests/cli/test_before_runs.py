@@ -50,7 +50,9 @@ def test_it_is_told_once_without_a_runs_name_and_no_run_is_begun(
     assert not Path("results/two").exists()
 
 
-@pytest.mark.parametrize("more", ["", "[tune]\ncandidates = 1\n"], ids=["as it is", "tuned"])
+@pytest.mark.parametrize(
+    "more", ["", pytest.param("[tune]\ncandidates = 1\n", marks=pytest.mark.slow)], ids=["as it is", "tuned"]
+)
 def test_a_study_that_is_complete_needs_no_backbone_any_more_and_is_shown_without_its_file(
     afina: Command, gpt2: Backbone, more: str
 ) -> None:

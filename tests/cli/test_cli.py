@@ -525,11 +525,16 @@ def _llama(layers: int, width: int, inner: int) -> int:
     ("backbone", "body", "width"),
     [
         ("gpt2-medium", _gpt2(24, 1024), 1024),
-        ("gpt2-large", _gpt2(36, 1280), 1280),
-        ("gpt2-xl", _gpt2(48, 1600), 1600),
         ("EleutherAI/gpt-j-6b", _gptj(28, 4096), 4096),
         ("huggyllama/llama-7b", _llama(32, 4096, 11008), 4096),
-        ("huggyllama/llama-13b", _llama(40, 5120, 13824), 5120),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("gpt2-large", _gpt2(36, 1280), 1280),
+                ("gpt2-xl", _gpt2(48, 1600), 1600),
+                ("huggyllama/llama-13b", _llama(40, 5120, 13824), 5120),
+            )
+        ),
     ],
 )
 def test_params_of_other_well_known_models_need_no_network_either(

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser
 from afina.report.disagreements import EvaluationTexts
 from afina.report.report import Report
 from browser import viewed
+from grid import some_slow
 from records import TRAINED, answering, of_kind, result, results
 
 pytestmark = pytest.mark.browser
@@ -58,7 +59,7 @@ def test_a_browser_finds_nothing_to_say_and_nothing_sticks_out(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("kind", ["number", "labels", "sizes"])
+@pytest.mark.parametrize("kind", some_slow(["number", "labels", "sizes"], quick=["number"]))
 def test_pages_of_other_kinds_of_task_fit_too(chromium: Browser, tmp_path: Path, kind: str, width: int) -> None:
     if kind == "sizes":
         made = [

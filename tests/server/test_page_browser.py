@@ -151,6 +151,7 @@ def test_an_answer_that_comes_after_a_later_question_is_left_alone(chromium: Bro
         expect(answers).to_have_text("of the second")
 
 
+@pytest.mark.slow
 def test_figures_go_on_by_themselves(chromium: Browser, made: Served, url: str) -> None:
     with viewed(chromium, url, 1280, "light") as view:
         ask(view.page, made.secrets["acme"])

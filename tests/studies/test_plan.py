@@ -37,6 +37,7 @@ from afina.training.fit import Fit
 from afina.training.inputs import TextBatch
 from command import PROGRAM, Command
 from fakes import Backbones, Runs, configuration, encoded, fit_of, opened, save, sentences, serves
+from grid import some_slow
 from raises import raises
 
 GIB = 2**30
@@ -102,13 +103,16 @@ def test_the_plan_for_gpt2_has_the_papers_allocated_memory_and_needs_no_network(
 
 @pytest.mark.parametrize(
     ("backbone", "total"),
-    [
-        ("gpt2-medium", 354_825_216),
-        ("gpt2-large", 774_032_640),
-        ("gpt2-xl", 1_557_614_400),
-        ("EleutherAI/gpt-j-6b", 5_844_402_176),
-        ("huggyllama/llama-7b", 6_607_351_808),
-    ],
+    some_slow(
+        [
+            ("gpt2-medium", 354_825_216),
+            ("gpt2-large", 774_032_640),
+            ("gpt2-xl", 1_557_614_400),
+            ("EleutherAI/gpt-j-6b", 5_844_402_176),
+            ("huggyllama/llama-7b", 6_607_351_808),
+        ],
+        quick=[("gpt2-medium", 354_825_216), ("huggyllama/llama-7b", 6_607_351_808)],
+    ),
 )
 @pytest.mark.usefixtures("without_network")
 def test_the_baseline_of_a_known_model_holds_its_parameters_and_no_more(backbone: str, total: int) -> None:
@@ -147,20 +151,16 @@ CASES = [
 ]
 
 QUICK = {
-    *(("gpt2", method, "float32") for method in METHODS),
-    *(("gpt2", method, "bfloat16") for method in ("full", "lora", "prefix")),
+    *(("gpt2", method, "float32") for method in ("full", "head", "lora", "vera", "prelayer", "adapter", "prefix")),
+    *(("gpt2", method, "bfloat16") for method in ("full", "lora")),
     ("llama", "lora", "float32"),
     ("llama", "full", "bfloat16"),
     ("mistral", "prefix", "float32"),
     ("llama", "lora+prefix", "bfloat16"),
 }
-"""Cases of every test run; the others are slow."""
 
 
-@pytest.mark.parametrize(
-    ("family", "method", "dtype"),
-    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
-)
+@pytest.mark.parametrize(("family", "method", "dtype"), some_slow(CASES, QUICK))
 def test_a_forecast_is_what_the_run_then_measures(
     runs: Runs, tmp_path: Path, family: str, method: str, dtype: str
 ) -> None:
@@ -180,7 +180,10 @@ TOLD: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "method", "given", "dtype"), TOLD)
+@pytest.mark.parametrize(
+    ("family", "method", "given", "dtype"),
+    [*TOLD[:4], *(pytest.param(*case, marks=pytest.mark.slow) for case in TOLD[4:])],
+)
 def test_a_forecast_heeds_what_a_method_is_told(
     runs: Runs, tmp_path: Path, family: str, method: str, given: dict[str, Any], dtype: str
 ) -> None:
@@ -220,7 +223,17 @@ HEEDED = [
 ]
 
 
-@pytest.mark.parametrize(("case", "method", "dtype"), HEEDED)
+@pytest.mark.parametrize(
+    ("case", "method", "dtype"),
+    some_slow(
+        HEEDED,
+        quick=[
+            *((case, "lora", "float32") for case in SETTINGS),
+            ("in parts", "full", "bfloat16"),
+            ("checkpointed", "prefix", "float32"),
+        ],
+    ),
+)
 def test_a_forecast_heeds_how_the_run_trains(runs: Runs, tmp_path: Path, case: str, method: str, dtype: str) -> None:
     settings = {"max_steps": None, "epochs": 1, "dtype": dtype} | SETTINGS[case]
     run = runs.run("gpt2", method, **settings)

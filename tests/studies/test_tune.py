@@ -31,6 +31,7 @@ from afina.studies.schedule import Watcher
 from afina.studies.trials import SPREAD, Trial, Tuned
 from command import PROGRAM, Command, HereExecutor
 from fakes import sentences, write_csv
+from grid import some_slow
 from raises import raises
 from workers import assert_ended, until
 
@@ -204,13 +205,19 @@ def test_what_is_tuned_is_not_tuned_again_and_more_budget_goes_on(
     assert len(invented.tried) > len(more.trials)
 
 
+PRUNERS = ("median", "successive-halving", "hyperband")
+
+
 @pytest.mark.parametrize(
     ("candidates", "after", "pruner", "at_once"),
-    [
-        *((5, *rest) for rest in product(range(5), ("median", "successive-halving", "hyperband"), (1, 3))),
-        (16, 14, "hyperband", 1),  # by now its brackets have trials enough to draw from
-        (16, 14, "hyperband", 3),
-    ],
+    some_slow(
+        [
+            *((5, *rest) for rest in product(range(5), PRUNERS, (1, 3))),
+            (16, 14, "hyperband", 1),  # by now its brackets have trials enough to draw from
+            (16, 14, "hyperband", 3),
+        ],
+        quick=[*((5, 3, *rest) for rest in product(PRUNERS, (1, 3))), (16, 14, "hyperband", 3)],
+    ),
 )
 def test_interrupted_anywhere_the_same_is_tried_and_chosen(
     gpt2: Backbone, invented: Invented, tmp_path: Path, candidates: int, after: int, pruner: str, at_once: int
@@ -263,7 +270,7 @@ class Waiting(Invented):
         return score
 
 
-@pytest.mark.parametrize("pruner", ["median", "successive-halving", "hyperband"])
+@pytest.mark.parametrize("pruner", some_slow(PRUNERS, quick=["median"]))
 def test_trials_depend_on_at_once_and_never_on_slots(gpt2: Backbone, tmp_path: Path, pruner: str) -> None:
     """An executor never changes what is chosen."""
     this = study(gpt2, "any", tune={"candidates": 5, "pruner": pruner, "at_once": 3})

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from afina.studies.runs.spec import Training
 from afina.training.checkpoint import Account
 from afina.training.fit import Fit
 from fakes import Backbones, Runs, changed, encoded, fit_of, opened, sentences
+from grid import some_slow
 
 STEPS = 9
 
@@ -83,17 +85,16 @@ def test_dropout_is_on_in_these_tests(fit: Callable[..., Fit]) -> None:
     assert outcomes[0] != outcomes[1]
 
 
+SOME_METHODS = ("head", "vera", "prelayer", "prompt")
+"""One that keeps features, one of peft's with a kernel, one that trains embeddings, one with virtual tokens."""
+
+
 @pytest.mark.parametrize(
     ("method", "dtype"),
-    [
-        *((method, "float32") for method in METHODS),
-        *(
-            (method, "bfloat16")
-            if method in ("full", "lora", "prompt")
-            else pytest.param(method, "bfloat16", marks=pytest.mark.slow)
-            for method in METHODS
-        ),
-    ],
+    some_slow(
+        product(METHODS, ("float32", "bfloat16")),
+        quick=[*product(("full", "lora"), ("float32", "bfloat16")), *product(SOME_METHODS, ("float32",))],
+    ),
 )
 def test_the_same_run_twice_gives_the_same_digest(
     run: Callable[..., Run], tmp_path: Path, method: str, dtype: str
@@ -104,7 +105,9 @@ def test_the_same_run_twice_gives_the_same_digest(
     assert first.predictions_digest == second.predictions_digest
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "zero-shot"])
+@pytest.mark.parametrize(
+    "method", some_slow([name for name in METHODS if name != "zero-shot"], quick=["full", "lora", *SOME_METHODS])
+)
 def test_another_seed_gives_another_digest(run: Callable[..., Run], tmp_path: Path, method: str) -> None:
     first, second = (run(method, seed=seed, max_steps=2).execute(tmp_path) for seed in (0, 1))
     assert first.digest != second.digest
@@ -137,7 +140,13 @@ def test_a_result_does_not_depend_on_what_ran_before_in_the_process(run: Callabl
     assert after_others == alone
 
 
-@pytest.mark.parametrize("name", [*(key for key, kind in METHODS.items() if not kind().trains_nothing), "lora+prefix"])
+@pytest.mark.parametrize(
+    "name",
+    some_slow(
+        [*(key for key, kind in METHODS.items() if not kind().trains_nothing), "lora+prefix"],
+        quick=["full", *SOME_METHODS, "lora+prefix"],
+    ),
+)
 def test_resuming_from_a_checkpoint_at_any_step_ends_in_the_same_tensors_and_losses(
     fit: Callable[..., Fit], tmp_path: Path, name: str
 ) -> None:

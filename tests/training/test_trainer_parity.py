@@ -32,6 +32,7 @@ from afina.studies.runs.spec import Training
 from afina.training.fit import Fit
 from afina.training.optimizer import Recipe, make_optimizer
 from fakes import BATCH, Backbones, changed, encoded, fit_of, opened, reference, sentences
+from grid import some_slow
 
 # peft asks transformers for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -270,13 +271,9 @@ QUICK = {
     ("gpt_neox", "prelayer"),
     ("qwen2", "head"),
 }
-"""Cases of every test run; the others are slow, which says nothing of what they find."""
 
 
-@pytest.mark.parametrize(
-    ("family", "name"),
-    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
-)
+@pytest.mark.parametrize(("family", "name"), some_slow(CASES, QUICK))
 def test_losses_rates_and_weights_of_fifty_steps_are_those_of_trainer(
     backbones: Backbones, family: str, name: str, tmp_path: Path
 ) -> None:
@@ -515,16 +512,13 @@ BY_PEFT = {
     "hira": ByPeft("peft", {"type": "HIRA", "settings": {"r": 4}}, partial(HiraConfig, r=4), CONV),
     "ln_tuning": ByPeft("peft", {"type": "LN_TUNING"}, LNTuningConfig),
 }
-SOON = {("gpt2", "dora"), ("llama", "dora"), ("gpt2", "ia3"), ("llama", "vera"), ("llama", "miss")}
-PEFT_CASES = [
-    pytest.param(family, name, marks=() if (family, name) in SOON else pytest.mark.slow)
-    for name in BY_PEFT
-    for family in ("gpt2", "llama")
-    if (family, name) != ("gpt2", "miss")
-]
+PEFT_CASES = [(family, name) for name in BY_PEFT for family in ("gpt2", "llama") if (family, name) != ("gpt2", "miss")]
 
 
-@pytest.mark.parametrize(("family", "name"), PEFT_CASES)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    some_slow(PEFT_CASES, quick=[("llama", "dora"), ("gpt2", "ia3"), ("llama", "vera"), ("llama", "miss")]),
+)
 @pytest.mark.filterwarnings("ignore:Specified to not save:UserWarning", "ignore:Unsupported layer type:UserWarning")
 def test_what_peft_implements_trains_as_under_trainer(
     backbones: Backbones, family: str, name: str, tmp_path: Path
@@ -573,7 +567,7 @@ def _targets(kind: str, rows: Sequence[tuple[str, int]]) -> np.ndarray:
     return np.array([2 if len(text) > 60 else label for text, label in rows], dtype=np.int64)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", some_slow(["gpt2", "llama"], quick=["gpt2"]))
 @pytest.mark.parametrize("kind", ["number", "labels", "balanced"])
 def test_losses_of_every_kind_of_task_are_trainers(
     backbones: Backbones, kind: str, family: str, tmp_path: Path

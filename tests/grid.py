@@ -1,0 +1,18 @@
+"""Grids of cases, of which every test run takes a few and `make test-slow` the others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def some_slow(cases: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """Parameters of a test: each case that is not in `quick` is marked slow, which says nothing of what it finds."""
+    cases = list(cases)
+    assert set(quick) <= set(cases), f"{set(quick) - set(cases)} is no case"
+    return [
+        case if case in quick else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in cases
+    ]
