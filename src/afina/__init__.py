@@ -1,7 +1,7 @@
-"""afina: which way of adapting a language model to use, what it costs, and how sure that is.
+"""afina: which way of adapting a language model to use for a text task, at what cost, with what confidence.
 
-The names below are the public library. They are imported on first use (PEP 562), so that
-`import afina` costs nothing and the command line starts without torch.
+The names in `__all__` are the public library. Each is imported on first use (PEP 562), so `import afina` is fast and
+the command line starts without torch. This module does not know how any of them works.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m afina` is the command line."""
+"""Run the command line as `python -m afina`."""
 
 from afina.cli import main
 

@@ -1,4 +1,4 @@
-"""What a process keeps: memory that it freed, and kernels of oneDNN's. Knows nothing of what is computed."""
+"""Memory that a process keeps after freeing it, and its cache of oneDNN kernels. Knows nothing of what is computed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import sys
 from contextlib import suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""glibc's `malloc.h`."""
+"""Option numbers of `mallopt`, from glibc's `malloc.h`."""
 
 
 def keep_freed() -> None:
-    """Let this process keep the memory that it frees, for its next use. Does nothing without glibc.
+    """Let this process keep freed memory for its next allocation. Without glibc this does nothing.
 
-    A training step frees and takes again some hundred MiB. By default each large block goes back to the system, which
-    clears every page anew: some 5,000 page faults a step, 3 to 5 % of its time, and a sixth of the time of prediction.
+    A training step frees and allocates some hundred MiB. By default glibc returns each large block to the system, which
+    then clears every page again: about 5,000 page faults a step, which is 3 to 5 % of its time, and a sixth of the time
+    of prediction.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -26,30 +27,40 @@ def keep_freed() -> None:
 
 
 def give_back() -> None:
-    """Give the memory that was freed and kept back to the system. For the end of a run, in a process that goes on."""
+    """Return freed memory that this process kept to the system.
+
+    Call this at the end of a run if the process continues.
+    """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 FEW, SOME, MANY = 16, 64, 8192
-"""Kernels: for texts that never end; for a process that may do anything, which are those of a few batches of training;
-for one that carries out a single run."""
+"""Numbers of kernels to keep.
+
+FEW: for an endless stream of texts (a server). SOME: for a process with unknown work; enough for a few batches of
+training. MANY: for a process that carries out a single run.
+"""
 
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-"""oneDNN's own, and torch's before it."""
+"""The variable of oneDNN, and the older one of torch."""
 
 _chosen_here: dict[str, str] = {}
-"""Of these variables, those that `keep_kernels` has set, and the user has not."""
+"""The variables of `_CACHES` that `keep_kernels` has set, with their values. Variables set by the user are not here."""
 
 
 def keep_kernels(most: int, *, anew: bool = True) -> None:
-    """Let oneDNN and torch keep so many kernels. For the start of a process: it counts until the first of them is made.
+    """Set the number of kernels that oneDNN and torch keep.
 
-    They make one for each number of tokens of a batch and each shape of a weight, and a kernel takes a third of a MiB.
-    Training on the same texts comes back to it, which saves the millisecond of making it; of other texts, and of the
-    next run, it is no use, and thousands of them are gigabytes. What the user has set stays.
+    The setting takes effect only before the first kernel is made.
 
-    anew  false: only where nobody has chosen yet
+    oneDNN makes one kernel for each number of tokens in a batch and each shape of a weight. A kernel takes a third of a
+    MiB. Training on the same texts uses a kernel again, which saves the millisecond of making it. Other texts and later
+    runs do not use it, and thousands of kernels take gigabytes. Values that the user has set are kept.
+
+    Args:
+        most: number of kernels.
+        anew: False: set the number only if neither the user nor an earlier call has set it.
     """
     for name in _CACHES:
         if name not in os.environ or (anew and os.environ[name] == _chosen_here.get(name)):
@@ -57,6 +68,6 @@ def keep_kernels(most: int, *, anew: bool = True) -> None:
 
 
 def environment_of_one_run() -> dict[str, str]:
-    """The environment for a process that carries out a single run, and so may keep its kernels to its end."""
+    """Return the environment for a process that carries out a single run, and so may keep all its kernels."""
     given = {name: value for name, value in os.environ.items() if _chosen_here.get(name) != value}
     return {_CACHES[0]: str(MANY)} | given

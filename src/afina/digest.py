@@ -1,6 +1,6 @@
-"""The one definition of every digest, sha256, written `sha256:<64 hex digits>`; and seeds, which are derived by one.
+"""Definitions of all digests (sha256, written `sha256:<64 hex digits>`), and of seeds, which are derived with sha256.
 
-Knows bytes, JSON and tensors; does not know what they mean.
+Knows bytes, JSON and tensors, but not what they mean.
 """
 
 from __future__ import annotations
@@ -19,33 +19,39 @@ PREFIX = "sha256:"
 
 
 def of_bytes(data: bytes) -> str:
-    """Digest of the bytes as they are."""
+    """Return the digest of the bytes."""
     return PREFIX + hashlib.sha256(data).hexdigest()
 
 
 def of_file(path: Path) -> str:
-    """Digest of a file's content, read in pieces."""
+    """Return the digest of a file's content. The file is read in pieces."""
     with path.open("rb") as file:
         return PREFIX + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_files(root: Path, names: Iterable[str]) -> str:
-    """Digest of named files below `root`: names and contents, in the order of the names."""
+    """Return the digest of the names and contents of the named files below `root`.
+
+    The order of `names` does not matter.
+    """
     return of_json({name: of_file(root / name) for name in sorted(names)})
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value: sorted keys, no spaces, no NaN."""
+    """Return the canonical JSON text of a value: sorted keys, no spaces. Raises ValueError for NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def of_json(value: Any) -> str:
-    """Digest of a JSON value in its canonical spelling."""
+    """Return the digest of a JSON value's canonical text."""
     return of_bytes(canonical_json(value).encode())
 
 
 def of_strings(strings: Iterable[str]) -> str:
-    """Digest of a sequence of strings, in order; each is length-prefixed, so no joining is ambiguous."""
+    """Return the digest of a sequence of strings, in order.
+
+    Each string is prefixed by its length in bytes, so sequences ["ab", "c"] and ["a", "bc"] have different digests.
+    """
     sha = hashlib.sha256()
     for string in strings:
         data = string.encode("utf-8", "surrogatepass")
@@ -55,7 +61,7 @@ def of_strings(strings: Iterable[str]) -> str:
 
 
 def of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Digest of a tensor set: (name, dtype, shape, bytes) of each, sorted by name."""
+    """Return the digest of a set of tensors: (name, dtype, shape, bytes) of each, sorted by name."""
     import torch
 
     sha = hashlib.sha256()
@@ -69,10 +75,10 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def derive_seed(seed: int, purpose: str, *index: int) -> int:
-    """A 63-bit seed for `purpose` at `index`, fixed for ever by its arguments.
+    """Return a 63-bit seed for `purpose` and `index`. Equal arguments always give the same seed.
 
-    Initialisation, order and dropout each draw from a stream of their own, so that a change in one (another method, a
-    resumed run) leaves the others as they were.
+    Initialisation, order and dropout each use a stream of their own, so that a change in one (another method, a resumed
+    run) does not change the others.
     """
     text = ":".join([str(seed), purpose, *map(str, index)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -1,27 +1,27 @@
 """Every error that a user can cause, and nothing else.
 
     AfinaError
-    ├── NotFound           a file, directory, package or Hub id that is not there or cannot be reached
-    ├── UnknownName        a method, key, task or preset that does not exist; names the nearest that does
-    ├── InvalidData        a task that cannot be learnt from: missing column, unknown label, empty split, ...
-    │   └── Leakage        evaluation texts that occur in the training split
-    ├── InvalidStudy       settings that contradict each other or the method
-    ├── CorruptAdapter     an adapter whose bytes are not what its manifest says
-    ├── WrongBackbone      an adapter for another base than the one given
-    ├── OutOfMemory        a run that this device cannot hold
-    ├── Diverged           a loss that is no longer a number
-    ├── RunFailed          a run of a study whose process reported an error or was killed
+    ├── NotFound           a file, directory, package or Hub id does not exist or cannot be reached
+    ├── UnknownName        a method, key, task or preset does not exist; the message suggests the nearest name
+    ├── InvalidData        the data of a task cannot be used: missing column, unknown label, empty split, ...
+    │   └── Leakage        evaluation texts occur in the training split
+    ├── InvalidStudy       settings contradict each other or the method
+    ├── CorruptAdapter     the bytes of an adapter do not match its manifest
+    ├── WrongBackbone      the adapter was made for another backbone than the given one
+    ├── OutOfMemory        the device has too little memory for a run
+    ├── Diverged           the loss is NaN or infinite
+    ├── RunFailed          the process of a run reported an error or was killed
     ├── Busy               another process is writing to the same place
-    │   └── Overloaded     more is asked of a server than it takes at the moment
-    ├── CannotWrite        a place that takes no more: a full disk, a limit, a file system that is read only
-    ├── InvalidName        what can be no name, alias or address in a store
-    ├── Conflict           an alias that another process has moved meanwhile
-    ├── Refused            what a store will not do: keep an unsafe file, serve a version that failed its check, ...
-    └── CorruptStore       a store whose bytes are not what its log says
+    │   └── Overloaded     a server has more requests than it accepts at the moment
+    ├── CannotWrite        nothing can be written to a place: full disk, quota, read-only file system
+    ├── InvalidName        a text cannot be a name, alias or address in a store
+    ├── Conflict           another process has moved the alias meanwhile
+    ├── Refused            a store refuses: an unsafe file, a version that failed its check, ...
+    └── CorruptStore       the bytes of a store do not match its audit log
 
-Each message names where, what was found, what was expected and what to do next. What the caller has set, or may set, is
-named by the library's word in backquotes, as in "Name the right one with `text`."; the command line shows its own flag
-in that place (`afina.cli.terminal`). It prints the message on one or two lines and exits with `exit_code`.
+Each message says where, what was found, what was expected and what to do next. Options of the caller are named by the
+library's word in backquotes, as in "Name the right one with `text`."; the command line replaces such a word by its flag
+(`afina.cli.terminal`), prints the message on one or two lines and exits with `exit_code`.
 
 Programs read `code` and `fields` instead of the message, whose words may change. `error_codes.py` lists all codes. This
 module knows no other module.
@@ -39,16 +39,18 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 """A JSON value."""
 
 LESS_MEMORY = "Set token_budget=1024 or checkpointing=true (in a study: train.token_budget=1024)"
-"""What to do where memory is not enough."""
+"""The advice in messages about too little memory."""
 
 
 class AfinaError(Exception):
-    """Base of all: the command line prints its text, without a traceback, and exits 2.
+    """Base class of all errors that a user can cause.
 
-    code    the situation, such as "data.column-missing": stable, and listed in `error_codes.py`
-    fields  what the message is about, as JSON values: paths, names, rows, counts
+    The command line prints the message without a traceback and exits with code 2. A class for a single situation sets
+    `code` as a class attribute. The code "error" means that the error class belongs to another package.
 
-    A class whose situation is always the same has a `code` of its own; "error" stands for an error of another package.
+    Attributes:
+        code: the situation, such as "data.column-missing": stable, and listed in `error_codes.py`.
+        fields: the objects of the message as JSON values: paths, names, rows, counts.
     """
 
     exit_code = 2
@@ -61,24 +63,28 @@ class AfinaError(Exception):
         self.fields: dict[str, Json] = {name: _as_json(value) for name, value in fields.items()}
 
     def reworded(self, message: str) -> Self:
-        """This error with another message. Class, code and fields stay."""
+        """Return this error with another message. Class, code and fields stay the same."""
         self.args = (message,)
         return self
 
     def as_json(self, message: str | None = None) -> dict[str, Json]:
-        """Class, code, fields and the message, or the one given."""
+        """Return class, code, message and fields as a JSON object. `message` replaces the error's own message."""
         told = str(self) if message is None else message
         return {"class": type(self).__name__, "code": self.code, "message": told, "fields": self.fields}
 
 
 class NotFound(AfinaError):
-    """Something named by the user is not there, or cannot be reached."""
+    """Something that the user named does not exist or cannot be reached."""
 
 
 class UnknownName(AfinaError):
-    """A name outside a fixed set.
+    """A name is not in a fixed set of names.
 
-    `kind` says what was looked for ("method"), `known` what exists, `where` the file or option.
+    Args:
+        kind: the kind of thing that was looked for, such as "method".
+        name: the name that was given.
+        known: all names that exist.
+        where: the file or option that contains the name.
     """
 
     code = "name.unknown"
@@ -100,7 +106,7 @@ class UnknownName(AfinaError):
 
 
 class InvalidData(AfinaError):
-    """A task's data cannot be used as they are."""
+    """The data of a task cannot be used."""
 
 
 class Leakage(InvalidData):
@@ -110,49 +116,50 @@ class Leakage(InvalidData):
 
 
 class InvalidStudy(AfinaError):
-    """Settings that cannot be run."""
+    """The settings cannot be run."""
 
 
 class CorruptAdapter(AfinaError):
-    """An adapter's files do not hold what its manifest says."""
+    """The files of an adapter do not match its manifest."""
 
 
 class WrongBackbone(AfinaError):
-    """An adapter was made for another backbone."""
+    """The adapter was made for another backbone."""
 
     code = "backbone.mismatch"
 
 
 class OutOfMemory(AfinaError):
-    """A GPU's memory is not enough for the run of that title."""
+    """The GPU has too little memory for the run with this title."""
 
     code = "run.out-of-memory"
 
     def __init__(self, title: str) -> None:
-        super().__init__(f"run {title}: the GPU's memory is not enough. {LESS_MEMORY}.", run=title)
+        super().__init__(f"run {title}: the GPU has too little memory. {LESS_MEMORY}.", run=title)
 
 
 class Diverged(AfinaError):
-    """Training produced a loss that is not a finite number."""
+    """The training loss is NaN or infinite."""
 
     code = "run.diverged"
 
 
 class RunFailed(AfinaError):
-    """One run of a study could not be carried out.
+    """One run of a study failed.
 
-    Where its process reported an error, `fields` has the code of that error as `cause`, and its fields as `of_cause`.
+    If the run's process reported an error, `fields["cause"]` is the code of that error and `fields["of_cause"]` its
+    fields.
     """
 
     code = "run.failed"
 
 
 class Busy(AfinaError):
-    """Another process holds the place that this one would write to."""
+    """Another process uses the place that this process would write to."""
 
 
 class Overloaded(Busy):
-    """More is waiting than a server takes, or a client has asked for more than it may. `after`: seconds to wait."""
+    """A server has too many waiting requests, or a client exceeds its rate limit. `after`: seconds to wait."""
 
     code = "server.overloaded"
 
@@ -162,16 +169,16 @@ class Overloaded(Busy):
 
 
 class CannotWrite(AfinaError):
-    """A place takes no more. What was to be written there is not, and what was there before is as it was.
+    """Nothing can be written to a place. Files that were there before are unchanged.
 
-    `reason` says why, in some words.
+    `reason` is the cause in a few words.
     """
 
     code = "file.cannot-write"
 
     def __init__(self, place: object, reason: str, *, code: str | None = None) -> None:
         super().__init__(
-            f"{place}: cannot be written ({reason}). Make room there, or write elsewhere; then try again.",
+            f"{place}: cannot be written ({reason}). Free disk space there, or choose another place; then try again.",
             code=code,
             path=str(place),
             reason=reason,
@@ -180,19 +187,19 @@ class CannotWrite(AfinaError):
 
 
 class InvalidName(AfinaError):
-    """What can be no name, alias or address in a store."""
+    """A text cannot be a name, alias or address in a store."""
 
 
 class Conflict(AfinaError):
-    """What was to be changed in a store is not what the caller took it to be."""
+    """The thing to be changed in a store is in another state than the caller expected."""
 
 
 class Refused(AfinaError):
-    """What a store will not keep, or will not do as it is."""
+    """A store or server refuses an operation."""
 
 
 class CorruptStore(AfinaError):
-    """A store's bytes are not what its log says."""
+    """The bytes of a store do not match its audit log."""
 
 
 def _as_json(value: object) -> Json:

@@ -1,4 +1,4 @@
-"""Progress: how far a run is. Made by the procedure, shown by whoever listens."""
+"""Progress of a run: events that training produces and listeners receive. Knows neither training nor display."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from math import inf, isnan
 
 @dataclass(frozen=True)
 class Progress:
-    """phase is one of load, encode, train, evaluate, save; the rest is known while training or evaluating."""
+    """A progress event of a run.
+
+    Attributes:
+        phase: "load", "encode", "train", "evaluate" or "save".
+        step: steps done. This and the following attributes are set while training or evaluating.
+        steps: number of steps in total.
+        loss: training loss.
+        tokens_per_second: training speed.
+        seconds_left: estimate for the phase, in seconds.
+    """
 
     phase: str
     step: int = 0
@@ -21,12 +30,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """How well a candidate does on a validation split after `step` of `steps`.
+    """The score of a candidate on a validation split after `step` of `steps` training steps.
 
-    value, loss  the headline metric and the loss, of `examples` texts; None where training had diverged; a value is NaN
-                 where the metric is undefined
-    lower        whether less of the metric is better
-    train_seconds, evaluate_seconds  of all steps so far, and of scoring this time
+    Attributes:
+        step: training steps done.
+        steps: training steps in total.
+        examples: number of validation texts.
+        value: the headline metric. None if training had diverged; NaN if the metric is undefined.
+        loss: the validation loss. None if training had diverged.
+        train_seconds: training time of all steps so far, in seconds.
+        evaluate_seconds: time of this evaluation, in seconds.
+        lower: whether a lower value of the metric is better.
     """
 
     step: int
@@ -40,7 +54,7 @@ class ValidationScore:
 
     @property
     def gain(self) -> float | None:
-        """The value, or where less is better its negative; less than any other where it is undefined."""
+        """The value, or its negative if lower is better; minus infinity for NaN; None if training had diverged."""
         if self.value is None:
             return None
         return -inf if isnan(self.value) else -self.value if self.lower else self.value
@@ -50,12 +64,12 @@ Listener = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """The listener that does nothing."""
+    """Ignore a progress event: the default listener."""
 
 
 Says = Callable[[str], object]
-"""Told in a few words what begins, by what is no run."""
+"""A function that receives a few words about the step that begins, for work that is not a run."""
 
 
 def silent(words: str) -> None:
-    """The one that does nothing."""
+    """Ignore the words: the default `Says`."""

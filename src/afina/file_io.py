@@ -1,6 +1,6 @@
-"""Atomic writing and strict reading: a file appears whole or not at all, and JSON of unknown origin is checked first.
+"""Atomic writing and strict reading. A file is written completely or not at all; untrusted JSON is checked.
 
-To write: a temporary sibling, fsync, rename. Knows nothing of what is written.
+Writing: a temporary file beside the target, fsync, rename. Knows nothing of the content.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from afina.errors import CannotWrite, CorruptAdapter
 TEMPORARY = ".tmp-"
 
 _CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-"""What writing comes to where a place takes no more, or never did."""
+"""Errors of the system where a place cannot be written to: full, over quota, read-only, no permission."""
 
 
 def sync(path: Path) -> None:
-    """fsync a file; of a directory, that what was made directly inside it is there."""
+    """fsync a file. For a directory, this makes the names of the files directly inside durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -36,7 +36,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(place: object) -> Iterator[None]:
-    """Raise CannotWrite of `place` where the system says in the block that it takes no more."""
+    """Turn an OSError of the block into CannotWrite for `place`, if its cause is that nothing can be written there."""
     try:
         yield
     except OSError as error:
@@ -47,10 +47,13 @@ def writing(place: object) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; after the block it is synced and takes `path`'s place.
+    """Yield a temporary path beside `path`. After the block, the temporary is synced and renamed to `path`.
 
-    Works for a file or a directory. When the block raises, the temporary is removed and `path` is
-    as it was. A directory already at `path` is moved aside first and removed last. Raises CannotWrite.
+    Works for a file or a directory. If the block raises, the temporary is removed and `path` is unchanged. A directory
+    already at `path` is moved aside first and removed last.
+
+    Raises:
+        CannotWrite: nothing can be written there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +84,7 @@ def _take_place(fresh: Path, path: Path, previous: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Why nothing can be written, in the system's words, in lower case to stand in a sentence."""
+    """Return the system's words for an error, in lower case so that they fit into a sentence."""
     if error.errno == errno.ENOSPC:
         return "the disk is full"
     said = error.strerror or str(error)
@@ -89,7 +92,7 @@ def reason(error: OSError) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` with `text`, in UTF-8. Raises CannotWrite where a directory is there."""
+    """Replace the file at `path` with `text`, in UTF-8. Raises CannotWrite, also if `path` is a directory."""
     if path.is_dir():
         raise CannotWrite(path, "it is a directory")
     with replacing(path) as fresh:
@@ -97,33 +100,36 @@ def write_text(path: Path, text: str) -> None:
 
 
 def take(source: Path, path: Path) -> None:
-    """Move a file or a directory to `path`, whole or not at all, also from another file system. Raises CannotWrite."""
+    """Move a file or directory to `path`, atomically, also from another file system. Raises CannotWrite."""
     with replacing(path) as fresh:
         shutil.move(source, fresh)
 
 
 def sweep(directory: Path) -> None:
-    """Remove what a killed process left half-written directly inside `directory`."""
+    """Remove temporaries that a killed process left directly inside `directory`."""
     for leftover in directory.glob(f"{TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 MOST_BYTES = 8 << 20
-"""Of a file of settings, unless its reader allows more."""
+"""Largest size of a settings file, unless its reader allows more."""
 
 DEEPEST = 32
-"""Objects and lists within one another."""
+"""Largest number of nested objects and lists."""
 
 LARGEST = 2**63
-"""No whole number that is meant to be one of ours, peft's or torch's is as large."""
+"""Limit of integers. No valid integer of afina, peft or torch is as large."""
 
 AGAIN = "Copy the adapter again, or train it again."
 
 
 def check_plain(path: Path) -> int:
-    """Bytes of a regular file; a link to one is one, since the Hub's cache is made of links.
+    """Return the size in bytes of a regular file.
 
-    Raises CorruptAdapter for what is missing, and for what is no such file: opening a pipe would wait for ever.
+    Links to regular files are accepted: the Hub's cache is made of links.
+
+    Raises:
+        CorruptAdapter: the file is missing or not regular. Opening a pipe would block for ever.
     """
     try:
         status = path.stat()
@@ -142,15 +148,17 @@ def check_plain(path: Path) -> int:
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
-    """The JSON value in a file of at most so many bytes.
+    """Return the JSON value in a file of at most `most` bytes.
 
-    Raises CorruptAdapter, also for what Python's reader accepts and others do not: keys that occur twice, numbers that
-    are not finite or have more than 64 bits, halves of characters, more than DEEPEST levels.
+    Raises:
+        CorruptAdapter: the file is missing, too large or not valid JSON. Python's json accepts more than other readers.
+            So this also rejects repeated keys, numbers that are not finite or exceed 64 bits, lone surrogates, and more
+            than DEEPEST levels.
     """
     size = check_plain(path)
     if size > most:
         raise CorruptAdapter(
-            f"{path}: it has {size:,} bytes, at most {most:,} may be read. {AGAIN}",
+            f"{path}: the file has {size:,} bytes, more than the limit of {most:,}. {AGAIN}",
             code="adapter.file-unreadable",
             path=path,
             bytes=size,
@@ -166,7 +174,7 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def parse_json(data: bytes, where: object) -> Any:
-    """The JSON value in UTF-8 bytes, as strictly as `read_json`; `where` names them in messages."""
+    """Return the JSON value in UTF-8 bytes, with the checks of `read_json`. `where` names the bytes in messages."""
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -178,20 +186,22 @@ def parse_json(data: bytes, where: object) -> Any:
         _walk(value)
     except RecursionError:
         raise CorruptAdapter(
-            f"{where}: not readable as JSON (too many levels). {AGAIN}", code="adapter.file-malformed", path=where
+            f"{where}: not valid JSON (too many levels). {AGAIN}", code="adapter.file-malformed", path=where
         ) from None
     except ValueError as error:
         raise CorruptAdapter(
-            f"{where}: not readable as JSON ({error}). {AGAIN}", code="adapter.file-malformed", path=where
+            f"{where}: not valid JSON ({error}). {AGAIN}", code="adapter.file-malformed", path=where
         ) from None
     return value
 
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
-    """The JSON object in a file, as `read_json` reads it."""
+    """Return the JSON object in a file, with the checks of `read_json`."""
     content = read_json(path, most)
     if not isinstance(content, dict):
-        raise CorruptAdapter(f"{path}: expected a JSON object. {AGAIN}", code="adapter.file-malformed", path=path)
+        raise CorruptAdapter(
+            f"{path}: expected a JSON object, found another value. {AGAIN}", code="adapter.file-malformed", path=path
+        )
     return content
 
 
@@ -204,7 +214,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(written: str) -> NoReturn:
-    raise ValueError(f"{written} is no number")
+    raise ValueError(f"{written} is not allowed")
 
 
 def _float(written: str) -> float:
@@ -221,7 +231,7 @@ def _int(written: str) -> int:
 
 
 def _walk(value: Any) -> None:
-    """Raise ValueError where it is too deep, or holds a string that UTF-8 cannot write."""
+    """Raise ValueError if the value is nested too deep, or has a string with a lone surrogate."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub, and to it. Knows repositories and revisions, neither models nor tasks."""
+"""Download and upload of files on the Hugging Face Hub. Knows repositories and revisions, neither models nor tasks."""
 
 from __future__ import annotations
 
@@ -23,31 +23,39 @@ from afina import file_io
 from afina.errors import AfinaError, CannotWrite, InvalidName, NotFound, Refused
 
 SAFE = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
-"""Files of an adapter or a model: data. Weights in other formats may be programs, and are neither fetched nor sent."""
+"""Patterns of files in adapters and models that contain data only.
+
+Other formats of weights may contain code: files in such formats are neither downloaded nor uploaded.
+"""
 
 CARD = "README.md"
 
 SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
-"""Files of a model without its weights."""
+"""Patterns of a model's files without its weights."""
 
 CONVERTED, PARTIAL = "refs/convert/parquet", "partial-"
-"""The branch of the Hub's own conversions, and what stands before a split's name where only its beginning is there."""
+"""Branch of the Hub's parquet conversions, and the prefix of splits that the Hub has converted only in part."""
 
 TRAIN, EVALUATION = "train", ("validation", "dev", "valid", "val", "test")
-"""Splits of a data set; of the latter, the first that is there is evaluated."""
+"""Names of splits: the training split, and evaluation splits in order of preference."""
 
 SAVE_IT = "Save its splits as train.csv and validation.csv, and give their directory."
 
 _SENT = [*SAFE, CARD]
-_NO_NAME = "{!r} is no name of a repository on the Hub. Expected owner/name: letters, digits, and . _ - between them."
+_NO_NAME = "{!r} cannot be a repository on the Hub. Expected owner/name: letters, digits, and . _ - between them."
 
 _UNREACHABLE = (LocalEntryNotFoundError, HfHubHTTPError, OSError)
 
 
 def snapshot(address: str, *, weights: bool = True) -> Path:
-    """The local copy of a model repository, `owner/name` or `name`, optionally `@revision`.
+    """Return the local copy of a model repository. Uses cached files if the Hub cannot be reached.
 
-    Uses what is cached where the Hub cannot be reached. Raises NotFound, CannotWrite.
+    Args:
+        address: `owner/name` or `name`, optionally with `@revision`.
+        weights: False: without the weights.
+
+    Raises:
+        NotFound: no such repository, or the Hub cannot be reached and no copy is cached.
     """
     repository, _, revision = address.partition("@")
     try:
@@ -56,16 +64,16 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
             path = _download(repository, revision, [*SMALL, "pytorch_model*.bin"])
     except (RepositoryNotFoundError, HFValidationError):
         raise NotFound(
-            f"backbone {address}: neither a directory here nor a repository on the Hub. "
+            f"backbone {address}: neither a local directory nor a repository on the Hub. "
             "Give a Hub id such as gpt2, a directory, or 'embedded'.",
             code="backbone.missing",
             backbone=address,
         ) from None
     except _UNREACHABLE:
         raise NotFound(
-            f"backbone {address}: no such directory here, and the Hub cannot be reached and no copy is cached. "
-            "Save the model with save_pretrained on a machine that can, and give its directory; or use 'embedded', "
-            "which comes from the package index.",
+            f"backbone {address}: no such local directory, no cached copy, and the Hub cannot be reached. "
+            "Save the model with save_pretrained on a machine with network access and give its directory; or use "
+            "'embedded', which comes from the package index.",
             code="backbone.unreachable",
             backbone=address,
         ) from None
@@ -73,7 +81,10 @@ def snapshot(address: str, *, weights: bool = True) -> Path:
 
 
 def cached(address: str, name: str) -> Path | None:
-    """A file of a model repository, `owner/name` optionally `@revision`, if this machine has it; asks no network."""
+    """Return the cached copy of a file of a model repository (`owner/name`, optionally `@revision`), or None.
+
+    Uses no network.
+    """
     repository, _, revision = address.partition("@")
     try:
         found = try_to_load_from_cache(repository, name, revision=revision or None)
@@ -83,25 +94,32 @@ def cached(address: str, name: str) -> Path | None:
 
 
 def dataset_snapshot(repository: str, patterns: Sequence[str], *, offline: bool = False) -> Path:
-    """The local copy of a data set's files; each of `patterns`, relative to its root, is that of one or more of them.
+    """Return the local copy of the files of a data set that match `patterns`.
 
-    Uses what is cached where the Hub cannot be reached, or `offline`. Raises NotFound.
+    Uses cached files if the Hub cannot be reached or `offline` is True.
+
+    Raises:
+        NotFound: no file matches one of the patterns, or the Hub cannot be reached and no copy is cached.
     """
     try:
         path = _download(repository, "", list(patterns), kind="dataset", offline=offline)
     except _UNREACHABLE as error:
         raise _unreachable(repository, type(error).__name__) from error
     for pattern in patterns:
-        if not any(path.glob(pattern)):  # other files of the repository may be cached
+        if not any(path.glob(pattern)):  # the folder may exist with other files of the repository
             raise _unreachable(repository, f"{pattern} is missing", file=pattern)
     return path
 
 
 def converted(repository: str, config: str | None, *, offline: bool = False) -> dict[str, list[Path]]:
-    """The parquet files that the Hub made of a data set: by split, those of `train` and of what is to be evaluated.
+    """Return the parquet files that the Hub made of a data set: by split, those of `train` and of the evaluation split.
 
-    config  None: the only one, or `default`. Where the Hub cannot be reached, or `offline`, of those that are cached
-    Raises NotFound.
+    Args:
+        config: name of the configuration. None: the only one, or `default`.
+        offline: use cached files only. Cached files are also used if the Hub cannot be reached.
+
+    Raises:
+        NotFound: no such data set, configuration or split, or the Hub cannot be reached and no copy is cached.
     """
     try:
         names = _cached_conversion(repository) if offline else _conversion(repository)
@@ -111,21 +129,22 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
         )
     except GatedRepoError:
         raise NotFound(
-            f"the Hub's {repository} is only for those who agreed to its terms. Do so on its page and log in with "
-            "`hf auth login`, or save its splits as files and give their directory.",
+            f"the Hub's {repository} is gated. Accept the terms on its page and log in with `hf auth login`, or save "
+            "its splits as files and give their directory.",
             code="hub.gated",
             repository=repository,
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise NotFound(
-            f"no data set {repository} on the Hub, or a private one. Check the name, or log in with `hf auth login`.",
+            f"the Hub's {repository}: the data set does not exist or is private. Check the name, or log in with "
+            "`hf auth login`.",
             code="hub.missing",
             repository=repository,
         ) from None
     except RevisionNotFoundError:
         raise NotFound(
-            f"the Hub has made no parquet files of {repository}, as it does of public data sets without a script of "
-            f"their own. {SAVE_IT}",
+            f"the Hub has no parquet files of {repository}; only public data sets without a loading script have them. "
+            f"{SAVE_IT}",
             code="hub.no-parquet",
             repository=repository,
         ) from None
@@ -139,17 +158,21 @@ def converted(repository: str, config: str | None, *, offline: bool = False) -> 
 
 
 def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
-    """The local copy of the files of a model repository, `owner/name`, optionally `@revision`, that match a pattern.
+    """Return the local copy of the files of a model repository that match a pattern.
 
-    Made of links into the Hub's cache, in a directory named by the commit; what else was fetched from there earlier may
-    lie beside them. Uses what is cached where the Hub cannot be reached.
-    Raises Refused for a pattern that others than data would match, InvalidName, NotFound, CannotWrite.
+    The copy consists of links into the Hub's cache, in a directory named by the commit. Files from earlier downloads
+    may lie in the same directory. Uses cached files if the Hub cannot be reached. Raises InvalidName, NotFound and
+    CannotWrite.
+
+    Args:
+        address: `owner/name`, optionally with `@revision`.
+        patterns: patterns of file names, only of the formats in SAFE. Raises Refused for other formats.
     """
     repository, _, revision = address.partition("@")
     kinds = tuple(pattern.removeprefix("*") for pattern in SAFE)
     if unsafe := [pattern for pattern in patterns if not pattern.endswith(kinds)]:
         raise Refused(
-            f"{address}: files {unsafe[0]!r} may hold programs. Expected patterns such as {', '.join(SAFE)}.",
+            f"{address}: files {unsafe[0]!r} may contain code. Expected patterns such as {', '.join(SAFE)}.",
             code="hub.file-unsafe",
             address=address,
             file=unsafe[0],
@@ -167,8 +190,8 @@ def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
         ) from None
     except RepositoryNotFoundError:
         raise NotFound(
-            f"no repository {repository} on the Hub, or one that this login may not read. Check the name, or log in "
-            "with `hf auth login`.",
+            f"the Hub's {repository}: the repository does not exist, or this login may not read it. Check the name, or "
+            "log in with `hf auth login`.",
             code="hub.missing",
             repository=repository,
         ) from None
@@ -185,12 +208,16 @@ def download(address: str, patterns: Sequence[str] = SAFE) -> Path:
 
 
 def upload(folder: Path, repository: str, *, revision: str | None = None, message: str, private: bool = True) -> str:
-    """Put all files of `folder` into the model repository `owner/name`, in one commit; returns the commit's address.
+    """Upload all files of `folder` to the model repository `owner/name` in one commit. Return the URL of the commit.
 
-    revision  a branch; None: the main one. Repository and branch are made where they are not there
-    private   whether a repository that is made is to be seen by its owner only; one that is there stays as it is
-    Raises Refused for a folder with other files than data and a card, InvalidName, NotFound where the Hub cannot be
-    reached, CannotWrite where it does not let this login write there.
+    Args:
+        folder: directory with data files and, optionally, a model card. Raises Refused for other files.
+        revision: a branch, which is created if it does not exist. None: the main branch.
+        private: whether a new repository is private. An existing repository keeps its visibility.
+
+    Raises:
+        NotFound: the Hub cannot be reached.
+        CannotWrite: this login may not write there.
     """
     files = [file for file in sorted(folder.rglob("*")) if not file.is_dir()]
     unsafe = [file for file in files if file.name != CARD and not any(file.match(kind) for kind in SAFE)]
@@ -215,7 +242,7 @@ def upload(folder: Path, repository: str, *, revision: str | None = None, messag
 
 @contextmanager
 def _sending(repository: str) -> Iterator[None]:
-    """Raise in our words what the Hub says to who writes there."""
+    """Turn the Hub's errors while writing into errors of afina."""
     place = f"the Hub's {repository}"
     try:
         yield
@@ -225,17 +252,19 @@ def _sending(repository: str) -> Iterator[None]:
         raise InvalidName(_NO_NAME.format(repository), code="hub.name-malformed", repository=repository) from None
     except LocalTokenNotFoundError:
         raise CannotWrite(
-            place, "nobody is logged in here; do so with `hf auth login`", code="hub.login-needed"
+            place, "nobody is logged in here; log in with `hf auth login`", code="hub.login-needed"
         ) from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
             raise CannotWrite(
-                place, "the Hub knows no such login; log in with `hf auth login`", code="hub.login-needed"
+                place, "the Hub rejects this login; log in with `hf auth login`", code="hub.login-needed"
             ) from None
         if status in (403, 404):
             raise CannotWrite(
-                place, "this login may not write there; use a token that may, or another name", code="hub.write-refused"
+                place,
+                "this login may not write there; use a token with write access, or another name",
+                code="hub.write-refused",
             ) from None
         if status < 500:
             raise CannotWrite(
@@ -248,20 +277,22 @@ def _sending(repository: str) -> Iterator[None]:
             status=status,
         ) from error
     except Exception as error:
-        # As in `_listed`: what says that nothing answers is the error of another library.
+        # Connection errors are those of the HTTP library that the Hub's client uses, as in `_listed`.
         raise NotFound(
-            f"{place} cannot be reached ({type(error).__name__}). Try again where there is a network; what is there "
-            "already is not sent twice.",
+            f"{place} cannot be reached ({type(error).__name__}). Try again with network access; files that are there "
+            "already are not sent twice.",
             code="hub.unreachable",
             repository=place,
         ) from error
 
 
 def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> str:
-    """What the Hub reads of a card, as YAML between its two rules.
+    """Return the YAML header of a model card, between its two `---` lines.
 
-    facts    as `ModelCardData` takes them; those that are None are left out. With results, there is a model_name
-    results  figures, each as `EvalResult` takes it
+    Args:
+        facts: keyword arguments of `ModelCardData`. Those that are None are left out. With results, `model_name` is
+            required.
+        results: metrics, each as keyword arguments of `EvalResult`.
     """
     return (
         f"---\n{ModelCardData(**facts, eval_results=[EvalResult(**one) for one in results] or None).to_yaml()}\n---\n"
@@ -269,7 +300,7 @@ def front_matter(facts: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
 
 
 def _conversion(repository: str) -> list[str]:
-    """The files of a data set's conversion; of those that are cached, where the Hub cannot be reached."""
+    """Return the names of a data set's converted files; of the cached files if the Hub cannot be reached."""
     try:
         return _listed(repository)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
@@ -287,7 +318,7 @@ def _listed(repository: str) -> list[str]:
     except (HfHubHTTPError, HFValidationError):
         raise
     except Exception as error:
-        # What says that nothing answers is the error of another library, and which one depends on the Hub's.
+        # Connection errors are those of the HTTP library, and which library depends on the version of huggingface_hub.
         raise ConnectionError(type(error).__name__) from error
     return [file.rfilename for file in found or ()]
 
@@ -298,9 +329,9 @@ def _cached_conversion(repository: str) -> list[str]:
 
 
 def _chosen(repository: str, config: str | None, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The folder of a configuration, and those of its splits that are used, by split."""
+    """Return the folder of a configuration, and the folders of its training and evaluation split, by split."""
     places: dict[str, dict[str, str]] = {}
-    for name in sorted(names):  # `partial-train` before `train`, which so takes its place
+    for name in sorted(names):  # `partial-train` comes before `train`, so the complete split replaces the partial one
         if name.count("/") == 2 and name.endswith(".parquet"):
             folder, place, _ = name.split("/")
             places.setdefault(folder, {})[place.removeprefix(PARTIAL)] = f"{folder}/{place}"

@@ -1,4 +1,4 @@
-"""The only caller of clocks and memory counters. What each figure means: docs/reference/figures.md."""
+"""The only module that reads clocks and memory counters. docs/reference/figures.md defines each figure. Knows no model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHASES = ("load", "encode", "train", "evaluate", "save")
 
 
 class Meter:
-    """Seconds by phase, and the device's peaks within the training phase."""
+    """Seconds by phase, and the device's memory peaks during training."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -35,9 +35,13 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str, *, count: bool = True) -> Iterator[None]:
-        """Count the block's time under `name` (unless it counts itself); a CUDA device's peaks start anew.
+        """Measure the time of the block under `name`, and reset the peak memory of a CUDA device before it.
 
-        Those of `train` are kept.
+        The peaks of the phase "train" are kept.
+
+        Args:
+            name: one of PHASES.
+            count: False: do not add the time, because the block adds it.
         """
         import torch
 
@@ -58,21 +62,21 @@ class Meter:
                 self.seconds[name] += time.perf_counter() - start
 
     def allocated(self) -> int | None:
-        """Bytes allocated on a CUDA device now; None elsewhere."""
+        """Return the bytes allocated on a CUDA device now; None on other devices."""
         import torch
 
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
 
 
 def now() -> float:
-    """Seconds on a monotonic clock."""
+    """Return the seconds of a monotonic clock."""
     return time.perf_counter()
 
 
 def rss_peak() -> int | None:
-    """The most resident memory this process has had, in bytes; None where the system does not tell.
+    """Return the peak resident memory of this process in bytes; None if the system does not report it.
 
-    From VmHWM on Linux: `ru_maxrss` there starts at the parent's peak, since exec keeps it.
+    On Linux this is VmHWM: `ru_maxrss` there starts at the parent's peak, because exec keeps it.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -88,17 +92,17 @@ def rss_peak() -> int | None:
 
 
 def rss() -> int:
-    """The resident memory of this process now, in bytes."""
+    """Return the resident memory of this process now, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def memory_available() -> int:
-    """Bytes of main memory that a new process could have without swapping."""
+    """Return the bytes of main memory that a new process could use without swapping."""
     return int(psutil.virtual_memory().available)
 
 
 def machine_memory() -> int:
-    """Main memory of this machine or of its container, in bytes."""
+    """Return the main memory of this machine or of its container, in bytes."""
     total = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     stated = limit.read_text().strip() if limit.exists() else ""
@@ -106,20 +110,20 @@ def machine_memory() -> int:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)  # not on every system
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def gpu_memory(device: torch.device) -> int | None:
-    """All memory of a CUDA device, in bytes; None for another device."""
+    """Return the total memory of a CUDA device in bytes; None for another device."""
     import torch
 
     return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else None
 
 
 def state_bytes(parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Parameters + gradients + optimiser state, summed over distinct storages."""
+    """Return the bytes of parameters, gradients and optimiser state, summed over distinct storages."""
     import torch
 
     tensors: list[Tensor] = []
@@ -137,16 +141,19 @@ def _distinct(tensors: Iterable[Tensor]) -> int:
 
 
 def _storage(tensor: Tensor) -> tuple[object, int]:
-    """What identifies a tensor's storage while it lives, and its bytes."""
-    if tensor.is_mkldnn:  # has no storage that torch could name
+    """Return a key of the tensor's storage, valid while the storage exists, and the storage's bytes."""
+    if tensor.is_mkldnn:  # such a tensor has no storage
         return ("packed", id(tensor)), tensor.nbytes
-    # Not the address of its data, which tensors without values (see `afina.training.dry_run`) do not have.
+    # The address of the data is no key: tensors without values (`afina.training.dry_run`) have no data.
     storage = tensor.untyped_storage()
     return int(storage._cdata), storage.nbytes()
 
 
 def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """What `forward()` saves for a backward pass: distinct storages, without parameters and buffers, in bytes."""
+    """Return the bytes that `forward()` saves for a backward pass:
+
+    distinct storages, without parameters and buffers.
+    """
     import torch
 
     owned = {_storage(tensor)[0] for tensor in [*model.parameters(), *model.buffers()]}
@@ -156,7 +163,7 @@ def activation_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
         identity, size = _storage(tensor)
         if identity not in owned:
             sizes[identity] = size
-        return tensor.detach()  # the tensor itself would hold the graph that holds it
+        return tensor.detach()  # the tensor itself would refer to the graph, which refers to the tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         result = forward()

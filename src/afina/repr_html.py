@@ -1,6 +1,6 @@
-"""An object shown by a few facts: one line of text, or a small table in a notebook; and what shows results there.
+"""Base of objects with a short repr: one line of text, or a small table in a notebook. Also hooks for showing results.
 
-The HTML has no colour, script or address of its own, so a light and a dark page both suit it. Knows no object.
+The HTML has no colour, script or address, so it suits light and dark pages. Knows none of the objects.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ CELL = "text-align: left; vertical-align: top; padding: .15em .8em .15em 0; bord
 
 
 class ReprCard:
-    """An object that is shown by its facts. `facts` reads no file, loads no library and quotes no text of a task, since
-    a notebook is passed on with what it shows.
+    """Base class of objects that are shown by a few facts.
 
-    Of a dataclass give `repr=False`, which would otherwise take the place of this one.
+    `facts` reads no file, loads no library and quotes no text of a task, because notebooks are shared with their
+    output. A dataclass needs `repr=False`, since its own `__repr__` would replace this one.
     """
 
     def facts(self) -> Mapping[str, object]:
-        """What it is, by name, the most telling first; what is None or empty is left out."""
+        """Return facts of the object by name, the most important first. Facts that are None or empty are not shown."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -40,7 +40,7 @@ class ReprCard:
 
 
 def table(title: str, facts: Mapping[str, object]) -> str:
-    """A title and a row for each fact, everything escaped."""
+    """Return an HTML table with a title and a row for each fact, with everything escaped."""
     rows = "".join(
         f'<tr style="background: none"><th scope="row" style="{CELL}; font-weight: 600">{escape(name)}</th>'
         f'<td style="{CELL}">{escape(value)}</td></tr>'
@@ -50,12 +50,12 @@ def table(title: str, facts: Mapping[str, object]) -> str:
 
 
 def figure(value: float | None) -> str:
-    """`0.8571`; `undefined` for NaN, which JSON has as null."""
+    """Return a number with four decimals, such as `0.8571`; `undefined` for NaN or None (NaN is null in JSON)."""
     return "undefined" if value is None or isnan(value) else f"{value:.4f}"
 
 
 def listed(items: Sequence[object]) -> str:
-    """`a, b, c`, and how many more there are."""
+    """Return the first items as `a, b, c`, and the number of further items."""
     more = len(items) - MOST
     return ", ".join(_short(str(item)) for item in items[:MOST]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -84,19 +84,19 @@ _registered: dict[str, Callable[..., Any]] = {}
 
 
 def register(*, results_as_html: Callable[[Any], str], make_watcher: Callable[[], Any]) -> None:
-    """Let a report and a notebook be used by modules that must not import them."""
+    """Register the functions that show results, so that modules below `report` and `notebook` need not import them."""
     _registered.update(results_as_html=results_as_html, make_watcher=make_watcher)
 
 
 def results_as_html(results: Any) -> str | None:
-    """Results as a fragment of a page; None where nothing is registered."""
+    """Return results as an HTML fragment, or None if no function is registered."""
     return _registered["results_as_html"](results) if _registered else None
 
 
 def make_watcher() -> Any:
-    """A watcher that suits where this process shows things; None outside a notebook."""
+    """Return a watcher that shows progress in a notebook; None outside a notebook."""
     return _registered["make_watcher"]() if _registered else None
 
 
-# What transformers' progress bars say in a kernel without widgets; afina shows none of them.
+# A warning of transformers' progress bars in a kernel without widgets. afina shows no such bars.
 warnings.filterwarnings("ignore", message="IProgress not found")

@@ -1,6 +1,6 @@
-"""Facts that are written down as JSON: pydantic models, and what pydantic found wrong, in our words. Sizes: "8GiB".
+"""Base classes of facts that are stored as JSON. Also pydantic's errors in plain words, and sizes such as "8GiB".
 
-Knows no fact.
+Knows none of the facts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from afina import digest
 from afina.errors import InvalidStudy
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-"""Of texts, steps, parameters, bytes: a file that was tampered with may hold numbers that no float can."""
+"""A number of texts, steps, parameters or bytes.
+
+The limit rejects numbers too large for a float in a manipulated file.
+"""
 
 
 def null_where_undefined(figure: float | None) -> float | None:
-    """A figure as a JSON value."""
+    """Return a metric as a JSON value: None for NaN."""
     return None if figure is None or isnan(figure) else figure
 
 
@@ -41,27 +44,28 @@ Figure = Annotated[
     BeforeValidator(lambda value: nan if value is None else value),
     PlainSerializer(null_where_undefined, return_type=float | None, when_used="json"),
 ]
-"""What a metric comes to: NaN where it is undefined (`stats.answered.UNDEFINED`), which JSON has as null."""
+"""The value of a metric. NaN means undefined (`stats.answered.UNDEFINED`); JSON has null for NaN."""
 
 FigureOrNone = Annotated[float | None, PlainSerializer(null_where_undefined, when_used="json")]
-"""The same, or None where there is none at all; both are null in JSON, and read as None."""
+"""The value of a metric, or None if it was not measured. NaN and None are both null in JSON, and are read as None."""
 
 
 def figures_as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Figures by name, as JSON values."""
+    """Return metrics by name as JSON values."""
     return {name: null_where_undefined(figure) for name, figure in figures.items()}
 
 
 class Frozen(BaseModel):
-    """Cannot be changed, and has no field that is not declared."""
+    """A model that cannot be changed and rejects undeclared fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Sparing(Frozen):
-    """Leaves fields out of what is written where they have their defaults, so that files from before stay as they are.
+    """A model that does not write certain fields while they have their defaults, so that older files stay valid.
 
-    unwritten  names of those fields
+    Attributes:
+        unwritten: names of these fields.
     """
 
     unwritten: ClassVar[frozenset[str]] = frozenset()
@@ -76,35 +80,42 @@ class Sparing(Frozen):
 
 
 class Sealed(Frozen):
-    """A fact with a digest of its own, so that a file that was changed by hand is found out.
+    """A fact with its own digest, which shows whether the file was changed by hand.
 
-    content_digest  of every other field as JSON has it; None in what earlier versions wrote
+    Attributes:
+        content_digest: digest of all other fields as JSON; None in files of earlier versions.
     """
 
     content_digest: str | None = None
 
     def sealed(self) -> Self:
-        """The fact with its `content_digest`."""
+        """Return a copy with its `content_digest`."""
         return self.model_copy(update={"content_digest": digest_of_content(self.model_dump_json())})
 
     def refuses(self, text: str | bytes) -> str:
-        """How the JSON that this was read from differs from what was sealed, in words; empty where it does not."""
+        """Return how `text`, the JSON of this fact, differs from the digest, in words; "" if it matches."""
         if self.content_digest is None or (found := digest_of_content(text)) == self.content_digest:
             return ""
         return f"its fields give digest {found[:19]}, it states {self.content_digest[:19]}"
 
 
 def digest_of_content(text: str | bytes) -> str:
-    """Digest of a JSON object without its `content_digest`: of what is written, so that later fields do not matter."""
+    """Return the digest of a JSON object without its `content_digest`.
+
+    The digest is over the written text, so fields that later versions add do not change it.
+    """
     return digest.of_json({name: value for name, value in json.loads(text).items() if name != "content_digest"})
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The first thing that pydantic found wrong.
+    """The first error that pydantic found.
 
-    kind   pydantic's name for it, such as `missing` or `extra_forbidden`
-    place  where: names and numbers from the outside in; empty for the whole
+    Attributes:
+        kind: pydantic's type of the error, such as `missing` or `extra_forbidden`.
+        place: names and indices from the outside in; empty for the whole value.
+        message: pydantic's message, with a lower-case first letter so that it fits into a sentence.
+        found: the invalid input.
     """
 
     kind: str
@@ -114,19 +125,19 @@ class Problem:
 
     @classmethod
     def of(cls, error: ValidationError) -> Problem:
-        """The message begins in lower case, to stand in a sentence."""
+        """Return the first problem of a ValidationError."""
         first = error.errors()[0]
         message = first["msg"][:1].lower() + first["msg"][1:]
         return cls(first["type"], tuple(map(str, first["loc"])), message, first["input"])
 
     @property
     def field(self) -> str:
-        """The place, dotted."""
+        """The place, joined by dots."""
         return ".".join(self.place)
 
 
 def read_size(text: str, what: str = "memory") -> int:
-    """Bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy, also where there is no unit."""
+    """Return the bytes of a size such as "8GiB", "512 MiB" or "16GB". Raises InvalidStudy, also for a missing unit."""
     try:
         size = TypeAdapter(ByteSize).validate_python(text.strip())
     except ValidationError:

@@ -1,4 +1,7 @@
-"""Named tensors and a few strings in one safetensors file. The only owner of that library. Starts without torch."""
+"""Named tensors and a few strings in one safetensors file. Only this module imports safetensors. Starts without torch.
+
+Knows no adapter.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `tensors` (made contiguous, on the CPU); `path` is not yet durable, see `afina.file_io`."""
+    """Write `tensors` to `path`. The file is not durable until it is synced (`afina.file_io`).
+
+    Tensors are copied to the CPU and made contiguous.
+    """
     from safetensors.torch import save_file as save_tensors
 
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -31,16 +37,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     mode = path.stat().st_mode
     with system_errors():
         save_tensors(ready, path, metadata={"format": "pt", **(metadata or {})})
-    path.chmod(mode)  # the library leaves the file readable by its owner only, whatever the umask
+    path.chmod(mode)  # safetensors makes the file readable by its owner only, and ignores the umask
 
 
 def size(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of the file that `write` would make of `tensors` in float32; they may be without values."""
+    """Return the bytes of the file that `write` would make of `tensors` in float32. The tensors may have no values."""
     return len(_header(tensors)) + sum(4 * tensor.numel() for tensor in tensors.values())
 
 
 def has_header(path: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file begins as one that `write` makes of `tensors`; False too where they are not all float32."""
+    """Return whether a file begins as `write` would begin it for `tensors`. False if a tensor is not float32."""
     import torch
 
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
@@ -51,7 +57,7 @@ def has_header(path: Path, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:
-    """What stands before the data in a file of float32 tensors."""
+    """Return the bytes before the data in a file of float32 tensors."""
     # 8 bytes of length, a JSON header padded to a multiple of 8, then the data in the order of the names:
     # https://github.com/huggingface/safetensors#format
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -65,12 +71,15 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file. Raises CorruptAdapter when it is cut short or not such a file."""
+    """Return the tensors and the metadata of a file.
+
+    Raises CorruptAdapter if the file is cut short or not safetensors.
+    """
     return _read(path, "pt")
 
 
 def read_rows(path: Path, name: str, rows: Sequence[int]) -> Tensor | None:
-    """Some rows of one tensor, without reading the others; None where the file has no such tensor."""
+    """Return some rows of one tensor without reading the others; None if the file has no tensor of this name."""
     import torch
 
     with safe_open(path, framework="pt") as file:
@@ -81,7 +90,7 @@ def read_rows(path: Path, name: str, rows: Sequence[int]) -> Tensor | None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """`write` for numpy arrays, without torch."""
+    """Write numpy arrays, without torch."""
     path.touch()
     mode = path.stat().st_mode
     with system_errors():
@@ -91,7 +100,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 @contextmanager
 def system_errors() -> Iterator[None]:
-    """Raise as OSError what the library says of the system in words only, such as that a disk is full."""
+    """Turn system errors that safetensors reports only as text, such as a full disk, into OSError."""
     try:
         yield
     except SafetensorError as error:
@@ -103,7 +112,7 @@ def system_errors() -> Iterator[None]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, without torch. Raises CorruptAdapter when it is cut short or not such a file."""
+    """Return the arrays of a file, without torch. Raises CorruptAdapter if the file is cut short or not safetensors."""
     arrays: dict[str, np.ndarray] = _read(path, "np")[0]
     return arrays
 
@@ -115,7 +124,7 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise CorruptAdapter(
-            f"{path}: not a whole safetensors file ({error}). {file_io.AGAIN}",
+            f"{path}: damaged, or not a safetensors file ({error}). {file_io.AGAIN}",
             code="adapter.file-malformed",
             path=path,
         ) from None

@@ -88,9 +88,9 @@ def test_a_backbone_on_the_hub_without_network_and_copy(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"Error: backbone {address}: no such directory here, and the Hub cannot be reached and no copy is cached. Save "
-        "the model with save_pretrained on a machine that can, and give its directory; or use 'embedded', which comes "
-        "from the package index.\n"
+        f"Error: backbone {address}: no such local directory, no cached copy, and the Hub cannot be reached. Save the "
+        "model with save_pretrained on a machine with network access and give its directory; or use 'embedded', which "
+        "comes from the package index.\n"
     )
 
 
@@ -370,11 +370,11 @@ def edit_manifest(path: Path, **changes: Any) -> None:
         (flip_a_bit, ": the tensors in adapter_model.safetensors have digest sha256:"),
         (
             lambda path: os.truncate(path / "adapter_model.safetensors", 100),
-            "/adapter_model.safetensors: not a whole safetensors file (",
+            "/adapter_model.safetensors: damaged, or not a safetensors file (",
         ),
         (
             lambda path: (path / "adapter_model.safetensors").write_bytes(b""),
-            "/adapter_model.safetensors: not a whole safetensors file (",
+            "/adapter_model.safetensors: damaged, or not a safetensors file (",
         ),
         (
             lambda path: (path / "adapter_model.safetensors").unlink(),
@@ -386,11 +386,11 @@ def edit_manifest(path: Path, **changes: Any) -> None:
         ),
         (
             lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
-            "/manifest.json: not readable as JSON (",
+            "/manifest.json: not valid JSON (",
         ),
         (
             lambda path: (path / "manifest.json").write_text("[]", encoding="utf-8"),
-            "/manifest.json: expected a JSON object. Copy the adapter again, or train it again.",
+            "/manifest.json: expected a JSON object, found another value. Copy the adapter again, or train it again.",
         ),
         (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: input should be a valid integer"),
         (lambda path: edit_manifest(path, method="magic"), "/manifest.json: its fields give digest sha256:"),

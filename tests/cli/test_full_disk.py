@@ -17,7 +17,7 @@ from command import PROGRAM, Command
 from full_disk import no_file_above
 
 OUT = Path("out")
-FULL = "cannot be written (the disk is full). Make room there, or write elsewhere; then try again."
+FULL = "cannot be written (the disk is full). Free disk space there, or choose another place; then try again."
 
 
 @pytest.fixture

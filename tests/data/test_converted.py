@@ -187,16 +187,16 @@ def test_what_is_no_name_is_told_before_anything_is_asked(hub: Hub, address: str
 def test_a_set_that_is_not_there_is_told(hub: Hub) -> None:
     check_address("hub:no/where")
     assert refused("hub:no/where") == (
-        "task hub:no/where: no data set no/where on the Hub, or a private one. Check the name, or log in with "
-        "`hf auth login`."
+        "task hub:no/where: the Hub's no/where: the data set does not exist or is private. Check the name, or "
+        "log in with `hf auth login`."
     )
 
 
 def test_a_set_that_the_hub_did_not_convert_is_told(hub: Hub) -> None:
     hub.sets[SET, None] = {"data.zip": b""}
     assert refused(f"hub:{SET}") == (
-        f"task hub:{SET}: the Hub has made no parquet files of {SET}, as it does of public data sets without a script "
-        "of their own. Save its splits as train.csv and validation.csv, and give their directory."
+        f"task hub:{SET}: the Hub has no parquet files of {SET}; only public data sets without a loading script "
+        "have them. Save its splits as train.csv and validation.csv, and give their directory."
     )
     hub.sets[SET, CONVERTED] = {"README.md": b""}
     assert "has no parquet files on its branch refs/convert/parquet. Save its splits as" in refused(f"hub:{SET}")
@@ -206,7 +206,7 @@ def test_a_set_whose_terms_are_to_be_agreed_to_is_told(hub: Hub) -> None:
     from unittest.mock import Mock
 
     hub.raised = GatedRepoError("403", response=Mock())
-    assert "is only for those who agreed to its terms. Do so on its page and log in with" in refused(f"hub:{SET}")
+    assert "is gated. Accept the terms on its page and log in with" in refused(f"hub:{SET}")
 
 
 def test_a_set_without_a_training_split_is_told(hub: Hub) -> None:

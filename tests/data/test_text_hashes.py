@@ -58,7 +58,7 @@ def _changed(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("not json", "not readable as JSON"),
+        ("not json", "not valid JSON"),
         ("[]", "expected a JSON object"),
         ("{}", "its format is 'None'"),
         (_changed(format=2), "its format is '2', this afina reads 1"),

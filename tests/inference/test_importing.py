@@ -170,7 +170,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[AfinaError], str]] = {
     "no weights": (lambda path: (path / "model.safetensors").unlink(), NotFound, r"neither model\.safetensors nor"),
     "no head": (without_head, CorruptAdapter, "its weights have no classification head"),
     "a layer is missing": (without_a_layer, WrongBackbone, r"the adapter lacks transformer\.h\.1\.ln_1\.weight"),
-    "cut short": (cut_short, CorruptAdapter, "not a whole safetensors file"),
+    "cut short": (cut_short, CorruptAdapter, "damaged, or not a safetensors file"),
     "no tokenizer": (without_tokenizer, NotFound, "no tokenizer there .* Save the tokenizer into it"),
     "another tokenizer": (other_tokens, WrongBackbone, "its tokenizer has digest .* with `backbone`, as it was"),
     "shards elsewhere": (elsewhere, CorruptAdapter, "expected a weight_map of files beside it"),

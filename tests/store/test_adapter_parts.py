@@ -171,7 +171,7 @@ def _extra(path: Path) -> None:
     [
         (_flip, BODY_ROLE, r"its 3 tensors have digest .* its manifest says"),
         (_flip, HEAD_ROLE, r"its 3 tensors have digest"),
-        (_cut, BODY_ROLE, "not a whole safetensors file"),
+        (_cut, BODY_ROLE, "damaged, or not a safetensors file"),
         (Path.unlink, BODY_ROLE, "the file is missing"),
         (_extra, BODY_ROLE, "its 4 tensors have digest"),
         (_extra, HEAD_ROLE, "the tensor 'more' is in its head, where it does not belong"),

@@ -218,7 +218,7 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     "a later format": (tar(member(INDEX, index_of(A, format=2))), "has format '2', this afina reads 1"),
     "a format that is a truth": (tar(member(INDEX, index_of(A, format=True))), "has format 'True'"),
     "an index that is a list": (tar(member(INDEX, b"[]")), "has format"),
-    "an index that is no JSON": (tar(member(INDEX, b"{")), "not readable as JSON"),
+    "an index that is no JSON": (tar(member(INDEX, b"{")), "not valid JSON"),
     "a key twice": (tar(member(INDEX, b'{"format":1,"format":1}')), "occurs twice"),
     "spaces in the index": (
         tar(member(INDEX, index_of(A) + b" "), member("a", b"x")),
