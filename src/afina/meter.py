@@ -1,4 +1,7 @@
-"""The only module that reads clocks and memory counters. docs/reference/figures.md defines each figure. Knows no model."""
+"""The only module that reads clocks and memory counters. docs/reference/figures.md defines each figure.
+
+Knows no model.
+"""
 
 from __future__ import annotations
 
