@@ -5,7 +5,7 @@ READY := .venv/.installed
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 12
 
-.PHONY: help install study serve test test-slow endurance errors bench clean
+.PHONY: help install study serve test test-slow endurance errors docs bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,8 +39,11 @@ endurance: $(READY) ## stores under kills and contention, for minutes
 errors: $(READY) ## write docs/reference/errors.md and the list of messages anew, after an error was added or reworded
 	$(BIN)/python tests/raised.py
 
+docs: $(READY) ## build the site of the docs in site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(READY) ## measure training speed and memory beside what people use today
 	$(BIN)/python benchmarks/train_step.py
 
-clean: ## remove the environment and the results
-	rm -rf .venv results
+clean: ## remove the environment, the results and the site
+	rm -rf .venv results site

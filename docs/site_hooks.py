@@ -1,0 +1,31 @@
+"""Hooks of MkDocs: pages from files outside `docs/`, pages generated from the code, and links between them.
+
+mkdocs.yml names this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+from site_links import OUTSIDE, ROOT, rewrite_links
+from site_pages import GENERATED
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages whose source is not in `docs/`."""
+    for source, page in OUTSIDE.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    for page, made in GENERATED.items():
+        files.append(File.generated(config, page, content=made()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Return the page with its links as the site needs them."""
+    try:
+        return rewrite_links(markdown, page.file.src_uri, {file.src_uri for file in files})
+    except ValueError as error:
+        raise PluginError(str(error)) from None
