@@ -40,9 +40,6 @@ def _command(group: Any, path: str, level: int) -> Iterator[str]:
         context = command.make_context(full, [], resilient_parsing=True)
         yield f"{'#' * level} {full}\n"
         yield _help_text(command.help or "")
-        if hasattr(command, "commands"):
-            yield from _command(command, full, level + 1)
-            continue
         usage = " ".join(command.collect_usage_pieces(context))
         yield f"```text\n{full} {usage}\n```\n"
         panels: dict[str, list[str]] = {}
@@ -55,6 +52,8 @@ def _command(group: Any, path: str, level: int) -> Iterator[str]:
                 panels.setdefault(panel, []).append(f"| {_code(said)} | {_text(meaning)} |")
         for panel, rows in panels.items():
             yield "\n".join([f"| {panel} | Meaning |", "| --- | --- |", *rows, ""])
+        if hasattr(command, "commands"):
+            yield from _command(command, full, level + 1)
 
 
 def _help_text(text: str) -> str:
