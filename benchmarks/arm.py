@@ -1,4 +1,4 @@
-"""Arm: one way to train that `train_step.py` measures, and what all arms have in common. Knows no arm."""
+"""Arm: one way to train that `train_step.py` measures, and the code that all arms share. Does not know any arm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arms of `train_step.py`: one model each, ready to train, whose single steps can be timed."""
+"""The arms of `train_step.py`: each is a model that is ready to train, and whose single steps can be timed."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""How good is what `afina choose` recommends: the regret of its policy, and of others, on recorded learning curves.
+"""The regret of the recommendations of `afina choose`, and of other policies, on recorded learning curves.
 
     python benchmarks/choose.py                docs/learning-curves.jsonl, which `learning_curves.py` records
     python benchmarks/choose.py --markdown FILE
 
-Regret is the held-out accuracy of the setting that is best by validation at the full budget, less that of what a policy
-keeps in so many minutes. Floors and the model as it is are in both: what they beat is not recommended, so it is they.
-Each cell is judged with what the policy learnt from the other domain's alone. The last line is JSON, of the policy that
-`afina choose` has.
+Regret is a difference of two held-out accuracies: that of the setting with the best validation score at the full
+budget, minus that of the model that a policy keeps in the given minutes. If a baseline or the untrained model is better
+than one of the two models, it replaces that model. Each cell is judged with what the policy learnt from the other
+domain. The last line is JSON, for the policy of `afina choose`.
 """
 
 from __future__ import annotations

@@ -1,19 +1,21 @@
-"""How often the 95 % intervals of every metric contain the truth: of one method, and of the difference of two.
+"""How often the 95 % intervals of every metric contain the true value: for one method, and for the difference of two.
 
     python benchmarks/coverage.py            all cells, a table per kind of task (docs/background/coverage.md)
     python benchmarks/coverage.py --studies 200 --only f1 mcc
 
-Simulated studies, of two methods whose answers have much in common. Behind an answer is a latent normal variable with
-effects of the example (standard deviation 1), of the example for the method (0.5), of the seed for the method, and of
-chance (0.6); a seed changes how much the answer follows the truth, by 5 %, and a bias that all examples share, by 0.1.
+Each simulated study has two methods with correlated predictions. A prediction comes from a latent normal variable. The
+variable is a sum of effects: of the example (standard deviation 1), of the example for the method (0.5), of the seed
+for the method, and of chance (0.6). A seed changes two things: how closely the prediction follows the truth, by 5 %,
+and a bias that all examples share, by 0.1.
 
-- classes: two, of which class 1 has a share of 0.5 or 0.1; about 0.88 and 0.87 are right in the first case. The
+- classes: two; class 1 has a share of 0.5 or 0.1. In the first case, the accuracies are about 0.88 and 0.87. The
   probabilities are calibrated.
-- numbers: ratings from 1 to 5, rounded, and answers that are not.
-- labels: five, with shares of 0.5, 0.3, 0.2, 0.1 and 0.04, that come together more often than by chance.
+- numbers: the targets are ratings from 1 to 5, rounded; the predictions are not rounded.
+- labels: five, with shares of 0.5, 0.3, 0.2, 0.1 and 0.04. They occur together more often than by chance.
 
-The truth of several seeds is the mean over many seeds; one seed's is that of the trained model, so that seeds do not
-vary then. Either is taken from 400,000 examples. Standard errors: 0.004 of one seed, 0.007 of several.
+With several seeds, the true value is the mean over many seeds. With one seed, it is the value of the trained model, so
+seeds do not vary then. Both are computed from 400,000 examples. Standard errors: 0.004 with one seed, 0.007 with
+several.
 """
 
 from __future__ import annotations

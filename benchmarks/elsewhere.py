@@ -1,4 +1,7 @@
-"""A process of another interpreter, which has what this environment lacks: told a line, it answers a line, in JSON."""
+"""A process of another Python interpreter, with libraries that this environment lacks.
+
+It reads a line of JSON and answers with a line of JSON.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Every method that trains, at its best of three rates, on 512 movie sentences: a first look at how accurate they are.
+"""The accuracy of every method that trains, at the best of three learning rates, on 512 movie sentences.
 
     python benchmarks/first_look.py --shard 0/2   what is not in the records yet; shards may run side by side
     python benchmarks/first_look.py --page        the table, in docs/reference/methods.md
 
-The texts are those of `words.py`: 200 choose the rate, at seed 0, which is a third of the method's default, the
-default, or three times it; 400 others are held out; the training texts are drawn by the seed. One epoch in batches of
-8. The head begins in words, as `afina train` has it for these labels.
+The texts are those of `words.py`: 200 texts select the learning rate, 400 others are held out, and the seed draws the
+training texts. The rates are a third of the method's default, the default, and three times the default, all at seed 0.
+Training takes one epoch in batches of 8. The head starts from words, which is the default of `afina train` for these
+labels.
 """
 
 from __future__ import annotations

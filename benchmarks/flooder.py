@@ -1,11 +1,11 @@
-"""A flood of requests to a server of this machine, in a process of its own.
+"""A flood of requests to a server on this machine, in a separate process.
 
     flooder.py PORT KIND SECONDS SHARE KEY MODEL
     flooder.py --burn CORES SECONDS
 
-The first sends to 127.0.0.1 alone, for so many seconds and at most `MOST` requests, on that share of the connections
-that the kind has. The second computes for that share of the time and sends nothing. The last line of the output is a
-JSON object: answers by status, and the seconds of processor time that were spent.
+The first command sends requests to 127.0.0.1 only, for the given seconds and at most `MOST` requests. It uses the given
+share of the connections of that kind. The second command computes on the given number of cores and sends nothing. The
+last line of the output is a JSON object: the number of answers by status, and the seconds of processor time.
 """
 
 from __future__ import annotations

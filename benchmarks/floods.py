@@ -1,13 +1,14 @@
-"""A polite client of `afina serve` alone, and beside clients that flood it, one flood after the other.
+"""The latency of a polite client of `afina serve`, alone and while another client floods the server.
 
     python benchmarks/floods.py
     python benchmarks/floods.py --backbone embedded --seconds 30 --floods long_texts numbers
 
-The polite client asks one text of `--words` words of an adapter of its own, again and again. Told are, of each flood
-(`FLOODS`), the 95th percentile of what that client waits: alone, before and after; during the flood; and beside a
-process that sends nothing and computes as much as the flooder and, for it, the server did. Further, the longest wait
-for `/health/live`, each time on a connection of its own, and the server's memory. Everything runs on this machine and
-is sent to 127.0.0.1 alone, for `--seconds` a flood. The last line of the output is one JSON object.
+The polite client sends one text of `--words` words to its own adapter, again and again. For each flood (`FLOODS`), the
+output has the 95th percentile of its latency: alone, before and after; during the flood; and beside a process that
+sends nothing. That process computes as much as the flooder did, plus what the server computed for the flooder. The
+output also has the longest wait for `/health/live`, each time on a new connection, and the server's memory. Everything
+runs on this machine and sends to 127.0.0.1 only, for `--seconds` per flood. The last line of the output is one JSON
+object.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Learning curves for `choose.py`: methods and learning rates on two snippet domains at two sizes, recorded once.
 
-    python benchmarks/learning_curves.py --paces         what steps and scoring cost; while nothing else runs
+    python benchmarks/learning_curves.py --paces         the time of steps and scoring; run it while nothing else runs
     python benchmarks/learning_curves.py --shard 0/2     the curves that are not recorded yet; shards may run at once
     python benchmarks/learning_curves.py --keep          what is recorded, into docs/learning-curves.jsonl
 
-Of each domain, `SIZES` training texts, of which `afina choose` cuts what it chooses by, and `HELD_OUT` others. Every
-setting is trained twice: all the way, and to an eighth of it with a decay of its own, since the end of a short run is
-not what a long one has there. Seconds are not measured on the way: a curve counts steps, and the paces say what these
-take. No text is kept: of held-out answers, a bit each.
+Each domain has `SIZES` training texts, from which `afina choose` cuts its validation set, and `HELD_OUT` other texts.
+Every setting is trained twice: to the end, and to an eighth of the steps with its own learning-rate decay, because a
+short run ends differently from a long run at the same step. A curve counts steps, not seconds; the step times are
+measured separately. No text is stored; a held-out prediction is stored as one bit.
 """
 
 from __future__ import annotations

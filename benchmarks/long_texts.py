@@ -1,8 +1,8 @@
 """Memory and speed of training on long texts, by how much of a batch is computed at once.
 
-GPT-2's shape with random weights, batches of texts as long as it takes. Every arm takes the same steps in a process of
-its own; its memory is that process's peak, its time the median of its steps after the first. The last line of the
-output is one JSON object.
+The model has GPT-2's shape and random weights; all texts have the same length. Every arm takes the same steps in a
+separate process. The memory of an arm is the peak of its process. The time of an arm is the median of its steps after
+the first. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations

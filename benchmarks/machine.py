@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: what it is, and how fast it multiplies matrices. No host name."""
+"""The machine that a benchmark runs on: its description, and how fast it multiplies matrices. No host name."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Every method's training steps beside those of Trainer + peft with the same method, and beside LoRA's.
+"""Training steps of every method, compared with Trainer + peft with the same method, and with LoRA.
 
     python benchmarks/methods.py --markdown FILE
 
-Arms B2 and D of `train_step.py`, on the same kind of sample, take turns batch by batch with D of LoRA. A method that
-trains the head alone reads each text once, whatever the epochs: its tokens/s are those of a whole training of
-EPOCHS epochs on the sample, and beside it stands what one prediction pass over these texts takes. State and
-activations are counted on the heaviest batch of the schedule. The last line of the output is one JSON object.
+Arms B2 and D of `train_step.py` take turns batch by batch with arm D of LoRA, on the same kind of sample. A method that
+trains only the head reads each text once, for any number of epochs. Its tokens/s are therefore those of a whole
+training of EPOCHS epochs on the sample; the time of one prediction pass over these texts stands beside them. State and
+activations are counted on the largest batch of the schedule. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""MLflow's side of `store.py`, run by an interpreter that has MLflow: does what a line says, and answers a line.
+"""The MLflow side of `store.py`, run by an interpreter that has MLflow: executes the command in each line.
 
-Publishing is what its documentation does for files: a run, its artifacts, and a version of a registered model of them.
+Publishing follows MLflow's documentation for files: a run, its artifacts, and a version of a registered model.
 """
 
 from __future__ import annotations

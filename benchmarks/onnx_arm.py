@@ -1,9 +1,9 @@
-"""ONNX Runtime's side of `predict.py`, run by an interpreter that has optimum-onnx: labels of the texts of a line.
+"""The ONNX Runtime side of `predict.py`, run by an interpreter that has optimum-onnx: predicts the texts in each line.
 
     python onnx_arm.py MODEL fp32|int8 BATCH_SIZE LONGEST
 
-The model is exported as optimum's documentation does, for int8 its products quantised dynamically for this processor;
-a batch is padded to its longest text.
+The model is exported as in optimum's documentation. For int8, its products are quantised dynamically for this
+processor. A batch is padded to its longest text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""afina's own training session, given one batch at a time; its seconds are the ones that a record reports."""
+"""afina's own training session, given one batch at a time. Its seconds are those that a record reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people use today: transformers' Trainer, and peft for LoRA, on padded batches."""
+"""The usual alternative: transformers' Trainer, and peft for LoRA, on padded batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `train_step.py` measures: the data, each arm's schedule and the sample of it. Knows no arm's insides."""
+"""The plan of `train_step.py`: the data, each arm's schedule and a sample of it. Does not know how arms compute."""
 
 from __future__ import annotations
 

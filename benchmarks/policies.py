@@ -1,7 +1,8 @@
-"""Policies of choosing, replayed on recorded curves: each spends seconds on trainings, and names what it would keep.
+"""Policies of choosing, replayed on recorded curves: each spends seconds on trainings and keeps one model.
 
-A policy sees what it would see: validation scores of what it has trained, and what that took. `Recorded` plays one cell
-of `learning_curves.py`. Whatever a policy tunes, it tunes on the cells `known` to it, never on its own.
+A policy sees only what it would see in reality: validation scores of its trainings, and their time. `Recorded` replays
+one cell of `learning_curves.py`. A policy is tuned on the cells in `known`, and never on the cell on which it is
+judged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What bfloat16 does to quality: `python benchmarks/precision.py [--method lora] [--train 2000] [--evaluate 1000]`.
+"""The effect of bfloat16 on quality: `python benchmarks/precision.py [--method lora] [--train 2000] [--evaluate 1000]`.
 
-Trains a method on real sentences once in float32 and once in bfloat16 and compares the two on the held-out ones; then
-predicts with the bfloat16 run's adapter in both precisions and counts how often they agree.
+Trains a method on real sentences, once in float32 and once in bfloat16, and compares the two on held-out sentences.
+Then predicts with the adapter of the bfloat16 run in both precisions, and counts how often the labels agree.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Prediction beside what people use today: texts in, labels out, tokenising included.
+"""The speed of prediction compared with the usual alternatives: texts in, labels out, including tokenisation.
 
     python benchmarks/predict.py --onnx VENV/bin/python
 
-The arms, a process each, take turns on the same texts, a random sample of the evaluation split with its mean of real
-tokens; an arm's time is the median of its turns. All have the same weights, and their labels are compared. The last
-line of the output is one JSON object. `--onnx` names an interpreter that has optimum-onnx and ONNX Runtime.
+Each arm has a separate process. The arms take turns on the same texts: a random sample of the evaluation split with its
+mean number of real tokens. The time of an arm is the median of its turns. All arms have the same weights, and their
+labels are compared. `--onnx` names an interpreter that has optimum-onnx and ONNX Runtime. The last line of the output
+is one JSON object.
 """
 
 from __future__ import annotations

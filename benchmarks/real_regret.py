@@ -1,10 +1,11 @@
-"""What `afina choose` recommends on a csv file, beside a whole run of every method that it considers.
+"""The recommendation of `afina choose` on a csv file, compared with a whole run of every method that it considers.
 
     python benchmarks/real_regret.py --domain movies --texts 600 --minutes 10
 
-The file is of a snippet domain that docs/learning-curves.jsonl does not hold, and lies under results/. The runs are of
-all its texts, three epochs, each method at its own learning rate; all are evaluated on the same held-out texts. The
-last line is JSON: accuracies, and the regret, which is that of the best run less that of what was recommended.
+The file has texts of a snippet domain that is not in docs/learning-curves.jsonl, and is written under results/. Each
+run trains on all its texts for three epochs, at the method's own learning rate. All models are evaluated on the same
+held-out texts. The last line is JSON: the accuracies, and the regret, which is the accuracy of the best run minus that
+of the recommended model.
 """
 
 from __future__ import annotations

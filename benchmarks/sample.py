@@ -1,4 +1,4 @@
-"""Which batches a benchmark measures: a random sample of a schedule, with the data's mean length. Knows no model."""
+"""The batches that a benchmark measures: a random sample of a schedule, with the data's mean length. Knows no model."""
 
 from __future__ import annotations
 

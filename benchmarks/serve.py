@@ -1,9 +1,9 @@
-"""Many adapters in a batch beside one adapter merged into the model, and beside peft's own mixed batch.
+"""Many adapters in a batch, compared with one adapter merged into the model and with peft's own mixed batch.
 
-A batch is 32 texts, real sentences, under K distinct adapters (LoRA, r = 4, a head each); tokenising included. The
-arms, a process each, take turns in any order, batch by batch; an arm's time for a batch is the median of its turns. All
-have the same weights; what they answer is compared. Then one text is asked of one adapter after the other, and adapters
-are loaded from a store. The last line of the output is one JSON object.
+A batch is 32 real sentences with K distinct adapters (LoRA, r = 4, each with its own head), including tokenisation.
+Each arm has a separate process. The arms take turns in any order, batch by batch; the time of an arm for a batch is the
+median of its turns. All arms have the same weights, and their predictions are compared. Then one text is sent to one
+adapter after the other, and adapters are loaded from a store. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""How fast and how large a store is, beside MLflow's registry on SQLite where an interpreter that has it is named.
+"""The speed and size of a store, compared with MLflow's registry on SQLite.
 
     python benchmarks/store.py --mlflow VENV/bin/python
 
-Adapters are GPT-2 LoRAs of rank 4 (0.6 MB) with random values. Both publish the same directories in turns, in one run.
+Adapters are GPT-2 LoRAs of rank 4 (0.6 MB) with random values. Store and MLflow publish the same directories in turns,
+in one run.
+
+`--mlflow` names an interpreter that has MLflow; without it, only the store is measured.
 """
 
 from __future__ import annotations

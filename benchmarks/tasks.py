@@ -1,8 +1,8 @@
-"""One study on each of the snippet tasks of another kind, and what a bag of words reaches on the same texts.
+"""One study on each snippet task of another kind, and the score of a bag of words on the same texts.
 
-`python benchmarks/tasks.py` writes the part of docs/reference/tasks.md that is theirs to standard output; what is
-recorded under results/tasks is not done again. `--only ratings` does one; `--curve` the learning curve alone, whose
-plot is written to docs/curve.svg.
+`python benchmarks/tasks.py` writes its part of docs/reference/tasks.md to standard output. Results that are recorded
+under results/tasks are not computed again. `--only ratings` runs one task. `--curve` runs only the learning curve, and
+writes its plot to docs/curve.svg.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Many adapters asked of `afina serve` over HTTP: popularity by Zipf's law, arrivals that wait for no answer.
+"""Requests for many adapters of `afina serve` over HTTP, with Zipf's law; arrivals do not wait for answers.
 
     python benchmarks/traffic.py --adapters 1000 --seconds 60
     python benchmarks/traffic.py --adapters 100 --seconds 300 --churn
 
-Latency counts from when a request was due, so that a stall is not hidden. With `--churn`, every second a version is
-published, an alias moved or rolled back, or the least popular adapters asked so that others are evicted. Each answer is
-compared with what the adapter that its receipt names computes alone. Client and server share the machine. The last line
-of the output is one JSON object.
+Latency counts from the time when a request was due, so that a stall is not hidden. With `--churn`, one change happens
+every second: a version is published, an alias is moved or rolled back, or the least popular adapters receive requests
+so that others are evicted. Each answer is compared with what the adapter in its receipt computes alone. Client and
+server share the machine. The last line of the output is one JSON object.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Training speed and memory beside what people use today; see `docs/background/benchmarks.md` for results.
+"""Training speed and memory compared with the usual alternatives; docs/background/benchmarks.md has the results.
 
-Each arm (`arms.ARMS`) takes the same kind of steps: batches of 16, dropout on. The batches are a random sample of
-the arm's epoch schedule with the data's mean of real tokens; the arms take turns, batch by batch, and the whole
-sample is repeated. A batch's time is the median of its repeats; tokens/s is all tokens over the sum of these times.
-Arm A, which is slow and pads all batches alike, takes the first fifth of the sample. Memory is measured apart, in a
-process an arm, on the largest batches of its schedule. The last line of the output is one JSON object.
+Each arm (`arms.ARMS`) takes the same kind of steps: batches of 16, dropout on. The batches are a random sample of the
+arm's epoch schedule with the data's mean number of real tokens. The arms take turns, batch by batch, and the whole
+sample is repeated. The time of a batch is the median of its repeats. tokens/s is all tokens divided by the sum of these
+times. Arm A is slow and pads all batches to the same length, so it takes only the first fifth of the sample. Memory is
+measured separately, in a process per arm, on the largest batches of its schedule. The last line of the output is one
+JSON object.
 """
 
 from __future__ import annotations

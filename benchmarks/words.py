@@ -1,12 +1,13 @@
-"""What asking in words is worth: an untrained model, LoRA and full fine-tuning, by labels, beside a random head.
+"""The gain of asking in words: untrained, LoRA and full fine-tuning, compared with a random head.
 
     python benchmarks/words.py --shard 0/2   what is not in the records yet; shards may run side by side
     python benchmarks/words_page.py          what is in them, in docs/background/words.md and docs/words.svg
 
-Three tasks of the snippets asset. Of each, 400 texts are held out, 200 choose the learning rate (which no arm is
-trained or judged on), and the training texts are drawn from 2,000 others by the seed, the smaller sets within the
-larger. The rate is the best of three on 256 labels at seed 0, and that of movie sentences also for product reviews,
-which are asked the same; every size but the smallest takes as many steps as that one. See docs/background/words.md.
+There are three tasks of the snippets asset. For each, 400 texts are held out, and 200 others select the learning rate;
+no arm is trained or evaluated on them. The seed draws the training texts from 2,000 others, the smaller sets within the
+larger. The rate is the best of three on 256 labels at seed 0. Product reviews use the rate of movie sentences, because
+both have the same template and labels. Every size except the smallest takes as many steps as the 256 labels.
+docs/background/words.md has the results.
 """
 
 from __future__ import annotations
