@@ -5,7 +5,7 @@ READY := .venv/.installed
 # Two workers of one thread each: more threads than idle cores take many times as long.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal --durations 12
 
-.PHONY: help install study serve test test-slow endurance errors docs bench clean
+.PHONY: help install wheel study serve test test-slow endurance errors docs bench clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $(READY)
+
+wheel: $(READY) ## build a wheel of this checkout into dist/
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 study: $(READY) ## run the quickstart comparison; results in results/quickstart
 	$(BIN)/afina study quickstart

@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from afina import Backbone, Results, Study, assets, cli
+from afina import Study, assets, cli
 from afina.errors import NotFound
-from command import Command
-from fakes import sentences, write_csv
 from pages import ROOT, blocks, commands
 
 WRITTEN = [path for path in (ROOT / "docs").rglob("*.md") if not path.parent.name.endswith("-report")]
@@ -79,8 +77,10 @@ def test_options_named_in_the_readme_exist() -> None:
     assert named <= options
 
 
-def test_settings_named_in_the_readme_are_fields_of_a_study() -> None:
-    settings = re.findall(r"--set ([a-z_.0-9-]+=[^\s`]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_settings_named_in_the_text_are_fields_of_a_study() -> None:
+    """Those of `afina train`, which have no dot, are typed in tests/test_typed_pages.py."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    settings = {name for text in texts for name in re.findall(r"--set ([a-z_0-9-]+\.[a-z_.0-9-]+=[^\s`]+)", text)}
     assert settings
     for setting in settings:
         Study.load("quickstart", [setting])
@@ -120,47 +120,48 @@ def test_files_that_the_documentation_names_are_there() -> None:
     assert [(page, path) for page, path in sorted(named) if not any((root / path).is_file() for root in roots)] == []
 
 
-@pytest.mark.slow
-def test_the_readmes_way_with_ones_own_texts_leads_to_labels(afina: Command, gpt2: Backbone) -> None:
-    """The commands of the README in their order, on the tiny model."""
-    invented = [(text, ("bad", "good")[label]) for text, label in sentences(180)]
-    write_csv(Path("reviews.csv"), invented[:120])
-    write_csv(Path("more.csv"), invented[120:])
-    write_csv(Path("ratings.csv"), [(text, 1.5 + len(text) / 50) for text, _ in invented], ("text", "rating"))
-    write_csv(Path("tags.csv"), [(text, f"{label};long") for text, label in invented], ("text", "tags"))
-    others = {name: ["--out", f"results/{Path(name).stem}"] for name in ("ratings.csv", "tags.csv")}
-    typed = [words for page, words in AFINA if page == "README.md" and "paper" not in words]
-    tiny = {word: ["--backbone", gpt2.address] for word in ("train", "study", "evaluate", "predict")}
-    steps = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
-    done = []
-    for words in typed:
-        where = [option for name in others if name in words for option in others[name]]
-        if words[0] == "choose" or (words[0] in steps and "reviews.csv" not in words and not where):
-            continue  # the first takes minutes; tests/test_choose.py types it
-        adapters = list(Path("results/train/adapters").glob("*"))
-        words = [str(adapters[0]) if word == "results/train/adapters/ADAPTER" else word for word in words]
-        answer = afina(*words, *tiny.get(words[0], []), *steps.get(words[0], []), *where)
-        assert answer.code == 0, (words, answer.err)
-        done.append(words[0])
-        if words[0] == "predict":
-            (line,) = answer.lines()
-            assert line["label"] in {"bad", "good"}
-    assert {"train", "study", "report", "evaluate", "predict"} <= set(done)
-    assert Path("results/reviews/report.md").is_file()
-    kinds = [Results.read(Path("results") / name).records[0].kind for name in ("ratings", "tags")]
-    assert kinds == ["number", "labels"]
+def test_the_readme_has_at_most_150_lines() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_figures_of_the_readme_are_those_of_the_first_study() -> None:
+    """The README's table has its columns from several tables of the tutorial, which are one run's output."""
+    (said,) = re.findall(
+        r"(?m)(?:^\| (?:no f|zero|full f|LoRA|PreL).*\n)+", (ROOT / "README.md").read_text(encoding="utf-8")
+    )
+    tutorial = (ROOT / "docs" / "tutorials" / "first-study.md").read_text(encoding="utf-8")
+    rows: dict[str, set[str]] = {}
+    for line in tutorial.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        rows.setdefault(cells[0], set()).update(cells[1:])
+    for line in said.splitlines():
+        title, *cells = [cell.strip().removesuffix(" s") for cell in line.strip("|").split("|")]
+        assert len(cells) == 5
+        assert set(cells) <= rows[title]
+
+
+def test_the_readmes_picture_is_drawn_from_the_example_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor may round the last digit of a place otherwise, so numbers are compared as such."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from readme_picture import pictures
+
+    numbers = re.compile(r"(\d+\.\d+)")
+    for name, text in pictures().items():
+        kept, anew = (numbers.split(one) for one in ((ROOT / "docs" / name).read_text(encoding="utf-8"), text))
+        assert kept[::2] == anew[::2], "draw it again: python benchmarks/readme_picture.py"
+        assert [*map(float, kept[1::2])] == pytest.approx([*map(float, anew[1::2])], abs=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.assets
-@pytest.mark.parametrize("number", range(len(blocks(ROOT / "README.md", "python"))))
-def test_the_python_of_the_readme_runs(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/use-as-a-library.md"])
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path) -> None:
     try:
         assets.fetch("smollm2")
         assets.fetch("snippets")
     except NotFound as error:
         pytest.skip(str(error))
-    code = blocks(ROOT / "README.md", "python")[number]
+    (code,) = blocks(ROOT / page, "python")
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
         cwd=tmp_path,

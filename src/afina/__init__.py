@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from afina import repr_html
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "Adapter": "afina.models.adapter",

@@ -1,0 +1,203 @@
+"""README, tutorials and how-to pages: every command is typed in its order, on a tiny model and invented texts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from afina import AdapterStore, Backbone, Results, assets
+from afina.errors import NotFound
+from command import PROGRAM, Command
+from crowd import adapter
+from fakes import sentences, write_csv
+from pages import ROOT, blocks
+from services import free_port
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted((DOCS / "tutorials").glob("*.md")), *sorted((DOCS / "how-to").glob("*.md"))]
+ELSEWHERE = {"make", "pip", "export"}
+"""Programs that a page may name and this test does not run: tests/test_wheel.py builds and installs the wheel."""
+TINY = {"train", "study", "evaluate", "predict", "ask", "compare", "plan"}
+STEPS = {"train": ["--set", "max_steps=2"], "study": ["--set", "train.max_steps=2"]}
+FEW = ["--set", "data.train_examples=64", "--set", "data.evaluation_examples=64"]
+MODELS = {"embedded", "path/to/gpt2"}
+LONG = {"choose", "paper", "fair", "methods", "replay"}
+"""Words of commands that take minutes or need the Hub: other tests type them."""
+
+
+def lines(page: Path) -> Iterator[str]:
+    """Every line in a block of shell, continued lines joined, without comments."""
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield line.strip()
+
+
+def invent(line: str) -> None:
+    """Write the files that the line reads and that are not there yet."""
+    texts = [(text, ("bad", "good")[label]) for text, label in sentences(180)]
+    for word in shlex.split(line, comments=True):
+        path = Path(word.removeprefix("./"))
+        if path.suffix != ".csv" or path.exists():
+            continue
+        if "ratings" in path.name:
+            write_csv(path, [(text, 1.5 + len(text) / 50) for text, _ in texts], ("text", "rating"))
+        elif "tags" in path.name:
+            write_csv(path, [(text, f"{label};long") for text, label in texts], ("text", "tags"))
+        else:
+            begin = sum(map(ord, path.stem)) % 60
+            write_csv(path, texts[begin : begin + 120])
+
+
+def fetch_snippets() -> None:
+    """Fetch the sentences of the package index, or skip the test."""
+    try:
+        assets.fetch("snippets")
+    except NotFound as error:
+        pytest.skip(str(error))
+
+
+def write_files(page: Path, backbone: str) -> None:
+    """Write every file that a page shows: its name in backquotes, a colon, and a block of code."""
+    for name, text in re.findall(
+        r"`([\w.-]+)`:\n\n```\w+\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
+        Path(name).write_text(text.replace('"embedded"', f'"{backbone}"'), encoding="utf-8")
+
+
+def versions(gpt2: Backbone) -> None:
+    """Publish two versions of acme/reviews; production has pointed to the first and points to the second."""
+    store = AdapterStore("adapters")
+    for number in (1, 2):
+        adapter(gpt2, "lora", {"r": 2}, seed=number).save(Path(f"made-{number}"))
+        store.publish(Path(f"made-{number}"), "acme/reviews", message="made up")
+        store.alias(f"acme/reviews@{number}", "production")
+
+
+def two_results(gpt2: Backbone) -> None:
+    """Leave adapters of two tasks where results are."""
+    for number, task in enumerate(("reviews", "tickets")):
+        adapter(gpt2, "lora", {"r": 2}, seed=number).save(Path("results") / task)
+
+
+BEFORE: dict[str, Callable[[Backbone], None]] = {
+    "call-from-javascript": versions,
+    "roll-back-a-release": versions,
+    "serve-several-clients": two_results,
+    "try-a-version-on-live-traffic": versions,
+}
+"""By page, the state that its first line expects."""
+
+FIRST = {
+    "share-a-report": ["afina study quickstart --task reviews.csv --out results/reviews"],
+    "work-without-network": ["afina train --task reviews.csv"],
+}
+"""By page, lines that leave the results which the page names."""
+
+
+class Typist:
+    """A person who types the lines of a page, in one directory."""
+
+    def __init__(self, afina: Command, gpt2: Backbone) -> None:
+        self.afina, self.gpt2, self.port = afina, gpt2, str(free_port())
+        self.server: subprocess.Popen[bytes] | None = None
+        self.done: list[str] = []
+
+    def type(self, line: str) -> None:
+        """Run a line, in this process where it is afina's."""
+        line = line.replace("make study", "afina study quickstart")
+        words = shlex.split(line.replace("8000", self.port), comments=True)
+        if Path(words[0]).name != "afina":
+            if words[0] not in ELSEWHERE and shutil.which(words[0]):
+                self._shell(line)
+            return
+        words = [self._path(word) for word in words[1:]]
+        if LONG & set(words):
+            return
+        out = None
+        if ">" in words:
+            words, (out,) = words[: words.index(">")], words[words.index(">") + 1 :]
+        if "serve" in words:
+            self._serve(words)
+            return
+        if "quickstart" in words and "--task" not in words:
+            fetch_snippets()
+        invent(line)
+        answer = self.afina(*words, *self._tiny(words))
+        assert answer.code == 0, (line, answer.out[-500:], answer.err[-1500:])
+        if out:
+            Path(out).write_text(answer.out, encoding="utf-8")
+        self.done.append(words[0])
+        if words[0] == "predict" and "--file" not in words and "--text-pair" not in words:
+            assert json.loads(answer.out.splitlines()[-1])
+
+    def _path(self, word: str) -> str:
+        if word.endswith("/ADAPTER"):
+            return str(min(Path(word).parent.iterdir()))
+        return self.gpt2.address if word in MODELS else word
+
+    def _tiny(self, words: list[str]) -> list[str]:
+        made = STEPS.get(words[0], []) + (FEW if "quickstart" in words and "--task" not in words else [])
+        return [*made, *(["--backbone", self.gpt2.address] if words[0] in TINY and "--backbone" not in words else [])]
+
+    def _serve(self, words: list[str]) -> None:
+        with open("server.log", "wb") as log:
+            self.server = subprocess.Popen([*PROGRAM, *words], stdout=log, stderr=log)
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            assert self.server.poll() is None, Path("server.log").read_text(encoding="utf-8")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError("the server was not ready within two minutes")
+
+    def _shell(self, line: str) -> None:
+        paths = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", line.replace("8000", self.port)],
+            env=os.environ | {"PATH": paths},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, (line, done.stdout[-500:], done.stderr[-1500:])
+
+    def leave(self) -> None:
+        """End the server."""
+        if self.server:
+            self.server.terminate()
+            self.server.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_work_in_their_order(
+    page: Path, afina: Command, gpt2: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AFINA_STORE", "adapters")
+    typist = Typist(afina, gpt2)
+    try:
+        write_files(page, gpt2.address)
+        invent("reviews.csv")
+        BEFORE.get(page.stem, lambda _: None)(gpt2)
+        for line in [*FIRST.get(page.stem, []), *lines(page)]:
+            typist.type(line)
+    finally:
+        typist.leave()
+    if page.name == "your-own-csv.md":
+        kinds = [Results.read(Path("results") / name).records[0].kind for name in ("train", "ratings", "tags")]
+        assert kinds == ["classes", "number", "labels"]
