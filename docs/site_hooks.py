@@ -13,11 +13,15 @@ from mkdocs.structure.files import File, Files
 from site_links import OUTSIDE, ROOT, rewrite_links
 from site_pages import GENERATED
 
+WIDE = "---\nhide: [navigation]\n---\n\n"
+"""Front matter of the first page, whose navigation would be one line."""
+
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages whose source is not in `docs/`."""
     for source, page in OUTSIDE.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+        content = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=(WIDE if page == "index.md" else "") + content))
     for page, made in GENERATED.items():
         files.append(File.generated(config, page, content=made()))
     return files

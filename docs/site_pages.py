@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from afina.stats.metrics import OF_KIND
 from afina.studies.runs.spec import Ask, Data, Training
 from afina.studies.study import Study
 from afina.studies.trials import Tune
+from site_docstrings import described_fields
 
 
 def cli_page() -> str:
@@ -129,33 +130,6 @@ def study_files_page() -> str:
     return "\n".join(parts) + "\n"
 
 
-_COLUMNS = re.compile(r"(?P<names>\w+(?:, \w+)*) {2,}(?P<text>\S.*)")
-_GOOGLE = re.compile(r"(?P<names>\w+(?:, \w+)*)(?: \([^)]*\))?: (?P<text>\S.*)")
-
-
-def described_fields(docstring: str) -> dict[str, str]:
-    """Return the meaning of each field that a docstring describes.
-
-    Fields stand in a section `Args:` or `Attributes:` of Google's style, or in two columns. A continued line is
-    indented deeper than the name.
-    """
-    found: dict[str, str] = {}
-    names: list[str] = []
-    at = 0
-    for line in docstring.expandtabs().splitlines():
-        inner = line.strip()
-        indent = len(line) - len(line.lstrip())
-        if names and inner and indent > at:
-            for name in names:
-                found[name] += f" {inner}"
-            continue
-        names = []
-        if match := _COLUMNS.fullmatch(inner) or (_GOOGLE.fullmatch(inner) if indent > 4 else None):
-            names, at = match["names"].split(", "), indent
-            found.update(dict.fromkeys(names, match["text"]))
-    return found
-
-
 def _type(schema: Mapping[str, Any]) -> str:
     """Return a JSON schema's type in the words of TOML, with its limits."""
     if "anyOf" in schema:
@@ -237,6 +211,9 @@ the code.
 """
 
 
+TAGS = {"health": "Health and metrics", "afina": "afina's own protocol", "page": "The server's page"}
+
+
 def http_page() -> str:
     """Return the page of the HTTP API, from the server's OpenAPI description."""
     from afina.server.http.app import make_app
@@ -246,11 +223,12 @@ def http_page() -> str:
     tags: dict[str, list[str]] = {}
     for path, methods in described["paths"].items():
         for verb, operation in methods.items():
-            said = "\n".join(_operation(path, verb, operation, schemas))
-            tags.setdefault((operation.get("tags") or ["other"])[0], []).append(said)
-    parts = [HTTP_INTRODUCTION]
-    for tag, operations in tags.items():
-        parts += [f"## {tag}\n", *operations]
+            one = "\n".join(_operation(path, verb, operation, schemas))
+            tags.setdefault((operation.get("tags") or ["other"])[0], []).append(one)
+    operations = [operation for methods in described["paths"].values() for operation in methods.values()]
+    parts = [HTTP_INTRODUCTION, "## Statuses\n", "| Status | Meaning |", "| --- | --- |", *_statuses(operations), ""]
+    for tag, said in tags.items():
+        parts += [f"## {TAGS.get(tag, tag)}\n", *said]
     return "\n".join(parts)
 
 
@@ -269,14 +247,14 @@ def _operation(path: str, verb: str, operation: Mapping[str, Any], schemas: Mapp
         if example is not None:
             said = example if isinstance(example, str) else json.dumps(example, ensure_ascii=False, indent=2)
             yield f"```json\n{said.rstrip()}\n```\n"
-    yield "\n".join(
-        [
-            "| Status | Meaning |",
-            "| --- | --- |",
-            *(f"| {status} | {_text(one['description'])} |" for status, one in operation["responses"].items()),
-            "",
-        ]
-    )
+    yield "Statuses: " + ", ".join(f"{status}" for status in operation["responses"]) + ".\n"
+
+
+def _statuses(operations: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield one row for each status and meaning."""
+    said = {(status, one["description"]) for each in operations for status, one in each["responses"].items()}
+    for status, meaning in sorted(said):
+        yield f"| {status} | {_text(meaning)} |"
 
 
 def _resolved(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Mapping[str, Any]:

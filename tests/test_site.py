@@ -99,10 +99,22 @@ def test_the_http_page_has_every_path_with_its_fields() -> None:
     ],
 )
 def test_fields_are_read_from_a_docstring_in_columns_or_in_a_section(docstring: str) -> None:
-    from site_pages import described_fields
+    from site_docstrings import described_fields
 
     expected = {"name": "what tables call it", "title": "what tables call it", "size": "bytes: all"}
     assert described_fields(docstring) == expected
+
+
+def test_columns_of_a_docstring_become_a_section() -> None:
+    from site_docstrings import as_google
+
+    given = "A.\n\nname, title  what tables\n             call it\nsize  bytes\n\nMore:\n\n    size  # code"
+    expected = (
+        "A.\n\n\nArgs:\n    name, title: what tables\n        call it\n    size: bytes\n\nMore:\n\n    size  # code"
+    )
+    assert as_google(given, "Args") == expected
+    within = "A.\n\nArgs:\n    size    bytes\n    to: where"
+    assert as_google(within, "Args") == within.replace("size    ", "size: ")
 
 
 def test_links_lead_to_pages_of_the_site_or_are_refused() -> None:
