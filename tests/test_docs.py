@@ -109,6 +109,24 @@ def test_links_between_pages_lead_somewhere(monkeypatch: pytest.MonkeyPatch) -> 
     assert [(page, path) for page, path in files if not path.exists() and path not in generated] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_headings_that_exist() -> None:
+    links = [
+        (page, page.parent / target if target else page, anchor)
+        for page in PAGES
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert links
+    dead = [(page.name, str(to), anchor) for page, to, anchor in links if to.exists() and anchor not in anchors(to)]
+    assert dead == []
+
+
 def test_files_that_the_documentation_names_are_there() -> None:
     named = {
         (page.name, path)
