@@ -31,31 +31,31 @@ OURS = "whole runs in a learnt order"
 
 @dataclass(frozen=True)
 class Regret:
-    """By cell, of each held-out text, best less kept: float [N], of -1, 0 and 1."""
+    """For each cell and held-out text, best minus kept: float [N] of -1, 0 and 1."""
 
     by_cell: Mapping[str, np.ndarray]
 
     @property
     def mean(self) -> float:
-        """Over cells that weigh alike."""
+        """The mean regret over cells with equal weights."""
         return float(np.mean([one.mean() for one in self.by_cell.values()]))
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, of other held-out texts: cells and trained models are as they are."""
+        """The 95 % interval over other held-out texts; cells and trained models are fixed."""
         variance = sum(one.var(ddof=1) / len(one) for one in self.by_cell.values()) / len(self.by_cell) ** 2
         half = 1.96 * float(np.sqrt(variance))
         return self.mean - half, self.mean + half
 
 
 def handed_over(cell: Recorded, right: np.ndarray | None) -> np.ndarray:
-    """The answers of what is recommended: the best untrained, where that is no worse."""
+    """The predictions of the recommended model: the best untrained model if it is at least as good."""
     simple = max(cell.untrained.values(), key=lambda one: float(one.mean()))
     return simple if right is None or right.mean() <= simple.mean() else right
 
 
 def regret(policy: Policy, there: Sequence[Recorded], minutes: float) -> Regret:
-    """Of a policy, in each cell by what the cells of other domains taught it."""
+    """The regret of a policy in each cell, tuned on the cells of other domains."""
     found = {}
     for cell in there:
         known = [one for one in there if one.cell.domain != cell.cell.domain]
@@ -89,7 +89,7 @@ def of_policies(there: Sequence[Recorded], scale: float) -> str:
 
 
 def of_settings(there: Sequence[Recorded]) -> str:
-    """What the curves hold: held-out accuracy at the full budget, validation beside it."""
+    """The table of held-out accuracies at the full budget, by setting and cell."""
     settings = [one for one in there[0].settings if all(one in cell.ends for cell in there)]
     lines = [
         [f"{method}, {rate:g}", *(f"{cell.ends[method, rate].right.mean():.3f}" for cell in there)]
@@ -100,7 +100,7 @@ def of_settings(there: Sequence[Recorded]) -> str:
 
 
 def tables(there: Sequence[Recorded], scale: float = 1.0) -> str:
-    """Of policies and of settings, and what all cells teach. scale: of the machine's speed."""
+    """The tables of policies and settings, and the order learnt from all cells. scale: the machine's speed."""
     taught = learnt(there)
     order = ", ".join(
         f"{method} at {rate:g} ({100 * taught.ahead[method, rate]:+.1f})" for method, rate in taught.order
@@ -113,7 +113,7 @@ def tables(there: Sequence[Recorded], scale: float = 1.0) -> str:
 
 
 def main() -> None:
-    """As the command line says."""
+    """Run the benchmark with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--curves", type=Path, default=KEPT, help="a file of `learning_curves.py`")
     parser.add_argument("--scale", type=float, default=1.0, help="how many times as fast as the paces the machine is")

@@ -40,14 +40,14 @@ LABEL_SHARES = np.array([0.5, 0.3, 0.2, 0.1, 0.04])
 
 
 class Seeds(NamedTuple):
-    """What makes trained models differ: [methods, seeds], standard normal."""
+    """The differences between trained models: [methods, seeds], standard normal."""
 
     signal: np.ndarray
     bias: np.ndarray
 
 
 def drawn(generator: np.random.Generator, seeds: int, *, vary: bool) -> Seeds:
-    """Of as many seeds; all 0 where they do not vary."""
+    """Draw the effects of `seeds` seeds; all are 0 if `vary` is false."""
     return Seeds(*(generator.standard_normal((2, METHODS, seeds)) * vary))
 
 
@@ -61,7 +61,7 @@ class Task:
 
     @property
     def metrics(self) -> list[str]:
-        """Those that have an interval."""
+        """The metrics that have an interval."""
         return [name for name in of_kind(self.kind) if METRICS[name].values]
 
 
@@ -74,7 +74,7 @@ def _noise(generator: np.random.Generator, seeds: int, shape: tuple[int, ...]) -
 
 
 def _followed(seeds: Seeds, method: int, seed: int, strengths: Sequence[float]) -> tuple[float, float]:
-    """How much this model follows the truth, and its bias."""
+    """How closely this model follows the truth, and its bias."""
     strength = strengths[method] * (1 + SIGNAL_SD * seeds.signal[method, seed])
     return strength, BIAS_SD * float(seeds.bias[method, seed])
 
@@ -139,7 +139,7 @@ TASKS = [
 
 
 def truth(task: Task, names: Sequence[str], *, seeds_vary: bool) -> dict[str, np.ndarray]:
-    """Of each metric, for each method; float [methods]. The mean over seeds is by Gauss-Hermite quadrature."""
+    """The true value of each metric, float [methods]. Gauss-Hermite quadrature gives the mean over seeds."""
     at, weights = np.polynomial.hermite_e.hermegauss(3 if seeds_vary else 1)
     weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
     seeds = Seeds(*(np.tile(one.ravel(), (METHODS, 1)) for one in np.meshgrid(at, at)))
@@ -150,7 +150,7 @@ def truth(task: Task, names: Sequence[str], *, seeds_vary: bool) -> dict[str, np
 
 
 def values(task: Task, names: Sequence[str], seeds: int, examples: int, index: int) -> dict[str, np.ndarray]:
-    """Of one study: the values of each metric, [methods, seeds, examples]."""
+    """The values of each metric in one study, [methods, seeds, examples]."""
     generator = np.random.default_rng([TASKS.index(task), seeds, examples, index])
     found = task.make(generator, drawn(generator, seeds, vary=seeds > 1), examples)
     return {name: np.array([[METRICS[name].values(one) for one in answers] for answers in found]) for name in names}
@@ -165,7 +165,7 @@ CELLS = [(seeds, examples) for seeds in (1, 3, 5) for examples in (200, 1000)]
 def coverage(
     task: Task, true: dict[str, np.ndarray], seeds: int, examples: int, studies: int
 ) -> dict[str, tuple[float, float]]:
-    """Of each metric, the share of studies whose interval of the first method, and of the difference, has the truth."""
+    """For each metric, the coverage of the interval of the first method and of that of the difference."""
     found = {name: np.zeros(2) for name in true}
     for index in range(studies):
         for name, (first, second) in values(task, list(true), seeds, examples, index).items():

@@ -20,7 +20,7 @@ class Elsewhere:
         self.hello = self._answer()
 
     def __call__(self, asked: Any) -> dict[str, Any]:
-        """What it answers to a line."""
+        """Send a line and return the answer."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()

@@ -66,7 +66,7 @@ METHODS: dict[str, Given] = {
 
 
 def rates(method: Method) -> list[float]:
-    """Those that are tried."""
+    """The learning rates that are tried."""
     return [float(f"{method.learning_rate * factor:.1e}") for factor in FACTORS]
 
 
@@ -97,7 +97,7 @@ def train(key: str, rate: float, seed: int) -> Classifier:
 
 
 def judge(classifier: Classifier, what: str) -> tuple[np.ndarray, float]:
-    """Which answers are right, and the log loss."""
+    """Which predictions are right, and the log loss."""
     texts, labels = encoded(what, Cell(TASK, LABELS, "", "words", 0.0, 0))
     dtype = devices.precision("auto", CPU)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):  # as it trains
@@ -133,7 +133,7 @@ def measure(key: str) -> dict[str, Any]:
 
 
 def floors() -> dict[str, list[np.ndarray]]:
-    """What needs no training of the model: which answers are right, a line a seed."""
+    """Which predictions of the untrained baselines are right, a line per seed."""
     split = part(TASK, "held out")
     names = task(TASK)[0]
     asked = Classifier.open(backbone(), names, 0, question(TASK, "words").tokens, exact=True)
@@ -145,7 +145,7 @@ def floors() -> dict[str, list[np.ndarray]]:
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """What is measured so far, in what is kept and since."""
+    """The measurements so far: those in docs/ and newer ones."""
     found = {}
     for path in (KEPT, *sorted(RECORDS.parent.glob(f"{RECORDS.stem}*.jsonl"))):
         for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
@@ -190,7 +190,7 @@ def write() -> None:
 
 
 def main() -> None:
-    """See the module."""
+    """Measure, or write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shard", default="0/1", help="this one of so many; each measures a part of its own first")
     parser.add_argument("--page", action="store_true", help="write the table instead")

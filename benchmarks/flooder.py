@@ -58,7 +58,7 @@ KINDS: dict[str, tuple[int, Callable[[str, str], bytes]]] = {
     "wrong": (60, wrong),
     "heads": (2000, lambda key, model: b"GET /health/live HTTP/1.1\r\nX-Slow: "),
 }
-"""How many connections, and what each sends again and again."""
+"""The number of connections, and the request that each sends again and again."""
 
 
 async def flood(port: int, kind: str, until: float, count: int, request: bytes) -> Counter[str]:

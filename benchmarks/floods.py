@@ -72,7 +72,7 @@ FLOODS = {
 
 @dataclass
 class Seen:
-    """By the polite client: seconds of its requests and of `/health/live`, and how many were not answered with 200."""
+    """Measurements of the polite client: seconds of its requests and of `/health/live`, and answers other than 200."""
 
     waits: list[float] = field(default_factory=list)
     lives: list[float] = field(default_factory=list)
@@ -156,7 +156,7 @@ def beside(seconds: float, *arguments: str) -> Iterator[dict[str, Any]]:
 
 
 def measured(target: Target, name: str, seconds: float, share: float) -> dict[str, Any]:
-    """What a polite client notices of a flood. share: of its connections."""
+    """Measure a polite client during a flood. share: of the flood's connections."""
     flood, whole = FLOODS[name], 1.5 * seconds + 1
     alone = looked(target, seconds / 2)
     arguments = (str(target.port), flood.kind, str(whole), str(share), target.keys[flood.key], flood.model)
@@ -263,7 +263,7 @@ def ask(target: Target, who: str, model: str) -> None:
 
 
 def measure(target: Target, names: Sequence[str], seconds: float, share: float) -> dict[str, Any]:
-    """By flood; a server that has answered before."""
+    """The measurements by flood, on a server that has answered before."""
     for who, model in (("polite", POLITE), ("flood", LORA), ("flood", FULL)):
         ask(target, who, model)
     found = {}

@@ -45,7 +45,7 @@ DOMAINS = ("products", "tweets")
 SIZES = (200, 1_500)
 HELD_OUT = 300
 FACTORS = {"full": (1 / 3, 1.0, 3.0), "lora": (1 / 3, 1.0, 3.0), "head": (1.0,), "ia3": (1.0,)}
-"""By method, multiples of its own learning rate."""
+"""For each method, multiples of its default learning rate."""
 
 SHORT = 1 / 8
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)
@@ -72,7 +72,7 @@ class Cell:
 
     @property
     def steps(self) -> int:
-        """Of the full budget."""
+        """The steps of the full budget."""
         texts = self.size - math.ceil(self.size * self.cut)
         return math.ceil(texts / BATCH) * max(1, min(EPOCHS, MOST_TEXTS // texts))
 
@@ -93,7 +93,7 @@ def cells() -> list[Cell]:
 
 
 def curves() -> Iterator[Curve]:
-    """All of them, cell by cell."""
+    """All curves, cell by cell."""
     for cell, (method, factors) in itertools.product(cells(), FACTORS.items()):
         for factor, share in itertools.product(factors, (1.0, SHORT)):
             rate = float(f"{factor * make(method).learning_rate:.3g}")
@@ -101,7 +101,7 @@ def curves() -> Iterator[Curve]:
 
 
 def run_of(curve: Curve) -> RunSpec:
-    """It, scored on the cut."""
+    """The run of a curve, scored on the validation cut."""
     return RunSpec(
         backbone="embedded",
         task=f"snippets:{curve.cell.domain}",
@@ -133,7 +133,7 @@ def record(curve: Curve) -> dict[str, Any]:
 
 
 def untrained(cell: Cell) -> dict[str, Any]:
-    """What trains no model: floors, fitted on all labelled texts, and the model as it is; which answers are right."""
+    """Which predictions of the baselines (fitted on all labelled texts) and of the untrained model are right."""
     task = held_out(cell)
     objective = objectives.make(task.label_names, {"kind": task.kind}).of(task.train.labels)
     fitted = {"majority": floors.constant(task.train, objective), "tfidf": floors.tfidf(task.train, objective)}
@@ -160,12 +160,12 @@ def packed(right: np.ndarray) -> str:
 
 
 def unpacked(told: str) -> np.ndarray:
-    """Of HELD_OUT texts."""
+    """The bits of HELD_OUT texts."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(told), np.uint8))[:HELD_OUT].astype(bool)
 
 
 def paces() -> dict[str, Any]:
-    """Of each method: seconds of a step, of scoring a text, and of starting a process, as `choose` measures them."""
+    """Seconds per method of a step, of scoring a text and of starting a process, measured as in `choose`."""
     from afina.studies.choosing.time_budget import measure_step_time
     from afina.studies.runs.executor import LocalExecutor
     from afina.studies.runs.run import Run
@@ -202,7 +202,7 @@ def add(record: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """As the command line says."""
+    """Run the benchmark with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paces", action="store_true", help="measure what steps and scoring cost")
     parser.add_argument("--shard", default="0/1", help="every N-th curve, from the one given on")

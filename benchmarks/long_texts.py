@@ -51,14 +51,14 @@ def texts(backbone: Backbone, length: int, count: int) -> list[np.ndarray]:
 
 
 def limits(arm: str, length: int) -> MicroBatchLimits:
-    """What that arm computes at once."""
+    """The limits of what an arm computes at once."""
     if arm == "whole":
         return MicroBatchLimits()
     return MicroBatchLimits(tokens=Training().token_budget if arm == "default" else length)
 
 
 def train(method: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What the process of an arm measures."""
+    """Measure an arm in this process."""
     backbone = Backbone.load(options.backbone)
     length = min(options.length, backbone.longest)
     rows = texts(backbone, length, BATCH_SIZE * (1 + options.steps))
@@ -79,7 +79,7 @@ def train(method: str, name: str, options: argparse.Namespace) -> dict[str, Any]
 
 
 def measure(method: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The same, from a process of its own."""
+    """Measure an arm in a separate process."""
     print(f"{method}: {name}", file=sys.stderr, flush=True)
     shape = ["--backbone", options.backbone, "--steps", str(options.steps), "--length", str(options.length)]
     command = [sys.executable, __file__, *shape, "--one", method, name]

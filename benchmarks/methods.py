@@ -107,7 +107,7 @@ def speeds(key: str, plan: Plan, repeats: int) -> dict[str, Any]:
 
 
 def whole(plan: Plan, method: Method, repeats: int) -> dict[str, Any]:
-    """Of a whole training that reads each text once: tokens/s, and its time over that of a prediction pass."""
+    """tokens/s of a training that reads each text once, and its time divided by that of a prediction pass."""
     batches = [plan.schedule["D"][index] for index in plan.chosen["D"]]
     rows = [row for batch in batches for row in batch.rows]
     encoded = Encoded(np.concatenate(rows), np.cumsum([0, *map(len, rows)]), 0)

@@ -23,7 +23,7 @@ SHARE_OF_A = 5
 
 @dataclass
 class Plan:
-    """What is measured.
+    """The plan of a measurement.
 
     schedule, chosen  by arm: the full batches of its first epoch, and which of them are measured
     tokens            real tokens of the training split
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """The steps of the whole training."""
         return EPOCHS * -(-self.examples // BATCH_SIZE)
 
     def heaviest(self, arm: str) -> list[Batch]:

@@ -71,12 +71,12 @@ class Recorded:
         return math.ceil(self.cell.size * self.cell.cut)
 
     def seconds(self, method: str, steps: float, texts: int) -> float:
-        """Of a process that takes so many steps and scores so many texts."""
+        """Seconds of a process that takes `steps` steps and scores `texts` texts."""
         pace = self.paces[method]
         return pace["opening"] + steps * pace["step"] + texts * pace["text"]
 
     def steps(self, method: str, seconds: float, texts: int) -> int:
-        """That `seconds` buy; at most the full budget, and fewer than 1 where they buy none."""
+        """Steps that fit into `seconds`; at most the full budget, and below 1 if none fits."""
         return min(self.cell.steps, math.floor((seconds - self.seconds(method, 0, texts)) / self.paces[method]["step"]))
 
     def on_the_way(self, setting: Setting, step: float) -> tuple[float, float]:
@@ -86,7 +86,7 @@ class Recorded:
         return (float(np.interp(step, at, [p[1] for p in points])), float(np.interp(step, at, [p[2] for p in points])))
 
     def whole(self, setting: Setting, steps: int) -> Kept:
-        """What a run of that length keeps: of the two lengths that are recorded, the nearer by quotient."""
+        """The model of a run of that length: the nearer of the two recorded lengths, by their ratio."""
         length, kept = self.short[setting]
         return kept if steps * steps < length * self.cell.steps else self.ends[setting]
 
@@ -102,7 +102,7 @@ class Recorded:
 
     @cached_property
     def rates(self) -> dict[str, list[float]]:
-        """By method."""
+        """The recorded learning rates by method."""
         found: dict[str, list[float]] = {}
         for method, rate in self.ends:
             found.setdefault(method, []).append(rate)
@@ -120,7 +120,7 @@ def asked(cell: Recorded) -> float:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What other cells teach.
+    """The facts learnt from other cells.
 
     order   settings, as each adds most to those before it
     ahead   held-out accuracy of each at the full length, less the mean of all: a mean over cells
@@ -132,7 +132,7 @@ class Learnt:
     counts: float
 
     def standing(self, cell: Recorded) -> Standing:
-        """By validation and by what is expected, as `afina.studies.choosing.candidates` weighs them."""
+        """Rank by validation score and prior, weighed as in `afina.studies.choosing.candidates`."""
 
         def stands(one: Kept) -> tuple[float, float]:
             if not one.whole:
@@ -144,7 +144,7 @@ class Learnt:
 
 
 Standing = Callable[[Kept], tuple[float, float]]
-"""What trainings are ranked by; greater is better."""
+"""The key by which trainings are ranked; greater is better."""
 
 
 def by_validation(one: Kept) -> tuple[float, float]:
@@ -280,7 +280,7 @@ def at_defaults(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Ke
 
 
 def one_method(name: str) -> Policy:
-    """That method at its own rate, and no choice."""
+    """The policy that trains one method at its default rate."""
 
     def policy(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
         return in_order(cell, seconds - asked(cell), [one for one in cell.defaults() if one[0] == name])
@@ -363,7 +363,7 @@ def halving(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept |
 
 
 def _halved(cell: Recorded, settings: Sequence[Setting]) -> tuple[Setting, float]:
-    """Which is left of them, and the seconds that takes."""
+    """The setting that remains after halving, and the seconds spent."""
     spent, there, before = 0.0, list(settings), 0.0
     for share in (1 / 8, 1 / 4, 1 / 2, 1.0):
         if len(there) == 1:

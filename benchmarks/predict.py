@@ -66,7 +66,7 @@ Turn = Callable[[], tuple[float, list[int]]]
 
 
 def padded(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int, sort: bool) -> list[int]:
-    """What a careful user writes: tokenise, perhaps sort, pad each batch, take the best label."""
+    """The code of a careful user: tokenise, optionally sort, pad each batch, take the best label."""
     encodings = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
     order = sorted(range(len(texts)), key=lambda i: len(encodings[i])) if sort else list(range(len(texts)))
     labels = [0] * len(texts)
@@ -183,7 +183,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(texts: list[str], label_names: Sequence[str], options: argparse.Namespace) -> Any:
-    """By arm: seconds of each turn, and labels int [N]."""
+    """For each arm, the seconds of each turn, and labels int [N]."""
     seconds: dict[str, list[float]] = defaultdict(list)
     labels: dict[str, np.ndarray] = {}
     with ExitStack() as stack:

@@ -41,14 +41,14 @@ def write(path: Path, split: Split, names: tuple[str, ...]) -> str:
 
 
 def right(adapter: Path, split: Split) -> np.ndarray:
-    """Which held-out answers are right, bool [1, N]."""
+    """Which held-out predictions are right, bool [1, N]."""
     answers = Predictor.load(adapter).outputs(split.texts).argmax(axis=-1)
     made: np.ndarray = (answers == split.labels)[None]
     return made
 
 
 def main() -> None:
-    """As the command line says."""
+    """Run the benchmark with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--domain", default="movies")
     parser.add_argument("--texts", type=int, default=600)

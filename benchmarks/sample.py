@@ -46,7 +46,7 @@ def to_json(batches: Sequence[Batch]) -> str:
 
 
 def from_json(text: str) -> list[Batch]:
-    """What `to_json` wrote."""
+    """The sample from the JSON that `to_json` wrote."""
     return [
         Batch([np.array(row, np.int32) for row in rows], np.array(labels, np.int64))
         for rows, labels in json.loads(text)

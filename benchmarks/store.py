@@ -69,7 +69,7 @@ def adapter(path: Path, seed: int, layers: int = LAYERS) -> Path:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Of one call."""
+    """Seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -37,7 +37,7 @@ from afina.server.requests import Receipt
 from serve import DATA, publish
 
 EXPONENT = 1.1
-"""Of Zipf's law: the n-th adapter is asked n to the minus so often."""
+"""The exponent of Zipf's law: the n-th adapter has a popularity of n to the minus EXPONENT."""
 
 TEXTS = 40
 """Distinct texts; what adapters compute of them alone is what answers are compared with."""
@@ -69,7 +69,7 @@ class Answer:
 
 
 def name_of(index: int) -> str:
-    """Of the index-th adapter, the most popular first."""
+    """The name of the index-th adapter, the most popular first."""
     return f"acme/task-{index:04}"
 
 
@@ -168,7 +168,7 @@ def _change(store: AdapterStore, root: Path, name: str, what: str, other: int) -
 
 
 def wrong(answers: Sequence[Answer], store: AdapterStore, backbone: Backbone) -> int:
-    """How many are not what the adapter that their receipt names computes alone, or name another's version."""
+    """The number of wrong answers: not what the adapter in the receipt computes alone, or a wrong version."""
     found, by_version = 0, dict[str, list[Answer]]()
     for one in answers:
         if one.receipt:
@@ -188,7 +188,7 @@ def wrong(answers: Sequence[Answer], store: AdapterStore, backbone: Backbone) ->
 
 
 def resident(url: str, secret: str, store: AdapterStore) -> dict[str, float]:
-    """What the server has of adapters: bytes of each beside its file's, loads and evictions."""
+    """The server's adapters: bytes of each relative to its file, loads and evictions."""
     text = httpx2.get(f"{url}/metrics", headers={"Authorization": f"Bearer {secret}"}).text
     told = {name: float(value) for name, value in re.findall(r"^(afina_\w+) (\S+)$", text, re.MULTILINE)}
     file = store.show(name_of(0)).size

@@ -46,7 +46,7 @@ def say(text: str) -> None:
 
 
 def time_steps(method: str, plan: Plan, repeats: int, peaks: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """By arm: seconds_per_step, tokens_per_second, dtype."""
+    """For each arm: seconds_per_step, tokens_per_second, dtype."""
     arms: dict[str, Arm] = {}
     for name in plan.chosen:
         say(f"{method}: preparing {name}")
@@ -92,7 +92,7 @@ def memory(method: str, name: str, plan: Plan, options: argparse.Namespace) -> i
 
 
 def train_for_memory(request: dict[str, Any], backbone: Backbone) -> None:
-    """What the process of `memory` does."""
+    """Measure the memory of one arm, in the process that `memory` starts."""
     arm = build(request["arm"], request["method"], backbone, request["labels"], request["steps"])
     for batch in sample.from_json(sys.stdin.read()):
         arm.step(batch)

@@ -121,7 +121,7 @@ def part(name: str, what: str, cell: Cell | None = None) -> Split:
 
 
 def cells(records: Records) -> Iterator[Cell]:
-    """All of them, as far as the rates are known; what depends on others after these."""
+    """All cells whose rates are known; a cell that depends on others comes after them."""
     for name in TASKS:
         yield Cell(name, 0, "zero-shot", "words", 0.0, 0)
         for labels in SIZES:
@@ -148,7 +148,7 @@ def rate_of(records: Records, name: str, method: str, head: str) -> float | None
 
 
 def question(name: str, head: str) -> Verbalizer:
-    """That of an arm: nothing, a template alone, or template and words."""
+    """The verbalizer of an arm: none, a template alone, or template and words."""
     names = task(name)[0]
     asked = Verbalizer.of(names, backbone().tokenizer, pairs=False, head="words")
     if head == "words":
@@ -195,7 +195,7 @@ def measure(cell: Cell) -> Figures:
 
 
 def packed(right: np.ndarray) -> str:
-    """Which answers are right, as hexadecimal digits."""
+    """Which predictions are right, as hexadecimal digits."""
     return np.packbits(right).tobytes().hex()
 
 
@@ -205,7 +205,7 @@ def unpacked(digits: str) -> np.ndarray:
 
 
 def read() -> Records:
-    """What is measured so far, in what the page keeps and since."""
+    """The measurements so far: those in docs/ and newer ones."""
     found = {}
     for path in (KEPT, *sorted(RECORDS.parent.glob(f"{RECORDS.stem}*.jsonl"))):
         for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
@@ -236,12 +236,12 @@ def measure_all(shard: int, of: int, most: int) -> None:
 
 
 def hash_of(cell: Cell) -> int:
-    """The same in every process."""
+    """A hash of a cell that is the same in every process."""
     return derive_seed(0, json.dumps(asdict(cell)))
 
 
 def main() -> None:
-    """See the module."""
+    """Measure the cells of a shard."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shard", default="0/1", help="this one of so many; each measures a part of its own first")
     parser.add_argument("--most", type=int, default=1_000, help="measurements by this process, whose memory grows")

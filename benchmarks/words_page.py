@@ -27,7 +27,7 @@ def found(records: Records, task: str, labels: int, method: str, head: str) -> E
 
 
 def seeds(records: Records, task: str, labels: int, method: str, head: str) -> int:
-    """How many are measured."""
+    """The number of seeds that are measured."""
     rate = rate_of(records, task, method, head)
     return sum(Cell(task, labels, method, head, rate or 0.0, seed) in records for seed in SEEDS)
 
