@@ -210,7 +210,7 @@ def test_a_study_takes_words_and_templates_a_method_may_have_its_own(
     [
         (["--template", "no place"], "--template 'no place': expected {text} in it once, and {text_pair} at most once"),
         (["--template", "{text} {text_pair}"], "the examples are single texts. Take {text_pair} out of it, or name a"),
-        (["--words", "good=warm"], "--words: label 'bad' has no words. Give a list of some for every"),
+        (["--words", "good=warm"], "--words: label 'bad' has no words. Give a list of at least one word for every"),
         (["--words", "goood=warm"], "--words: unknown label 'goood'. Did you mean 'good'?"),
         (["--words", "good"], "--words good: expected LABEL=WORD,WORD, such as positive=great,good."),
         (["--words", "good=warm", "--words", "bad=warm"], "--words: ' warm' of 'bad' and ' warm' of 'good' begin with"),
@@ -230,7 +230,7 @@ def test_what_cannot_be_asked_is_an_error(
 
 
 def test_labels_that_are_no_words_need_some_to_be_asked_for(afina: Command, gpt2: Backbone, numbered: str) -> None:
-    told = "the labels '0', '1' are no words that a language model could answer with. Give each label some with --words"
+    told = "the labels '0', '1' are not words that a language model could answer with. Give words for each"
     assert told in afina("ask", "--task", numbered, "--backbone", gpt2.address).error
     train = ("train", "--task", numbered, "--backbone", gpt2.address, "--method", "zero-shot", "--out", OUT)
     assert told in afina(*train).error
@@ -244,7 +244,7 @@ def test_labels_that_are_no_words_need_some_to_be_asked_for(afina: Command, gpt2
         (["method=baseline", "template={text}."], "baseline has a random head and no template by definition."),
         (["method=baseline", "head=words"], "baseline has a random head and no template by definition. Remove head."),
         (["method=zero-shot", "head=random"], "zero-shot answers in words by definition. Remove head."),
-        (["method=lora", "head=random", "offset=true"], 'offset with head "random", which has none.'),
+        (["method=lora", "head=random", "offset=true"], 'offset: a head that is "random" does not use it.'),
     ],
     ids=str,
 )

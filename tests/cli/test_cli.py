@@ -287,9 +287,7 @@ def test_pairs_of_texts_are_trained_on_and_predicted(afina: Command, gpt2: Backb
     assert [(line["text"], line["text_pair"]) for line in lines] == [(one["text"], one["text_pair"]) for one in asked]
     assert lines[0]["probabilities"] != lines[1]["probabilities"]
     told = afina("predict", adapter, "the soup was bright").error
-    assert told.startswith(
-        f"{adapter}: trained on pairs of texts, and these are single texts. Give pairs: a --file with"
-    )
+    assert told.startswith(f"{adapter}: trained on pairs of texts, but single texts are given. Give a --file with")
     alone = Path("results/train") / single.adapter
     assert afina("predict", alone, "the soup was bright").code == 0
 
@@ -298,7 +296,7 @@ def test_an_adapter_that_asks_of_one_text_takes_no_pairs(afina: Command, gpt2: B
     adapter = Path("results/train") / train(afina, gpt2, "--task", toy).adapter
     Path("new.jsonl").write_text('{"text": "a warm play", "text_pair": "a dull one"}\n', encoding="utf-8")
     told = afina("predict", adapter, "--file", "new.jsonl").error
-    assert told.endswith("trained on single texts, and these are pairs. Name the one column to read with --text.")
+    assert told.endswith("trained on single texts, but pairs are given. Name the only column to read with --text.")
     (line,) = afina("predict", adapter, "--file", "new.jsonl", "--text", "text_pair").lines()
     assert line["text"] == "a dull one"
 

@@ -298,9 +298,12 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("predict", "nope", "a"),
-            "nope: no adapter there, neither manifest.json (afina's) nor adapter_config.json (peft's). Give a ",
+            "nope: no adapter found: the directory has neither manifest.json (afina) nor adapter_config.json (peft)",
         ),
-        (("evaluate", "nope", "--task", "mine.csv"), "nope: no adapter there, neither manifest.json (afina's) nor "),
+        (
+            ("evaluate", "nope", "--task", "mine.csv"),
+            "nope: no adapter found: the directory has neither manifest.json (afina) nor ",
+        ),
         (("predict", "nope"), "afina predict: give texts, or --file FILE (- for standard input), and not both."),
         (("predict", "nope", "a", "--file", "b.txt"), "afina predict: give texts, or --file FILE (- for standard "),
         (("predict", "nope", "--file", "b.txt"), "--file b.txt: no such file or directory."),
@@ -382,7 +385,7 @@ def edit_manifest(path: Path, **changes: Any) -> None:
         ),
         (
             lambda path: text_of(path / "manifest.json", ('"good"', '"nice"')),
-            "/manifest.json: its fields give digest sha256:",
+            "/manifest.json: the fields have digest sha256:",
         ),
         (
             lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
@@ -393,7 +396,7 @@ def edit_manifest(path: Path, **changes: Any) -> None:
             "/manifest.json: expected a JSON object, found another value. Copy the adapter again, or train it again.",
         ),
         (lambda path: edit_manifest(path, seed="x"), "/manifest.json: field seed: input should be a valid integer"),
-        (lambda path: edit_manifest(path, method="magic"), "/manifest.json: its fields give digest sha256:"),
+        (lambda path: edit_manifest(path, method="magic"), "/manifest.json: the fields have digest sha256:"),
     ],
     ids=["bit", "cut", "empty", "no tensors", "label", "not JSON", "list", "type", "method"],
 )
@@ -414,7 +417,7 @@ def test_an_adapter_whose_probe_gives_other_logits(afina: Command, trained: Path
     assert afina("predict", "other", "a text").code == 0
     told = afina("predict", "other", "a text", "--check-probe").error
     assert told.startswith("other: the probe's logits differ by ")
-    assert "The libraries here compute something else than when it was made" in told
+    assert "The installed libraries compute something else than when the adapter was made" in told
     assert afina("evaluate", "other", "--task", toy, "--check-probe").error == told
 
 
@@ -425,7 +428,7 @@ def test_an_adapter_for_other_weights_or_another_tokenizer(
     told = afina("predict", trained, "a text", "--backbone", other).error
     assert told.startswith(f"{trained}: made for backbone {gpt2.address} with digest sha256:")
     assert f"but {other} has sha256:" in told
-    assert told.endswith("(the weights differ). Give the right one with --backbone.")
+    assert told.endswith("(the weights differ). Give the adapter's own backbone with --backbone.")
 
     def other_tokenizer(path: Path) -> None:
         text_of(path / "tokenizer.json", ('"add_prefix_space": false', '"add_prefix_space": true'))

@@ -79,12 +79,15 @@ def test_a_plan_of_numbers(afina: Command, backbone: str, ratings: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--metric", "mcc"), "--metric mcc: the task's kind is number, which has pearson, spearman, rmse, mae, r2."),
-        (("--metric", "ece"), "--metric ece: the task's kind is number"),
+        (
+            ("--metric", "mcc"),
+            "--metric mcc: not available for the task's kind, number. Give one of pearson, spearman, rmse, mae, r2.",
+        ),
+        (("--metric", "ece"), "--metric ece: not available for the task's kind, number"),
         (("--metric", "pearsn"), "Did you mean 'pearson'"),
         (("--kind", "numbers"), "data.kind = 'numbers': input should be 'classes', 'number' or 'labels'"),
         (("--separator", ";"), "--separator ';' stands in no row of column 'rating'."),
-        (("--set", "temperature=true"), "temperature: a number has no probabilities. Leave it out."),
+        (("--set", "temperature=true"), "temperature: tasks of kind number have no probabilities. Leave it out."),
         (("--set", "class_weights=balanced"), "class_weights balanced: a task of kind number has none."),
         (("--words", "good=great"), "a task of kind number has no label that a word could answer for."),
     ],
@@ -100,4 +103,4 @@ def test_what_does_not_fit_numbers_is_told_before_anything_is_trained(
 
 def test_numbers_cannot_be_asked_for_in_words(afina: Command, backbone: str, ratings: str) -> None:
     answer = afina("ask", "--task", ratings, "--backbone", backbone)
-    assert answer.error.endswith("its kind is number, and words can answer for classes alone.")
+    assert answer.error.endswith("the kind is number, but words can answer only for classes. Train a method.")

@@ -91,7 +91,7 @@ def test_predict_gives_one_object_where_that_is_asked_for(afina: Command, traine
 
 def test_what_predict_cannot_write_is_told_before_anything_is_computed(afina: Command, trained: Path) -> None:
     before = Path(write("new.csv")).read_bytes()
-    told = "--out new.csv: the texts are read from this file. Name another one."
+    told = "--out new.csv: the texts are read from this file. Give another name."
     assert afina("predict", trained, "--file", "new.csv", "--out", "new.csv").error == told
     assert Path("new.csv").read_bytes() == before
     assert "ends in .csv or .jsonl" in afina("predict", trained, "x", "--out", "answers.txt").error
@@ -103,7 +103,7 @@ def test_texts_that_were_cut_are_counted_and_pairs_are_refused_by_an_adapter_of_
     answer = afina("predict", trained, "a short text", "a long text " * 300)
     assert answer.err == "1 of 2 texts cut at the maximum length of 256 tokens.\n"
     Path("pairs.jsonl").write_text('{"text": "a", "text_pair": "b"}\n', encoding="utf-8")
-    assert "trained on single texts, and these are pairs" in afina("predict", trained, "--file", "pairs.jsonl").error
+    assert "trained on single texts, but pairs are given" in afina("predict", trained, "--file", "pairs.jsonl").error
 
 
 def test_a_closed_standard_output_is_an_error_and_nothing_is_lost_without_a_word() -> None:

@@ -165,29 +165,29 @@ def elsewhere(path: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], type[AfinaError], str]] = {
-    "pickled": (pickled, Refused, r"weights are in pytorch_model\.bin, a format that runs whatever .*save it again"),
+    "pickled": (pickled, Refused, r"weights are in pytorch_model\.bin, a format that can run code .*save it again"),
     "nothing": (lambda path: (path / "config.json").unlink(), NotFound, r"no config\.json there\. Give a directory"),
     "no weights": (lambda path: (path / "model.safetensors").unlink(), NotFound, r"neither model\.safetensors nor"),
-    "no head": (without_head, CorruptAdapter, "its weights have no classification head"),
+    "no head": (without_head, CorruptAdapter, "the weights have no classification head"),
     "a layer is missing": (without_a_layer, WrongBackbone, r"the adapter lacks transformer\.h\.1\.ln_1\.weight"),
     "cut short": (cut_short, CorruptAdapter, "damaged, or not a safetensors file"),
-    "no tokenizer": (without_tokenizer, NotFound, "no tokenizer there .* Save the tokenizer into it"),
-    "another tokenizer": (other_tokens, WrongBackbone, "its tokenizer has digest .* with `backbone`, as it was"),
-    "shards elsewhere": (elsewhere, CorruptAdapter, "expected a weight_map of files beside it"),
+    "no tokenizer": (without_tokenizer, NotFound, "no tokenizer there, .* Save the tokenizer into the"),
+    "another tokenizer": (other_tokens, WrongBackbone, "the tokenizer has digest .* unchanged, with `backbone`"),
+    "shards elsewhere": (elsewhere, CorruptAdapter, "expected a weight_map that names files in the same directory"),
     "other arithmetic": (
         lambda path: rewritten(path, lambda config: config.update(layer_norm_epsilon=0.1)),
         WrongBackbone,
-        r"layer_norm_epsilon is 0\.1, that of backbone .* is 1e-05\. Give the model .* with `backbone`",
+        r"layer_norm_epsilon is 0\.1, but 1e-05 in backbone .*\. Give the model .* with `backbone`",
     ),
     "no classifier": (
         lambda path: rewritten(path, lambda config: config.update(architectures=["GPT2LMHeadModel"])),
         InvalidStudy,
-        r"its architecture is \['GPT2LMHeadModel'\], expected a \.\.\.ForSequenceClassification",
+        r"architectures is \['GPT2LMHeadModel'\], expected a \.\.\.ForSequenceClassification",
     ),
     "same names": (
         lambda path: rewritten(path, lambda config: config.update(id2label={"0": "a", "1": "a", "2": "b"})),
         InvalidStudy,
-        "expected a name of its own for each",
+        "expected a different name for each",
     ),
     "other count": (
         lambda path: rewritten(path, lambda config: config.update(id2label={"0": "a", "1": "b"})),

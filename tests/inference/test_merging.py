@@ -173,7 +173,7 @@ def test_the_predictor_answers_as_before_and_the_merged_model_does_not_depend_on
             {"kind": "labels", "thresholds": [0.25, 0.5, 0.75]},
             LABELS,
             "multi_label_classification",
-            "A text has a label from its threshold on: bad 0.25, fair 0.5, good 0.75.",
+            "A text has a label from this probability on: bad 0.25, fair 0.5, good 0.75.",
         ),
         (
             {"kind": "classes", "temperature": 1.5},

@@ -115,7 +115,7 @@ def test_without_a_base_it_asks_for_the_backbone(
     path = changed(saved, tmp_path / "adapter", base_model_name_or_path=base)
     with raises(NotFound, code="backbone.unnamed", where="adapter"):
         Predictor.load(path)
-    assert "the adapter names no backbone. Give the one it is for with --backbone" in afina("predict", path, "a").error
+    assert "the adapter names no backbone. Give its backbone with --backbone" in afina("predict", path, "a").error
     assert afina("predict", path, "a", "--backbone", gpt2.address).code == 0
     with raises(
         CorruptAdapter, code="adapter.file-malformed", field="base_model_name_or_path", path="adapter_config.json"
@@ -131,7 +131,7 @@ def test_an_afina_adapter_with_an_impossible_rank_or_head_is_refused(
         ({"hyperparameters": {"r": 5, "targets": ["c_attn"]}}, r"shape \[4, 32\], this model's has \[5, 32\]"),
         ({"hyperparameters": {"r": 4, "alpha": 1e300, "targets": ["c_attn"]}}, r"alpha=1e\+300.*alpha <= 1,000,000"),
         ({"label_names": [f"label {index}" for index in range(50_000)]}, r"its head .* \[2, 32\].*50000 labels"),
-        ({"max_length": 100_000}, "its maximum length is 100000 tokens, backbone .* takes 256 at most"),
+        ({"max_length": 100_000}, "the maximum length is 100000 tokens, but backbone .* takes at most 256"),
     ):
         path = tmp_path / str(len(list(tmp_path.iterdir())))
         shutil.copytree(runs.adapter("gpt2", "lora"), path)

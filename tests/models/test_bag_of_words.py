@@ -95,7 +95,7 @@ def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: P
     task = Task.load(toy)
     shown = afina("evaluate", path, "--task", toy, "--json").object()
     refused = afina("evaluate", path, "--task", toy, "--check-probe").error
-    assert refused.endswith("no probe is recorded, so there is nothing to check. Leave it out.")
+    assert refused.endswith("the adapter has no recorded probe, so nothing can be checked. Leave the check out.")
     right = floors.tfidf(task.train).predict(task.evaluation)
     adapter = Adapter.load(path)
     found = evaluate(adapter, EvaluationSet.read(toy, trained(adapter)))
@@ -103,7 +103,7 @@ def test_it_evaluates_and_predicts_from_the_command_line(afina: Command, path: P
     assert (shown["dtype"], shown["truncated"], shown["examples"]) == ("float64", 0, len(task.evaluation))
     lines = afina("predict", path, "a bright play", "a dull play", "--dtype", "auto").lines()
     assert [line["label"] for line in lines] == ["good", "bad"]
-    assert "has a model of its own. Leave --backbone out" in afina("predict", path, "a", "--backbone", "gpt2").error
+    assert "needs no backbone. Leave --backbone out" in afina("predict", path, "a", "--backbone", "gpt2").error
 
 
 def test_its_manifest_needs_no_backbone_and_its_digest_covers_its_vocabulary(path: Path) -> None:
@@ -151,7 +151,7 @@ def not_a_number(path: Path) -> None:
     [
         (swapped, rf"{VOCABULARY}: it has digest"),
         (shorter, "has tensors .* expected 'tfidf' and"),
-        (not_a_number, "a weight is no number"),
+        (not_a_number, "a weight is NaN or infinite"),
         (lambda path: (path / VOCABULARY).unlink(), rf"{VOCABULARY}: the file is missing"),
         (lambda path: (path / VOCABULARY).write_text('{"a": 1}'), rf"{VOCABULARY}: expected a list of strings"),
         (lambda path: (path / VOCABULARY).write_text("[1]"), rf"{VOCABULARY}: expected a list of strings"),

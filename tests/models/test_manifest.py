@@ -64,7 +64,7 @@ def test_an_adapter_of_format_1_keeps_its_digest_and_says_what_that_does_not_cov
     assert old.digest != new.digest
     assert new.manifest.notes == ()
     (note,) = old.manifest.notes
-    assert note.startswith("made by an earlier afina: its digest does not cover its maximum length (256 tokens)")
+    assert note.startswith("made by an earlier version of afina: the digest does not cover the maximum")
     rewritten(copy, lambda content: content.update(max_length=9))
     assert Adapter.load(copy).digest == old.digest
 
@@ -74,7 +74,7 @@ def test_the_command_line_prints_the_note_beside_the_answers(afina: Command, cop
     earlier(copy)
     for arguments in (("predict", copy, "a warm play"), ("evaluate", copy, "--task", toy, "--json")):
         answer = afina(*arguments)
-        assert answer.err.startswith(f"Note: {copy}: made by an earlier afina")
+        assert answer.err.startswith(f"Note: {copy}: made by an earlier version of afina")
         assert answer.err.count("Note: ") == 1
         assert len(answer.lines()) == 1
 

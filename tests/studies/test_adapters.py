@@ -94,10 +94,11 @@ def test_of_a_recommendation_it_is_the_recommended_one_or_the_named(tmp_path: Pa
 
 def test_an_adapter_is_itself_and_of_it_nothing_can_be_chosen(tmp_path: Path) -> None:
     assert told(tmp_path) == (
-        f"{tmp_path}: no adapter there, neither manifest.json (afina's) nor adapter_config.json (peft's). "
-        "Give a directory such as results/adapters/lora-seed0-...."
+        f"{tmp_path}: no adapter found: the directory has neither manifest.json (afina) nor "
+        "adapter_config.json (peft). "
+        "Give an adapter's directory, such as results/adapters/lora-seed0-...."
     )
-    assert told(tmp_path / "nowhere", "lora").startswith(f"{tmp_path / 'nowhere'}: no adapter there")
+    assert told(tmp_path / "nowhere", "lora").startswith(f"{tmp_path / 'nowhere'}: no adapter found")
     (tmp_path / "manifest.json").touch()
     assert find_adapter(tmp_path) == tmp_path
     assert "no study's directory, so `method` cannot choose there" in told(tmp_path, "lora")

@@ -198,7 +198,7 @@ def test_a_store_says_which_version_claims_what_was_not_measured(
         store.publish(boasting, "me/mine", message="best ever")
     (damage,) = store.verify()
     assert (damage.kind, damage.id) == ("manifest", "me/mine@1")
-    assert damage.problem.startswith("its figures, or what they are of, were changed after they were measured")
+    assert damage.problem.startswith("metrics, or fields that say what was measured, were changed after training")
 
 
 @pytest.mark.parametrize(

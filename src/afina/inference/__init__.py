@@ -1,1 +1,1 @@
-"""Adapters and texts to labels, figures and probes. Knows no training, no run and no study."""
+"""From adapters and texts to predictions, metrics and probes. Does not know training, runs or studies."""

@@ -1,4 +1,4 @@
-"""An adapter on labelled texts, to figures. Knows no file of texts."""
+"""Evaluate an adapter on labelled texts. Does not read files of texts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ from afina.stats.metrics import METRICS
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good an adapter is.
+    """The result of evaluating an adapter.
 
-    adapter    its directory; `digest` is its identity
-    dtype      what it computed in
-    task       the address of the texts
-    metric     the headline
-    metrics    the figures of its objective
-    interval   where the headline may lie on other texts of this kind: 95 %
-    examples   texts, of which `truncated` were cut to the adapter's maximum length
-    label_names, answered  what was right and what was answered; the positive one of two labels is the second
-    chosen     whether somebody said which of two labels is positive
-    where, held_out, leaked, left_out  as in `EvaluationSet`
+    Attributes:
+        adapter: The adapter's directory.
+        digest: The adapter's digest.
+        task: Address of the texts.
+        metric: Name of the headline metric.
+        metrics: All metrics of the objective.
+        interval: 95 % confidence interval of the headline metric, for other texts of this kind.
+        examples: Number of texts.
+        truncated: Number of texts that were truncated to the adapter's maximum length.
+        dtype: The compute dtype.
+        where: As in `EvaluationSet`, like `held_out`, `leaked` and `left_out`.
+        kind: Kind of the task.
+        label_names: Names of the labels; of two labels, the second is the positive label.
+        answered: Targets and answers.
+        max_length: Maximum length in tokens. None: the adapter reads whole texts.
+        chosen: Whether somebody chose the positive label of two.
     """
 
     adapter: str
@@ -56,7 +62,7 @@ class Evaluation:
 
 
 def trained(adapter: Adapter) -> TrainingInfo:
-    """What an adapter tells of the texts that it learnt from."""
+    """Return what an adapter's manifest says about the texts that it was trained on."""
     manifest = adapter.manifest
     names = None if manifest.method == FOREIGN else manifest.label_names
     kind = objectives.make(manifest.label_names, manifest.objective).kind
@@ -75,16 +81,26 @@ def evaluate(
     metric: str | None = None,
     positive: str | None = None,
 ) -> Evaluation:
-    """Measure `adapter` on `texts`, read for what it is `trained` on; `dtype` as in `Predictor.of`.
+    """Evaluate `adapter` on `texts`, which were read for the result of `trained`.
 
-    backbone  an address, by default the adapter's
-    metric    the headline; None: the one that the task of the texts has, else the usual one of the kind
-    positive  of two labels, the one that F1 and AUROC are about; None: the one that the adapter was trained with
-    Raises InvalidStudy for a metric that the kind has not, InvalidData for a positive label that is none, and what
-    `probes.opened` raises.
+    Args:
+        adapter: The adapter.
+        texts: The labelled texts.
+        backbone: Address of the backbone. None: the adapter's own.
+        check_probe: Whether to compare the recorded probe first.
+        dtype: As in `Predictor.of`.
+        metric: The headline metric. None: the task's, else the kind's default.
+        positive: The positive label of two, for F1 and AUROC. None: as in training.
+
+    Raises:
+        InvalidStudy: The kind does not have the metric.
+        InvalidData: `positive` is no label of the adapter, or does not apply.
+        NotFound: There is no such backbone, or the adapter names none.
+        WrongBackbone: The adapter was made for another backbone.
+        CorruptAdapter: The tensors do not fit, or the probe differs.
     """
     manifest = adapter.manifest
-    if manifest.method == FOREIGN:  # made by peft, which names no labels
+    if manifest.method == FOREIGN:  # peft stores no label names
         manifest = manifest.model_copy(update={"label_names": texts.label_names})
         adapter = replace(adapter, manifest=manifest)
     predictor = probes.opened(adapter, backbone, dtype, checked=check_probe)
@@ -117,19 +133,19 @@ def evaluate(
 
 
 def _turned(objective: Objective, positive: str | None, where: str) -> bool:
-    """Whether the positive label is the first of the objective's."""
+    """Whether the positive label is the objective's first label."""
     if positive is None:
         return False
     names = objective.label_names
     if what := TARGETS[objective.kind].check_positive(names):
         raise InvalidData(
-            f"{where}: `positive` says which of two classes is; the adapter learnt {what}. Leave it out.",
+            f"{where}: `positive` applies to two classes; the adapter was trained on {what}. Leave it out.",
             code="data.option-inapplicable",
             where=where,
         )
     if positive not in names:
         raise InvalidData(
-            f"{where}: `positive` {positive!r} is no label of the adapter. Give {' or '.join(names)}.",
+            f"{where}: the adapter has no label {positive!r} for `positive`. Give {' or '.join(names)}.",
             code="data.label-unknown",
             where=where,
             label=positive,
@@ -139,6 +155,6 @@ def _turned(objective: Objective, positive: str | None, where: str) -> bool:
 
 
 def _is_chosen(manifest: Manifest) -> bool:
-    """Whether the labels' order is somebody's choice, or a benchmark's, and not that of the words in a file."""
+    """Whether a person or a benchmark chose the order of the labels, instead of the order of words in a file."""
     given = {"positive", "labels"} & manifest.data.keys()
     return bool(given) or manifest.task is None or named(manifest.task) is not None

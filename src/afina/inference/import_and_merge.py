@@ -1,6 +1,7 @@
-"""Import what others saved, and merge an adapter into its backbone. A classifier of transformers becomes an adapter of
-full fine-tuning; settings of peft are tried on a model without weights; a merged model is a directory that transformers
-opens. Knows no training, and no method by name.
+"""Import models that others saved, and merge an adapter into its backbone.
+
+A transformers classifier becomes an adapter of method `full`. peft settings are checked on a model without weights. A
+merged model is a directory that transformers opens. Does not know training, or methods by name.
 """
 
 from __future__ import annotations
@@ -39,39 +40,46 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, INDEX = "config.json", Full.tensor_file, "model.safetensors.index.json"
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""Files of which a saved tokenizer has one. Where there is none, transformers may make an empty one up."""
+"""Files of which a saved tokenizer has one. If all are missing, transformers may create an empty tokenizer."""
 
 _INDIFFERENT = re.compile(
     r"architectures|(torch_)?dtype|transformers_version|_name_or_path|use_cache|id2label|label2id|num_labels|problem_type"
     r"|(pad|bos|eos)_token_id|initializer_range|task_specific_params|finetuning_task|summary_.*|.*drop.*"
     r"|gradient_checkpointing|pretraining_tp|tie_word_embeddings|output_.*|return_dict|reorder_and_upcast_attn"
 )
-"""Settings of a model that change no logit of a classifier that is evaluated."""
+"""Settings of a model that do not affect the logits of a classifier in evaluation mode."""
 
 _BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
-"""What earlier versions of transformers saved beside the parameters: masks and angles, which the settings give."""
+"""Buffers that earlier versions of transformers saved: masks and rotary frequencies, computed from the settings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """An adapter, and the model in whose terms its directory says what it is."""
+    """An imported adapter, with the model and the backbone that describe its directory to transformers."""
 
     adapter: Adapter
     model: Any
     backbone: Backbone
 
     def save(self, path: str | Path) -> None:
-        """Write the adapter's directory, which transformers opens as well. Raises CannotWrite."""
+        """Write the adapter's directory, which transformers can open too. Raises CannotWrite."""
         self.adapter.save(path, lambda fresh: Full().accompany(self.model, self.backbone, fresh))
 
 
 def read_pretrained(directory: str | Path, backbone: str) -> Imported:
-    """The `...ForSequenceClassification` that transformers saved in `directory`, as an adapter of method `full`.
+    """Import the `...ForSequenceClassification` that transformers saved in `directory`, as an adapter of method `full`.
 
-    backbone  the address of what it was fine-tuned from, or of any other model of that shape: all of it is replaced
-    Raises NotFound where files are missing, Refused for weights that are pickled, CorruptAdapter for such as are not
-    whole, InvalidStudy for a task that afina has not, WrongBackbone where shape, settings or tokenizer are not the
-    backbone's.
+    Args:
+        directory: Directory of the saved classifier.
+        backbone: Address of the model that was fine-tuned. Another model of the same shape also works, because all
+            its weights are replaced.
+
+    Raises:
+        NotFound: A file is missing.
+        Refused: The weights are pickled.
+        CorruptAdapter: The weights are damaged or incomplete.
+        InvalidStudy: afina does not support the task.
+        WrongBackbone: Shape, settings or tokenizer differ from the backbone's.
     """
     directory = Path(directory)
     _check_files(directory)
@@ -104,7 +112,7 @@ def read_pretrained(directory: str | Path, backbone: str) -> Imported:
 
 
 def _check_files(directory: Path) -> None:
-    """Raise NotFound, Refused before transformers is given anything."""
+    """Raise NotFound or Refused before transformers opens a file."""
     if not (directory / CONFIG).is_file():
         raise NotFound(
             f"{directory}: no {CONFIG} there. Give a directory that a classifier's save_pretrained wrote.",
@@ -115,8 +123,8 @@ def _check_files(directory: Path) -> None:
     if not any((directory / name).is_file() for name in (WEIGHTS, INDEX)):
         if pickled := sorted([*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]):
             raise Refused(
-                f"{directory}: its weights are in {pickled[0].name}, a format that runs whatever program it holds when "
-                f"it is opened; expected {WEIGHTS}. Open it where you trust it and save it again with save_pretrained.",
+                f"{directory}: the weights are in {pickled[0].name}, a format that can run code when opened; expected "
+                f"{WEIGHTS}. Open the file where you trust it, and save it again with save_pretrained.",
                 code="intake.file-unsafe",
                 path=directory,
                 file=pickled[0].name,
@@ -129,8 +137,8 @@ def _check_files(directory: Path) -> None:
         )
     if not any((directory / name).is_file() for name in _TOKENIZERS):
         raise NotFound(
-            f"{directory}: no tokenizer there (expected one of {', '.join(_TOKENIZERS)}), so nothing tells how its "
-            "texts were read. Save the tokenizer into it with save_pretrained.",
+            f"{directory}: no tokenizer there, expected one of {', '.join(_TOKENIZERS)}. Save the tokenizer into the "
+            "directory with save_pretrained.",
             code="model.file-missing",
             path=directory,
             file="tokenizer",
@@ -138,7 +146,7 @@ def _check_files(directory: Path) -> None:
     settings = file_io.read_object(directory / CONFIG)
     if not any(str(name).endswith("ForSequenceClassification") for name in settings.get("architectures") or ()):
         raise InvalidStudy(
-            f"{directory / CONFIG}: its architecture is {settings.get('architectures')!r:.80}, expected a "
+            f"{directory / CONFIG}: architectures is {settings.get('architectures')!r:.80}, expected a "
             "...ForSequenceClassification. Give the directory of a fine-tuned classifier.",
             code="model.config-unusable",
             path=directory / CONFIG,
@@ -147,21 +155,21 @@ def _check_files(directory: Path) -> None:
 
 
 def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
-    """Raise WrongBackbone where the two would compute differently with the same weights, or read other tokens."""
+    """Raise WrongBackbone if settings that affect logits, or the tokenizers, differ."""
     mine, theirs = found.config.to_dict(), base.config.to_dict()
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key) and not _INDIFFERENT.fullmatch(key):
             raise WrongBackbone(
-                f"{directory / CONFIG}: {key} is {mine.get(key)!r:.80}, that of backbone {base.address} is "
-                f"{theirs.get(key)!r:.80}. Give the model that it was fine-tuned from with `backbone`.",
+                f"{directory / CONFIG}: {key} is {mine.get(key)!r:.80}, but {theirs.get(key)!r:.80} in backbone "
+                f"{base.address}. Give the model that was fine-tuned with `backbone`.",
                 path=directory / CONFIG,
                 field=key,
                 backbone=base.address,
             )
     if found.tokenizer_digest != base.tokenizer_digest:
         raise WrongBackbone(
-            f"{directory}: its tokenizer has digest {found.tokenizer_digest[:19]}, that of backbone {base.address} "
-            f"{base.tokenizer_digest[:19]}. Give the model that it was fine-tuned from with `backbone`, as it was.",
+            f"{directory}: the tokenizer has digest {found.tokenizer_digest[:19]}, but {base.tokenizer_digest[:19]} in "
+            f"backbone {base.address}. Give the model that was fine-tuned, unchanged, with `backbone`.",
             path=directory,
             field="tokenizer",
             backbone=base.address,
@@ -169,12 +177,12 @@ def _check_backbone(directory: Path, found: Backbone, base: Backbone) -> None:
 
 
 def _objective(directory: Path, config: Any) -> Objective:
-    """What the model was asked of a text, in transformers' words. Raises InvalidStudy."""
+    """Return the objective that the model's configuration describes. Raises InvalidStudy."""
     names = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
     if sorted(config.id2label) != list(range(len(names))) or len(set(names)) < len(names) or not names:
         raise InvalidStudy(
-            f"{directory / CONFIG}: id2label is {config.id2label!r:.80}, expected a name of its own for each of 0, 1, "
-            "... Set id2label and label2id there.",
+            f"{directory / CONFIG}: id2label is {config.id2label!r:.80}, expected a different name for each of 0, 1, "
+            "... Correct id2label and label2id there.",
             code="model.config-unusable",
             path=directory / CONFIG,
             field="id2label",
@@ -183,7 +191,7 @@ def _objective(directory: Path, config: Any) -> Objective:
 
 
 def _state(directory: Path) -> dict[str, Tensor]:
-    """Its tensors, float32, without those that are no parameters. Raises CorruptAdapter."""
+    """Return the tensors as float32, without buffers. Raises CorruptAdapter."""
     state: dict[str, Tensor] = {}
     for file in _files(directory):
         for name, tensor in tensorfile.read(file)[0].items():
@@ -191,7 +199,7 @@ def _state(directory: Path) -> dict[str, Tensor]:
                 continue
             if not tensor.is_floating_point():
                 raise CorruptAdapter(
-                    f"{file}: {name} is {tensor.dtype}, expected floats. Save it unquantised.",
+                    f"{file}: {name} is {tensor.dtype}, expected floats. Save the model unquantised.",
                     code="adapter.file-malformed",
                     path=file,
                     tensor=name,
@@ -202,7 +210,7 @@ def _state(directory: Path) -> dict[str, Tensor]:
 
 
 def _files(directory: Path) -> list[Path]:
-    """The files of weights, one or the shards that an index names. Raises CorruptAdapter."""
+    """Return the weight files: one file, or the shards that an index names. Raises CorruptAdapter."""
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
     shards = file_io.read_object(directory / INDEX).get("weight_map")
@@ -210,7 +218,7 @@ def _files(directory: Path) -> list[Path]:
     plain = all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
     if not names or not plain:
         raise CorruptAdapter(
-            f"{directory / INDEX}: expected a weight_map of files beside it. {file_io.AGAIN}",
+            f"{directory / INDEX}: expected a weight_map that names files in the same directory. {file_io.AGAIN}",
             code="adapter.file-malformed",
             path=directory / INDEX,
         )
@@ -220,7 +228,7 @@ def _files(directory: Path) -> list[Path]:
 def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     if not any(is_head(name) for name in found):
         raise CorruptAdapter(
-            f"{directory}: its weights have no classification head. Give the directory of a fine-tuned classifier.",
+            f"{directory}: the weights have no classification head. Give the directory of a fine-tuned classifier.",
             code="adapter.head-missing",
             path=directory,
         )
@@ -228,17 +236,19 @@ def _check_state(directory: Path, base: Backbone, expected: Mapping[str, Tensor]
         check_names(expected, found)
     except CorruptAdapter as error:
         raise WrongBackbone(
-            f"{directory}: its weights are not those of a classifier on backbone {base.address}: {error} "
-            "Give the model that it was fine-tuned from with `backbone`.",
+            f"{directory}: the weights do not fit a classifier on backbone {base.address}: {error} "
+            "Give the model that was fine-tuned with `backbone`.",
             path=directory,
             backbone=base.address,
         ) from None
 
 
 def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
-    """Raise what opening an adapter of peft's would, on a backbone of that `config.json`. Computes with no weights.
+    """Raise the error that opening a peft adapter on a backbone with that `config.json` would raise; needs no weights.
 
-    Raises InvalidStudy for settings that cannot be, CorruptAdapter for tensors that are not what they ask for.
+    Raises:
+        InvalidStudy: The settings are not supported.
+        CorruptAdapter: The tensors do not fit the settings.
     """
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
@@ -250,49 +260,53 @@ def check_opens(adapter: Adapter, configuration: Mapping[str, Any]) -> None:
 
 
 MERGE_TOLERANCE = 1e-4
-"""Largest difference of a built-in sentence's logits after merging, relative to the largest of them."""
+"""Maximum difference of the probe's logits after merging, relative to the largest logit."""
 
 _TOKENIZER = "tokenizer_config.json"
 
 
 def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
-    """Write the adapter and its backbone as one model, float32, that transformers' `from_pretrained` opens alone.
+    """Write the adapter and its backbone as one float32 model that transformers' `from_pretrained` opens.
 
-    Its logits are those of `predictor`, which is left as it is; beside it there is a second copy of the model in memory
-    meanwhile. The tokenizer is saved beside it, and cuts where the adapter's does. `directory` appears whole or not at
-    all; nothing may be there yet.
+    The merged model has the logits of `predictor`, which is unchanged; merging needs memory for a second copy of the
+    model. The tokenizer is saved too, with the adapter's maximum length. `directory` must not exist, and is written
+    atomically.
 
-    Returns what whoever opens the model has to do himself, a sentence each: what is no part of such a model.
-    Raises Refused where the adapter is no change of the backbone's own weights, InvalidStudy for a predictor that
-    computes in bfloat16, CannotWrite.
+    Returns:
+        What the user of the merged model has to do in addition, one sentence each.
+
+    Raises:
+        Refused: The adapter does not change the backbone's own weights, or `directory` exists.
+        InvalidStudy: The predictor computes in bfloat16.
+        CannotWrite: Writing failed.
     """
     directory = Path(directory)
     if os.path.lexists(directory):
         raise Refused(
-            f"{directory}: something is there already, expected nothing. Name another directory.",
+            f"{directory}: this name already exists. Give a new directory.",
             code="out.exists",
             path=directory,
         )
     if not isinstance(predictor, ModelPredictor):
         raise Refused(
-            f"{predictor.where}: an adapter of method {predictor.manifest.method} is a model of words, which has no "
-            "backbone to be folded into. Use it with afina.",
+            f"{predictor.where}: an adapter of method {predictor.manifest.method} is a bag-of-words model without a "
+            "backbone, so it cannot be merged. Use it with afina.",
             code="merge.impossible",
             where=predictor.where,
             method=predictor.manifest.method,
         )
     if predictor.dtype != "float32":
         raise InvalidStudy(
-            f"{predictor.where}: opened in {predictor.dtype}, which has lost digits that the merged model is to have. "
-            "Open it in float32.",
+            f"{predictor.where}: opened in {predictor.dtype}, but the merged model needs float32. "
+            "Open the adapter in float32.",
             code="dtype.unsuitable",
             where=predictor.where,
             dtype=predictor.dtype,
         )
     if predictor.manifest.offset is not None:
         raise Refused(
-            f"{predictor.where}: it adds an offset to its logits, and a head of transformers has no bias to hold one. "
-            "Train it without `offset`, or use it with afina.",
+            f"{predictor.where}: the adapter adds an offset to its logits, and transformers' head has no bias for it. "
+            "Train the adapter without `offset`, or use it with afina.",
             code="merge.impossible",
             where=predictor.where,
             field="offset",
@@ -307,7 +321,7 @@ def merge(predictor: Predictor, directory: str | Path) -> tuple[str, ...]:
 
 
 def _merged(predictor: ModelPredictor) -> Any:
-    """transformers' own model with the adapter in its weights. Raises Refused."""
+    """Return transformers' model with the adapter merged into its weights. Raises Refused."""
     asked, method = predictor.objective, predictor.method
     model, _ = predictor.backbone.open(asked.label_names, seed=0, opening=asked.opening)
     if (hold := PRECISIONS[predictor.manifest.precision].hold) is not None:
@@ -337,20 +351,20 @@ def _merged(predictor: ModelPredictor) -> Any:
 
 def _refusal(predictor: ModelPredictor, method: Method, reason: str) -> str:
     return (
-        f"{predictor.where}: an adapter of method {predictor.manifest.method} cannot be folded into its backbone: "
-        f"{reason} Use it with afina, or merge one of a method that changes weights, such as lora."
+        f"{predictor.where}: an adapter of method {predictor.manifest.method} cannot be merged into its backbone: "
+        f"{reason} Use it with afina, or merge an adapter of a method that changes weights, such as lora."
     )
 
 
 def _check(predictor: ModelPredictor, model: Any) -> None:
-    """Raise Refused where a merged model answers otherwise: some of peft's types depend on the text, yet do merge."""
+    """Raise Refused if the merged model's logits differ: some peft types depend on the text, and can be merged."""
     device = next(predictor.classifier.parameters()).device
     reading = (predictor.backbone, predictor.max_length, predictor.template)
     expected = np.array(probes.probe(predictor.classifier, *reading))
     found = np.array(probes.probe(Classifier(model).to(device), *reading))
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
     if not difference <= MERGE_TOLERANCE:
-        reason = f"merged, its logits differ by {difference:.1e} of the largest, at most {MERGE_TOLERANCE:.0e} may be."
+        reason = f"the merged logits differ by {difference:.1e} of the largest logit, expected {MERGE_TOLERANCE:.0e}."
         raise Refused(
             _refusal(predictor, predictor.method, reason),
             code="merge.impossible",
@@ -360,7 +374,7 @@ def _check(predictor: ModelPredictor, model: Any) -> None:
 
 
 def _cut_at(settings: Path, longest: int) -> None:
-    """Let a saved tokenizer cut texts to `longest` tokens, where it is asked to cut them."""
+    """Set the maximum length of a saved tokenizer, used when truncation is on."""
     content = file_io.read_object(settings) | {"model_max_length": longest}
     settings.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -376,5 +390,5 @@ def _notes(predictor: ModelPredictor) -> tuple[str, ...]:
         notes.append(f"Divide the logits by {told['temperature']!r} before they become probabilities.")
     if told.get("thresholds"):
         given = zip(manifest.label_names, told["thresholds"], strict=True)
-        notes.append(f"A text has a label from its threshold on: {', '.join(f'{name} {at!r}' for name, at in given)}.")
+        notes.append(f"A text has a label from this probability on: {', '.join(f'{n} {at!r}' for n, at in given)}.")
     return tuple(notes)

@@ -1,6 +1,6 @@
-"""The rows of a file with an answer each, as objects, and as a table beside the file's own columns.
+"""Write each row of a file with its answer: as objects, or as a table beside the file's own columns.
 
-A row without a text has an answer without a value, so that rows line up. Knows no model.
+A row without a text gets an answer without values, so rows stay aligned. Does not know models.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Answer = dict[str, Any]
 
 
 def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int]:
-    """An answer for each row of a chunk, JSON values by name, and how many of its texts were cut.
+    """Return an answer for each row of a chunk (JSON values by name), and the number of truncated texts.
 
-    Raises as `Predictor.predict` does.
+    Raises the errors of `Predictor.predict`.
     """
     objective, given, truncated = predictor.objective, iter(list[Answer]()), 0
     if chunk.texts:
@@ -44,10 +44,10 @@ def answered_rows(predictor: Predictor, chunk: Chunk) -> tuple[list[Answer], int
 
 
 def check_out(out: Path, file: Path | None) -> None:
-    """Raise InvalidData where answers cannot be written to `out`: of another kind, or what they are read from."""
+    """Raise InvalidData or CannotWrite if `out` has an unknown suffix, is a directory, or is the input file."""
     if out.suffix.lower() not in (CSV, JSONL):
         raise InvalidData(
-            f"`out` {out}: expected a name that ends in {CSV} or {JSONL}.",
+            f"`out` {out}: unknown file type, expected a name that ends in {CSV} or {JSONL}. Choose another name.",
             code="data.format-unknown",
             path=out,
             expected=[CSV, JSONL],
@@ -56,7 +56,7 @@ def check_out(out: Path, file: Path | None) -> None:
         raise CannotWrite(out, "it is a directory")
     if file is not None and out.exists() and file.exists() and os.path.samefile(out, file):
         raise InvalidData(
-            f"`out` {out}: the texts are read from this file. Name another one.", code="argument.invalid", path=out
+            f"`out` {out}: the texts are read from this file. Give another name.", code="argument.invalid", path=out
         )
 
 
@@ -64,12 +64,18 @@ def check_out(out: Path, file: Path | None) -> None:
 def writing_rows(
     out: Path, objective: Objective, separator: str | None = None
 ) -> Iterator[Callable[[Chunk, Sequence[Answer]], None]]:
-    """What writes the rows of a chunk with their answers to `out`, which appears whole or not at all.
+    """Yield a function that writes the rows of a chunk with their answers to `out`, which is written atomically.
 
-    The file's own columns come first, then `predicted_label`, `predicted_labels` or `predicted_value`, the probability
-    of each label, and the reason where there is none. Raises InvalidData where the file has a column of such a name,
-    and where a row has other columns than those before it, in CSV.
-    separator  between several labels, in CSV
+    The file's own columns come first. Then come `predicted_label`, `predicted_labels` or `predicted_value`, the
+    probability of each label, and the reason for a missing answer.
+
+    Args:
+        out: A csv or jsonl file.
+        objective: Gives the names of the columns.
+        separator: Separates several labels in csv. None: `BETWEEN`.
+
+    Raises:
+        InvalidData: The file has a column with such a name, or (csv only) a row has other columns than the first row.
     """
     with (
         file_io.replacing(out) as fresh,
@@ -83,7 +89,7 @@ def writing_rows(
 
 @dataclass
 class _Table:
-    """Rows of a table; its columns are those of the first."""
+    """Rows of a csv table; the first row determines the columns."""
 
     writer: Any
     objective: Objective
@@ -99,8 +105,8 @@ class _Table:
                 self.writer.writerow([*row.columns, *said])
             if more := [name for name in row.columns if name not in self.columns]:
                 raise InvalidData(
-                    f"{row.where}: has a column {more[0]!r}, which the rows before it have not. Give `out` a name that "
-                    f"ends in {JSONL}.",
+                    f"{row.where}: the column {more[0]!r} is missing in the rows before. Give `out` a name that ends "
+                    f"in {JSONL}.",
                     code="data.columns-differ",
                     where=row.where,
                     column=more[0],
@@ -111,7 +117,7 @@ class _Table:
 
 @dataclass
 class _Objects:
-    """Rows of JSON, one object a line."""
+    """Rows of JSON, one object for each line."""
 
     file: TextIO
     objective: Objective
@@ -124,10 +130,10 @@ class _Objects:
 
 
 def _check_free(row: Row, said: Answer) -> None:
-    """Raise InvalidData where the row has a column that answers add."""
+    """Raise InvalidData if the row has a column with the name of an added column."""
     if taken := said.keys() & row.columns.keys():
         raise InvalidData(
-            f"{row.where}: has a column {min(taken)!r}, which `out` adds. Rename that column.",
+            f"{row.where}: the column {min(taken)!r} has the name of a column that `out` adds. Rename that column.",
             code="data.column-repeated",
             where=row.where,
             column=min(taken),
@@ -135,13 +141,13 @@ def _check_free(row: Row, said: Answer) -> None:
 
 
 def _nested(answer: Mapping[str, Any], objective: Objective) -> Answer:
-    """The columns that answers add to a JSON object."""
+    """Return the columns that an answer adds to a JSON object."""
     chances = {"probabilities": answer["probabilities"]} if objective.has_probabilities else {}
     return {f"predicted_{objective.column}": answer[objective.column], **chances, REASON: answer.get(REASON)}
 
 
 def _flat(answer: Mapping[str, Any], objective: Objective, separator: str) -> Answer:
-    """The columns that answers add to a table."""
+    """Return the columns that an answer adds to a table."""
     names = objective.label_names if objective.has_probabilities else ()
     chances = {f"probability_{label}": (answer["probabilities"] or {}).get(label) for label in names}
     value = objective.as_cell(answer, separator)

@@ -1,6 +1,6 @@
-"""Predictor: an adapter, opened once, that answers for as many texts as come: on its backbone, or without one.
+"""Predictor: an opened adapter that answers for any number of texts, on its backbone or without a backbone.
 
-Order and batching change no answer. Knows no task, no file of texts and no probe.
+The order of texts and the batches do not change answers. Does not know tasks, files of texts or probes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from afina.repr_html import ReprCard
 
 
 def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) -> np.ndarray:
-    """Outputs, float32 [N, width of the head], in the order of `encoded`; computed in the weights' own precision."""
+    """Return outputs, float32 [N, width of the head], in the order of `encoded`; computed in the weights' dtype."""
     keep_freed()
     classifier.eval()
     device = next(classifier.parameters()).device
@@ -56,48 +56,66 @@ def logits(classifier: Classifier, encoded: Encoded, listen: Listener = ignore) 
 def predictions(
     classifier: Classifier, encoded: Encoded, targets: np.ndarray | None = None, listen: Listener = ignore
 ) -> Predictions:
-    """The classifier's predictions of texts, with these targets, in the order of `encoded`."""
+    """Return the classifier's predictions with these targets, in the order of `encoded`."""
     return Predictions(logits(classifier, encoded, listen), targets)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Predictor(ReprCard, ABC):
-    """What is asked of an opened adapter, whatever it is made of.
+    """An opened adapter of any kind.
 
-    manifest  the adapter's
-    where     the adapter's directory, for messages
+    Attributes:
+        manifest: The adapter's manifest.
+        where: The adapter's directory, used in messages.
     """
 
     manifest: Manifest
     where: str
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {"where": self.where, **self.manifest.summary, "computes in": self.dtype}
 
     @staticmethod
     def load(adapter: str | Path | Adapter, backbone: str | None = None, dtype: str = "float32") -> Predictor:
-        """An adapter, or the one in a directory, on the backbone at that address, by default the one that it names.
+        """Open an adapter or an adapter's directory on a backbone.
 
-        Raises what `Adapter.load`, `backbone_of` and `of` raise.
+        Args:
+            adapter: The adapter, or its directory.
+            backbone: Address of the backbone. None: the backbone that the adapter names.
+            dtype: As in `of`.
+
+        Raises:
+            NotFound: The adapter or the backbone is missing.
+            WrongBackbone: The adapter was made for another backbone.
+            CorruptAdapter: A file is damaged, or the tensors do not fit.
+            InvalidStudy: The settings are not supported.
         """
         opened = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
         return Predictor.of(opened, backbone_of(opened, backbone), dtype)
 
     @staticmethod
     def of(adapter: Adapter, backbone: Backbone | None = None, dtype: str = "float32") -> Predictor:
-        """An adapter on a backbone that is at hand; the weights of one Backbone are hashed for its first adapter only.
+        """Open an adapter on an open backbone. The backbone's weights are hashed for the first adapter only.
 
-        dtype  what to compute in: "float32"; "bfloat16"; "auto", bfloat16 where the device computes it natively
-        Raises UnknownName for another dtype, WrongBackbone when the backbone's digest is not the manifest's,
-        CorruptAdapter when the tensors do not fit, InvalidStudy when its method has no meaning here.
+        Args:
+            adapter: The adapter.
+            backbone: The backbone. None: only for an adapter that needs no backbone.
+            dtype: "float32", "bfloat16", or "auto": bfloat16 if the device computes it natively, else float32.
+
+        Raises:
+            UnknownName: There is no such dtype.
+            NotFound: The adapter needs a backbone and `backbone` is None.
+            WrongBackbone: The backbone's digest differs from the manifest's.
+            CorruptAdapter: The tensors do not fit.
+            InvalidStudy: The backbone does not support the method.
         """
         devices.precision(dtype, devices.choose())
         if adapter.vocabulary is not None:
             return WordsPredictor(adapter.manifest, adapter.where, BagOfWords.of(adapter))
         if backbone is None:
             raise NotFound(
-                f"{adapter.where}: it needs a backbone. Give one with `backbone`.",
+                f"{adapter.where}: the adapter needs a backbone. Give the backbone with `backbone`.",
                 code="backbone.unnamed",
                 where=adapter.where,
             )
@@ -107,28 +125,36 @@ class Predictor(ReprCard, ABC):
 
     @cached_property
     def objective(self) -> Objective:
-        """What the adapter was asked of a text."""
+        """The objective that the adapter was trained for."""
         return objectives.make(self.manifest.label_names, self.manifest.objective)
 
     @property
     @abstractmethod
     def dtype(self) -> str:
-        """What it computes in."""
+        """The compute dtype."""
 
     @abstractmethod
     def lower(self, dtype: str) -> None:
-        """Compute in what `dtype` stands for here from now on, see `of`; there is no way back to more digits."""
+        """Compute in `dtype` (as in `of`) from now on; a later call cannot restore the precision."""
 
     def predict(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, where: str = "text", before: int = 0
     ) -> tuple[Predictions, int]:
-        """Predictions of raw texts, and how many of the texts were cut.
+        """Predict raw texts.
 
-        texts, pairs  lists, arrays, Series, ...: see `afina.data.readers.texts.as_lists`
+        Args:
+            texts: Lists, arrays, Series and others, see `afina.data.readers.texts.as_lists`.
+            pairs: The second texts of pairs, in the same forms.
+            where: Names the texts in messages.
+            before: Number of texts in earlier calls, for the numbers in messages.
 
-        Raises InvalidData for a text that cannot be read or is blank, or where the adapter is known to read pairs and
-        there are none, or the other way round; `where` names the texts in that message, and `before` is how
-        many came earlier. Raises CorruptAdapter where an output is not a number.
+        Returns:
+            The predictions, and the number of truncated texts.
+
+        Raises:
+            InvalidData: A text is unreadable or blank; or pairs are given and the adapter reads single texts, or the
+                other way round.
+            CorruptAdapter: An output is NaN or infinite.
         """
         return self._predict(*as_lists(texts, pairs), where, before)
 
@@ -136,34 +162,36 @@ class Predictor(ReprCard, ABC):
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[Predictions, int]:
-        """As `predict`, of lists."""
+        """Predict lists of texts; `predict` describes the arguments."""
 
     @property
     def takes_pairs(self) -> bool | None:
-        """Whether it was trained on pairs of texts; None where its manifest does not tell."""
+        """Whether the adapter was trained on pairs of texts; None: the manifest does not say."""
         return reading.takes_pairs(self.manifest)
 
     def outputs(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0) -> np.ndarray:
-        """The numbers that `predict` decodes, [N, width], for what compares adapters by them; `before` as there."""
+        """Return the outputs that `predict` decodes, [N, width], used to compare adapters."""
         return self.predict(texts, pairs, before=before)[0].outputs
 
     def __call__(
         self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, before: int = 0
     ) -> list[dict[str, Any]]:
-        """What a user is told of each text, as JSON values: `Objective.answers`; all arguments as in `predict`."""
+        """Return each text's answer as JSON values (`Objective.answers`); arguments as in `predict`."""
         first, second = as_lists(texts, pairs)
         return list(self.objective.answers(self.predict(first, second, before=before)[0])) if len(first) else []
 
 
 def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None:
-    """The backbone at that address, by default the one that the adapter names; None where it needs none.
+    """Open the backbone at `address`, by default the adapter's own; None: the adapter needs no backbone.
 
-    Raises NotFound where it names none, InvalidStudy where it has no use for one, and what `Backbone.load` raises.
+    Raises:
+        NotFound: The adapter names no backbone, or the backbone is missing.
+        InvalidStudy: An address is given but the adapter needs no backbone, or the backbone is not supported.
     """
     if adapter.vocabulary is not None:
         if address is not None:
             raise InvalidStudy(
-                f"{adapter.where}: the adapter has a model of its own. Leave `backbone` out.",
+                f"{adapter.where}: the adapter needs no backbone. Leave `backbone` out.",
                 code="option.inapplicable",
                 where=adapter.where,
                 option="backbone",
@@ -171,7 +199,7 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
         return None
     if (address := address or adapter.manifest.backbone) is None:
         raise NotFound(
-            f"{adapter.where}: the adapter names no backbone. Give the one it is for with `backbone`.",
+            f"{adapter.where}: the adapter names no backbone. Give its backbone with `backbone`.",
             code="backbone.unnamed",
             where=adapter.where,
         )
@@ -180,22 +208,22 @@ def backbone_of(adapter: Adapter, address: str | None = None) -> Backbone | None
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WordsPredictor(Predictor):
-    """An adapter that is a model of its own, of words; it reads every text whole."""
+    """A bag-of-words adapter, which needs no backbone and reads every text whole."""
 
     model: BagOfWords
 
     @property
     def dtype(self) -> str:
-        """Always the same: there is next to nothing to compute."""
+        """Always float64, because computing costs very little."""
         return "float64"
 
     def lower(self, dtype: str) -> None:
-        """Does nothing."""
+        """Do nothing: a bag-of-words model always computes in float64."""
 
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[Predictions, int]:
-        """As `Predictor.predict`, float64."""
+        """Predict in float64; no text is truncated."""
         reading.check(self.manifest, self.where, texts, pairs, where=where, before=before)
         return Predictions(self.model.outputs(joined(texts, pairs))), 0
 
@@ -204,7 +232,10 @@ class WordsPredictor(Predictor):
 class ModelPredictor(Predictor):
     """An adapter on its backbone, on the device that `afina.device` chooses.
 
-    method  the adapter's, with the defaults of the backbone's family
+    Attributes:
+        classifier: The backbone with the adapter's method and head.
+        backbone: The backbone.
+        method: The adapter's method, with the defaults of the backbone's family.
     """
 
     classifier: Classifier
@@ -213,7 +244,7 @@ class ModelPredictor(Predictor):
 
     @classmethod
     def on(cls, adapter: Adapter, backbone: Backbone) -> Self:
-        """In float32. Raises as `Predictor.of` does."""
+        """Open the adapter in float32. Raises the errors of `Predictor.of`."""
         manifest = adapter.manifest
         method = reading.method_of(adapter, backbone)
         asked = objectives.make(manifest.label_names, manifest.objective)
@@ -229,11 +260,11 @@ class ModelPredictor(Predictor):
 
     @property
     def dtype(self) -> str:
-        """That of the backbone's weights; the head is float32."""
+        """Dtype of the backbone's weights; the head is always float32."""
         return str(next(self.classifier.body.parameters()).dtype).removeprefix("torch.")
 
     def lower(self, dtype: str) -> None:
-        """Hold the body's weights in it, packed where that is faster."""
+        """Convert the body's weights to `dtype`, packed if that is faster."""
         wanted = devices.precision(dtype, next(self.classifier.parameters()).device)
         if wanted != torch.float32 and self.dtype == "float32":
             unlowered = self.method.unlowered(self.classifier.model)
@@ -241,28 +272,28 @@ class ModelPredictor(Predictor):
 
     @cached_property
     def reading(self) -> Reading:
-        """How it reads texts."""
+        """How the adapter reads texts."""
         return Reading(self.manifest, self.where, self.backbone, self.method)
 
     @property
     def template(self) -> Template | None:
-        """What texts are put in before they are read."""
+        """Template around each text."""
         return self.reading.template
 
     @property
     def max_length(self) -> int:
-        """Tokens that a text is cut to."""
+        """Number of tokens that a text is truncated to."""
         return self.reading.max_length
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> Encoded:
-        """The texts as the adapter was trained to read them; raises as `predict` does."""
+        """Tokenise texts as in training. Raises the errors of `predict`."""
         return self.reading.encode(texts, pairs, where=where, before=before)
 
     def _predict(
         self, texts: Sequence[str], pairs: Sequence[str] | None, where: str, before: int
     ) -> tuple[Predictions, int]:
-        """As `Predictor.predict`, float32."""
+        """Predict in float32."""
         encoded = self.encode(texts, pairs, where=where, before=before)
         return reading.finite(predictions(self.classifier, encoded), self.where), encoded.truncated

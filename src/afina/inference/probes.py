@@ -1,4 +1,4 @@
-"""Probes: whether an adapter still computes what it computed when it was made. Knows no task and no text of a user."""
+"""Probes: check that an adapter still computes what it computed after training. Does not know tasks or users' texts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from afina.models.manifest import Manifest
 __all__ = ["PROBE", "TOLERANCE", "asked", "check", "compared", "difference", "opened", "probe", "recorded"]
 
 TOLERANCE = 1e-4
-"""Largest difference of a probe's outputs, relative to the largest of them."""
+"""Maximum difference of a probe's outputs, relative to the largest output."""
 
 
 def probe(
     classifier: Classifier, backbone: Backbone, max_length: int, template: Template | None = None
 ) -> list[list[float]]:
-    """The outputs of the built-in sentences, [sentence][label]; in a template for pairs, each with the next."""
+    """Return the outputs for the built-in sentences, [sentence][label]; a pair template pairs each with the next."""
     pairs = _pairs(template.source if template else None)
     outputs = logits(classifier, encode(backbone.tokenizer, PROBE, pairs, max_length=max_length, template=template))
     return [[float(x) for x in row] for row in outputs]
@@ -33,10 +33,15 @@ def _pairs(template: str | None) -> tuple[str, ...] | None:
 
 
 def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, checked: bool = False) -> Predictor:
-    """The adapter's predictor, on the backbone at that address or the one that it names.
+    """Open the adapter's predictor.
 
-    checked  first compare with the probe, in float32 as that was recorded, whatever `dtype` is computed in afterwards
-    Raises as `Predictor.of` and `check` do.
+    Args:
+        adapter: The adapter.
+        backbone: Address of the backbone. None: the adapter's own.
+        dtype: As in `Predictor.of`.
+        checked: Whether to compare the probe first. This is done in float32, as recorded, before using `dtype`.
+
+    Raises the errors of `Predictor.of` and `check`.
     """
     made = Predictor.of(adapter, backbone_of(adapter, backbone), "float32" if checked else dtype)
     if checked:
@@ -46,16 +51,16 @@ def opened(adapter: Adapter, backbone: str | None, dtype: str = "float32", *, ch
 
 
 def check(predictor: Predictor) -> None:
-    """Raise CorruptAdapter where the built-in sentences give other outputs than the manifest records.
+    """Raise CorruptAdapter if the outputs for the built-in sentences differ from the manifest's.
 
-    Raises InvalidStudy where it records none, and for a predictor that computes in fewer digits than those were.
+    Raises InvalidStudy if the manifest has no probe, or if the predictor computes in bfloat16.
     """
     found = difference(predictor)
     if not found <= TOLERANCE:
         raise CorruptAdapter(
-            f"{predictor.where}: the probe's logits differ by {found:.1e} of their scale, at most "
-            f"{TOLERANCE:.0e} may. The libraries here compute something else than when it was made: "
-            f"{predictor.manifest.versions}.",
+            f"{predictor.where}: the probe's logits differ by {found:.1e} of the largest logit, expected at most "
+            f"{TOLERANCE:.0e}. The installed libraries compute something else than when the adapter was made. "
+            f"Install these versions: {predictor.manifest.versions}.",
             code="adapter.probe-differs",
             where=predictor.where,
             difference=found,
@@ -63,15 +68,19 @@ def check(predictor: Predictor) -> None:
 
 
 def difference(predictor: Predictor) -> float:
-    """By how much the outputs of the built-in sentences differ from those that the manifest records.
+    """Return the difference between the outputs for the built-in sentences and those in the manifest.
 
-    The largest difference, as a share of the largest of the recorded outputs.
-    Raises InvalidStudy as `check` does, CorruptAdapter where there are more or fewer outputs than recorded ones.
+    Returns:
+        The largest difference, divided by the largest recorded output.
+
+    Raises:
+        InvalidStudy: The manifest has no probe, or the predictor computes in bfloat16.
+        CorruptAdapter: The number of outputs differs.
     """
     expected = recorded(predictor.manifest, predictor.where)
     if predictor.dtype == "bfloat16":
         raise InvalidStudy(
-            "the probe is compared in float32, and this predictor computes in bfloat16. Check it first.",
+            "the probe was recorded in float32, but this predictor computes in bfloat16. Check the probe in float32.",
             code="dtype.unsuitable",
             dtype="bfloat16",
         )
@@ -80,15 +89,15 @@ def difference(predictor: Predictor) -> float:
 
 
 def asked(manifest: Manifest) -> list[tuple[str, str | None]]:
-    """The built-in sentences as an adapter is asked them, each with its pair, if it has one."""
+    """Return the built-in sentences as an adapter reads them, each with its second text or None."""
     return [*zip(PROBE, _pairs(manifest.template) or [None] * len(PROBE), strict=True)]
 
 
 def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
-    """The largest difference of outputs, as a share of the largest that is expected. Raises as `difference` does."""
+    """Return the largest difference, divided by the largest expected output. Raises CorruptAdapter: other shapes."""
     if actual.shape != expected.shape:
         raise CorruptAdapter(
-            f"{where}: its probe has the shape {list(expected.shape)}, its outputs {list(actual.shape)}. "
+            f"{where}: the probe has shape {list(expected.shape)}, the outputs have shape {list(actual.shape)}. "
             "Copy the adapter again, or train it again.",
             code="adapter.file-malformed",
             where=where,
@@ -99,10 +108,10 @@ def compared(actual: np.ndarray, expected: np.ndarray, where: str) -> float:
 
 
 def recorded(manifest: Manifest, where: str) -> np.ndarray:
-    """What it records of the built-in sentences, [sentence, label]. Raises InvalidStudy where it records nothing."""
+    """Return the probe's outputs in the manifest, [sentence, label]. Raises InvalidStudy if there are none."""
     if manifest.probe is None:
         raise InvalidStudy(
-            f"{where}: no probe is recorded, so there is nothing to check. Leave it out.",
+            f"{where}: the adapter has no recorded probe, so nothing can be checked. Leave the check out.",
             code="probe.missing",
             where=where,
         )

@@ -1,5 +1,7 @@
-"""Prompting: what an untrained language model answers about a task's texts, template by template; and its offset, which
-takes out what it answers too often, found on texts whose labels nobody has to know. Trains nothing.
+"""Prompting: the answers of an untrained language model to a task's texts, for several templates.
+
+An offset corrects labels that the model answers too often; it is estimated on texts without using their labels. Does
+not train.
 """
 
 from __future__ import annotations
@@ -30,18 +32,18 @@ from afina.stats import classification
 from afina.stats.comparison import compare
 
 COMPARISON_TEXTS, EVALUATION_TEXTS = 200, 500
-"""Training texts that a template is compared on, and held-out texts that the best is evaluated on, at most."""
+"""Maximum number of training texts to compare templates on, and of held-out texts to evaluate the best template on."""
 
 BY = "accuracy"
-"""What templates are compared by."""
+"""Metric that templates are compared by."""
 
 LENGTH = 512
-"""Tokens, with the template, where the backbone takes as many."""
+"""Maximum length in tokens, template included; less if the backbone takes fewer tokens."""
 
 
 @dataclass(frozen=True)
 class TemplateComparison:
-    """How a template does on `examples` training texts; with_offset: with a shift that their labels did not choose."""
+    """Accuracy of a template on `examples` training texts; `with_offset`: with an offset estimated without labels."""
 
     template: str
     accuracy: float
@@ -49,19 +51,22 @@ class TemplateComparison:
     examples: int
 
     def by(self, offset: bool) -> float:
-        """The accuracy with an offset, or without."""
+        """Return the accuracy with an offset, or without."""
         return self.with_offset if offset else self.accuracy
 
 
 @dataclass(frozen=True, repr=False)
 class Answer(ReprCard):
-    """What the untrained model answers.
+    """The answers of an untrained model.
 
-    template   the one that was used, see `ask`;  usual  the one that training uses where none is given
-    words      by label
-    metrics    of `examples` held-out texts, the headline first
-    score      whether each answer is right, bool [examples]
-    compared   what else was tried, in the order given; empty where there was one template
+    Attributes:
+        template: The template that was used.
+        usual: The template that training uses by default.
+        words: Words by label.
+        offset: Whether an offset was added.
+        metrics: Metrics on `examples` held-out texts, the headline metric first.
+        score: Whether each answer is right, bool [examples].
+        compared: All compared templates in order; empty if there was one template.
     """
 
     template: str
@@ -73,7 +78,7 @@ class Answer(ReprCard):
     compared: tuple[TemplateComparison, ...]
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "template": self.template,
             "words": tuple(f"{label}: {' '.join(given)}" for label, given in self.words.items()),
@@ -84,7 +89,7 @@ class Answer(ReprCard):
 
     @property
     def examples(self) -> int:
-        """Held-out texts that were asked about."""
+        """Number of held-out texts that the model answered."""
         return len(self.score)
 
 
@@ -97,18 +102,26 @@ def ask(
     offset: bool = False,
     says: Says = silent,
 ) -> Answer:
-    """Ask `backbone`, as it is, about a task's held-out texts, in one template.
+    """Ask `backbone`, untrained, about a task's held-out texts, in one template.
 
-    templates  the best of them on training texts is used. By default the one that training uses too
-               (docs/background/words.md), unless another one of TEMPLATES is better on training texts by more than
-               chance. One is not compared
-    says       told what takes its time, when it begins
-    Raises InvalidStudy, UnknownName where labels, words and templates do not go together.
+    Args:
+        backbone: The backbone.
+        task: The task.
+        templates: The template that is best on training texts is used; a single template is not compared. Empty:
+            training's default (docs/background/words.md), unless another of TEMPLATES is significantly better on
+            training texts.
+        words: Words for each label. None: the label names.
+        offset: Whether to add an offset, estimated without labels.
+        says: Receives a sentence before each slow step.
+
+    Raises:
+        InvalidStudy: Labels, words and templates do not fit together.
+        UnknownName: `words` names an unknown label.
     """
     objective = objectives.make(task.label_names, {"kind": task.kind})
     if not objective.can_be_asked:
         raise InvalidStudy(
-            f"task {task.address}: its kind is {task.kind}, and words can answer for classes alone.",
+            f"task {task.address}: the kind is {task.kind}, but words can answer only for classes. Train a method.",
             code="ask.kind-unsupported",
             task=task.address,
             kind=task.kind,
@@ -142,8 +155,11 @@ def ask(
 
 
 def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
-    """The place of the template with the most right answers; where the first is kept, only if it is shown to be better
-    than the first. right: whether each answer in a template is, bool [examples]
+    """Return the index of the template with the most right answers.
+
+    Args:
+        right: For each template, whether each answer is right, bool [examples].
+        keep_first: Whether to return 0 unless another template is significantly better than the first.
     """
     if not right:
         return 0
@@ -158,7 +174,7 @@ def _chosen(right: Sequence[np.ndarray], *, keep_first: bool) -> int:
 def _questions(
     backbone: Backbone, task: Task, templates: Sequence[str], words: Mapping[str, Sequence[str]] | None
 ) -> tuple[Verbalizer, list[Verbalizer]]:
-    """The one that training asks where no template is given, and those to compare."""
+    """Return training's default verbalizer, and the verbalizers to compare."""
     pairs = task.train.pairs is not None
 
     def question(template: str | None) -> Verbalizer:
@@ -178,7 +194,7 @@ def _source(question: Verbalizer) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Asking:
-    """An untrained classifier that answers in words, whatever the template."""
+    """An untrained classifier that answers in words, for any template."""
 
     backbone: Backbone
     classifier: Classifier
@@ -198,26 +214,26 @@ class _Asking:
         return predictions(self.classifier, self.encoded(question, split), split.labels)
 
     def compare(self, question: Verbalizer, split: Split, *, offset: bool) -> tuple[TemplateComparison, np.ndarray]:
-        """How it does, and whether each answer is right, with an offset or without."""
+        """Return the comparison, and whether each answer is right (with or without an offset)."""
         found = self.predictions(question, split)
         plain, shifted = (self.objective.values(BY, each) for each in (found, shifted_by_itself(found)))
         made = TemplateComparison(_source(question), float(plain.mean()), float(shifted.mean()), len(split))
         return made, shifted if offset else plain
 
     def shift(self, question: Verbalizer, split: Split) -> None:
-        """Let the classifier's offset be what the texts suggest."""
+        """Set the classifier's offset to the estimate on these texts."""
         self.classifier.offset = calibrated_offset(self.classifier, self.encoded(question, split))
 
 
 CALIBRATION_TEXTS = 512
-"""Texts that suffice: the first so many."""
+"""Maximum number of texts that the offset is estimated on."""
 
 
 def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
-    """The classifier's offset, float32 [labels] on its device, with which no label has more probability than others.
+    """Return the offset with which all labels have the same mean probability, float32 [labels], on the device.
 
-    That of H. Zhou et al. 2023, "Batch calibration", https://arxiv.org/abs/2309.17249: minus the logarithm of each
-    label's mean probability over the texts. It takes the labels for equally frequent.
+    "Batch calibration" (H. Zhou et al. 2023, https://arxiv.org/abs/2309.17249): minus the logarithm of each label's
+    mean probability over the texts. Assumes that the labels are equally frequent.
     """
     shift = torch.from_numpy(shift_of(logits(classifier, encoded.first(CALIBRATION_TEXTS))))
     shift = shift.to(next(classifier.parameters()).device)
@@ -225,11 +241,11 @@ def calibrated_offset(classifier: Classifier, encoded: Encoded) -> Tensor:
 
 
 def shifted_by_itself(predictions: Predictions) -> Predictions:
-    """Predictions with the shift that they themselves suggest."""
+    """Return the predictions with the offset that is estimated on the same predictions."""
     return replace(predictions, outputs=predictions.outputs + shift_of(predictions.outputs))
 
 
 def shift_of(outputs: np.ndarray) -> np.ndarray:
-    """What is to be added to outputs like these, float32 [N, labels], for that; [labels]."""
+    """Return the offset for outputs [N, labels], float32 [labels]: minus the log of each label's mean probability."""
     shift: np.ndarray = -np.log(np.maximum(classification.probabilities(outputs).mean(axis=0), 1e-12))
     return shift.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Reading: how an adapter reads texts, and whether it is one of a backbone. Opens no model, computes nothing."""
+"""Reading: how an adapter tokenises texts, and whether it fits a backbone. Opens no model and computes nothing."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ PROBE = (
     "I wanted to like it. I did not.",
     "7 of 10, would rent again",
 )
-"""Sentences of our own whose outputs an adapter's manifest records; never a user's texts."""
+"""afina's own sentences, whose outputs a manifest records; never a user's texts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How an adapter on a backbone was trained to read texts.
+    """How an adapter on a backbone reads texts, as in training.
 
-    where   the adapter's directory, for messages
-    method  the adapter's, with the defaults of the backbone's family
+    Attributes:
+        manifest: The adapter's manifest.
+        where: The adapter's directory, used in messages.
+        backbone: The backbone.
+        method: The adapter's method, with the defaults of the backbone's family.
     """
 
     manifest: Manifest
@@ -46,25 +49,25 @@ class Reading:
 
     @cached_property
     def template(self) -> Template | None:
-        """What texts are put in before they are read."""
+        """Template around each text."""
         return Template(self.manifest.template) if self.manifest.template is not None else None
 
     @property
     def max_length(self) -> int:
-        """Tokens that a text is cut to."""
+        """Number of tokens that a text is truncated to."""
         return self.manifest.max_length or self.backbone.longest - self.method.takes_positions
 
     def encode(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, where: str = "text", before: int = 0
     ) -> Encoded:
-        """Their tokens. Raises InvalidData as `Predictor.predict` does."""
+        """Tokenise texts. Raises InvalidData as in `Predictor.predict`."""
         check(self.manifest, self.where, texts, pairs, where=where, before=before)
         tokenizer, length = self.backbone.tokenizer, self.max_length
         return encode(tokenizer, texts, pairs, max_length=length, template=self.template, where=where, before=before)
 
 
 def takes_pairs(manifest: Manifest) -> bool | None:
-    """Whether an adapter was trained on pairs of texts; None where its manifest does not tell."""
+    """Whether an adapter was trained on pairs of texts; None: the manifest does not say."""
     if manifest.template is not None:
         return Template(manifest.template).takes_pairs
     return manifest.pairs if manifest.pairs is not None else True if manifest.data.get("text_pair") else None
@@ -73,19 +76,21 @@ def takes_pairs(manifest: Manifest) -> bool | None:
 def check(
     manifest: Manifest, adapter: str, texts: Sequence[str], pairs: Sequence[str] | None, *, where: str, before: int
 ) -> None:
-    """Raise InvalidData for texts that an adapter, so called, cannot read; the others as in `Predictor.predict`."""
-    probed = pairs is None and all(text in PROBE for text in texts)  # asked alone where no template takes pairs
+    """Raise InvalidData for texts that the adapter cannot read; arguments as in `Predictor.predict`."""
+    probed = pairs is None and all(
+        text in PROBE for text in texts
+    )  # probes are single texts unless a template has pairs
     if takes_pairs(manifest) not in (None, pairs is not None) and not probed:
         if pairs is not None:
             raise InvalidData(
-                f"{adapter}: trained on single texts, and these are pairs. Name the one column to read with `text`.",
+                f"{adapter}: trained on single texts, but pairs are given. Name the only column to read with `text`.",
                 code="data.pairs-mismatch",
                 where=adapter,
                 expected="texts",
             )
         raise InvalidData(
-            f"{adapter}: trained on pairs of texts, and these are single texts. Give pairs: a `file` with a "
-            "column of second texts, which `text_pair` names.",
+            f"{adapter}: trained on pairs of texts, but single texts are given. Give a `file` with a column of second "
+            "texts, and name that column with `text_pair`.",
             code="data.pairs-mismatch",
             where=adapter,
             expected="pairs",
@@ -94,10 +99,10 @@ def check(
 
 
 def finite(predictions: Predictions, adapter: str) -> Predictions:
-    """The predictions of an adapter, so called. Raises CorruptAdapter where one is not a number."""
+    """Return the predictions unchanged. Raises CorruptAdapter if an output is NaN or infinite."""
     if not predictions.finite:
         raise CorruptAdapter(
-            f"{adapter}: its outputs are no numbers, or too large, for some of the texts. Train it again.",
+            f"{adapter}: outputs are NaN or infinite for some of the texts. Train the adapter again.",
             code="adapter.values-invalid",
             where=adapter,
         )
@@ -105,9 +110,12 @@ def finite(predictions: Predictions, adapter: str) -> Predictions:
 
 
 def method_of(adapter: Adapter, backbone: Backbone) -> Method:
-    """The adapter's, with the defaults of the backbone's family.
+    """Return the adapter's method, with the defaults of the backbone's family.
 
-    Raises UnknownName and InvalidStudy for one that is none, CorruptAdapter for sizes that cannot be.
+    Raises:
+        UnknownName: There is no such method.
+        InvalidStudy: The hyperparameters are not supported.
+        CorruptAdapter: A size in the manifest is impossible.
     """
     manifest = adapter.manifest
     method = methods.make(manifest.method, manifest.hyperparameters, adapter.where)
@@ -116,16 +124,19 @@ def method_of(adapter: Adapter, backbone: Backbone) -> Method:
 
 
 def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
-    """Raise CorruptAdapter where a size that the manifest states cannot be, before anything is as large as that.
+    """Raise CorruptAdapter for impossible sizes in the manifest, before memory of that size is allocated.
 
-    taken: tokens that its method takes from what a text may have
+    Args:
+        adapter: The adapter.
+        backbone: The backbone.
+        taken: Tokens of a text's maximum length that the method uses itself.
     """
     manifest = adapter.manifest
     if manifest.max_length + taken > backbone.longest:
-        beside = f" beside the {taken} of its method" if taken else ""
+        beside = f", and {taken} for its method" if taken else ""
         raise CorruptAdapter(
-            f"{adapter.where}: its maximum length is {manifest.max_length} tokens, backbone {backbone.address} takes "
-            f"{backbone.longest - taken} at most{beside}. Copy the adapter again, or train it again.",
+            f"{adapter.where}: the maximum length is {manifest.max_length} tokens, but backbone {backbone.address} "
+            f"takes at most {backbone.longest - taken}{beside}. Copy the adapter again, or train it again.",
             code="adapter.file-malformed",
             where=adapter.where,
             found=manifest.max_length,
@@ -135,7 +146,7 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
         rows = tensor.shape[0] if tensor.dim() == 2 else 0
         if is_output(name) and name.endswith("weight") and "lora_" not in name and rows != len(manifest.label_names):
             raise CorruptAdapter(
-                f"{adapter.where}: its head {name} has shape {list(tensor.shape)}, and there are "
+                f"{adapter.where}: the head {name} has shape {list(tensor.shape)}, but there are "
                 f"{len(manifest.label_names)} labels. Copy the adapter again, or train it again.",
                 code="adapter.tensors-mismatch",
                 where=adapter.where,
@@ -145,9 +156,12 @@ def _check_sizes(adapter: Adapter, backbone: Backbone, taken: int) -> None:
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
-    """Raise WrongBackbone unless it is the one that the adapter was made for, where its manifest says which.
+    """Raise WrongBackbone if the manifest states another backbone's digest.
 
-    body  its weights, open and untouched, or any others once they were hashed
+    Args:
+        adapter: The adapter.
+        backbone: The backbone.
+        body: The backbone's open, unchanged weights; any body once the weights were hashed.
     """
     manifest = adapter.manifest
     if manifest.backbone_digest is None or (found := backbone.digest_of(body)) == manifest.backbone_digest:
@@ -155,7 +169,7 @@ def check_backbone(adapter: Adapter, backbone: Backbone, body: Any) -> None:
     raise WrongBackbone(
         f"{adapter.where}: made for backbone {manifest.backbone} with digest {str(manifest.backbone_digest)[:19]}, "
         f"but {backbone.address} has {found[:19]} ({_difference(backbone, body, manifest)}). "
-        "Give the right one with `backbone`.",
+        "Give the adapter's own backbone with `backbone`.",
         where=adapter.where,
         expected=manifest.backbone,
         found=backbone.address,

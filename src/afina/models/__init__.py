@@ -1,1 +1,4 @@
-"""A pretrained model, what stands on it and what is saved of it. Knows no task, no way of adapting and no run."""
+"""Backbones, classifiers, objectives, verbalizers and saved adapters; faster kernels in `kernels/`.
+
+This package does not know tasks, methods or runs.
+"""

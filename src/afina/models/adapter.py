@@ -1,8 +1,8 @@
-"""Adapter: what a run produces. The changed tensors, and a manifest that says what they are.
+"""Adapter: the result of a run, the changed tensors and a manifest that describes them.
 
-The only owner of the adapter's directory: `manifest.json`, one safetensors file, a vocabulary where there is one,
-hashes of the texts that it was trained on, and the small files with which peft or transformers read the same tensors.
-Knows no method and no model.
+This module is the only one that reads and writes an adapter's directory: `manifest.json`, one safetensors file, and
+optionally a vocabulary and hashes of the training texts. peft's or transformers' own small files lie beside them, so
+that these libraries can open the same tensors. Does not know methods or models.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 VOCABULARY = "vocabulary.json"
 MOST_VOCABULARY = 256 << 20
-"""Bytes of that file, at most."""
+"""Maximum size of the vocabulary file, in bytes."""
 
 PEFT_SETTINGS = "adapter_config.json"
 PEFT_TENSORS = "adapter_model.safetensors"
 FOREIGN = "peft"
-"""The method of an adapter that peft saved and afina did not make."""
+"""`method` in the manifest of an adapter that peft saved and afina did not train."""
 
 
 class Mismatch(NamedTuple):
-    """A part of an adapter that its manifest does not match: `tensors` or `words`, and the two digests."""
+    """The part of an adapter that differs from its manifest (`tensors` or `words`), with both digests."""
 
     what: str
     found: str
@@ -48,9 +48,12 @@ class Mismatch(NamedTuple):
 class Adapter(ReprCard):
     """A manifest and its tensors.
 
-    where       the directory it was read from, for messages
-    vocabulary  words and groups of words that columns of the tensors are about; None where they are about none
-    trained_on  hashes of the texts that it was trained on; None where they are not known. No part of its identity
+    Attributes:
+        manifest: The manifest.
+        tensors: The changed tensors, by name.
+        where: The directory that the adapter was read from, used in messages.
+        vocabulary: Terms (words or word sequences) that the tensors' columns stand for. None: no vocabulary.
+        trained_on: Hashes of the training texts. None: unknown. Not part of the adapter's digest.
     """
 
     manifest: Manifest
@@ -61,7 +64,7 @@ class Adapter(ReprCard):
     _matched: bool = field(default=False, init=False)
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "where": self.where,
             **self.manifest.summary,
@@ -71,14 +74,15 @@ class Adapter(ReprCard):
 
     @property
     def digest(self) -> str:
-        """The adapter's identity."""
+        """Digest that identifies the adapter."""
         return self.manifest.digest
 
     def mismatch(self) -> Mismatch | None:
-        """The tensors or words whose digest is not the manifest's; None: both match, and are not hashed again.
+        """Return the first part whose digest differs from the manifest's; None: all match.
 
-        The result is of this object, so `dataclasses.replace` makes one that is hashed. It does not see a tensor that
-        was changed in place later: hash a copy of what a caller has had in hand.
+        A match is remembered by this object and not computed again. `dataclasses.replace` makes an object that is
+        checked anew. A tensor that is changed in place after a match is not noticed: if other code holds the tensors,
+        check a copy of them.
         """
         if self._matched:
             return None
@@ -92,7 +96,7 @@ class Adapter(ReprCard):
         return None
 
     def save(self, path: str | Path, accompany: Callable[[Path], None] = lambda fresh: None) -> None:
-        """Write the directory `path`, whole or not at all; `accompany` adds the files that other libraries read."""
+        """Write the directory `path` atomically; `accompany` adds the files that other libraries read."""
         with file_io.replacing(Path(path)) as fresh:
             fresh.mkdir()
             accompany(fresh)
@@ -106,7 +110,12 @@ class Adapter(ReprCard):
 
     @classmethod
     def load(cls, path: str | Path) -> Adapter:
-        """Read the adapter of afina or of peft in a directory. Raises NotFound, CorruptAdapter."""
+        """Read an adapter that afina or peft saved.
+
+        Raises:
+            NotFound: The directory has no adapter.
+            CorruptAdapter: A file is damaged or differs from the manifest.
+        """
         path = Path(path)
         if not _lies(path / MANIFEST):
             return cls._load_peft(path)
@@ -146,7 +155,7 @@ class Adapter(ReprCard):
             method=FOREIGN,
             hyperparameters=settings,
             label_names=tuple(f"LABEL_{index}" for index in range(width)),
-            objective=None if width > 1 else {"kind": NUMBER},  # so transformers takes a head of one row
+            objective=None if width > 1 else {"kind": NUMBER},  # transformers treats a head with one row as regression
             backbone=_base(settings, path),
             backbone_digest=None,
             tokenizer_digest=None,
@@ -156,26 +165,26 @@ class Adapter(ReprCard):
             max_length=0,
         )
         made = cls(manifest, tensors, str(path), trained_on=_trained_on(path))
-        object.__setattr__(made, "_matched", True)  # the manifest's digest was made of these tensors just now
+        object.__setattr__(made, "_matched", True)  # the manifest's digest was just computed from these tensors
         return made
 
 
 def check_there(path: Path) -> None:
-    """Raise NotFound where no adapter is; opens nothing."""
+    """Raise NotFound if `path` has no adapter; opens no file."""
     if not _lies(path / MANIFEST) and not _lies(path / PEFT_SETTINGS):
         raise NotFound(
-            f"{path}: no adapter there, neither {MANIFEST} (afina's) nor {PEFT_SETTINGS} (peft's). "
-            "Give a directory such as results/adapters/lora-seed0-....",
+            f"{path}: no adapter found: the directory has neither {MANIFEST} (afina) nor {PEFT_SETTINGS} (peft). "
+            "Give an adapter's directory, such as results/adapters/lora-seed0-....",
             code="adapter.missing",
             path=path,
         )
 
 
 def _lies(path: Path) -> bool:
-    """Whether anything is there; what it is, its reader says."""
+    """Whether any kind of file is there; the function that reads the file checks the kind."""
     try:
         return os.path.lexists(path)
-    except ValueError:  # a name that no file can have
+    except ValueError:  # not a valid file name
         return False
 
 
@@ -200,17 +209,21 @@ def _base(settings: Mapping[str, Any], path: Path) -> str | None:
         and "@" not in base
         and not _lies(Path(base))
     ):
-        return f"{base}@{revision}"  # peft keeps a repository's revision apart from its name
+        return f"{base}@{revision}"  # peft stores a repository's revision in a field of its own
     return base or None
 
 
 def write_vocabulary(directory: Path, words: Sequence[str]) -> None:
-    """Write the file of an adapter's vocabulary into a directory."""
+    """Write an adapter's vocabulary into a directory."""
     (directory / VOCABULARY).write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
 
 
 def read_vocabulary(file: Path) -> tuple[str, ...]:
-    """The vocabulary in a file; `Adapter.mismatch` compares it with its manifest. Raises CorruptAdapter."""
+    """Return the vocabulary in a file; `Adapter.mismatch` compares its digest with the manifest's.
+
+    Raises:
+        CorruptAdapter: The file is not a list of strings.
+    """
     words = file_io.read_json(file, MOST_VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CorruptAdapter(
@@ -220,8 +233,8 @@ def read_vocabulary(file: Path) -> tuple[str, ...]:
 
 
 def words_changed(file: Path, wrong: Mismatch) -> str:
-    """The message about a vocabulary in a file that is not the manifest's."""
+    """Return the message for a vocabulary file whose digest differs from the manifest's."""
     return (
-        f"{file}: it has digest {wrong.found[:19]}, the manifest says {wrong.stated[:19]}. The file was changed; copy "
-        "or train the adapter again."
+        f"{file}: the file has digest {wrong.found[:19]}, the manifest says {wrong.stated[:19]}. The file was changed; "
+        "copy or train the adapter again."
     )

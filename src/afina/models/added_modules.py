@@ -1,9 +1,9 @@
-"""Modules that methods add to transformers' own: prompts, prefixes and bottleneck adapters.
+"""Modules that methods add to a transformers model: prompts, prefixes and bottleneck adapters.
 
-A prompt is rows of the model's input, a prefix is keys and values of every attention: virtual tokens that stand before
-every text and are trained, not read. A bottleneck is two small layers with a nonlinearity between, beside or behind a
-module of a block. Each is a module of a fixed name, so that its parameters have names like any other. Knows where they
-are in a model, no method.
+A prompt is trained rows of the model's input; a prefix is trained keys and values in every attention. Both act as
+virtual tokens before every text. A bottleneck is two small linear layers with a nonlinearity between them, placed
+beside or behind a module of a block. Each module has a fixed name, so its parameters are saved like any other.
+Knows where the modules are in a model; does not know methods.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from afina.models.kernels.layer_changes import LayerChange
 from afina.models.kernels.layout import Layout
 
 PROMPT = "prompt"
-"""Name of a `Prompt` in a body."""
+"""Name of the `Prompt` module in a body."""
 
 PREFIX = "prefix"
-"""Name of a `Prefix` in an attention."""
+"""Name of the `Prefix` module in an attention."""
 
 
 class Prompt(nn.Module):
-    """Rows that stand before the embeddings of every text.
+    """Trained embedding rows before every text.
 
-    weight  [K, width]
+    Attributes:
+        weight: [K, width].
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -43,9 +44,11 @@ class Prompt(nn.Module):
 
 
 class Prefix(nn.Module):
-    """Keys and values that stand before those of every text, in one attention. Keys are as after any rotation.
+    """Trained keys and values before every text's own, in one attention.
 
-    key, value  [K, G, D] for G heads of keys, each of width D
+    Attributes:
+        key: [K, G, D] for G key heads of width D, stored as they are after the rotary embedding.
+        value: [K, G, D].
     """
 
     def __init__(self, key: Tensor, value: Tensor) -> None:
@@ -56,31 +59,31 @@ class Prefix(nn.Module):
         return len(self.key)
 
     def columns(self) -> tuple[Tensor, Tensor]:
-        """key, value as attention has them: [G, K, D]."""
+        """Return key and value in the order that attention uses, each [G, K, D]."""
         return self.key.transpose(0, 1), self.value.transpose(0, 1)
 
 
 def prompt_of(body: nn.Module) -> Prompt | None:
-    """That of a transformer without head, if it has one."""
+    """Return the prompt of a transformer without its head; None: no prompt."""
     found = body._modules.get(PROMPT)
     return found if isinstance(found, Prompt) else None
 
 
 def prefix_of(attention: nn.Module) -> Prefix | None:
-    """That of an attention, if it has one."""
+    """Return the prefix of an attention; None: no prefix."""
     found = attention._modules.get(PREFIX)
     return found if isinstance(found, Prefix) else None
 
 
 def attentions(body: Any) -> Iterator[Any]:
-    """Every attention of a transformer, from the first block to the last."""
+    """Yield every attention of a transformer, from the first block to the last."""
     path = architecture_of(body).block.attention
     for block in blocks_of(body):
         yield block.get_submodule(path)
 
 
 def layout_of(body: Any, bounds: Tensor) -> Layout:
-    """That of the row which `body` is given for texts with these bounds."""
+    """Return the layout of the row that `body` computes for texts with these bounds, virtual tokens included."""
     prompt, prefix = prompt_of(body), prefix_of(next(attentions(body)))
     before = 0 if prefix is None else len(prefix)
     return Layout(bounds, 0, before) if prompt is None else Layout(bounds).grown(len(prompt), before)
@@ -88,7 +91,7 @@ def layout_of(body: Any, bounds: Tensor) -> Layout:
 
 @torch.no_grad()
 def words(body: Any, count: int) -> Tensor:
-    """Embeddings of so many tokens, drawn from the vocabulary by torch's generator: [count, width]."""
+    """Return the embeddings of `count` random tokens, drawn by torch's global generator, [count, width]."""
     table = body.get_input_embeddings()
     drawn = torch.randint(0, table.num_embeddings, (count,))
     found: Tensor = table(drawn.to(next(table.parameters()).device))
@@ -97,9 +100,16 @@ def words(body: Any, count: int) -> Tensor:
 
 @torch.no_grad()
 def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What each attention, from the first to the last, makes of a text of these embeddings [N, width] without dropout.
+    """Return the keys and values that each attention computes for a text with the embeddings `rows`, without dropout.
 
-    Returns keys and values, each [N, G, D]; on the `meta` device without a computation.
+    On the `meta` device nothing is computed; the tensors have the right shapes.
+
+    Args:
+        body: The transformer without its head.
+        rows: [N, width].
+
+    Returns:
+        Keys and values, each [N, G, D], from the first attention to the last.
     """
     if rows.device.type == "meta":
         shape = (len(rows), *_heads(body.config))
@@ -121,27 +131,34 @@ def activations(body: Any, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _by_token(states: Tensor) -> Tensor:
-    """[1, G, N, D] -> [N, G, D]."""
+    """Turn [1, G, N, D] into [N, G, D]."""
     return states[0].transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def _heads(config: Any) -> tuple[int, int]:
-    """How many heads of keys there are, and how wide each is."""
+    """Return the number of key heads and the width of a head."""
     heads = int(config.num_attention_heads)
     groups = getattr(config, "num_key_value_heads", None) or heads
     return int(groups), int(getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 BOTTLENECK = "bottleneck"
-"""What it is called among the children of the module that it belongs to."""
+"""Name of the `Bottleneck` among the children of the module that it belongs to."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "relu": relu}
 
 
 class Bottleneck(nn.Module):
-    """scale up(activation(down(x))), which is 0 at first: `up` starts at zero, `down` as torch draws it.
+    """scale * up(activation(down(x))); 0 before training, because `up` starts at zero.
 
-    width   of what goes in and comes out;  narrow  of what lies between
+    `down` starts with torch's default initialisation.
+
+    Args:
+        width: Size of the input and the output.
+        narrow: Size of the hidden layer.
+        activation: A key of `ACTIVATIONS`.
+        scale: Factor of the output.
+        device: Device of the parameters.
     """
 
     def __init__(self, width: int, narrow: int, activation: str, scale: float, device: torch.device) -> None:
@@ -154,13 +171,13 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Any leading shape, width -> the same."""
+        """Apply the bottleneck, [..., width] -> [..., width]."""
         result: Tensor = self.up(ACTIVATIONS[self.activation](self.down(inputs)))
         return result if self.scale == 1 else result * self.scale
 
 
 def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """A module, whose own forward is `plain`, then h + bottleneck(h) of its output; of several outputs, the first."""
+    """Compute h + bottleneck(h) for the output h of `plain`, the module's own forward; in a tuple, h comes first."""
     outputs = plain(*inputs, **options)
     hidden, *others = outputs if isinstance(outputs, tuple) else (outputs,)
     hidden = hidden + module.get_submodule(BOTTLENECK)(hidden)
@@ -168,15 +185,20 @@ def behind(module: Any, plain: Callable[..., Any], *inputs: Any, **options: Any)
 
 
 def beside(module: Any, plain: Callable[..., Any], inputs: Tensor) -> Any:
-    """A module of one input, whose own forward is `plain`, and the bottleneck of the same input added."""
+    """Compute plain(inputs) + bottleneck(inputs); `plain` is the module's own forward."""
     return plain(inputs) + module.get_submodule(BOTTLENECK)(inputs)
 
 
 @dataclass(frozen=True, eq=False)
 class BottleneckChange(LayerChange):
-    """What a bottleneck adds to a module's output. Weights and biases of its two layers, as `nn.Linear` has them.
+    """A bottleneck's contribution to a module's output in a mixed batch.
 
-    beside  whether it reads what the module was given, and not what comes out
+    Attributes:
+        down: Weight of the first layer, as in `nn.Linear`; `down_bias` is its bias.
+        up: Weight of the second layer; `up_bias` is its bias.
+        activation: A key of `ACTIVATIONS`.
+        scale: Factor of the output.
+        beside: True: the bottleneck reads the module's input. False: the bottleneck reads the module's output.
     """
 
     down: Tensor
@@ -188,7 +210,7 @@ class BottleneckChange(LayerChange):
     beside: bool
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """[N, width], both."""
+        """Add the bottleneck to `outputs` in place; both are [N, width]."""
         given = inputs if self.beside else outputs
         assert given is not None
         inner = ACTIVATIONS[self.activation](linear(given, self.down, self.down_bias))

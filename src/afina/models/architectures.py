@@ -1,6 +1,6 @@
-"""Architectures of families of models: one entry a family, by transformers' `model_type`.
+"""Architectures: one entry for each family of models, by transformers' `model_type`.
 
-No other module names a family, or a module of one. Knows names and numbers; starts without torch.
+No other module names a family or a module inside one. Knows only names and numbers, and does not import torch.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from typing import Any, Literal
 from afina.errors import InvalidStudy
 
 Pooling = Literal["first", "last", "mean"]
-"""Which of a text's hidden states the head reads: its first or last token's, or the mean of all tokens'."""
+"""The hidden state of a text that the head reads: the first token's, the last token's, or the mean of all tokens'."""
 
 Mask = Literal["causal", "bidirectional"]
-"""Which tokens of its text a token attends to: itself and those before it, or all."""
+"""The tokens that a token attends to: itself and earlier ones, or all tokens of its text."""
 
 Size = Literal["hidden", "inner", "queries", "keys", "qkv", "head"]
-"""A dimension of a weight, by what it counts: `queries` and `keys` are heads times the size of one head, `qkv` is three
-times `hidden`, `head` the size of one head."""
+"""A dimension of a weight. `queries` and `keys` are the number of heads times the size of a head, `qkv` is three times
+`hidden`, `head` is the size of a head."""
 
 
 @dataclass(frozen=True)
 class PreNorm:
-    """Norms of a block that is h + attention(first(h)), then + mlp(second(...)).
+    """Norms of a block that computes h + attention(first(h)), then adds mlp(second(...)).
 
-    parallel  both branches read the block's input, as in GPT-J (one norm for both) and GPT-NeoX
+    Attributes:
+        first: Name of the norm before the attention.
+        second: Name of the norm before the MLP.
+        parallel: Whether both branches read the block's input, as in GPT-NeoX and GPT-J (where both use one norm).
     """
 
     first: str
@@ -36,13 +39,16 @@ class PreNorm:
 
 @dataclass(frozen=True)
 class Block:
-    """Names of the transformer blocks and of the modules inside one.
+    """Names of the transformer blocks and of the modules inside a block.
 
-    layers      the list of blocks, a path from the body (the model without its head)
-    attention, mlp  paths from a block; what `attention` names calls transformers' attention interface
-    linear      linear layers: inputs and outputs of each;  norms: width of each
-    pre_norm    None: the block is another kind, so that the last one is computed at every token
-    final_norm  after the last block, in the body; None: there is none
+    Attributes:
+        layers: Path from the body (the model without its head) to the list of blocks.
+        attention: Path from a block to the module that calls transformers' attention interface.
+        linear: Input and output size of each linear layer, by path from a block.
+        norms: Width of each norm, by path from a block.
+        final_norm: Path from the body to the norm after the last block. None: no such norm.
+        pre_norm: The block's norms. None: another kind of block, so the last block is computed at every token.
+        mlp: Path from a block to the MLP.
     """
 
     layers: str
@@ -54,9 +60,9 @@ class Block:
     mlp: str = "mlp"
 
     def find(self, name: str) -> tuple[int, str] | None:
-        """The block that a parameter is in, counted from 0, and its name there; None: in no block.
+        """Return the block (from 0) that a parameter is in, and its name inside the block; None: outside all blocks.
 
-        The number may be of a block that the model does not have.
+        The index is read from the name and is not checked against the model's number of blocks.
         """
         path, parts = self.layers.split("."), name.split(".")
         for at in range(len(path), len(parts)):
@@ -66,16 +72,25 @@ class Block:
         return None
 
     def index(self, name: str) -> int | None:
-        """The block that a parameter is in, counted from 0; None: in no block."""
+        """Return the block (from 0) that a parameter is in; None: outside all blocks."""
         found = self.find(name)
         return None if found is None else found[0]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Default sizes of transformers, where a configuration leaves one out; None: the size follows from others.
+    """transformers' default sizes, used where a configuration leaves a size out; None: computed from other sizes.
 
-    fields  further names of sizes in the configuration, which go before transformers' standard ones
+    Attributes:
+        vocabulary: Tokens in the vocabulary.
+        hidden: Width of the hidden states.
+        layers: Number of blocks.
+        heads: Query heads of an attention.
+        inner: Width of the MLP's hidden layer.
+        positions: Maximum number of positions.
+        key_heads: Key and value heads of an attention.
+        head: Width of a head.
+        fields: Further names of sizes in a configuration; they take precedence over transformers' standard names.
     """
 
     vocabulary: int
@@ -91,23 +106,26 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that afina has to know of a family.
+    """What differs between families of models.
 
-    head                 modules of the classification head, paths from the model; the last one gives the logits
-    logits               (model, pooled hidden states [B, width]) -> logits [B, labels], where the head is more than one
-                         linear layer; None: it is one
-    pooling, mask        as the types say
-    position_offset      position of a text's first token
-    classifier           transformers' auto class of the sequence classifier
-    language_model       transformers' auto class of the language model
-    output_embedding     the language model's last layer, as files of weights name it
-    embeddings           modules before the blocks that hold embeddings, paths from the body: of tokens, of positions if
-                         there are any, then others
-    embedding_norm       the norm of their sum, a path from the body; None: there is none
-    lora_targets         the attention's input projections: LoRA's default
-    fan_in_fan_out       whether linear layers store their weights [in, out]
-    takes_virtual_tokens whether rows and keys that stand before a text have a meaning
-    published            whether the published study is about this family
+    Attributes:
+        family: transformers' `model_type`.
+        block: Names of the blocks and of the modules inside.
+        sizes: Default sizes.
+        head: Paths of the classification head's modules; the last module returns the logits.
+        logits: (model, pooled hidden states [B, width]) -> logits [B, labels]. None: the head is one linear layer.
+        pooling: The hidden state that the head reads.
+        mask: The tokens that a token attends to.
+        position_offset: Position id of a text's first token.
+        classifier: transformers' auto class of the sequence classifier.
+        language_model: transformers' auto class of the language model.
+        output_embedding: Name of the language model's last layer in the weight files.
+        embeddings: Paths from the body to the embedding modules: of tokens, of positions if the model has any, others.
+        embedding_norm: Path from the body to the norm of the summed embeddings. None: no such norm.
+        lora_targets: The attention's input projections, LoRA's default targets.
+        fan_in_fan_out: Whether linear layers store their weights as [in, out].
+        takes_virtual_tokens: Whether the family can use prompts and prefixes.
+        published: Whether the published study includes this family.
     """
 
     family: str
@@ -130,7 +148,7 @@ class Architecture:
 
     @property
     def norms(self) -> frozenset[str]:
-        """Names of all norms, without the path to them."""
+        """Names of all norms, without the path before them."""
         paths = (*self.block.norms, self.block.final_norm, self.embedding_norm)
         return frozenset(path.rpartition(".")[2] for path in paths if path is not None)
 
@@ -141,7 +159,7 @@ _OLD = {"hidden": "n_embd", "layers": "n_layer", "heads": "n_head", "inner": "n_
 
 
 def _llama(**norms: Size) -> Block:
-    """A block of LLaMA's, and norms inside its attention."""
+    """Return a LLaMA block with `norms` inside its attention."""
     return Block(
         "layers",
         "self_attn",
@@ -255,11 +273,15 @@ _ENTRIES = (
 )
 
 ARCHITECTURES: dict[str, Architecture] = {entry.family: entry for entry in _ENTRIES}
-"""By transformers' `model_type`."""
+"""Architectures by transformers' `model_type`."""
 
 
 def supported(family: object, where: str) -> Architecture:
-    """The entry of that family. Raises InvalidStudy where there is none; `where` begins the message."""
+    """Return the entry of a family; `where` begins the error message.
+
+    Raises:
+        InvalidStudy: The family is not supported.
+    """
     entry = ARCHITECTURES.get(family) if isinstance(family, str) else None
     if entry is None:
         said = family if family is None else str(family)[:40]
@@ -272,30 +294,30 @@ def supported(family: object, where: str) -> Architecture:
 
 
 def architecture_of(model: Any) -> Architecture:
-    """The entry of a model of transformers', of its body or of one of its attentions."""
+    """Return the entry of a transformers model, of its body, or of one of its attentions."""
     return ARCHITECTURES[model.config.model_type]
 
 
 def blocks_of(body: Any) -> Any:
-    """The transformer blocks of a model without its head, from the first to the last."""
+    """Return the transformer blocks of a model without its head, from the first to the last."""
     return body.get_submodule(architecture_of(body).block.layers)
 
 
 def head_of(model: Any) -> list[Any]:
-    """Modules of a sequence classifier's head; the last one gives the logits."""
+    """Return the modules of a sequence classifier's head; the last module returns the logits."""
     return [model.get_submodule(path) for path in architecture_of(model).head]
 
 
 def head_names() -> list[str]:
-    """Names under which the heads of all families stand in a sequence classifier."""
+    """Return the names that the heads of all families have in a sequence classifier."""
     return sorted({path.partition(".")[0] for entry in ARCHITECTURES.values() for path in entry.head})
 
 
 def is_head(name: str) -> bool:
-    """Whether the layer or tensor of that name belongs to a classification head, of any family."""
+    """Whether a layer or tensor with this name belongs to a classification head of any family."""
     return not set(head_names()).isdisjoint(name.split("."))
 
 
 def is_output(name: str) -> bool:
-    """Whether the tensor of that name belongs to the layer that gives logits, where a row is a label's."""
+    """Whether a tensor with this name belongs to the layer that returns the logits, one row for each label."""
     return any(f".{entry.head[-1]}." in f".{name}." for entry in ARCHITECTURES.values())

@@ -1,4 +1,4 @@
-"""Backbone: a pretrained causal language model and its tokenizer, by address. Knows no task and no method."""
+"""Backbone: a pretrained causal language model and its tokenizer, by address. Does not know tasks or methods."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ from afina.repr_html import ReprCard
 from afina.tensorfile import SafetensorError
 
 SINGLE_LABEL = Opening("single_label_classification")
-"""How a model is opened for one label of several."""
+"""How transformers opens a model for a task with one label for each text."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Backbone(ReprCard):
-    """A causal language model that can be opened as a classifier.
+    """A pretrained causal language model that can be opened as a classifier.
 
-    address  as the user named it: a Hub id with optional `@revision`, a directory, `embedded`, `random:DIR`
-    path     a directory that any `from_pretrained` of transformers opens
+    Attributes:
+        address: As the user wrote it: a Hub id with optional `@revision`, a directory, `embedded`, or `random:DIR`.
+        path: A directory that every `from_pretrained` of transformers opens.
+        config: transformers' configuration.
+        tokenizer: transformers' fast tokenizer.
     """
 
     address: str
@@ -50,7 +53,7 @@ class Backbone(ReprCard):
     tokenizer: PreTrainedTokenizerBase
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {
             "address": self.address,
             "family": self.family,
@@ -61,9 +64,15 @@ class Backbone(ReprCard):
 
     @classmethod
     def load(cls, address: str, *, weights: bool = True) -> Backbone:
-        """Find `address`, fetching or converting it once. Raises NotFound, InvalidStudy (unsupported family).
+        """Open the configuration and tokenizer at `address`; downloads or converts the model the first time.
 
-        weights  False: do not fetch or draw any; `open` works where `complete` says so
+        Args:
+            address: As described for the class.
+            weights: If False, do not download or draw weights; `open` then works only if `complete` is true.
+
+        Raises:
+            NotFound: There is no model at the address.
+            InvalidStudy: afina does not support the model's family.
         """
         path = locate(address, weights=weights)
         with quiet():
@@ -77,22 +86,22 @@ class Backbone(ReprCard):
 
     @property
     def family(self) -> str:
-        """transformers' `model_type`, a key of ARCHITECTURES."""
+        """transformers' `model_type`, a key of `ARCHITECTURES`."""
         return str(self.config.model_type)
 
     @property
     def architecture(self) -> Architecture:
-        """The entry of its family."""
+        """Entry of the model's family in `ARCHITECTURES`."""
         return ARCHITECTURES[self.family]
 
     @property
     def longest(self) -> int:
-        """The most tokens a text may have."""
+        """Maximum number of tokens of a text."""
         return int(self.config.max_position_embeddings) - self.architecture.position_offset
 
     @property
     def complete(self) -> bool:
-        """Whether the weights are there, or can be drawn, and not only the configuration and the tokenizer."""
+        """Whether the weights are present or can be drawn, in addition to the configuration and the tokenizer."""
         return (
             self.address.startswith(RANDOM)
             or any(self.path.glob("*.safetensors"))
@@ -108,22 +117,28 @@ class Backbone(ReprCard):
         exact: bool = False,
         opening: Opening = SINGLE_LABEL,
     ) -> tuple[PreTrainedModel, Tensor | None]:
-        """transformers' classifier: the weights (float32) under a new head, and an offset of its outputs, if any.
+        """Return transformers' classifier in float32 with a new head, and an offset to add to its outputs (or None).
 
-        Where `opening` says so, the language model, under its own head.
+        If `opening` names the language model's auto class, the model keeps its own head and has no offset.
 
-        tokens  of each label, those that answer for it: its row of the head is the mean of their output embeddings.
-                None: the head is drawn from the seed's own stream for heads
-        exact   outputs are the language model's logits: with an offset, the mean of the tokens' biases, where the model
-                has any. Else the rows are less their mean over the labels, which changes no probability, and as large
-                as drawn ones, so that training can overrule what the words say (docs/background/words.md)
-        opening  of the kind of task, see `Objective.opening`
-        Raises NotFound where the weights cannot be opened, InvalidStudy for `tokens` where the head has several layers.
+        Args:
+            label_names: Names of the labels, in the order of the head's rows.
+            seed: Seed of a head that is drawn at random.
+            tokens: For each label, the tokens that answer for it. The label's row of the head is the mean of the
+                tokens' output embeddings. None: the head is drawn at random.
+            exact: True: the outputs are the language model's logits; the offset is the mean of the tokens' biases.
+                False: the rows are centred over the labels, which changes no probability, and scaled to the size of
+                drawn rows, so that training can overrule the words (measured in docs/background/words.md).
+            opening: How transformers opens a model for the kind of task; `Objective.opening`.
+
+        Raises:
+            NotFound: The weights cannot be opened.
+            InvalidStudy: `tokens` is given and the head has several layers.
         """
         if tokens is not None and self.architecture.logits is not None:
             raise InvalidStudy(
-                f"backbone {self.address}: the head of {self.family} is more than one linear layer, so that it cannot "
-                "start from words. Set head=random.",
+                f"backbone {self.address}: the head of {self.family} has several layers, so the head cannot start from "
+                "words. Set head=random.",
                 code="backbone.unsupported",
                 family=self.family,
             )
@@ -138,7 +153,7 @@ class Backbone(ReprCard):
             except (OSError, ValueError, SafetensorError) as error:
                 raise NotFound(
                     f"backbone {self.address}: its weights cannot be opened ({first_line(error)}). "
-                    "Copy it again, or save it again with save_pretrained.",
+                    "Copy the backbone again, or save it again with save_pretrained.",
                     code="backbone.unreadable",
                     backbone=self.address,
                 ) from None
@@ -158,7 +173,7 @@ class Backbone(ReprCard):
         return cast(PreTrainedModel, model), offset if offset is not None and offset.any() else None
 
     def _answering(self, model: PreTrainedModel, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Of each label, the mean of its tokens' output embeddings, [labels, width], and of their biases, [labels]."""
+        """Return the means of each label's output embeddings, [labels, width], and biases, [labels]."""
         flat, sizes = [token for each in tokens for token in each], [len(each) for each in tokens]
         rows, biases = verbalizer.embedding_rows(self.path, self.config, model.base_model, flat)
         return (
@@ -168,7 +183,7 @@ class Backbone(ReprCard):
 
     def _labelled(self, names: dict[int, str], opening: Opening) -> PreTrainedConfig:
         config = AutoConfig.for_model(**self.config.to_dict())
-        if opening.auto_class == "language_model":  # it has no labels
+        if opening.auto_class == "language_model":  # a language model has no labels
             return config
         config.problem_type = cast(Any, opening.problem_type)
         config.id2label, config.label2id = names, {name: index for index, name in names.items()}
@@ -181,9 +196,9 @@ class Backbone(ReprCard):
 
     @cached_property
     def weights_digest(self) -> str:
-        """Digest of the weights, without any head, as float32: of those that the classifier's body has.
+        """Digest of the body's weights as float32, without any head.
 
-        AutoModel may have others, a pooler that it draws.
+        Only tensors that the classifier's body has are covered: AutoModel may add a randomly drawn pooler.
         """
         with quiet():
             body = AutoModel.from_pretrained(self.path, dtype=torch.float32)
@@ -192,26 +207,33 @@ class Backbone(ReprCard):
         return _hash(body, {name for name, _ in classifier.base_model.named_parameters()})
 
     def digest_of(self, body: Any, tokenizer_digest: str | None = None) -> str:
-        """The digest, with this tokenizer or another, where weights are open and untouched: saves opening them twice.
+        """Return the backbone's digest, computed from an open, unchanged body, so that the weights are opened once.
 
-        They are hashed the first time only. Raises ValueError where a layer holds its weight in another form by then.
+        The weights are hashed the first time only.
+
+        Args:
+            body: The open model without its head.
+            tokenizer_digest: Digest of another tokenizer. None: the backbone's own.
+
+        Raises:
+            ValueError: A layer already holds its weight in another form.
         """
         if "weights_digest" not in vars(self):
             vars(self)["weights_digest"] = _hash(
                 body, {name for name, _ in body.named_parameters()}
-            )  # where cached_property keeps it
+            )  # where cached_property stores its value
         return digest.of_json([self.weights_digest, tokenizer_digest or self.tokenizer_digest])
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """Digest of the tokenizer's own serialisation, what its `tokenizer.json` holds; re-saving changes nothing."""
+        """Digest of the tokenizer's serialised content (`tokenizer.json`); saving the tokenizer again keeps it."""
         content = json.loads(self.tokenizer.backend_tokenizer.to_str())
         content.update(truncation=None, padding=None)
         return digest.of_json(content)
 
 
 def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) -> None:
-    """Weights of a head, normal with that standard deviation; biases 0."""
+    """Draw a head's weights from a normal distribution with standard deviation `size`; set biases to 0."""
     for parameter in (parameter for layer in head for parameter in layer.parameters()):
         if parameter.dim() > 1:
             parameter.normal_(0.0, size, generator=generator)
@@ -221,7 +243,7 @@ def _draw(head: Sequence[nn.Module], size: float, generator: torch.Generator) ->
 
 def _hash(body: Any, names: set[str]) -> str:
     if held_tensors(body):
-        raise ValueError("the weights of a backbone are hashed before any layer holds one in another form")
+        raise ValueError("a layer already holds its weight in another form; hash the backbone's weights before that")
     return digest.of_tensors(
         {name: parameter.detach().float() for name, parameter in body.named_parameters() if name in names}
     )

@@ -1,9 +1,10 @@
-"""What can be said of a backbone without its weights: its address, the shape of every weight, its precision.
+"""Properties of a backbone that are known without its weights: address, weight shapes, precision.
 
-An address names a directory or something to fetch. The shapes are those of a configuration and its architecture's
-entry: a stranger's tensor is held to them before anything is allocated, and no model is made of an untrusted
-configuration; a test holds them to transformers' own model on the `meta` device. Well-known configurations are here,
-so that counting and planning need no network. Starts without torch.
+An address names a directory or a model to download. Shapes are computed from the configuration and the architecture's
+entry. Tensors from untrusted adapters are checked against these shapes before memory is allocated, and no model is
+built from an untrusted configuration. A test compares the shapes with transformers' model on the `meta` device.
+Well-known configurations are stored here, so counting parameters and planning need no network. Does not import torch,
+and does not know models that are open.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ RANDOM = "random:"
 
 
 def check_backbone(address: str) -> None:
-    """Raise what every run on that backbone would end with: NotFound, InvalidStudy. Asks the Hub where need be."""
+    """Raise the error that every run on this backbone would end with; may ask the Hub.
+
+    Raises:
+        NotFound: There is no such backbone.
+        InvalidStudy: afina does not support its family.
+    """
     if address == EMBEDDED:
         return
     path = directory_of(address) or hub.snapshot(address, weights=False)
@@ -39,11 +45,15 @@ def check_backbone(address: str) -> None:
     try:
         check_family(json.loads((path / "config.json").read_bytes()).get("model_type"), address)
     except (ValueError, AttributeError):
-        return  # whoever opens it says what is wrong
+        return  # opening the backbone reports the damaged file
 
 
 def directory_of(address: str) -> Path | None:
-    """The directory that the address names; None for the embedded model and those of the Hub. Raises NotFound."""
+    """Return the directory that an address names; None: the embedded model or a Hub id.
+
+    Raises:
+        NotFound: The address is a path and no directory is there.
+    """
     if address == EMBEDDED:
         return None
     path = address.removeprefix(RANDOM)
@@ -59,9 +69,9 @@ def directory_of(address: str) -> Path | None:
 
 
 def backbone_files(address: str) -> list[Path]:
-    """The files that make a backbone in a directory of the user's; none where every machine can get it.
+    """Return the files of a backbone in a local directory; empty for a backbone that every machine can download.
 
-    With `random:` the weights are drawn, so theirs are not among them.
+    For `random:` addresses the weights are drawn, so weight files are left out.
     """
     path = directory_of(address)
     if path is None:
@@ -74,14 +84,14 @@ def backbone_files(address: str) -> list[Path]:
 
 
 def moved_address(address: str, directory: Path) -> str:
-    """The address of the same backbone where its own files lie in `directory`."""
+    """Return the address of the same backbone after its files were copied to `directory`."""
     return f"{RANDOM}{directory}" if address.startswith(RANDOM) else str(directory)
 
 
 def backbone_revision(address: str) -> str | None:
-    """The pin of a backbone that every machine can get: the digest of a package, the commit of a copy from the Hub.
+    """Return what pins a downloadable backbone: the package's digest (`embedded`) or the Hub copy's commit.
 
-    None for a directory, and where this machine has no copy.
+    None for a directory, and if this machine has no copy.
     """
     if address == EMBEDDED:
         return digest.PREFIX + assets.ASSETS["smollm2"].sha256
@@ -92,7 +102,7 @@ def backbone_revision(address: str) -> str | None:
 
 
 def check_config(path: Path, address: str) -> None:
-    """Raises NotFound where there is no configuration."""
+    """Raise NotFound if `path` has no config.json."""
     if not (path / "config.json").is_file():
         raise NotFound(
             f"backbone {address}: no config.json in {path}. Give a directory that save_pretrained wrote.",
@@ -103,43 +113,47 @@ def check_config(path: Path, address: str) -> None:
 
 
 def check_family(model_type: str | None, address: str) -> None:
-    """Raises InvalidStudy where afina does not support such models."""
+    """Raise InvalidStudy if afina does not support the model type."""
     supported(model_type, f"backbone {address}")
 
 
 LARGEST = 1 << 31
-"""No dimension of a model is as large."""
+"""Upper bound (exclusive) of every dimension of a model."""
 
 _FIELDS = {
     **{"vocabulary": "vocab_size", "hidden": "hidden_size", "layers": "num_hidden_layers"},
     **{"heads": "num_attention_heads", "inner": "intermediate_size", "positions": "max_position_embeddings"},
     **{"key_heads": "num_key_value_heads", "head": "head_dim"},
 }
-"""transformers' standard names of sizes, in the order in which one may follow from those before it."""
+"""transformers' standard names of sizes. A size that is computed from others comes after them."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A layer of so many numbers in and out; `turned` where its weight is stored [in, out]."""
+    """Sizes of a linear layer; `turned`: its weight is stored as [in, out]."""
 
     inputs: int
     outputs: int
     turned: bool = False
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of its parameters, by name; a bias that some models leave out is among them."""
+        """Return the shapes of the parameters by name, including a bias that some models leave out."""
         weight = (self.inputs, self.outputs) if self.turned else (self.outputs, self.inputs)
         return {"weight": weight, "bias": (self.outputs,)}
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Of a backbone under a head of so many labels.
+    """Dimensions of a backbone under a head.
 
-    layers   number of blocks
-    heads    keys and values of one token of one block: heads of so many numbers
-    linear   linear layers of a block, by their name in it;  norms  widths of its norms, likewise
-    outside  shapes of the parameters outside blocks, by the end of their name: embeddings, last norm, head
+    Attributes:
+        architecture: The entry of the family.
+        hidden: Width of the hidden states.
+        layers: Number of blocks.
+        heads: Key heads of a block, and the width of a head.
+        linear: Linear layers of a block, by path from the block.
+        norms: Widths of a block's norms, by path from the block.
+        outside: Shapes of parameters outside blocks (embeddings, last norm, head), by the end of their names.
     """
 
     architecture: Architecture
@@ -159,7 +173,16 @@ class Dimensions:
 
 
 def dimensions(configuration: Mapping[str, Any], labels: int, where: str = "config.json") -> Dimensions:
-    """Of the backbone of that configuration, the content of its `config.json`. Raises InvalidStudy."""
+    """Return the dimensions of a backbone, given the content of its `config.json`.
+
+    Args:
+        configuration: The content of `config.json`.
+        labels: Number of labels, the head's rows.
+        where: Begins error messages.
+
+    Raises:
+        InvalidStudy: The family is not supported, or a size is not a positive integer.
+    """
     entry = supported(configuration.get("model_type"), where)
     sizes = _sizes(configuration, entry, where)
     hidden = sizes["hidden"]
@@ -202,8 +225,8 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
             value = _follows(size, found)
         if type(value) is not int or not 1 <= value < LARGEST:
             raise InvalidStudy(
-                f"{where}: its {names[-1]} is {repr(value)[:40]}, expected a whole number from 1 up. Copy it from "
-                "the backbone again.",
+                f"{where}: {names[-1]} is {repr(value)[:40]}, expected an integer of at least 1. Copy config.json "
+                "from the backbone again.",
                 code="backbone.unsupported",
                 where=where,
                 field=names[-1],
@@ -214,7 +237,7 @@ def _sizes(configuration: Mapping[str, Any], entry: Architecture, where: str) ->
 
 
 def _follows(size: str, found: Mapping[str, int]) -> int:
-    """A size that a configuration may leave to the others, which come before it in _FIELDS."""
+    """Return the default of a size that a configuration may leave out, computed from sizes earlier in `_FIELDS`."""
     if size == "inner":
         return 4 * found["hidden"]
     return found["heads"] if size == "key_heads" else found["hidden"] // found["heads"]
@@ -271,29 +294,28 @@ WELL_KNOWN: dict[str, dict[str, Any]] = {
     "huggyllama/llama-7b": _llama(32, 32, 4096, 11008),
     "huggyllama/llama-13b": _llama(40, 40, 5120, 13824),
 }
-"""By address, a model's published configuration on the Hub, reduced to the fields that fix its shape."""
+"""Published configurations of models on the Hub by address, reduced to the fields that determine weight shapes."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How the frozen weights of a backbone's linear layers are held, apart from the dtype that is computed in.
+    """How the frozen weights of a backbone's linear layers are stored, apart from the compute dtype.
 
-    `FrozenWeight` in `afina.models.kernels` says what a weight can be asked for.
-
-    hold  what holds a float32 weight [M, K]; None: weights stay parameters, in the dtype that is computed in
+    Attributes:
+        hold: Turns a float32 weight [M, K] into a `HeldWeight`. None: weights stay parameters in the compute dtype.
     """
 
     hold: Callable[[Tensor], HeldWeight] | None = None
 
 
 FLOAT = "float"
-"""The neutral one: not written into keys, manifests, digests or receipts."""
+"""The default precision: not written into keys, manifests, digests or receipts."""
 
 PRECISIONS: dict[str, Precision] = {FLOAT: Precision()}
 
 
 def precision_of(name: str, where: str) -> Precision:
-    """The precision of that name. Raises UnknownName; `where` begins its message."""
+    """Return the precision with this name; `where` begins the message of UnknownName."""
     if name not in PRECISIONS:
         raise UnknownName("precision", name, PRECISIONS, where)
     return PRECISIONS[name]
@@ -306,4 +328,4 @@ def _known(name: str) -> str:
 
 
 PrecisionName = Annotated[str, AfterValidator(_known)]
-"""A key of PRECISIONS, as a field of what is written down."""
+"""A key of `PRECISIONS`, as a field of a pydantic model."""

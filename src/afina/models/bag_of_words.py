@@ -1,7 +1,7 @@
-"""Bag of words: a linear model of which words and pairs of words a text has, weighted by TF-IDF. Needs no backbone.
+"""Bag of words: a linear model on TF-IDF features of words and word pairs. Needs no backbone.
 
-What scikit-learn's TfidfVectorizer and LogisticRegression compute, from their numbers alone, so that an adapter of it
-is data and no program, and opens with any version of that library, or none. Knows no task, and not how it is fitted.
+Computes what scikit-learn's TfidfVectorizer and LogisticRegression compute, from stored numbers alone. A saved model
+is therefore data and not code, and does not depend on a version of scikit-learn. Does not know tasks or training.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ METHOD = "tfidf"
 TENSOR_FILE = "weights.safetensors"
 
 WORD, LONGEST = r"\b\w+\b", 2
-"""What a word is, and how many words in a row are a term, at most."""
+"""Pattern of a word, and the maximum number of consecutive words in a term."""
 
 
 def joined(texts: Sequence[str], pairs: Sequence[str] | None) -> list[str]:
-    """The texts, each with the second text of its pair."""
+    """Return the texts, each joined with the second text of its pair."""
     return list(texts) if pairs is None else [f"{text} {pair}" for text, pair in zip(texts, pairs, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class BagOfWords:
-    """V terms and L labels.
+    """A linear model on TF-IDF features with V terms and L labels.
 
-    vocabulary  the terms: words in lower case, or several with a space between
-    idf         float64 [V], the inverse document frequency of each
-    weights     float64 [L, V];  bias  float64 [L]
+    Attributes:
+        vocabulary: The terms: lower-case words, or several words joined by spaces.
+        idf: float64 [V], inverse document frequency of each term.
+        weights: float64 [L, V].
+        bias: float64 [L].
     """
 
     vocabulary: tuple[str, ...]
@@ -52,7 +54,7 @@ class BagOfWords:
         return {term: place for place, term in enumerate(self.vocabulary)}
 
     def outputs(self, texts: Sequence[str]) -> np.ndarray:
-        """Logits, float64 [N, L]. A text without any of the terms has the bias."""
+        """Return logits, float64 [N, L]; a text without any known term gets the bias."""
         made = np.tile(self.bias, (len(texts), 1))
         for row, text in enumerate(texts):
             counts = Counter(self._places[term] for term in _terms(text) if term in self._places)
@@ -69,7 +71,14 @@ class BagOfWords:
         trained_on: TextHashes | None = None,
         **origin: Any,
     ) -> Adapter:
-        """An adapter of it, for labels in the order of its rows; `origin`: fields of a manifest that say whence."""
+        """Return the model as an adapter.
+
+        Args:
+            label_names: Names of the labels, in the order of the rows of `weights`.
+            hyperparameters: Stored in the manifest.
+            trained_on: Hashes of the training texts.
+            **origin: Further fields of the manifest that say where the model comes from.
+        """
         import torch
 
         arrays = {"idf": self.idf, "weights": self.weights, "bias": self.bias}
@@ -92,21 +101,26 @@ class BagOfWords:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
-        """That of an adapter with a vocabulary. Raises CorruptAdapter where its parts do not fit."""
+        """Return the model that a saved adapter holds.
+
+        Raises:
+            CorruptAdapter: The tensors and the vocabulary do not fit together, or a value is NaN or infinite.
+        """
         terms, labels = adapter.vocabulary or (), len(adapter.manifest.label_names)
         shapes = {"idf": [len(terms)], "weights": [labels, len(terms)], "bias": [labels]}
         found = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}
         if adapter.manifest.method != METHOD or found != shapes:
             raise CorruptAdapter(
                 f"{adapter.where}: a {adapter.manifest.method!r} adapter of {len(terms):,} terms and {labels} labels "
-                f"has tensors {found}, expected {METHOD!r} and {shapes}. Copy the adapter again, or make it again.",
+                f"has tensors {found}, expected {METHOD!r} and {shapes}. Copy or train the adapter again.",
                 code="adapter.tensors-mismatch",
                 where=adapter.where,
             )
         arrays = {name: tensor.double().numpy() for name, tensor in adapter.tensors.items()}
         if len(set(terms)) < len(terms) or not all(np.isfinite(array).all() for array in arrays.values()):
             raise CorruptAdapter(
-                f"{adapter.where}: a term occurs twice, or a weight is no number. Make it again.",
+                f"{adapter.where}: a term occurs twice, or a weight is NaN or infinite. Copy or train the adapter "
+                "again.",
                 code="adapter.values-invalid",
                 where=adapter.where,
             )

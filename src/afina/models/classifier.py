@@ -1,7 +1,7 @@
-"""Classifier: backbone, pooling, head. Only the forward pass is ours.
+"""Classifier: backbone, pooling and head. Only the forward pass is afina's own.
 
-The model inside is transformers' own `...ForSequenceClassification`, wrapped by peft where the
-method says so, so every parameter name and every saved file is theirs. Knows no method.
+The model inside is transformers' `...ForSequenceClassification`, wrapped by peft if the method needs peft. Parameter
+names and saved files are therefore those of transformers and peft. Does not know methods.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from afina.models.objective import Opening
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Numbers of parameters: in the body, in the head."""
+    """Numbers of parameters in the body and in the head."""
 
     body: int
     head: int
 
     @property
     def trainable(self) -> int:
-        """Both."""
+        """Parameters in body and head together."""
         return self.body + self.head
 
 
 def count_parameters(parameters: Mapping[str, Parameter]) -> ParameterCounts:
-    """How many there are, by their names in a classifier's model."""
+    """Count parameters in body and head, given their names in a classifier's model."""
     sizes = {True: 0, False: 0}
     for name, parameter in parameters.items():
         sizes[is_head(name)] += parameter.numel()
@@ -50,11 +50,12 @@ def count_parameters(parameters: Mapping[str, Parameter]) -> ParameterCounts:
 
 
 class Classifier(nn.Module):
-    """Packed batch in, logits out.
+    """A classifier that takes a packed batch and returns logits.
 
-    model   a `...ForSequenceClassification` whose attention is `afina.models.kernels.attention`, or peft's wrap of one
-    offset     float32 [number of labels], added to the head's output; never trained. None: nothing is
-    precision  what the frozen weights of the body's linear layers are held in, see `hold`
+    Attributes:
+        model: A `...ForSequenceClassification` with attention `afina.models.kernels.attention`, or peft's wrapper.
+        offset: float32 [number of labels], added to the head's output; never trained. None: no offset.
+        precision: How the frozen weights of the body's linear layers are stored, a key of `PRECISIONS`; see `hold`.
     """
 
     offset: Tensor | None
@@ -77,17 +78,16 @@ class Classifier(nn.Module):
         exact: bool = False,
         opening: Opening = SINGLE_LABEL,
     ) -> Classifier:
-        """The backbone's weights under a head that the seed draws, or of the output embeddings of `tokens`.
-
-        See `Backbone.open`.
-        """
+        """Open a backbone under a new head; `Backbone.open` describes the arguments."""
         return cls(*backbone.open(label_names, seed, tokens, exact=exact, opening=opening))
 
     def hold(self, precision: str) -> None:
-        """Hold the weights of the body's linear layers so, from now on: frozen, and no parameters of the model.
+        """Store the weights of the body's linear layers in another precision, frozen and no longer as parameters.
 
-        precision  a key of PRECISIONS
-        To be done in float32, once the backbone's digest was made, and before a method is attached.
+        Call this on float32 weights, after computing the backbone's digest and before attaching a method.
+
+        Args:
+            precision: A key of `PRECISIONS`.
         """
         self.precision = precision
         held = PRECISIONS[precision].hold
@@ -96,15 +96,17 @@ class Classifier(nn.Module):
                 hold(layer, held(linear.frozen_weight(layer).dequantize()))
 
     def wrap(self, attach: Callable[[Any], Any]) -> None:
-        """Let a method's `attach` prepare the model, and perhaps wrap it; `afina.methods.attachment` checks it too."""
+        """Let `attach` of a method prepare or wrap the model; `afina.methods.attachment` checks the result."""
         self.model = attach(self.model)
         apply_kernels(self.model, self.body)
 
     def lower(self, dtype: torch.dtype, *, packs: bool = True, unlowered: Collection[str] = ()) -> None:
-        """Hold all weights but the head's in `dtype`, from now on; for prediction, which needs no gradient of them.
+        """Convert all weights except the head's to `dtype`, for prediction (they then have no useful gradients).
 
-        packs      whether the weights of linear layers may be kept in oneDNN's order alone
-        unlowered  names of parameters that stay float32
+        Args:
+            dtype: The compute dtype.
+            packs: Whether weights of linear layers may be kept only in oneDNN's order.
+            unlowered: Names of parameters that stay float32.
         """
         read = read_layers(self.model)
         for path, module in self.model.named_modules():
@@ -129,42 +131,47 @@ class Classifier(nn.Module):
         return unwrap() if unwrap else self.model
 
     def layout(self, packed: Packed) -> Layout:
-        """That of the row which the body is given for a batch: its tokens, and the virtual ones that a method adds."""
+        """Return the layout of the row that the body computes for a batch, including a method's virtual tokens."""
         return layout_of(self.body, packed.bounds)
 
     @property
     def before(self) -> int:
-        """How many virtual tokens stand before each text."""
+        """Number of virtual tokens before each text."""
         empty = layout_of(self.body, torch.zeros(1, dtype=torch.int32))
         return empty.before + empty.prefix
 
     @property
     def size(self) -> int:
-        """Bytes of all weights, also of those that layers hold in another form."""
+        """Size of all weights in bytes, including weights that layers store in another form."""
         kept = [*self.model.parameters(), *linear.held_tensors(self.model)]
         return sum(int(weight.numel()) * weight.element_size() for weight in kept)
 
     def forward(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """Logits, float32 [B, number of labels]: the head applied to each sequence's pooled output.
+        """Return logits, float32 [B, number of labels].
 
-        layout  the batch's, for who has made it already
+        Args:
+            packed: The batch.
+            layout: The batch's layout, if already computed.
         """
         return self.answer(self.features(packed, layout))
 
     def outputs(self, packed: Packed) -> np.ndarray:
-        """An output a sequence, on the CPU, as `Predictions` holds it: its logits, float32 [B, number of labels]."""
+        """Return the logits as an array on the CPU, float32 [B, number of labels], as `Predictions` stores them."""
         computed: Tensor = self(packed)
         return computed.cpu().numpy()
 
     def features(self, packed: Packed, layout: Layout | None = None) -> Tensor:
-        """The head's input: the body's output, pooled as its architecture says, float32 [B, width]."""
+        """Return the head's input, the body's pooled output, float32 [B, width]."""
         layout = layout or self.layout(packed)
         return self.read(self._row(packed, layout), layout)
 
     def read(self, row: Mapping[str, Tensor], layout: Layout, **options: Any) -> Tensor:
-        """Features of a row that is laid out already, float32 [B, width]: what the body takes, by name.
+        """Return the features of a row whose layout is known, float32 [B, width].
 
-        options  for attention, see `afina.models.kernels.attention.packed_attention`
+        Args:
+            row: The body's inputs by name.
+            layout: The row's layout.
+            **options: Passed to `afina.models.kernels.attention.packed_attention`.
         """
         entry = architecture_of(self.body)
         positions = row["position_ids"]
@@ -174,7 +181,7 @@ class Classifier(nn.Module):
         return pool(output.last_hidden_state.squeeze(0), layout, entry.pooling).float()
 
     def answer(self, features: Tensor) -> Tensor:
-        """The head's logits for features, float32 [B, width] -> float32 [B, number of labels]."""
+        """Return the head's logits, float32 [B, number of labels], for features, float32 [B, width]."""
         with torch.autocast(features.device.type, enabled=False):
             inner = self._inner()
             compute = architecture_of(inner).logits

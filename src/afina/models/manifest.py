@@ -1,4 +1,4 @@
-"""Manifest: what an adapter is and where it comes from, and the digest of what it is. Knows no tensor and no method."""
+"""Manifest: what an adapter is and where it comes from, with digests. Does not know tensors or methods."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from afina.schema import Figure, Problem, Sparing
 MANIFEST = "manifest.json"
 
 FORMAT = 2
-"""What is written. Format 1, which left the maximum length out of the digest, is still read."""
+"""Format that is written. Format 1 can still be read; its digest does not cover the maximum length."""
 
 SUMMARY_METRICS = 2
-"""Metrics in the summary of an adapter; its manifest has more."""
+"""Number of metrics in an adapter's summary; the manifest holds all of them."""
 
 ALWAYS = (
     *("format", "method", "hyperparameters", "label_names", "backbone_digest", "family"),
@@ -35,34 +35,38 @@ CLAIMED = (
     *("train_digest", "evaluation_digest", "seed", "training"),
     *("metrics", "probe", "versions", "environment"),
 )
-"""Which fields the digest covers. The rule: whatever changes an answer, or which files are read for it, is covered;
-what was measured, and where and from what an adapter was made, is not. A field that comes later and is covered goes
-into WHERE_GIVEN, and has a default under which prediction does what it did before there was the field: then no digest
-of an adapter that lacks it changes.
+"""Fields by the digest that covers them.
 
-CLAIMED are those outside that say what was measured, and of what: a digest of their own covers them. Addresses are in
-neither, for what they name may be moved."""
+The adapter's digest covers ALWAYS and WHERE_GIVEN: all that changes an answer or selects the files that are read for
+it. Measurements, and where and from what an adapter was made, are not covered (OUTSIDE). A new field that must be
+covered goes into WHERE_GIVEN, with a default under which predictions stay as they were. Then digests of adapters
+without the field do not change.
+
+CLAIMED lists the fields of OUTSIDE that say what was measured, and on what data. `claims_digest` covers them.
+Addresses are covered by no digest, because files may move."""
 
 
 class Manifest(Sparing):
     """What an adapter is and where it comes from.
 
-    backbone          address, as the user named it; None where there is none, or where peft's settings name none
-    backbone_digest   None for an adapter that afina did not make, or that needs no backbone
-    tensor_file       name of the safetensors file beside the manifest
-    tensors_digest    digest of its tensors;  vocabulary_digest  of the words beside them, where there are any
-    pairs             whether it was trained on pairs of texts; None where an earlier afina did not say
-    max_length        tokens that a text is cut to; 0: as many as the backbone takes
-    template          what a text stands in, if anything: see `afina.data.tokenize`
-    words             by label, the words whose output embeddings the head began as; None where it began as a draw
-    offset            what is added to each label's output; None for nothing
-    objective         what was asked beside the labels' names (`Objective.settings`); None: one of them
-    precision         what the backbone's frozen weights were held in, a key of PRECISIONS; "float" is not written
-    data              how the run read its task, where it was not as usual: arguments of `Task.load` by name
-    probe             logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label]
-    environment       where it was made: platform, device, dtype, threads, source revision
-    claims_digest     of the adapter's digest and of what CLAIMED names, so that figures which were changed by hand are
-                      found out; None where an earlier version made it
+    Attributes:
+        backbone: Address as the user wrote it. None: the adapter needs no backbone, or peft's settings name none.
+        backbone_digest: None for an adapter that afina did not make, or that needs no backbone.
+        tensor_file: Name of the safetensors file beside the manifest.
+        tensors_digest: Digest of the tensors.
+        vocabulary_digest: Digest of the vocabulary. None: no vocabulary.
+        pairs: Whether the training data were pairs of texts. None: made by an afina version without this field.
+        max_length: Number of tokens that texts are truncated to. 0: the backbone's maximum.
+        template: Template around each text (`afina.data.tokenize`). None: no template.
+        words: For each label, the words whose output embeddings initialised the head. None: drawn at random.
+        offset: Added to the head's output for each label. None: no offset.
+        objective: `Objective.settings`. None: one label for each text, with default settings.
+        precision: How the backbone's frozen weights were stored, a key of PRECISIONS; "float" is not written.
+        data: Arguments of `Task.load` that differed from the defaults, by name.
+        probe: Logits of the built-in sentences (`afina.inference.probes.PROBE`), [sentence][label].
+        environment: Platform, device, dtype, threads and source revision of the training run.
+        claims_digest: Digest of the adapter's digest and the CLAIMED fields; reveals edited metrics. None: made by an
+            afina version without this field.
     """
 
     unwritten: ClassVar[frozenset[str]] = frozenset({"precision"})
@@ -109,14 +113,14 @@ class Manifest(Sparing):
         try:
             objectives.make(self.label_names, self.objective)
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"its objective {str(self.objective)[:80]} is not one that this afina knows") from None
+            raise ValueError(f"this version of afina does not know the objective {str(self.objective)[:80]}") from None
         if self.offset is not None and len(self.offset) != len(self.label_names):
             raise ValueError(f"the offset has {len(self.offset)} numbers, there are {len(self.label_names)} labels")
         return self
 
     @property
     def summary(self) -> dict[str, object]:
-        """The manifest in a few facts, for a repr."""
+        """A few facts for a repr."""
         return {
             "method": self.method,
             "kind": self.objective["kind"] if self.objective else None,
@@ -129,23 +133,23 @@ class Manifest(Sparing):
 
     @property
     def digest(self) -> str:
-        """The adapter's identity: of what ALWAYS and WHERE_GIVEN name."""
+        """Digest that identifies the adapter; covers the fields in ALWAYS and WHERE_GIVEN."""
         if self.format == 1:
             return self._digest_of_format_1
         given = [name for name in WHERE_GIVEN if getattr(self, name) != type(self).model_fields[name].default]
         return digest.of_json(self.model_dump(mode="json", include={*ALWAYS, *given}))
 
     def sealed(self) -> Manifest:
-        """The manifest with its `claims_digest`."""
+        """Return the manifest with its `claims_digest` filled in."""
         return self.model_copy(update={"claims_digest": self._computed_claims})
 
     def check_claims(self, where: object) -> None:
-        """Raise CorruptAdapter where what it claims was changed; `where` begins the message."""
+        """Raise CorruptAdapter if a CLAIMED field was changed; `where` begins the message."""
         found = self._computed_claims
         if self.claims_digest not in (None, found):
             raise CorruptAdapter(
-                f"{where}: its figures, or what they are of, were changed after they were measured: these fields give "
-                f"digest {found[:19]}, it states {str(self.claims_digest)[:19]}. Copy or train the adapter again.",
+                f"{where}: metrics, or fields that say what was measured, were changed after training: their digest "
+                f"is {found[:19]}, the manifest says {str(self.claims_digest)[:19]}. Copy or train the adapter again.",
                 code="adapter.changed",
                 where=where,
                 field="claims_digest",
@@ -173,35 +177,46 @@ class Manifest(Sparing):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user of the adapter should know, a sentence or two each."""
+        """Warnings for a user of the adapter, one or two sentences each."""
         if self.format >= FORMAT:
             return ()
         return (
-            f"made by an earlier afina: its digest does not cover its maximum length ({self.max_length} tokens) and "
-            "would not tell if that were changed. Train it again to cover it.",
+            f"made by an earlier version of afina: the digest does not cover the maximum length ({self.max_length} "
+            "tokens), so a change of it would not be noticed. Train the adapter again to cover it.",
         )
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the adapter in `path`, checked against its own digest. Raises CorruptAdapter."""
+    """Read the manifest of the adapter in `path` and check its digest.
+
+    Raises:
+        CorruptAdapter: The manifest is damaged, changed, or in an unknown format.
+    """
     file = path / MANIFEST
     return checked(file_io.read_object(file), file)
 
 
 def checked(content: Mapping[str, Any], file: object) -> Manifest:
-    """The manifest of such content, with the digest that it states; `file` names it in messages.
+    """Return the manifest with this content, after comparing it with the digest that it states.
 
-    Raises CorruptAdapter.
+    Args:
+        content: The content of `manifest.json`.
+        file: Names the file in messages.
+
+    Raises:
+        CorruptAdapter: The content is damaged, changed, or in an unknown format.
     """
     content = dict(content)
     stated = content.pop("digest", None)
     made_as = content.get("format")
     if made_as is None:
-        raise CorruptAdapter(f"{file}: it states no format. {file_io.AGAIN}", code="adapter.file-malformed", path=file)
+        raise CorruptAdapter(
+            f"{file}: the field `format` is missing. {file_io.AGAIN}", code="adapter.file-malformed", path=file
+        )
     if type(made_as) is not int or not 1 <= made_as <= FORMAT:
         raise CorruptAdapter(
-            f"{file}: its format is {str(made_as)[:40]!r}, this afina reads 1 to {FORMAT}: made by a later version of "
-            "afina. Install that, or train the adapter again.",
+            f"{file}: the format is {str(made_as)[:40]!r}, this version of afina reads 1 to {FORMAT}. A later version "
+            "of afina made the adapter: install that version, or train the adapter again.",
             code="adapter.format-unknown",
             path=file,
             found=str(made_as)[:40],
@@ -219,8 +234,8 @@ def checked(content: Mapping[str, Any], file: object) -> Manifest:
         ) from None
     if manifest.digest != stated:
         raise CorruptAdapter(
-            f"{file}: its fields give digest {manifest.digest[:19]}, it states {str(stated)[:19]}. "
-            "It was changed; copy or train the adapter again.",
+            f"{file}: the fields have digest {manifest.digest[:19]}, the manifest says {str(stated)[:19]}. "
+            "The file was changed; copy or train the adapter again.",
             code="adapter.changed",
             path=file,
             field="digest",

@@ -1,7 +1,7 @@
 """Mixed batch: one frozen model computes a packed row for several adapters at once.
 
-The row is sorted by adapter, so that each has one segment of it; a layer that no adapter changes is computed as for
-one. Knows no method, no task and no text.
+The row is sorted by adapter, so each adapter has one contiguous segment. Layers that no adapter changes are computed
+once for the whole row. Does not know methods, tasks or texts.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from afina.models.kernels.patches import Patch, call_of, patch, patches_of
 
 
 class AdapterGroup(NamedTuple):
-    """An adapter and its texts: token sequences, each an integer array of length >= 1."""
+    """An adapter and its texts, each an integer array of at least one token id."""
 
     adapter: BatchedAdapter
     sequences: Sequence[np.ndarray]
 
 
 class MixedBatchModel:
-    """A classifier that nothing is attached to, whose own head is not used. One row at a time; callers may be many.
+    """A frozen classifier without a method, whose own head is unused. Thread-safe: computes one row at a time.
 
-    computing  held while it does
+    Attributes:
+        computing: Lock that is held during a forward pass.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -48,7 +49,7 @@ class MixedBatchModel:
 
     @property
     def model(self) -> Any:
-        """The frozen model, whose layers adapters name by path."""
+        """The frozen model; adapters name its layers by path."""
         return self.classifier.model
 
     @property
@@ -58,16 +59,16 @@ class MixedBatchModel:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the frozen weights."""
         return self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in; features are float32."""
+        """Compute dtype; features are float32."""
         return self._weight.dtype
 
     def admit(self, adapter: BatchedAdapter) -> BatchedAdapter:
-        """The adapter with its weights where the model's are, and every layer that it changes ready for that."""
+        """Return the adapter on the model's device and in its dtype; patches the layers that the adapter changes."""
         with self._patching:
             for path in adapter.changes:
                 module = self._modules[path]
@@ -76,9 +77,9 @@ class MixedBatchModel:
         return adapter.to(self.device, self.dtype)
 
     def features(self, groups: Sequence[AdapterGroup]) -> Tensor:
-        """What a head is given for each text, float32 [B, width], in the groups' order; one packed forward pass.
+        """Return the head's input for each text, float32 [B, width], in the groups' order, in one forward pass.
 
-        An adapter has to be admitted, and is in one group. NaN in one group may reach others.
+        Every adapter must be admitted and occur in one group only. NaN in one group may spread to other groups.
         """
         row = _Row.of(groups, self.device)
         with self.computing, torch.inference_mode():
@@ -101,7 +102,7 @@ class MixedBatchModel:
         return {"inputs_embeds": rows[None], "position_ids": positions}
 
     def _segments(self, row: _Row) -> list[RowSegment] | None:
-        """One for each prefix, and one for all neighbours without."""
+        """Return one segment for each prefix, and one for each run of adapters without a prefix."""
         if not any(adapter.prefix for adapter, _ in row.placed):
             return None
         found = []
@@ -117,11 +118,15 @@ class MixedBatchModel:
 
 
 class _Row(NamedTuple):
-    """Where everything is.
+    """The layout of a mixed batch.
 
-    tokens     int64 [texts' tokens];  positions  int64 [T], of each cell in its text, counted from its prefix
-    virtual    bool [T], whether a cell is a prompt's
-    placed     each group's adapter, and where its sequences are among all
+    Attributes:
+        tokens: int64 [number of the texts' tokens].
+        positions: int64 [T], position of each cell in its text, counted from the prefix.
+        virtual: bool [T], whether a cell belongs to a prompt.
+        layout: Where the sequences are in the row.
+        placed: Each group's adapter, and the slice of its sequences.
+        changes: The adapters' changes by path of a layer.
     """
 
     tokens: Tensor
@@ -133,7 +138,7 @@ class _Row(NamedTuple):
 
     @property
     def length(self) -> int:
-        """T."""
+        """T, the number of cells."""
         return len(self.positions)
 
     @classmethod

@@ -1,8 +1,8 @@
-"""Objective: what is asked of a text. Its loss, the width of its head, what outputs mean, how good they are.
+"""Objective: the kind of answer that a model gives to a text, with its loss, head width, decoding and metrics.
 
-Training, studies and the report ask it instead of assuming labels. `Predictions` are what a model said of texts: above
-`models` opaque but for length, selection and a file. Hands arrays to `afina.stats`, which knows no objective; imports
-torch in `loss` alone. The kinds are in `objectives.py`.
+Training, studies and the report call the objective and do not assume labels. `Predictions` are a model's answers;
+packages above `models` only use their length, selection and file. Passes arrays to `afina.stats`, which does not know
+objectives. Imports torch only in `loss`. The kinds are in `objectives.py`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 
 _ENDS = "_ends"
-"""Suffix of the name under which a file of strings has the place where each ends, in bytes of UTF-8."""
+"""Suffix of the array that stores where each string ends, in bytes of UTF-8, in a file of strings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """A model's answers to N texts, in their order, and the targets where they are known.
+    """A model's answers to N texts in order, with the targets if they are known.
 
-    outputs  an answer a text: rows of numbers, float [N, width], or strings, object [N]
-    targets  [N, ...], in the form that the kind of task has; None where they are not known
+    Attributes:
+        outputs: One answer for each text: float [N, width], or strings, object [N].
+        targets: [N, ...] in the form of the kind of task. None: unknown.
     """
 
     outputs: np.ndarray
@@ -44,7 +45,7 @@ class Predictions:
         return len(self.outputs)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Self:
-        """Those at `indices`, in that order."""
+        """Return the predictions at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
@@ -53,28 +54,28 @@ class Predictions:
         )
 
     def against(self, targets: np.ndarray) -> Self:
-        """The same answers, with what was right of each."""
+        """Return the same answers with these targets."""
         return replace(self, targets=targets)
 
     @property
     def right(self) -> np.ndarray:
-        """The targets. Raises ValueError where they are not known."""
+        """The targets. Raises ValueError if they are unknown."""
         if self.targets is None:
             raise ValueError("expected predictions with targets, found none")
         return self.targets
 
     @property
     def right_as_bytes(self) -> bytes:
-        """The targets as bytes: those of two runs are equal where the same was right of the same texts."""
+        """The targets as bytes, equal for two runs if their targets are equal."""
         return b"".join(part.tobytes() for part in _as_arrays("targets", self.right).values())
 
     @property
     def finite(self) -> bool:
-        """Whether no number is NaN or infinite; true of strings."""
+        """Whether no output is NaN or infinite; true for strings."""
         return self.outputs.dtype.kind != "f" or bool(np.isfinite(self.outputs).all())
 
     def write(self, path: Path) -> str:
-        """Write the file `path`, whole or not at all; its digest. Numbers are kept as float32."""
+        """Write the file `path` atomically, numbers as float32; return the file's digest."""
         outputs = self.outputs.astype(np.float32) if self.outputs.dtype.kind == "f" else self.outputs
         given = {"outputs": outputs} | ({} if self.targets is None else {"targets": self.targets})
         with file_io.replacing(path) as fresh:
@@ -84,11 +85,15 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path, expected: str) -> Self:
-        """Of the file with the digest `expected`. Raises InvalidData."""
+        """Read a file that must have the digest `expected`.
+
+        Raises:
+            InvalidData: The file is missing, damaged or changed.
+        """
         try:
             if digest.of_file(path) != expected:
                 raise InvalidData(
-                    f"{path}: changed since it was recorded. Remove the file, and run the study again.",
+                    f"{path}: the file was changed after it was recorded. Remove the file, and run the study again.",
                     code="results.changed",
                     path=path,
                 )
@@ -96,14 +101,14 @@ class Predictions:
             return cls(_of_arrays("outputs", arrays), _of_arrays("targets", arrays) if "targets" in arrays else None)
         except (OSError, KeyError, ValueError, CorruptAdapter):
             raise InvalidData(
-                f"{path}: missing or damaged. Run the study again; it makes again what is missing.",
+                f"{path}: the file is missing or damaged. Run the study again; it computes missing files again.",
                 code="results.damaged",
                 path=path,
             ) from None
 
 
 def _as_arrays(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
-    """An array as a file holds it: strings are their bytes, and where each ends."""
+    """Return the arrays that a file stores; strings are stored as bytes and the end of each string."""
     if array.dtype.kind not in "OU":
         return {name: array}
     encoded = [str(one).encode() for one in array]
@@ -121,13 +126,15 @@ def _of_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 AutoClass = Literal["classifier", "language_model"]
-"""Which of an architecture's auto classes of transformers: with a head that is drawn, or with its own."""
+"""transformers' auto class of an architecture: with a newly drawn head, or with the model's own head."""
 
 
 class Opening(NamedTuple):
     """How transformers opens a model for a kind of task.
 
-    problem_type  what it calls the kind: a saved classifier has there the loss that it has here
+    Attributes:
+        problem_type: transformers' name of the kind; a saved classifier uses the same loss there.
+        auto_class: The auto class.
     """
 
     problem_type: str
@@ -136,15 +143,17 @@ class Opening(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """One kind of task: how a model is trained on its targets, and what `Predictions` mean.
+    """One kind of task: how a model is trained on targets, and what `Predictions` mean.
 
-    problem_type  what transformers calls it
-    auto_class    which of transformers' auto classes its models are of
-    column        the name of the answer in what a user gets
-    has_probabilities  whether an answer has probabilities
-    can_be_weighted  whether its labels may have weights in the loss
-    can_be_asked  whether words can stand for its labels, so that an untrained language model can answer
-    label_names   name of each label; of a number, its own
+    Attributes:
+        kind: afina's name of the kind.
+        problem_type: transformers' name of the kind.
+        auto_class: transformers' auto class of the kind's models.
+        column: Name of the answer in predictions for users.
+        has_probabilities: Whether an answer has probabilities.
+        can_be_weighted: Whether labels may have weights in the loss.
+        can_be_asked: Whether label words exist, so that an untrained language model can answer.
+        label_names: Names of the labels; for a number, its own name.
     """
 
     kind: ClassVar[Kind]
@@ -159,47 +168,47 @@ class Objective(ABC):
 
     @classmethod
     def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
-        """The objective that has these `settings`, given without the kind. Raises TypeError for unknown ones."""
+        """Return the objective with these `settings` (without the kind). Raises TypeError for an unknown setting."""
         return cls(label_names, **given)
 
     @classmethod
     @abstractmethod
     def takes(cls, labels: int) -> bool:
-        """Whether a model with so many labels may be of this kind."""
+        """Whether a model with `labels` labels can be of this kind."""
 
     @property
     def opening(self) -> Opening:
-        """How transformers opens its models."""
+        """How transformers opens models of this kind."""
         return Opening(self.problem_type, self.auto_class)
 
     @property
     def width(self) -> int:
-        """Outputs of the head."""
+        """Number of outputs of the head."""
         return len(self.label_names)
 
     @property
     def metric(self) -> str:
-        """The headline where nothing else is said."""
+        """Name of the default headline metric."""
         return metrics.of_kind(self.kind)[0]
 
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any] | None:
-        """All beside the names, as JSON values: what `objectives.make` takes. None for classes and nothing else."""
+        """All settings except the label names, as JSON values for `objectives.make`; None: classes with defaults."""
 
     def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
-        """That of a training split with these targets. Raises InvalidStudy for weights that the kind has not."""
+        """Return the objective fitted to a training split's targets. Raises InvalidStudy for unsupported weights."""
         self._check_weights(class_weights)
         return self
 
     def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
-        """Raise InvalidStudy for settings of training that the kind has not."""
+        """Raise InvalidStudy for training settings that the kind does not support."""
         self._check_weights(class_weights)
 
     def _check_weights(self, class_weights: str | None) -> None:
         if class_weights and not self.can_be_weighted:
             raise InvalidStudy(
-                f"`class_weights` {class_weights}: a task of kind {self.kind} has none. Leave it out.",
+                f"`class_weights` {class_weights}: tasks of kind {self.kind} have no class weights. Leave it out.",
                 code="option.inapplicable",
                 option="class_weights",
                 kind=self.kind,
@@ -207,83 +216,88 @@ class Objective(ABC):
 
     @abstractmethod
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Targets in the form in which `loss` takes them."""
+        """Return targets in the form that `loss` takes."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean over a batch, a float32 scalar; outputs [B, width], targets as `loss_targets` makes them.
+        """Return the mean loss of a batch, a float32 scalar.
 
-        smoothing  share of each target that is spread over all of them, where the kind has such
+        Args:
+            outputs: [B, width].
+            targets: As returned by `loss_targets`.
+            smoothing: Share of each target that label smoothing spreads over all labels.
         """
 
     @abstractmethod
     def mean_loss(self, predictions: Predictions) -> float:
-        """The same of predictions with targets, without weights and smoothing, to choose by."""
+        """Return the mean loss of predictions with targets, without weights and smoothing; used to select settings."""
 
     @abstractmethod
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """The answer to each example, in the form of targets."""
+        """Return the answer to each example, in the form of targets."""
 
     def probabilities(self, predictions: Predictions) -> np.ndarray | None:
-        """Probabilities, [N, width], where the kind has such."""
+        """Return probabilities, [N, width]; None: the kind has no probabilities."""
         return None
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """With what makes probabilities right on texts that were not trained on, where the kind has such."""
+        """Return the objective calibrated on held-out predictions; unchanged if the kind has no probabilities."""
         return self
 
     def fits(self, predictions: Predictions) -> bool:
-        """Whether they can be of this kind and these labels: a finite number for each output, and targets."""
+        """Whether the predictions have targets and a finite output for every label."""
         if predictions.targets is None or not predictions.finite:
             return False
         return predictions.outputs.shape == (len(predictions.targets), self.width)
 
     def answered(self, predictions: Predictions) -> Answered:
-        """The input of metrics, from predictions with targets."""
+        """Return the input of metrics, for predictions with targets."""
         return Answered(predictions.right, self.decode(predictions), self.probabilities(predictions))
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """Every figure of docs/reference/figures.md that this kind has, the usual headline first."""
+        """Return every metric of this kind (docs/reference/figures.md defines them), the default headline first."""
         answered = self.answered(predictions)
         return {name: METRICS[name].value(answered) for name in self.measures}
 
     def values(self, metric: str, predictions: Predictions) -> np.ndarray:
-        """What each example adds to a metric, [N]: the mean is the metric. bool where each is right or wrong."""
+        """Return each example's contribution to a metric, [N]; their mean is the metric. bool: right or wrong."""
         made = METRICS[metric].values
         assert made is not None
         return made(self.answered(predictions))
 
     def value(self, metric: str, predictions: Predictions) -> float:
-        """One metric."""
+        """Return the value of one metric."""
         return METRICS[metric].value(self.answered(predictions))
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The metrics of this kind that there are for so many labels."""
+        """Names of the metrics for this kind and number of labels."""
         return tuple(name for name in metrics.of_kind(self.kind) if METRICS[name].classes in (None, self.width))
 
     @property
     def empty_answer(self) -> dict[str, Any]:
-        """What stands in the place of an answer where there is no text: the same names, all of them None."""
+        """The fields of an answer with the value None, used where a text is missing."""
         return {self.column: None, **({"probabilities": None} if self.has_probabilities else {})}
 
     def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
-        """An answer, its probabilities apart, in one cell of a table; between: what separates several labels."""
+        """Return an answer without probabilities as one table cell; `between` separates several labels."""
         return answer[self.column]
 
     @abstractmethod
     def perfect(self, targets: np.ndarray) -> Answered:
-        """The input of metrics if every answer were right and certain."""
+        """Return the input of metrics for answers that are all right and certain."""
 
     @abstractmethod
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """Each example's answer as a user gets it, as JSON values."""
+        """Yield each example's answer as JSON values for users."""
 
 
 def metric_for(objective: Objective, asked: str | None = None, standard: str | None = None) -> str:
-    """The headline: what is asked for, else the standard one of the task, else the kind's.
+    """Return the headline metric: `asked`, else the task's `standard` metric, else the kind's default.
 
-    Raises UnknownName, and InvalidStudy for one that the kind has not, or by which methods cannot be compared.
+    Raises:
+        UnknownName: No metric has this name.
+        InvalidStudy: The kind does not have the metric, or the metric is no mean over texts.
     """
     name = asked or standard or objective.metric
     if name not in METRICS:
@@ -291,8 +305,8 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
     if name not in objective.measures:
         few = f" with {objective.width} labels" if METRICS[name].kind == objective.kind else ""
         raise InvalidStudy(
-            f"`metric` {name}: the task's kind is {objective.kind}{few}, which has {', '.join(objective.measures)}. "
-            "Give one of these.",
+            f"`metric` {name}: not available for the task's kind, {objective.kind}{few}. "
+            f"Give one of {', '.join(objective.measures)}.",
             code="metric.inapplicable",
             metric=name,
             kind=objective.kind,
@@ -300,8 +314,8 @@ def metric_for(objective: Objective, asked: str | None = None, standard: str | N
         )
     if METRICS[name].values is None:
         raise InvalidStudy(
-            f"`metric` {name}: {METRICS[name].words} is no mean over texts, so methods cannot be compared by it. It is "
-            "reported in any case; give another one.",
+            f"`metric` {name}: {METRICS[name].words} is not a mean over texts, so methods cannot be compared by it. "
+            "The report shows it in any case. Give another metric.",
             code="metric.inapplicable",
             metric=name,
         )

@@ -1,4 +1,4 @@
-"""The kinds of objective: one label of several, a number, any number of labels."""
+"""The kinds of objective: one label of several, a number, any number of labels. Does not know models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classes(Objective):
-    """One label of several. Targets are int64 [N], indices into the label names.
+    """One label for each text. Targets are int64 [N], indices into the label names.
 
-    temperature  outputs are divided by it before they are probabilities (Guo et al. 2017)
-    weights      of each class in the loss, where these are balanced
+    Attributes:
+        temperature: Outputs are divided by it before the softmax (Guo et al. 2017).
+        weights: Weight of each class in the loss. None: all 1.
     """
 
     kind: ClassVar[Kind] = CLASSES
@@ -37,16 +38,16 @@ class Classes(Objective):
 
     @classmethod
     def takes(cls, labels: int) -> bool:
-        """Two or more."""
+        """Whether there are two labels or more."""
         return labels > 1
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The temperature, where it is not 1."""
+        """The kind and the temperature; None: the temperature is 1."""
         return None if self.temperature == 1.0 else {"kind": self.kind, "temperature": self.temperature}
 
     def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
-        """Balanced: N / (C count), as scikit-learn's; a class that does not occur has weight 0."""
+        """Return the objective with class weights; balanced: N / (C count) as in scikit-learn, 0 for absent classes."""
         if class_weights is None:
             return self
         counts = np.bincount(targets, minlength=self.width)
@@ -54,14 +55,15 @@ class Classes(Objective):
         return replace(self, weights=tuple(weights.tolist()))
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """As they are."""
+        """Return the targets unchanged."""
         return targets
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy, perhaps with label smoothing (Szegedy et al. 2016).
+        """Return the cross-entropy, optionally with label smoothing (Szegedy et al. 2016).
 
-        With weights, the mean over the batch of each text's weight times its own: balanced weights have the mean 1
-        over the training split, and so a batch that is computed in parts has the gradient of the whole.
+        With weights, each text's loss is multiplied by its weight, and the mean over the batch is not divided by the
+        sum of weights. Balanced weights have mean 1 over the training split. Gradient accumulation over parts of a
+        batch therefore gives the gradient of the whole batch.
         """
         from torch.nn.functional import cross_entropy
 
@@ -71,35 +73,35 @@ class Classes(Objective):
         return cross_entropy(outputs, targets, weights, label_smoothing=smoothing, reduction="none").mean()
 
     def mean_loss(self, predictions: Predictions) -> float:
-        """Cross-entropy in nats."""
+        """Return the cross-entropy in nats."""
         return classification.log_loss(predictions.right, predictions.outputs)
 
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """The label of the largest output."""
+        """Return the index of the largest output."""
         decoded: np.ndarray = predictions.outputs.argmax(axis=1)
         return decoded
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:
-        """Softmax."""
+        """Return the softmax of the outputs divided by the temperature."""
         outputs = predictions.outputs
         return classification.probabilities(outputs if self.temperature == 1.0 else outputs / self.temperature)
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """With the temperature of the least cross-entropy."""
+        """Return the objective with the temperature that minimises the cross-entropy."""
         return replace(self, temperature=_temperature(self, predictions))
 
     def fits(self, predictions: Predictions) -> bool:
-        """Whether the targets are indices into the label names too."""
+        """Whether, in addition, the targets are indices into the label names."""
         if not super().fits(predictions) or predictions.right.dtype.kind != "i" or predictions.right.ndim != 1:
             return False
         return bool(((predictions.right >= 0) & (predictions.right < self.width)).all())
 
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Each class with probability 1."""
+        """Return answers that give each target class probability 1."""
         return Answered(targets, targets, np.eye(self.width)[targets])
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """The label, and the probability of every label."""
+        """Yield the label, and the probability of every label."""
         for answer, row in zip(
             self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
         ):
@@ -111,7 +113,7 @@ class Classes(Objective):
 
 @dataclass(frozen=True)
 class Number(Objective):
-    """A number. Targets are float64 [N], in the user's unit; outputs are (number - mean) / scale."""
+    """A number. Targets are float64 [N] in the user's unit; outputs are (number - mean) / scale."""
 
     kind: ClassVar[Kind] = NUMBER
     problem_type: ClassVar[str] = "regression"
@@ -123,71 +125,72 @@ class Number(Objective):
 
     @classmethod
     def takes(cls, labels: int) -> bool:
-        """One output."""
+        """Whether there is one output."""
         return labels == 1
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What gives the unit back."""
+        """The kind, mean and scale, which turn outputs into the user's unit."""
         return {"kind": self.kind, "mean": self.mean, "scale": self.scale}
 
     def of(self, targets: np.ndarray, class_weights: str | None = None) -> Self:
-        """With their mean and standard deviation."""
+        """Return the objective with the targets' mean and standard deviation."""
         made = super().of(targets, class_weights)
         return replace(made, mean=float(targets.mean()), scale=float(targets.std()) or 1.0)
 
     def check(self, *, smoothing: float, temperature: bool, class_weights: str | None = None) -> None:
-        """A number has neither labels nor probabilities."""
+        """Raise InvalidStudy for label smoothing, temperature and class weights."""
         super().check(smoothing=smoothing, temperature=temperature, class_weights=class_weights)
         if smoothing:
             raise InvalidStudy(
-                "`label_smoothing`: a number has no labels to spread it over. Leave it out.",
+                "`label_smoothing`: tasks of kind number have no labels to smooth. Leave it out.",
                 code="option.inapplicable",
                 option="label_smoothing",
             )
         if temperature:
             raise InvalidStudy(
-                "`temperature`: a number has no probabilities. Leave it out.",
+                "`temperature`: tasks of kind number have no probabilities. Leave it out.",
                 code="option.inapplicable",
                 option="temperature",
             )
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Standardised, float32 [N]."""
+        """Return standardised targets, float32 [N]."""
         standardised: np.ndarray = ((targets - self.mean) / self.scale).astype(np.float32)
         return standardised
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Squared error of the standardised number."""
+        """Return the mean squared error of the standardised numbers."""
         from torch.nn.functional import mse_loss
 
         return mse_loss(outputs.squeeze(-1), targets)
 
     def mean_loss(self, predictions: Predictions) -> float:
-        """The same."""
+        """Return the mean squared error of the standardised numbers."""
         outputs = predictions.outputs[:, 0].astype(np.float64)
         return float(np.mean((outputs - self.loss_targets(predictions.right)) ** 2))
 
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """In the user's unit, float64 [N]."""
+        """Return the numbers in the user's unit, float64 [N]."""
         numbers: np.ndarray = predictions.outputs[:, 0].astype(np.float64) * self.scale + self.mean
         return numbers
 
     def perfect(self, targets: np.ndarray) -> Answered:
-        """The numbers."""
+        """Return the targets as answers."""
         return Answered(targets, targets)
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """The number."""
+        """Yield the number."""
         yield from ({"value": value} for value in self.decode(predictions).tolist())
 
 
 @dataclass(frozen=True)
 class Labels(Objective):
-    """Any number of labels. Targets are int64 [N, L], 0 or 1.
+    """Any number of labels for each text. Targets are int64 [N, L], 0 or 1.
 
-    temperature  as in `Classes`
-    thresholds   of each label: the probability from which on a text has it; None: a half for all
+    Attributes:
+        temperature: Outputs are divided by it before the logistic function.
+        thresholds: For each label, the probability from which on a text has the label. None: 0.5 for all.
     """
 
     kind: ClassVar[Kind] = LABELS
@@ -199,27 +202,27 @@ class Labels(Objective):
 
     @classmethod
     def from_settings(cls, label_names: tuple[str, ...], given: Mapping[str, Any]) -> Self:
-        """Thresholds may be any sequence of numbers."""
+        """Return the objective with these settings; thresholds may be any sequence of numbers."""
         thresholds = {"thresholds": tuple(map(float, given["thresholds"]))} if "thresholds" in given else {}
         return cls(label_names, **{**given, **thresholds})
 
     @classmethod
     def takes(cls, labels: int) -> bool:
-        """One or more."""
+        """Whether there is at least one label."""
         return labels > 0
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Temperature and thresholds, where there are any."""
+        """The kind, with temperature and thresholds if they differ from the defaults."""
         made = {"temperature": self.temperature} if self.temperature != 1.0 else {}
         return {"kind": self.kind, **made, **({"thresholds": list(self.thresholds)} if self.thresholds else {})}
 
     def loss_targets(self, targets: np.ndarray) -> np.ndarray:
-        """The same, float32."""
+        """Return the targets as float32."""
         return targets.astype(np.float32)
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Binary cross-entropy, the mean over texts and labels; smoothed towards a half."""
+        """Return the binary cross-entropy, averaged over texts and labels; smoothing moves targets towards 0.5."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         if smoothing:
@@ -227,22 +230,22 @@ class Labels(Objective):
         return binary_cross_entropy_with_logits(outputs, targets)
 
     def mean_loss(self, predictions: Predictions) -> float:
-        """Binary cross-entropy in nats."""
+        """Return the binary cross-entropy in nats."""
         outputs = predictions.outputs
         return float(np.mean(np.logaddexp(0.0, outputs.astype(np.float64)) - outputs * predictions.right))
 
     def decode(self, predictions: Predictions) -> np.ndarray:
-        """1 where a label's probability reaches its threshold, int64 [N, L]."""
+        """Return 1 where a label's probability reaches its threshold, int64 [N, L]."""
         thresholds = classification.DEFAULT_THRESHOLD if self.thresholds is None else np.array(self.thresholds)
         return np.asarray(self.probabilities(predictions) >= thresholds, dtype=np.int64)
 
     def probabilities(self, predictions: Predictions) -> np.ndarray:
-        """The logistic function of each output."""
+        """Return the logistic function of each output divided by the temperature."""
         made: np.ndarray = (1 + np.tanh(predictions.outputs.astype(np.float64) / (2 * self.temperature))) / 2
         return made
 
     def calibrated(self, predictions: Predictions) -> Self:
-        """With the temperature of the least cross-entropy, and of each label the threshold of the highest F1."""
+        """Return the objective with the best temperature (cross-entropy) and, for each label, the best F1 threshold."""
         made = replace(self, temperature=_temperature(self, predictions))
         probabilities, targets = made.probabilities(predictions), predictions.right
         thresholds = [
@@ -251,15 +254,15 @@ class Labels(Objective):
         return replace(made, thresholds=tuple(thresholds))
 
     def perfect(self, targets: np.ndarray) -> Answered:
-        """Each label with probability 0 or 1."""
+        """Return answers with probability 0 or 1 for each label."""
         return Answered(targets, targets, targets)
 
     def as_cell(self, answer: Mapping[str, Any], between: str) -> Any:
-        """The labels in one string."""
+        """Return the labels joined into one string."""
         return between.join(answer[self.column] or ())
 
     def answers(self, predictions: Predictions) -> Iterator[dict[str, Any]]:
-        """The labels that it has, and the probability of every label."""
+        """Yield the labels that a text has, and the probability of every label."""
         for answer, row in zip(
             self.decode(predictions).tolist(), self.probabilities(predictions).tolist(), strict=True
         ):
@@ -270,7 +273,7 @@ class Labels(Objective):
 
 
 def _temperature(objective: Objective, predictions: Predictions) -> float:
-    """Of the least mean loss."""
+    """Return the temperature that minimises the mean loss."""
 
     def loss(divisor: float) -> float:
         return objective.mean_loss(replace(predictions, outputs=predictions.outputs / divisor))
@@ -282,23 +285,28 @@ OBJECTIVES: dict[str, type[Objective]] = {made.kind: made for made in (Classes, 
 
 
 def make(label_names: Sequence[str], settings: Mapping[str, Any] | None = None) -> Objective:
-    """The objective that has these `Objective.settings`. Raises KeyError, TypeError for unknown ones."""
+    """Return the objective with these `Objective.settings`. Raises KeyError or TypeError for unknown settings."""
     given = dict(settings or {"kind": CLASSES})
     return OBJECTIVES[given.pop("kind")].from_settings(tuple(label_names), given)
 
 
 def of_problem(label_names: Sequence[str], problem_type: str | None, where: str) -> Objective:
-    """The objective of a model of transformers; problem_type: as its configuration `where` has it, None where that is
-    silent.
+    """Return the objective of a transformers model.
 
-    Raises InvalidStudy where no kind is called so, or has so many labels.
+    Args:
+        label_names: Names of the labels.
+        problem_type: From the model's configuration. None: chosen by the number of labels.
+        where: Names the configuration in messages.
+
+    Raises:
+        InvalidStudy: No kind has this problem type, or the number of labels does not fit.
     """
     known = {kind.problem_type: kind for kind in OBJECTIVES.values()}
     count = len(label_names)
     kind = known.get(problem_type) if problem_type else next(one for one in known.values() if one.takes(count))
     if kind is None:
         raise InvalidStudy(
-            f"{where}: problem_type is {problem_type!r}, expected one of {', '.join(known)}.",
+            f"{where}: problem_type is {problem_type!r}, expected one of {', '.join(known)}. Correct it there.",
             code="model.config-unusable",
             where=where,
             field="problem_type",

@@ -1,8 +1,8 @@
-"""From a backbone's address to a directory that `from_pretrained` opens, and what transformers reads of one.
+"""Turn a backbone's address into a directory that `from_pretrained` opens, and read configuration and tokenizer.
 
-What is on the Hub is fetched by `afina.hub`; `embedded` is converted, and `random:DIR` drawn, once in the cache.
-`meta_model` is a model on torch's `meta` device: every module, name and shape of it, and no weights. Knows no head,
-and nothing of what is done with the model.
+`afina.hub` downloads models from the Hub. `embedded` is converted and `random:DIR` is drawn, once, into the cache.
+`meta_model` returns a model on torch's `meta` device: all modules, names and shapes, without weights. Does not know
+heads or what a model is used for.
 """
 
 from __future__ import annotations
@@ -34,13 +34,19 @@ from afina.models.backbone_spec import EMBEDDED, RANDOM, WELL_KNOWN, check_confi
 from afina.models.kernels import attention
 
 _CONVERSION = 1
-"""Raised when the conversion of `embedded` changes, so that an older cache is not used."""
+"""Version of the conversion of `embedded`: increase it when the conversion changes, so that old caches are not used."""
 
 
 def locate(address: str, *, weights: bool = True) -> Path:
-    """The directory of that address. Raises NotFound, InvalidStudy.
+    """Return the directory of a backbone.
 
-    weights  False: only the configuration and the tokenizer have to be there
+    Args:
+        address: The backbone's address.
+        weights: If False, only the configuration and the tokenizer have to be there.
+
+    Raises:
+        NotFound: There is no model at the address.
+        InvalidStudy: afina does not support the model.
     """
     if address == EMBEDDED:
         return _embedded()
@@ -59,11 +65,11 @@ def _embedded() -> Path:
 
 
 def _convert(source: Path, fresh: Path) -> None:
-    with redirect_stderr(io.StringIO()):  # the conversion's progress bar ignores transformers' switch
+    with redirect_stderr(io.StringIO()):  # transformers' verbosity setting does not silence this progress bar
         opened = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # transformers refuses to save a model opened from GGUF, and keeps `quantization_config` in its
-        # configuration although the tensors are plain float32: a model built anew carries neither.
+        # transformers refuses to save a model opened from GGUF, and keeps `quantization_config` in the configuration
+        # although the tensors are plain float32. A newly built model has neither problem.
         settings = opened.config.to_dict()
         settings.pop("quantization_config", None)
         settings.pop("_name_or_path", None)
@@ -91,7 +97,7 @@ def _random(source: Path, address: str) -> Path:
 
 
 def _once(target: Path, make: Callable[[Path], None]) -> Path:
-    """`target`, filled by `make` where it is not there; by one process, while others wait."""
+    """Return `target`; if missing, one process fills it with `make` while other processes wait."""
     if not target.is_dir():
         with file_io.writing(f"the cache {target.parent}"):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,17 +109,22 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 _UNSTEADY = ("dynamic", "longrope")
-"""Kinds of rotary position encoding whose frequencies follow the longest text of a batch."""
+"""Rotary position encodings whose frequencies depend on the longest text of a batch."""
 
 
 def read_config(path: Path, address: str) -> PreTrainedConfig:
-    """Its configuration. Raises NotFound, InvalidStudy where afina does not support the model."""
+    """Return the configuration in a directory.
+
+    Raises:
+        NotFound: The configuration is missing or damaged.
+        InvalidStudy: afina does not support the model.
+    """
     check_config(path, address)
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise NotFound(
-            f"backbone {address}: config.json cannot be read ({first_line(error)}).",
+            f"backbone {address}: config.json cannot be read ({first_line(error)}). Copy the backbone again.",
             code="backbone.unreadable",
             backbone=address,
             file="config.json",
@@ -122,8 +133,8 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in _UNSTEADY:
         raise InvalidStudy(
-            f"backbone {address}: its position encoding is {rope['rope_type']!r}, under which a long text changes how "
-            "its neighbours in a batch are read. afina does not support that.",
+            f"backbone {address}: the position encoding {rope['rope_type']!r} is not supported: a long text would "
+            "change the results of other texts in its batch. Choose another backbone.",
             code="backbone.unsupported",
             backbone=address,
             rope_type=rope["rope_type"],
@@ -132,19 +143,24 @@ def read_config(path: Path, address: str) -> PreTrainedConfig:
 
 
 def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
-    """Its tokenizer. Raises NotFound, InvalidStudy."""
+    """Return the tokenizer in a directory.
+
+    Raises:
+        NotFound: The tokenizer is missing or damaged.
+        InvalidStudy: The tokenizer has no fast version.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise NotFound(
-            f"backbone {address}: its tokenizer cannot be opened ({first_line(error)}).",
+            f"backbone {address}: the tokenizer cannot be opened ({first_line(error)}). Copy the backbone again.",
             code="backbone.unreadable",
             backbone=address,
             file="tokenizer",
         ) from None
     if not tokenizer.is_fast:
         raise InvalidStudy(
-            f"backbone {address}: its tokenizer has no fast (Rust) version, which afina needs.",
+            f"backbone {address}: afina needs a fast (Rust) tokenizer, this one has none. Choose another backbone.",
             code="backbone.unsupported",
             backbone=address,
             file="tokenizer",
@@ -153,20 +169,20 @@ def read_tokenizer(path: Path, address: str) -> PreTrainedTokenizerBase:
 
 
 def auto_class(name: str) -> Any:
-    """The auto class of transformers with that name."""
+    """Return transformers' auto class with this name."""
     return getattr(transformers, name)
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; those of transformers go on with advice."""
+    """Return the first line of an error's message; transformers' messages continue with advice."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the terminal while a model is opened.
+    """Suppress transformers' progress bars and log messages while a model is opened.
 
-    It reports the head as newly initialised, which is what a classifier starts from.
+    Otherwise transformers would warn about a newly initialised head, which is expected here.
     """
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -180,12 +196,17 @@ def quiet() -> Iterator[None]:
 
 
 def meta_model(address: str, labels: int = 2) -> PreTrainedModel:
-    """transformers' classifier, from the configuration at that address alone. Raises NotFound, InvalidStudy."""
+    """Return transformers' classifier on the `meta` device, from the configuration at an address.
+
+    Raises:
+        NotFound: There is no configuration at the address.
+        InvalidStudy: afina does not support the model.
+    """
     return meta_from_config(_configuration(address), labels)
 
 
 def meta_from_config(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
-    """The same, from a configuration, which is changed."""
+    """Return transformers' classifier on the `meta` device; sets `config.num_labels`."""
     config.num_labels = labels
     with torch.device("meta"), quiet():
         opener = auto_class(ARCHITECTURES[config.model_type].classifier)
@@ -194,7 +215,7 @@ def meta_from_config(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
 
 
 def meta_from_json(configuration: Mapping[str, Any], labels: int) -> PreTrainedModel:
-    """The same, from the content of a `config.json`."""
+    """Return transformers' classifier on the `meta` device, from the content of a `config.json`."""
     return meta_from_config(AutoConfig.for_model(**configuration), labels)
 
 

@@ -1,9 +1,9 @@
-"""Verbalizer: how a model is asked about a text, and which of its tokens answer for each label.
+"""Verbalizer: the template around a text, and the tokens that answer for each label (label words).
 
-The rows of the language model's output embedding for the labels' words make a head under which the classifier is the
-language model's own answer (T. Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). A classifier has no
-such layer, so where it is not tied to the input embedding, its rows are read from the weights' files, and no more of
-them. Knows no method and no run.
+The language model's output embeddings of the label words form the head. The classifier's answer is then the language
+model's own answer (T. Schick and H. Schütze, 2021, https://arxiv.org/abs/2001.07676). A classifier has no output
+embedding. If it is not tied to the input embedding, only the needed rows are read from the weight files. Does not know
+methods or runs.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ from afina.models.pretrained import auto_class, quiet
 
 Head = Literal["auto", "random", "words"]
 HEADS: tuple[Head, ...] = get_args(Head)
-"""What a head may start from: a draw from the seed, the output embeddings of the labels' words, or what suits."""
+"""Initial values of a head: drawn from the seed, the label words' output embeddings, or chosen automatically."""
 
 SENTIMENT = "Text: {text}\nSentiment:"
 GENERAL = "Classify the text.\nText: {text}\nCategory:"
 GENERAL_PAIR = "Classify the pair of texts.\nFirst: {text}\nSecond: {text_pair}\nCategory:"
 TEMPLATES = (SENTIMENT, GENERAL, "Text: {text}\nTopic:", "{text} This is")
-"""What `afina ask` compares; the first two are used where none is given. Their origin: docs/background/words.md."""
+"""Templates that `afina ask` compares; the first two are defaults. Their origin: docs/background/words.md."""
 
 _SENTIMENTS = frozenset(("positive", "negative", "neutral", "mixed"))
 
 
 @dataclass(frozen=True)
 class Verbalizer:
-    """The template that a text stands in, and the words and tokens that answer for each label.
+    """The template around a text, with the words and tokens that answer for each label.
 
-    template  what a text stands in; None: it stands alone
-    words     by label name, in their order; None: the head is drawn at random
-    tokens    of each label, those of the model's vocabulary that answer for it
-    offset    whether each label's output is shifted by what the training texts, without their labels, suggest
+    Attributes:
+        template: Template around each text. None: no template.
+        words: Words by label name, in the labels' order. None: the head is drawn at random.
+        tokens: For each label, the tokens of the model's vocabulary that answer for it.
+        offset: Whether to add an offset for each label, estimated on the training texts without their labels.
     """
 
     template: Template | None = None
@@ -65,17 +66,26 @@ class Verbalizer:
         words: Mapping[str, Sequence[str]] | None = None,
         offset: bool = False,
     ) -> Self:
-        """The verbalizer for a task with these labels, of `pairs` or of single texts.
+        """Return the verbalizer for a task.
 
-        head      "words", or "auto" where words are given, or where single texts have labels that are words and that
-                  their first tokens tell apart; else the head is drawn at random
-        template  None: with words, one that suits the labels; else none
-        Raises InvalidStudy, UnknownName for settings that contradict each other or the labels.
+        Args:
+            label_names: Names of the labels.
+            tokenizer: The model's tokenizer.
+            pairs: Whether the task has pairs of texts.
+            head: "auto" means "words" if words or an offset are given, or if the texts are single and the label names
+                are words with different first tokens; otherwise "random".
+            template: None: a template that suits the labels if `head` is "words", otherwise no template.
+            words: Words for each label. None: the label names.
+            offset: As described for the class.
+
+        Raises:
+            InvalidStudy: The settings contradict each other or the labels.
+            UnknownName: `words` names an unknown label.
         """
         if head == "random" and (words or offset):
             field = "words" if words else "offset"
             raise InvalidStudy(
-                f'`{field}` with `head` "random", which has none. Leave one of them out.',
+                f'`{field}`: a head that is "random" does not use it. Leave out `{field}`, or `head`.',
                 code="option.inapplicable",
                 option=field,
             )
@@ -83,8 +93,8 @@ class Verbalizer:
             head = "words" if words or offset or (not pairs and _name_themselves(label_names, tokenizer)) else "random"
         if head == "words" and not words and not are_words(label_names):
             raise InvalidStudy(
-                f"the labels {', '.join(map(repr, label_names))} are no words that a language model could answer with. "
-                "Give each label some with `words`.",
+                f"the labels {', '.join(map(repr, label_names))} are not words that a language model could answer "
+                "with. Give words for each label with `words`.",
                 code="words.missing",
                 labels=label_names,
             )
@@ -116,25 +126,27 @@ def _suitable(label_names: Sequence[str], pairs: bool) -> str:
 
 
 _BEFORE = ":"
-"""What a word is tokenised after, as it stands in a template: a tokenizer may treat a text's first word otherwise."""
+"""Text before a word when it is tokenised: a tokenizer may treat the first word of a text differently."""
 
 _NAME = re.compile(r"[^\W\d_]{2,}(?:[ _/&'’-]+[^\W\d_]+)*")
 
 
 def are_words(label_names: Sequence[str]) -> bool:
-    """Whether the labels name themselves: letters alone, at least two; not numbers, codes and ids."""
+    """Whether all label names are words (at least two letters, no digits), not numbers, codes or ids."""
     return all(_NAME.fullmatch(name) for name in label_names)
 
 
 def own_names(label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Each label's own name after a space."""
+    """Return each label's own name after a space, as the label's word."""
     return {name: (f" {name}",) for name in label_names}
 
 
 def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The words in the order of the labels.
+    """Return the words in the order of the labels.
 
-    Raises UnknownName, InvalidStudy unless all labels, and no others, have some.
+    Raises:
+        UnknownName: `words` names an unknown label.
+        InvalidStudy: A label has no words.
     """
     for name in words:
         if name not in label_names:
@@ -143,7 +155,7 @@ def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str
         given = words.get(name, ())
         if isinstance(given, str) or not given or not all(isinstance(word, str) and word.strip() for word in given):
             raise InvalidStudy(
-                f"`words`: label {name!r} has no words. Give a list of some for every label.",
+                f"`words`: label {name!r} has no words. Give a list of at least one word for every label.",
                 code="words.missing",
                 label=name,
             )
@@ -151,9 +163,10 @@ def complete_words(words: Mapping[str, Sequence[str]], label_names: Sequence[str
 
 
 def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> list[tuple[int, ...]]:
-    """Of each label, the first token of each of its words.
+    """Return, for each label, the first tokens of its words.
 
-    Raises InvalidStudy where a token would answer for two labels.
+    Raises:
+        InvalidStudy: A token would answer for two labels.
     """
     found = {name: tuple(dict.fromkeys(_first(tokenizer, word) for word in given)) for name, given in words.items()}
     owner: dict[int, tuple[str, str]] = {}
@@ -164,7 +177,7 @@ def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> li
             if other != name:
                 raise InvalidStudy(
                     f"`words`: {earlier!r} of {other!r} and {word!r} of {name!r} begin with the same token, "
-                    f"{tokenizer.decode([token])!r}, which cannot tell the labels apart. Give other words with "
+                    f"{tokenizer.decode([token])!r}, so the model cannot tell the labels apart. Give other words with "
                     "`words`.",
                     code="words.ambiguous",
                     labels=[other, name],
@@ -174,12 +187,12 @@ def label_tokens(tokenizer: Tokenizer, words: Mapping[str, Sequence[str]]) -> li
 
 
 def _first(tokenizer: Tokenizer, word: str) -> int:
-    """Of the tokens that `word` adds to a text before it."""
+    """Return the first token that `word` adds to a text before it."""
     alone = tokenizer(_BEFORE, add_special_tokens=False)["input_ids"]
     whole = tokenizer(_BEFORE + word, add_special_tokens=False)["input_ids"]
     if whole[: len(alone)] == alone and len(whole) > len(alone):
         return int(whole[len(alone)])
-    return int(tokenizer(word, add_special_tokens=False)["input_ids"][0])  # it merges with what stands before
+    return int(tokenizer(word, add_special_tokens=False)["input_ids"][0])  # the word merges with the text before it
 
 
 _TORCH = "pytorch_model.bin"
@@ -188,9 +201,16 @@ _TORCH = "pytorch_model.bin"
 def embedding_rows(
     path: Path, config: PreTrainedConfig, body: torch.nn.Module, tokens: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Weights [N, width] and biases [N], float32, of N tokens; `body` is the opened model without a head.
+    """Return the output embeddings of N tokens: weights [N, width] and biases [N], float32.
 
-    Raises NotFound where the files in `path` have no such layer.
+    Args:
+        path: Directory of the language model.
+        config: The language model's configuration.
+        body: The open model without its head.
+        tokens: Token ids.
+
+    Raises:
+        NotFound: The weight files have no output embedding.
     """
     entry = ARCHITECTURES[config.model_type]
     with torch.device("meta"), quiet():
@@ -207,7 +227,7 @@ def embedding_rows(
 
 
 def _read_rows(path: Path, name: str, index: Tensor) -> Tensor:
-    """Rows of the tensor of that name, from whichever file has it."""
+    """Read rows of a tensor from the weight file that contains it."""
     for kind in ("model.safetensors", _TORCH):
         listed = path / f"{kind}.index.json"
         file = path / kind
@@ -223,8 +243,8 @@ def _read_rows(path: Path, name: str, index: Tensor) -> Tensor:
         if found is not None:
             return found
     raise NotFound(
-        f"backbone {path.name}: its files have no {name}, so it cannot answer in words: they were saved from another "
-        "kind of model than a causal language model. Copy it again, or set head=random.",
+        f"backbone {path.name}: the weight files have no {name}, so the backbone cannot answer in words. The files "
+        "were not saved from a causal language model. Copy the backbone again, or set head=random.",
         code="backbone.unreadable",
         path=path,
         tensor=name,

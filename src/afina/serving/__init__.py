@@ -1,4 +1,4 @@
-"""Many adapters on one frozen model: requests for all of them in the same packed rows. Knows no training and no study.
+"""Answer requests for many adapters with one frozen model, in mixed batches. Does not know training or studies.
 
-`engine` is the door; the others are behind it.
+`engine` is the entry point; the other modules are used by it.
 """

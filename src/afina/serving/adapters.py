@@ -1,7 +1,7 @@
-"""From an address to an adapter in memory: what the address means now, by digest, and how the adapter takes part.
+"""Turn an address into an adapter in memory: resolve the address to a digest, and load the adapter.
 
-An adapter whose method can share the frozen model is loaded as a SharedResident, any other with a model of its own.
-Asks a method how it takes part; knows none by name, and keeps no adapter.
+An adapter whose method supports mixed batches is loaded as a SharedResident, any other adapter as a SeparateResident
+with a model of its own. Does not know methods by name, and keeps no adapter.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 Address = str | Path | Adapter | Version
-"""A directory, `store:client/task@which`, or what was opened or found already."""
+"""A directory, `store:client/task@version`, an open adapter, or a version that was looked up."""
 
 
 class FoundAdapter(NamedTuple):
-    """What an address means: the adapter's digest, how to read it, and which version it is, if any."""
+    """The result of resolving an address: the adapter's digest, a function to read it, and its version in a store."""
 
     digest: str
     read: Callable[[], Adapter]
@@ -50,10 +50,11 @@ _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class AdapterSources:
-    """May be asked by many threads.
+    """Resolves addresses to adapters. Thread-safe.
 
-    store  where versions are; None: nowhere
-    fresh  seconds for which what a reference means is not asked again
+    Attributes:
+        store: The store of versions. None: no store.
+        fresh: Time in seconds for which a resolved reference is reused.
     """
 
     def __init__(self, store: StoreReader | None, fresh: float) -> None:
@@ -62,14 +63,21 @@ class AdapterSources:
         self._directories: dict[Path, tuple[_Signature, str]] = {}
 
     def find(self, address: Address, *, anew: bool = False) -> FoundAdapter:
-        """What it means; anew: look a reference up, however fresh it is.
+        """Resolve an address.
 
-        Raises NotFound for what is not there, InvalidStudy for a reference without a store, InvalidName.
+        Args:
+            address: The address.
+            anew: Whether to look a reference up even if it was resolved recently.
+
+        Raises:
+            NotFound: There is no such adapter.
+            InvalidStudy: The address is a reference and there is no store.
+            InvalidName: The reference is malformed.
         """
         if isinstance(address, Adapter):
             return FoundAdapter(
                 address.digest, lambda: replace(address)
-            )  # hashed: the caller may have changed a tensor
+            )  # a new object, whose digest is checked: the caller may have changed a tensor
         if isinstance(address, Version):
             return self._of_version(address)
         if isinstance(address, str) and address.startswith(PREFIX):
@@ -81,7 +89,7 @@ class AdapterSources:
         found = self._versions.get(reference)
         if found is not None and not anew and now - found[0] < self.fresh:
             return found[1]
-        self._versions.pop(reference, None)  # what is not there any more is not there for others either
+        self._versions.pop(reference, None)  # if the look-up below fails, no thread may use the old version
         version = self._demanded().show(reference)
         if len(self._versions) >= _MOST:
             self._versions.clear()
@@ -94,7 +102,7 @@ class AdapterSources:
     def _demanded(self) -> StoreReader:
         if self.store is None:
             raise InvalidStudy(
-                "the engine has no `store` to find a version in. Give it one, or name a directory.",
+                "the engine has no `store` to find a version in. Give the engine a `store`, or name a directory.",
                 code="option.missing",
             )
         return self.store
@@ -113,11 +121,11 @@ class AdapterSources:
 
 
 _MOST = 65_536
-"""References, and directories, that are remembered."""
+"""Maximum number of remembered references, and of remembered directories."""
 
 
 def _signature(path: Path) -> _Signature:
-    """Of a directory's files: what differs once one of them was written or exchanged. Empty where there is none."""
+    """Return a value that changes when a file of the directory changes; empty if the directory cannot be read."""
     try:
         files = sorted(path.iterdir())
         stats = [(file.name, file.stat()) for file in files]
@@ -127,21 +135,24 @@ def _signature(path: Path) -> _Signature:
 
 
 _KEPT = 64
-"""Skeletons, those used last."""
+"""Maximum number of `EmptyModel`s; the least recently used is dropped."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmptyModel:
-    """A model without values that a method is attached to, and what such a model saves, by name."""
+    """A model without values with a method attached, and the tensors that it would save, by name."""
 
     model: Any
     saved: Mapping[str, Tensor]
 
 
 class AdapterLoader:
-    """Loads adapters for a host; may be called by many threads.
+    """Loads adapters for a shared frozen model. Thread-safe.
 
-    dtype  as in `Predictor.of`, for those that need a model of their own
+    Attributes:
+        host: The shared frozen model.
+        backbone: Its backbone.
+        dtype: Compute dtype of adapters with a model of their own, as in `Predictor.of`.
     """
 
     def __init__(self, host: MixedBatchModel, backbone: Backbone, dtype: str) -> None:
@@ -150,11 +161,11 @@ class AdapterLoader:
         self._attaching = Lock()
 
     def load(self, adapter: Adapter) -> Resident:
-        """The adapter, ready to answer. Raises what `Predictor.of` raises."""
+        """Load an adapter, ready to answer. Raises the errors of `Predictor.of`."""
         if (wrong := adapter.mismatch()) is not None:
             raise CorruptAdapter(
-                f"{adapter.where}: its {wrong.what} have digest {wrong.found[:19]}, its manifest says "
-                f"{wrong.stated[:19]}. Read it again.",
+                f"{adapter.where}: the {wrong.what} have digest {wrong.found[:19]}, the manifest says "
+                f"{wrong.stated[:19]}. The adapter was changed: read it again, or copy it again.",
                 code="adapter.changed",
                 where=adapter.where,
                 what=wrong.what,
@@ -163,10 +174,10 @@ class AdapterLoader:
         return shared or self._separate(adapter)
 
     def _shared(self, adapter: Adapter) -> SharedResident | None:
-        """None where it cannot share the model, or was trained on one that is held in another precision."""
+        """Return None if the adapter cannot share the model, or was trained with another precision."""
         manifest, tensors = adapter.manifest, adapter.tensors
         if self.backbone.architecture.logits is not None:
-            return None  # the engine computes heads of one linear layer
+            return None  # the engine only computes heads with one linear layer
         if manifest.precision != self.host.classifier.precision:
             return None
         method = method_of(adapter, self.backbone)
@@ -191,7 +202,7 @@ class AdapterLoader:
         return SharedResident(adapter.digest, manifest, adapter.where, size, rider, head, offset, reading)
 
     def _empty_model(self, adapter: Adapter, method: Method) -> EmptyModel:
-        """Made for the first adapter of a method with those settings and so many labels."""
+        """Return the model for the adapter's method, settings and number of labels; built the first time."""
         manifest = adapter.manifest
         width = len(manifest.label_names)
         key = digest.canonical_json([manifest.method, manifest.hyperparameters, width])

@@ -1,4 +1,4 @@
-"""Engine: one backbone in memory, and requests for many adapters of it in the same packed rows."""
+"""Engine: one backbone in memory that answers requests for many adapters in mixed batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from afina.store.reader import StoreReader
 
 
 class Request(NamedTuple):
-    """A text, or a pair of texts, for an adapter: at an address, or on which a lease is held already."""
+    """A text or a pair of texts, with the address of the adapter or a lease on it."""
 
     adapter: Address | Lease
     text: str
@@ -33,9 +33,9 @@ class Request(NamedTuple):
 
 
 class Engine(ReprCard):
-    """Answers for many adapters of one backbone at once; no answer depends on what else is asked.
+    """Answers for many adapters of one backbone at once; an answer does not depend on other requests.
 
-    May be called by many threads: reading an adapter and a text is done beside the one computation that goes on.
+    Thread-safe: adapters are read and texts are tokenised while one forward pass runs.
     """
 
     def __init__(
@@ -49,22 +49,28 @@ class Engine(ReprCard):
         loaders: int = 2,
         fresh: float = 0.5,
     ) -> None:
-        """Opens the backbone; nothing else has to be there yet.
+        """Open the backbone.
 
-        store    where `store:client/task` is looked up
-        dtype    as in `Predictor.of`
-        precision  what the backbone's frozen weights are held in, a key of PRECISIONS; an adapter that was trained in
-                 another one gets a model of its own
-        limit    bytes that adapters may take beside the backbone, see `Residents`; None: as many as are asked for
-        loaders  threads that read adapters
-        fresh    seconds for which what a reference means is not looked up again: so late is a moved alias noticed
-        Raises UnknownName for another dtype or precision, and what `Backbone.load` raises.
+        Args:
+            backbone: The backbone, or its address.
+            store: Store for references such as `store:client/task`.
+            dtype: As in `Predictor.of`.
+            precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`. An adapter that was trained
+                with another precision gets a model of its own.
+            limit: Maximum memory of adapters in bytes, beside the backbone; see `Residents`. None: no limit.
+            loaders: Number of threads that load adapters.
+            fresh: Time in seconds for which a resolved reference is reused, so a moved alias is seen this much later.
+
+        Raises:
+            UnknownName: There is no such dtype or precision.
+            NotFound: There is no such backbone.
+            InvalidStudy: The backbone is not supported.
         """
         computed = devices.precision(dtype, devices.choose())
         precision_of(precision, "engine")
         self.backbone = Backbone.load(backbone) if isinstance(backbone, str) else backbone
         classifier = Classifier.open(self.backbone, ("0", "1"), seed=0)
-        self.backbone.digest_of(classifier.body)  # hashed while all digits are there
+        self.backbone.digest_of(classifier.body)  # hashed while the weights are float32
         classifier.hold(precision)
         classifier.to(devices.choose())
         self.host = MixedBatchModel(classifier)
@@ -76,7 +82,7 @@ class Engine(ReprCard):
         self._batches = MixedBatches(self.host)
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         residents = self.residents
         apart = [one for one in residents if not one.rides]
         return {
@@ -90,51 +96,59 @@ class Engine(ReprCard):
 
     @property
     def residents(self) -> tuple[Resident, ...]:
-        """The adapters in memory, the one used last first; of each, whether it shares the model and what it takes."""
+        """The adapters in memory, the most recently used first."""
         return self._residents.all()
 
     @property
     def counts(self) -> ResidentCounts:
-        """How many adapters were loaded and given up."""
+        """Numbers of adapters loaded and evicted."""
         return self._residents.counts
 
     def lease(self, address: Address, *, anew: bool = False) -> Lease:
-        """A lease on what an address means now, until it is released; loading begins, and is not waited for.
+        """Return a lease on the adapter that an address means now. Starts loading, but does not wait.
 
-        anew  look it up, however fresh it is
-        Raises what looking it up does: NotFound, InvalidName, InvalidStudy, CorruptAdapter.
+        Args:
+            address: The adapter's address.
+            anew: Whether to look a reference up even if it was resolved recently.
+
+        Raises:
+            NotFound: There is no such adapter.
+            InvalidName: The reference is malformed.
+            InvalidStudy: The address is a reference and there is no store.
+            CorruptAdapter: The adapter's files are damaged.
         """
         found = self._sources.find(address, anew=anew)
         return self._residents.lease(found.digest, lambda: self._loader.load(found.read()), found.version)
 
     def load(self, *addresses: Address) -> tuple[Resident, ...]:
-        """Adapters that are wanted soon, loaded now. Raises what loading one does."""
+        """Load adapters now, before they are needed. Raises the errors of loading."""
         with ExitStack() as stack:
             leases = [stack.enter_context(self.lease(address)) for address in addresses]
             return tuple(lease.resident() for lease in leases)
 
     def pin(self, address: Address) -> Resident:
-        """Keep an adapter in memory whatever the limit says. Raises Refused where pinned ones would be beyond that."""
+        """Keep an adapter in memory regardless of the limit. Raises Refused if all pinned adapters exceed the limit."""
         with self.lease(address) as lease:
             self._residents.pin(lease)
             return lease.resident()
 
     def unpin(self, adapter: Address | Resident) -> None:
-        """Let the limit decide again."""
+        """End `pin`: the adapter may be evicted again."""
         self._residents.unpin(self._digest(adapter))
 
     def evict(self, adapter: Address | Resident) -> bool:
-        """Forget an adapter, whoever pinned it; what is being answered is answered. Whether it was there."""
+        """Evict an adapter, even if pinned; running requests finish. Return whether it was in memory."""
         return self._residents.evict(self._digest(adapter))
 
     def _digest(self, adapter: Address | Resident) -> str:
         return adapter.digest if isinstance(adapter, Resident) else self._sources.find(adapter).digest
 
     def predict(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Prediction]:
-        """What adapters say of texts, in the order of the requests: `(adapter, text)` or `(adapter, text, pair)`.
+        """Answer requests `(adapter, text)` or `(adapter, text, pair)`, in their order.
 
-        Raises the error of the first request that has one: what `lease` raises, InvalidData for a text that cannot be
-        read, WrongBackbone and CorruptAdapter as `Predictor.of` and `Predictor.predict` do.
+        Raises:
+            AfinaError: The error of the first request that fails: an error of `lease`, InvalidData for an unreadable
+                text, or WrongBackbone and CorruptAdapter as in `Predictor`.
         """
         found = []
         for outcome in self.attempt(requests):
@@ -144,11 +158,11 @@ class Engine(ReprCard):
         return found
 
     def tasks(self, text: str, adapters: Sequence[Address | Lease], pair: str | None = None) -> list[Prediction]:
-        """What each adapter says of one text; as `predict`."""
+        """Return each adapter's answer to one text. Raises the errors of `predict`."""
         return self.predict(Request(adapter, text, pair) for adapter in adapters)
 
     def attempt(self, requests: Iterable[Request | tuple[Any, ...]]) -> list[Outcome]:
-        """As `predict`, where an error is the outcome of its own request alone."""
+        """Answer requests as `predict` does; an error is the outcome of its own request only."""
         given = [Request(*one) for one in requests]
         outcomes: list[Outcome | None] = [None] * len(given)
         asked: dict[int, AdapterRequest] = {}
@@ -165,7 +179,7 @@ class Engine(ReprCard):
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _leases(self, given: Sequence[Request], stack: ExitStack) -> list[Lease | AfinaError]:
-        """Of each request, all taken before any is waited for; one for all that name an address the same way."""
+        """Return a lease or error for each request, before waiting for any; equal addresses share a lease."""
         found: dict[object, Lease | AfinaError] = {}
         keys = [one.adapter if isinstance(one.adapter, str | Path) else id(one.adapter) for one in given]
         for key, one in zip(keys, given, strict=True):
@@ -179,7 +193,7 @@ class Engine(ReprCard):
         return [found[key] for key in keys]
 
     def _loaded(self, lease: Lease | AfinaError, adapter: Address | Lease, stack: ExitStack) -> tuple[Lease, Resident]:
-        """A lease and its adapter, loaded. What was removed or exchanged while it was read is looked up once more."""
+        """Return a lease with its loaded adapter; retries once if the adapter was removed or replaced meanwhile."""
         if isinstance(lease, AfinaError):
             raise lease
         try:
@@ -191,7 +205,7 @@ class Engine(ReprCard):
         return again, again.resident()
 
     def close(self) -> None:
-        """Load nothing more; who is being answered is answered."""
+        """Load no more adapters; running requests finish."""
         self._residents.close()
 
     def __enter__(self) -> Engine:

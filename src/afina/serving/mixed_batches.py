@@ -1,7 +1,7 @@
-"""Texts for many adapters in as few packed rows as bounded memory allows, and each adapter's predictions of its own.
+"""Mixed batches: texts for many adapters in a few packed rows of bounded size, and each adapter's own predictions.
 
-What several ask for is computed once: a text twice under one adapter, or under several that leave the model as it is.
-Knows no address and loads nothing.
+Equal work is done once: the same text twice for an adapter, or for several adapters that leave the body unchanged.
+Does not know addresses, and loads nothing.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from afina.serving.residents import Resident, SeparateResident, SharedResident
 
 
 class EncodedRequest(NamedTuple):
-    """A text's tokens, integers [length], for an adapter."""
+    """A text's tokens, integers [length], and the adapter that answers."""
 
     resident: SharedResident
     tokens: np.ndarray
 
 
 class Sequences(NamedTuple):
-    """Distinct token sequences, each under a rider; and which of them each question is."""
+    """Distinct token sequences, the adapter of each, and the sequence of each request."""
 
     riders: list[BatchedAdapter]
     tokens: list[np.ndarray]
@@ -42,10 +42,10 @@ class Sequences(NamedTuple):
 
 
 def mixed_outputs(host: MixedBatchModel, questions: Sequence[EncodedRequest]) -> list[np.ndarray]:
-    """Of each, float32 [width of its head]; what is no number comes of the question's own adapter.
+    """Return the outputs of each request, float32 [width of its head]; NaN only comes from the request's own adapter.
 
-    Attention's grid multiplies what belongs to other texts by 0, and 0 times what is no number is none: where an
-    adapter gives such, whoever shared its row is computed again without it.
+    Attention multiplies other texts' values by 0, and 0 times NaN or infinity is NaN. If an adapter's outputs are not
+    finite, the requests of the other adapters are computed again without it.
     """
     found = _together(host, questions)
     spoilt = {id(one.resident) for one, row in zip(questions, found, strict=True) if not np.isfinite(row).all()}
@@ -91,7 +91,7 @@ def _distinct(questions: Sequence[EncodedRequest]) -> Sequences:
 
 
 def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
-    """[distinct sequences, width of the model]: in rows of texts of like length, each sorted by rider."""
+    """Return [distinct sequences, width of the model]: rows of texts of similar length, each sorted by adapter."""
     lengths = np.array(
         [len(tokens) + rider.prompt_length for rider, tokens in zip(given.riders, given.tokens, strict=True)]
     )
@@ -108,7 +108,7 @@ def _features(host: MixedBatchModel, given: Sequences) -> Tensor:
 
 
 def _parties(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGroup], np.ndarray]:
-    """Some sequences by rider, those without a prefix first, so that their attention is one; and which they are."""
+    """Group sequences by adapter, those without a prefix first so that they share one attention; with their order."""
     by_rider: dict[int, list[int]] = {}
     for index in among.tolist():
         by_rider.setdefault(id(given.riders[index]), []).append(index)
@@ -119,14 +119,16 @@ def _parties(given: Sequences, among: np.ndarray) -> tuple[list[AdapterGroup], n
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What an adapter says of a text.
+    """An adapter's answer to a text.
 
-    answer     as `Predictor` gives it: JSON values
-    kind       of task, which says what answer and outputs are
-    outputs    float [width of the head]
-    digest     of the adapter that answered;  version  `client/task@3`, where it came from a store
-    truncated  whether the text was cut
-    tokens     that were computed, the template's and special ones too; 0 where the adapter reads words
+    Attributes:
+        answer: JSON values, as returned by `Predictor`.
+        kind: Kind of the task, which determines the form of answer and outputs.
+        outputs: float [width of the head].
+        digest: Digest of the adapter.
+        version: Version in a store, such as `client/task@3`. None: not from a store.
+        truncated: Whether the text was truncated.
+        tokens: Number of computed tokens, including template and special tokens; 0 for a bag-of-words adapter.
     """
 
     answer: dict[str, Any]
@@ -142,7 +144,7 @@ Outcome = Prediction | AfinaError
 
 
 class AdapterRequest(NamedTuple):
-    """A text, or a pair of texts, for an adapter; version: what it was asked for as, in a store."""
+    """A text or a pair of texts for an adapter; `version` is the adapter's version in a store, if any."""
 
     resident: Resident
     version: str | None
@@ -151,21 +153,21 @@ class AdapterRequest(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A text as its adapter reads it: int32 [length], and whether it was cut."""
+    """A tokenised text, int32 [length], and whether it was truncated."""
 
     tokens: np.ndarray
     truncated: bool
 
 
 class MixedBatches:
-    """On a host; may be asked by many threads. An error is the outcome of its own text alone."""
+    """Answers requests on a shared frozen model. Thread-safe. An error is the outcome of its own text only."""
 
     def __init__(self, host: MixedBatchModel) -> None:
         self._host = host
-        self._reading = Lock()  # a tokenizer of transformers is told anew how to cut at each call
+        self._reading = Lock()  # transformers' tokenizers change their truncation setting at each call
 
     def outcomes(self, asked: Sequence[AdapterRequest]) -> list[Outcome]:
-        """In their order."""
+        """Return the outcome of each request, in order."""
         made: dict[int, Outcome] = {}
         read: dict[int, _Read] = {}
         for mine in _alike(asked):
@@ -185,7 +187,7 @@ class MixedBatches:
     def _read(
         self, asked: Sequence[AdapterRequest], mine: Sequence[int], read: dict[int, _Read], made: dict[int, Outcome]
     ) -> None:
-        """Texts for one adapter that shares the model, all pairs or none; one by one where not all are alike."""
+        """Tokenise the texts (all pairs, or all single) of one shared adapter; one by one if their outcomes differ."""
         resident = _shared(asked[mine[0]])
         try:
             with self._reading:
@@ -205,7 +207,7 @@ class MixedBatches:
     def _answer_separately(
         self, asked: Sequence[AdapterRequest], mine: Sequence[int], made: dict[int, Outcome]
     ) -> None:
-        """Texts for one adapter with a model of its own, likewise."""
+        """Answer the texts of one adapter with a model of its own; one by one if their outcomes differ."""
         resident = asked[mine[0]].resident
         assert isinstance(resident, SeparateResident)
         predictor = resident.predictor
@@ -233,7 +235,7 @@ class MixedBatches:
 
 
 def _alike(asked: Sequence[AdapterRequest]) -> Iterable[list[int]]:
-    """Which are of the same adapter, and all pairs or all single texts."""
+    """Group requests by adapter, and by pairs or single texts; return their indices."""
     found: dict[tuple[int, bool], list[int]] = {}
     for index, one in enumerate(asked):
         found.setdefault((id(one.resident), one.pair is None), []).append(index)
@@ -253,9 +255,13 @@ def _texts(asked: Sequence[AdapterRequest], mine: Sequence[int]) -> tuple[list[s
 def _predictions(
     asked: Sequence[AdapterRequest], mine: Sequence[int], rows: Sequence[np.ndarray], how: Sequence[tuple[bool, int]]
 ) -> dict[int, Outcome]:
-    """Of one adapter's texts, by their places; an error of each where any output is no number, as in `Predictor`.
+    """Return the outcomes of one adapter's texts by index; an error for all if an output is NaN or infinite.
 
-    how: whether each was cut, and its tokens
+    Args:
+        asked: All requests.
+        mine: Indices of the adapter's requests.
+        rows: Outputs of these requests.
+        how: For each of these requests, whether the text was truncated, and its number of tokens.
     """
     resident = asked[mine[0]].resident
     outputs = np.stack(rows)

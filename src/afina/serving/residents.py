@@ -1,7 +1,7 @@
-"""The adapters in memory, by digest: loaded beside whoever computes, kept by leases, evicted by least recent use.
+"""Residents: the adapters in memory, by digest. Loaded in background threads, evicted by least recent use (LRU).
 
-A resident answers on the frozen model that it shares, or from weights of its own. What a lease is held on stays,
-whatever else happens; beyond that the limit decides, and who was used last.
+A resident answers with the shared frozen model, or with a model of its own. An adapter with a lease is never evicted
+by the limit; of the other adapters, the least recently used are evicted first.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ from afina.repr_html import ReprCard
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Resident(ReprCard, ABC):
-    """An adapter, ready to answer. Its identity is its digest, whatever it was called by.
+    """A loaded adapter, identified by its digest.
 
-    manifest  the adapter's;  where  it was read from, for messages
-    size      bytes that it takes beside the model that all share
+    Attributes:
+        rides: Whether the adapter shares the frozen model.
+        digest: The adapter's digest.
+        manifest: The adapter's manifest.
+        where: The directory that the adapter was read from, used in messages.
+        size: Memory in bytes, beside the shared model.
     """
 
     rides: ClassVar[bool]
@@ -46,20 +50,24 @@ class Resident(ReprCard, ABC):
     size: int
 
     def facts(self) -> dict[str, object]:
-        """The facts that its repr shows."""
+        """Return the facts that the repr shows."""
         return {"where": self.where, **self.manifest.summary, "shares the model": self.rides, "bytes": self.size}
 
     @cached_property
     def objective(self) -> Objective:
-        """What it was asked of a text."""
+        """The objective that the adapter was trained for."""
         return objectives.make(self.manifest.label_names, self.manifest.objective)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SharedResident(Resident):
-    """One that shares the frozen model.
+    """An adapter that shares the frozen model.
 
-    head    float32 [width of the head, width of the model];  offset  [width of the head], or None
+    Attributes:
+        rider: The adapter's changes of the model.
+        head: float32 [width of the head, width of the model].
+        offset: [width of the head], added to outputs. None: no offset.
+        reading: How the adapter reads texts.
     """
 
     rides = True
@@ -70,7 +78,7 @@ class SharedResident(Resident):
     reading: Reading
 
     def answer(self, features: Tensor) -> np.ndarray:
-        """Outputs, float32 [N, width of the head], for features [N, width of the model]."""
+        """Return outputs, float32 [N, width of the head], for features [N, width of the model]."""
         with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
             outputs = linear(features, self.head)
             found: np.ndarray = (outputs if self.offset is None else outputs + self.offset).cpu().numpy()
@@ -79,7 +87,7 @@ class SharedResident(Resident):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SeparateResident(Resident):
-    """One that has a model of its own, beside the one that others share."""
+    """An adapter with a model of its own."""
 
     rides = False
 
@@ -88,7 +96,7 @@ class SeparateResident(Resident):
 
 @dataclass(eq=False)
 class _Place:
-    """Where an adapter is, or will be. leases: how many are held; used: when the last was taken or given back."""
+    """The slot of an adapter that is loaded or loading; `used` is a counter of the last lease or release."""
 
     future: Future[Resident]
     leases: int = 0
@@ -97,14 +105,14 @@ class _Place:
 
     @property
     def size(self) -> int:
-        """Bytes; 0 as long as nothing is there."""
+        """Memory in bytes; 0 while loading."""
         there = self.future.done() and not self.future.cancelled() and self.future.exception() is None
         return self.future.result().size if there else 0
 
 
 @dataclass
 class ResidentCounts:
-    """Since the beginning: adapters that were begun to be loaded, and that were given up."""
+    """Numbers of loads started and of evictions since the start."""
 
     loads: int = 0
     evictions: int = 0
@@ -112,10 +120,11 @@ class ResidentCounts:
 
 @dataclass(eq=False)
 class Lease:
-    """What keeps an adapter in memory for as long as somebody needs it. `release` it once; or use it in a `with`.
+    """Keeps an adapter in memory until `release`, or until the end of a `with` block.
 
-    digest   of the adapter
-    version  `client/task@3`, where it comes from a store
+    Attributes:
+        digest: The adapter's digest.
+        version: Version in a store, such as `client/task@3`. None: not from a store.
     """
 
     digest: str
@@ -126,26 +135,31 @@ class Lease:
 
     @property
     def ready(self) -> bool:
-        """Whether `resident` returns, or raises, without waiting."""
+        """Whether `resident` returns or raises without waiting."""
         return self._place.future.done()
 
     def resident(self, timeout: float | None = None) -> Resident:
-        """The adapter, as soon as it is loaded.
+        """Wait until the adapter is loaded, and return it.
 
-        Raises Busy where that takes more than `timeout` seconds, and what loading it raised.
+        Args:
+            timeout: Maximum time in seconds. None: no limit.
+
+        Raises:
+            Busy: The time is over.
+            AfinaError: Loading failed.
         """
         try:
             return self._place.future.result(timeout)
         except TimeoutError:
             raise Busy(
-                f"{self.version or self.digest[:19]}: not loaded in {timeout:g} s. Try again.",
+                f"{self.version or self.digest[:19]}: the adapter was not loaded within {timeout:g} s. Try again.",
                 code="engine.load-timeout",
                 adapter=self.digest,
                 seconds=timeout,
             ) from None
 
     def release(self) -> None:
-        """Give it back; a second time does nothing."""
+        """Release the adapter; further calls do nothing."""
         if self._held:
             self._held = False
             self._release(self._place)
@@ -158,11 +172,16 @@ class Lease:
 
 
 class Residents:
-    """May be asked by many threads.
+    """Loads, keeps and evicts adapters. Thread-safe.
 
-    limit    bytes that adapters may take which nobody holds a lease on at the moment, with those that somebody does;
-             None: no limit. What is held is never given up, so that a batch of many adapters may take more meanwhile
-    loaders  threads that load
+    Attributes:
+        limit: Maximum memory of all adapters in bytes; exceeded while leases require it, because adapters with a lease
+            are not evicted. None: no limit.
+        counts: Numbers of loads and evictions.
+
+    Args:
+        limit: As above.
+        loaders: Number of threads that load adapters.
     """
 
     def __init__(self, limit: int | None = None, loaders: int = 2) -> None:
@@ -170,10 +189,10 @@ class Residents:
         self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="afina-loader")
         self._places: dict[str, _Place] = {}
         self.counts = ResidentCounts()
-        self._lock, self._clock = RLock(), count(1)  # a load that is done at once calls back from within
+        self._lock, self._clock = RLock(), count(1)  # reentrant: a load that is already done calls back in this thread
 
     def lease(self, digest: str, load: Callable[[], Resident], version: str | None = None) -> Lease:
-        """A lease on the adapter of that digest, which `load` makes where it is not there; does not wait for it."""
+        """Return a lease on the adapter with this digest; starts `load` if it is missing, but does not wait."""
         with self._lock:
             place = self._places.get(digest)
             if place is None:
@@ -189,21 +208,21 @@ class Residents:
         try:
             return self._pool.submit(self._loaded, digest, load)
         except RuntimeError:
-            raise Refused("the engine is closed. Open another.", code="engine.closed") from None
+            raise Refused("the engine is closed. Open another engine.", code="engine.closed") from None
 
     @staticmethod
     def _loaded(digest: str, load: Callable[[], Resident]) -> Resident:
         made = load()
         if made.digest != digest:
             raise Busy(
-                f"{made.where}: it was exchanged for another adapter while it was read. Ask again.",
+                f"{made.where}: the adapter was replaced while it was read. Try again.",
                 code="engine.adapter-exchanged",
                 where=made.where,
             )
         return made
 
     def _forget_failed(self, digest: str, place: _Place, future: Future[Resident]) -> None:
-        """So that whoever asks next tries again."""
+        """Remove an adapter that failed to load, so that the next request tries again."""
         if future.cancelled() or future.exception() is not None:
             with self._lock:
                 if self._places.get(digest) is place:
@@ -216,7 +235,7 @@ class Residents:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Give up what was used longest ago, as far as the limit asks for it. The lock is held."""
+        """Evict the least recently used adapters until the limit is kept. The caller holds the lock."""
         if self.limit is None:
             return
         size = sum(place.size for place in self._places.values())
@@ -228,15 +247,15 @@ class Residents:
             self.counts.evictions += 1
 
     def pin(self, lease: Lease) -> None:
-        """Keep an adapter whatever the limit says. Raises Refused where all that is pinned would be beyond it."""
+        """Keep an adapter regardless of the limit. Raises Refused if all pinned adapters exceed the limit."""
         lease.resident()
         with self._lock:
             place = self._places.setdefault(lease.digest, lease._place)
             pinned = place.size + sum(one.size for one in self._places.values() if one.pins and one is not place)
             if self.limit is not None and pinned > self.limit:
                 raise Refused(
-                    f"{lease.version or lease.digest[:19]}: pinned adapters would take {pinned:,} bytes, and the limit "
-                    f"is {self.limit:,}. Unpin another, or raise `limit`.",
+                    f"{lease.version or lease.digest[:19]}: pinned adapters would take {pinned:,} bytes, the limit is "
+                    f"{self.limit:,}. Unpin another adapter, or raise `limit`.",
                     code="engine.pinned-limit",
                     bytes=pinned,
                     limit=self.limit,
@@ -244,25 +263,25 @@ class Residents:
             place.pins = 1
 
     def unpin(self, digest: str) -> None:
-        """Let the limit decide again; does nothing for one that is not pinned."""
+        """End `pin`; does nothing for an adapter that is not pinned."""
         with self._lock:
             if digest in self._places:
                 self._places[digest].pins = 0
                 self._make_room()
 
     def evict(self, digest: str) -> bool:
-        """Forget an adapter, pinned or not; who holds a lease on it goes on with it. Whether it was there."""
+        """Evict an adapter, pinned or not; its leases stay valid. Return whether it was in memory."""
         with self._lock:
             there = self._places.pop(digest, None) is not None
             self.counts.evictions += there
             return there
 
     def all(self) -> tuple[Resident, ...]:
-        """Those that are loaded, the one used last first."""
+        """Return the loaded adapters, the most recently used first."""
         with self._lock:
             there = [place for place in self._places.values() if place.size]
         return tuple(place.future.result() for place in sorted(there, key=lambda place: -place.used))
 
     def close(self) -> None:
-        """End the loaders, after what they do now. Then nothing more can be loaded."""
+        """Stop the loaders after their current adapters; then no adapter can be loaded."""
         self._pool.shutdown(cancel_futures=True)

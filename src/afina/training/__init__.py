@@ -1,1 +1,1 @@
-"""A training session: a classifier, a method and batches, to trained weights. Knows no task, no run and no study."""
+"""Training sessions: from a classifier, a method and batches to trained weights. Does not know tasks or studies."""

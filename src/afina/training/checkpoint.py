@@ -1,6 +1,6 @@
-"""Checkpoint: what an interrupted run needs to end as if it had not been. Knows tensors and numbers.
+"""Checkpoint: the state from which an interrupted run continues with the same result. Knows only tensors and numbers.
 
-No generator state is in it: order and dropout are drawn from (seed, step), see `afina.digest`.
+No generator state is saved: data order and dropout depend only on (seed, step), see `afina.digest`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _AVERAGE = "average/"
 
 @dataclass
 class Account:
-    """What a run has done so far: steps taken, real tokens, seconds by phase, losses by step, peak memory."""
+    """Progress of a run: steps, real tokens, seconds by phase, loss of each step, peak resident memory in bytes."""
 
     step: int = 0
     tokens: int = 0
@@ -39,7 +39,7 @@ def save(
     account: Account,
     average: Mapping[str, Tensor],
 ) -> None:
-    """Write parameters, their optimiser state and mean, and the account; replaces the previous checkpoint whole."""
+    """Write parameters, optimiser state, averaged weights and account; replaces the previous checkpoint atomically."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"parameter/{name}"] = parameter
@@ -57,9 +57,9 @@ def load(
     optimizer: torch.optim.Optimizer,
     average: Mapping[str, Tensor],
 ) -> Account:
-    """Restore a checkpoint of the run with that key in place, and return its account.
+    """Restore a checkpoint of the run with this key in place, and return its account.
 
-    A checkpoint that is absent, damaged or another run's is as none: an empty account, nothing changed.
+    If the checkpoint is missing, damaged, or of another run, nothing is changed and the account is empty.
     """
     try:
         tensors, metadata = tensorfile.read(path) if path.exists() else ({}, {})
@@ -72,7 +72,7 @@ def load(
     try:
         account = Account(**json.loads(metadata["account"]))
     except (KeyError, TypeError, ValueError, RecursionError):
-        return Account()  # another version's
+        return Account()  # written by another version of afina
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors.pop(f"parameter/{name}"))

@@ -1,8 +1,8 @@
-"""Dry run: training steps without values, so that their memory is known before there are weights.
+"""Dry run: training steps without values, which measure memory before the weights exist.
 
-The code that trains runs on torch's fake tensors: they have shapes, dtypes and a device, and their
-operations make tensors of the right size that hold nothing. So the figures follow whatever training
-does, for any family and method, and 13 billion parameters take seconds. Knows no task.
+The real training code runs on torch's fake tensors, which have shapes, dtypes and a device but no values. The figures
+therefore follow the training code for every family and method, and 13 billion parameters take seconds. Does not know
+tasks.
 """
 
 from __future__ import annotations
@@ -31,17 +31,21 @@ from afina.training.inputs import inputs_of
 from afina.training.optimizer import Recipe
 
 _STEPS = 2
-"""From the second step on, the optimiser's state is there while a batch is computed."""
+"""Two, because the optimiser's state exists only from the second step on."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """Counts of parameters, and bytes as docs/reference/figures.md defines them.
+    """Parameter counts, and memory in bytes as docs/reference/figures.md defines it.
 
-    gpu_state_bytes   state_bytes without what a CPU alone keeps: the second copy of packed weights
-    activation_bytes  None where nothing is trained, and under activation checkpointing
-    beyond_state      what training holds beside its state: activations, or under checkpointing the most at one moment
-    tensors           most bytes of tensors alive at one moment of training, evaluating and what lies between
+    Attributes:
+        counts: Trained parameters.
+        state_bytes: Parameters, gradients, optimiser state and what else is kept between steps.
+        gpu_state_bytes: `state_bytes` without the second copy of packed weights, which only a CPU keeps.
+        activation_bytes: None if nothing is trained, and with activation checkpointing.
+        beyond_state: Memory beside the state: activations, or the peak during a step with activation checkpointing.
+        tensors: Peak of all tensors over training, evaluation and the time between.
+        disk_bytes: Size of the saved tensors.
     """
 
     counts: ParameterCounts
@@ -63,14 +67,22 @@ def dry_run(
     dtype: torch.dtype,
     precision: str = FLOAT,
 ) -> DryRun:
-    """What a training of `method` on the CPU takes whose largest batch to evaluate is `evaluation`.
+    """Measure the memory of training `method` on the CPU, and of evaluating afterwards.
 
-    precision  what the backbone's frozen weights are held in
+    Follows a run: train in `dtype`, measure, return to float32, evaluate. Only sizes of batches count, not their texts.
 
-    Follows a run: train in `dtype`, measure, go back to float32, evaluate. Only the batches' sizes count.
+    Args:
+        address: The backbone's address; only its configuration is read.
+        method: The method.
+        objective: The objective.
+        loader: The training batches.
+        recipe: How to train.
+        evaluation: The largest batch to evaluate.
+        dtype: The compute dtype of training.
+        precision: How the backbone's frozen weights are stored, a key of `PRECISIONS`.
     """
     shapes = [_shape(address, objective.width, method, precision) for _ in range(2)]  # peft cannot wrap fake tensors
-    # Made here, for they read values.
+    # Before FakeTensorMode, because these functions read values.
     layout = shapes[0].layout
     made, evaluation_layout = inputs_of(method).rehearsal(loader, recipe, layout), layout(evaluation).made()
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as alive:
@@ -103,8 +115,8 @@ def _shape(address: str, labels: int, method: Method, precision: str) -> Classif
 
 
 def _fake(classifier: Classifier) -> Classifier:
-    """Put fake tensors on the CPU, in place, where a classifier has those of the `meta` device."""
-    parameters: dict[Parameter, Parameter] = {}  # a tied one stays one
+    """Replace a classifier's `meta` tensors by fake tensors on the CPU, in place."""
+    parameters: dict[Parameter, Parameter] = {}  # keeps tied parameters tied
     for module in classifier.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -119,7 +131,7 @@ def _fake(classifier: Classifier) -> Classifier:
 
 
 class Alive(TorchDispatchMode):
-    """Follows every storage that an operation makes until it is freed. `peak`: the most bytes at once."""
+    """Tracks every storage from its creation to its release. `peak` is the largest total in bytes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

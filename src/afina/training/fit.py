@@ -1,9 +1,9 @@
-"""Fit: a training session. One, for every method: it sees a classifier, named parameters and batches.
+"""Fit: a training session. The same code for every method: it uses a classifier, named parameters and batches.
 
-AdamW with Trainer's parameter groups, linear decay to zero without warm-up, clipping by the total norm; the loss is
-the objective's mean over a batch. Activation checkpointing is torch's own `checkpoint` around each transformer block,
-whatever its forward is, with the same dropout masks: its random state is restored for the second time. Knows no task,
-no run, and no file but its checkpoint.
+AdamW with Trainer's parameter groups, linear decay to zero without warm-up, clipping by the total norm. The loss is
+the objective's mean over a batch. Activation checkpointing is torch's `checkpoint` around each transformer block, with
+any patched forward. It restores the random state, so the second pass draws the same dropout masks. Does not know tasks
+or runs, and reads no file except its checkpoint.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from afina.training.mixed_precision import WorkingWeights
 from afina.training.optimizer import L2SP, Recipe, WeightAverage, clip, make_optimizer, set_rate
 
 CHECKPOINT_SHARE = 0.05
-"""Writing checkpoints may take this share of the time between them; slower disks get fewer."""
+"""Maximum share of time spent on writing checkpoints; slower disks get fewer checkpoints."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What training holds, as docs/reference/figures.md defines it; activations are None where there is no figure."""
+    """Memory of training, as docs/reference/figures.md defines it; activations are None if they cannot be measured."""
 
     state_bytes: int
     activation_bytes: int | None = None
@@ -52,12 +52,18 @@ class Measured:
 
 
 class Fit:
-    """A classifier that `method` has prepared, in training from its construction until `finish`.
+    """A training session of a classifier that `method` has prepared, from the constructor to `finish`.
 
-    parameters  those that train, by name; where there are none, nothing is lowered and `advance` does nothing
-    weights     what the model computes in, and the float32 weights that are trained
-    inputs      what its steps compute their outputs from
-    account     what has been done so far
+    Attributes:
+        classifier: The classifier.
+        method: The method.
+        objective: Gives the loss.
+        loader: Gives the batches.
+        recipe: How to train.
+        parameters: Trained parameters by name. If empty, weights stay float32 and `advance` does nothing.
+        weights: The weights in the compute dtype, and the float32 weights that are trained.
+        inputs: Compute the outputs of a step.
+        account: Progress so far.
     """
 
     def __init__(
@@ -82,8 +88,8 @@ class Fit:
         brought = {name: trained[name] for name in sorted(method.pretrained(model))}
         if recipe.pull and self.parameters and not brought:
             raise InvalidStudy(
-                f"method {method.name}: it trains no weight that the model brought, so `pull` has nowhere to pull. "
-                "Set it for methods such as full alone.",
+                f"method {method.name}: the method trains no weight of the backbone, so `pull` has no effect. "
+                "Use `pull` only with methods such as full.",
                 code="option.inapplicable",
                 method=method.name,
                 option="pull",
@@ -93,7 +99,7 @@ class Fit:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the parameters."""
         return next(self.classifier.parameters()).device
 
     def advance(
@@ -104,12 +110,16 @@ class Fit:
         listen: Listener = ignore,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take the steps that are left.
+        """Take the remaining steps.
 
-        stop  steps in all after which to pause; called again, it goes on as if it had not. None: the last
-        keep  called now and then with the account; writes a checkpoint
-        stopped  asked after each step: whether to keep what there is and raise KeyboardInterrupt
-        Raises Diverged at the first loss that is not a finite number.
+        Args:
+            stop: Pause after this many steps in total; a later call continues with the same result. None: all steps.
+            keep: Called with the account from time to time, to write a checkpoint.
+            listen: Receives a `Progress` after every step.
+            stopped: Called after every step. If true, a checkpoint is kept and KeyboardInterrupt is raised.
+
+        Raises:
+            Diverged: A loss is NaN or infinite.
         """
         if not self.parameters:
             return
@@ -124,7 +134,7 @@ class Fit:
             pace = (account.tokens - tokens) / (account.seconds["train"] - seconds)
             left = (meter.now() - began) / (done - first) * (steps - done)
             listen(Progress("train", done, steps, loss, pace, left))
-            # The last step is never kept: a run killed after it takes it again, and so measures its memory.
+            # The last step is never checkpointed: a run killed after it takes the step again and so measures memory.
             ends = stopped()
             if keep and done < steps and (ends or meter.now() - last_kept >= pause):
                 start = meter.now()
@@ -135,15 +145,18 @@ class Fit:
                 raise KeyboardInterrupt
 
     def begin(self) -> None:
-        """Ready the model for steps, whatever it did before."""
+        """Prepare the model for training steps, in whatever state it is."""
         keep_freed()
         self.inputs.begin()
         self.weights.refresh()
 
     def step(self, batch: Any) -> float:
-        """Take the next step, on a batch as `inputs` has them, and account for it; its loss.
+        """Take the next step on a batch from `inputs`, record it in the account, and return the loss.
 
-        Its seconds begin with the batch in place. Raises Diverged.
+        The recorded time starts when the batch is on the device.
+
+        Raises:
+            Diverged: The loss is NaN or infinite.
         """
         account, recipe = self.account, self.recipe
         parts = self.inputs.parts(batch)
@@ -154,7 +167,7 @@ class Fit:
         spent = meter.now() - ready
         if not math.isfinite(loss):
             raise Diverged(
-                f"step {account.step + 1} of {recipe.steps}: the loss is {loss}. "
+                f"step {account.step + 1} of {recipe.steps}: the loss is {loss}, expected a finite number. "
                 f"Lower the learning rate (it was {recipe.learning_rate:g}).",
                 step=account.step + 1,
                 steps=recipe.steps,
@@ -167,7 +180,7 @@ class Fit:
         return loss
 
     def update(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
-        """Move the weights by the gradients of the parts of a batch; its mean loss, float32, detached."""
+        """Update the weights with the gradients of a batch's parts; return the batch's mean loss, float32, detached."""
         self.weights.clear()
         loss = self._backward(parts)
         clip(self.optimizer, self.weights.norm(), self.recipe.clip)
@@ -182,7 +195,7 @@ class Fit:
         total = torch.zeros((), device=parts[0].targets.device)
         for part, count in zip(parts, learnt, strict=True):
             if not count:
-                continue  # none of its tokens is to be learnt: its mean would be NaN
+                continue  # the part has no token to learn, and its mean loss would be NaN
             loss = self._loss(part)
             if len(parts) > 1:
                 loss = loss * (count / sum(learnt))
@@ -194,10 +207,9 @@ class Fit:
         return self.objective.loss(self.inputs.outputs(part), part.targets, self.recipe.label_smoothing)
 
     def score(self, split: EncodedSplit, metric: str, listen: Listener = ignore) -> ValidationScore:
-        """How well it does on `split` so far, by `metric`, in training's own precision, which is good enough to choose
-        by.
+        """Evaluate the current weights on `split` by `metric`, in the compute dtype, which suffices to select settings.
 
-        Without figures where the last step has spoilt the weights.
+        The score has no figures if the last step made an output NaN or infinite.
         """
         account, steps = self.account, self.recipe.steps
         with (clock := meter.Meter(self.device)).phase("evaluate"):
@@ -216,36 +228,37 @@ class Fit:
         )
 
     def checkpoint(self, path: Path, key: str) -> None:
-        """Write all that `resume` needs, in place of what was there."""
+        """Write a checkpoint for `resume`; replaces the previous one."""
         checkpoint.save(path, key, self.weights.trained, self.optimizer, self.account, self.average.weights)
 
     def resume(self, path: Path, key: str) -> None:
-        """Go on from the checkpoint with that key; where there is none that is whole, nothing changes."""
+        """Continue from the checkpoint with this key; if it is missing or damaged, nothing changes."""
         self.account = checkpoint.load(path, key, self.weights.trained, self.optimizer, self.average.weights)
 
     @property
     def state_bytes(self) -> int:
-        """Parameters, gradients, the optimiser's state, and what the inputs, a pull and a mean keep."""
+        """Bytes of parameters, gradients, optimiser state, and tensors kept for inputs, pull and averaging."""
         weights = [*self.classifier.parameters(), *self.weights.trained.values(), *held_tensors(self.classifier)]
         held = [*self.inputs.held, *self.pull.held, *self.average.weights.values()]
         return meter.state_bytes([*weights, *held], self.optimizer)
 
     def activation_bytes(self, part: MicroBatch) -> int:
-        """What a forward pass over `part` keeps for the backward pass."""
+        """Return the bytes that a forward pass over `part` keeps for the backward pass."""
         return meter.activation_bytes(self.classifier, lambda: self._loss(part))
 
     def measure(self) -> Measured:
-        """What it holds after its last step, and what the largest part of a batch keeps besides."""
+        """Measure memory after the last step: the state, and the activations of the largest part of a batch."""
         if not self.parameters or self.recipe.checkpointing:
-            return Measured(self.state_bytes)  # what a block computes again is not saved, and cannot be counted
+            return Measured(self.state_bytes)  # activations that are recomputed are not saved and cannot be counted
         largest = self.inputs.largest(self.loader, self.recipe)
         return Measured(self.state_bytes, self.activation_bytes(self.inputs.stand_in(largest)), len(largest.tokens))
 
     def finish(self, reopen: Callable[[], Classifier]) -> Classifier:
-        """End the session: the trained classifier in float32, to evaluate, probe and save.
+        """End the session and return the trained classifier in float32, ready to evaluate, probe and save.
 
-        reopen  gives a fresh one, prepared by the method: the frozen weights are read again rather than kept beside
-                their lowered copies while training
+        Args:
+            reopen: Returns a new classifier that the method has prepared. Reading the frozen weights again saves the
+                memory of float32 copies during training.
         """
         self.average.settle()
         self.weights.settle()
@@ -259,9 +272,9 @@ class Fit:
 
 
 def checkpoint_blocks(body: Any) -> None:
-    """Checkpoint every block of `body`, a transformer without head, in place; in training only.
+    """Apply activation checkpointing to every block of `body`, in place; effective in training only.
 
-    Not through transformers' switch: its name changes between versions, and it passes by a forward that is replaced.
+    transformers' own switch is not used: its name changes between versions, and it bypasses a patched forward.
     """
     for block in blocks_of(body):
         patch(block, Patch.CHECKPOINT, _checkpointed, call_of(block))

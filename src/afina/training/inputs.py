@@ -1,9 +1,8 @@
-"""Inputs of a step: what it computes its outputs from. Texts, through the whole model; or, where the head alone trains,
-features of the texts, which the frozen body gives once and which are kept.
+"""Inputs of a training step: packed texts through the whole model, or features of texts if only the head trains.
 
-Features are computed in predicting's batches and without dropout, in training's precision. So many steps cost what
-reading each text once costs. Knows a classifier, batches and how to train; no optimiser, and of a method only what
-trains.
+Features are the frozen body's outputs. They are computed once for each text and kept, so all steps together cost one
+forward pass over each text. They are computed without dropout, in the batches of prediction and the compute dtype of
+training. Does not know optimisers, and knows only which parts a method trains.
 """
 
 from __future__ import annotations
@@ -27,35 +26,35 @@ from afina.training.optimizer import Recipe
 
 
 class MicroBatch(Protocol):
-    """What is computed at once of a batch; its length is the number of its examples."""
+    """A part of a batch that is computed at once; its length is the number of examples."""
 
     @property
     def learnt(self) -> int:
-        """How many targets its mean loss is the mean of."""
+        """Number of targets that the mean loss is taken over."""
 
     @property
     def targets(self) -> Tensor:
-        """What is to be learnt, as the objective has it."""
+        """Targets as the objective's loss takes them."""
 
     def __len__(self) -> int:
-        """Examples."""
+        """Return the number of examples."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextBatch:
-    """A packed batch, and its layout where that is made already."""
+    """A packed batch, with its layout if already computed."""
 
     packed: Packed
     layout: Layout | None = None
 
     @property
     def targets(self) -> Tensor:
-        """The batch's."""
+        """Targets of the batch."""
         return self.packed.targets
 
     @property
     def learnt(self) -> int:
-        """The batch's."""
+        """Number of targets to learn in the batch."""
         return self.packed.learnt
 
     def __len__(self) -> int:
@@ -63,9 +62,12 @@ class TextBatch:
 
 
 class Inputs(ABC):
-    """Of one training session.
+    """Inputs of the steps of one training session.
 
-    classifier  in the weights that it trains in;  loader  its examples;  recipe  its steps
+    Attributes:
+        classifier: In the weights that it computes with.
+        loader: Gives the examples.
+        recipe: How to train.
     """
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
@@ -73,130 +75,134 @@ class Inputs(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the classifier."""
         return next(self.classifier.parameters()).device
 
     @property
     def held(self) -> Sequence[Tensor]:
-        """What is kept from step to step, beside weights."""
+        """Tensors kept between steps, beside weights."""
         return ()
 
     @abstractmethod
     def begin(self) -> None:
-        """Ready the model for steps, whatever it did before."""
+        """Prepare the model for training steps, in whatever state it is."""
 
     @abstractmethod
     def batches(self, start: int, stop: int) -> Iterator[Any]:
-        """The batches of steps start, ..., stop - 1."""
+        """Yield the batches of steps start, ..., stop - 1."""
 
     @abstractmethod
     def parts(self, batch: Any) -> Sequence[MicroBatch]:
-        """What is computed at once of a batch, on the device."""
+        """Return the parts of a batch that are computed at once, on the device."""
 
     @abstractmethod
     def tokens(self, batch: Any) -> int:
-        """Those of the batch's texts."""
+        """Return the number of tokens of the batch's texts."""
 
     @abstractmethod
     def prepare(self, step: int) -> None:
-        """What a step needs before its outputs; its time is a part of the step's."""
+        """Compute what a step needs before its outputs; counts towards the step's time."""
 
     @abstractmethod
     def outputs(self, part: Any) -> Tensor:
-        """Logits, float32 [B, width of the head]."""
+        """Return logits, float32 [B, width of the head]."""
 
     @abstractmethod
     def stand_in(self, largest: Packed) -> MicroBatch:
-        """What is computed at once of that batch, which is `largest`, for measuring what it keeps."""
+        """Return the part for the batch `largest`, used to measure activations."""
 
     @abstractmethod
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[MicroBatch]:
-        """Do all that steps need where nothing has values, with what `rehearsal` made; the parts of such a step."""
+        """Run all computations of a step on fake tensors from `rehearsal`; return the parts of such a step."""
 
     @classmethod
     @abstractmethod
     def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Of all that is computed at once in a step, what has the most tokens."""
+        """Return the part with the most tokens that any step computes at once."""
 
     @classmethod
     @abstractmethod
     def computed(cls, loader: Loader, steps: int) -> int:
-        """Tokens that go through the model in so many steps."""
+        """Return the number of tokens that go through the model in `steps` steps."""
 
     @classmethod
     @abstractmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """What `rehearse` takes; made where there are values, for it reads some. layout: the classifier's."""
+        """Return the input of `rehearse`, computed outside of fake tensors; `layout` is the classifier's."""
 
 
 class PackedInputs(Inputs):
-    """Packed batches of texts, through the whole model in training."""
+    """Packed batches of texts, computed by the whole model."""
 
     def begin(self) -> None:
-        """With dropout."""
+        """Switch to training mode, with dropout."""
         self.classifier.train()
 
     def batches(self, start: int, stop: int) -> Iterator[Packed]:
-        """The loader's."""
+        """Yield the loader's batches."""
         return self.loader.batches(start, stop)
 
     def parts(self, batch: Packed) -> Sequence[TextBatch]:
-        """As the recipe bounds them."""
+        """Split the batch at the recipe's limits."""
         return [TextBatch(part.to(self.device)) for part in self.recipe.at_once.parts(batch)]
 
     def tokens(self, batch: Packed) -> int:
-        """All of it."""
+        """Return the number of all tokens."""
         return len(batch.tokens)
 
     def prepare(self, step: int) -> None:
-        """Start the dropout stream of the step, whatever was drawn before."""
+        """Seed the dropout generator for the step, so that dropout does not depend on earlier draws."""
         torch.manual_seed(derive_seed(self.recipe.seed, "dropout", step))
 
     def outputs(self, part: TextBatch) -> Tensor:
-        """By the whole classifier."""
+        """Return the logits of the whole classifier."""
         logits: Tensor = self.classifier(part.packed, part.layout)
         return logits
 
     def stand_in(self, largest: Packed) -> TextBatch:
-        """Itself."""
+        """Return the batch itself."""
         self.prepare(self.recipe.steps)
         return TextBatch(largest.to(self.device))
 
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[TextBatch]:
-        """There is nothing else to do."""
+        """Return the parts unchanged: steps need no further computation."""
         return made
 
     @classmethod
     def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Of all parts."""
+        """Return the largest part of any batch."""
         return loader.largest(recipe.steps, recipe.at_once)
 
     @classmethod
     def computed(cls, loader: Loader, steps: int) -> int:
-        """Those of every batch."""
+        """Return the number of tokens of all batches."""
         return loader.tokens(steps)
 
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """The largest part, twice where a batch has several: from the second on, there are gradients."""
+        """Return the largest part, twice if a batch has several: gradients exist from the second part on."""
         largest = cls.largest(loader, recipe)
         return [TextBatch(largest, layout(largest).made())] * min(2, loader.most_parts(recipe.steps, recipe.at_once))
 
 
 _STEPS_TOGETHER = 64
-"""Steps whose texts are computed together: enough that batches by length lose nothing, and a pause little."""
+"""Maximum number of steps whose texts are computed together. Enough for efficient batches by length; short enough
+that a pause loses little."""
 
 
 def inputs_of(method: Method) -> type[Inputs]:
-    """What the steps of `method` compute their outputs from."""
+    """Return the class of inputs that the steps of `method` use."""
     return FeatureInputs if method.trains_head and not method.trains_body else PackedInputs
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureBatch:
-    """A batch: rows of the features, int64 [B], with their targets.
+    """A batch of features.
 
-    tokens  those of its texts
+    Attributes:
+        rows: int64 [B], rows of the features.
+        targets: [B, ...].
+        tokens: Number of tokens of the texts.
     """
 
     rows: Tensor
@@ -205,7 +211,7 @@ class FeatureBatch:
 
     @property
     def learnt(self) -> int:
-        """One target an example."""
+        """One target for each example."""
         return len(self)
 
     def __len__(self) -> int:
@@ -213,9 +219,10 @@ class FeatureBatch:
 
 
 class FeatureInputs(Inputs):
-    """Float32 [N, width], of the texts of all steps; they become known a stretch of the first epoch's steps at a time.
+    """Features of the texts of all steps, float32 [N, width].
 
-    The stretches depend on nothing but the steps in all, so that a run which pauses, or is resumed, has the same bits.
+    The first epoch computes them in groups of steps. The groups depend only on the total number of steps, so a run
+    that is paused or resumed has bitwise the same result.
     """
 
     def __init__(self, classifier: Classifier, loader: Loader, recipe: Recipe) -> None:
@@ -233,14 +240,14 @@ class FeatureInputs(Inputs):
         return () if self._kept is None else (self._kept,)
 
     def begin(self) -> None:
-        """Without dropout."""
+        """Switch to evaluation mode, without dropout."""
         self.classifier.eval()
         if self._kept is None:
             shape = len(self._examples), self.classifier.model.config.hidden_size
             self._kept = torch.empty(shape, device=self.device)
 
     def batches(self, start: int, stop: int) -> Iterator[FeatureBatch]:
-        """The loader's examples."""
+        """Yield the loader's examples as rows of features."""
         for chosen in self.loader.chosen(start, stop):
             rows, targets = (
                 torch.from_numpy(self._rows[chosen]),
@@ -249,15 +256,15 @@ class FeatureInputs(Inputs):
             yield FeatureBatch(rows, targets, int(self._lengths[chosen].sum()))
 
     def parts(self, batch: FeatureBatch) -> Sequence[FeatureBatch]:
-        """The whole batch."""
+        """Return the whole batch as one part."""
         return [FeatureBatch(batch.rows.to(self.device), batch.targets.to(self.device), batch.tokens)]
 
     def tokens(self, batch: FeatureBatch) -> int:
-        """Whether they are read now or were before."""
+        """Return the number of tokens of the batch's texts, computed now or earlier."""
         return batch.tokens
 
     def prepare(self, step: int) -> None:
-        """Compute the features that it needs and that are not there: in the first epoch its stretch's, else all."""
+        """Compute missing features: those of the step's group in the first epoch, all later."""
         late = step >= self.loader.steps_per_epoch
         for start, stop in [each for each in self._missing if late or each[0] <= step < each[1]]:
             for indices, packed in _batches(self.loader, self._examples, start, stop):
@@ -271,35 +278,35 @@ class FeatureInputs(Inputs):
             self._kept.index_copy_(0, rows.to(self.device), features)
 
     def outputs(self, part: FeatureBatch) -> Tensor:
-        """By the head alone."""
+        """Return the head's logits."""
         assert self._kept is not None
         return self.classifier.answer(self._kept.index_select(0, part.rows))
 
     def stand_in(self, largest: Packed) -> FeatureBatch:
-        """As many rows."""
+        """Return as many rows as the batch has examples."""
         count = len(largest)
         rows = torch.zeros(count, dtype=torch.int64, device=self.device)
         return FeatureBatch(rows, largest.targets.to(self.device), len(largest.tokens))
 
     def rehearse(self, made: Sequence[TextBatch]) -> Sequence[FeatureBatch]:
-        """Compute the largest batch of texts; the step's batch is the last of `made`."""
+        """Compute the largest batch of texts; the last item of `made` is the step's batch."""
         texts, batch = made
         self._compute(texts, torch.zeros(len(texts), dtype=torch.int64))
         return [self.stand_in(batch.packed)]
 
     @classmethod
     def largest(cls, loader: Loader, recipe: Recipe) -> Packed:
-        """Of whole batches."""
+        """Return the largest whole batch."""
         return loader.largest(recipe.steps)
 
     @classmethod
     def computed(cls, loader: Loader, steps: int) -> int:
-        """Those of each text, once."""
+        """Return the number of tokens of all texts, each counted once."""
         return int(loader.encoded.lengths[_examples(loader, steps)].sum())
 
     @classmethod
     def rehearsal(cls, loader: Loader, recipe: Recipe, layout: Callable[[Packed], Layout]) -> list[TextBatch]:
-        """The largest batch of texts that is read, and the largest of a step."""
+        """Return the largest batch of texts that is computed, and the largest batch of a step."""
         examples = _examples(loader, recipe.steps)
         stretches = _stretches(min(recipe.steps, loader.steps_per_epoch))
         read = chain.from_iterable(_batches(loader, examples, start, stop) for start, stop in stretches)
@@ -308,12 +315,12 @@ class FeatureInputs(Inputs):
 
 
 def _examples(loader: Loader, steps: int) -> np.ndarray:
-    """Every example of so many steps once, in the order of the first epoch."""
+    """Return every example of the first `steps` steps once, in the order of the first epoch."""
     return loader.order(0)[: steps * loader.batch_size]
 
 
 def _stretches(steps: int) -> Iterator[tuple[int, int]]:
-    """The first epoch's steps in pieces (first, last + 1), small ones first: what few steps need is little."""
+    """Yield groups (first, last + 1) of the first epoch's steps, small groups first: a few steps need few texts."""
     start = 0
     while start < steps:
         stop = min(start + min(max(start, 1), _STEPS_TOGETHER), steps)

@@ -1,8 +1,8 @@
-"""Working weights: what a model computes in while it trains, beside the float32 weights that are trained.
+"""Mixed precision: the weights that a model computes with in training, and the float32 weights that are trained.
 
-In float32 they are the same tensors. In bfloat16 the model holds bfloat16 weights, so that no step casts a
-frozen one; each trained one has a float32 master that the optimiser updates, and is written anew from it
-after every step. The head stays float32. Knows parameters and what a method says of them, no batch and no step.
+In float32, both are the same tensors. In bfloat16, the model holds bfloat16 weights, so no step casts a frozen weight.
+Each trained weight has a float32 master copy: the optimiser updates the copy, and the bfloat16 weight is written from
+it after every step. The head stays float32. Does not know batches or steps.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from afina.models.kernels.patches import Patch, pack, patch
 
 
 class WorkingWeights:
-    """Lower the weights of `model` to `dtype`, but for its head.
+    """The weights of `model` in `dtype`, except for the head, which stays float32.
 
-    parameters  those that train, by name
-    packs       whether frozen weights may be packed
-    unlowered   names of parameters that stay float32
-    trained     float32, by the same names: what the optimiser gets, and what is saved in the end
-    copies      bytes of what packed weights hold for the backward pass, which a GPU needs no copy for
+    Attributes:
+        parameters: Trained parameters by name.
+        trained: float32 weights by the same names: the optimiser updates them, and they are saved in the end.
+        lowered: Whether `dtype` is not float32.
+        copies: Bytes that packed weights use for the backward pass; a GPU needs no such copies.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class WorkingWeights:
 
     @classmethod
     def of(cls, method: Method, model: Any, dtype: torch.dtype) -> Self:
-        """Those of a model that `method` has prepared."""
+        """Return the working weights of a model that `method` has prepared."""
         return cls(model, method.trainable(model), dtype, packs=method.packs, unlowered=method.unlowered(model))
 
     def _lower(self, parameter: Parameter, name: str | None, dtype: torch.dtype) -> None:
@@ -77,7 +77,7 @@ class WorkingWeights:
         parameter.data = parameter.data.to(dtype)
 
     def clear(self) -> None:
-        """Forget the gradients of the last step; their memory is kept for the next."""
+        """Clear the gradients of the last step; their memory is reused."""
         for rows in self._rows:
             rows.clear()
         for master in self._masters:
@@ -88,7 +88,7 @@ class WorkingWeights:
                 parameter.grad = None
 
     def norm(self) -> Tensor:
-        """The total norm of the gradients, a float32 scalar: what `torch.nn.utils.get_total_norm` gives of them all."""
+        """Return the total norm of all gradients, a float32 scalar, equal to `torch.nn.utils.get_total_norm`."""
         known = {id(rows.weight): rows.norm() for rows in self._rows if rows.used}
         known |= {id(master.weight): master.norm for master in self._masters if master.passes == 1}
         grads = [p.grad for p in self.trained.values() if p.grad is not None and id(p) not in known]
@@ -98,22 +98,22 @@ class WorkingWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Write the working weights anew from what was trained."""
-        by_rows = {id(rows.weight) for rows in self._rows}  # read from the float32 weight itself
+        """Write the model's weights from the trained float32 weights."""
+        by_rows = {id(rows.weight) for rows in self._rows}  # look-up reads the float32 weight itself
         stale = [name for name, weight in self.trained.items() if weight is not self.parameters[name]]
         stale = [name for name in stale if id(self.trained[name]) not in by_rows]
         if stale:
             torch._foreach_copy_([self.parameters[n].data for n in stale], [self.trained[n].data for n in stale])
 
     def settle(self) -> None:
-        """Give the model its trained weights in float32; frozen ones stay lowered."""
+        """Give the model its trained weights in float32; frozen weights stay in `dtype`."""
         if self.lowered:
             for name, parameter in self.parameters.items():
                 parameter.data = self.trained[name].data
 
 
 def first_with_gradient(blocks: Block, trained: Iterable[str]) -> float:
-    """The first block, counted from 0, that a gradient passes through where these parameters train; infinity: none."""
+    """Return the first block (from 0) that a gradient passes through if `trained` train; infinity: no block."""
     first = math.inf
     for name in trained:
         index = blocks.index(name)
@@ -125,11 +125,14 @@ def first_with_gradient(blocks: Block, trained: Iterable[str]) -> float:
 
 
 class _Master:
-    """The float32 weight behind a lowered parameter. It is handed each gradient as soon as that is finished, so that
-    only one is ever held in both precisions, and its norm is taken while it is still in the processor's cache.
+    """The float32 weight behind a lowered parameter.
 
-    passes  backward passes since the last step
-    norm    of the first one's gradient
+    Each gradient is converted as soon as it is finished. Only one gradient is therefore held in both precisions at a
+    time, and its norm is computed while it is in the processor's cache.
+
+    Attributes:
+        passes: Backward passes since the last step.
+        norm: Norm of the first pass's gradient.
     """
 
     def __init__(self, parameter: Parameter) -> None:
@@ -154,21 +157,21 @@ class _Master:
 
 
 class _Rows:
-    """The gradient of an embedding's float32 weight: only the rows that a batch uses are written, read and cleared."""
+    """The gradient of an embedding's float32 weight; only rows that a batch uses are written, read and cleared."""
 
     def __init__(self, weight: Parameter) -> None:
         self.weight = weight
         self.used: list[Tensor] = []
 
     def add(self, ids: Tensor, gradient: Tensor) -> None:
-        """ids int64 [N], gradient [N, width]."""
+        """Add gradients [N, width] to the rows `ids`, int64 [N]."""
         if self.weight.grad is None:
             self.weight.grad = torch.zeros_like(self.weight)
         self.weight.grad.index_add_(0, ids, gradient.float())
         self.used.append(ids)
 
     def norm(self) -> Tensor:
-        """Of the whole gradient: of the rows used, each weighed by how often it occurs among them."""
+        """Return the norm of the whole gradient, computed from the used rows; divides by a row's repetitions."""
         assert self.weight.grad is not None
         ids = torch.cat(self.used)
         ones = torch.ones(len(ids), device=ids.device)

@@ -1,7 +1,6 @@
-"""Optimizer: AdamW with torch's defaults, which are Trainer's. How to train, in numbers (Recipe); decay toward the
-pretrained weights (L2SP); the mean of the last steps' weights (WeightAverage).
+"""Optimiser: AdamW with torch's defaults (as in Trainer), training settings, L2-SP and weight averaging.
 
-Knows parameters by name; no batch and no loss.
+Does not know batches or losses.
 """
 
 from __future__ import annotations
@@ -20,19 +19,20 @@ from afina.methods.method import Method
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
+    """Settings of training.
 
-    steps               optimiser steps in all; the horizon of the decay
-    learning_rate       at the first step; falls linearly to zero after the last
-    weight_decay        of the parameters that the method says decay
-    clip                largest total norm of the gradients
-    seed                of the dropout stream
-    checkpoint_seconds  shortest time between checkpoints
-    at_once             the most of a batch that is computed at once; the gradients of its parts are added up
-    checkpointing       keep only each block's input for the backward pass
-    label_smoothing     share of a target that is spread over all labels
-    average             share of the steps, the last ones, whose weights are averaged in the end
-    pull                decay of the backbone's own weights toward where they began, in the place of weight decay
+    Attributes:
+        steps: Total number of optimiser steps; the learning rate decays over them.
+        learning_rate: Learning rate of the first step; decays linearly to zero after the last.
+        weight_decay: Weight decay of the parameters that the method names.
+        clip: Maximum total norm of the gradients.
+        seed: Seed of dropout.
+        checkpoint_seconds: Minimum time between checkpoints.
+        at_once: Limits of a micro-batch; gradients of a batch's micro-batches are accumulated.
+        checkpointing: Activation checkpointing: keep only each block's input for the backward pass.
+        label_smoothing: Share of a target that is spread over all labels.
+        average: Share of the last steps whose weights are averaged at the end.
+        pull: Decay of the backbone's own weights towards their start (L2-SP), instead of weight decay.
     """
 
     steps: int
@@ -48,16 +48,20 @@ class Recipe:
     pull: float = 0.0
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.learning_rate * (self.steps - step) / self.steps
 
 
 def make_optimizer(
     model: Any, method: Method, parameters: Mapping[str, Parameter], recipe: Recipe
 ) -> torch.optim.Optimizer:
-    """AdamW in groups by the method's learning-rate multipliers, and by whether a parameter decays.
+    """Return AdamW with parameter groups by learning-rate multiplier and weight decay.
 
-    parameters  float32, by their names in the model; there may be none
+    Args:
+        model: The model that the method has prepared.
+        method: Gives multipliers, and the parameters with weight decay.
+        parameters: float32 parameters by name; may be empty.
+        recipe: Settings of training.
     """
     decaying, multipliers = method.decays(model), method.multipliers(model)
     if recipe.pull:
@@ -76,27 +80,32 @@ def make_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Let the next step take `rate`, times each group's multiplier."""
+    """Set the learning rate of the next step to `rate` times each group's multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["multiplier"]
 
 
 def clip(optimizer: torch.optim.Optimizer, norm: torch.Tensor, largest: float) -> None:
-    """Let the next step see gradients of total norm at most `largest`, as `clip_grad_norm_` would make them.
+    """Clip the gradients of the next step to the total norm `largest`, as `clip_grad_norm_` does.
 
-    norm: what it is now. The fused optimiser divides by `grad_scale` while it reads a gradient, which saves a pass over
-    all of them.
+    The fused optimiser divides by `grad_scale` when it reads a gradient. This saves a pass over all gradients.
+
+    Args:
+        optimizer: The fused optimiser.
+        norm: Current total norm.
+        largest: Maximum total norm.
     """
     optimizer.grad_scale = ((norm + 1e-6) / largest).clamp(min=1.0)  # type: ignore[attr-defined]
     optimizer.found_inf = torch.zeros((), device=norm.device)  # type: ignore[attr-defined]
 
 
 class L2SP:
-    """L2-SP (Li et al. 2018): decay toward the pretrained weights in the place of zero; decoupled, as AdamW's is.
+    """L2-SP (Li et al. 2018): decoupled decay towards the pretrained weights instead of zero.
 
-    strength     of the pull, in the units of weight decay
-    parameters   float32, those that the backbone brought, before the first step
-    multipliers  of their learning rates, by name; 1 for those not named
+    Args:
+        strength: Strength of the decay, in units of weight decay.
+        parameters: The backbone's parameters, float32, before the first step.
+        multipliers: Learning-rate multipliers by name; 1 if missing.
     """
 
     def __init__(self, strength: float, parameters: Mapping[str, Parameter], multipliers: Mapping[str, float]) -> None:
@@ -109,21 +118,26 @@ class L2SP:
 
     @property
     def held(self) -> Sequence[Tensor]:
-        """The start, where it is kept."""
+        """The start weights, if they are kept."""
         return [start for _, starts in self._groups.values() for start in starts]
 
     def apply(self, rate: float) -> None:
-        """w <- w - rate multiplier strength (w - start)."""
+        """Update w <- w - rate * multiplier * strength * (w - start)."""
         for multiplier, (weights, starts) in self._groups.items():
             torch._foreach_lerp_(weights, starts, rate * multiplier * self.strength)
 
 
 class WeightAverage:
-    """The mean of the weights after each of the last steps (Polyak and Juditsky 1992; Izmailov et al. 2018).
+    """Mean of the weights after each of the last steps (Polyak and Juditsky 1992; Izmailov et al. 2018).
 
-    share       of the steps, the last of them at least; 0: nothing is averaged
-    parameters  float32, by name, as they are trained
-    weights     the mean so far, by name; what a checkpoint has to hold
+    Attributes:
+        first: Steps before the first step that is averaged.
+        weights: The mean so far, by name; part of a checkpoint.
+
+    Args:
+        share: Share of the steps that are averaged, at least one step. 0: no averaging.
+        steps: Total number of steps.
+        parameters: Trained float32 parameters by name.
     """
 
     def __init__(self, share: float, steps: int, parameters: Mapping[str, Parameter]) -> None:
@@ -132,12 +146,12 @@ class WeightAverage:
         self.weights = {name: torch.zeros_like(each.data) for name, each in parameters.items() if share}
 
     def take(self, step: int) -> None:
-        """Count in the weights after step number `step`, from 1."""
+        """Include the weights after step number `step`, counted from 1."""
         if self.weights and step > self.first:
             trained = [self._parameters[name].data for name in self.weights]
             torch._foreach_lerp_(list(self.weights.values()), trained, 1 / (step - self.first))
 
     def settle(self) -> None:
-        """Put the mean in the place of the weights."""
+        """Replace the weights by their mean."""
         for name, mean in self.weights.items():
             self._parameters[name].data.copy_(mean)
