@@ -43,11 +43,11 @@ def why_not(backbone: Backbone, parts: dict[str, Method]) -> str | None:
     """What is wrong with two methods, found by what each does alone; None where nothing is."""
     one, other = parts.values()
     if isinstance(one, PeftMethod) and isinstance(other, PeftMethod):
-        return "are peft's, which wraps a model once"
+        return "both wrap the model with peft"
     if trains(backbone, one) & trains(backbone, other):
         return "both train"
     if wraps(backbone, one) & trains(backbone, other) or wraps(backbone, other) & trains(backbone, one):
-        return "to which another part adds"
+        return "but another part adds to the same weight"
     return None
 
 

@@ -47,7 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
 """What layers 32 wide need otherwise, and what makes two types start without effect."""
 
 CONV = "is not supported|not supported, currently|does not support"
-CHANGES = "attached, it changes the logits by"
+CHANGES = "attaching changes the logits by"
 NOTHING = "nothing but the head of this model would train"
 
 FAILS = {

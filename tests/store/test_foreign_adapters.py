@@ -47,7 +47,7 @@ def changed(saved: Path, to: Path, **changes: Any) -> Path:
         ({"init_lora_weights": "pissa"}, "init_lora_weights .* path_initial_model_for_weight_conversion"),
         ({"target_modules": "(([a-z_.0-9]+)+)+X"}, "target_modules .*: no module of the backbone has such a name"),
         ({"target_modules": ["c_attn"], "layers_pattern": "(a+)+X"}, "layers_pattern .* expected names of modules"),
-        ({"invented_by_a_later_peft": 3}, "does not know it for LORA"),
+        ({"invented_by_a_later_peft": 3}, "does not know this setting of LORA"),
     ],
     ids=str,
 )

@@ -1,7 +1,7 @@
-"""Every way of adapting that afina knows; METHODS has them by key, and those that other packages bring as entry points.
+"""The methods: every way of adapting a model. METHODS holds them by key, including those of other packages.
 
-Holds all that differs between methods: no other package knows one by name. Knows no task and no run; starts without
-torch.
+All that differs between methods is in this package; no other package names a method. This package does not know tasks
+or runs, and does not import torch.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ from afina.methods.sum import MULTIPLIER, PLUS, Sum
 from afina.schema import Problem
 
 GROUP = "afina.methods"
-"""The group of entry points by which other packages name their methods' classes."""
+"""Group of entry points through which other packages offer their methods."""
 
 _KEY = re.compile(r"[a-z][a-z0-9-]*")
 
 _OF_A_PACKAGE = (AttributeError, ImportError, LookupError, RuntimeError, SyntaxError, TypeError, ValueError)
-"""What importing somebody's module raises, beside what should end the program."""
+"""Errors that importing another package's module may raise; KeyboardInterrupt and others are not caught."""
 
 
 def entry_point_methods(known: Iterable[str]) -> tuple[dict[str, type[Method]], dict[str, str]]:
-    """The classes that are of use, by key, and why others are not, by the names of their entry points.
+    """Load the methods of other packages.
 
-    known  keys that are taken
+    Args:
+        known: Keys that are taken.
+
+    Returns:
+        The usable classes by key, and for each unusable entry point the reason by its name.
     """
     methods: dict[str, type[Method]] = {}
     refused: dict[str, str] = {}
@@ -49,7 +53,7 @@ def entry_point_methods(known: Iterable[str]) -> tuple[dict[str, type[Method]], 
 
 
 def _load(entry: EntryPoint, taken: set[str], methods: dict[str, type[Method]]) -> str:
-    """Put the class where it belongs; otherwise the reason."""
+    """Add the entry point's class to `methods`, or return the reason why it cannot be used."""
     try:
         kind = entry.load()
     except _OF_A_PACKAGE as error:
@@ -77,25 +81,32 @@ METHODS: dict[str, type[Method]] = {
         *(BottleneckAdapter, PromptTuning, PrefixTuning, PreLayer, PreLayer46080),
     )
 }
-"""In the order of the paper's tables, what it has not beside what is like it; then what other packages bring. Each can
-be made without being told anything, so that all may be listed, counted and foreseen."""
+"""Methods by key: in the order of the paper's tables, each further method beside a similar one, then those of other
+packages. Every method can be built without arguments, so all can be listed, counted and planned."""
 
 NEEDS_SETTINGS: dict[str, type[Method]] = {PeftType.name: PeftType}
-"""Methods that have to be told something, and so are not in METHODS."""
+"""Methods that need hyperparameters, and are therefore not in METHODS."""
 
 _OUTSIDE, REFUSED = entry_point_methods(METHODS | NEEDS_SETTINGS)
-"""REFUSED: by the name of another package's entry point, why its method is not among METHODS."""
+"""REFUSED: for each unusable entry point, the reason by its name."""
 
 METHODS |= _OUTSIDE
 
 MOST_MULTIPLIER = 1e6
-"""Far more than any use of it."""
+"""Exclusive upper bound of a learning-rate multiplier, far above useful values."""
 
 
 def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str = "") -> Method:
-    """The method of that key with these hyperparameters; of `a+b`, those of each part in a table of its own.
+    """Return a method with these hyperparameters; for `a+b`, each part's hyperparameters are in a table of its own.
 
-    Raises UnknownName, InvalidStudy.
+    Args:
+        name: Key in METHODS, or several keys joined by "+".
+        hyperparameters: By name.
+        where: Begins error messages.
+
+    Raises:
+        UnknownName: There is no such method or hyperparameter.
+        InvalidStudy: A value is invalid, or parts contradict each other.
     """
     given = dict(hyperparameters or {})
     if name == SavedPeft.name and given and "type" not in given:
@@ -124,7 +135,7 @@ def make(name: str, hyperparameters: Mapping[str, Any] | None = None, where: str
 
 
 def accepted(name: str, where: str = "") -> set[str]:
-    """Names of the hyperparameters of the method of that key; of `a+b`, its parts. Raises UnknownName."""
+    """Return the names of a method's hyperparameters; for `a+b`, its parts. Raises UnknownName."""
     parts = name.split(PLUS)
     kinds = [_kind(part, where) for part in parts]
     return kinds[0].accepts() if len(parts) == 1 else set(parts)
@@ -134,7 +145,7 @@ def _kind(name: str, where: str = "") -> type[Method]:
     kinds = METHODS | NEEDS_SETTINGS
     if name in REFUSED:
         raise InvalidStudy(
-            f"{where}: method {name}, of another package, cannot be used: {REFUSED[name]}.",
+            f"{where}: method {name} of another package cannot be used: {REFUSED[name]}. Correct that package.",
             code="method.package-unusable",
             where=where,
             method=name,
@@ -158,7 +169,7 @@ def _sum(name: str, tables: Mapping[str, Any], where: str) -> Sum:
             )
         if part in parts:
             raise InvalidStudy(
-                f"{place}method {name}: {part} twice. Leave one out.",
+                f"{place}method {name}: {part} is named twice. Leave one out.",
                 code="method.sum-contradiction",
                 where=where,
                 method=name,

@@ -1,8 +1,8 @@
-"""Attach a method to a classifier, hold it to the contract before anything is trained, and count what it trains.
+"""Attach a method to a classifier, check the method against its contract, and count trained parameters.
 
-Whatever is to be trained comes by here, so that a method that trains nothing by mistake, or starts from another model
-than the pretrained one, costs seconds and not a run. Parameters are counted from a configuration alone. Knows no
-method by name.
+All training starts here. A method that trains nothing by mistake, or changes the pretrained model's outputs at the
+start, therefore fails in seconds and not after a run. Counting needs only a configuration. Does not know methods by
+name.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ from afina.models.classifier import Classifier, ParameterCounts, count_parameter
 from afina.models.pretrained import meta_model
 
 TOLERANCE = 1e-5
-"""Largest change of a logit at attach, relative to the largest logit."""
+"""Maximum change of a logit by attaching, relative to the largest logit."""
 
 
 def attach(classifier: Classifier, method: Method) -> None:
-    """Let `method` prepare the classifier, which is in evaluation afterwards. Draws only what the method draws.
+    """Let `method` prepare the classifier, and switch to evaluation mode. Draws only the method's random numbers.
 
-    Raises InvalidStudy where other parts train than the method says, or the logits of a few tokens change; on the
-    `meta` device there are no logits, and of a method that starts apart they do change: only the parts are checked.
-    Raises it too for a method that reads frozen weights, where these are held in another form.
+    The logits of a few tokens are compared before and after, except on the `meta` device and for a method with
+    `starts_apart`.
+
+    Raises:
+        InvalidStudy: Other parts train than the method states, or the logits change, or the method reads frozen
+            weights that are stored in another precision.
     """
     if classifier.precision != FLOAT and not method.packs:
         raise InvalidStudy(
-            f"method {method.name}: it reads the backbone's weights, which precision {classifier.precision} holds in "
-            "another form. Train another method, or leave `precision` out.",
+            f"method {method.name}: the method needs the backbone's weights as floats, but precision "
+            f"{classifier.precision} stores them in another form. Use another method, or leave `precision` out.",
             code="method.precision-unsupported",
             method=method.name,
         )
@@ -53,10 +56,10 @@ def attach(classifier: Classifier, method: Method) -> None:
         return
     after = _logits(classifier)
     change = float((after - before).abs().max() / before.abs().max().clamp(min=torch.finfo(before.dtype).tiny))
-    if not change <= TOLERANCE:  # refuses NaN as well
+    if not change <= TOLERANCE:  # NaN fails too
         raise InvalidStudy(
-            f"method {method.name}: attached, it changes the logits by {change:.1e} of the largest before any step; "
-            f"at most {TOLERANCE:.0e} may be. What it adds has to start without effect, as LoRA's B at zero.",
+            f"method {method.name}: attaching changes the logits by {change:.1e} of the largest logit, expected at "
+            f"most {TOLERANCE:.0e}. What the method adds has to start without effect, such as LoRA's B at zero.",
             code="method.changes-logits",
             method=method.name,
             change=change,
@@ -69,15 +72,15 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
     if method.trains_body and not body:
         what = "nothing but the head" if head else "nothing"
         raise InvalidStudy(
-            f"method {method.name}: {what} of this model would train. Name parameters or modules that it has.",
+            f"method {method.name}: {what} of this model would train. Name parameters or modules of this model.",
             code="method.trains-wrong",
             trained=what,
             method=method.name,
         )
     if method.trains_head and not head:
         raise InvalidStudy(
-            f"method {method.name}: the head would not train, and so stay the random one that it is. Let it require "
-            'gradients (in peft: task_type="SEQ_CLS", or modules_to_save), or say that it stays frozen (trains_head).',
+            f"method {method.name}: the head would not train, so it would stay random. Let the head require gradients "
+            '(in peft: task_type="SEQ_CLS", or modules_to_save), or set trains_head to False.',
             code="method.trains-wrong",
             method=method.name,
             parameter="head",
@@ -85,7 +88,8 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
     surplus = ([] if method.trains_body else body) + ([] if method.trains_head else head)
     if surplus:
         raise InvalidStudy(
-            f"method {method.name}: {surplus[0]} would train ({len(surplus)} such), which it says stays frozen.",
+            f"method {method.name}: {surplus[0]} would train, one of {len(surplus)} parameters that the method "
+            "states are frozen. Freeze these parameters in `attach`.",
             code="method.trains-wrong",
             method=method.name,
             parameter=surplus[0],
@@ -94,7 +98,7 @@ def _check_parts(method: Method, trained: Mapping[str, Parameter]) -> None:
 
 @torch.no_grad()
 def _logits(classifier: Classifier) -> Tensor:
-    """Of two sequences of a few tokens, without dropout."""
+    """Return the logits of two short sequences, without dropout."""
     device = next(classifier.parameters()).device
     logits: Tensor = classifier.eval()(pack([np.arange(1, 6), np.arange(6, 9)]).to(device))
     return logits
@@ -102,9 +106,12 @@ def _logits(classifier: Classifier) -> Tensor:
 
 @dataclass(frozen=True)
 class BackboneCounts:
-    """A backbone's parameters with a head for two labels, and what each method trains of it or beside it.
+    """Parameter counts of a backbone with a head for two labels.
 
-    methods  with the settings that `count` was given;  as_run  as a run counts, by the methods' defaults
+    Attributes:
+        total: Parameters of the classifier without a method.
+        methods: Trained parameters by method, with the settings given to `count`.
+        as_run: Trained parameters by method, with default settings.
     """
 
     total: int
@@ -113,11 +120,15 @@ class BackboneCounts:
 
 
 def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> BackboneCounts:
-    """Counts for two labels, from the configuration at that address.
+    """Count parameters for two labels, from a configuration. Methods that do not support the family are left out.
 
-    settings  by method, hyperparameters that its count is wanted with; where none are given, its defaults
-    The total is the unadapted classifier's. A method that has no meaning for the family is left out. Raises NotFound,
-    InvalidStudy.
+    Args:
+        address: The backbone's address.
+        settings: Hyperparameters by method. Missing: the defaults.
+
+    Raises:
+        NotFound: There is no such backbone.
+        InvalidStudy: The backbone or a setting is not supported.
     """
     total = sum(parameter.numel() for parameter in meta_model(address).parameters())
     run = dict(_served(address, METHODS))
@@ -126,9 +137,11 @@ def count(address: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxy
 
 
 def applicable(address: str, names: Iterable[str] = tuple(METHODS)) -> list[str]:
-    """Those of `names` that have a meaning for the backbone whose configuration is at that address.
+    """Return the methods among `names` that support the backbone at `address`.
 
-    Raises NotFound, InvalidStudy for an address.
+    Raises:
+        NotFound: There is no such backbone.
+        InvalidStudy: The backbone is not supported.
     """
     meta_model(address)
     return [name for name, _ in _served(address, names)]

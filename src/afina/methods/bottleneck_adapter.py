@@ -1,7 +1,7 @@
-"""Adapters: small bottleneck modules in every block train, all else of the body stays frozen.
+"""Adapters: small bottleneck modules in every block train, the rest of the body stays frozen.
 
-`houlsby` behind attention and MLP (Houlsby et al. 2019), `pfeiffer` behind the MLP alone (Pfeiffer et al. 2021),
-`parallel` beside the MLP, scaled (He et al. 2022). Houlsby et al. train the norms as well: `adapter+layernorm`.
+`houlsby`: behind attention and MLP (Houlsby et al. 2019). `pfeiffer`: behind the MLP (Pfeiffer et al. 2021).
+`parallel`: beside the MLP, scaled (He et al. 2022). Houlsby et al. also train the norms: `adapter+layernorm`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from afina.models.kernels.layer_changes import BatchedAdapter, LayerChange
 
 _LARGEST = 1e6
-"""Scale; far more than any use of it."""
+"""Maximum of `scale`, far above useful values."""
 
 
 @dataclass(frozen=True)
 class BottleneckAdapter(Method):
-    """Trains the modules that it adds, and the head.
+    """Adapters: trains added bottleneck modules and the head.
 
-    kind       where they are, and with it their nonlinearity: GELU for `houlsby`, ReLU for the others
-    reduction  the hidden states' width is divided by this inside a module
-    scale      what the output of a `parallel` one is multiplied by; the others add theirs as it is
+    Attributes:
+        kind: Position of the modules, and their nonlinearity: GELU for `houlsby`, ReLU for the others.
+        reduction: The modules' inner width is the width of the hidden states divided by this.
+        scale: Factor of a `parallel` module's output; the other kinds have no factor.
     """
 
     name: ClassVar[str] = "adapter"
@@ -44,7 +45,7 @@ class BottleneckAdapter(Method):
     scale: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # refuses NaN as well
+        if self.reduction < 1 or not 0 < self.scale <= _LARGEST:  # NaN fails too
             raise InvalidStudy(
                 f"method adapter: reduction={self.reduction}, scale={self.scale}; "
                 f"expected reduction >= 1 and 0 < scale <= {_LARGEST:,.0f}.",
@@ -55,7 +56,7 @@ class BottleneckAdapter(Method):
             )
 
     def attach(self, model: Any) -> Any:
-        """Add the modules, whose output is 0 at first; no parameter that was there is renamed."""
+        """Add the modules, whose outputs are 0 before training. No existing parameter is renamed."""
         from afina.models.added_modules import BOTTLENECK, Bottleneck, behind, beside
         from afina.models.kernels.patches import Patch, call_of, patch
 
@@ -74,13 +75,13 @@ class BottleneckAdapter(Method):
         return model
 
     def owns(self, name: str) -> bool:
-        """What it adds, and the head."""
+        """Whether the parameter belongs to an added module or to the head."""
         from afina.models.added_modules import BOTTLENECK
 
         return BOTTLENECK in name.split(".") or is_head(name)
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Each module, at the one that it belongs to."""
+        """Return each bottleneck as a change of the module that it belongs to."""
         from afina.models.added_modules import BOTTLENECK, BottleneckChange
         from afina.models.kernels.layer_changes import BatchedAdapter
 

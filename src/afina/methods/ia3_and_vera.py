@@ -1,4 +1,4 @@
-"""(IA)^3 and VeRA: trained vectors that scale what is frozen, by peft. Starts without torch."""
+"""(IA)^3 and VeRA: trained vectors that scale frozen weights, implemented by peft. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from afina.models.architectures import ARCHITECTURES, architecture_of
 
 @dataclass(frozen=True)
 class Ia3(PeftMethod):
-    """Trains vectors that scale keys, values and the inside of each MLP, and the head (Liu et al. 2022).
+    """(IA)^3: trains vectors that scale keys, values and the MLP's hidden layer, and the head (Liu et al. 2022).
 
-    One at each target, all ones at first.
+    Each target has one vector, which starts as ones.
 
-    targets      names of the scaled modules; by default peft's for the family. Its word for GPT-2's is the fused
-                 projection, so queries are scaled there too
-    feedforward  those of them whose input is scaled, where the others' output is; by default peft's among the targets
+    Attributes:
+        targets: Names of the scaled modules. Default: peft's for the family. For GPT-2, peft names the fused
+            projection, so queries are scaled too.
+        feedforward: Targets whose input is scaled instead of their output. Default: peft's, among the targets.
     """
 
     name: ClassVar[str] = "ia3"
@@ -34,14 +35,14 @@ class Ia3(PeftMethod):
         beyond = sorted(set(self.feedforward) - set(self.targets))
         if self.targets and beyond:
             raise InvalidStudy(
-                f"method ia3: feedforward {beyond[0]!r} is none of the targets. Name it there, too.",
+                f"method ia3: feedforward {beyond[0]!r} is not a target. Add it to `targets`.",
                 code="method.setting-invalid",
                 method="ia3",
                 feedforward=beyond[0],
             )
 
     def for_family(self, family: str) -> Self:
-        """With peft's targets for the family where none are named; every family that afina knows has some."""
+        """Return the method with peft's targets for the family if none are given."""
         from peft.utils.constants import (
             TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as INNER,
         )
@@ -57,7 +58,7 @@ class Ia3(PeftMethod):
         )
 
     def settings(self, model: Any) -> Any:
-        """Raises InvalidStudy for a target that the model lacks."""
+        """Return peft's configuration. Raises InvalidStudy for a target that the model does not have."""
         from peft import IA3Config
 
         family = model.config.model_type
@@ -70,25 +71,26 @@ class Ia3(PeftMethod):
         )
 
     def decays(self, model: Any) -> set[str]:
-        """Not the vectors, which decay would draw away from the one that changes nothing, towards zero."""
+        """Return the parameters with weight decay, without the vectors: decay would move them from 1 towards 0."""
         return {name for name in super().decays(model) if "ia3_l" not in name.split(".")}
 
 
 MOST_RANK = 16_384
-"""The paper's highest is 1,024; two matrices of this many rows and columns are made before anything is looked at."""
+"""Maximum rank. The paper's highest is 1,024. Two matrices of this size are allocated before any check by peft."""
 
 
 @dataclass(frozen=True)
 class Vera(PeftMethod):
-    """Trains two vectors beside each target, and the head (Kopiczko et al. 2024).
+    """VeRA: trains two vectors at each target, and the head (Kopiczko et al. 2024).
 
-    They scale random matrices, which all layers share.
+    The vectors scale random matrices that all layers share.
 
-    r          rank of the shared matrices, which are drawn from `key` again and never saved
-    d_initial  what the inner vectors start at; the outer ones start at zero, so nothing changes at first
-    dropout    probability that an input of the shared matrices is dropped while training
-    key        of the draw
-    targets    names of the adapted modules; by default peft's for the family, else its attention input projections
+    Attributes:
+        r: Rank of the shared matrices. The matrices are drawn again from `key`, and never saved.
+        d_initial: Initial value of the inner vectors. The outer vectors start at zero, so nothing changes at first.
+        dropout: Dropout probability of the shared matrices' inputs.
+        key: Seed of the shared matrices.
+        targets: Names of the adapted modules. Default: peft's for the family, else the attention's input projections.
     """
 
     name: ClassVar[str] = "vera"
@@ -117,18 +119,18 @@ class Vera(PeftMethod):
             )
         if not 0 <= self.key < 2**63:
             raise InvalidStudy(
-                f"method vera: key={self.key}; expected a seed, which is at least 0.",
+                f"method vera: key={self.key}; expected a seed of at least 0.",
                 code="method.setting-invalid",
                 method="vera",
                 key=self.key,
             )
 
     def for_family(self, family: str) -> Self:
-        """With the default targets where none are named."""
+        """Return the method with the default targets if none are given."""
         return self if self.targets else replace(self, targets=_usual(family))
 
     def settings(self, model: Any) -> Any:
-        """Raises InvalidStudy for a target that the model lacks."""
+        """Return peft's configuration. Raises InvalidStudy for a target that the model does not have."""
         from peft import VeraConfig
 
         family = model.config.model_type

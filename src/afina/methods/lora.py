@@ -1,4 +1,4 @@
-"""LoRA: W + (alpha / r) B A beside frozen weights W (Hu et al. 2021), by peft; and what is one setting apart."""
+"""LoRA: W + (alpha / r) B A with frozen weights W (Hu et al. 2021), by peft; with rsLoRA, DoRA and LoRA+."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from afina.methods.peft import PeftMethod, check_targets
 from afina.models.architectures import ARCHITECTURES, architecture_of, is_head
 
 MOST_ALPHA = 1e6
-"""Far more than any use of it, and little enough to compute with."""
+"""Maximum of `alpha`, far above useful values and small enough for float arithmetic."""
 
 MOST_PLUS = 1e4
-"""Likewise; 16 is usual."""
+"""Maximum of `plus`; 16 is usual."""
 
 ALL_LINEAR = "all-linear"
-"""As targets: peft's own word for every linear layer but the head."""
+"""As `targets`: every linear layer except the head (peft's name)."""
 
 INITS = {"zero": True, "gaussian": "gaussian", "orthogonal": "orthogonal"}
-"""What `init` may be, and peft's word for it."""
+"""Values of `init`, and peft's names for them."""
 
 REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Starts of peft's that change weights of the backbone, which the adapter's files do not hold."""
+"""Initialisations of peft that change the backbone's weights, which an adapter's files do not contain."""
 
 
 def _as_targets(given: Any) -> Any:
@@ -35,17 +35,19 @@ def _as_targets(given: Any) -> Any:
 
 @dataclass(frozen=True)
 class Lora(PeftMethod):
-    """Trains two low-rank matrices beside each target, and the head.
+    """LoRA: trains two low-rank matrices at each target, and the head.
 
-    r        rank
-    alpha    scale; the update is multiplied by alpha / r
-    dropout  probability that an input of A is dropped while training
-    targets  names of the adapted modules; by default the family's attention input projections. "all-linear": every
-             linear layer but the head
-    rslora   multiply by alpha / sqrt(r) instead (Kalajdzievski 2023)
-    dora     train each row's length apart from its direction: DoRA (Liu 2024)
-    init     of A and B. "zero": B at zero; "gaussian": so, and A normal; "orthogonal": both random, with product zero
-    plus     the learning rate of B, as a multiple of A's: LoRA+ (Hayou 2024)
+    Attributes:
+        r: Rank.
+        alpha: Scale; the update is multiplied by alpha / r.
+        dropout: Dropout probability of A's inputs.
+        targets: Names of the adapted modules. Default: the family's attention input projections. "all-linear": every
+            linear layer except the head.
+        rslora: Multiply by alpha / sqrt(r) instead (Kalajdzievski 2023).
+        dora: DoRA: train the length of each weight row apart from its direction (Liu 2024).
+        init: Initialisation. "zero": B is zero. "gaussian": B is zero and A normal. "orthogonal": both are random and
+            their product is zero.
+        plus: Learning rate of B as a multiple of A's: LoRA+ (Hayou 2024).
     """
 
     name: ClassVar[str] = "lora"
@@ -65,7 +67,7 @@ class Lora(PeftMethod):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _as_targets(self.targets))
-        if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # refuses NaN as well
+        if self.r < 1 or not 0 < self.alpha <= MOST_ALPHA or not 0 <= self.dropout < 1:  # NaN fails too
             raise InvalidStudy(
                 f"method lora: r={self.r}, alpha={self.alpha}, dropout={self.dropout}; "
                 f"expected r >= 1, 0 < alpha <= {MOST_ALPHA:,.0f} and 0 <= dropout < 1.",
@@ -87,9 +89,8 @@ class Lora(PeftMethod):
     def _check_init(self) -> None:
         if self.init.startswith(REWRITING):
             raise InvalidStudy(
-                f"method lora: init={self.init!r} subtracts its start from the weights of the backbone, so that the "
-                "adapter would be of another model than the one that all methods share. "
-                f"Choose one of {', '.join(INITS)}.",
+                f"method lora: init={self.init!r} changes the backbone's weights, but all methods have to share the "
+                f"same backbone. Choose one of {', '.join(INITS)}.",
                 code="method.changes-backbone",
                 method="lora",
                 init=self.init,
@@ -105,8 +106,8 @@ class Lora(PeftMethod):
             )
         if self.init == "orthogonal" and self.r % 2:
             raise InvalidStudy(
-                f"method lora: init='orthogonal' with r={self.r}: A and B get each one half of the rows of an "
-                "orthogonal matrix, so that their product is zero. Choose an even r.",
+                f"method lora: init='orthogonal' with r={self.r}: expected an even r, because A and B each get half of "
+                "the rows of an orthogonal matrix. Choose an even r.",
                 code="method.setting-invalid",
                 method="lora",
                 init=self.init,
@@ -114,13 +115,14 @@ class Lora(PeftMethod):
             )
 
     def for_family(self, family: str) -> Self:
-        """With the family's default targets where none are named."""
+        """Return the method with the family's default targets if none are given."""
         return self if self.targets else replace(self, targets=ARCHITECTURES[family].lora_targets)
 
     def settings(self, model: Any) -> Any:
-        """The product of A and B starts at zero, so nothing changes at first.
+        """Return peft's configuration. The product of A and B starts at zero, so nothing changes at first.
 
-        Raises InvalidStudy for a target that the model lacks, and for a rank that no layer of it is as wide as.
+        Raises:
+            InvalidStudy: The model does not have a target, or the rank is larger than every adapted layer.
         """
         from peft import LoraConfig
 
@@ -131,8 +133,8 @@ class Lora(PeftMethod):
         widest = max(max(shape) for shape in self._adapted(model, everything=everything))
         if self.r > widest:
             raise InvalidStudy(
-                f"method {self.name}: r is {self.r:,}, and the widest layer that it would adapt has {widest:,} inputs "
-                "or outputs. A rank beyond that adds nothing; 4 to 64 are usual.",
+                f"method {self.name}: r is {self.r:,}, but the widest adapted layer has {widest:,} inputs or outputs. "
+                "A larger rank adds nothing. Choose a smaller r; 4 to 64 are usual.",
                 code="method.setting-invalid",
                 method=self.name,
                 r=self.r,
@@ -151,7 +153,7 @@ class Lora(PeftMethod):
         )
 
     def _adapted(self, model: Any, *, everything: bool) -> Iterator[Sequence[int]]:
-        """Shapes of the targets' weights; of one that is no layer but holds some, theirs."""
+        """Yield the shapes of the targets' weights, including layers inside a target."""
         from afina.models.kernels import linear
 
         for name, module in model.named_modules():
@@ -166,11 +168,11 @@ class Lora(PeftMethod):
                     yield from (weight.shape for weight in layer.parameters(recurse=False) if weight.dim() == 2)
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Those of every B, where they are not 1."""
+        """Return the learning-rate multiplier of every B, if it is not 1."""
         if self.plus == 1:
             return {}
         return {name: self.plus for name in self.trainable(model) if "lora_B" in name.split(".")}
 
     def unlowered(self, model: Any) -> set[str]:
-        """DoRA's lengths: a step is small beside them, and bfloat16 has three digits."""
+        """Return DoRA's row lengths, which stay float32: updates are too small for bfloat16's three digits."""
         return {name for name, _ in model.named_parameters() if "lora_magnitude_vector" in name.split(".")}

@@ -1,9 +1,9 @@
-"""The Method contract: one way to adapt a classifier.
+"""The Method contract: a way to adapt a classifier.
 
-A method has four base classes: `Adaptation` is what is attached, what trains and how, and what is saved; `Description`,
-`Serving` and `Format` have defaults. A method has to implement `attach` and to state `name`, `title` and `summary`.
-Training, measuring and saving ask the `Adaptation` alone. `afina.methods.attachment` holds a method to what it says.
-Knows no method; starts without torch.
+A method has four base classes. `Adaptation` says what is attached, trained and saved; `Description`, `Serving` and
+`Format` have defaults. A method must implement `attach` and set `name`, `title` and `summary`. Training, measuring and
+saving only use the `Adaptation`. `afina.methods.attachment` checks a method against its statements. Does not know any
+method, and does not import torch.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 
 class Description:
-    """What tables, tuning and recommendations read of a method. Every method states the first three.
+    """Properties of a method for tables, tuning and recommendations. Every method sets the first three.
 
-    name           key in METHODS
-    title          how tables call it
-    summary        what it does, in a line
-    learning_rate  used where none is given; LoRA's and PreLayer's are the quickstart's, see docs/LOG.md
-    search         values that tuning may give a hyperparameter, beside a learning rate from a tenth of the default to
-                   ten times it; None where there is nothing to tune
-    practical      whether a recommendation considers it
+    Attributes:
+        name: Key in METHODS.
+        title: Name in tables.
+        summary: One line that says what the method does.
+        learning_rate: Default learning rate. LoRA's and PreLayer's are the quickstart's, see docs/LOG.md.
+        search: Values for tuning by hyperparameter, in addition to learning rates from a tenth of the default to ten
+            times the default. None: nothing to tune.
+        practical: Whether a recommendation considers the method.
     """
 
     name: ClassVar[str]
@@ -46,67 +47,75 @@ class Description:
 
 
 REQUIRED = ("name", "title", "summary")
-"""What of a description has no default."""
+"""Attributes of a description without defaults."""
 
 
 class Serving:
-    """How a trained adapter computes beside others; by default with weights of its own."""
+    """How a trained adapter takes part in a mixed batch; by default it does not, and has a model of its own."""
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """What a saved state does in a mixed batch, one of several adapters; None: it needs a model of its own.
+        """Return what a saved adapter does in a mixed batch; None: the adapter needs a model of its own.
 
-        model  attached, on the `meta` device;  state  of such a model;  base  the frozen one, without the method
-        A tensor of the state that is not among its `tensor_names` is a reason to give the adapter a model of its own.
+        An adapter also gets a model of its own if `state` has tensors that are not in the result's `tensor_names`.
+
+        Args:
+            model: A model with the method attached, on the `meta` device.
+            state: The saved tensors.
+            base: The frozen model without the method.
         """
         return None
 
     def merged(self, model: Any) -> Any:
-        """The attached model without what stands beside the backbone's weights, folded into them. Changes `model`.
+        """Merge the additions of an attached model into the backbone's weights; changes and returns `model`.
 
-        What cannot be folded is still there afterwards. Raises InvalidStudy where that cannot even be tried.
+        Additions that cannot be merged stay in the model.
+
+        Raises:
+            InvalidStudy: The method does not support merging.
         """
         return model
 
 
 class Format:
-    """Which files hold a saved state, and what other libraries are told; by default afina's own, and nothing.
+    """Files of a saved adapter for afina and other libraries; by default afina's own format only.
 
-    tensor_file   file that `state` is saved to; named by the library that reads it
-    said_by_peft  whether peft's settings can say what the method trains, beside a wrap: see `in_peft`
+    Attributes:
+        tensor_file: Name of the file that `state` is saved to, as expected by the library that reads it.
+        said_by_peft: Whether peft's settings can express what the method trains, beside a peft method; see `in_peft`.
     """
 
     tensor_file: ClassVar[str] = "delta.safetensors"
     said_by_peft: ClassVar[bool] = False
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """The method in peft's settings: `bias`, or a list of `modules_to_save`. Asked where `said_by_peft`."""
+        """Return the method as peft settings: `bias`, or a list of `modules_to_save`. Only used if `said_by_peft`."""
         return {}
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write the small files with which other libraries read the saved state."""
+        """Write the small files with which other libraries open the saved tensors."""
 
 
 _LATER = "later"
 
 
 def later(default: Any) -> Any:
-    """A hyperparameter that came after adapters without it: at its default, which changes nothing, it is not told.
+    """Return a field for a hyperparameter that was added later; it is left out of `hyperparameters` at its default.
 
-    So runs and adapters from before keep their keys and digests.
+    So runs and adapters from before the hyperparameter keep their keys and digests. The default must change nothing.
     """
     return field(default=default, metadata={_LATER: True})
 
 
 @dataclass(frozen=True)
 class Adaptation(ABC):
-    """What is attached, trained and saved; the fields are the hyperparameters.
+    """What a method attaches, trains and saves; the dataclass fields are the hyperparameters.
 
-    trains_body    whether anything but the head is meant to train
-    head           what the head starts from, where the method is about that (`afina.models.verbalizer`); None: whatever
-                   a run asks for
-    starts_apart   whether attaching it changes the logits, since what it adds has no value without effect
-    packs          whether its frozen weights may be packed while bfloat16 trains; false where what it adds reads them,
-                   rather than calling their layer
+    Attributes:
+        trains_body: Whether the method is meant to train parameters outside the head.
+        head: Initial head that the method requires (`afina.models.verbalizer`). None: as the run says.
+        starts_apart: Whether attaching changes the logits, because the additions cannot start without effect.
+        packs: Whether frozen weights may be packed during bfloat16 training. False if the additions read the weights
+            of a layer instead of calling the layer.
     """
 
     trains_body: ClassVar[bool] = True
@@ -115,12 +124,12 @@ class Adaptation(ABC):
     packs: ClassVar[bool] = True
 
     def for_family(self, family: str) -> Self:
-        """This method with the family's own defaults filled in. Raises InvalidStudy where it has no meaning."""
+        """Return the method with the family's defaults. Raises InvalidStudy if the family is not supported."""
         return self
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The fields as JSON values, without those `later` ones that are at their defaults."""
+        """The fields as JSON values, without `later` fields at their defaults."""
         given = {
             each.name: getattr(self, each.name)
             for each in fields(self)
@@ -130,48 +139,51 @@ class Adaptation(ABC):
 
     @classmethod
     def accepts(cls) -> set[str]:
-        """Names of its hyperparameters."""
+        """Return the names of the hyperparameters."""
         return {each.name for each in fields(cls)}
 
     @property
     def trains_head(self) -> bool:
-        """Whether the head is meant to train."""
+        """Whether the method is meant to train the head."""
         return True
 
     @property
     def takes_positions(self) -> int:
-        """By how much what it adds shortens what a text may have, in tokens."""
+        """Number of tokens by which the method shortens a text's maximum length."""
         return 0
 
     @property
     def trains_nothing(self) -> bool:
-        """Whether the model is evaluated as it is."""
+        """Whether the model is evaluated without training."""
         return not (self.trains_head or self.trains_body)
 
     @abstractmethod
     def attach(self, model: Any) -> Any:
-        """Prepare a `...ForSequenceClassification`: may wrap it. Leaves its logits as they were.
+        """Prepare a `...ForSequenceClassification` and return it, possibly wrapped, with unchanged logits.
 
-        Only the parameters to train require gradients afterwards. Raises InvalidStudy where the model lacks a part.
+        Afterwards only parameters to train require gradients.
+
+        Raises:
+            InvalidStudy: The model does not have a part that the method needs.
         """
 
     def owns(self, name: str) -> bool:
-        """Whether the parameter of that `plain_name` trains because of this method, where others train beside it."""
+        """Whether this method trains the parameter with this `plain_name`, if other methods train beside it."""
         return False
 
     def owned(self, model: Any) -> set[str]:
-        """The `plain_name` of every parameter of a model that it `owns`, where `model` is attached and unwrapped."""
+        """Return the `plain_name` of every parameter that the method `owns`; `model` is attached and unwrapped."""
         names = (plain_name(name) for name, _ in model.named_parameters())
         return {name for name in names if self.owns(name)}
 
     def trainable(self, model: Any) -> dict[str, Parameter]:
-        """What the optimiser gets and the counts read, by name: whatever requires gradients."""
+        """Return the parameters to train by name: those that require gradients."""
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def decays(self, model: Any) -> set[str]:
-        """Names of the parameters that weight decay applies to, should they train: all but biases and norm weights.
+        """Return the names of parameters with weight decay: all except biases and norm weights.
 
-        The set of transformers' `Trainer.get_decay_parameter_names` (a test compares them).
+        Equal to transformers' `Trainer.get_decay_parameter_names` (a test compares them).
         """
         norms = {
             f"{prefix}.{name}" if prefix else name
@@ -182,31 +194,35 @@ class Adaptation(ABC):
         return {name for name, _ in model.named_parameters() if name not in norms and "bias" not in name.lower()}
 
     def unlowered(self, model: Any) -> set[str]:
-        """Names of the parameters that stay float32 while the body computes in bfloat16."""
+        """Return the names of parameters that stay float32 while the body computes in bfloat16."""
         return set()
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """By parameter, what its learning rate is multiplied by; 1 for those not named."""
+        """Return learning-rate multipliers by parameter; 1 for parameters not named."""
         return {}
 
     def pretrained(self, model: Any) -> set[str]:
-        """Names of the parameters to train that the backbone brought: those that have a start to be pulled to."""
+        """Return the names of trained parameters that come from the backbone; L2-SP pulls these to their start."""
         return set()
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """All that may differ from the backbone, always with the head, trained or not."""
+        """Return all tensors that may differ from the backbone; the head is always included."""
         return {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad or is_head(name)
         }
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most add nothing that is large
-        """Raise CorruptAdapter, InvalidStudy where the saved state cannot be this method's on a model not yet attached.
+        """Check a saved state against a model before `attach`; needed if anybody may have written the state.
 
-        For what anybody may have written: before `attach` takes the memory that it asks for.
+        Runs before `attach` allocates memory of the size that the settings ask for.
+
+        Raises:
+            CorruptAdapter: The tensors do not fit the method.
+            InvalidStudy: The settings are not supported.
         """
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Put a saved state into an attached model. Raises CorruptAdapter where names or shapes differ."""
+        """Copy a saved state into an attached model. Raises CorruptAdapter if names or shapes differ."""
         import torch
 
         expected = self.state(model)
@@ -218,17 +234,17 @@ class Adaptation(ABC):
 
 @dataclass(frozen=True)
 class Method(Adaptation, Description, Serving, Format):
-    """One way to adapt a classifier; its fields are its hyperparameters."""
+    """A way to adapt a classifier; the fields are the hyperparameters."""
 
 
 def plain_name(name: str) -> str:
-    """What a parameter is called where peft wraps nothing."""
+    """Return a parameter's name without peft's wrappers."""
     inner = name.removeprefix("base_model.model.")
     return inner.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
 
 
 def weight_names(model: Any) -> tuple[set[str], set[str]]:
-    """The `plain_name` of every parameter of a model; and of the weights that layers hold in another form."""
+    """Return the `plain_name` of all parameters, and of the weights that layers hold in another form."""
     from afina.models.kernels.linear import held_by
 
     held = {plain_name(f"{path}.weight") for path, layer in model.named_modules() if held_by(layer) is not None}
@@ -236,7 +252,7 @@ def weight_names(model: Any) -> tuple[set[str], set[str]]:
 
 
 def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise CorruptAdapter unless both have the same names and shapes."""
+    """Raise CorruptAdapter if names or shapes differ."""
     missing, surplus = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or surplus:
         what = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which this model does not"

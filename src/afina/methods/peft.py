@@ -1,4 +1,4 @@
-"""What every method that peft implements has in common. Saved as peft saves it. Starts without torch."""
+"""Base class of all methods that peft implements, saved as peft saves them. Does not import torch."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ OF_PEFT = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError),
     *(TypeError, ValueError, re.error),
 )
-"""What peft raises for settings that it cannot use: it hardly looks at them before it computes with them."""
+"""Errors that peft raises for unusable settings; peft checks few settings before using them."""
 
 
 @dataclass(frozen=True)
 class PeftMethod(Method):
-    """peft wraps the model; what it adds trains, and its copy of the head where the settings ask for one."""
+    """A method that wraps the model with peft. Trains what peft adds, and the head if the settings say so."""
 
     tensor_file: ClassVar[str] = "adapter_model.safetensors"
 
     @abstractmethod
     def settings(self, model: Any) -> Any:
-        """peft's configuration object for this model."""
+        """Return peft's configuration for this model."""
 
     def attach(self, model: Any) -> Any:
-        """Wrap by peft, which says what trains; its own initialisation changes no logit."""
+        """Wrap the model with peft, which sets the trained parameters. peft's initialisation changes no logit."""
         from peft import get_peft_model
 
         from afina.models.kernels.linear import dequantized_weights
@@ -60,13 +60,13 @@ class PeftMethod(Method):
                 ) from None
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """Under the names that peft saves."""
+        """Return the tensors under the names that peft saves."""
         from peft import get_peft_model_state_dict
 
         return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """From the names that peft saves."""
+        """Copy tensors into the model, given the names that peft saves."""
         from peft import set_peft_model_state_dict
 
         check_names(self.state(model), state)
@@ -74,7 +74,7 @@ class PeftMethod(Method):
             set_peft_model_state_dict(model, dict(state))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Where every layer that peft wraps computes what has a `Change`, by the names that peft saves."""
+        """Return the changes of all layers; None if a wrapped layer has a formula without a `LayerChange`."""
         from torch import nn
 
         from afina.models.kernels.layer_changes import BatchedAdapter
@@ -98,23 +98,23 @@ class PeftMethod(Method):
         return BatchedAdapter(changes, tensor_names=frozenset(tensor_names))
 
     def merged(self, model: Any) -> Any:
-        """By peft. Raises InvalidStudy where its type cannot be merged, or the weights would be NaN."""
+        """Merge with peft. Raises InvalidStudy if the type cannot be merged, or the weights would be NaN."""
         try:
             with quiet():
                 return model.merge_and_unload(safe_merge=True)
         except OF_PEFT as error:
             raise InvalidStudy(
-                f"peft cannot fold it into the weights ({brief(error)}).", code="peft.cannot-merge"
+                f"peft cannot merge it into the weights ({brief(error)}).", code="peft.cannot-merge"
             ) from None
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base."""
+        """Write peft's `adapter_config.json`, in a fixed order and with the backbone's address as base model."""
         self.write_settings(model, backbone, directory)
 
     def write_settings(
         self, model: Any, backbone: Backbone, directory: Path, beside: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        """Write peft's settings; `beside`, what they say of other methods, see `Method.in_peft`."""
+        """Write peft's settings; `beside` holds settings that express other methods (`Method.in_peft`)."""
         settings = model.peft_config[model.active_adapter].to_dict()
         saved = [*(settings.get("modules_to_save") or ()), *beside.get("modules_to_save", ())]
         settings.update(beside)
@@ -126,18 +126,18 @@ class PeftMethod(Method):
 
 
 _SAID = (
-    # peft asks transformers for a property that transformers has renamed.
+    # peft reads a property that transformers has renamed.
     (".*is_gradient_checkpointing.*", FutureWarning),
-    # That frozen random matrices are drawn again rather than saved is what is asked for.
+    # Not saving the frozen random matrices is intended: they are drawn again.
     ("Specified to not (save|load).*", UserWarning),
-    # A norm, which peft's own type for norms stands around.
+    # peft's type for norms wraps norms as intended.
     ("Unsupported layer type.*", UserWarning),
 )
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without those warnings of peft that need no action."""
+    """Suppress warnings of peft that need no action."""
     with warnings.catch_warnings():
         for message, category in _SAID:
             warnings.filterwarnings("ignore", message=message, category=category)
@@ -145,9 +145,9 @@ def quiet() -> Iterator[None]:
 
 
 def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence[str]) -> None:
-    """Raise InvalidStudy for a target that the model lacks.
+    """Raise InvalidStudy for a target that the model does not have.
 
-    peft takes what it finds, and says nothing of a target that matches no module beside one that does.
+    peft itself ignores a target that matches no module if another target matches.
     """
     modules = [f".{path}" for path, _ in model.named_modules()]
     for target in targets:
@@ -163,14 +163,22 @@ def check_targets(name: str, model: Any, targets: Sequence[str], usual: Sequence
 
 
 def brief(error: Exception) -> str:
-    """The beginning of what peft says; it may quote whatever it was given."""
+    """Return the first 200 characters of peft's message, which may quote long input."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _change(
     layer: Any, saved: Mapping[str, Tensor], settings: Any, below: Any, bias: Tensor | None
 ) -> LayerChange | None:
-    """That of one layer; saved: its tensors, as peft saves them; below: the frozen one; bias: where another is."""
+    """Return the change of one layer; None if its formula has no `LayerChange`.
+
+    Args:
+        layer: The wrapped layer, on the `meta` device.
+        saved: The layer's tensors by the names that peft saves.
+        settings: peft's configuration.
+        below: The frozen layer.
+        bias: The adapter's bias of the layer. None: the frozen bias.
+    """
     from afina.models.kernels import linear
     from afina.models.kernels.ia3_and_vera import (
         ScaledInput,
@@ -200,7 +208,7 @@ def _change(
 
 @lru_cache(maxsize=8)
 def _projections(rank: int, inputs: int, outputs: int, key: int, device: torch.device) -> VeraMatrices:
-    """VeRA's random matrices [rank, inputs], [outputs, rank], as peft draws them: one pair a key."""
+    """Return VeRA's random matrices [rank, inputs] and [outputs, rank], drawn by peft from `key`."""
     from peft import VeraConfig, get_peft_model
     from torch import nn
 

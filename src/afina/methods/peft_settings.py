@@ -1,11 +1,11 @@
-"""peft's settings, `adapter_config.json`: checked before peft reads them, made harmless, held to afina's manifest.
+"""peft's settings (`adapter_config.json`): checked and made safe before peft reads them, compared with the manifest.
 
-Anybody may have written them. peft runs patterns of module names as regular expressions, which may take for ever,
-imports what `megatron_core` names and makes whatever size it is told. Here patterns are matched in linear time (RE2),
-and peft is given the names that they match.
+Anybody may have written the settings. peft runs patterns of module names as regular expressions, which may never end.
+peft also imports the module that `megatron_core` names, and allocates any size. Therefore afina matches patterns in
+linear time (RE2), and gives peft the matching names.
 
-The settings are in no digest: a changed scale there changes what peft answers, and nothing of what afina does.
-`disagreement` compares them with the manifest. Starts without torch.
+No digest covers the settings: an edited scale changes peft's answers, but not afina's. `disagreement` therefore
+compares the settings with the manifest. Does not import torch.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from afina.methods.lora import ALL_LINEAR, REWRITING, Lora
 from afina.methods.method import Method, plain_name
 
 MOST = 16_384
-"""Of any size that the settings state."""
+"""Maximum of a size in the settings."""
 
 MOST_STEPS = 1_000
-"""Of what is done so many times, one after the other."""
+"""Maximum of a number of sequential steps in the settings."""
 
 MOST_WIDE = 1 << 24
-"""Of sizes that count numbers of a matrix."""
+"""Maximum of a size that counts elements of a matrix."""
 
 MOST_NAMES = 4_096
-"""Names of modules in a list, or patterns in a table."""
+"""Maximum number of module names in a list, or of patterns in a table."""
 
 LONGEST = 1_000
-"""Letters of a pattern; of all patterns of a table, four times that."""
+"""Maximum length of a pattern in letters; all patterns of a table together may be four times as long."""
 
 _VIRTUAL = "it adds virtual tokens, not a change of the model's layers"
 _ALONE = "what it computes depends on more than the text that is answered"
@@ -51,13 +51,13 @@ NOT_OPENED = {
     "TRAINABLE_TOKENS": "it trains no head",
     "XLORA": "it consists of other adapters, which it would fetch",
 }
-"""Types whose adapters are not opened, and why."""
+"""peft types whose adapters are not opened, with the reason."""
 
 MODULES = ("target_modules", "exclude_modules", "feedforward_modules")
-"""Lists of names; a string is a pattern of whole names."""
+"""Settings that are lists of names; a string is a pattern for whole names."""
 
 _PLAIN = ("modules_to_save", "layers_pattern", "target_parameters")
-"""Lists of names that peft reads as patterns; no adapter needs more than names there."""
+"""Lists of names that peft reads as patterns; afina accepts only plain names there."""
 
 _TABLES = {
     "rank_pattern": ("LORA", "LOHA", "LOKR", "DELORA", "HIRA"),
@@ -65,10 +65,10 @@ _TABLES = {
     "lambda_pattern": ("DELORA",),
     "n_frequency_pattern": ("WAVEFT",),
 }
-"""Values by patterns of ends of names, and the types that find a module's value by the first pattern that matches."""
+"""Values by pattern of a name's end, and the types for which the first matching pattern determines the value."""
 
 _OTHER_TABLES = (*_TABLES, "block_size_pattern", "target_svd_config")
-"""Of other types, their keys are names."""
+"""Tables; for types that are not listed in `_TABLES`, the keys must be plain names."""
 
 _NEVER = {
     "layer_replication": "it repeats layers of the backbone",
@@ -78,7 +78,7 @@ _NEVER = {
     "sample_at_inference": "it answers the same text differently each time",
     "use_asa": "it needs a call after each step",
 }
-"""Settings that are to be absent, null or false, and why."""
+"""Settings that must be absent, null or false, with the reason."""
 
 _STEPS = ("num_cayley_neumann_terms", "psoft_svd_lowrank_niter", "depth", "boft_n_butterfly_factor")
 _WIDE = ("n_frequency", "n_frequency_pattern", "theta_d_length")
@@ -87,26 +87,26 @@ _ANY = re.compile(
     r"|.*interval|asa_.*|base_model_name_or_path|revision|peft_version|auto_mapping|.*dropout|eps|loftq_config"
     r"|eva_config|corda_config|lora_ga_config|runtime_config"
 )
-"""Settings whose numbers are no sizes."""
+"""Settings whose numbers are not sizes."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 
 
 def check(saved: Mapping[str, Any]) -> None:
-    """Raise InvalidStudy for settings that no adapter is opened with."""
+    """Raise InvalidStudy for settings with which afina does not open an adapter."""
     kind = saved.get("peft_type")
     if not isinstance(kind, str):
         raise _refused("peft_type", kind, "expected the name of a type, such as LORA")
     if kind in NOT_OPENED:
         raise InvalidStudy(
-            f"the adapter's peft type is {kind}; {NOT_OPENED[kind]}. afina opens types that change the model's layers "
-            "(LORA, IA3, ...).",
+            f"the adapter's peft type {kind} is not supported: {NOT_OPENED[kind]}. afina opens types that change the "
+            "model's layers, such as LORA and IA3.",
             code="peft.type-unsupported",
             type=kind,
         )
     for name, why in _NEVER.items():
         if saved.get(name):
-            raise _refused(name, saved[name], f"{why}, which afina does not open")
+            raise _refused(name, saved[name], f"{why}, which afina does not support")
     if saved.get("megatron_core") not in (None, "", "megatron.core"):
         raise _refused("megatron_core", saved["megatron_core"], "peft would import a module of that name")
     start = saved.get("init_lora_weights")
@@ -114,8 +114,8 @@ def check(saved: Mapping[str, Any]) -> None:
         raise _refused(
             "init_lora_weights",
             start,
-            "a start that changes weights of the backbone, which the adapter does not hold. Save the adapter with "
-            "path_initial_model_for_weight_conversion, which makes an ordinary LoRA of it",
+            "an initialisation that changes the backbone's weights, which the adapter does not contain. Save the "
+            "adapter with path_initial_model_for_weight_conversion, which turns it into an ordinary LoRA",
         )
     for name, value in saved.items():
         _check_sizes(name, value)
@@ -134,7 +134,7 @@ def _check_sizes(name: str, value: Any) -> None:
         return
     for number in _numbers(value):
         if abs(number) > most:
-            raise _refused(name, number, f"at most {most:,} is taken")
+            raise _refused(name, number, f"expected at most {most:,}")
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -148,9 +148,9 @@ def _numbers(value: Any) -> Iterator[float]:
 def _check_names(name: str, value: Any, *, plain: bool = True) -> None:
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list):
-        return  # peft says what else cannot be
+        return  # peft reports other types
     if len(found) > MOST_NAMES:
-        raise _refused(name, f"{len(found):,} names", f"at most {MOST_NAMES:,} are taken")
+        raise _refused(name, f"{len(found):,} names", f"expected at most {MOST_NAMES:,}")
     for each in found:
         if plain and isinstance(each, str) and not _NAME.fullmatch(each):
             raise _refused(name, each, "expected names of modules: letters, digits, and . _ -")
@@ -160,7 +160,7 @@ def _check_table(name: str, value: Any, *, patterns: bool) -> None:
     if not isinstance(value, dict):
         return
     if len(value) > MOST_NAMES:
-        raise _refused(name, f"{len(value):,} entries", f"at most {MOST_NAMES:,} are taken")
+        raise _refused(name, f"{len(value):,} entries", f"expected at most {MOST_NAMES:,}")
     for key in value:
         if not patterns and not _NAME.fullmatch(key):
             raise _refused(name, key, "expected names of modules: letters, digits, and . _ -")
@@ -176,10 +176,14 @@ def _refused(name: str, found: Any, why: str) -> InvalidStudy:
 
 
 def resolved(saved: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
-    """The settings, with the names that they mean in the place of patterns; `modules`: the names of the model's.
+    """Return the settings with patterns replaced by the matching names; peft then behaves as with the patterns.
 
-    peft makes of these what it would of the patterns. Raises InvalidStudy for a pattern that cannot be read, or that
-    matches nothing.
+    Args:
+        saved: The settings.
+        modules: Names of the model's modules.
+
+    Raises:
+        InvalidStudy: A pattern cannot be read, or matches nothing.
     """
     made = dict(saved)
     for name in MODULES:
@@ -211,15 +215,15 @@ def _by_name(name: str, table: Mapping[str, Any], modules: Sequence[str]) -> dic
 
 
 def _one_of(names: Sequence[str]) -> str:
-    """A pattern of exactly these, in which nothing is tried twice."""
+    """Return a pattern that matches exactly these names, in linear time."""
     return f"(?:{'|'.join(map(re.escape, names))})" if names else r"(?!)"
 
 
 class Ends:
-    """Finds the first of several patterns that a name ends with, from a dot on, as peft's `get_pattern_key` does."""
+    """Finds the first pattern that matches a name's end after a dot, as peft's `get_pattern_key` does."""
 
     def __init__(self, name: str, patterns: Sequence[str] | Mapping[str, Any]) -> None:
-        """`name`: the setting, for messages. Raises InvalidStudy for what is no pattern that takes linear time."""
+        """Compile the patterns of the setting `name`. Raises InvalidStudy for a pattern that needs more than RE2."""
         self._plain: dict[str, int] = {}
         self._others = []
         self._keys = list(patterns)
@@ -232,7 +236,7 @@ class Ends:
             raise _refused(name, f"{len(self._others)} patterns", f"more than {4 * LONGEST:,} letters")
 
     def __call__(self, module: str) -> str | None:
-        """The pattern; None where the name ends with none of them."""
+        """Return the pattern; None: no pattern matches."""
         parts = module.split(".")
         ends = [".".join(parts[at:]) for at in range(len(parts))]
         found = [self._plain[end] for end in ends if end in self._plain]
@@ -241,11 +245,11 @@ class Ends:
 
 
 def _compiled(name: str, pattern: str) -> Any:
-    """Whether a whole name matches, as a function. Raises InvalidStudy."""
+    """Return a function that says whether a whole name matches. Raises InvalidStudy."""
     options = re2.Options()
     options.never_capture, options.log_errors, options.max_mem = True, False, 1 << 20
     if len(pattern) > LONGEST:
-        raise _refused(name, pattern, f"{len(pattern):,} letters, at most {LONGEST:,} are taken")
+        raise _refused(name, pattern, f"{len(pattern):,} letters, expected at most {LONGEST:,}")
     try:
         return re2.compile(pattern, options).fullmatch
     except (re2.error, UnicodeError):
@@ -262,7 +266,7 @@ _TOLD: dict[str, tuple[str, type[Method], dict[str, str]]] = {
     "ia3": ("IA3", Ia3, {}),
     "vera": ("VERA", Vera, {"r": "r", "projection_prng_key": "key"}),
 }
-"""By method, peft's type, and by setting the hyperparameter that it has to be."""
+"""By method: peft's type, and the hyperparameter that each setting must equal."""
 
 _TYPED = "peft"
 
@@ -273,16 +277,19 @@ _FREE = {
     *("qalora_group_size", "modules_to_save", "target_modules", "feedforward_modules", "d_initial", "save_projection"),
     *("ensure_weight_tying", "layers_pattern"),
 }
-"""Settings that change no answer of an adapter that was saved, or that are looked at apart."""
+"""Settings that do not change answers of a saved adapter, or that are checked elsewhere."""
 
 _ADAPTED = (".lora_A.", ".lora_embedding_A", ".ia3_l", ".vera_lambda_b")
-"""What stands behind the name of a module in the names of an adapter's tensors."""
+"""Text after a module's name in the names of an adapter's tensors."""
 
 
 def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tensors: Iterable[str] = ()) -> str | None:
-    """What peft's settings say otherwise than an afina manifest, in a sentence; None where they agree.
+    """Return a sentence about the first difference between peft's settings and an afina manifest; None: no difference.
 
-    tensors  names of the adapter's, which all have to be reached by the settings' targets
+    Args:
+        manifest: The content of `manifest.json`.
+        settings: The content of `adapter_config.json`.
+        tensors: Names of the adapter's tensors; the settings' targets must include the module of each.
     """
     name, given = str(manifest.get("method")), manifest.get("hyperparameters") or {}
     parts = [part for part in name.split("+") if part in _TOLD]
@@ -314,7 +321,7 @@ def disagreement(manifest: Mapping[str, Any], settings: Mapping[str, Any], tenso
 
 
 def _of_type(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a type of peft's has to say: what was given, and peft's own defaults."""
+    """Return the settings that a peft type must state: the given settings, and peft's defaults."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils.peft_types import PeftType
 
@@ -350,5 +357,5 @@ def _unreached(targets: Any, tensors: Iterable[str]) -> str | None:
             continue
         module = plain_name(name.partition(mark)[0])
         if not any(f".{module}".endswith(f".{target}") for target in targets):
-            return f"target_modules does not name {module}, of which the adapter has tensors"
+            return f"target_modules does not name {module}, but the adapter has tensors for it"
     return None

@@ -1,8 +1,8 @@
-"""Types of peft that have no class of their own here: trained by their settings, or opened as peft saved them.
+"""peft types without a class of their own in afina: trained with their settings, or opened as peft saved them.
 
-`[methods.peft]`, `type = "MISS"`, `settings = {r = 8}` trains any type that packs; `SavedPeft` opens an adapter that
-afina did not make. Knows of each type whether it has a meaning here, never how it computes. What there is to say of
-all is in docs/reference/peft-types.md, which `tests/methods/test_peft_types.py` holds to what peft does.
+`[methods.peft]`, `type = "MISS"`, `settings = {r = 8}` trains any type whose packed rows equal single texts.
+`SavedPeft` opens an adapter that afina did not make. This module knows which types are supported, and not how they
+compute. docs/reference/peft-types.md describes all; `tests/methods/test_peft_types.py` compares it with peft.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SERVED = (
     *("LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA"),
     *("SUPERTUNING", "TINYLORA", "UNILORA", "VBLORA", "WAVEFT"),
 )
-"""Types whose packed rows are each text's own, bit for bit but for rounding."""
+"""Types that give the same results for packed rows as for single texts, except for rounding."""
 
 _VIRTUAL = "it adds virtual tokens, which a packed row has no room for. Use afina's own prompt or prefix"
 _OWN = "afina has a method of its own for it, with a faster path: {}"
@@ -44,36 +44,38 @@ REFUSED = {
     "VERA": _OWN.format("vera"),
     "ADALORA": "it moves ranks between layers by a call after each step and adds to the loss; without, it is LoRA",
     "ADAPTION_PROMPT": "it leaves the head frozen, replaces the attention that packs, and does not attach to LLaMA's",
-    "LILY": "its router averages over all that stands in a batch, so that a text's logits depend on its company",
+    "LILY": "its router averages over the whole batch, so a text's logits depend on the other texts",
     "POLY": "it needs a task's number beside each text",
     "SHADOW": "it computes beside the whole model, in a forward of its own, which packing goes past",
     "TRAINABLE_TOKENS": "it leaves the head frozen and trains tokens that are named one by one",
     "XLORA": "it consists of other adapters, which it would fetch",
 }
-"""Types that have no meaning here, and why."""
+"""Types that are not supported, with the reason."""
 
 _UNHEARD = {
     ("ADAMSS", "use_asa"): "needs a call after each step",
     ("PVERA", "sample_at_inference"): "lets the same text have other logits each time",
 }
-"""Settings that are not to be true."""
+"""Settings that must not be true."""
 
 _RESERVED = {
     *("peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision"),
     "inference_mode",
 }
-"""Settings that are not the user's."""
+"""Settings that the user must not give."""
 
 _LOWERED = {"LN_TUNING"}
-"""Types whose parameters take the place of the body's own, and are computed with as those are."""
+"""Types whose parameters replace the body's own, and are computed in the body's dtype."""
 
 
 @dataclass(frozen=True)
 class PeftType(PeftMethod):
-    """Trains what a type of peft's adds, and the head. Not in METHODS, since it has to be told which.
+    """Any supported peft type: trains what the type adds, and the head. Not in METHODS because it needs a type.
 
-    type      peft's name of it
-    settings  its configuration's fields; target modules default to peft's for the family, else to those of LoRA
+    Attributes:
+        type: peft's name of the type.
+        given: Fields of peft's configuration (`settings` in a study). Default of target modules: peft's for the
+            family, else LoRA's.
     """
 
     name: ClassVar[str] = "peft"
@@ -82,7 +84,7 @@ class PeftType(PeftMethod):
     learning_rate: ClassVar[float] = 1e-3
     practical: ClassVar[bool] = False
     packs: ClassVar[bool] = False
-    """Most types read the weight of the layer that they stand around, some beside calling it."""
+    """Most types read the weight of the layer that they wrap, some in addition to calling the layer."""
 
     type: str
     given: Annotated[dict[str, JsonValue], Field(alias="settings")] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class PeftType(PeftMethod):
     def __post_init__(self) -> None:
         if self.type in REFUSED:
             raise InvalidStudy(
-                f"method peft: type {self.type} is not one that afina trains: {REFUSED[self.type]}.",
+                f"method peft: afina does not train type {self.type}: {REFUSED[self.type]}.",
                 code="peft.type-unsupported",
                 type=self.type,
             )
@@ -108,22 +110,22 @@ class PeftType(PeftMethod):
 
     @classmethod
     def accepts(cls) -> set[str]:
-        """As they are written."""
+        """Return the names as users write them."""
         return {"type", "settings"}
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """As they were given; what was left out, peft's own defaults have filled in `adapter_config.json`."""
+        """The type, and the settings as given; `adapter_config.json` also contains peft's defaults."""
         return {"type": self.type, "settings": dict(self.given)}
 
     def settings(self, model: Any) -> Any:
-        """peft's configuration, checked by peft. Raises UnknownName, InvalidStudy."""
+        """Return peft's configuration, checked by peft. Raises UnknownName, InvalidStudy."""
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
         from peft.utils.peft_types import PeftType as Known
 
         if self.type not in list(Known):
             raise InvalidStudy(
-                f"method peft: the peft that is installed has no type {self.type}. Install a later one.",
+                f"method peft: the installed peft has no type {self.type}. Install a later version of peft.",
                 code="peft.type-unsupported",
                 type=self.type,
             )
@@ -144,13 +146,13 @@ class PeftType(PeftMethod):
             return kind(**filled)
         except OF_PEFT as error:
             raise InvalidStudy(
-                f"method peft: settings of {self.type} cannot be used ({brief(error)}).",
+                f"method peft: the settings of {self.type} cannot be used ({brief(error)}). Correct the settings.",
                 code="peft.settings-unusable",
                 type=self.type,
             ) from None
 
     def _safe(self, given: dict[str, Any], model: Any) -> dict[str, Any]:
-        """Checked and without patterns: the settings may come from the manifest of a stranger."""
+        """Return the settings checked and without patterns: they may come from an untrusted manifest."""
         try:
             peft_settings.check(given | {"peft_type": self.type})
             made = peft_settings.resolved(given | {"peft_type": self.type}, [name for name, _ in model.named_modules()])
@@ -159,21 +161,21 @@ class PeftType(PeftMethod):
         return {key: value for key, value in made.items() if key in given}
 
     def attach(self, model: Any) -> Any:
-        """As `PeftMethod.attach`. Raises InvalidStudy where peft changes a weight of the backbone."""
+        """Wrap the model with peft. Raises InvalidStudy if peft changes a weight of the backbone."""
         before = [(parameter, _mark(parameter)) for parameter in model.parameters()]
         try:
             wrapped = super().attach(model)
         except OF_PEFT as error:
             raise InvalidStudy(
-                f"method peft: {self.type} cannot be attached ({brief(error)}).",
+                f"method peft: {self.type} cannot be attached ({brief(error)}). Correct the settings.",
                 code="peft.settings-unusable",
                 type=self.type,
             ) from None
         there = set(wrapped.parameters())
         if any(parameter not in there or _mark(parameter) != mark for parameter, mark in before):
             raise InvalidStudy(
-                f"method peft: {self.type} with these settings changes weights of the backbone, so that the adapter "
-                "would be of another model than the one that all methods share. Choose another start.",
+                f"method peft: {self.type} with these settings changes the backbone's weights, but all methods have to "
+                "share the same backbone. Choose another initialisation.",
                 code="method.changes-backbone",
                 type=self.type,
             )
@@ -184,7 +186,7 @@ class PeftType(PeftMethod):
         return wrapped
 
     def unlowered(self, model: Any) -> set[str]:
-        """What the type adds, as peft does it: much of what it computes with is float32 whatever the body is."""
+        """Return the parameters that the type adds: peft computes much of them in float32, in any body."""
         if self.type in _LOWERED:
             return set()
         prefix = str(model.base_model.prefix)
@@ -197,17 +199,17 @@ class PeftType(PeftMethod):
 
 
 def _mark(parameter: Parameter) -> tuple[int, float]:
-    """Of another place or other numbers, another one."""
+    """Return a value that changes when the parameter moves or its numbers change."""
     return parameter.data_ptr(), 0.0 if parameter.is_meta else float(parameter.detach().double().sum())
 
 
 def _as_given(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """A layer answers in the precision that it was asked in; some of peft's answer in their own."""
+    """Forward hook: return the output in the dtype of the input; some peft layers return their own dtype."""
     return output.to(inputs[0].dtype)
 
 
 def _as_its_weight(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Likewise, some ask the layer in them in their own."""
+    """Forward pre-hook: pass the input in the dtype of the weight; some peft layers pass another dtype."""
     return inputs[0].to(next(module.parameters()).dtype), *inputs[1:]
 
 
@@ -216,9 +218,10 @@ _LARGEST = 3e38
 
 @dataclass(frozen=True)
 class SavedPeft(PeftMethod):
-    """An adapter that peft saved and afina did not make: its own settings, whatever they are. Opened, never trained.
+    """An adapter that peft saved and afina did not make. Can be opened, but not trained.
 
-    saved  the content of `adapter_config.json`
+    Attributes:
+        saved: The content of `adapter_config.json`.
     """
 
     name: ClassVar[str] = "peft"
@@ -230,31 +233,31 @@ class SavedPeft(PeftMethod):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """peft's settings as they were saved."""
+        """peft's settings as saved."""
         return dict(self.saved)
 
     def settings(self, model: Any) -> Any:
-        """peft's configuration, read by peft once nothing in it can do harm. Raises InvalidStudy."""
+        """Return peft's configuration, after checking that it is safe. Raises InvalidStudy."""
         peft_settings.check(self.saved)
-        # peft would warn that its base is found elsewhere, and adds to lists that it is given
+        # peft would warn about another base model, and would add to the lists that it gets
         given = {key: deepcopy(value) for key, value in self.saved.items() if key != "base_model_name_or_path"}
         given = peft_settings.resolved(given, [name for name, _ in model.named_modules()])
         if large := next((value for value in _floats(self.saved) if abs(value) > _LARGEST), None):
             raise InvalidStudy(
-                f"the adapter's peft settings cannot be used ({large:g} is more than float32 holds).",
+                f"the adapter's peft settings cannot be used: {large:g} is larger than a float32. Correct them.",
                 code="peft.settings-unusable",
             )
         return _read(given)
 
     def attach(self, model: Any) -> Any:
-        """As `PeftMethod.attach`, for settings that anybody may have written."""
+        """Wrap the model with peft, given settings that anybody may have written."""
         try:
             return super().attach(model)
         except OF_PEFT as error:
             raise _unusable(error) from None
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Attached to a model without values, it must have the state's names and shapes."""
+        """Attach to a model on the `meta` device, and compare names and shapes with the state."""
         import torch
 
         with torch.device("meta"):
@@ -263,7 +266,7 @@ class SavedPeft(PeftMethod):
                 wrapped = super().attach(skeleton)
             except OF_PEFT as error:
                 if isinstance(error, RuntimeError) and "meta tensor" in str(error):
-                    return  # peft computes with the values of what this type adds; `attach` and `restore` have to do
+                    return  # peft computes with values when it adds this type; `attach` and `restore` then check it
                 raise _unusable(error) from None
             check_names(self.state(wrapped), state)
 
@@ -278,8 +281,8 @@ def _read(given: Mapping[str, Any]) -> Any:
         for name, value in given.items():
             if name not in known and value not in (None, False, [], {}, ""):
                 raise InvalidStudy(
-                    f"the adapter's peft setting {name} is {str(value)[:80]!r}: the peft here does not know it for "
-                    f"{given['peft_type']}, and would leave it out. Install a later peft.",
+                    f"the adapter's peft setting {name} is {str(value)[:80]!r}: the installed peft does not know this "
+                    f"setting of {given['peft_type']}, and would ignore it. Install a later version of peft.",
                     code="peft.settings-unusable",
                     setting=name,
                     type=given["peft_type"],

@@ -1,7 +1,7 @@
-"""Prompt tuning and prefix tuning: trained virtual tokens stand before every text. Saved in afina's own format.
+"""Prompt tuning and prefix tuning: trained virtual tokens before every text. Saved in afina's own format.
 
-Knows how many there are and what they start as; `afina.models.added_modules` knows where they are in a model. Starts
-without torch.
+Knows the number and the initial values of virtual tokens; `afina.models.added_modules` knows where they are in a
+model. Does not import torch.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VirtualTokens(Method):
-    """Trains what it adds, and the head.
+    """Base class: trains added virtual tokens and the head.
 
-    tokens  how many
+    Attributes:
+        tokens: Number of virtual tokens.
     """
 
     search: ClassVar[Mapping[str, tuple[Any, ...]] | None] = {"tokens": (8, 16, 32)}
@@ -44,11 +45,11 @@ class VirtualTokens(Method):
             )
 
     def for_family(self, family: str) -> Self:
-        """Raises InvalidStudy where tokens before a text have no meaning."""
+        """Return the method. Raises InvalidStudy if the family cannot use tokens before a text."""
         if not ARCHITECTURES[family].takes_virtual_tokens:
             raise InvalidStudy(
-                f"method {self.name}: virtual tokens have no meaning for models of type {family}. lora trains as few "
-                "parameters.",
+                f"method {self.name}: models of type {family} cannot use virtual tokens. Use lora, which trains "
+                "as few parameters.",
                 code="method.family-unsupported",
                 method=self.name,
                 family=family,
@@ -57,25 +58,25 @@ class VirtualTokens(Method):
 
     @property
     def takes_positions(self) -> int:
-        """One each."""
+        """One position for each virtual token."""
         return self.tokens
 
     @property
     @abstractmethod
     def adds(self) -> str:
-        """Name of the modules that it adds."""
+        """Name of the added modules."""
 
     @abstractmethod
     def add(self, body: Any) -> None:
-        """Give a transformer without head these modules."""
+        """Add the modules to a transformer without its head."""
 
     def attach(self, model: Any) -> Any:
-        """Draws from torch's generator. Raises InvalidStudy where no text would have room beside them."""
+        """Add the modules, drawn with torch's generator. Raises InvalidStudy if no room is left for a text."""
         most = int(model.config.max_position_embeddings)
         if self.tokens >= most:
             raise InvalidStudy(
-                f"method {self.name}: tokens is {self.tokens:,}, and this model takes {most:,} at once: none would be "
-                "left for a text. Set fewer; 8 to 32 are usual.",
+                f"method {self.name}: tokens is {self.tokens:,}, but this model takes {most:,} tokens at once, so no "
+                "room would be left for a text. Set fewer; 8 to 32 are usual.",
                 code="method.setting-invalid",
                 method=self.name,
                 tokens=self.tokens,
@@ -87,27 +88,27 @@ class VirtualTokens(Method):
         return model
 
     def owns(self, name: str) -> bool:
-        """What it adds, and the head."""
+        """Whether the parameter belongs to an added module or to the head."""
         return self.adds in name.split(".") or is_head(name)
 
     def added(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Names of the saved tensors of what it adds."""
+        """Return the names of the added modules' tensors in a saved state."""
         return [name for name in state if self.adds in plain_name(name).split(".")]
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """What is saved must have as many virtual tokens as the settings say."""
+        """Raise CorruptAdapter unless the saved state has as many virtual tokens as the settings say."""
         added = {name: state[name] for name in self.added(state)}
         if not added:
             raise CorruptAdapter(
-                f"the adapter has no tensor of method {self.name}. Copy it again, or train it again.",
+                f"the adapter has no tensor of method {self.name}. Copy the adapter again, or train it again.",
                 code="adapter.tensors-mismatch",
                 method=self.name,
             )
         for name, tensor in added.items():
             if tensor.dim() < 2 or len(tensor) != self.tokens:
                 raise CorruptAdapter(
-                    f"the adapter's {name} has shape {list(tensor.shape)}, and method {self.name} has {self.tokens:,} "
-                    "virtual tokens. Copy it again, or train it again.",
+                    f"the adapter's {name} has shape {list(tensor.shape)}, but method {self.name} has {self.tokens:,} "
+                    "virtual tokens. Copy the adapter again, or train it again.",
                     code="adapter.tensors-mismatch",
                     method=self.name,
                     tensor=name,
@@ -118,10 +119,10 @@ class VirtualTokens(Method):
 
 @dataclass(frozen=True)
 class PromptTuning(VirtualTokens):
-    """Trains `tokens` rows of the input, and the head (Lester et al. 2021, arXiv 2104.08691).
+    """Prompt tuning: trains `tokens` rows of the input, and the head (Lester et al. 2021, arXiv 2104.08691).
 
-    They have the first positions of every text, and are seen like its tokens. They start as embeddings of tokens drawn
-    from the vocabulary, as peft's do, which the paper finds better than rows drawn at random (section 3.2).
+    The rows take the first positions of every text, and the text's tokens attend to them. They start as embeddings of
+    random tokens of the vocabulary, as in peft; the paper finds this better than random rows (section 3.2).
     """
 
     name: ClassVar[str] = "prompt"
@@ -131,19 +132,19 @@ class PromptTuning(VirtualTokens):
 
     @property
     def adds(self) -> str:
-        """One module, at the input."""
+        """Name of the module at the input."""
         from afina.models.added_modules import PROMPT
 
         return PROMPT
 
     def add(self, body: Any) -> None:
-        """A row for each token."""
+        """Add one row for each virtual token."""
         from afina.models import added_modules
 
         body.add_module(self.adds, added_modules.Prompt(added_modules.words(body, self.tokens)))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Its rows."""
+        """Return the rows as a prompt."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         (name,) = self.added(state)
@@ -152,13 +153,13 @@ class PromptTuning(VirtualTokens):
 
 @dataclass(frozen=True)
 class PrefixTuning(VirtualTokens):
-    """Trains `tokens` keys and values of every attention, and the head (Li & Liang 2021, arXiv 2101.00190).
+    """Prefix tuning: trains `tokens` keys and values of every attention, and the head (Li & Liang 2021, 2101.00190).
 
-    Without a reparametrisation, as peft's default. Every token sees them, also under a sliding window, which counts
-    the text's own tokens alone; the text's positions begin after them. They start as the model's own keys and
-    values of tokens drawn from the vocabulary, so the model starts as `prompt` does. The paper finds activations of
-    words better and steadier than what is drawn at random (section 7.4), from where peft starts: keys as large as
-    that draw attention away from every text.
+    There is no reparametrisation, as in peft's default. Every token attends to the prefix, also with a sliding window,
+    which counts only the text's own tokens. The text's positions begin after the prefix. Keys and values start as
+    those that the model computes for random tokens of the vocabulary. The paper finds activations of words better and
+    more stable than random values (section 7.4). peft starts from random values: keys of that size draw attention
+    away from every text.
     """
 
     name: ClassVar[str] = "prefix"
@@ -168,13 +169,13 @@ class PrefixTuning(VirtualTokens):
 
     @property
     def adds(self) -> str:
-        """One module in each attention."""
+        """Name of the module in each attention."""
         from afina.models.added_modules import PREFIX
 
         return PREFIX
 
     def add(self, body: Any) -> None:
-        """As many keys and values as there are tokens, in each attention."""
+        """Add a key and a value for each virtual token, in each attention."""
         from afina.models import added_modules
 
         rows = added_modules.words(body, self.tokens)
@@ -183,7 +184,7 @@ class PrefixTuning(VirtualTokens):
             attention.add_module(self.adds, added_modules.Prefix(key, value))
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Its keys and values, by attention."""
+        """Return the keys and values by attention."""
         from afina.models.kernels.layer_changes import BatchedAdapter, KeyValues
 
         added = self.added(state)

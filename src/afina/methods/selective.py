@@ -1,7 +1,7 @@
-"""Selective methods: they train some of the model's own parameters, or none, and add none.
+"""Selective methods: train some of the model's own parameters, or none, and add none.
 
-Zero-shot, the untrained baseline, linear probe, full fine-tuning, the last blocks, BitFit, the norms, and PreLayer, the
-embeddings. Knows which parameters train, and of no layer how it computes. Starts without torch.
+Zero-shot, untrained baseline, linear probe, full fine-tuning, last blocks, BitFit, norms, and PreLayer (the
+embeddings). Knows which parameters train, and not how layers compute. Does not import torch.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selective(Method):
-    """Trains the parameters that it chooses: by name, or, where a name is not enough, in `chosen`."""
+    """Base class: trains parameters chosen by name (`trains`), or in another way (`chosen`)."""
 
     def trains(self, name: str) -> bool:
-        """Whether the parameter of that name in the model trains."""
+        """Whether the parameter with this name trains."""
         raise NotImplementedError
 
     def chosen(self, model: Any) -> set[str]:
-        """Names of the parameters that train, as `plain_name` has them; held weights that it wants, too."""
+        """Return the `plain_name` of all parameters to train, including weights that are held in another form."""
         return {name for name in set.union(*weight_names(model)) if self.trains(name)}
 
     def owned(self, model: Any) -> set[str]:
-        """What it chooses."""
+        """Return the chosen parameters."""
         return self.chosen(model)
 
     def pretrained(self, model: Any) -> set[str]:
-        """All that trains but the head, which is drawn, or made of words."""
+        """Return the trained parameters without the head, which does not come from the backbone."""
         return {name for name in self.trainable(model) if not is_head(name)}
 
     def attach(self, model: Any) -> Any:
-        """Freeze all others. Raises InvalidStudy where a layer holds one that it chooses in another form."""
+        """Freeze all other parameters. Raises InvalidStudy if a chosen weight is held in another precision."""
         chosen = self.chosen(model)
         if wanted := sorted(chosen & weight_names(model)[1]):
             raise InvalidStudy(
-                f"method {self.name}: it trains {wanted[0]}, which this `precision` holds frozen. Leave `precision` "
-                "out, or choose a method that adds to frozen weights, such as lora.",
+                f"method {self.name}: the method trains {wanted[0]}, which this `precision` keeps frozen. Leave "
+                "`precision` out, or use a method that adds to frozen weights, such as lora.",
                 code="method.precision-unsupported",
                 method=self.name,
             )
@@ -57,7 +57,7 @@ class Selective(Method):
         return model
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Biases and norms take part; a changed matrix, or embedding, is a model of its own."""
+        """Return changed biases and norms; None if a matrix or an embedding changed."""
         from afina.models.kernels.layer_changes import BatchedAdapter, BiasChange, NormChange
 
         own = self.chosen(model) & {name for name, _ in base.named_parameters()}
@@ -83,7 +83,7 @@ class Selective(Method):
 
 @dataclass(frozen=True)
 class _Untrained(Selective):
-    """Trains nothing, so that the model is evaluated as it is."""
+    """Base class: trains nothing, so the model is evaluated as it is."""
 
     search: ClassVar[None] = None
     practical: ClassVar[bool] = False
@@ -91,17 +91,17 @@ class _Untrained(Selective):
 
     @property
     def trains_head(self) -> bool:
-        """The head stays as it started."""
+        """False: the head keeps its initial values."""
         return False
 
     def trains(self, name: str) -> bool:
-        """Nothing."""
+        """Return False for every parameter."""
         return False
 
 
 @dataclass(frozen=True)
 class Baseline(_Untrained):
-    """The pretrained body under a random head: the published study's "no fine-tuning"."""
+    """Baseline: the pretrained body with a random head, the published study's "no fine-tuning"."""
 
     name: ClassVar[str] = "baseline"
     title: ClassVar[str] = "no fine-tuning"
@@ -111,7 +111,7 @@ class Baseline(_Untrained):
 
 @dataclass(frozen=True)
 class ZeroShot(_Untrained):
-    """The language model's own logits for the labels' words; template and words are a run's, as for any method."""
+    """Zero-shot: the language model's own logits for the label words; the run gives template and words."""
 
     name: ClassVar[str] = "zero-shot"
     title: ClassVar[str] = "zero-shot"
@@ -121,7 +121,7 @@ class ZeroShot(_Untrained):
 
 @dataclass(frozen=True)
 class Head(Selective):
-    """Linear probe: trains the head on a body in evaluation, without dropout, so that it reads each text once."""
+    """Linear probe: trains the head on features of a frozen body without dropout, which reads each text once."""
 
     name: ClassVar[str] = "head"
     title: ClassVar[str] = "head only"
@@ -130,16 +130,17 @@ class Head(Selective):
     trains_body: ClassVar[bool] = False
 
     def trains(self, name: str) -> bool:
-        """The head."""
+        """Whether the parameter belongs to the head."""
         return is_head(name)
 
 
 @dataclass(frozen=True)
 class Full(Selective):
-    """Trains every parameter, the head included. Saved as a directory that `from_pretrained` opens.
+    """Full fine-tuning: trains every parameter, including the head. Saved so that `from_pretrained` opens it.
 
-    layer_decay  what the learning rate of each block is of the one above it: the head and the final norm have the whole
-                 rate, the last block this share of it, the embeddings the least (Bao et al. 2022)
+    Attributes:
+        layer_decay: Layer-wise learning-rate decay (Bao et al. 2022): the ratio of a block's rate to the rate of the
+            block above. Head and final norm have the full rate, the embeddings the lowest.
     """
 
     name: ClassVar[str] = "full"
@@ -151,7 +152,7 @@ class Full(Selective):
     layer_decay: float = later(1.0)
 
     def __post_init__(self) -> None:
-        if not 0 < self.layer_decay <= 1:  # refuses NaN as well
+        if not 0 < self.layer_decay <= 1:  # NaN fails too
             raise InvalidStudy(
                 f"method full: layer_decay={self.layer_decay}; expected 0 < layer_decay <= 1.",
                 code="method.setting-invalid",
@@ -160,11 +161,11 @@ class Full(Selective):
             )
 
     def trains(self, name: str) -> bool:
-        """Everything."""
+        """Return True for every parameter."""
         return True
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """By depth, where the rate decays; see `layer_decay`."""
+        """Return learning-rate multipliers by depth, if `layer_decay` is not 1."""
         if self.layer_decay == 1:
             return {}
         blocks, there = architecture_of(model).block, model.config.num_hidden_layers
@@ -178,7 +179,7 @@ class Full(Selective):
         return found
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """Write the configuration and the tokenizer, as `save_pretrained` does."""
+        """Write configuration and tokenizer, as `save_pretrained` does."""
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(directory)
         backbone.tokenizer.save_pretrained(directory)
@@ -186,9 +187,10 @@ class Full(Selective):
 
 @dataclass(frozen=True)
 class Last(Selective):
-    """Trains the last blocks, the norm after them, and the head; no gradient goes further down.
+    """Last blocks: trains the last blocks, the final norm and the head; no gradient goes further down.
 
-    blocks  how many
+    Attributes:
+        blocks: Number of trained blocks.
     """
 
     name: ClassVar[str] = "last"
@@ -203,19 +205,19 @@ class Last(Selective):
     def __post_init__(self) -> None:
         if self.blocks < 1:
             raise InvalidStudy(
-                f"method last: blocks={self.blocks}; expected 1 or more. `head` trains the head alone.",
+                f"method last: blocks={self.blocks}; expected at least 1. To train only the head, use method `head`.",
                 code="method.setting-invalid",
                 method="last",
                 blocks=self.blocks,
             )
 
     def chosen(self, model: Any) -> set[str]:
-        """Those of the last `blocks`, of the final norm and of the head. Raises InvalidStudy where there are fewer."""
+        """Return the last blocks, final norm and head. Raises InvalidStudy if the model has fewer blocks."""
         names, there = architecture_of(model).block, model.config.num_hidden_layers
         if self.blocks > there:
             raise InvalidStudy(
-                f"method {self.name}: blocks is {self.blocks:,}, and this model has {there}. Full fine-tuning "
-                "trains all of them and the embeddings.",
+                f"method {self.name}: blocks is {self.blocks:,}, but this model has {there}. Set fewer, or use method "
+                "`full`, which also trains the embeddings.",
                 code="method.setting-invalid",
                 method=self.name,
                 blocks=self.blocks,
@@ -231,7 +233,7 @@ class Last(Selective):
 
 @dataclass(frozen=True)
 class BitFit(Selective):
-    """Trains every bias, those of norms too, and the head (Ben Zaken et al. 2022)."""
+    """BitFit: trains all biases, including those of norms, and the head (Ben Zaken et al. 2022)."""
 
     name: ClassVar[str] = "bitfit"
     title: ClassVar[str] = "BitFit"
@@ -241,19 +243,19 @@ class BitFit(Selective):
     said_by_peft: ClassVar[bool] = True
 
     def trains(self, name: str) -> bool:
-        """Biases, and the head."""
+        """Whether the parameter is a bias or belongs to the head."""
         return name.endswith(".bias") or is_head(name)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """All biases."""
+        """Return peft's setting for all biases."""
         return {"bias": "all"}
 
     def attach(self, model: Any) -> Any:
-        """As `Selective.attach`. Raises InvalidStudy where the model has no bias."""
+        """Freeze all other parameters. Raises InvalidStudy if the model has no bias."""
         if all(is_head(name) for name in self.chosen(model)):
             raise InvalidStudy(
-                f"method {self.name}: {model.config.model_type} has no biases; layernorm trains a number of parameters "
-                "like theirs, lora adds some.",
+                f"method {self.name}: models of type {model.config.model_type} have no biases. Use layernorm, which "
+                "trains about as few parameters, or lora.",
                 code="method.family-unsupported",
                 method=self.name,
                 family=model.config.model_type,
@@ -263,7 +265,7 @@ class BitFit(Selective):
 
 @dataclass(frozen=True)
 class LayerNorm(Selective):
-    """Trains the weights and biases of all norms, LayerNorm's or RMSNorm's, and the head (Zhao et al. 2024)."""
+    """Norms: trains weights and biases of all LayerNorm or RMSNorm modules, and the head (Zhao et al. 2024)."""
 
     name: ClassVar[str] = "layernorm"
     title: ClassVar[str] = "norms"
@@ -273,24 +275,28 @@ class LayerNorm(Selective):
     said_by_peft: ClassVar[bool] = True
 
     def chosen(self, model: Any) -> set[str]:
-        """Norms, and the head."""
+        """Return the parameters of norms and of the head."""
         norms = architecture_of(model).norms
         names = (plain_name(name) for name, _ in model.named_parameters())
         return {name for name in names if is_head(name) or not norms.isdisjoint(name.split(".")[-2:-1])}
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """The norms' modules, by the ends of their names."""
+        """Return the norms' modules by the ends of their names."""
         found = {name.split(".")[-2] for name in self.chosen(model) if not is_head(name)}
         return {"modules_to_save": sorted(found)}
 
 
 @dataclass(frozen=True)
 class PreLayer(Selective):
-    """Trains the token and position embeddings, and the head unless `train_head` is false.
+    """PreLayer: trains the token and position embeddings, and the head unless `train_head` is false.
 
-    The fourth approach of the study in `afina.report.paper_figures`. Its text describes the embeddings, 39,383,808
-    parameters of GPT-2; its table reports 46,080. This follows the text, `PreLayer46080` trains one of the sets with
-    exactly the table's count. The paper froze the head; a frozen random head stays near chance, so ours trains.
+    The fourth approach of the study in `afina.report.paper_figures`. The paper's text describes the embeddings, which
+    are 39,383,808 parameters of GPT-2; the paper's table reports 46,080. This class follows the text. `PreLayer46080`
+    trains one of the sets with the table's count. The paper froze the head; a frozen random head stays near chance, so
+    afina trains it.
+
+    Attributes:
+        train_head: Whether the head trains.
     """
 
     name: ClassVar[str] = "prelayer"
@@ -303,27 +309,27 @@ class PreLayer(Selective):
 
     @property
     def trains_head(self) -> bool:
-        """As asked."""
+        """Whether the head trains."""
         return self.train_head
 
     def chosen(self, model: Any) -> set[str]:
-        """The embeddings, and the head where it is not frozen."""
+        """Return the embeddings, and the head if it trains."""
         names = [plain_name(name) for name, _ in model.named_parameters()]
         head = {name for name in names if is_head(name)} if self.train_head else set()
         return head | {name for name in names if self.chooses(architecture_of(model), name)}
 
     def chooses(self, entry: Architecture, name: str) -> bool:
-        """Whether the parameter of that name, in a body of that family, trains."""
+        """Whether the parameter with this name trains, in a body of this family."""
         return any(f".{path}." in f".{name}" for path in entry.embeddings)
 
     def in_peft(self, model: Any) -> Mapping[str, Any]:
-        """The embeddings' modules, by their names."""
+        """Return the embeddings' modules by name."""
         return {"modules_to_save": sorted(architecture_of(model).embeddings)}
 
 
 @dataclass(frozen=True)
 class PreLayer46080(PreLayer):
-    """Trains `ln_1` and `c_attn.bias` of every block: 12 x 3,840 parameters of GPT-2."""
+    """PreLayer (46,080): trains `ln_1` and `c_attn.bias` of every block, 12 x 3,840 parameters of GPT-2."""
 
     name: ClassVar[str] = "prelayer-46080"
     title: ClassVar[str] = "PreLayer (46,080)"
@@ -332,11 +338,11 @@ class PreLayer46080(PreLayer):
     said_by_peft: ClassVar[bool] = False
 
     def for_family(self, family: str) -> Self:
-        """Only for the published study's own family."""
+        """Return the method. Raises InvalidStudy for families other than the published study's."""
         if not ARCHITECTURES[family].published:
             own = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.published)
             raise InvalidStudy(
-                f"method {self.name}: defined for {own} only, this backbone is of type {family}.",
+                f"method {self.name}: defined for {own} only, but this backbone is of type {family}. Use `prelayer`.",
                 code="method.family-unsupported",
                 method=self.name,
                 family=family,
@@ -344,7 +350,7 @@ class PreLayer46080(PreLayer):
         return self
 
     def chooses(self, entry: Architecture, name: str) -> bool:
-        """The first norm and the bias of the attention's input projection, in every block."""
+        """Whether the parameter belongs to the first norm or is the attention's input bias, in any block."""
         parts = name.split(".")
         assert entry.block.pre_norm is not None
         return entry.block.pre_norm.first in parts or (parts[-1] == "bias" and parts[-2] in entry.lora_targets)

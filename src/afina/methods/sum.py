@@ -1,4 +1,4 @@
-"""Sum: methods that train together on one model, such as `lora+bitfit`, under one manifest."""
+"""Sum: methods that train together on one model, such as `lora+bitfit`, with one manifest."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
 PLUS = "+"
 MULTIPLIER = "multiplier"
-"""In a part's table: what its learning rate is of the sum's."""
+"""Key in a part's table: ratio of the part's learning rate to the sum's."""
 
 
 @dataclass(frozen=True)
 class Sum(Method):
-    """Trains what each part trains; the head once.
+    """Several methods on one model: trains what each part trains, and the head once.
 
-    parts  by their keys in METHODS, in the order in which they are named
-    given  multipliers of parts' learning rates, by key; a part without one has its own rate where the sum has its
-           default, which is the first part's
+    Attributes:
+        parts: Methods by key in METHODS, in the order in which they are named.
+        given: Learning-rate multipliers of parts, by key. Without a multiplier, a part has its own default rate when
+            the sum has its default rate, which is the first part's.
     """
 
     name: ClassVar[str] = "sum"
@@ -47,16 +48,14 @@ class Sum(Method):
         name = PLUS.join(keys)
         idle = next((key for key, part in self.parts.items() if part.trains_nothing or not part.trains_body), None)
         if idle is not None:
-            does = (
-                "trains nothing" if self.parts[idle].trains_nothing else "trains the head alone, as every method does"
-            )
+            does = "trains nothing" if self.parts[idle].trains_nothing else "trains only the head, as every method does"
             raise InvalidStudy(
                 f"method {name}: {idle} {does}. Leave it out.", code="method.sum-contradiction", method=name, part=idle
             )
         wraps = [key for key, part in self.parts.items() if isinstance(part, PeftMethod)]
         if len(wraps) > 1:
             raise InvalidStudy(
-                f"method {name}: {' and '.join(wraps)} are peft's, which wraps a model once. Leave one out.",
+                f"method {name}: {' and '.join(wraps)} both wrap the model with peft. Leave one out.",
                 code="method.sum-contradiction",
                 method=name,
                 parts=wraps,
@@ -73,17 +72,17 @@ class Sum(Method):
             "packs": all(part.packs for part in methods),
             "tensor_file": self._wrap.tensor_file if self._wrap and self._peft_opens else Method.tensor_file,
         }
-        for key, value in told.items():  # of an instance, since they are its parts'
+        for key, value in told.items():  # set on the instance because they depend on the parts
             object.__setattr__(self, key, value)
 
     def for_family(self, family: str) -> Self:
-        """Each part for it."""
+        """Return the sum of the parts for the family."""
         parts = {key: part.for_family(family) for key, part in self.parts.items()}
         return type(self)(parts, self.given)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """By part: its own, and its multiplier where one is given."""
+        """Hyperparameters of each part, with its multiplier if given."""
         return {
             key: part.hyperparameters | ({MULTIPLIER: self.given[key]} if key in self.given else {})
             for key, part in self.parts.items()
@@ -91,12 +90,12 @@ class Sum(Method):
 
     @property
     def trains_head(self) -> bool:
-        """Where any part does."""
+        """Whether any part trains the head."""
         return any(part.trains_head for part in self.parts.values())
 
     @property
     def takes_positions(self) -> int:
-        """Of all parts."""
+        """Number of tokens that all parts take from a text's maximum length."""
         return sum(part.takes_positions for part in self.parts.values())
 
     @cached_property
@@ -112,8 +111,9 @@ class Sum(Method):
         return all(part.said_by_peft for part in self._own.values())
 
     def attach(self, model: Any) -> Any:
-        """peft wraps first, so that it finds the modules that it knows; then what chooses among the model's own
-        parameters, and at last what adds some. Raises InvalidStudy where parts overlap.
+        """Attach peft's part first, so that it finds the modules that it knows; then selective parts, then the others.
+
+        Raises InvalidStudy if parts overlap.
         """
         model.requires_grad_(False)
         if self._wrap is not None:
@@ -134,8 +134,9 @@ class Sum(Method):
         return model if self._wrap is None else model.get_base_model()
 
     def _owners(self, model: Any) -> dict[str, list[str]]:
-        """By parameter of a model, the parts beside peft's that train it. What a part has added is its own, though
-        another chooses by name, as all biases.
+        """Return the parts that train each parameter, except peft's part.
+
+        A parameter that a part has added belongs to that part alone, even if a selective part (all biases) chooses it.
         """
         owned = {key: part.owned(self._inner(model)) for key, part in self._own.items()}
         found = {}
@@ -155,23 +156,23 @@ class Sum(Method):
             )
         if owners and name.endswith(".base_layer.weight"):
             raise InvalidStudy(
-                f"method {self.name}: {owners[0]} trains {what}, to which another part adds. Leave one out, or name "
-                "other targets.",
+                f"method {self.name}: {owners[0]} trains {what}, but another part adds to the same weight. Leave one "
+                "out, or name other targets.",
                 code="method.sum-contradiction",
                 method=self.name,
                 part=owners[0],
             )
 
     def decays(self, model: Any) -> set[str]:
-        """What no part spares."""
+        """Return the parameters that every part decays."""
         return set.intersection(*(part.decays(model) for part in self.parts.values()))
 
     def unlowered(self, model: Any) -> set[str]:
-        """Each part's."""
+        """Return the parameters that any part keeps in float32."""
         return set.union(*(part.unlowered(model) for part in self.parts.values()))
 
     def multipliers(self, model: Any) -> Mapping[str, float]:
-        """Each part's, times its own; the head has the first part's."""
+        """Return each part's multipliers times the part's factor; the head has the first part's."""
         found = {}
         by_part = {key: part.multipliers(model) for key, part in self.parts.items()}
         owners, first = self._owners(model), next(iter(self.parts))
@@ -184,17 +185,17 @@ class Sum(Method):
         return found
 
     def pretrained(self, model: Any) -> set[str]:
-        """What is so of a part's own."""
+        """Return the trained parameters that the parts (except peft's) take from the backbone."""
         owners = self._owners(model)
         by_part = {key: part.pretrained(model) for key, part in self._own.items()}
         return {name for name in self._beside(model) if name in by_part[owners[name][0]]}
 
     def factor(self, key: str) -> float:
-        """What the learning rate of a part is of the sum's."""
+        """Return the ratio of a part's learning rate to the sum's."""
         return self.given.get(key, self.parts[key].learning_rate / self.learning_rate)
 
     def state(self, model: Any) -> dict[str, Tensor]:
-        """peft's under peft's names, the others' under those that they have in the model, which peft uses as well."""
+        """Return peft's tensors under peft's names, other tensors under their names in the model."""
         if self._wrap is None:
             return super().state(model)
         return self._wrap.state(model) | self._beside(model)
@@ -204,12 +205,12 @@ class Sum(Method):
         return {name: parameter for name, parameter in model.named_parameters() if owners[name] and not is_head(name)}
 
     def check(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """What each part has to say of it."""
+        """Let each part check the saved state."""
         for part in self.parts.values():
             part.check(model, state)
 
     def restore(self, model: Any, state: Mapping[str, Tensor]) -> None:
-        """Each part's own. Raises CorruptAdapter where names or shapes differ."""
+        """Restore each part's tensors. Raises CorruptAdapter if names or shapes differ."""
         if self._wrap is None:
             super().restore(model, state)
             return
@@ -223,7 +224,7 @@ class Sum(Method):
         self._wrap.restore(model, {name: tensor for name, tensor in state.items() if name not in beside})
 
     def batched(self, model: Any, state: Mapping[str, Tensor], base: Any) -> BatchedAdapter | None:
-        """Where every part has one; what is changed inside a layer of peft's comes first."""
+        """Return all parts' changes, selective parts first; None if a part has none."""
         from afina.models.kernels.layer_changes import BatchedAdapter
 
         inside = sorted(self.parts.values(), key=lambda part: not isinstance(part, Selective))
@@ -232,11 +233,11 @@ class Sum(Method):
         return BatchedAdapter.joined(made) if len(made) == len(all_parts) else None
 
     def merged(self, model: Any) -> Any:
-        """Of what peft wraps; what other parts have added stays."""
+        """Merge what peft wraps; additions of other parts stay."""
         return model if self._wrap is None else self._wrap.merged(model)
 
     def accompany(self, model: Any, backbone: Backbone, directory: Path) -> None:
-        """peft's settings, where peft can express every part."""
+        """Write peft's settings, if they can express every part."""
         if self._wrap is None or not self._peft_opens:
             return
         inner = model.get_base_model()
