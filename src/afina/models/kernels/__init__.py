@@ -1,1 +1,1 @@
-"""Parts of a model computed in cheaper ways that give the same result. Knows layers, not what they belong to."""
+"""Faster computations of a model's parts with the same results. Knows layers; does not know models or methods."""

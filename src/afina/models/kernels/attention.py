@@ -1,8 +1,9 @@
-"""Attention over a packed row, for every model that goes through transformers' AttentionInterface.
+"""Attention over a packed row, for every model that uses transformers' AttentionInterface.
 
-Each sequence attends to itself only, causally or in both directions. On a CPU the row is laid out as a grid of lines
-(`layout.py`), so the cost follows the texts' own lengths, not the square of all tokens. On a CUDA device torch's kernel
-for sequences of varying length takes the row as it is, where it serves. Knows no model.
+Each sequence attends only to itself, causally or in both directions. On a CPU the row is arranged as a grid of lines
+(`layout.py`), so the cost depends on the texts' own lengths and not on the square of all tokens. On a CUDA device,
+torch's kernel for sequences of varying length computes the row directly, if it supports the inputs. Does not know
+models.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from afina.models.kernels.layout import Layout, insert, take_out
 
 try:
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # newer than the oldest torch that afina allows
+except ImportError:  # the oldest torch that afina allows does not have it
     varlen_attn = None  # type: ignore[assignment]
 
 NAME = "afina_packed"
 
 SHORT = 256
-"""Up to this length the whole score matrix is cheaper on a CPU than torch's tiled kernel, and small."""
+"""Longest sequence for which the whole score matrix is faster on a CPU than torch's tiled kernel, and small."""
 
 
 class _ShortAttention(torch.autograd.Function):
     """softmax(scale q k^T) v on the grid, with its backward pass.
 
-    Batches are ordered by head first, so that the products need no copy but the gathering. Scores are normalised in
-    float32: softmax of bfloat16 is several times slower on a CPU, and worse. Empty cells see each other alone and are
-    never read, so what they hold and their gradients are of no matter. A prefix stands before every line's keys, once
-    for all sequences in it.
+    Batches are ordered by head first, so that products need no copy except the gathering. Scores are normalised in
+    float32: softmax in bfloat16 is several times slower on a CPU, and less accurate. Empty cells attend only to each
+    other and are never read, so their values and gradients have no effect. A prefix stands before every line's keys,
+    once for all sequences in the line.
     """
 
     @staticmethod
@@ -56,7 +57,7 @@ class _ShortAttention(torch.autograd.Function):
         scale: float,
         rate: float,
     ) -> Tensor:
-        """query [H, T, D]; key, value [G, T, D]; first_key, first_value [G, P, D], the prefix; returns [T, H, D]."""
+        """Compute [T, H, D] from query [H, T, D], key and value [G, T, D], and the prefix [G, P, D] or None."""
         grid = layout.shared
         heads, length, width = query.shape[0], grid.length, query.shape[2]
 
@@ -95,7 +96,7 @@ class _ShortAttention(torch.autograd.Function):
         grad_k = torch.bmm(grad_scores.transpose(1, 2), q)
 
         def rows(lines: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
-            """[H * N, P + L, D] -> [G or H, T, D], [G or H, P, D]."""
+            """Turn [H * N, P + L, D] into [G or H, T, D] and [G or H, P, D]."""
             filled = lines.view(heads, grid.lines, -1, width)
             if count != heads:
                 filled = filled.view(count, heads // count, *filled.shape[1:]).sum(1)
@@ -123,14 +124,27 @@ def packed_attention(
     segments: Sequence[RowSegment] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each sequence of a packed row, and to the prefix of `module`, if it has one.
+    """Compute attention within each sequence of a packed row, including the prefix of `module` if it has one.
 
-    query [1, H, T, D]; key, value [1, G, T, D] with G dividing H; returns [1, T, H, D].
-    sliding_window  how many tokens of the row a token sees, itself among them; it always sees the prefix besides
-    causal          whether a token sees none of its sequence after itself
-    keep            is given key and value
-    segments       where the row's parts have prefixes of their own: all of it, in order
-    Raises InvalidStudy for a sliding window in both directions, which is not supported.
+    Args:
+        module: The attention module.
+        query: [1, H, T, D].
+        key: [1, G, T, D]; G divides H.
+        value: [1, G, T, D].
+        attention_mask: Ignored; the layout determines what is visible.
+        layout: The row's layout.
+        scaling: Factor of the scores. None: 1 / sqrt(D).
+        dropout: Dropout probability of the attention weights.
+        sliding_window: Number of tokens that a token attends to, itself included; the prefix is always visible.
+        causal: Whether a token attends only to itself and earlier tokens.
+        keep: Receives key and value by module, if given.
+        segments: Parts of the row with prefixes of their own; together they cover the row, in order.
+
+    Returns:
+        [1, T, H, D], and None in place of attention weights.
+
+    Raises:
+        InvalidStudy: A sliding window in both directions is not supported.
     """
     if sliding_window is not None and not causal:
         raise InvalidStudy(
@@ -138,7 +152,7 @@ def packed_attention(
             code="backbone.unsupported",
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have returned float32
     if keep is not None:
         keep[module] = key, value
     row = query.squeeze(0), key.squeeze(0), value.squeeze(0)
@@ -166,7 +180,7 @@ def _attend(
     *,
     causal: bool,
 ) -> Tensor:
-    """query [H, T, D]; key, value [G, T, D]; columns [G, P, D] each, the prefix; returns [T, H, D]."""
+    """Compute [T, H, D] from query [H, T, D], key and value [G, T, D], and the prefix `columns`, [G, P, D] each."""
     row = query, key, value
     if window is not None and layout.longest <= window:
         window = None
@@ -194,7 +208,7 @@ def _by_torch(
     *,
     causal: bool,
 ) -> Tensor:
-    """By torch's kernels. query [H, T, D]; key, value [G, T, D]; returns [T, H, D]. `always`: as in `Grid.visible`."""
+    """Compute [T, H, D] with torch's kernels; shapes as in `_attend`, `always` as in `Grid.visible`."""
     if query.device.type == "cuda" and serves_varlen(query, dropout) and not (always and window):
         return _varlen(query, key, value, layout, scale, window, causal=causal)
     grid = layout.single
@@ -214,19 +228,19 @@ def _by_torch(
 
 
 def serves_varlen(query: Tensor, dropout: float) -> bool:
-    """Whether torch has a kernel for sequences of varying length and it takes this: half precision, no dropout."""
+    """Whether torch's kernel for sequences of varying length supports these inputs: half precision, no dropout."""
     if varlen_attn is None or "enable_gqa" not in inspect.signature(varlen_attn).parameters:
         return False
     half = query.dtype in (torch.bfloat16, torch.float16)
     width = query.shape[-1]
-    new_enough = torch.cuda.get_device_capability(query.device) >= (8, 0)  # flash attention's own conditions
+    new_enough = torch.cuda.get_device_capability(query.device) >= (8, 0)  # conditions of flash attention
     return half and not dropout and width <= 256 and width % 8 == 0 and new_enough
 
 
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None, *, causal: bool
 ) -> Tensor:
-    """query [H, T, D]; key, value [G, T, D]; returns [T, H, D]."""
+    """Compute [T, H, D] from query [H, T, D], key and value [G, T, D]."""
     bounds, longest = layout.bounds, layout.longest
     mixed = varlen_attn(
         query.transpose(0, 1),

@@ -1,8 +1,9 @@
-"""Dropout and GELU, cheaper than torch's and transformers' and equal to them. Knows no model.
+"""Dropout and GELU, faster than torch's and transformers', with equal results. Does not know models.
 
-Dropout keeps an element where a 16-bit random word is at least rate x 2^16: `bernoulli_` took a fifth of a plain
-packed step on two cores; raw words of the same seeded generator take a tenth of that. The rate is a multiple of 2^-16
-and the scale is that rate's, so the expectation is exact. GELU is the tanh formula, equal but for rounding.
+Dropout keeps an element if a 16-bit random word is at least rate * 2^16. `bernoulli_` took a fifth of a plain packed
+step on two cores; raw words of the same seeded generator take a tenth of that. The rate is rounded to a multiple of
+2^-16 and the scale uses the rounded rate, so the expectation is exact. GELU is the tanh formula, equal except for
+rounding.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _WORDS = 1 << 16
 
 
 def scaled_mask(shape: Sequence[int], rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of that shape: 0 with probability `rate`, else 1 / (1 - rate), from the device's default generator."""
+    """Return a tensor with 0 at probability `rate`, else 1 / (1 - rate), from the device's default generator."""
     dropped = min(round(rate * _WORDS), _WORDS - 1)
     count = 1
     for size in shape:
         count *= size
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
     mask = torch.empty(*shape, dtype=dtype, device=device)
-    # Written in the wanted dtype at once: comparing to bool and converting takes four times as long on a CPU.
+    # Written directly in the wanted dtype: comparing to bool and converting takes four times as long on a CPU.
     torch.ge(words.view(torch.int16)[:count].view(*shape), dropped - _WORDS // 2, out=mask)
     return mask.mul_(_WORDS / (_WORDS - dropped))
 
@@ -45,9 +46,10 @@ class _Masked(torch.autograd.Function):
 
 
 class Dropout(nn.Module):
-    """In place of `nn.Dropout`: the same distribution, other numbers.
+    """Replacement of `nn.Dropout`: the same distribution, other random numbers.
 
-    p  probability that an element becomes 0
+    Attributes:
+        p: Dropout probability of an element.
     """
 
     def __init__(self, p: float) -> None:
@@ -55,7 +57,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Any shape."""
+        """Apply dropout in training mode; any shape."""
         if not self.training or self.p == 0:
             return inputs
         mask = scaled_mask(inputs.shape, self.p, inputs.dtype, inputs.device)
@@ -64,14 +66,14 @@ class Dropout(nn.Module):
 
 
 class TanhGELU(nn.Module):
-    """transformers' `gelu_new`, x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), in one kernel instead of eight or faster.
+    """transformers' `gelu_new`, x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), in one kernel (CUDA) or faster (CPU).
 
-    On a CPU the sigmoid costs a sixth of the tanh in torch's kernel, and the slope is kept for the backward pass, which
-    then is one product.
+    On a CPU the sigmoid costs a sixth of torch's tanh. The slope is kept for the backward pass, which is then one
+    product.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Any shape."""
+        """Apply GELU; any shape."""
         if inputs.device.type != "cpu":
             return gelu(inputs, approximate="tanh")
         if torch.is_grad_enabled() and inputs.requires_grad:
@@ -97,18 +99,18 @@ class _TanhGELU(torch.autograd.Function):
 _OUTER = 2 * math.sqrt(2 / math.pi)
 _INNER = 0.044715 * _OUTER
 _PIECE = 1 << 17
-"""Elements computed at a time, so that what lies between input and result stays in the processor's cache."""
+"""Number of elements computed at a time, so that intermediate results stay in the processor's cache."""
 
 
 def _tanh_gelu(inputs: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:
-    """GELU and, where asked, its derivative, both of the inputs' shape and dtype; computed in float32."""
+    """Return GELU and, if `slope`, its derivative, in the inputs' shape and dtype; computed in float32."""
     inputs = inputs.contiguous()
     result = torch.empty_like(inputs)
     slopes = torch.empty_like(inputs) if slope else None
     outer = torch.tensor(_OUTER)
     buffers = [torch.empty(min(inputs.numel(), _PIECE)) for _ in range(4)]
     starts = range(0, inputs.numel(), _PIECE)
-    if isinstance(inputs, FakeTensor):  # without values (see `afina.training.dry_run`), one piece takes what all take
+    if isinstance(inputs, FakeTensor):  # in a dry run (`afina.training.dry_run`), one piece needs the memory of all
         starts = starts[:1]
     for start in starts:
         piece = slice(start, start + _PIECE)

@@ -1,9 +1,9 @@
-"""peft's (IA)^3 and VeRA layers over a frozen weight: VeRA with a backward pass of its own, both in a mixed batch.
+"""peft's (IA)^3 and VeRA layers with a frozen weight: a backward pass for VeRA, and both in a mixed batch.
 
-Equal to peft's but for rounding. (IA)^3 needs no kernel for a model of its own: peft calls the frozen layer and scales
-once. VeRA is W x + b + l_b * B (l_d * A x), where all layers share random A and B that nothing trains, and cut from
-them what they need. These stay float32 and are cast where they are used, which costs little beside the product and
-keeps no copy. Knows the layout of peft's layer, not the model that it stands in.
+Results equal peft's except for rounding. (IA)^3 with a model of its own needs no kernel: peft calls the frozen layer
+and scales once. VeRA is W x + b + l_b * B (l_d * A x). All layers share the random, frozen A and B, and use slices of
+them. A and B stay float32 and are cast when used: the cast is cheap compared with the product, and no copy is kept.
+Knows peft's layers, not models.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from afina.models.kernels.lora import dropout_mask, is_alone
 
 
 def ia3_adapter(layer: nn.Module) -> str | None:
-    """The adapter of a peft layer that has one and computes (IA)^3's formula, by name; None of any other layer."""
+    """Return the name of a peft layer's only adapter if it computes (IA)^3; None for any other layer."""
     return _adapter(layer, "ia3_l")
 
 
 def vera_adapter(layer: nn.Module) -> str | None:
-    """The adapter of a peft layer that has one and computes VeRA's formula, by name; None of any other layer."""
+    """Return the name of a peft layer's only adapter if it computes VeRA; None for any other layer."""
     return _adapter(layer, "vera_lambda_d")
 
 
 def _adapter(layer: nn.Module, vectors: str) -> str | None:
-    """`vectors`: the attribute of a peft layer in which it keeps them, by adapter."""
+    """Return the name of the only adapter; `vectors` is the attribute of a peft layer that holds vectors by adapter."""
     if not hasattr(layer, vectors) or not linear.is_linear(getattr(layer, "base_layer", None)):
         return None
     names = list(getattr(layer, vectors))
@@ -40,28 +40,28 @@ def _adapter(layer: nn.Module, vectors: str) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class ScaledInput(LayerChange):
-    """What the layer is given, times `by`, [K]."""
+    """Scales the layer's input by `by`, [K]."""
 
     by: Tensor
 
     def entering(self, inputs: Tensor) -> Tensor:
-        """[N, K] -> [N, K]."""
+        """Return scaled inputs, [N, K] -> [N, K]."""
         return inputs * self.by
 
 
 @dataclass(frozen=True, eq=False)
 class ScaledOutput(LayerChange):
-    """What comes out of it, bias and all, times `by`, [M]."""
+    """Scales the layer's output, including the bias, by `by`, [M]."""
 
     by: Tensor
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """outputs [N, M]."""
+        """Scale outputs [N, M] in place."""
         outputs.mul_(self.by)
 
 
 def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """peft's VeRA layer. Any leading shape."""
+    """Compute peft's VeRA layer; any leading shape."""
     base = layer.base_layer
     down, up = layer.vera_A[name][:, : layer.in_features], layer.vera_B[name][: layer.out_features]
     inner, outer = layer.vera_lambda_d[name], layer.vera_lambda_b[name]
@@ -75,7 +75,7 @@ def vera_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
 
 
 class _VeRA(torch.autograd.Function):
-    """The layer over a frozen W."""
+    """VeRA layer with a frozen W."""
 
     @staticmethod
     def forward(
@@ -89,7 +89,7 @@ class _VeRA(torch.autograd.Function):
         bias: Tensor | None,
         own: FrozenWeight,
     ) -> Tensor:
-        """inputs [..., K], mask of that shape, inner [r], outer, bias [M], down [r, K], up [M, r]; returns [N, M]."""
+        """Compute [N, M]: inputs and mask [..., K], inner [r], outer and bias [M], down [r, K], up [M, r]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         low = multiply(dropped, down.to(flat.dtype))
@@ -116,7 +116,7 @@ class _VeRA(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class VeraMatrices:
-    """Random matrices [r, K], [M, r] that many adapters share: of none of them."""
+    """Random matrices [r, K] and [M, r] that many adapters share; they count as no adapter's weights."""
 
     down: Tensor
     up: Tensor
@@ -124,14 +124,14 @@ class VeraMatrices:
 
 @dataclass(frozen=True, eq=False)
 class VeraChange(LayerChange):
-    """What the layer adds to W x + b: l_b * B (l_d * A x). inner [r], outer [M]."""
+    """Adds VeRA's l_b * B (l_d * A x) to W x + b; inner is l_d [r], outer is l_b [M]."""
 
     inner: Tensor
     outer: Tensor
     shared: VeraMatrices
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """inputs [N, K], outputs [N, M]."""
+        """Add to outputs [N, M] in place, from inputs [N, K]."""
         assert inputs is not None
         low = multiply(inputs, self.shared.down.to(inputs)) * self.inner
         outputs.addcmul_(multiply(low, self.shared.up.to(inputs)), self.outer)

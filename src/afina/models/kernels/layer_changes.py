@@ -1,8 +1,8 @@
-"""Layer changes: what each adapter of a mixed batch does to its own rows, over one frozen model computed once.
+"""Layer changes: the effect of each adapter of a mixed batch on its own rows, with one frozen model computed once.
 
-What an adapter adds to a layer's output, or does to its input, is a `LayerChange`; what stands before its texts is its
-prompt and its prefix; all of it is a `BatchedAdapter`. `changed_forward` is the layer with the changes of the row that
-is computed just now. Knows no method, no family and no model.
+A `LayerChange` is what an adapter adds to a layer's output or does to its input. A `BatchedAdapter` holds all changes
+of an adapter, its prompt and its prefix. `changed_forward` computes a layer with the changes of the current row. Does
+not know methods, families or models.
 """
 
 from __future__ import annotations
@@ -21,52 +21,56 @@ from afina.models.kernels.layout import Layout
 
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """What an adapter does at one layer to the rows that are its own. Fields that are tensors are its weights."""
+    """The effect of an adapter on its own rows at one layer. Tensor fields are the adapter's weights."""
 
     def entering(self, inputs: Tensor) -> Tensor:
-        """What the layer is given in place of `inputs`, [N, ...]; leaves them as they are."""
+        """Return the layer's input in place of `inputs`, [N, ...]; must not change `inputs`."""
         return inputs
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """Change the layer's own `outputs` [N, ...] in place.
+        """Change the layer's `outputs` [N, ...] in place.
 
-        inputs  [N, ...], what the layer was given before any `entering`; None where it has no one positional input
+        Args:
+            inputs: [N, ...], the layer's input before any `entering`. None: the layer has no positional input.
+            outputs: [N, ...], the layer's output.
         """
 
     @property
     def enters(self) -> bool:
-        """Whether `entering` does anything."""
+        """Whether the class overrides `entering`."""
         return type(self).entering is not LayerChange.entering
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """With its weights there, in the precision of the frozen model's."""
+        """Return the change with its weights on the device, in the frozen model's dtype."""
         moved = {name: tensor.to(device, dtype) for name, tensor in self.weights.items()}
         return replace(self, **moved) if moved else self
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """By field, those that are its own."""
+        """The change's own weights, by field."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value for name, value in given.items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True, eq=False)
 class BiasChange(LayerChange):
-    """Another bias: `by`, [M], is what it is more than the frozen one."""
+    """A changed bias: `by`, [M], is the difference from the frozen bias."""
 
     by: Tensor
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """outputs + by."""
+        """Add `by` to outputs in place."""
         outputs.add_(self.by)
 
 
 @dataclass(frozen=True, eq=False)
 class NormChange(LayerChange):
-    """Another weight or bias of a layer that has only vectors, a norm: computed again, which costs next to nothing.
+    """A changed weight or bias of a norm. The norm is computed again, which costs very little.
 
-    layer         the frozen one
-    weight, bias  in place of its own; None: its own
+    Attributes:
+        layer: The frozen norm.
+        weight: Replaces the frozen weight. None: the frozen weight.
+        bias: Replaces the frozen bias. None: the frozen bias.
     """
 
     layer: nn.Module
@@ -74,20 +78,20 @@ class NormChange(LayerChange):
     bias: Tensor | None = None
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """The layer's output with these."""
+        """Replace outputs by the changed norm of inputs."""
         assert inputs is not None
         outputs.copy_(type(self.layer).forward(self._own, inputs))
 
     @cached_property
     def _own(self) -> nn.Module:
-        """The layer with these, and the forward of its class."""
+        """A copy of the layer with the changed parameters and its class's own forward."""
         made = copy(self.layer)
         made.__dict__["_parameters"] = {**self.layer._parameters, **self.weights}
         return made
 
 
 class KeyValues(NamedTuple):
-    """Keys and values before those of each text, [G, P, D]."""
+    """Keys and values before those of each text, [G, P, D] each."""
 
     key: Tensor
     value: Tensor
@@ -95,12 +99,13 @@ class KeyValues(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BatchedAdapter:
-    """All that an adapter does below the head, in a batch that it shares with others.
+    """The effect of an adapter below the head in a mixed batch.
 
-    changes  by path of a layer in the frozen model, in the order in which they apply
-    prompt   rows before the embeddings of each text, [K, width]
-    prefix   by path of an attention; of each as many columns
-    tensor_names  the saved tensors that are in it: an adapter with others needs a model of its own
+    Attributes:
+        changes: Changes by path of a layer in the frozen model, in the order in which they apply.
+        prompt: Rows before the embeddings of each text, [K, width].
+        prefix: Keys and values by path of an attention, with the same P everywhere.
+        tensor_names: The saved tensors that are covered. An adapter with others needs a model of its own.
     """
 
     changes: Mapping[str, tuple[LayerChange, ...]] = field(default_factory=dict)
@@ -110,7 +115,7 @@ class BatchedAdapter:
 
     @classmethod
     def joined(cls, adapters: Sequence[BatchedAdapter]) -> BatchedAdapter:
-        """One that does what all do, the first first, at each layer."""
+        """Return one adapter with the changes of all, in their order at each layer."""
         changes: dict[str, tuple[LayerChange, ...]] = {}
         prefix: dict[str, KeyValues] = {}
         for one in adapters:
@@ -123,7 +128,7 @@ class BatchedAdapter:
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> BatchedAdapter:
-        """With all weights there, in the precision of the frozen model's."""
+        """Return the adapter with all weights on the device, in the frozen model's dtype."""
         return replace(
             self,
             changes={path: tuple(one.to(device, dtype) for one in many) for path, many in self.changes.items()},
@@ -133,22 +138,22 @@ class BatchedAdapter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it does nothing, so that a text's features are the frozen model's own."""
+        """Whether there is no change, so that features are the frozen model's own."""
         return not self.changes and self.prompt is None and not self.prefix
 
     @property
     def prompt_length(self) -> int:
-        """Virtual tokens in the row before each text."""
+        """Number of virtual tokens in the row before each text."""
         return 0 if self.prompt is None else len(self.prompt)
 
     @property
     def prefix_length(self) -> int:
-        """Keys of its prefix."""
+        """Number of keys of the prefix."""
         return next((two.key.shape[1] for two in self.prefix.values()), 0)
 
     @property
     def size(self) -> int:
-        """Bytes of all its weights."""
+        """Size of all weights in bytes."""
         own = [weight for many in self.changes.values() for one in many for weight in one.weights.values()]
         own += [] if self.prompt is None else [self.prompt]
         own += [one for two in self.prefix.values() for one in two]
@@ -156,7 +161,7 @@ class BatchedAdapter:
 
 
 class PlacedChange(NamedTuple):
-    """A change, and where its rows are: among the cells, or among the sequences where a layer sees one cell of each."""
+    """A change and its rows, as cells (`tokens`) or as sequences, for layers that read one cell of each sequence."""
 
     change: LayerChange
     tokens: slice
@@ -165,10 +170,11 @@ class PlacedChange(NamedTuple):
 
 @dataclass(eq=False)
 class RowChanges:
-    """The changes of the row that is computed just now. One object for all layers of a model; filled for every row.
+    """The changes of the current row. One object for all layers of a model, filled anew for every row.
 
-    length   cells of the row
-    changes  by path of a layer
+    Attributes:
+        length: Number of cells of the row.
+        changes: Changes by path of a layer.
     """
 
     length: int = 0
@@ -176,7 +182,7 @@ class RowChanges:
 
 
 class RowSegment(NamedTuple):
-    """A part of a row, whose attention is computed at once: where it is, its layout, and its prefix by attention."""
+    """A part of a row whose attention is computed at once: its cells, layout, and prefix by attention."""
 
     cells: slice
     layout: Layout
@@ -186,7 +192,7 @@ class RowSegment(NamedTuple):
 def changed_forward(
     _: nn.Module, path: str, row: RowChanges, plain: Callable[..., Any], *inputs: Any, **options: Any
 ) -> Any:
-    """A layer whose own forward is `plain`, [1, N, ...] -> [1, N, ...] or a tuple that begins so, and all changes."""
+    """Compute a layer (own forward: `plain`) with all changes, [1, N, ...] -> [1, N, ...] or a tuple starting so."""
     placed = row.changes.get(path)
     if not placed:
         return plain(*inputs, **options)
@@ -204,7 +210,7 @@ def changed_forward(
 
 
 def _entered(given: Tensor, placed: Sequence[PlacedChange], length: int) -> Tensor:
-    """What the layer is given, in a copy: others may read the same tensor."""
+    """Return the layer's changed input as a copy, because other layers may read the same tensor."""
     copied = given.clone()
     rows = copied[0]
     for change, tokens, sequences in placed:

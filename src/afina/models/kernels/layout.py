@@ -1,7 +1,7 @@
-"""Layout of a packed row: where each token sits in a grid of lines, virtual rows before each text, pooling.
+"""Layout of a packed row: the grid of lines, virtual tokens before each text, pooling.
 
-Several short sequences share a line, each seeing only itself, so that the grid has few empty cells: a batch of 16
-SST-2 sentences takes about 7 lines of its longest text's length instead of 16. Knows no model.
+Several short sequences share a line, and each attends only to itself. The grid then has few empty cells: a batch of 16
+SST-2 sentences takes about 7 lines of its longest text's length instead of 16. Does not know models.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from afina.models.architectures import Pooling
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """N lines of L cells that hold the T tokens of B sequences; cells left empty repeat the row's first token.
+    """N lines of L cells for the T tokens of B sequences. Empty cells repeat the row's first token.
 
-    tokens     int64 [N * L]  the row's token in each cell
-    cells      int64 [T]      the cell of each token
-    sequences  int64 [N, L]   the sequence that each cell belongs to, -1 where it is empty
+    Attributes:
+        tokens: int64 [N * L], the row's token in each cell.
+        cells: int64 [T], the cell of each token.
+        sequences: int64 [N, L], the sequence of each cell, -1 for an empty cell.
     """
 
     tokens: Tensor
@@ -34,7 +35,7 @@ class Grid:
 
     @classmethod
     def of(cls, bounds: Sequence[int], device: torch.device | str, *, shared: bool) -> Grid:
-        """From the boundaries, B + 1 of them. shared: whether short sequences may share a line."""
+        """Build the grid from B + 1 boundaries; `shared`: whether short sequences may share a line."""
         starts, ends = np.array(bounds[:-1]), np.array(bounds[1:])
         lengths = ends - starts
         longest, total = int(lengths.max()), int(lengths.sum())
@@ -50,27 +51,31 @@ class Grid:
 
     @property
     def lines(self) -> int:
-        """N."""
+        """N, the number of lines."""
         return self.sequences.shape[0]
 
     @property
     def length(self) -> int:
-        """L, the longest sequence."""
+        """L, the length of the longest sequence."""
         return self.sequences.shape[1]
 
     def fill(self, rows: Tensor) -> Tensor:
-        """[H, T, D] -> [H, N, L, D], contiguous."""
+        """Turn [H, T, D] into [H, N, L, D], contiguous."""
         return rows.index_select(1, self.tokens).view(rows.shape[0], self.lines, self.length, rows.shape[2])
 
     def read(self, grid: Tensor) -> Tensor:
-        """[H, N, L, D] -> [T, H, D], contiguous."""
+        """Turn [H, N, L, D] into [T, H, D], contiguous."""
         return grid.reshape(grid.shape[0], -1, grid.shape[-1]).transpose(0, 1).index_select(0, self.cells)
 
     def visible(self, window: int | None, always: int = 0, *, causal: bool = True) -> Tensor:
-        """Whether a query (line) sees a key (column), bool [N, L, L]: its own sequence's; if causal, none after itself.
+        """Return whether a query (row) attends to a key (column), bool [N, L, L]: only within its own sequence.
 
-        window: how many tokens it sees, itself among them. Empty cells see each other, so that no softmax is empty.
-        always: how many at a line's start it sees however far they are; for lines of one sequence
+        Empty cells attend to each other, so that no softmax is empty.
+
+        Args:
+            window: Number of tokens that a query attends to, itself included. None: no limit.
+            always: Number of tokens at a line's start that are visible at any distance; for one sequence a line.
+            causal: Whether a query attends only to itself and earlier tokens.
         """
         if not causal:
             return self._same()
@@ -84,7 +89,7 @@ class Grid:
 
 
 def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
-    """The first cell of each sequence, int64 [B]: the longest first, each into the fullest line that has room."""
+    """Return each sequence's first cell, int64 [B]: longest first, each in the fullest line with enough room."""
     places = np.zeros(len(lengths), np.int64)
     room: list[tuple[int, int]] = []  # (cells left, line), ascending
     lines = 0
@@ -102,11 +107,12 @@ def _share(lengths: Sequence[int], longest: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the B sequences of a packed row are, in the forms that attention may want; each made once, when asked for.
+    """Where the B sequences of a packed row are, in several forms for attention; each form is computed when first used.
 
-    bounds  int32 [B + 1], on the row's device
-    before  cells at the start of each sequence that no token of a text has, but a virtual one
-    prefix  keys and values, beside the row's own, that stand before those of each sequence
+    Attributes:
+        bounds: int32 [B + 1], on the row's device.
+        before: Number of cells of virtual tokens at the start of each sequence.
+        prefix: Number of keys and values before each sequence that are not cells of the row.
     """
 
     bounds: Tensor
@@ -114,13 +120,13 @@ class Layout:
     prefix: int = 0
 
     def grown(self, before: int, prefix: int = 0) -> Layout:
-        """That of a row with so many cells more before each sequence."""
+        """Return the layout of a row with `before` further cells before each sequence."""
         more = torch.arange(len(self.bounds), dtype=self.bounds.dtype, device=self.bounds.device) * before
         return Layout(self.bounds + more, before, prefix)
 
     @cached_property
     def extended(self) -> Layout:
-        """That of a row with cells for the prefix."""
+        """The layout of a row with cells for the prefix."""
         return self.grown(self.prefix)
 
     @cached_property
@@ -129,39 +135,39 @@ class Layout:
 
     @cached_property
     def last(self) -> Tensor:
-        """Each sequence's last token, int64 [B]."""
+        """Index of each sequence's last token, int64 [B]."""
         return self.bounds[1:].long() - 1
 
     @cached_property
     def longest(self) -> int:
-        """The most tokens of a sequence."""
+        """Number of tokens of the longest sequence."""
         return max(end - start for start, end in zip(self._bounds, self._bounds[1:], strict=False))
 
     @cached_property
     def positions(self) -> Tensor:
-        """Of each cell in its sequence, int64 [T], counted from the first of the prefix."""
+        """Position of each cell in its sequence, int64 [T], counted from the prefix."""
         bounds = np.array(self._bounds)
         steps = np.arange(bounds[-1]) - np.repeat(bounds[:-1], np.diff(bounds))
         return torch.from_numpy(steps + self.prefix).to(self.bounds.device)
 
     @cached_property
     def cells(self) -> tuple[Tensor, Tensor]:
-        """Those of the texts' tokens, int64 [T - B K], and the virtual ones, [B K]."""
+        """Cells of the texts' tokens, int64 [T - B K], and cells of virtual tokens, [B K]."""
         virtual = self.positions < self.before + self.prefix
         return (~virtual).nonzero()[:, 0], virtual.nonzero()[:, 0]
 
     @cached_property
     def single(self) -> Grid:
-        """One sequence a line."""
+        """The grid with one sequence a line."""
         return Grid.of(self._bounds, self.bounds.device, shared=False)
 
     @cached_property
     def shared(self) -> Grid:
-        """As few lines as are found."""
+        """The grid with few lines, which sequences share."""
         return Grid.of(self._bounds, self.bounds.device, shared=True)
 
     def made(self) -> Layout:
-        """This layout, with every form made now."""
+        """Return this layout, with every form computed."""
         _ = self.last, self.longest, self.single, self.shared, self.positions, self.cells
         if self.prefix:
             self.extended.made()
@@ -172,9 +178,9 @@ class Layout:
         return {}
 
     def hidden(self, window: int | None, *, causal: bool = True) -> Tensor:
-        """The opposite of `shared.visible`, made once for all layers of a batch: bool [N, L, L].
+        """Return the negation of `shared.visible`, computed once for all layers: bool [N, L, L].
 
-        With a prefix [N, L, P + L]: only empty cells do not see it, whose gradients would reach it.
+        With a prefix: [N, L, P + L], where empty cells do not attend to the prefix; their gradients would reach it.
         """
         if (window, causal) not in self._hidden:
             hidden = ~self.shared.visible(window, causal=causal)
@@ -186,22 +192,28 @@ class Layout:
 
 
 def insert(rows: Tensor, virtual: Tensor, layout: Layout) -> Tensor:
-    """The texts' rows [..., T - B K, D], and before each sequence the same K others [..., K, D]: [..., T, D].
+    """Insert the same K rows before each sequence.
 
-    layout  of the T rows, in which K are `before` each sequence
+    Args:
+        rows: The texts' rows, [..., T - B K, D].
+        virtual: The rows to insert, [..., K, D].
+        layout: Layout of the result, with `before` = K.
+
+    Returns:
+        [..., T, D].
     """
     result: Tensor = _Insert.apply(rows, virtual, *layout.cells)  # type: ignore[no-untyped-call]
     return result
 
 
 def take_out(rows: Tensor, layout: Layout) -> Tensor:
-    """Of rows [T, ...], the texts' alone."""
+    """Return the texts' rows of `rows` [T, ...], without virtual tokens."""
     result: Tensor = _TakeOut.apply(rows, layout.cells[0])  # type: ignore[no-untyped-call]
     return result
 
 
 class _Insert(torch.autograd.Function):
-    """By copies in both directions: torch's `index_select` adds up its gradient row by row, on a CPU one at a time."""
+    """Inserts rows by copies in both directions: on a CPU, the gradient of torch's `index_select` adds row by row."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, virtual: Tensor, own: Tensor, others: Tensor) -> Tensor:
@@ -238,7 +250,7 @@ class _TakeOut(torch.autograd.Function):
 
 
 def pool(hidden: Tensor, layout: Layout, pooling: Pooling) -> Tensor:
-    """Hidden states [T, D] -> [B, D]: of each text's own tokens, without the virtual ones before them."""
+    """Pool hidden states [T, D] -> [B, D] over each text's own tokens, without virtual tokens."""
     if pooling == "last":
         return hidden.index_select(0, layout.bounds[1:].long() - 1)
     if pooling == "first":

@@ -1,14 +1,13 @@
-"""Linear layers: what a layer holds a frozen weight in, what may be asked of it, and products by oneDNN.
+"""Linear layers: the forms in which a layer stores a frozen weight, operations on a weight, and products by oneDNN.
 
-Only this module reads a frozen weight. Kernels ask for products, DoRA and merging for the weight dequantized, memory
-figures for its tensors. So a weight that is packed, or of few bits, is never taken for the matrix it stands for.
+Only this module reads a frozen weight. Kernels ask for products, DoRA and merging ask for the dequantized weight, and
+memory figures ask for the tensors. So a packed or quantized weight is never mistaken for its matrix.
 
-torch gives float32 products on a CPU to MKL, which on processors with AVX-512 of other makes than Intel's takes more
-than twice as long as oneDNN; without AVX-512, and on Intel's, it is oneDNN that takes up to twice as long, with
-weights as Conv1D stores them (docs/LOG.md). In bfloat16, oneDNN brings a weight into its own order before it
-multiplies: a frozen weight is packed in that order once, for each direction, which saves a sixth of a product. Results
-are the same but for rounding; `tests/models/kernels/test_linear.py` holds them to torch's. Knows layers, not what they
-belong to.
+torch computes float32 products on a CPU with MKL. On processors with AVX-512 that are not Intel's, MKL takes more than
+twice as long as oneDNN. Without AVX-512, and on Intel's, oneDNN takes up to twice as long, for weights in Conv1D's
+order (docs/LOG.md). In bfloat16, oneDNN first brings a weight into its own order. A frozen weight is packed in that
+order once for each direction, which saves a sixth of a product. Results are equal except for rounding;
+`tests/models/kernels/test_linear.py` compares them with torch's. Does not know models.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ _ONEDNN_FLOAT32 = ONEDNN and (
 _ONEDNN_BFLOAT16 = ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 _TYPICAL_ROWS = 256
-"""Rows of inputs that a weight is packed for; the order barely depends on it."""
+"""Number of input rows that a weight is packed for; the order barely depends on it."""
 
 _HELD = "frozen"
-"""Name of a `HeldWeight` among the children of its layer."""
+"""Name of the `HeldWeight` among the children of its layer."""
 
 
 def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """inputs [N, K], weight [M, K] or packed, bias [M] -> inputs weight^T + bias, [N, M]. Keeps no graph."""
+    """Return inputs weight^T + bias, [N, M], without a graph: inputs [N, K], weight [M, K] or packed, bias [M]."""
     if weight.is_mkldnn or by_onednn(weight):
         result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
         return result
@@ -54,80 +53,80 @@ def multiply(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def by_onednn(weight: Tensor) -> bool:
-    """Whether a plain weight is multiplied by oneDNN here."""
+    """Whether oneDNN multiplies a plain weight on this machine."""
     return _ONEDNN_FLOAT32 and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 class FrozenWeight(ABC):
-    """The weight W [M, K] of a linear layer with K inputs and M outputs. Nothing here keeps a graph."""
+    """The weight W [M, K] of a linear layer with K inputs and M outputs. No method keeps a graph."""
 
     @abstractmethod
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """inputs [N, K], bias [M] -> inputs W^T + bias, [N, M]."""
+        """Return inputs W^T + bias, [N, M], for inputs [N, K] and bias [M]."""
 
     @abstractmethod
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """grads [N, M] -> grads W, [N, K]: what a backward pass needs."""
+        """Return grads W, [N, K], for grads [N, M]; used in backward passes."""
 
     @abstractmethod
     def dequantize(self) -> Tensor:
-        """W as a matrix [M, K] of `dtype`, perhaps made for this call. Not to be written to."""
+        """Return W as a matrix [M, K] in `dtype`, possibly a new tensor. Must not be written to."""
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """M, K."""
+        """M and K."""
 
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """The dtype of products."""
+        """Dtype of products."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where it is."""
+        """Device of the weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class PlainWeight(FrozenWeight):
-    """The layer's own parameter: a view, made for a call. weight [M, K]."""
+    """A view of the layer's own parameter, `weight` [M, K]; created for a call."""
 
     weight: Tensor
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """By torch, or oneDNN where that is the faster."""
+        """Multiply with torch, or with oneDNN if that is faster."""
         return multiply(inputs, self.weight, bias)
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """Likewise."""
+        """Multiply with torch, or with oneDNN if that is faster."""
         return multiply(grads, self.weight.t())
 
     def dequantize(self) -> Tensor:
-        """The parameter."""
+        """Return the parameter."""
         return self.weight
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The parameter's."""
+        """Shape of the parameter."""
         rows, columns = self.weight.shape
         return rows, columns
 
     @property
     def dtype(self) -> torch.dtype:
-        """The parameter's."""
+        """Dtype of the parameter."""
         return self.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """The parameter's."""
+        """Device of the parameter."""
         return self.weight.device
 
 
 class HeldWeight(nn.Module, FrozenWeight):
-    """A weight in the place of the layer's parameter, which the layer has no more.
+    """A weight that replaces the layer's parameter.
 
-    Its tensors are buffers that are not saved. They go where the model goes, and `to(dtype)` says what to compute in.
+    Its tensors are buffers that are not saved. They follow the model to a device; `to(dtype)` sets the compute dtype.
     """
 
     def _keep(self, **tensors: Tensor) -> None:
@@ -136,12 +135,12 @@ class HeldWeight(nn.Module, FrozenWeight):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that it takes memory for."""
+        """All tensors of the weight, for memory figures."""
         return list(self.buffers())
 
 
 class PackedWeight(HeldWeight):
-    """A bfloat16 weight in oneDNN's order, once for each direction; `transposed` is empty where none is backward."""
+    """A bfloat16 weight in oneDNN's order, once for each direction; `transposed` is empty without a backward pass."""
 
     weight: Tensor
     transposed: Tensor
@@ -156,55 +155,55 @@ class PackedWeight(HeldWeight):
         )
 
     def product(self, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
-        """By oneDNN."""
+        """Multiply with oneDNN."""
         return multiply(inputs, self.weight, bias)
 
     def transposed_product(self, grads: Tensor) -> Tensor:
-        """By oneDNN."""
+        """Multiply with oneDNN."""
         return multiply(grads, self.transposed)
 
     def dequantize(self) -> Tensor:
-        """In torch's order again."""
+        """Return the weight in torch's order."""
         return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the weight before."""
+        """Shape of the original weight."""
         rows, columns = self._shape
         return rows, columns
 
     @property
     def dtype(self) -> torch.dtype:
-        """bfloat16."""
+        """Always bfloat16."""
         return self._dtype
 
     @property
     def device(self) -> torch.device:
-        """The CPU."""
+        """Always the CPU."""
         return self._device
 
 
 def _reorder(weight: Tensor) -> Tensor:
-    if isinstance(weight, FakeTensor):  # has a size but no order (see `afina.training.dry_run`): a copy is as large
+    if isinstance(weight, FakeTensor):  # in a dry run (`afina.training.dry_run`), a copy has the same size
         return weight.clone()
     reordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
     return reordered
 
 
 def can_pack(layer: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether `PackedWeight` gains anything for this layer's weight, once that is `dtype`."""
+    """Whether `PackedWeight` is faster for this layer's weight, after conversion to `dtype`."""
     if not (_ONEDNN_BFLOAT16 and dtype == torch.bfloat16 and is_linear(layer)) or held_by(layer) is not None:
         return False
     return frozen_weight(layer).device.type == "cpu"
 
 
 def is_linear(layer: object) -> bool:
-    """Whether a layer is one of those whose weight may be held: `nn.Linear` and `Conv1D`."""
+    """Whether the layer is an `nn.Linear` or `Conv1D`, whose weight may be held in another form."""
     return type(layer) in (nn.Linear, Conv1D)
 
 
 def frozen_weight(layer: Any) -> FrozenWeight:
-    """The frozen weight of a linear layer, in any form."""
+    """Return the frozen weight of a linear layer, in any form."""
     held: HeldWeight | None = layer._modules.get(_HELD)
     if held is not None:
         return held
@@ -213,30 +212,30 @@ def frozen_weight(layer: Any) -> FrozenWeight:
 
 
 def held_by(layer: nn.Module) -> HeldWeight | None:
-    """The weight that a layer holds in the place of its parameter; None: its parameter is there."""
+    """Return the weight that replaces the layer's parameter; None: the layer has its parameter."""
     held = layer._modules.get(_HELD)
     return held if isinstance(held, HeldWeight) else None
 
 
 def weight_trains(layer: nn.Module) -> bool:
-    """Whether a linear layer's weight is a parameter that gets gradients, and not frozen."""
+    """Whether a linear layer's weight is a parameter that requires gradients."""
     weight = layer._parameters.get("weight")
     return weight is not None and weight.requires_grad
 
 
 def hold_weight(layer: Any, held: HeldWeight) -> None:
-    """Let a linear layer hold its weight so. Its forward has to be one that asks, see `patches.hold`."""
+    """Replace a linear layer's parameter by `held`. `patches.hold` also sets a forward that uses it."""
     del layer.weight
     layer.add_module(_HELD, held.train(layer.training))
 
 
 def held_tensors(model: nn.Module) -> list[Tensor]:
-    """All that the layers of a model take for weights that are no parameters."""
+    """Return all tensors of held weights in a model."""
     return [tensor for module in model.modules() if isinstance(module, HeldWeight) for tensor in module.tensors]
 
 
 def round_weights(body: nn.Module, hold: Callable[[Tensor], HeldWeight]) -> None:
-    """Exchange the parameters of all linear layers for what they are once they have been held and dequantized."""
+    """Replace the parameters of all linear layers by their values after holding and dequantizing."""
     with torch.no_grad():
         for layer in body.modules():
             if is_linear(layer):
@@ -245,7 +244,7 @@ def round_weights(body: nn.Module, hold: Callable[[Tensor], HeldWeight]) -> None
 
 
 class _Lent:
-    """A linear layer whose `weight` can be read, dequantized anew each time."""
+    """A linear layer whose `weight` can be read; dequantized at each access."""
 
     @property
     def weight(self) -> Parameter:
@@ -258,9 +257,9 @@ _LENT = {kind: type(kind.__name__, (_Lent, kind), {}) for kind in (nn.Linear, Co
 
 @contextmanager
 def dequantized_weights(model: nn.Module) -> Iterator[None]:
-    """Let peft read the weights that layers hold, for shapes and DoRA's lengths, while it wraps a model.
+    """Let peft read held weights while it wraps a model, for shapes and DoRA's row lengths.
 
-    What is written to such a weight is lost.
+    Writing to such a weight has no effect.
     """
     layers: list[Any] = [layer for layer in model.modules() if held_by(layer) is not None]
     kinds = [type(layer) for layer in layers]
@@ -279,30 +278,30 @@ def can_accelerate(layer: nn.Module) -> bool:
 
 
 def linear_forward(layer: Any, plain: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """A layer, whose own forward is `plain`. Any leading shape, width K -> the same leading shape, width M."""
+    """Compute a layer (own forward: `plain`), [..., K] -> [..., M]."""
     if not (by_onednn(layer.weight) and inputs.dtype == torch.float32):
         return plain(inputs)
     return _apply(layer, layer.weight, inputs)
 
 
 def held_forward(layer: Any, inputs: Tensor) -> Tensor:
-    """A layer that holds its weight in another form; its bias may train. Shapes as in `linear_forward`."""
+    """Compute a layer that holds its weight in another form, [..., K] -> [..., M]; its bias may train."""
     return _apply(layer, None, inputs)
 
 
 def _apply(layer: Any, weight: Tensor | None, inputs: Tensor) -> Tensor:
-    """weight: what may get a gradient."""
+    """Compute a layer; `weight` is the parameter that may get a gradient, or None."""
     own = frozen_weight(layer)
     if not torch.is_grad_enabled():
         flat = inputs.reshape(-1, inputs.shape[-1])
         return own.product(flat, layer.bias).view(*inputs.shape[:-1], -1)
     result: Tensor = _Linear.apply(inputs, weight, layer.bias, own, isinstance(layer, Conv1D))  # type: ignore[no-untyped-call]
-    # Not in there: what a Function returns as a view may not be added to in place, as some of peft's layers do.
+    # Outside of the Function: some peft layers add in place, which is not allowed on a view returned by a Function.
     return result.view(*inputs.shape[:-1], -1)
 
 
 class _Linear(torch.autograd.Function):
-    """weight: what may get a gradient, None where held; inward: stored [K, M], as Conv1D does."""
+    """Linear layer. `weight`: the parameter that may get a gradient, or None; `inward`: stored as [K, M] (Conv1D)."""
 
     @staticmethod
     def forward(

@@ -1,13 +1,13 @@
-"""peft's LoRA and DoRA layers over a frozen weight: with backward passes of their own, and in a mixed batch.
+"""peft's LoRA and DoRA layers with a frozen weight: backward passes, and both in a mixed batch.
 
-Equal to peft's but for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b, the length of each row taken as a
-constant (Liu et al. 2024, section 4.3). peft forms the sum at every pass; here its rows' lengths come from products as
-small as A and B, and W may stay packed: ||W + s B A||^2 = ||W||^2 + 2 s <W A^T, B> + s^2 <B A A^T, B>, each by row,
-and ||W||^2 never changes.
+Results equal peft's except for rounding. DoRA is m / ||W + s B A|| (W + s B A) x + b, where the length of each row is
+a constant for gradients (Liu et al. 2024, section 4.3). peft computes the sum at every pass. Here the lengths are
+computed from products of A's and B's size, and W may stay packed: ||W + s B A||^2 = ||W||^2 + 2 s <W A^T, B> +
+s^2 <B A A^T, B>, each by row. ||W||^2 never changes.
 
-In a mixed batch a few rows of a few ranks are no work, and a call is: so neighbours share a product until it costs as
-much as the call. Each row is then multiplied by its neighbours' ranks as well, and by zeros that take them away again.
-Knows the layout of peft's layer, not the model that it stands in.
+In a mixed batch, products of a few rows and ranks cost less than the call itself. Neighbouring adapters therefore share
+a product until its cost equals a call's. Each row is also multiplied by its neighbours' ranks, and a mask sets these
+results to zero. Knows peft's layers, not models.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from afina.models.kernels.layer_changes import LayerChange, PlacedChange
 from afina.models.kernels.linear import FrozenWeight
 
 DORA = "DoraLinearVariant"
-"""peft's name for what DoRA adds to a layer of LoRA's."""
+"""peft's name of the DoRA variant of a LoRA layer."""
 
 
 def is_alone(layer: Any, names: Sequence[str]) -> bool:
-    """Whether a peft layer has one adapter, of `names`, which is active and not merged into the frozen weight."""
+    """Whether a peft layer has exactly one adapter, which is active and not merged into the frozen weight."""
     return len(names) == 1 and names == list(layer.active_adapters) and not layer.disable_adapters and not layer.merged
 
 
 def lora_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
-    """The adapter of a peft layer that has one and computes LoRA's formula alone, by name; None of any other layer.
+    """Return the name of a peft layer's only adapter if it computes LoRA's formula; None for any other layer.
 
-    variant  that of the formula, such as DORA
+    Args:
+        layer: Any layer.
+        variant: Name of another formula to look for, such as `DORA`.
     """
     if not hasattr(layer, "lora_A") or not isinstance(getattr(layer, "base_layer", None), nn.Module):
         return None
@@ -54,7 +56,7 @@ def lora_adapter(layer: nn.Module, variant: str | None = None) -> str | None:
 
 
 def read_layers(model: nn.Module) -> set[nn.Module]:
-    """The small layers in a model whose weights are read, in place of calling them: by `lora_layer`, and for DoRA."""
+    """Return the small layers whose weights `lora_layer` and `dora_layer` read instead of calling the layers."""
     found: set[nn.Module] = set()
     for layer in model.modules():
         name = lora_adapter(layer) or lora_adapter(layer, DORA)
@@ -65,13 +67,13 @@ def read_layers(model: nn.Module) -> set[nn.Module]:
 
 
 def dropout_mask(dropout: nn.Module, inputs: Tensor) -> Tensor | None:
-    """A draw of what a layer's dropout multiplies its input by; None where nothing is dropped."""
+    """Draw the factors of a layer's input for dropout; None: no dropout."""
     rate = dropout.p if isinstance(dropout, Dropout) and dropout.training else 0.0
     return scaled_mask(inputs.shape, rate, inputs.dtype, inputs.device) if rate else None
 
 
 def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """peft's LoRA layer: W x + b + scaling B A dropout(x). Any leading shape."""
+    """Compute peft's LoRA layer, W x + b + scaling B A dropout(x); any leading shape."""
     base, dropout = layer.base_layer, layer.lora_dropout[name]
     down, up, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
     if linear.weight_trains(base):
@@ -83,7 +85,7 @@ def lora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
 
 
 class _LoRA(torch.autograd.Function):
-    """The layer over a frozen W, with its backward pass: sums go into the products, and W gets no gradient."""
+    """LoRA layer with a frozen W: sums are accumulated in the products, and W gets no gradient."""
 
     @staticmethod
     def forward(
@@ -96,7 +98,7 @@ class _LoRA(torch.autograd.Function):
         scaling: float,
         own: FrozenWeight,
     ) -> Tensor:
-        """inputs [..., K], mask of that shape, down [r, K], up [M, r], bias [M]; returns [..., M]."""
+        """Compute [..., M]: inputs and mask [..., K], down [r, K], up [M, r], bias [M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         low = dropped @ down.t()
@@ -125,63 +127,67 @@ class _LoRA(torch.autograd.Function):
 
 
 CALL_COST = {torch.float32: 3e7, torch.bfloat16: 2e8}
-"""Floating-point operations that take as long as the calls of a product, on two cores that compute both natively. 32
-adapters of rank 4 are 1.3 times as fast in one as each by itself on GPT-2 in bfloat16, and as fast in float32.
+"""Floating-point operations that take as long as calling a product, on two cores that support both dtypes natively.
+
+On GPT-2, 32 adapters of rank 4 in shared products are 1.3 times as fast as separate ones in bfloat16, and equally fast
+in float32.
 """
 
 Masks = dict[tuple[tuple[int, int, float], ...], Tensor]
-"""By the rows, rank and scaling of each neighbour: [rows of all, ranks of all], its scaling where both are its own."""
+"""Masks by the rows, rank and scaling of each neighbour: [all rows, all ranks], the scaling for a row's own ranks."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoraChange(LayerChange):
-    """What the layer adds to W x + b: scaling B A x. down [r, K]; up [r, M], B transposed."""
+    """Adds LoRA's scaling B A x to W x + b; down is A [r, K], up is B transposed [r, M]."""
 
     down: Tensor
     up: Tensor
     scaling: float
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """inputs [N, K], outputs [N, M]."""
+        """Add to outputs [N, M] in place, from inputs [N, K]."""
         assert inputs is not None
         outputs.addmm_(inputs @ self.down.t(), self.up, alpha=self.scaling)
 
     @property
     def rank(self) -> int:
-        """r."""
+        """The rank r."""
         return len(self.down)
 
     @property
     def width(self) -> int:
-        """K + M."""
+        """K + M, inputs plus outputs."""
         return self.down.shape[1] + self.up.shape[1]
 
 
 @dataclass(frozen=True, eq=False)
 class SharedLoraChange(LayerChange):
-    """What neighbours add, each to its own rows: down [R, K], up [R, M], masks by how many rows there are."""
+    """Adds several neighbours' LoRA to their own rows: down [R, K], up [R, M], masks by number of rows."""
 
     down: Tensor
     up: Tensor
     masks: Mapping[int, Tensor]
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """inputs [N, K], outputs [N, M]."""
+        """Add to outputs [N, M] in place, from inputs [N, K]."""
         assert inputs is not None
         outputs.addmm_((inputs @ self.down.t()).mul_(self.masks[len(outputs)]), self.up)
 
 
 def share_products(changes: Sequence[PlacedChange], masks: Masks) -> list[PlacedChange]:
-    """The changes of one layer in their order, where neighbours' low ranks share a product if that is faster.
+    """Return a layer's changes in order, with neighbouring LoRA changes joined where a shared product is faster.
 
-    masks  of the row, for all its layers; what is missing is put there
+    Args:
+        changes: The layer's changes, in the order of the row.
+        masks: Masks of the row, shared by all layers; missing masks are added.
     """
     found: list[PlacedChange] = []
     run: list[tuple[LoraChange, PlacedChange]] = []
     begin = end = ranks = 0
     for one in changes:
         change, tokens = one.change, one.tokens
-        if type(change) is not LoraChange:  # what is made of it does more
+        if type(change) is not LoraChange:  # subclasses compute more than LoRA
             found += [*_as_one(run, masks), one]
             run = []
             continue
@@ -199,7 +205,7 @@ def share_products(changes: Sequence[PlacedChange], masks: Masks) -> list[Placed
 
 
 def _as_one(run: Sequence[tuple[LoraChange, PlacedChange]], masks: Masks) -> list[PlacedChange]:
-    """Neighbours as one change, in a list; an empty one of none."""
+    """Return a list with neighbours joined into one change; empty for no neighbours."""
     if len(run) < 2:
         return [one for _, one in run]
     changes, (_, first), (_, last) = [change for change, _ in run], run[0], run[-1]
@@ -216,7 +222,7 @@ def _as_one(run: Sequence[tuple[LoraChange, PlacedChange]], masks: Masks) -> lis
 
 
 def _mask(changes: Sequence[LoraChange], slices: Sequence[slice], masks: Masks) -> tuple[int, Tensor]:
-    """How many rows, and whose."""
+    """Return the number of rows, and the mask that keeps each row's own ranks."""
     rows = [each.stop - each.start for each in slices]
     key = tuple((count, change.rank, change.scaling) for count, change in zip(rows, changes, strict=True))
     if key not in masks:
@@ -230,27 +236,27 @@ def _mask(changes: Sequence[LoraChange], slices: Sequence[slice], masks: Masks) 
 
 
 SQUARES = "squares"
-"""Buffer of a layer that `dora_layer` or `DoraChange` serves: float32 [M], ||W||^2 by row."""
+"""Buffer of a layer with DoRA: float32 [M], ||W||^2 by row."""
 
 
 def dora_adapter(layer: nn.Module) -> str | None:
-    """The adapter of a peft layer that has one and computes DoRA's formula, by name; None of any other layer."""
+    """Return the name of a peft layer's only adapter if it computes DoRA; None for any other layer."""
     name = lora_adapter(layer, DORA)
     peft_layer: Any = layer
     return name if name is not None and linear.is_linear(peft_layer.base_layer) else None
 
 
 def prepare_dora(layer: Any) -> None:
-    """Give a layer, or a layer of peft's, what DoRA needs of its frozen weight, while that is float32."""
+    """Store the row lengths of W that DoRA needs, on a layer or peft's wrapper, while the weight is float32."""
     if not hasattr(layer, SQUARES):
         weight = linear.frozen_weight(getattr(layer, "base_layer", layer)).dequantize()
         layer.register_buffer(SQUARES, weight.float().square().sum(1), persistent=False)
 
 
 def dora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
-    """peft's DoRA layer. In training with dropout, that of B A's input is W's as well, but for W x + b.
+    """Compute peft's DoRA layer; any leading shape.
 
-    Any leading shape.
+    In training with dropout, W's input is dropped like B A's, except in the term W x + b.
     """
     base = layer.base_layer
     if linear.weight_trains(base):
@@ -267,7 +273,7 @@ def dora_layer(layer: Any, name: str, inputs: Tensor) -> Tensor:
 
 
 def _lengths(squares: Tensor, down: Tensor, up: Tensor, scaling: float, own: FrozenWeight) -> Tensor:
-    """Float32 [M]: of the rows of W + s B A. squares [M], down [r, K], up [M, r]."""
+    """Return the row lengths of W + s B A, float32 [M]: squares [M], down [r, K], up [M, r]."""
     beside = own.product(down).float().t()
     down, up = down.float(), up.float()
     added = (2 * beside).add_(up @ (down @ down.t()), alpha=scaling).mul_(up).sum(1)
@@ -275,9 +281,9 @@ def _lengths(squares: Tensor, down: Tensor, up: Tensor, scaling: float, own: Fro
 
 
 class _DoRA(torch.autograd.Function):
-    """The layer over a frozen W, whose rows' lengths get no gradient.
+    """DoRA layer with a frozen W; the row lengths get no gradient.
 
-    What a row is scaled by is near 1; its distance from 1 is what is rounded to the precision of the inputs.
+    Row scales are near 1. Their difference from 1 is rounded to the dtype of the inputs, which is more accurate.
     """
 
     @staticmethod
@@ -293,7 +299,7 @@ class _DoRA(torch.autograd.Function):
         scaling: float,
         own: FrozenWeight,
     ) -> Tensor:
-        """inputs [..., K], mask of that shape, down [r, K], up [M, r], others [M]; returns [N, M]."""
+        """Compute [N, M]: inputs and mask [..., K], down [r, K], up [M, r], other vectors [M]."""
         flat = inputs.reshape(-1, inputs.shape[-1])
         dropped = flat if mask is None else flat * mask.view(flat.shape)
         beyond = (magnitude.float() / lengths - 1).to(flat.dtype)
@@ -333,10 +339,12 @@ class _DoRA(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class DoraChange(LoraChange):
-    """What the layer makes of W x + b: (m / ||W + s B A||) (W + s B A) x + b.
+    """Turns W x + b into DoRA's (m / ||W + s B A||) (W + s B A) x + b.
 
-    beyond  [M], what a row is scaled by, less 1
-    layer   the frozen one;  bias  [M], where the adapter has another than that
+    Attributes:
+        beyond: [M], the row scales minus 1.
+        layer: The frozen layer.
+        bias: [M], the adapter's bias. None: the frozen bias.
     """
 
     beyond: Tensor
@@ -347,7 +355,7 @@ class DoraChange(LoraChange):
     def over(
         cls, layer: Any, down: Tensor, up: Tensor, scaling: float, magnitude: Tensor, bias: Tensor | None = None
     ) -> Self:
-        """On a layer that was made ready by `prepare_dora`; down [r, K], up [M, r], magnitude [M] float32."""
+        """Return the change for a layer after `prepare_dora`; down [r, K], up [M, r], magnitude [M] float32."""
         device, own = layer.squares.device, linear.frozen_weight(layer)
         down, up = down.to(device, own.dtype), up.to(device, own.dtype)
         with torch.inference_mode():
@@ -355,7 +363,7 @@ class DoraChange(LoraChange):
             return cls(down, up.t().contiguous(), scaling, magnitude.to(device).float() / lengths - 1, layer, bias)
 
     def leaving(self, inputs: Tensor | None, outputs: Tensor) -> None:
-        """inputs [N, K], outputs [N, M]."""
+        """Change outputs [N, M] in place, from inputs [N, K]."""
         bias = self.layer.bias if self.bias is None else self.bias
         if bias is not None:
             outputs.sub_(bias)

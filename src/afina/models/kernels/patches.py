@@ -1,9 +1,9 @@
-"""What is changed in the modules of an opened model, in what order, and the one way to do it.
+"""Patches: every change to the modules of an open model, their order, and the only function that applies them.
 
-Nothing here adds, renames or moves a parameter that trains, so every name and every saved file stays transformers' and
-peft's own; a frozen weight that is held in another form is no parameter any more. Each patch gives what the plain
-module gives, but for rounding and the dropout masks drawn; `tests/models/kernels` holds each to the plain one. Knows
-where the kernels go, not how they compute, but for the last block, which is computed where it is read.
+Patches do not add, rename or move trained parameters, so names and saved files stay those of transformers and peft. A
+frozen weight that is held in another form is no longer a parameter. Each patch computes what the plain module computes,
+except for rounding and the random numbers of dropout; `tests/models/kernels` compares each with the plain module.
+Does not know how kernels compute, except for the last block, which is computed only where it is read.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ class Patch(IntEnum):
 
     # By a method's `attach`:
     BOTTLENECK = auto()
-    """Forward of an attention or MLP module, around its own. First: no kernel replaces that, all go to what is inside
-    or around, also to what a method has added there."""
+    """Forward of an attention or MLP module, around its own. First, because kernels do not replace this forward: they
+    go to modules inside or around it, including modules that a method has added."""
 
     # By `apply_kernels`, when a model is opened, and again for what a method adds to it:
     DROPOUT = auto()
-    """Child exchanged. Before LORA, which reads the rate of our dropout and would take peft's for none."""
+    """Replaced child. Before LORA, which reads the rate from afina's Dropout and would ignore peft's nn.Dropout."""
     GELU = auto()
-    """Child exchanged."""
+    """Replaced child."""
     LINEAR = auto()
-    """Forward of every linear layer of the body, also of those inside a layer of peft's."""
+    """Forward of every linear layer of the body, including layers inside peft's layers."""
     LORA = auto()
-    """Forward of peft's layer. Calls the linear layer in it only where that trains; reads its weights where not."""
+    """Forward of peft's LoRA layer. Calls the inner linear layer only if its weight trains; else reads its weight."""
     DORA = auto()
-    """Likewise, for a layer of DoRA's."""
+    """Forward of peft's DoRA layer; like LORA."""
     VERA = auto()
-    """Likewise, for a layer of VeRA's."""
+    """Forward of peft's VeRA layer; like LORA."""
     LAST_BLOCK = auto()
     """Forward of the last block."""
 
-    # By `afina.training`, when it is known what trains, and how; HELD also by `Classifier`, to predict, and before a
-    # method is attached where the backbone is held in another precision:
+    # By `afina.training`, when it is known what trains. HELD also by `Classifier`: for prediction, and before a method
+    # is attached if the backbone has another precision.
     CHECKPOINT = auto()
-    """Forward of every block, around the one it has. After LAST_BLOCK, which would take its place."""
+    """Forward of every block, around the current one. After LAST_BLOCK, which would replace it."""
     LOOK_UP = auto()
-    """Forward of an embedding that trains. After its weight is lowered, since it reads the float32 one behind that."""
+    """Forward of a trained embedding. After its weight is lowered, because it reads the float32 master weight."""
     HELD = auto()
-    """Forward of a frozen linear layer, and its weight. After all others: a forward from before cannot read the weight
-    any more."""
+    """Forward and weight of a frozen linear layer. After all others: an earlier forward could not read the weight."""
 
-    # By `afina.models.mixed_batch`, when it is known what the model computes with:
+    # By `afina.models.mixed_batch`, when the compute dtype is known:
     MIXED_BATCH = auto()
-    """Forward of every layer that several adapters may change, around its own."""
+    """Forward of every layer that adapters may change, around its own."""
 
 
 def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: Any) -> None:
-    """Let a call of `module` be `forward(module, *given, *inputs)`, whatever it was before.
+    """Replace the forward of `module` by `forward(module, *given, *inputs)`.
 
-    Raises ValueError where the module has a later patch, which this one would undo.
+    Raises:
+        ValueError: The module has a later patch, which this patch would undo.
     """
     had = patches_of(module)
     if had and had[-1] > kind:
@@ -76,8 +76,10 @@ def patch(module: nn.Module, kind: Patch, forward: Callable[..., Any], *given: A
 
 
 class _Forward:
-    """What a call of a patched module does. The module keeps it, so it does not keep the module: a circle of the two
-    would hold a model that nobody has any more until the garbage collector next looks at everything, gigabytes later.
+    """The forward of a patched module. Holds the module by a weak reference.
+
+    The module holds this object. A strong reference back would form a cycle, so an unused model would stay in memory,
+    gigabytes of it, until the garbage collector runs.
     """
 
     def __init__(self, module: nn.Module, forward: Callable[..., Any], *given: Any) -> None:
@@ -87,31 +89,33 @@ class _Forward:
         return self._forward(self._module(), *self._given, *inputs, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Forward, (self._module(), self._forward, *self._given)  # so that a copy calls the copied module
+        return _Forward, (self._module(), self._forward, *self._given)  # so that a copied module calls itself
 
 
 def call_of(module: nn.Module) -> Callable[..., Any]:
-    """What a call of a module does now, for a patch around it. Does not keep the module."""
+    """Return the module's current forward, for a patch around it; holds the module by a weak reference."""
     own: Callable[..., Any] | None = module.__dict__.get("forward")
     return own or _Forward(module, type(module).forward)
 
 
 def exchange(parent: nn.Module, name: str, kind: Patch, child: nn.Module) -> None:
-    """Put `child` where the parent has another, both without parameters; it goes on training or evaluating."""
+    """Replace a child without parameters by `child`, which takes over its training mode."""
     child.__dict__["patches"] = [kind]
     setattr(parent, name, child.train(getattr(parent, name).training))
 
 
 def patches_of(module: nn.Module) -> list[Patch]:
-    """The patches that a module has, in the order in which it got them."""
+    """Return the patches of a module, in the order in which they were applied."""
     found: list[Patch] = module.__dict__.get("patches", [])
     return found
 
 
 def apply_kernels(model: nn.Module, body: Any) -> None:
-    """Give a model every kernel that serves it. Called again after a wrap, it reaches what is new and keeps the rest.
+    """Apply every suitable kernel to a model. After a wrap, a second call patches new modules and keeps the others.
 
-    model  everything, perhaps wrapped by peft;  body  the transformer in it, without the head
+    Args:
+        model: The whole model, possibly wrapped by peft.
+        body: The transformer inside, without the head.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -136,22 +140,23 @@ def apply_kernels(model: nn.Module, body: Any) -> None:
 
 
 def accelerate(layer: nn.Module) -> None:
-    """Let a linear layer multiply by oneDNN where that is faster; leaves any other layer."""
+    """Let a linear layer multiply with oneDNN if that is faster; does nothing to other layers."""
     if can_accelerate(layer) and Patch.LINEAR not in patches_of(layer):
         patch(layer, Patch.LINEAR, linear_forward, call_of(layer))
 
 
 def hold(layer: Any, held: HeldWeight) -> None:
-    """Let a linear layer hold its frozen weight in another form, and no parameter; its bias stays, and may train."""
+    """Replace a linear layer's frozen weight by `held`, which is no parameter; the bias stays and may train."""
     linear.hold_weight(layer, held)
     patch(layer, Patch.HELD, held_forward)
 
 
 def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
-    """Keep a linear layer's frozen weight in oneDNN's order only, for both directions.
+    """Store a linear layer's frozen weight only in oneDNN's order; `linear.can_pack` says for which layers.
 
-    backward  False: for the forward pass alone, in half the memory
-    Returns the packed weight. `linear.can_pack` says of which layers.
+    Args:
+        layer: The linear layer.
+        backward: Whether a backward pass is needed; if False, half the memory is used.
     """
     held = PackedWeight(linear.frozen_weight(layer).dequantize(), backward=backward)
     hold(layer, held)
@@ -161,10 +166,9 @@ def pack(layer: Any, *, backward: bool = True) -> PackedWeight:
 def last_block(
     block: Any, names: Block, norms: PreNorm, hidden: Tensor, *_: Any, layout: Any, **options: Any
 ) -> Tensor:
-    """The last block, whose output is read at each sequence's last token only: 0 elsewhere.
+    """Compute the last block only at each sequence's last token, [1, T, width] -> [1, T, width]; 0 elsewhere.
 
-    Keys and values need every token; the residual stream and the MLP, two thirds of the block, only those.
-    hidden [1, T, width] -> [1, T, width].
+    Keys and values need every token. The residual stream and the MLP, two thirds of the block, need only last tokens.
     """
     options.pop("cache", None)
     first, second = getattr(block, norms.first), getattr(block, norms.second)
