@@ -298,11 +298,11 @@ def untouched(afina: Command, tmp_path: Path) -> Callable[..., str]:
         ),
         (
             ("predict", "nope", "a"),
-            "nope: no adapter found: the directory has neither manifest.json (afina) nor adapter_config.json (peft)",
+            "nope: no adapter found: expected manifest.json (afina) or adapter_config.json (peft)",
         ),
         (
             ("evaluate", "nope", "--task", "mine.csv"),
-            "nope: no adapter found: the directory has neither manifest.json (afina) nor ",
+            "nope: no adapter found: expected manifest.json (afina) or ",
         ),
         (("predict", "nope"), "afina predict: give texts, or --file FILE (- for standard input), and not both."),
         (("predict", "nope", "a", "--file", "b.txt"), "afina predict: give texts, or --file FILE (- for standard "),

@@ -167,7 +167,7 @@ def elsewhere(path: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Path], object], type[AfinaError], str]] = {
     "pickled": (pickled, Refused, r"weights are in pytorch_model\.bin, a format that can run code .*save it again"),
     "nothing": (lambda path: (path / "config.json").unlink(), NotFound, r"no config\.json there\. Give a directory"),
-    "no weights": (lambda path: (path / "model.safetensors").unlink(), NotFound, r"neither model\.safetensors nor"),
+    "no weights": (lambda path: (path / "model.safetensors").unlink(), NotFound, r"no model\.safetensors or"),
     "no head": (without_head, CorruptAdapter, "the weights have no classification head"),
     "a layer is missing": (without_a_layer, WrongBackbone, r"the adapter lacks transformer\.h\.1\.ln_1\.weight"),
     "cut short": (cut_short, CorruptAdapter, "damaged, or not a safetensors file"),

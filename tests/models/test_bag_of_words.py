@@ -149,7 +149,7 @@ def not_a_number(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (swapped, rf"{VOCABULARY}: it has digest"),
+        (swapped, rf"{VOCABULARY}: the file has digest"),
         (shorter, "has tensors .* expected 'tfidf' and"),
         (not_a_number, "a weight is NaN or infinite"),
         (lambda path: (path / VOCABULARY).unlink(), rf"{VOCABULARY}: the file is missing"),

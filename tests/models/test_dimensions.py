@@ -78,10 +78,10 @@ def test_names_that_only_look_like_a_block_are_in_none(backbones: Backbones) -> 
         ({"model_type": "bert"}, "models of type 'bert' are not supported. Supported: gpt2, "),
         ({"model_type": ["gpt2"]}, "are not supported"),
         ({"n_embd": "32"}, "n_embd is '32', expected an integer of at least 1"),
-        ({"n_layer": 0}, "its n_layer is 0"),
-        ({"vocab_size": True}, "its vocab_size is True"),
-        ({"n_positions": 2**40}, "its n_positions is 1099511627776"),
-        ({"n_head": -4}, "its n_head is -4"),
+        ({"n_layer": 0}, "n_layer is 0"),
+        ({"vocab_size": True}, "vocab_size is True"),
+        ({"n_positions": 2**40}, "n_positions is 1099511627776"),
+        ({"n_head": -4}, "n_head is -4"),
     ],
 )
 def test_a_configuration_that_is_none_says_where(changes: dict[str, Any], said: str, backbones: Backbones) -> None:

@@ -40,7 +40,7 @@ def changed(saved: Path, to: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"r": 10**9}, "peft setting r is '1000000000': at most 16,384"),
+        ({"r": 10**9}, "peft setting r is '1000000000': expected at most 16,384"),
         ({"r": 5}, r"shape \[3, 32\], this model's has \[5, 32\]"),
         ({"layer_replication": [[0, 1_000_000]]}, "layer_replication .*: it repeats layers"),
         ({"megatron_core": "antigravity"}, "megatron_core .* peft would import a module"),

@@ -94,8 +94,8 @@ def test_of_a_recommendation_it_is_the_recommended_one_or_the_named(tmp_path: Pa
 
 def test_an_adapter_is_itself_and_of_it_nothing_can_be_chosen(tmp_path: Path) -> None:
     assert told(tmp_path) == (
-        f"{tmp_path}: no adapter found: the directory has neither manifest.json (afina) nor "
-        "adapter_config.json (peft). "
+        f"{tmp_path}: no adapter found: expected manifest.json (afina) or adapter_config.json "
+        "(peft) in the directory. "
         "Give an adapter's directory, such as results/adapters/lora-seed0-...."
     )
     assert told(tmp_path / "nowhere", "lora").startswith(f"{tmp_path / 'nowhere'}: no adapter found")

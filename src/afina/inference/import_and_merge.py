@@ -130,7 +130,7 @@ def _check_files(directory: Path) -> None:
                 file=pickled[0].name,
             )
         raise NotFound(
-            f"{directory}: neither {WEIGHTS} nor {INDEX} there. Give a directory that save_pretrained wrote.",
+            f"{directory}: no {WEIGHTS} or {INDEX} there. Give a directory that save_pretrained wrote.",
             code="model.file-missing",
             path=directory,
             file=WEIGHTS,

@@ -77,9 +77,8 @@ def check(
     manifest: Manifest, adapter: str, texts: Sequence[str], pairs: Sequence[str] | None, *, where: str, before: int
 ) -> None:
     """Raise InvalidData for texts that the adapter cannot read; arguments as in `Predictor.predict`."""
-    probed = pairs is None and all(
-        text in PROBE for text in texts
-    )  # probes are single texts unless a template has pairs
+    # Probes are single texts unless a template has pairs.
+    probed = pairs is None and all(text in PROBE for text in texts)
     if takes_pairs(manifest) not in (None, pairs is not None) and not probed:
         if pairs is not None:
             raise InvalidData(

@@ -108,7 +108,7 @@ def later(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Adaptation(ABC):
-    """What a method attaches, trains and saves; the dataclass fields are the hyperparameters.
+    """The part of a method that attaches, trains and saves; the dataclass fields are the hyperparameters.
 
     Attributes:
         trains_body: Whether the method is meant to train parameters outside the head.

@@ -233,7 +233,7 @@ class SavedPeft(PeftMethod):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """peft's settings as saved."""
+        """Settings of peft as they were saved."""
         return dict(self.saved)
 
     def settings(self, model: Any) -> Any:

@@ -173,7 +173,7 @@ def check_there(path: Path) -> None:
     """Raise NotFound if `path` has no adapter; opens no file."""
     if not _lies(path / MANIFEST) and not _lies(path / PEFT_SETTINGS):
         raise NotFound(
-            f"{path}: no adapter found: the directory has neither {MANIFEST} (afina) nor {PEFT_SETTINGS} (peft). "
+            f"{path}: no adapter found: expected {MANIFEST} (afina) or {PEFT_SETTINGS} (peft) in the directory. "
             "Give an adapter's directory, such as results/adapters/lora-seed0-....",
             code="adapter.missing",
             path=path,

@@ -106,7 +106,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What differs between families of models.
+    """The entry of a family of models: names, sizes and properties that differ between families.
 
     Attributes:
         family: transformers' `model_type`.

@@ -86,7 +86,7 @@ class Backbone(ReprCard):
 
     @property
     def family(self) -> str:
-        """transformers' `model_type`, a key of `ARCHITECTURES`."""
+        """The `model_type` of transformers, a key of `ARCHITECTURES`."""
         return str(self.config.model_type)
 
     @property
@@ -117,19 +117,17 @@ class Backbone(ReprCard):
         exact: bool = False,
         opening: Opening = SINGLE_LABEL,
     ) -> tuple[PreTrainedModel, Tensor | None]:
-        """Return transformers' classifier in float32 with a new head, and an offset to add to its outputs (or None).
-
-        If `opening` names the language model's auto class, the model keeps its own head and has no offset.
+        """Return a float32 classifier of transformers with a new head, and an offset to add to its outputs (or None).
 
         Args:
-            label_names: Names of the labels, in the order of the head's rows.
+            label_names: Names of the labels, in the head's order.
             seed: Seed of a head that is drawn at random.
             tokens: For each label, the tokens that answer for it. The label's row of the head is the mean of the
                 tokens' output embeddings. None: the head is drawn at random.
-            exact: True: the outputs are the language model's logits; the offset is the mean of the tokens' biases.
-                False: the rows are centred over the labels, which changes no probability, and scaled to the size of
-                drawn rows, so that training can overrule the words (measured in docs/background/words.md).
-            opening: How transformers opens a model for the kind of task; `Objective.opening`.
+            exact: If True, outputs are the language model's logits; the offset is the mean of the tokens' biases. If
+                False, rows are centred (which changes no probability) and scaled like drawn rows, so that training can
+                overrule the words (measured in docs/background/words.md).
+            opening: `Objective.opening`. A language model keeps its own head and has no offset.
 
         Raises:
             NotFound: The weights cannot be opened.

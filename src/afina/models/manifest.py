@@ -47,7 +47,7 @@ Addresses are covered by no digest, because files may move."""
 
 
 class Manifest(Sparing):
-    """What an adapter is and where it comes from.
+    """The description of an adapter: its identity, its origin and its measurements.
 
     Attributes:
         backbone: Address as the user wrote it. None: the adapter needs no backbone, or peft's settings name none.

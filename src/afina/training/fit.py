@@ -145,7 +145,7 @@ class Fit:
                 raise KeyboardInterrupt
 
     def begin(self) -> None:
-        """Prepare the model for training steps, in whatever state it is."""
+        """Prepare the model for training steps; may be called in any state."""
         keep_freed()
         self.inputs.begin()
         self.weights.refresh()

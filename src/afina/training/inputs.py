@@ -85,7 +85,7 @@ class Inputs(ABC):
 
     @abstractmethod
     def begin(self) -> None:
-        """Prepare the model for training steps, in whatever state it is."""
+        """Prepare the model for training steps; may be called in any state."""
 
     @abstractmethod
     def batches(self, start: int, stop: int) -> Iterator[Any]:
