@@ -124,9 +124,8 @@ class Backbone(ReprCard):
             seed: Seed of a head that is drawn at random.
             tokens: For each label, the tokens that answer for it. The label's row of the head is the mean of the
                 tokens' output embeddings. None: the head is drawn at random.
-            exact: If True, outputs are the language model's logits; the offset is the mean of the tokens' biases. If
-                False, rows are centred (which changes no probability) and scaled like drawn rows, so that training can
-                overrule the words (measured in docs/background/words.md).
+            exact: If True, outputs are the language model's logits, and the offset is the mean of the tokens' biases.
+                If False, rows are centred and scaled like drawn rows, which training can change (background/words.md).
             opening: `Objective.opening`. A language model keeps its own head and has no offset.
 
         Raises:
