@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from afina.report.report import Report
+from afina.report.verdicts import ONE_SEED
 from afina.studies.results import Failure
 from afina.studies.runs.record import Result, Seconds
 from records import answering, environment, results
@@ -20,17 +21,17 @@ def lasting(seconds: float) -> Seconds:
 
 def test_one_method_alone_has_its_figure_and_nothing_is_called_best() -> None:
     said = told(answering("lora", range(40)))
-    assert said.startswith("LoRA has accuracy 0.9000 on 400 evaluation texts (95 % interval 0.8")
-    assert "there is nothing to compare it with" in said
+    assert said.startswith("LoRA: accuracy 0.90 (0.87 to 0.93) on 400 evaluation texts. ")
+    assert "There is no other method to compare LoRA with." in said
     assert "best" not in said
-    assert said.endswith("One seed says nothing of other seeds.")
+    assert said.endswith(ONE_SEED)
 
 
 def test_a_method_that_is_better_than_all_is_best_and_nothing_cheaper_is_said_to_be_as_good() -> None:
     said = told(answering("full", range(10)), answering("lora", range(60)), answering("baseline", range(200)))
     assert said.startswith(
-        "full fine-tuning is best: accuracy 0.9750 on 400 evaluation texts, better than LoRA (0.8500) and "
-        "no fine-tuning (0.5000). Nothing that costs less is as good."
+        "Use full fine-tuning: accuracy 0.97 (0.95 to 0.99) on 400 evaluation texts. full fine-tuning (0.9750) is "
+        "better than LoRA (0.8500) and no fine-tuning (0.5000). No cheaper method is as good."
     )
     assert "ndecided" not in said
 
@@ -40,13 +41,14 @@ def test_undecided_is_never_called_as_good_and_what_would_settle_it_is_said() ->
         answering("full", range(20), seconds=lasting(100)), answering("lora", range(15, 40), seconds=lasting(60))
     )
     assert said.startswith(
-        "Which is best is undecided: full fine-tuning has the highest accuracy, 0.9500 on 400 evaluation texts; that "
-        "it is better than LoRA (0.9375) is not shown. LoRA may be as good or not, and costs less: it trains 0.1197 % "
-        "of the parameters against 100 %, in 60 s of training against 100 s, with 3.00 GiB of memory against 3.00 GiB."
+        "full fine-tuning has the highest accuracy: 0.95 (0.92 to 0.97) on 400 evaluation texts. It is undecided "
+        "whether full fine-tuning (0.9500) is better than LoRA (0.9375). LoRA costs less, and whether it is as good is "
+        "undecided: 0.1197 % of the parameters instead of 100 %, 60 s of training instead of 100 s, 3.00 GiB of memory "
+        "instead of 3.00 GiB."
     )
-    assert "is as good" not in said
+    assert "equivalent" not in said
     assert "Undecided between full fine-tuning and LoRA: difference 1.2 points" in said
-    assert "more examples would probably settle it; one seed says nothing of other seeds." in said
+    assert f"more examples would probably settle it. {ONE_SEED}" in said
 
 
 def among_many(full: int, lora: int) -> str:
@@ -62,54 +64,58 @@ def among_many(full: int, lora: int) -> str:
 
 def test_what_is_equivalent_and_cheaper_is_as_good() -> None:
     assert among_many(10, 12).startswith(
-        "full fine-tuning has the highest accuracy, 0.9975 on 4,000 evaluation texts; LoRA (0.9970) is as good, "
-        "equivalent within 1 point. LoRA is as good, and costs less: it trains 0.1197 % of the parameters"
+        "full fine-tuning has the highest accuracy: 0.998 (0.995 to 0.999) on 4,000 evaluation texts. LoRA (0.9970) is "
+        "equivalent to full fine-tuning (0.9975) within 1 point. LoRA is equivalent and costs less: 0.1197 % of the "
+        "parameters"
     )
     assert "costs less" not in among_many(12, 10), "of what leads and costs least there is nothing more to say"
 
 
 def test_a_cheaper_method_that_is_worse_by_less_than_the_margin_is_named() -> None:
     said = among_many(0, 12)
-    assert said.startswith("full fine-tuning is best")
-    assert "LoRA is worse, but by less than 1 point, and costs less" in said
-    assert "Nothing that costs less" not in said
+    assert said.startswith("Use full fine-tuning: ")
+    assert "LoRA is worse by less than 1 point, and costs less" in said
+    assert "No cheaper method" not in said
 
 
 def test_an_untrained_model_that_does_best_is_said_to() -> None:
     said = told(answering("zero-shot", range(10)), answering("lora", range(60)))
-    assert said.startswith("zero-shot is best: accuracy 0.9750 on 400 evaluation texts, better than LoRA (0.8500).")
+    assert said.startswith("Use zero-shot: accuracy 0.97 (0.95 to 0.99) on 400 evaluation texts. ")
+    assert "zero-shot (0.9750) is better than LoRA (0.8500)." in said
     said = told(answering("zero-shot", range(41)), answering("lora", range(20, 60)))
-    assert "zero-shot may be as good or not, and costs less: it trains nothing." in said
+    assert "zero-shot costs less, and whether it is as good is undecided: it trains nothing." in said
 
 
 def test_where_all_is_undecided_all_are_named_and_the_pairs_that_are_not_spelled_out_are_counted() -> None:
     made = [answering("full", range(20))]
     made += [answering("lora", range(start, start + 22), name=f"lora-{start}") for start in range(10, 60, 10)]
     said = told(*made)
-    assert said.startswith("Which is best is undecided: full fine-tuning has the highest accuracy")
-    assert said.count("ndecided between") == 3
-    assert "2 more pairs with it are open." in said
+    assert said.startswith("full fine-tuning has the highest accuracy")
+    assert said.count("ndecided between") == 1
+    assert "4 more comparisons with full fine-tuning are undecided: see Verdicts in the report." in said
     assert all(f"lora-{start}" in said for start in range(10, 60, 10))
 
 
 def test_several_seeds_are_a_mean_of_which_no_single_seed_is_said() -> None:
     said = told(*(answering(method, range(wrong + seed), seed=seed) for method, wrong in (("full", 10), ("lora", 60))
                   for seed in range(3)))  # fmt: skip
-    assert "0.9725 on 400 evaluation texts (mean of 3 seeds)" in said
+    assert "on 400 evaluation texts (mean of 3 seeds)" in said
+    assert "full fine-tuning (0.9725)" in said
     assert "One seed" not in said
-    assert "one seed" not in said
 
 
 def test_what_failed_waits_or_cannot_be_compared_is_not_passed_over() -> None:
     made = [answering("full", range(10)), answering("lora", range(60))]
     failed = [Failure("prelayer", "prelayer", seed, "lost") for seed in range(5)]
     said = told(*made, failed=failed)
-    assert said.endswith("Not in this: 5 runs that failed (prelayer, seed 0; prelayer, seed 1; prelayer, seed 2; ...).")
-    assert told(*made, waiting=1).endswith("Not in this: 1 run that has not finished.")
+    assert said.endswith(
+        "Not included: 5 runs that failed (prelayer, seed 0; prelayer, seed 1; prelayer, seed 2; ...)."
+    )
+    assert told(*made, waiting=1).endswith("Not included: 1 run that has not finished.")
     elsewhere = answering("prelayer", [], environment=environment(evaluation_digest="sha256:other"))
     said = told(*made, elsewhere)
-    assert said.startswith("full fine-tuning is best")
-    assert said.endswith("Not in this: PreLayer (head frozen), measured on other texts or seeds.")
+    assert said.startswith("Use full fine-tuning: ")
+    assert said.endswith("Not included: PreLayer (head frozen), measured on other texts or seeds.")
 
 
 def test_times_of_two_machines_are_not_set_against_each_other() -> None:
@@ -117,7 +123,9 @@ def test_times_of_two_machines_are_not_set_against_each_other() -> None:
         answering("full", range(20), seconds=lasting(10)),
         answering("lora", range(15, 40), seconds=lasting(90), environment=environment(threads=8)),
     )
-    assert "LoRA may be as good or not, and costs less: it trains 0.1197 % of the parameters against 100 %." in said
+    assert (
+        "LoRA costs less, and whether it is as good is undecided: 0.1197 % of the parameters instead of 100 %." in said
+    )
     assert " s of training" not in said
 
 
@@ -132,7 +140,11 @@ def test_the_report_begins_with_it_as_a_page_as_text_and_as_json() -> None:
     (first, *_) = made.sentences
     assert " ".join(text.split()).startswith(f"# Study `mine` ## Conclusion {first}")
     assert text.index("## Conclusion") < text.index("## Verdicts") < text.index("## Performance")
-    assert page.index(first) < page.index('<h2 id="verdicts">')
+    assert made.headline is not None
+    assert first.startswith(made.headline.text)
+    assert f"<h1>{made.headline.text}</h1>" in page
+    assert page.count(made.headline.text) == 1
+    assert page.index("</h1>") < page.index('class="figures"') < page.index("<svg") < page.index('<h2 id="verdicts">')
     assert made.summary()["conclusion"] == list(made.sentences)
 
 
@@ -145,17 +157,18 @@ def test_where_nothing_has_finished_there_is_no_conclusion() -> None:
 def test_a_tie_is_called_one() -> None:
     said = told(answering("lora", []), answering("zero-shot", []))
     assert said.startswith(
-        "zero-shot and LoRA have the same accuracy, 1.0000 on 400 evaluation texts; LoRA (1.0000) is as good, "
+        "zero-shot and LoRA have the same accuracy: 1.000 (0.990 to 1.000) on 400 evaluation texts. LoRA (1.0000) is "
+        "equivalent to zero-shot (1.0000) within 1 point."
     )
-    assert "is not shown" not in said
+    assert "undecided" not in said
     assert "highest" not in said
     three = told(answering("full", range(12)), answering("lora", range(8)), answering("zero-shot", range(2, 10)))
     assert three.startswith(
-        "Which is best is undecided: zero-shot and LoRA have the same accuracy, the highest, 0.9800 on 400 evaluation "
-        "texts; that zero-shot is better than full fine-tuning (0.9700) is not shown."
+        "zero-shot and LoRA have the same accuracy: 0.98 (0.96 to 0.99) on 400 evaluation texts. It is undecided "
+        "whether zero-shot (0.9800) is better than LoRA (0.9800) or full fine-tuning (0.9700)."
     )
     below = told(answering("full", range(90)), answering("lora", range(8)), answering("zero-shot", range(2, 10)))
-    assert "0.9800 on 400 evaluation texts; zero-shot is better than full fine-tuning (0.7750)." in below
+    assert "zero-shot (0.9800) is better than full fine-tuning (0.7750)." in below
 
 
 def test_what_is_to_be_used_is_what_the_conclusion_says() -> None:

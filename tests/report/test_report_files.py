@@ -95,8 +95,8 @@ def test_a_recommendation_stands_before_all_that_its_finalists_did() -> None:
     )  # fmt: skip
     report = Report.of(replace(results([result()], "choose"), recommendation=made))
     text = report.markdown()
-    assert text.index("## Recommendation") < text.index("Use LoRA: it is what could be trained") < text.index(TFIDF)
-    assert text.index("On 5 held-out texts that chose nothing.") < text.index("## Performance")
+    assert text.index("## Recommendation") < text.index("Use LoRA: accuracy ") < text.index(TFIDF)
+    assert text.index("Figures are of 5 held-out texts") < text.index("## Performance")
     assert "Use LoRA" in report.page()
     assert report.summary()["recommended"] == "lora"
     alone = Report.of(replace(results([], "choose"), recommendation=made)).markdown()

@@ -31,7 +31,7 @@ def test_of_errors_the_lower_is_the_better_everywhere() -> None:
     assert (pair.first, pair.verdict) == ("full fine-tuning", "better")
     assert pair.difference < 0
     assert pair.words.startswith("full fine-tuning is better than LoRA: RMSE lower by ")
-    assert made.sentences[0].startswith("full fine-tuning is best: RMSE ")
+    assert made.sentences[0].startswith("Use full fine-tuning: RMSE ")
     assert made.of_use == headed(good, "rmse").record
     table = made.findings[0]
     assert table.columns[3].heading == "Difference"

@@ -28,7 +28,8 @@ def test_two_methods_cannot_be_compared_by_what_is_undefined() -> None:
     (apart,) = made.verdicts.not_comparable
     assert not made.verdicts.compared
     assert apart.reason == "AUROC is undefined for full fine-tuning and LoRA: it needs texts of both labels"
-    assert made.sentences[0] == "Which is best cannot be said: AUROC is undefined, it needs texts of both labels."
+    (told,) = made.sentences
+    assert told == "No method can be called best: AUROC is undefined, because it needs texts of both labels."
 
 
 def test_an_undefined_figure_is_called_so_in_every_table() -> None:

@@ -61,7 +61,7 @@ def test_an_undecided_pair_says_what_would_settle_it_in_report_and_json() -> Non
     (one,) = made.verdicts.compared
     assert one.verdict == "undecided"
     assert one.more_examples
-    assert one.words in made.findings[0].notes
+    assert f"{one.sentence}." in made.findings[0].details
     assert f"about {one.more_examples:,} more examples" in " ".join(made.markdown().split())
 
 

@@ -27,6 +27,7 @@ from afina.events import Progress, ValidationScore
 from afina.inference.evaluation import evaluate, trained
 from afina.models import objectives
 from afina.report.recommendation import as_json, evidence, sentences
+from afina.report.verdicts import ONE_SEED
 from afina.stats.comparison import compare
 from afina.studies.choosing import candidate_trainings, candidates, floors, time_budget
 from afina.studies.choosing.recommend import recommend
@@ -263,8 +264,8 @@ def test_what_recorded_trainings_say_counts_beside_few_texts(
     assert made.recommended == chosen
     assert [made.contender(name).validation for name in ("lora", "full")] == [pytest.approx(right), pytest.approx(0.86)]
     assert max(made.contenders, key=lambda one: one.weighed or -1).name == chosen
-    nearly = "it did nearly as well on the 240 texts set aside to select by as LoRA, and better in recorded trainings"
-    assert {"full": nearly, "lora": "it did best on the texts set aside"}[chosen] in sentences(made)[0]
+    nearly = "was nearly as good as LoRA on the 240 validation texts, and better in recorded trainings"
+    assert {"full": nearly, "lora": "LoRA was best on the validation texts"}[chosen] in sentences(made)[1]
 
 
 def test_where_there_is_no_time_for_all_texts_what_was_measured_counts_alone(
@@ -380,7 +381,7 @@ def test_with_more_slots_it_tries_more_in_the_same_minutes_and_says_so(
     assert trained[1] == [name for name in names if name in trained[1]], "not in the order of the portfolio"
     kept = [one.name for one in read_records(tmp_path / "three" / "records.jsonl") if one.selection]
     assert kept == sorted(kept, key=names.index)
-    assert any("Up to 3 trainings went on at once" in note for note in evidence(made).notes)
+    assert any("Up to 3 trainings ran at once" in note for note in evidence(made).notes)
     assert not any("at once" in note for note in evidence(alone).notes)
     assert "at_once" not in alone.model_dump_json()
     assert not (tmp_path / "three" / SCRATCH).exists()
@@ -481,8 +482,8 @@ def test_it_says_what_the_time_went_to(world: World, tmp_path: Path) -> None:
     assert list(made.stages) == [time_budget.SIMPLE, time_budget.MEMORY, *told]
     assert sum(made.stages.values()) == pytest.approx(made.seconds)
     assert as_json(made, Path())["stages"] == made.stages
-    (note,) = [note for note in evidence(made).notes if note.startswith("It took ")]
-    assert note.startswith(f"It took {made.seconds:,.0f} s: measuring paces ")
+    (note,) = [note for note in evidence(made).notes if note.startswith("Choosing took ")]
+    assert note.startswith(f"Choosing took {made.seconds:,.0f} s: measuring paces ")
     assert f"training {made.stages[time_budget.TRAINING]:,.0f} s" in note
 
 
@@ -497,8 +498,8 @@ def test_far_too_slow_it_ends_in_time_and_says_so(world: World, tmp_path: Path) 
     world.slower = 30.0
     made = world.choose(tmp_path / "out", 5)
     assert not [one for one in made.contenders if one.trained]
-    assert "no adapted model could be trained and evaluated in the time" in sentences(made)[0]
-    assert any("took longer than there was time for" in why for why in reasons(made).values())
+    assert "No language model could be trained and evaluated in the given time" in sentences(made)[1]
+    assert any("took longer than the time left" in why for why in reasons(made).values())
 
 
 def test_with_hardly_any_time_the_floors_answer(world: World, tmp_path: Path) -> None:
@@ -524,24 +525,23 @@ def test_it_recommends_in_sentences_with_evidence_and_an_adapter(world: World, t
     made = world.choose(tmp_path / "out", 60)
     best = made.recommended
     assert made.contender(best).method == "full"
-    which, costs, sure, minutes, labels = sentences(made)
-    best_of = r"it did best on the texts set aside to select by(, level with .*)?, and "
-    assert re.match(rf"Use full fine-tuning( at 3\.33e-05)?: {best_of}", which)
-    assert " has accuracy 1.0000 on " in which
-    assert "LoRA 0.9" in which
-    assert "TF-IDF + logistic regression 0." in which
+    which, why, costs, sure, minutes, labels = sentences(made)
+    assert re.match(r"Use full fine-tuning( at 3\.33e-05)?: accuracy 1\.00 on ", which)
+    assert re.match(
+        r"full fine-tuning( at 3\.33e-05)? was best on the validation texts(, level with .*)?\. Other ", why
+    )
+    assert "LoRA 0.9" in why
     assert costs.startswith("It trains ")
-    assert "better than TF-IDF" in sure
-    assert sure.endswith("one seed says nothing of other seeds.")
+    assert " is better than " in sure
+    assert "TF-IDF" in sure
+    assert sure.endswith(ONE_SEED)
     assert minutes.startswith("More minutes would change little: all ")
-    assert "when it is trained on half of the texts (600), and 1.0000 on all" in labels
-    for sentence in sentences(made):
-        assert sentence.endswith(".")
-        assert ". " not in sentence
+    assert "when trained on half of the texts (600) and 1.0000 when trained on all" in labels
+    assert all(sentence.endswith(".") for sentence in sentences(made))
     assert (tmp_path / "out" / (made.adapter or "nowhere")).is_dir()
     assert [one.name for one in made.contenders][:3] == [floors.MAJORITY, floors.TFIDF, "zero-shot"]
     assert {one.method for one in made.contenders[3:]} == {"full", "lora", "prelayer"}
-    assert f"zero-shot {made.contenders[2].metrics['accuracy']:.4f}" in which
+    assert f"zero-shot {made.contenders[2].metrics['accuracy']:.4f}" in why
     assert all(one.metrics and one.validation is not None for one in made.contenders[3:])
     path = OutputDirectory(tmp_path / "out").recommendation
     assert Recommendation.model_validate_json(path.read_text(encoding="utf-8")) == made
@@ -583,7 +583,7 @@ def test_what_there_was_no_time_for_is_what_more_minutes_would_do(world: World, 
     waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train")]
     assert waiting
     assert minutes.startswith("More minutes would also train ")
-    assert labels == "Whether more labels would help was not measured, for want of time or texts."
+    assert labels == "Whether more labels would help was not measured: there were too few texts or minutes."
 
 
 def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(
@@ -594,7 +594,7 @@ def test_fewer_passes_than_there_could_be_are_what_more_minutes_would_add(
     world.needs |= {"lora": 99 * GIB, "prelayer": 99 * GIB}
     made = world.choose(tmp_path / "out", 7, memory=8 * GIB)
     assert made.contender("full").steps == 2 * math.ceil(1_200 / 16)
-    assert sentences(made)[3] == "More minutes would go 3 times through the texts, where each training went twice."
+    assert sentences(made)[4] == "More minutes would train 3 epochs instead of 2."
 
 
 def test_what_was_trained_again_and_what_was_trained_on_half_leave_no_adapters(world: World, tmp_path: Path) -> None:
@@ -617,7 +617,8 @@ def test_learning_rates_of_a_method_have_rows_of_their_own_and_the_best_is_compa
     compared = {name for one in made.comparisons for name in (one.first, one.second)}
     assert "lora-0.003" in compared
     assert "lora" not in compared
-    assert sentences(made)[0].startswith("Use LoRA at 0.003: it did best")
+    assert sentences(made)[0].startswith("Use LoRA at 0.003: accuracy ")
+    assert sentences(made)[1].startswith("LoRA at 0.003 was best")
     (row,) = (row for row in evidence(made).rows if row[0] == "LoRA at 0.003")
     assert row[-1].startswith("learning rate 0.003; accuracy 0.99")
 
@@ -671,10 +672,12 @@ def test_the_evidence_has_a_row_for_each_and_what_the_comparisons_say(world: Wor
     names = [row[0] for row in table.rows]
     assert names[:3] == [floors.MAJORITY, floors.TFIDF, "zero-shot"]
     assert {"LoRA", "PreLayer"} <= set(names[3:])
-    assert re.match(r"learning rate 0\.\d+; accuracy 0\.\d+ on \d+ texts set aside", table.rows[3][-1])
-    assert any("what is selected by them was not trained on them" in note for note in table.notes)
-    assert any(note.startswith("LoRA is better than TF-IDF + logistic regression by ") for note in table.notes)
-    assert table.notes[-1] == "full fine-tuning was left out: needs about 4.40 GiB of memory, there is 3.00 GiB."
+    assert re.match(r"learning rate 0\.\d+; accuracy 0\.\d+ on \d+ validation texts", table.rows[3][-1])
+    assert any(note.startswith("Validation texts are a part of the training texts.") for note in table.notes)
+    assert any(note.startswith("LoRA is better than TF-IDF + logistic regression by ") for note in table.details)
+    assert table.notes[-1] == (
+        "Left out: full fine-tuning: it needs about 4.40 GiB of memory, and 3.00 GiB is available."
+    )
     told = as_json(made, tmp_path / "out")
     assert told["recommendation"] == list(sentences(made))
     assert set(told) == {
@@ -713,16 +716,14 @@ def test_where_nothing_beats_the_floors_it_says_so(world: World, tmp_path: Path)
     assert made.recommended == floors.TFIDF
     contender = made.contender(floors.TFIDF)
     assert made.adapter == contender.adapter
-    assert "is an adapter that needs no backbone" in sentences(made)[1]
+    assert "its adapter needs no backbone" in sentences(made)[2]
     adapter = Adapter.load(find_adapter(tmp_path / "out"))
     texts = EvaluationSet.read(world.task, trained(adapter))
     assert texts.held_out
     found = evaluate(adapter, texts)
     assert (found.metrics["accuracy"], found.metrics["f1"]) == (contender.metrics["accuracy"], contender.metrics["f1"])
-    assert sentences(made)[0].startswith(
-        "Use TF-IDF + logistic regression, and no language model: no adapted model beats it"
-    )
-    assert all(". " not in sentence for sentence in sentences(made))
+    assert sentences(made)[0].startswith("Use TF-IDF + logistic regression, without a language model: accuracy ")
+    assert sentences(made)[1].startswith("No trained language model is better")
 
 
 def test_an_answer_that_is_always_the_same_is_nothing_to_open(world: World, tmp_path: Path) -> None:
@@ -731,7 +732,7 @@ def test_an_answer_that_is_always_the_same_is_nothing_to_open(world: World, tmp_
     made = world.choose(tmp_path / "out")
     assert (made.recommended, made.adapter) == (floors.TFIDF, None)
     assert made.contender(floors.TFIDF).setting == "no words in the texts"
-    assert sentences(made)[1].endswith("there is nothing to open: it always gives the same answer.")
+    assert sentences(made)[2].endswith("no adapter was saved, because it always gives the same answer.")
     assert not list((tmp_path / "out").glob("adapters/tfidf-*"))
 
 
@@ -740,11 +741,11 @@ def test_where_no_adapted_model_beats_the_model_as_it_is_that_is_recommended(wor
     made = world.choose(tmp_path / "out")
     assert made.recommended == "zero-shot"
     assert (tmp_path / "out" / (made.adapter or "nowhere")).is_dir()
-    which, costs, sure, *_ = sentences(made)
-    assert which.startswith("Use the model as it is, asked in words (zero-shot): no adapted model beats it")
-    assert "nothing to train" in costs
-    assert "worse than zero-shot" in sure
-    assert all(". " not in sentence for sentence in sentences(made))
+    which, why, costs, sure, *_ = sentences(made)
+    assert which.startswith("Use the untrained model, asked in words (zero-shot): accuracy ")
+    assert why.startswith("No trained language model is better")
+    assert "needs no training" in costs
+    assert "zero-shot is better than " in sure
 
 
 def test_a_method_that_did_worse_on_what_was_set_aside_is_recommended_where_it_alone_beats_what_trains_nothing(
@@ -763,7 +764,7 @@ def test_a_method_that_did_worse_on_what_was_set_aside_is_recommended_where_it_a
     made = world.choose(tmp_path / "out")
     other = next(one.name for one in made.contenders if one.trained and one.name != made.recommended)
     undecided = made.model_copy(update={"recommended": other, "comparisons": ()})
-    assert "did best on the texts set aside, but it alone beats what trains nothing, and has" in sentences(undecided)[0]
+    assert "was best on the validation texts, but only " in sentences(undecided)[1]
 
 
 def test_what_is_undefined_is_won_by_nothing() -> None:
@@ -798,7 +799,7 @@ def test_labels_that_are_no_words_are_not_asked_for_and_it_says_why(
 
 def test_a_method_that_does_not_fit_is_dropped_with_the_reason(world: World, tmp_path: Path) -> None:
     made = world.choose(tmp_path / "out", 60, memory=3 * GIB)
-    assert reasons(made) == {"full": "needs about 4.40 GiB of memory, there is 3.00 GiB"}
+    assert reasons(made) == {"full": "it needs about 4.40 GiB of memory, and 3.00 GiB is available"}
     assert {run.method for run in world.tried} == {"lora", "prelayer"}
     assert made.contender(made.recommended).method == "lora"
 

@@ -1,6 +1,6 @@
-"""What the terminal shows of a study's results; the report that is written of them; the adapter that --publish keeps.
+"""Results on the terminal, the files of the report, and the adapter that `--publish` keeps.
 
-Carries nothing out.
+The module runs nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 def show_results(
     results: Results, as_json: bool, published: Mapping[str, object] | None = None, *, by_label: bool = False
 ) -> None:
-    """Print the tables and what they say, or one JSON object; with what was published, if anything was.
+    """Print tables, the paths of adapters, and at most ten lines with the answer at the end; or one JSON object.
 
-    by_label  with the figures of each label, of the setting that somebody would use
+    Args:
+        results: A study or a recommendation.
+        as_json: Print one JSON object instead.
+        published: The published version, if there is one.
+        by_label: Print also the figures of each label, for the method to use.
     """
     from afina.report.report import MARKDOWN, PAGE, Report
     from afina.report.writers.terminal import findings
@@ -43,10 +47,12 @@ def show_results(
             print_tables(*made.by_label)
         if not results.records:
             print("No run of this study has finished.")
-    for paragraph in made.sentences if results.recommendation else (" ".join(made.sentences),):
-        print_prose(paragraph)
     for adapter in _adapters(results):
         print(f"adapter {adapter}")
+    if made.sentences:
+        print()
+    for paragraph in made.sentences:
+        print_prose(paragraph)
     for path in (results.out / MARKDOWN, results.out / PAGE):
         if path.exists():
             print(f"{'page' if path.name == PAGE else 'report':<7} {path}")
@@ -55,32 +61,32 @@ def show_results(
         for record in dict.fromkeys([made.of_use.key, *_asked_for(results)]):
             one = next(each for each in results.records if each.key == record)
             print(f"To use {one.title if several else 'it'}: {_use(results, one)}")
-    elif results.recommendation and results.recommendation.adapter:  # what no language model is needed for
+    elif results.recommendation and results.recommendation.adapter:  # a baseline without a language model
         print(f"To use it: {_command([str(results.out / results.recommendation.adapter)], results.data.text_pair)}")
     if published:
         print(f"published {published['name']}@{published['version']}")
 
 
 def note_unsealed(results: Results) -> None:
-    """Say on standard error which records have no digest of their own, and how they were checked instead."""
+    """Print a note on standard error if records have no digest, and how these records were checked."""
     if old := len(results.unsealed):
         print(
-            f"Note: {old} of {len(results.records)} records have no digest of their own: an earlier afina made them. "
-            "Their metrics were computed again from the stored predictions, and are the same; what else they say was "
-            "not checked.",
+            f"Note: {old} of {len(results.records)} records have no digest, because an earlier afina wrote them. Their "
+            "metrics were computed again from the stored predictions and are the same. Their other fields were not "
+            "checked.",
             file=sys.stderr,
         )
 
 
 def _adapters(results: Results) -> list[Path]:
-    """Of a study all, of a recommendation the one."""
+    """The paths of all adapters of a study, or of the recommended adapter."""
     if results.recommendation:
         return [results.out / results.recommendation.adapter] if results.recommendation.adapter else []
     return [results.out / record.adapter for record in results.records]
 
 
 def _asked_for(results: Results) -> list[str]:
-    """The key of what was trained, where that was one alone: whoever trains it may mean to use it, best or not."""
+    """The key of the only trained run, if there is one: users who train one method want to use it, best or not."""
     trained = [one.key for one in results.records if one.steps]
     return trained if len(trained) == 1 and not results.recommendation else []
 
@@ -90,7 +96,7 @@ def _trained(results: Results) -> set[str]:
 
 
 def _use(results: Results, record: Record) -> str:
-    """What to type to label a text with that adapter."""
+    """The command that labels a text with the adapter of `record`."""
     from afina.report.formatting import asks_pairs
 
     alone = results.recommendation or len(_trained(results)) < 2
@@ -104,14 +110,14 @@ def _command(where: Sequence[str], pairs: object) -> str:
 
 
 def write_text(results: Results) -> None:
-    """Write the report's text anew, while a study goes on."""
+    """Write report.md, while a study is running."""
     from afina.report.report import MARKDOWN, Report
 
     Report.of(results).write([MARKDOWN])
 
 
 def write_report(results: Results, *, texts: bool = True) -> list[Path]:
-    """Write every file of the report anew; their paths. `texts` false keeps evaluation texts out of them."""
+    """Write every file of the report and return their paths; `texts=False` writes row numbers instead of texts."""
     from afina.report.disagreements import WITHHELD, EvaluationTexts
     from afina.report.report import Report
 
@@ -120,11 +126,16 @@ def write_report(results: Results, *, texts: bool = True) -> list[Path]:
 
 
 MOST = 2000
-"""Letters of a conclusion that are kept with a version."""
+"""Characters of a conclusion that are stored as the message of a version."""
 
 
 def check_publishing(name: str | None) -> None:
-    """Raise, before anything takes time, what publishing under that name would end with: InvalidName, NotFound."""
+    """Check, before anything takes time, that an adapter can be published under `name`.
+
+    Raises:
+        InvalidName: The name is not CLIENT/TASK.
+        NotFound: The store cannot be reached.
+    """
     if name is not None:
         from afina.store.adapter_store import AdapterStore
         from afina.store.versions import Name
@@ -138,10 +149,14 @@ def check_publishing(name: str | None) -> None:
 
 
 def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[str, object] | None:
-    """What was published, as JSON has it; None where there is no adapter to use, which is said on standard error.
+    """Publish the best adapter, with the report's conclusion as its message, and return the version as JSON values.
 
-    The version's message is what the report concludes.
-    texts  with the hashes of its training texts
+    Returns None, with a message on standard error, if a run failed or the recommendation has no adapter.
+
+    Args:
+        results: A study or a recommendation.
+        name: CLIENT/TASK.
+        texts: Publish the hashes of the training texts too.
     """
     from afina.report.report import Report
     from afina.store.adapter_store import AdapterStore
@@ -149,7 +164,7 @@ def publish_winner(results: Results, name: str, *, texts: bool = True) -> dict[s
     made, chosen = Report.of(results), results.recommendation
     adapter = chosen.adapter if chosen else made.of_use.adapter if made.of_use else None
     if results.failed or adapter is None:
-        why = "a run failed" if results.failed else "what is recommended has no adapter"
+        why = "a run failed" if results.failed else "the recommended method has no adapter"
         print(f"Nothing published as {name}: {why}.", file=sys.stderr)
         return None
     what = f"{made.of_use.title}, seed {made.of_use.seed}, of {results.name}. " if made.of_use else ""

@@ -1,7 +1,7 @@
-"""Conclusion: what a study comes to, in a few sentences: what is best, what is as good and cheaper, what is open.
+"""Conclusion: the result of a study in a few sentences: the best method, a cheaper one, the undecided comparison.
 
-Knows arms and their verdicts; says nothing that no verdict says. "As good" needs the verdict equivalent; what is
-undecided is called so.
+Every statement follows from a verdict: "equivalent" is said only of pairs with that verdict. The module knows arms and
+verdicts; it does not know how a report is written.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from afina.report.arms import Arm, is_curve
-from afina.report.formatting import count, listed, metric_name, percent, share, size, span
-from afina.report.verdicts import Verdicts, alike, in_one_sentence, learning_curve_sentences
+from afina.report.formatting import count, figure_with_interval, listed, percent, share, size
+from afina.report.verdicts import ONE_SEED, Verdicts, alike, learning_curve_sentences
 from afina.stats.metrics import METRICS
 
 if TYPE_CHECKING:  # they load scipy
@@ -22,34 +22,50 @@ if TYPE_CHECKING:  # they load scipy
     from afina.studies.results import Failure
 
 MOST = 3
-"""Undecided pairs that are spelled out; the verdicts have all."""
+"""Failed runs that are named; the report lists all of them."""
 
 
 def sentences(arms: Sequence[Arm], found: Verdicts, failed: Sequence[Failure] = (), waiting: int = 0) -> list[str]:
-    """The conclusion; `failed` and `waiting` are runs of the study that are in no arm."""
+    """Return the conclusion, the answer first.
+
+    Args:
+        arms: The settings with results.
+        found: Their verdicts.
+        failed: Runs of the study that failed.
+        waiting: How many runs have not finished.
+    """
     if not arms:
         return []
-    ground = max(alike(arms), key=_weight)
-    leader = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
-    if isnan(leader.headline):
-        metric = METRICS[leader.record.metric]
-        return [f"Which is best cannot be said: {metric.words} is undefined, it needs {metric.needs}."]
-    field = _Field(leader, tuple(arm for arm in ground if arm is not leader), found)
-    settle = field.settle()
-    curve = is_curve(arms)
-    said = [field.best(), field.cheaper(), settle, *learning_curve_sentences(arms, found)]
-    said.append(_absent(arms, arms if curve else ground, failed, waiting))
+    field = _field(arms, found)
+    if isnan(field.leader.headline):
+        return [field.headline()]
+    ground = [field.leader, *field.others]
+    said = [field.answer(), field.compared(), field.cheaper(), field.settle(), *learning_curve_sentences(arms, found)]
+    said.append(_absent(arms, arms if is_curve(arms) else ground, failed, waiting))
     return [sentence for sentence in said if sentence]
 
 
+def headline(arms: Sequence[Arm], found: Verdicts) -> tuple[str, Arm]:
+    """Return the answer in at most about ten words, and the arm that it is about."""
+    field = _field(arms, found)
+    return field.headline(), field.leader
+
+
+def _field(arms: Sequence[Arm], found: Verdicts) -> _Field:
+    ground = max(alike(arms), key=_weight)
+    best = max(ground, key=lambda arm: (arm.gain, -arm.record.trainable))
+    return _Field(best, tuple(arm for arm in ground if arm is not best), found)
+
+
 def _weight(group: Sequence[Arm]) -> tuple[bool, int, int, int]:
-    """How much is said by comparing the arms of a group."""
+    """A sort key: how many comparisons the arms of a group allow."""
     return not isnan(group[0].headline), sum(arm.trained for arm in group), len(group), group[0].size
 
 
 def leader(arms: Sequence[Arm]) -> Arm:
-    """The arm with the best headline metric of those that may be compared with most others; of equals, the one that
-    trains the fewest parameters, which may be none.
+    """Return the arm with the best headline metric in the largest group of comparable arms.
+
+    Of arms with equal figures, the arm that trains the fewest parameters is returned.
     """
     return max(_ground(arms), key=lambda arm: (round(arm.gain, 4), -arm.record.trainable, arm.gain))
 
@@ -60,78 +76,88 @@ def _ground(arms: Sequence[Arm]) -> Sequence[Arm]:
 
 @dataclass(frozen=True, eq=False)
 class _Field:
-    """The arm with the best headline metric, and those that may be compared with it."""
+    """The arm with the best headline metric, and the arms that can be compared with it."""
 
     leader: Arm
     others: tuple[Arm, ...]
     found: Verdicts
 
-    def best(self) -> str:
-        """Which is best, if that can be said."""
-        arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")
-        metric = metric_name(arm.record.metric)
-        best = "lowest" if METRICS[arm.record.metric].lower else "highest"
-        seeds = f" (mean of {len(arm.seeds)} seeds)" if len(arm.seeds) > 1 else ""
-        figure = f"{share(arm.headline)} on {count(arm.record.examples)} evaluation texts{seeds}"
+    def headline(self) -> str:
+        """The answer, short enough for the heading of a page."""
+        arm, name = self.leader, self.leader.record.metric
+        metric = METRICS[name]
+        if isnan(arm.headline):
+            return f"No method can be called best: {metric.words} is undefined, because it needs {metric.needs}."
+        figure = figure_with_interval(name, arm.headline, arm.interval(name))
         if not self.others:
-            found = arm.interval(arm.record.metric)
-            interval = span(found) if found else ""
-            return f"{arm.label} has {metric} {figure} (95 % interval {interval}); there is nothing to compare it with."
-        if len(better) == len(self.others):
-            return f"{arm.label} is best: {metric} {figure}, better than {_named(better)}."
-        tied = [one for one in self.others if self._is_tied(one)]
-        apart = [one for one in open_ if one not in tied]
-        than = f"better than {_named(better)}" if better else ""
+            return f"{arm.label}: {metric.words} {figure}"
+        if len(self.of("better")) == len(self.others):
+            return f"Use {arm.label}: {metric.words} {figure}"
+        tied = [one.label for one in self.others if self._is_tied(one)]
         if tied:
-            top = f", the {best}" if len(tied) < len(self.others) else ""
-            leads = f"{listed([arm.label, *(one.label for one in tied)])} have the same {metric}{top}, {figure}"
-            leads += f"; {arm.label} is {than}" if better else ""
-        else:
-            leads = f"{arm.label} has the {best} {metric}, {figure}{f', {than}' if better else ''}"
-        if level:
-            leads += f"; {_named(level)} {'is' if len(level) == 1 else 'are'} as good, equivalent within {self.margin}"
-        if not open_:
-            return f"{leads}."
-        which = arm.label if tied else "it"
-        shown = f"; that {which} is better than {_named(apart, 'or')} is not shown" if apart else ""
-        return f"Which is best is undecided: {leads}{shown}."
+            return f"{listed([arm.label, *tied])} have the same {metric.words}: {figure}"
+        return f"{arm.label} has the {'lowest' if metric.lower else 'highest'} {metric.words}: {figure}"
+
+    def answer(self) -> str:
+        """The headline, with the number of texts and seeds."""
+        seeds = f" (mean of {len(self.leader.seeds)} seeds)" if len(self.leader.seeds) > 1 else ""
+        return f"{self.headline()} on {count(self.leader.record.examples)} evaluation texts{seeds}."
+
+    def compared(self) -> str:
+        """The verdicts between the leader and the others."""
+        arm, better, level, open_ = self.leader, self.of("better"), self.of("equivalent"), self.of("undecided")
+        if not self.others:
+            return f"There is no other method to compare {arm.label} with."
+        mine = f"{arm.label} ({share(arm.headline)})"
+        said = [f"{mine} is better than {_named(better)}."] if better else []
+        said += (
+            [f"{_named(level)} {'is' if len(level) == 1 else 'are'} equivalent to {mine} within {self.margin}."]
+            if level
+            else []
+        )
+        said += [f"It is undecided whether {mine} is better than {_named(open_, 'or')}."] if open_ else []
+        return " ".join(said)
 
     def _is_tied(self, arm: Arm) -> bool:
-        """Whether its figure reads as the leader's does, and it is not shown to be worse."""
+        """Whether both figures are the same to four digits, and the arm is not significantly worse."""
         return share(arm.headline) == share(self.leader.headline) and arm not in self.of("better")
 
     def cheaper(self) -> str:
-        """What is as good as the leader and costs less, or else may be, or is hardly worse."""
+        """The cheapest method that is equivalent to the leader, or else undecided, or else worse by a small margin."""
         better = self.of("better")
         for those, good in (
-            (self.of("equivalent"), "is as good"),
-            (self.of("undecided"), "may be as good or not"),
-            ([arm for arm in better if self._against[arm.label].small], f"is worse, but by less than {self.margin}"),
-        ):
+            (self.of("equivalent"), "is equivalent and costs less"),
+            (self.of("undecided"), "costs less, and whether it is as good is undecided"),
+            ([arm for arm in better if self._against[arm.label].small], f"is worse by less than {self.margin}, "
+             "and costs less"),
+        ):  # fmt: skip
             saving = [arm for arm in those if _costs_less(arm, self.leader)]
             if saving:
                 arm = min(saving, key=lambda one: (one.record.trainable, -one.gain))
-                return f"{arm.label} {good}, and costs less: {_costs(arm, self.leader)}."
+                return f"{arm.label} {good}: {_costs(arm, self.leader)}."
         dearer = [arm for arm in better if arm.trained and _costs_less(arm, self.leader)]
-        return "Nothing that costs less is as good." if dearer else ""
+        return "No cheaper method is as good." if dearer else ""
 
     def settle(self) -> str:
-        """What is open between the leader and others, and what would settle it."""
-        open_ = self.of("undecided")
-        said = in_one_sentence([self._against[arm.label] for arm in open_[:MOST]], one_seed=len(self.leader.seeds) == 1)
-        more = len(open_) - MOST
-        return (
-            f"{said} {_counted(more, 'more pair')} with it {'is' if more == 1 else 'are'} open." if more > 0 else said
-        )
+        """How the first undecided comparison could be settled; and, with one seed, that the seed is a caveat."""
+        open_, said = self.of("undecided"), []
+        if open_:
+            said.append(f"{self._against[open_[0].label].sentence}.")
+        if (more := len(open_) - 1) > 0:
+            said.append(
+                f"{_counted(more, 'more comparison')} with {self.leader.label} {'is' if more == 1 else 'are'} "
+                "undecided: see Verdicts in the report."
+            )
+        return " ".join([*said, *([ONE_SEED] if len(self.leader.seeds) == 1 else [])])
 
     def of(self, verdict: str) -> list[Arm]:
-        """Those against which the leader is that, the best first."""
+        """The arms against which the leader has this verdict, the best first."""
         there = [arm for arm in self.others if self._against[arm.label].seen_from(self.leader.label) == verdict]
         return sorted(there, key=lambda arm: -arm.gain)
 
     @property
     def margin(self) -> str:
-        """Within which two are equivalent."""
+        """The margin of equivalence, such as `1 point`."""
         return next((one.margin_in_words for one in self._against.values()), "")
 
     @cached_property
@@ -141,22 +167,22 @@ class _Field:
 
 
 def _costs(arm: Arm, dear: Arm) -> str:
-    """Both arms' costs, as far as both were measured on one machine."""
+    """The costs of both arms; time and memory only where both were measured on one machine."""
     if not arm.trained:
         return "it trains nothing"
     mine, yours = arm.record, dear.record
-    said = [f"it trains {percent(100 * mine.trainable / mine.total)} % of the parameters against "
+    said = [f"{percent(100 * mine.trainable / mine.total)} % of the parameters instead of "
             f"{percent(100 * yours.trainable / yours.total)} %"]  # fmt: skip
     pairs = _measured(arm, dear)
     if "seconds" in pairs:
-        said.append("in {:,.0f} s of training against {:,.0f} s".format(*pairs["seconds"]))
+        said.append("{:,.0f} s of training instead of {:,.0f} s".format(*pairs["seconds"]))
     if "memory" in pairs:
-        said.append("with {} of memory against {}".format(*map(size, pairs["memory"])))
+        said.append("{} of memory instead of {}".format(*map(size, pairs["memory"])))
     return ", ".join(said)
 
 
 def _costs_less(arm: Arm, dear: Arm) -> bool:
-    """Whether it trains fewer parameters, and took neither more time nor more memory where that can be compared."""
+    """Whether `arm` trains fewer parameters, and took no more time and memory where these can be compared."""
     if not arm.trained:
         return dear.trained
     less = arm.record.trainable < dear.record.trainable
@@ -177,7 +203,7 @@ def _measured(arm: Arm, dear: Arm) -> dict[str, tuple[float, float]]:
 
 
 def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure], waiting: int) -> str:
-    """What the other sentences say nothing of."""
+    """The arms and runs that the other sentences leave out."""
     apart = [arm.label for arm in arms if arm not in ground]
     lost = [f"{one.name}, seed {one.seed}" for one in failed]
     parts = [f"{listed(apart)}, measured on other texts or seeds"] if apart else []
@@ -187,7 +213,7 @@ def _absent(arms: Sequence[Arm], ground: Sequence[Arm], failed: Sequence[Failure
         else []
     )
     parts += [f"{_counted(waiting, 'run')} that {'has' if waiting == 1 else 'have'} not finished"] if waiting else []
-    return f"Not in this: {'; '.join(parts)}." if parts else ""
+    return f"Not included: {'; '.join(parts)}." if parts else ""
 
 
 def _counted(number: int, what: str) -> str:

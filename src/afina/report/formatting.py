@@ -69,6 +69,15 @@ def seconds(value: float) -> str:
     return f"{value:,.2f}"
 
 
+def seconds_in_words(value: float) -> str:
+    """Seconds for a headline: `4.2 s`, `60 s`, `12 min`, `1.5 h`."""
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 300:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
 def share(value: float) -> str:
     """A share: `0.8721`; `undefined` of a metric that is."""
     return UNDEFINED if isnan(value) else f"{value:.4f}"
@@ -77,6 +86,16 @@ def share(value: float) -> str:
 def span(interval: tuple[float, float]) -> str:
     """An interval of shares: `0.8721 to 0.9107`; `undefined` where its ends are."""
     return UNDEFINED if isnan(interval[0]) else f"{share(interval[0])} to {share(interval[1])}"
+
+
+def figure_with_interval(metric: str, value: float, interval: tuple[float, float] | None) -> str:
+    """A figure for a headline: `0.88 (0.84 to 0.91)`; two digits, or more where the interval is narrow."""
+    if isnan(value) or not METRICS[metric].points:
+        return share(value) if interval is None or isnan(value) else f"{share(value)} ({span(interval)})"
+    if interval is None:
+        return f"{value:.2f}"
+    digits = 2 if interval[1] - interval[0] > 0.02 else 3
+    return f"{value:.{digits}f} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
 
 
 def percent(value: float) -> str:

@@ -1,8 +1,11 @@
-"""A recommendation in a few sentences, as a table of the evidence, and as the object that `--json` prints. Pure."""
+"""A recommendation in a few sentences, as a table of evidence, and as the JSON object that `--json` prints.
+
+The functions are pure. The module does not know how a recommendation is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf, isnan
 from pathlib import Path
@@ -15,6 +18,7 @@ from afina.report.formatting import (
     NOTHING,
     ask_notes,
     count,
+    figure_with_interval,
     listed,
     metric_heading,
     metric_name,
@@ -24,7 +28,7 @@ from afina.report.formatting import (
     too_few,
 )
 from afina.report.tables import EVIDENCE, Column, Table
-from afina.report.verdicts import in_one_sentence
+from afina.report.verdicts import ONE_SEED
 from afina.schema import figures_as_json, null_where_undefined
 from afina.stats.comparison import Comparison
 from afina.stats.metrics import METRICS
@@ -34,21 +38,42 @@ from afina.studies.choosing.recommendation import Contender, Dropped, Recommenda
 from afina.studies.runs.spec import Training
 
 BATCH = Training().batch_size
+
+MOST = 4
+"""Other methods whose figures are in the sentences; the table of evidence has all."""
 FEW_LEFT = 0.75
-"""Of the training texts, above which a training read about all of them: some are set aside."""
+"""The share of the training texts above which a training has read nearly all: some are held back for validation."""
+
+Interval = tuple[float, float] | None
+"""The 95 % interval of the recommended method's headline metric; None if there is none."""
 
 
-def sentences(made: Recommendation) -> tuple[str, ...]:
-    """Which and why; what it costs; how sure that is and what would settle it; what more minutes, and more labels,
-    would probably change.
+def sentences(made: Recommendation, interval: Interval = None) -> tuple[str, ...]:
+    """Return the recommendation in sentences, the answer first.
+
+    The others say: why, what it costs, how sure it is, and what more minutes and more labels would probably change.
     """
     chosen = made.contender(made.recommended)
     said = _of_method(made, chosen) if chosen.trained else _of_simple(made, chosen)
-    return (*said, more_minutes(made), more_labels(made))
+    answer = f"{headline(made, interval)} on {made.examples:,} held-out texts."
+    return (answer, *said, more_minutes(made), more_labels(made))
+
+
+def headline(made: Recommendation, interval: Interval = None) -> str:
+    """Return the answer in about ten words: `Use LoRA: accuracy 0.88 (0.78 to 0.95)`."""
+    chosen = made.contender(made.recommended)
+    if chosen.trained:
+        use = title(chosen.name)
+    elif chosen.key:
+        use = f"the untrained model, asked in words ({title(chosen.name)})"
+    else:
+        use = f"{chosen.name}, without a language model"
+    figure = figure_with_interval(made.metric, chosen.metrics[made.metric], interval)
+    return f"Use {use}: {metric_name(made.metric)} {figure}"
 
 
 def more_minutes(made: Recommendation) -> str:
-    """Whether they would change anything: what was not trained for want of time."""
+    """Return what more minutes would add: methods, training texts or epochs for which the time was too short."""
     waiting = [name for name, one in made.dropped.items() if one.why in ("start", "train", "overrun")]
     trained = [one for one in made.contenders if one.trained]
     read = max((one.examples or 0 for one in trained), default=0)
@@ -56,126 +81,121 @@ def more_minutes(made: Recommendation) -> str:
     if waiting:
         more.append(f"{'also ' if trained else ''}train {listed([title(name) for name in waiting])}")
     if trained and read < FEW_LEFT * made.train_examples:
-        more.append(f"read all {made.train_examples:,} training texts and not {read:,} of them")
+        more.append(f"read all {made.train_examples:,} training texts instead of {read:,}")
     passes = min((round((one.steps or 0) * BATCH / max(1, one.examples or 1)) for one in trained), default=EPOCHS)
     if trained and not more and passes < EPOCHS:
-        more.append(f"go {EPOCHS} times through the texts, where each training went {_times(passes)}")
+        more.append(f"train {EPOCHS} epochs instead of {passes}")
     if more:
         return f"More minutes would {' and '.join(more)}."
     if not trained:
-        return "More minutes would change nothing: nothing was left out for want of time."
-    return f"More minutes would change little: {_settings(len(trained))} planned {_was(len(trained))} trained whole."
+        return "More minutes would change nothing: no method was left out because of time."
+    return f"More minutes would change little: {_settings(len(trained))} trained completely."
 
 
 def more_labels(made: Recommendation) -> str:
-    """Whether they would probably help: what half of the texts come to."""
+    """Return whether more labels would probably help, judged by a training on half of the texts."""
     fewer = made.fewer
     if fewer is None:
-        return "Whether more labels would help was not measured, for want of time or texts."
+        return "Whether more labels would help was not measured: there were too few texts or minutes."
     whole, half = made.contender(fewer.name).metrics[made.metric], fewer.metrics[made.metric]
     seen = (
-        f"{title(fewer.name)} has {metric_name(made.metric)} {share(half)} when it is trained on half of the "
-        f"texts ({fewer.examples:,}), and {share(whole)} on all"
+        f"{title(fewer.name)} has {metric_name(made.metric)} {share(half)} when trained on half of the texts "
+        f"({fewer.examples:,}) and {share(whole)} when trained on all"
     )
     if fewer.comparison.verdict == "better":
         return f"More labels would probably help: {seen}."
     if fewer.comparison.verdict == "equivalent":
-        return f"More labels would probably change little: {seen}, the same within {fewer.comparison.margin_in_words}."
-    return f"Whether more labels would help is not shown: {seen}."
+        return (
+            f"More labels would probably change little: {seen}, equivalent within {fewer.comparison.margin_in_words}."
+        )
+    return f"It is undecided whether more labels would help: {seen}."
 
 
 def _settings(count: int) -> str:
-    return "the one setting that was" if count == 1 else f"all {count} settings that were"
-
-
-def _times(count: int) -> str:
-    return {1: "once", 2: "twice"}.get(count, f"{count} times")
-
-
-def _was(count: int) -> str:
-    return "was" if count == 1 else "were"
+    return "the only planned setting was" if count == 1 else f"all {count} planned settings were"
 
 
 def _of_method(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
     trained = [one for one in made.contenders if one.trained]
-    others = [one for one in trained if one.name != chosen.name] + _simple(made)
+    others = [one for one in trained if one.method != chosen.method] + _simple(made)
     figures = {one.name: one.metrics[made.metric] for one in others if made.metric in one.metrics}
-    beside = "".join(f", {title(name)} {share(figure)}" for name, figure in figures.items())
+    defined = [each for each in figures.items() if not isnan(each[1])]
+    best: dict[str, str] = {}
+    for name, figure in sorted(defined, key=lambda each: each[1], reverse=not METRICS[made.metric].lower):
+        best.setdefault(made.contender(name).method or name, f"{title(name)} {share(figure)}")  # its best rate
+    beside = ", ".join([*best.values()][:MOST])
     memory = f" and {size(chosen.memory)} of memory" if chosen.memory else ""
     mine = [one for one in made.comparisons if chosen.name in (one.first, one.second)]
     assert chosen.trainable is not None
     assert chosen.total is not None
     return (
-        f"Use {title(chosen.name)}: {_why_it(made, chosen)}, and has {_figure(made, chosen)} on {made.examples:,} "
-        f"held-out texts{beside}.",
-        f"It trains {chosen.trainable:,} parameters, {100 * chosen.trainable / chosen.total:.3g} % of the model, and "
+        f"{_why_it(made, chosen)}." + (f" Other methods on the held-out texts: {beside}." if beside else ""),
+        f"It trains {chosen.trainable:,} parameters ({100 * chosen.trainable / chosen.total:.3g} % of the model) and "
         f"took {chosen.seconds:,.0f} s of training on {chosen.examples:,} texts{memory}.",
-        f"{_sure(mine)}.",
+        _sure(mine, title(chosen.name)),
     )
 
 
 def _why_it(made: Recommendation, chosen: Contender) -> str:
-    """A clause: why this one of what was trained."""
-    sign = -1 if METRICS[made.metric].lower else 1
+    """Why this method was chosen among the trained ones, as a sentence without its full stop."""
+    sign, name = -1 if METRICS[made.metric].lower else 1, title(chosen.name)
     trained = [one for one in made.contenders if one.trained]
     if len(trained) == 1:
-        return "it is what could be trained in the time and memory given"
+        return f"{name} is the only method that could be trained in the given time and memory"
     asked = [one for one in trained if one.validation is not None] or [chosen]
     seen = max(asked, key=lambda one: -inf if one.validation is None else sign * one.validation)
     if seen.validation is None and chosen.ended is not None:
-        return f"{metric_name(made.metric)} is undefined on the texts set aside, and its loss there was the lowest"
+        return f"{name} had the lowest loss on the validation texts, where {metric_name(made.metric)} is undefined"
     if chosen.validation == seen.validation:
         level = [one for one in asked if one.validation == seen.validation and one.name != chosen.name]
         names = f", level with {listed([title(one.name) for one in level])}" if level else ""
         ahead = level and all(chosen.weighed and chosen.weighed > (one.weighed or 0.0) for one in level)
-        further = ", and better in recorded trainings on other tasks" if ahead else ""
-        return f"it did best on the texts set aside to select by{names}{further}"
+        further = ", and was better in recorded trainings on other tasks" if ahead else ""
+        return f"{name} was best on the validation texts{names}{further}"
     first = max(asked, key=lambda one: -1.0 if one.weighed is None else one.weighed)
     if chosen.weighed is not None and chosen.weighed == first.weighed:
         return (
-            f"it did nearly as well on the {count(chosen.validation_examples or 0)} texts set aside to select by as "
-            f"{title(seen.name)}, and better in recorded trainings on other tasks"
+            f"{name} was nearly as good as {title(seen.name)} on the {count(chosen.validation_examples or 0)} "
+            "validation texts, and better in recorded trainings on other tasks"
         )
     before = seen if chosen.weighed is None else first
     if any(_is_better(one, chosen.name, before.name) for one in made.comparisons):
-        return f"it is better than {title(before.name)}, which did best on the texts set aside to select by"
-    return f"{title(before.name)} did best on the texts set aside, but it alone beats what trains nothing"
+        return (
+            f"{title(before.name)} was best on the validation texts, but {name} is significantly better on the "
+            "held-out texts"
+        )
+    return f"{title(before.name)} was best on the validation texts, but only {name} beats every method without training"
 
 
 def _of_simple(made: Recommendation, chosen: Contender) -> tuple[str, str, str]:
-    """A floor, or the model as it is."""
+    """A baseline without a language model, or the untrained model."""
     trained = [one for one in made.contenders if one.trained]
     if trained:
         sign = -1 if METRICS[made.metric].lower else 1
         defined = [one for one in trained if not isnan(one.metrics[made.metric])]
         best = max(defined or trained, key=lambda one: sign * one.metrics[made.metric])
         why = (
-            f"no adapted model beats it: it has {_figure(made, chosen)} on {made.examples:,} held-out texts, "
-            f"the best of them, {title(best.name)}, {share(best.metrics[made.metric])}"
+            f"No trained language model is better: the best, {title(best.name)}, has {metric_name(made.metric)} "
+            f"{share(best.metrics[made.metric])}."
         )
         name = floors.FLOORS[made.kind].linear if chosen.name in floors.CONSTANTS else chosen.name
         adapted = {one.name for one in trained}
         compared = [
             one for one in made.comparisons if name in (one.first, one.second) and adapted & {one.first, one.second}
         ]
-        settle = _sure(compared)
+        settle = _sure(compared, title(name))
     else:
-        why = (
-            f"no adapted model could be trained and evaluated in the time and memory given, and it has "
-            f"{_figure(made, chosen)} on {made.examples:,} held-out texts"
-        )
-        settle = "Whether an adapted model would be better is open"
+        why = "No language model could be trained and evaluated in the given time and memory."
+        settle = "It is open whether a trained language model would be better."
     if chosen.key:
-        use = f"Use the model as it is, asked in words ({title(chosen.name)}): {why}."
-        costs = "It costs nothing to train; the adapter holds the template and the rows of its words, and no more."
+        costs = "It needs no training; the adapter holds only the template and the output embeddings of its words."
     else:
-        use = f"Use {chosen.name}, and no language model: {why}."
-        costs = "It costs next to nothing: it was fitted in seconds" + (
-            " and is an adapter that needs no backbone."
+        costs = "It was fitted in seconds" + (
+            ", and its adapter needs no backbone."
             if chosen.adapter
-            else ", and there is nothing to open: it always gives the same answer."
+            else "; no adapter was saved, because it always gives the same answer."
         )
-    return use, costs, f"{settle}."
+    return why, costs, settle
 
 
 def _is_better(one: Comparison, name: str, than: str) -> bool:
@@ -183,23 +203,33 @@ def _is_better(one: Comparison, name: str, than: str) -> bool:
 
 
 def _simple(made: Recommendation) -> list[Contender]:
-    """The model as it is, and the best floor, where they were evaluated."""
+    """The untrained model, and the best baseline without a language model, if they were evaluated."""
     same = floors.CONSTANTS
     return [one for one in made.contenders if not one.trained and one.name not in same and one.metrics]
 
 
-def _figure(made: Recommendation, one: Contender) -> str:
-    """`accuracy 0.8571`."""
-    return f"{metric_name(made.metric)} {share(one.metrics[made.metric])}"
+def _sure(compared: Sequence[Comparison], name: str) -> str:
+    """The verdicts of the comparisons with `name`, and the caveat of one seed."""
+    titles = [titled(one) for one in compared]
+    against: dict[str, list[str]] = {}
+    for one in titles:
+        against.setdefault(one.seen_from(name), []).append(one.second if one.first == name else one.first)
+    said = [f"{words} {listed(against[verdict])}" for verdict, words in _VERDICT_WORDS.items() if verdict in against]
+    if not said:
+        return ONE_SEED
+    return f"On the held-out texts, {name} is {listed(said)}. {ONE_SEED}"
 
 
-def _sure(compared: Sequence[Comparison]) -> str:
-    """What the comparisons say, as one sentence without its full stop; they are of one seed."""
-    return in_one_sentence([titled(one) for one in compared], one_seed=True).removesuffix(".")
+_VERDICT_WORDS = {
+    "better": "better than",
+    "equivalent": "equivalent to",
+    "worse": "worse than",
+    "undecided": "undecided against",
+}
 
 
 def evidence(made: Recommendation) -> Table:
-    """What was tried, and how it did."""
+    """Return a row per method that was tried, with its figures and costs."""
     names = _metrics(made)
     headings = (*map(metric_heading, names), "Trained on", "Steps", "Training (s)", "Process, peak")
     lines = [
@@ -213,46 +243,55 @@ def evidence(made: Recommendation) -> Table:
         for one in made.contenders
     ]
     notes = [
-        f"On {made.examples:,} held-out texts that chose nothing. Of {made.train_examples:,} training texts, each "
-        "model learnt from as many as its row says.",
+        f"Figures are of {made.examples:,} held-out texts, which took no part in choosing. Trained on: how many of the "
+        f"{made.train_examples:,} training texts a method was trained on.",
         *([f"Figures on {number_of_texts(made.examples)}{too_few(made.examples)}."] if too_few(made.examples) else []),
-        *([_SET_ASIDE] if any(one.validation is not None for one in made.contenders) else []),
+        *([_VALIDATION] if any(one.validation is not None for one in made.contenders) else []),
         *([_time(made)] if made.stages else []),
         *([_AT_ONCE.format(made.at_once)] if made.at_once > 1 else []),
         *ask_notes([one.ask for one in made.contenders if one.adapter]),
-        *(titled(one).words for one in made.comparisons),
-        *(f"{title(name)} was left out: {_why(one)}." for name, one in made.dropped.items()),
+        *_left_out(made.dropped),
     ]
+    first = sorted(made.comparisons, key=lambda one: made.recommended not in (one.first, one.second))
+    details = [*(f"{titled(one).sentence}." for one in first), *([ONE_SEED] if first else [])]
     columns = (Column("", "left"), *map(Column, headings), Column("Note", "left"))
-    return Table(EVIDENCE, columns, tuple(lines), tuple(notes))
+    return Table(EVIDENCE, columns, tuple(lines), tuple(notes), details=tuple(details))
 
 
 _AT_ONCE = (
-    "Up to {} trainings went on at once, so more of them were tried in the minutes than one after the other; their "
-    "seconds are those beside the others."
+    "Up to {} trainings ran at once, so more settings were tried than one after the other. Their seconds were measured "
+    "beside each other."
 )
+
+
+def _left_out(dropped: Mapping[str, Dropped]) -> list[str]:
+    """A note per reason, with all methods that were left out for it."""
+    reasons: dict[str, list[str]] = {}
+    for name, one in dropped.items():
+        reasons.setdefault(_why(one), []).append(title(name))
+    return [f"Left out: {listed(names)}: {why}." for why, names in reasons.items()]
 
 
 def _time(made: Recommendation) -> str:
     parts = ", ".join(f"{name} {taken:,.0f} s" for name, taken in made.stages.items() if taken >= 0.5)
-    return f"It took {made.seconds:,.0f} s: {parts or 'no stage of it took a second'}."
+    return f"Choosing took {made.seconds:,.0f} s: {parts or 'each stage less than a second'}."
 
 
-_SET_ASIDE = (
-    "Texts set aside are of the training texts; what is selected by them was not trained on them. What was selected "
-    "was then trained on all, where there was time: its row has as many."
+_VALIDATION = (
+    "Validation texts are a part of the training texts. The setting is selected on them, and no setting was trained on "
+    "them before. The selected setting was then trained on all training texts, if there was time."
 )
 
 
-def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
-    """JSON values, whose keys never change or go; adapters are paths, by way of the output directory `out`."""
+def as_json(made: Recommendation, out: Path, interval: Interval = None) -> dict[str, Any]:
+    """Return JSON values, whose keys never change; adapters are paths that begin with the output directory `out`."""
     return {
         "task": made.task,
         "backbone": made.backbone,
         "kind": made.kind,
         "metric": made.metric,
         "recommended": made.recommended,
-        "recommendation": list(sentences(made)),
+        "recommendation": list(sentences(made, interval)),
         "adapter": None if made.adapter is None else str(out / made.adapter),
         "rows": [
             {
@@ -291,7 +330,7 @@ def as_json(made: Recommendation, out: Path) -> dict[str, Any]:
 
 
 def _metrics(made: Recommendation) -> list[str]:
-    """The headline, and another."""
+    """The headline metric, and one more."""
     there = next((one.metrics for one in made.contenders if one.metrics), {})
     return list(dict.fromkeys([made.metric, *there]))[:2]
 
@@ -301,13 +340,13 @@ def _asked(one: Contender) -> str:
 
 
 def _trained(one: Contender, metric: str) -> str:
-    """At which rate, and how it did on what was set aside."""
+    """The learning rate, and the figure on the validation texts."""
     if one.rate is None:
         return ""
     told = f"learning rate {one.rate:.2g}"
     if one.validation is None or one.validation_examples is None:
         return told
-    return f"{told}; {metric_name(metric)} {share(one.validation)} on {count(one.validation_examples)} texts set aside"
+    return f"{told}; {metric_name(metric)} {share(one.validation)} on {count(one.validation_examples)} validation texts"
 
 
 def _why(one: Dropped) -> str:
@@ -315,24 +354,24 @@ def _why(one: Dropped) -> str:
         case "memory":
             assert one.needed is not None
             assert one.available is not None
-            return f"needs about {size(one.needed)} of memory, there is {size(one.available)}"
+            return f"it needs about {size(one.needed)} of memory, and {size(one.available)} is available"
         case "start":
-            return "there was no time left to start it"
+            return "there was no time left to start"
         case "train":
-            return "there was no time left to train and evaluate it"
+            return "there was no time left to train and evaluate"
         case "overrun":
-            return "its last training took longer than there was time for"
+            return "the last training took longer than the time left"
         case "error":
             return one.message
 
 
 def titled(one: Comparison) -> Comparison:
-    """With titles in place of names."""
+    """Return the comparison with titles in place of names."""
     return replace(one, first=title(one.first), second=title(one.second))
 
 
 def title(name: str) -> str:
-    """A method's, with the rate where that is not its own; a floor's name is its title."""
+    """Return a method's title, with the learning rate if it is not the method's default; a baseline's name as it is."""
     if name in METHODS:
         return METHODS[name].title
     for method, kind in METHODS.items():

@@ -1,6 +1,7 @@
-"""Report: what there is to say of results, in tables, verdicts, claims and plots, and the files that hold it.
+"""Report: results in tables, verdicts, claims and plots, and the files that hold them.
 
-Knows facts and where they lie; how a run is made, and how a report is shown, is not known here. Starts without torch.
+The module knows facts and where their files are. It does not know how a run is made or how a report is shown, and it
+starts without torch.
 """
 
 from __future__ import annotations
@@ -21,23 +22,26 @@ from afina.report.plots.svg import Plot
 from afina.report.presentation import PRESENTATIONS, Presentation
 from afina.report.sections import Notes, Section, tuning_table
 from afina.report.tables import COST, EVIDENCE, PERFORMANCE, Beside, Table, all_tables
-from afina.report.verdicts import CURVES, VERDICTS, Verdicts
+from afina.report.verdicts import CURVES, Verdicts
 from afina.report.writers import json_csv, markdown
 from afina.studies.runs.record import Record
 
-if TYPE_CHECKING:  # it loads scipy
+if TYPE_CHECKING:  # they load scipy
+    from afina.report.headline import Headline
+    from afina.report.plots.comparison import Difference
     from afina.studies.results import Results
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
 FILES = (MARKDOWN, PAGE, CSV, JSON)
-TRAINING = "Training"
+ANSWER, TRAINING = "Answer", "Training"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to say of results. Every part is worked out when first asked for.
+    """Everything that is said about results. Each part is computed when it is first read.
 
-    evaluated  the texts that the runs were evaluated on, or why they are not shown
+    Attributes:
+        evaluated: The texts that the runs were evaluated on, or why they are not shown.
     """
 
     results: Results
@@ -46,14 +50,14 @@ class Report:
 
     @classmethod
     def of(cls, results: Results, evaluated: EvaluationTexts | None = None) -> Report:
-        """With row numbers in the place of texts, unless `evaluated` has them: see `EvaluationTexts.read`."""
+        """Return the report of `results`; it shows row numbers instead of texts unless `evaluated` has the texts."""
         return cls(results, tuple(arms(results.results)), evaluated or EvaluationTexts())
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Performance, parameters and time, memory; GPU memory where that was measured; and what tuning took.
+        """Performance, parameters and time, memory, GPU memory if it was measured, and the tuning budget.
 
-        A study named `paper` has the paper's figures and footnotes beside them.
+        In a study named `paper`, the paper's figures and footnotes stand beside them.
         """
         beside = paper_figures.beside(self.arms) if self._is_of_the_paper else Beside()
         tables = all_tables(self.arms, beside, sections.notes(self.arms, self.results.data))
@@ -61,12 +65,12 @@ class Report:
 
     @cached_property
     def verdicts(self) -> Verdicts:
-        """Every pair of methods."""
+        """The verdicts of every pair of methods."""
         return verdicts.verdicts(self.arms)
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """The published study's claims, tested on the results of a study named `paper`; none of any other."""
+        """The published study's claims, tested on the results of a study named `paper`; empty for other studies."""
         return paper_claims.claims(self.arms, self.verdicts) if self._is_of_the_paper else []
 
     @property
@@ -75,7 +79,7 @@ class Report:
 
     @cached_property
     def findings(self) -> list[Table]:
-        """The curve of sizes, verdicts and claims, where there are any."""
+        """The learning curve, verdicts and claims, as far as there are any."""
         both = (
             verdicts.learning_curve_table(self.arms),
             verdicts.verdict_table(self.verdicts),
@@ -85,23 +89,33 @@ class Report:
 
     @cached_property
     def evidence(self) -> list[Table]:
-        """What a recommendation stands on, where the results are those of one."""
+        """The evidence of a recommendation; empty for a study."""
         from afina.report import recommendation
 
         return [recommendation.evidence(self.results.recommendation)] if self.results.recommendation else []
 
     @cached_property
     def sentences(self) -> tuple[str, ...]:
-        """The answer: what is recommended, or what the study comes to."""
-        from afina.report import recommendation
+        """The answer in sentences, the most important first: the recommendation, or the conclusion of the study."""
+        from afina.report import headline, recommendation
 
-        if self.results.recommendation:
-            return recommendation.sentences(self.results.recommendation)
+        made = self.results.recommendation
+        if made:
+            return recommendation.sentences(made, headline.interval(made, self.arms))
         return tuple(conclusion.sentences(self.arms, self.verdicts, self.results.failed, self.results.waiting))
 
     @cached_property
+    def headline(self) -> Headline | None:
+        """The answer in one line, with three figures; None if no run has finished."""
+        from afina.report import headline
+
+        if self.results.recommendation:
+            return headline.of_recommendation(self.results.recommendation, self.arms)
+        return headline.of_study(self.arms, self.verdicts) if self.arms else None
+
+    @cached_property
     def of_use(self) -> Record | None:
-        """Whose adapter somebody would use: what is recommended, or what leads the conclusion; never a random head."""
+        """The run whose adapter to use: the recommended or the leading method; never a model under a random head."""
         made = self.results.recommendation
         if made:
             return next((one for one in self.results.records if one.adapter == made.adapter), None)
@@ -110,7 +124,7 @@ class Report:
 
     @cached_property
     def by_label(self) -> list[Table]:
-        """For a terminal: how well each label is found, and which is taken for which, by the setting of `of_use`."""
+        """For a terminal: the figures of each label and the confusion matrix of the method of `of_use`."""
         arm = next((arm for arm in self.arms if self.of_use in arm.records), None)
         if arm is None:
             return []
@@ -125,13 +139,13 @@ class Report:
         """The text of `report.html`: everything in one file, plots included."""
         from afina.report.writers.html import page
 
-        return page(self._heading, self._lead(), self._sections(self._plots()))
+        return page(self._heading, self._lead(), self._sections(self._plots()), self.headline)
 
     def inline(self) -> str:
-        """A fragment of HTML for a notebook: what is best, what it costs, and where the adapters are."""
+        """A fragment of HTML for a notebook: the answer, figures and costs, and the paths of the adapters."""
         from afina.report.writers.html import fragment
 
-        found = self._first(self._plots((EVIDENCE, CURVES, VERDICTS, PERFORMANCE, COST)))
+        found = self._first(self._plots((ANSWER, EVIDENCE, CURVES, PERFORMANCE, COST)))
         if self.arms:
             found.append(
                 Section(
@@ -143,13 +157,14 @@ class Report:
     def summary(self) -> dict[str, object]:
         """One JSON object, for scripts."""
         if self.results.recommendation:
-            from afina.report import recommendation
+            from afina.report import headline, recommendation
 
-            return recommendation.as_json(self.results.recommendation, self.results.out)
+            found = headline.interval(self.results.recommendation, self.arms)
+            return recommendation.as_json(self.results.recommendation, self.results.out, found)
         return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
 
     def files(self, names: Sequence[str] = FILES) -> dict[str, str]:
-        """Of those of FILES, what is in them."""
+        """Return the content of each named file of FILES."""
         made: Mapping[str, Callable[[], str]] = {
             MARKDOWN: self.markdown,
             PAGE: self.page,
@@ -159,7 +174,7 @@ class Report:
         return {name: made[name]() for name in names}
 
     def write(self, names: Sequence[str] = FILES) -> list[Path]:
-        """Write those of FILES anew into the results' directory, each whole or not at all; their paths."""
+        """Write the named files into the results' directory, each atomically, and return their paths."""
         for name, text in self.files(names).items():
             file_io.write_text(self.results.out / name, text)
         return [self.results.out / name for name in names]
@@ -182,7 +197,7 @@ class Report:
         ]
 
     def _sections(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
-        """In the order of reading; plots stand in the section that they belong to."""
+        """The sections in reading order, each with its plots."""
         made = self._first(plots)
         if self.arms:
             presentation, greatest = _presentation(self.arms), of_greatest_size(self.arms)
@@ -197,12 +212,14 @@ class Report:
         return made + sections.provenance(self.arms, self.results.command)
 
     def _first(self, plots: Mapping[str, Sequence[Plot]]) -> list[Section]:
-        """What a reader wants first: what is recommended, what failed, verdicts, figures."""
+        """The first sections: the answer, failed runs, verdicts, figures."""
         failed = self.results.failed
+        answer = plots.get(ANSWER, ())
         made = [
-            sections.of_recommendation(self.sentences, table, *plots.get(table.title, ())) for table in self.evidence
+            sections.of_recommendation(self.sentences, table, answer, plots.get(table.title, ()))
+            for table in self.evidence
         ]
-        made += [sections.of_conclusion(self.sentences)] if self.sentences and not self.evidence else []
+        made += [sections.of_conclusion(self.sentences, answer)] if self.sentences and not self.evidence else []
         made += sections.failures(failed) if self.arms or self.evidence else sections.no_results(failed)
         if self.arms:
             first = (verdicts.learning_curve_table(self.arms), verdicts.verdict_table(self.verdicts))
@@ -210,18 +227,31 @@ class Report:
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
         return made
 
+    def _deciding(self) -> list[Difference]:
+        """The comparisons of the recommended or leading method with the others."""
+        from afina.report.plots.comparison import Difference
+        from afina.report.recommendation import title, titled
+
+        made = self.results.recommendation
+        if made:
+            compared, name = [titled(one) for one in made.comparisons], title(made.recommended)
+        else:
+            compared, name = list(self.verdicts.compared), conclusion.headline(self.arms, self.verdicts)[1].label
+        return Difference.all_of(name, compared)
+
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
-        """By the title of the section where they stand, of these sections; by default of all."""
+        """The plots by the title of their section; `titles` limits the sections, which by default are all."""
         if not self.arms:
             return {}
         from afina.report.plots import comparison, svg
 
         asked, greatest = self.results.recommendation, of_greatest_size(self.arms)
+        metric = asked.metric if asked else self.arms[0].record.metric
         with svg.drawing():
             made: dict[str, Callable[[], Sequence[Plot | None]]] = {
                 EVIDENCE: lambda: [comparison.trainings_in_time(asked)] if asked else [],
                 CURVES: lambda: [comparison.learning_curves(self.arms)] if is_curve(self.arms) else [],
-                VERDICTS: lambda: [comparison.differences(self.arms, self.verdicts)],
+                ANSWER: lambda: [comparison.forest(self._deciding(), metric)],
                 PERFORMANCE: lambda: [comparison.headline(self.arms), comparison.against_parameters(self.arms)],
                 COST: lambda: [comparison.against_time(self.arms), comparison.against_memory(self.arms)],
                 TRAINING: lambda: [comparison.losses(self.arms), comparison.phases(self.arms)],
@@ -231,5 +261,5 @@ class Report:
 
 
 def _presentation(arms: Sequence[Arm]) -> Presentation:
-    """Of the kind of task that the arms have."""
+    """The presentation for the arms' kind of task."""
     return PRESENTATIONS[arms[0].record.kind]

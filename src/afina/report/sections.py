@@ -1,6 +1,6 @@
-"""Arms -> a report's sections: prose, notes, tables and plots, in the order of reading.
+"""The sections of a report: prose, notes, tables and plots, in reading order.
 
-Knows what a report says; not how it is written (see `writers`).
+The module knows what a report says; `writers` knows how each format is written.
 """
 
 from __future__ import annotations
@@ -66,13 +66,21 @@ class Notes:
 
 @dataclass(frozen=True)
 class Code:
-    """What a reader may type."""
+    """A command that a reader can type."""
 
     text: str
 
 
-Block = Prose | Subheading | Notes | Code | Table | Plot
-"""A table stands without its title and notes, which the section gives."""
+@dataclass(frozen=True)
+class Answer:
+    """The sentences of the answer, the headline first, and the plots that stand beside them."""
+
+    sentences: tuple[str, ...]
+    plots: tuple[Plot, ...] = ()
+
+
+Block = Prose | Subheading | Notes | Code | Answer | Table | Plot
+"""A table block has no title and no notes, because its section has them."""
 
 
 @dataclass(frozen=True)
@@ -85,29 +93,36 @@ class Section:
 
 def of_table(table: Table, *plots: Plot) -> Section:
     """A section for a table, its notes, and plots of the same figures."""
-    return Section(table.title, (table, *([Notes(table.notes)] if table.notes else []), *plots))
+    return Section(table.title, (table, *_notes_of(table), *plots))
 
 
-def of_recommendation(sentences: Sequence[str], evidence: Table, *plots: Plot) -> Section:
-    """What is recommended, and on what evidence."""
-    return Section("Recommendation", (*map(Prose, sentences), *plots, evidence, Notes(evidence.notes)))
+def _notes_of(table: Table) -> list[Notes]:
+    notes = (*table.notes, *table.details)
+    return [Notes(notes)] if notes else []
 
 
-def of_conclusion(sentences: Sequence[str]) -> Section:
-    """What a study comes to."""
-    return Section("Conclusion", tuple(map(Prose, sentences)))
+def of_recommendation(
+    sentences: Sequence[str], evidence: Table, answer: Sequence[Plot] = (), plots: Sequence[Plot] = ()
+) -> Section:
+    """The recommendation, the differences that decide it, and its evidence."""
+    return Section("Recommendation", (Answer(tuple(sentences), tuple(answer)), evidence, *_notes_of(evidence), *plots))
+
+
+def of_conclusion(sentences: Sequence[str], answer: Sequence[Plot] = ()) -> Section:
+    """The conclusion of a study, and the differences that decide it."""
+    return Section("Conclusion", (Answer(tuple(sentences), tuple(answer)),))
 
 
 def failures(failed: Sequence[Failure]) -> list[Section]:
-    """The runs that failed, where some did."""
+    """A section with the failed runs, if there are any."""
     if not failed:
         return []
     lines = tuple(f"{one.name}, seed {one.seed}: {one.error}" for one in failed)
-    return [Section("Failed runs", (Prose("The same command tries these again."), Notes(lines)))]
+    return [Section("Failed runs", (Prose("Run the same command again to retry these runs."), Notes(lines)))]
 
 
 def no_results(failed: Sequence[Failure]) -> list[Section]:
-    """Where no run has finished."""
+    """The sections of a study without a finished run."""
     return [Section("Nothing to compare yet", (Prose("No run has finished."),)), *failures(failed)]
 
 

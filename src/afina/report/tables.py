@@ -62,7 +62,10 @@ class Column:
 class Table:
     """Text only; every row has one cell per column.
 
-    singles  rows of single seeds, of which `rows` has the means: for who wants to see behind those
+    Attributes:
+        notes: Sentences below the table, in the report and on the terminal.
+        singles: Rows of single seeds, of which `rows` has the means.
+        details: Further notes, which only the report shows.
     """
 
     title: str
@@ -70,6 +73,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     singles: tuple[tuple[str, ...], ...] = ()
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

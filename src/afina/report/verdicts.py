@@ -1,6 +1,6 @@
-"""Arms -> verdicts: which method is better, pair by pair, how sure that is, and how many labels a method needs.
+"""Verdicts: which method is better, pair by pair, with confidence, and how many labels a method needs.
 
-Knows which arms may be compared; how they are compared is in `afina.stats`.
+The module knows which arms can be compared; `afina.stats` knows how two arms are compared.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ if TYPE_CHECKING:  # it loads scipy
 
 VERDICTS, CURVES = "Verdicts", "How many labels"
 
+ONE_SEED = "One seed was run, so the verdicts do not say how other seeds would do."
+"""The caveat of a report whose comparisons have one seed."""
+
 
 @dataclass(frozen=True)
 class NotComparable:
-    """Two methods that were not measured on the same ground, and why."""
+    """Two methods that cannot be compared, such as methods evaluated on different texts, and the reason."""
 
     first: str
     second: str
@@ -50,7 +53,10 @@ class Verdicts:
     not_comparable: tuple[NotComparable, ...] = ()
 
     def between(self, first: str, second: str) -> tuple[Comparison, bool] | None:
-        """The comparison of the two, and whether it is of `second` with `first`; None where there is none."""
+        """Return the comparison of the two methods, and whether it has them in the other order.
+
+        Returns None if the two were not compared.
+        """
         for one in self.compared:
             if (one.first, one.second) == (first, second):
                 return one, False
@@ -60,9 +66,9 @@ class Verdicts:
 
 
 def verdicts(arms: Sequence[Arm]) -> Verdicts:
-    """Compare every pair of arms that share evaluation texts, labels and seeds; name the others.
+    """Compare every pair of arms that share evaluation texts, labels and seeds; list the other pairs with a reason.
 
-    Pairs with a method that trains nothing come last: they are the least of a question.
+    Pairs with a method that trains nothing come last, because readers ask about them least.
     """
     curve = is_curve(arms)
     apart = [
@@ -77,7 +83,7 @@ def verdicts(arms: Sequence[Arm]) -> Verdicts:
 
 
 def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
-    """The arms in groups, within which all may be compared; of several sizes, those of one."""
+    """Return the arms in groups whose arms can all be compared; a group has one size of the training split."""
     groups: list[list[Arm]] = []
     curve = is_curve(arms)
     for arm in arms:
@@ -90,15 +96,8 @@ def alike(arms: Sequence[Arm]) -> list[list[Arm]]:
     return groups
 
 
-def in_one_sentence(compared: Sequence[Comparison], *, one_seed: bool) -> str:
-    """What comparisons say, as one sentence; that they are of one seed, where they are; empty where nothing is said."""
-    parts = [one.sentence for one in compared] + ["one seed says nothing of other seeds"] * one_seed
-    text = "; ".join(parts).replace("; Undecided", "; undecided")
-    return f"{text[0].upper()}{text[1:]}." if text else ""
-
-
 def _why_apart(first: Arm, second: Arm) -> str:
-    """Empty where the two may be compared."""
+    """The reason why two arms cannot be compared; empty if they can."""
     if len({measured_on(result) for result in (*first.results, *second.results)}) > 1:
         return "they were evaluated on different texts"
     if undefined := [arm.label for arm in (first, second) if isnan(arm.headline)]:
@@ -118,7 +117,7 @@ def _compare(alike: Sequence[Arm]) -> list[Comparison]:
 
 
 def verdict_table(found: Verdicts) -> Table | None:
-    """A row per pair; the notes say what the verdicts mean and what would settle those that are open."""
+    """Return a row per pair; notes say how the verdicts are meant, details what would settle undecided pairs."""
     if not found.compared and not found.not_comparable:
         return None
     rows: list[tuple[str, ...]] = [
@@ -140,26 +139,33 @@ def verdict_table(found: Verdicts) -> Table | None:
         Column(f"{100 * level:g} % interval"),
         Column("p, adjusted", minor=True),
     )
-    return Table(VERDICTS, columns, tuple(rows), tuple(_notes(found)))
+    return Table(VERDICTS, columns, tuple(rows), tuple(_notes(found)), details=tuple(_details(found)))
 
 
 def _notes(found: Verdicts) -> list[str]:
-    notes = [one.words for one in found.compared if one.verdict == "undecided"]
-    notes += [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.not_comparable]
-    if found.compared:
-        one = found.compared[0]
-        metric = METRICS[one.metric]
-        notes.append(
-            f"Differences in {metric.words}, on the same texts and seeds{', in percentage points' * metric.points}. "
-            f"{'Less is better. ' * metric.lower}Better, worse: more than chance explains, after Holm's correction for "
-            "the number of pairs, those with an untrained model counted apart. Equivalent: surely within "
-            f"{one.margin_in_words} of each other. Undecided: none of these can be said yet."
-        )
+    """Why some pairs were not compared, and how the verdicts are meant."""
+    notes = [f"{one.first} and {one.second} cannot be compared: {one.reason}." for one in found.not_comparable]
+    if not found.compared:
+        return notes
+    one = found.compared[0]
+    metric = METRICS[one.metric]
+    notes.append(
+        f"Differences in {metric.words}, on the same texts and seeds{', in percentage points' * metric.points}. "
+        f"{'Less is better. ' * metric.lower}Better, worse: the difference is significant after Holm's correction for "
+        "the number of pairs; pairs with an untrained model are counted separately. Equivalent: the difference is "
+        f"significantly smaller than {one.margin_in_words}. Undecided: none of these is shown."
+    )
     return notes
 
 
+def _details(found: Verdicts) -> list[str]:
+    """The verdict of each undecided pair, with what would settle it."""
+    notes = [f"{one.sentence}." for one in found.compared if one.verdict == "undecided"]
+    return notes + ([ONE_SEED] if any(len(one.mcnemar) == 1 for one in found.compared) else [])
+
+
 def verdicts_as_json(found: Verdicts) -> dict[str, object]:
-    """`verdicts` and `not_comparable`, of plain values: for --json and tables.json."""
+    """Return the keys `verdicts` and `not_comparable` with JSON values, for `--json` and tables.json."""
     return {
         "verdicts": [
             asdict(one) | {"interval": [one.interval.low, one.interval.high], "words": one.words}
@@ -170,7 +176,7 @@ def verdicts_as_json(found: Verdicts) -> dict[str, object]:
 
 
 def by_method(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
-    """The arms of each method, by rising size, under what the method is called whatever its size."""
+    """Return the arms of each method by rising size; the key is the label without the number of texts."""
     found: dict[str, list[Arm]] = {}
     for arm in sorted(arms, key=lambda one: one.size):
         found.setdefault(arm.whatever_size, []).append(arm)
@@ -178,7 +184,7 @@ def by_method(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
 
 
 def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
-    """A row a method, a column a size: the headline metric and its interval; None where there is one size."""
+    """Return a row per method and a column per size: headline metric and interval; None if there is one size."""
     if not is_curve(arms):
         return None
     sizes = sorted({arm.size for arm in arms})
@@ -190,30 +196,31 @@ def learning_curve_table(arms: Sequence[Arm]) -> Table | None:
     columns = (Column("Method", "left"), *(Column(f"{count(size)} texts") for size in sizes))
     steps = sorted({arm.record.steps for arm in arms if arm.trained})
     notes = (
-        f"{metric_heading(metric)} on the same evaluation texts, with its 95 % interval, by how many training texts "
-        "there were. The smaller sets are parts of the greater."
+        f"{metric_heading(metric)} with its 95 % interval, on the same evaluation texts, by the number of training "
+        "texts. Each smaller training set is a subset of the larger sets."
         + (f" Every run took {count(steps[0])} steps." if len(steps) == 1 else ""),
     )
     return Table(CURVES, columns, tuple(rows), notes)
 
 
 def learning_curve_sentences(arms: Sequence[Arm], found: Verdicts) -> list[str]:
-    """Who is ahead at each size, and from which size on one method is better than another."""
+    """Return which method leads at each size, and from which size on a method is better than another."""
     if not is_curve(arms):
         return []
     sizes = sorted({arm.size for arm in arms})
     ahead = []
     for size in sizes:
         best = max((arm for arm in arms if arm.size == size), key=lambda arm: arm.gain)
-        ahead.append(f"with {count(size)} texts {best.whatever_size} ({share(best.headline)})")
-    said = f"Ahead: {listed(ahead)}."
+        ahead.append(f"{best.whatever_size} with {count(size)} texts ({share(best.headline)})")
+    metric = METRICS[arms[0].record.metric]
+    said = f"{'Lowest' if metric.lower else 'Highest'} {metric.words} by training texts: {listed(ahead)}."
     wins = [sentence for pair in combinations(by_method(arms).items(), 2) if (sentence := _wins(*pair, found))]
-    more = "; ".join(wins) if wins else "with the most texts no method is shown to be better than another"
+    more = "; ".join(wins) if wins else "with the most texts no method is significantly better than another"
     return [said, f"{more[0].upper()}{more[1:]}."]
 
 
 def _wins(first: tuple[str, list[Arm]], second: tuple[str, list[Arm]], found: Verdicts) -> str:
-    """From which size on, up to the greatest, one of the two is better; empty where neither is at the greatest."""
+    """From which size on one of the two is better; empty if neither is better at the largest size."""
     theirs = {arm.size: arm for arm in second[1]}
     seen = []
     for arm in first[1]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,9 +20,12 @@ from afina.report.plots import svg
 from afina.report.plots.svg import Plot, canvas, finish, legend, rows_of, scatter
 from afina.report.recommendation import title
 from afina.report.tables import measured_on_gpu
-from afina.report.verdicts import Verdicts, by_method
+from afina.report.verdicts import by_method
 from afina.stats.metrics import METRICS
 from afina.studies.choosing.recommendation import Recommendation
+
+if TYPE_CHECKING:  # it loads scipy
+    from afina.stats.comparison import Comparison
 
 
 def headline(arms: Sequence[Arm]) -> Plot:
@@ -46,43 +50,76 @@ def headline(arms: Sequence[Arm]) -> Plot:
     )
 
 
-def differences(arms: Sequence[Arm], found: Verdicts) -> Plot | None:
-    """The difference of every compared pair, with its interval, beside the margin of equivalence."""
-    if not found.compared:
+@dataclass(frozen=True)
+class Difference:
+    """One row of a forest plot: `comparison` seen from `name`, so positive differences are in favour of `name`."""
+
+    name: str
+    comparison: Comparison
+
+    @classmethod
+    def all_of(cls, name: str, compared: Sequence[Comparison]) -> list[Difference]:
+        """Return the comparisons of `name` with others, the closest first."""
+        mine = [cls(name, one) for one in compared if name in (one.first, one.second)]
+        return sorted(mine, key=lambda one: abs(one.difference))
+
+    @property
+    def other(self) -> str:
+        """The other method."""
+        return self.comparison.second if self.comparison.first == self.name else self.comparison.first
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.comparison.first == self.name else -1
+
+    @property
+    def difference(self) -> float:
+        """The metric of `name` less that of the other method."""
+        return self._sign * self.comparison.difference
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval of the difference."""
+        low, high = sorted(self._sign * end for end in (self.comparison.interval.low, self.comparison.interval.high))
+        return low, high
+
+
+ROWS = 10
+"""Rows of a forest plot; the closest comparisons are shown."""
+
+
+def forest(found: Sequence[Difference], name: str) -> Plot | None:
+    """Return a forest plot of one method's differences from the others; None if there is no comparison."""
+    if not found:
         return None
-    by_label = {arm.label: arm for arm in arms}
-    pairs = [one for one in found.compared if by_label[one.first].trained and by_label[one.second].trained]
-    left_out = 0 < len(pairs) < len(found.compared)
-    pairs = pairs or list(found.compared)
-    metric = METRICS[pairs[0].metric]
+    shown, metric, first = found[:ROWS], METRICS[name], found[0]
     unit = 100 if metric.points else 1
-    margin = unit * pairs[0].margin
-    figure, axes = canvas(1.0 + 0.5 * len(pairs))
+    margin = unit * first.comparison.margin
+    figure, axes = canvas(0.9 + 0.42 * len(shown))
     axes.axvspan(-margin, margin, facecolor=svg.INK, alpha=0.1, edgecolor="none")
     axes.axvline(0, color=svg.INK, linewidth=0.8)
-    said, digits = [], ".2f" if metric.points else ".4f"
-    for row, one in enumerate(pairs):
-        low, high = unit * one.interval.low, unit * one.interval.high
-        place = by_label[one.first].place
-        axes.plot([low, high], [row, row], color=svg.colour(place), linewidth=2)
-        axes.plot([unit * one.difference], [row], svg.marker(place), color=svg.colour(place), markersize=7)
-        axes.annotate(one.verdict, ((low + high) / 2, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-        said.append(
-            f"{one.first} minus {one.second} {unit * one.difference:+{digits}}{' points' * metric.points} "
-            f"({low:+{digits}} to {high:+{digits}}), {one.verdict}"
-        )
-    rows_of(axes, [f"{brief(one.first, 24)}\n− {brief(one.second, 24)}" for one in pairs])
-    axes.set_xlabel(f"Difference in {metric.words}{' (percentage points)' * metric.points}")
+    said, rows, digits = [], [], ".1f" if metric.points else ".4f"
+    for row, one in enumerate(shown):
+        middle, (low, high) = unit * one.difference, (unit * end for end in one.ends)
+        verdict = one.comparison.seen_from(one.name)
+        tone = svg.INK if verdict == "undecided" else svg.colour(0)
+        axes.plot([low, high], [row, row], color=tone, linewidth=2)
+        axes.plot([middle], [row], "s", color=tone, markersize=6)
+        middle, low, high = (round(value, 4) + 0.0 for value in (middle, low, high))  # so that none reads −0.0
+        told = f"{middle:+{digits}} ({low:+{digits}} to {high:+{digits}}), {verdict}".replace("-", "−")
+        rows.append(f"{brief(one.other, 34)}\n{told}")
+        said.append(f"{one.name} minus {one.other} {told}")
+    rows_of(axes, rows)
+    axes.set_xlabel(f"Difference{' (points)' * metric.points}")
+    more = f" The {ROWS} closest of {len(found)} comparisons." if len(found) > ROWS else ""
     return finish(
         figure,
         "differences",
-        "Paired differences",
+        f"{brief(first.name)} minus each other method",
         said,
-        f"First method minus second, on the same texts and seeds. The lines are {100 * pairs[0].level:g} % intervals; "
-        f"the grey band is the margin of ±{margin:.3g}{' percentage points' * metric.points} within which two methods "
-        "count as equivalent."
-        + (" Less is better." if metric.lower else "")
-        + (" Pairs with a method that trains nothing are in the table only." if left_out else ""),
+        f"Difference in {metric.words}. Right of 0, {brief(first.name)} is {'worse' if metric.lower else 'better'}. "
+        f"Lines: {100 * first.comparison.level:g} % intervals on the same texts and seeds. Grey band: differences up "
+        f"to {first.comparison.margin_in_words}, which count as equivalent.{more}",
     )
 
 

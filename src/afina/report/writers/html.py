@@ -1,8 +1,7 @@
-"""Sections -> `report.html`, one file that needs nothing else, to be read on a phone, a screen or paper; or -> a
-fragment that stands inside another page.
+"""`report.html`, one file without links to others, for phones, screens and paper; and a fragment for a notebook.
 
-Knows HTML by way of `report.html.j2`; what is said comes from `sections`. Whatever stands in a record or a text is
-escaped by jinja2; only the plots, which matplotlib wrote, are markup.
+The templates beside this module have the HTML; `sections` has the content. jinja2 escapes all text from records and
+data; only the plots, which matplotlib wrote, are inserted as markup.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -20,21 +20,39 @@ from afina.report.plots import svg
 from afina.report.plots.svg import Plot
 from afina.report.sections import Block, Section
 from afina.report.tables import EACH_SEED
+from afina.report.writers import terms
+
+if TYPE_CHECKING:  # it loads scipy
+    from afina.report.headline import Headline
 
 
-def page(heading: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole page. `lead` are the lines under its heading."""
-    return _render("report.html.j2", "", heading, lead, sections)
+def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None) -> str:
+    """Return the whole page.
+
+    Args:
+        heading: Title of the page, such as the name of the study.
+        lead: Lines below the headline.
+        sections: The content.
+        headline: The answer and its figures; without it the page begins with `heading`.
+    """
+    return terms.linked(_render("report.html.j2", "", heading, lead, sections, headline))
 
 
 def fragment(heading: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
-    """The same for a notebook's output, in the colours of what is around it."""
+    """Return a fragment for a notebook's output, which takes the colours of the notebook."""
     content = repr([heading, lead, sections])
-    prefix = f"afina-{digest.of_strings([content]).removeprefix(digest.PREFIX)[:8]}-"  # ids are one page's
+    prefix = f"afina-{digest.of_strings([content]).removeprefix(digest.PREFIX)[:8]}-"  # ids must be unique on a page
     return _render("inline.html.j2", prefix, heading, lead, sections)
 
 
-def _render(name: str, prefix: str, heading: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
+def _render(
+    name: str,
+    prefix: str,
+    heading: str,
+    lead: Sequence[str],
+    sections: Sequence[Section],
+    headline: Headline | None = None,
+) -> str:
     return (
         _environment()
         .get_template(name)
@@ -42,6 +60,7 @@ def _render(name: str, prefix: str, heading: str, lead: Sequence[str], sections:
             heading=heading.replace("`", ""),
             lead=lead,
             sections=sections,
+            headline=headline,
             prefix=prefix,
             light=svg.LIGHT,
             dark=svg.DARK,
@@ -60,12 +79,12 @@ def _environment() -> Environment:
 
 
 def _drawn(drawing: str, prefix: str) -> Markup:
-    """A plot whose names for its parts begin with `prefix`, so that no other plot of a page has them."""
+    """The plot with `prefix` before each id, so that ids are unique on a page with several reports."""
     return Markup(re.sub(r'(\bid="|href="#|url\(#)', lambda found: f"{found[0]}{prefix}", drawing))
 
 
 def _inline(text: str) -> Markup:
-    """Escaped, with what stands between backticks as code."""
+    """The text escaped, with `code` between backticks as an element."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
@@ -74,7 +93,7 @@ def _kind(block: Block) -> str:
 
 
 def _runs(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Blocks, with plots that follow each other taken together, so that they may stand side by side."""
+    """The blocks, with consecutive plots in one group, so that the page can show them side by side."""
     together: list[list[Block]] = []
     for block in blocks:
         if together and isinstance(block, Plot) and isinstance(together[-1][0], Plot):
