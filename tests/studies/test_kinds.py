@@ -162,7 +162,7 @@ def test_another_metric_heads_the_same_runs_without_running_them_again(
     best = min(values, key=lambda name: values[name])
     assert report.of_use is not None
     assert report.of_use.name == best
-    assert "has the lowest RMSE" in " ".join(report.sentences) or "is best: RMSE" in " ".join(report.sentences)
+    assert "has the lowest RMSE" in " ".join(report.sentences) or "Use " in report.sentences[0]
 
 
 def test_a_metric_that_does_not_fit_the_kind_ends_a_study_before_it_begins(
@@ -237,7 +237,7 @@ def test_sizes_are_nested_take_equal_steps_and_end_in_a_curve(
     assert table.title == CURVES
     assert [column.heading for column in table.columns] == ["Method", "16 texts", "32 texts", "64 texts"]
     assert [row[0] for row in table.rows] == ["full fine-tuning", "LoRA"]
-    assert "Ahead: with 16 texts" in " ".join(report.sentences)
+    assert "by training texts: " in " ".join(report.sentences)
     assert {claim.methods for claim in claims(report.arms, report.verdicts) if claim.number == "1"} == {
         ("LoRA, 64 texts", "full fine-tuning, 64 texts")
     }
