@@ -16,6 +16,7 @@ from afina import file_io
 from afina.methods import make
 from afina.report import conclusion, paper_claims, paper_figures, sections, verdicts
 from afina.report.arms import Arm, arms, is_curve, of_greatest_size
+from afina.report.conclusion import Headline
 from afina.report.disagreements import EvaluationTexts, disagreement_table
 from afina.report.paper_claims import Claim
 from afina.report.plots.svg import Plot
@@ -27,8 +28,7 @@ from afina.report.writers import json_csv, markdown
 from afina.studies.runs.record import Record
 
 if TYPE_CHECKING:  # they load scipy
-    from afina.report.headline import Headline
-    from afina.report.plots.comparison import Difference
+    from afina.report.plots.comparison import MethodDifference
     from afina.studies.results import Results
 
 MARKDOWN, PAGE, CSV, JSON = "report.md", "report.html", "tables.csv", "tables.json"
@@ -97,21 +97,19 @@ class Report:
     @cached_property
     def sentences(self) -> tuple[str, ...]:
         """The answer in sentences, the most important first: the recommendation, or the conclusion of the study."""
-        from afina.report import headline, recommendation
+        from afina.report import recommendation
 
         made = self.results.recommendation
         if made:
-            return recommendation.sentences(made, headline.interval(made, self.arms))
+            return recommendation.sentences(made, conclusion.interval(made, self.arms))
         return tuple(conclusion.sentences(self.arms, self.verdicts, self.results.failed, self.results.waiting))
 
     @cached_property
     def headline(self) -> Headline | None:
         """The answer in one line, with three figures; None if no run has finished."""
-        from afina.report import headline
-
         if self.results.recommendation:
-            return headline.of_recommendation(self.results.recommendation, self.arms)
-        return headline.of_study(self.arms, self.verdicts) if self.arms else None
+            return conclusion.of_recommendation(self.results.recommendation, self.arms)
+        return conclusion.of_study(self.arms, self.verdicts) if self.arms else None
 
     @cached_property
     def of_use(self) -> Record | None:
@@ -157,9 +155,9 @@ class Report:
     def summary(self) -> dict[str, object]:
         """One JSON object, for scripts."""
         if self.results.recommendation:
-            from afina.report import headline, recommendation
+            from afina.report import recommendation
 
-            found = headline.interval(self.results.recommendation, self.arms)
+            found = conclusion.interval(self.results.recommendation, self.arms)
             return recommendation.as_json(self.results.recommendation, self.results.out, found)
         return json_csv.summary(self.results, self.results.out / MARKDOWN, self.sentences, self.verdicts, self.claims)
 
@@ -227,17 +225,17 @@ class Report:
             made += [sections.of_table(table, *plots.get(table.title, ())) for table in tables]
         return made
 
-    def _deciding(self) -> list[Difference]:
+    def _deciding(self) -> list[MethodDifference]:
         """The comparisons of the recommended or leading method with the others."""
-        from afina.report.plots.comparison import Difference
+        from afina.report.plots.comparison import MethodDifference
         from afina.report.recommendation import title, titled
 
         made = self.results.recommendation
         if made:
             compared, name = [titled(one) for one in made.comparisons], title(made.recommended)
         else:
-            compared, name = list(self.verdicts.compared), conclusion.headline(self.arms, self.verdicts)[1].label
-        return Difference.all_of(name, compared)
+            compared, name = list(self.verdicts.compared), conclusion.leading(self.arms, self.verdicts)[1].label
+        return MethodDifference.all_of(name, compared)
 
     def _plots(self, titles: Sequence[str] = ()) -> dict[str, list[Plot]]:
         """The plots by the title of their section; `titles` limits the sections, which by default are all."""

@@ -72,14 +72,14 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerBlock:
     """The sentences of the answer, the headline first, and the plots that stand beside them."""
 
     sentences: tuple[str, ...]
     plots: tuple[Plot, ...] = ()
 
 
-Block = Prose | Subheading | Notes | Code | Answer | Table | Plot
+Block = Prose | Subheading | Notes | Code | AnswerBlock | Table | Plot
 """A table block has no title and no notes, because its section has them."""
 
 
@@ -105,12 +105,14 @@ def of_recommendation(
     sentences: Sequence[str], evidence: Table, answer: Sequence[Plot] = (), plots: Sequence[Plot] = ()
 ) -> Section:
     """The recommendation, the differences that decide it, and its evidence."""
-    return Section("Recommendation", (Answer(tuple(sentences), tuple(answer)), evidence, *_notes_of(evidence), *plots))
+    return Section(
+        "Recommendation", (AnswerBlock(tuple(sentences), tuple(answer)), evidence, *_notes_of(evidence), *plots)
+    )
 
 
 def of_conclusion(sentences: Sequence[str], answer: Sequence[Plot] = ()) -> Section:
     """The conclusion of a study, and the differences that decide it."""
-    return Section("Conclusion", (Answer(tuple(sentences), tuple(answer)),))
+    return Section("Conclusion", (AnswerBlock(tuple(sentences), tuple(answer)),))
 
 
 def failures(failed: Sequence[Failure]) -> list[Section]:

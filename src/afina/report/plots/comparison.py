@@ -51,14 +51,14 @@ def headline(arms: Sequence[Arm]) -> Plot:
 
 
 @dataclass(frozen=True)
-class Difference:
+class MethodDifference:
     """One row of a forest plot: `comparison` seen from `name`, so positive differences are in favour of `name`."""
 
     name: str
     comparison: Comparison
 
     @classmethod
-    def all_of(cls, name: str, compared: Sequence[Comparison]) -> list[Difference]:
+    def all_of(cls, name: str, compared: Sequence[Comparison]) -> list[MethodDifference]:
         """Return the comparisons of `name` with others, the closest first."""
         mine = [cls(name, one) for one in compared if name in (one.first, one.second)]
         return sorted(mine, key=lambda one: abs(one.difference))
@@ -88,7 +88,7 @@ ROWS = 10
 """Rows of a forest plot; the closest comparisons are shown."""
 
 
-def forest(found: Sequence[Difference], name: str) -> Plot | None:
+def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
     """Return a forest plot of one method's differences from the others; None if there is no comparison."""
     if not found:
         return None

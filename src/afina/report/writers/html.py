@@ -23,7 +23,7 @@ from afina.report.tables import EACH_SEED
 from afina.report.writers import terms
 
 if TYPE_CHECKING:  # it loads scipy
-    from afina.report.headline import Headline
+    from afina.report.conclusion import Headline
 
 
 def page(heading: str, lead: Sequence[str], sections: Sequence[Section], headline: Headline | None = None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from afina.report.plots.svg import Plot
-from afina.report.sections import Answer, Block, Code, Notes, Prose, Section, Subheading
+from afina.report.sections import AnswerBlock, Block, Code, Notes, Prose, Section, Subheading
 from afina.report.tables import EACH_SEED, Table
 
 WIDTH = 100
@@ -59,7 +59,7 @@ def _written(block: Block) -> str:
     match block:
         case Prose(text):
             return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-        case Answer():
+        case AnswerBlock():
             return "\n\n".join(_written(Prose(sentence)) for sentence in block.sentences)
         case Subheading(text):
             return f"### {text}"
