@@ -1,7 +1,8 @@
-"""Conclusion: the result of a study in a few sentences: the best method, a cheaper one, the undecided comparison.
+"""Conclusion and headline: the result of a study or a recommendation, in sentences and in one line.
 
-Headline: the answer of any report in one line, with three figures: headline metric, training time and memory. Every statement follows from a verdict: "equivalent" is said only of pairs with that verdict. The module knows arms and
-verdicts; it does not know how a report is written.
+A headline has three figures: headline metric, training time and memory. Every statement follows from a verdict:
+"equivalent" is said only of pairs with that verdict. The module knows arms and verdicts; it does not know how a report
+is written.
 """
 
 from __future__ import annotations
