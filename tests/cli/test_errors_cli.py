@@ -226,7 +226,8 @@ def test_targets_that_the_model_does_not_have(refused: Callable[..., str]) -> No
 
 def test_a_method_that_the_family_does_not_have(refused: Callable[..., str], llama: Backbone) -> None:
     assert refused("--method", "prelayer-46080", backbone=llama.address) == (
-        "prelayer-46080, seed 0: method prelayer-46080: defined for gpt2 only, this backbone is of type llama."
+        "prelayer-46080, seed 0: method prelayer-46080: defined for gpt2 only, but this backbone is of type llama. "
+        "Use `prelayer`."
     )
 
 

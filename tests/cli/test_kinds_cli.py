@@ -88,7 +88,7 @@ def test_a_plan_of_numbers(afina: Command, backbone: str, ratings: str) -> None:
         (("--kind", "numbers"), "data.kind = 'numbers': input should be 'classes', 'number' or 'labels'"),
         (("--separator", ";"), "--separator ';' stands in no row of column 'rating'."),
         (("--set", "temperature=true"), "temperature: tasks of kind number have no probabilities. Leave it out."),
-        (("--set", "class_weights=balanced"), "class_weights balanced: a task of kind number has none."),
+        (("--set", "class_weights=balanced"), "class_weights balanced: tasks of kind number have no class weights."),
         (("--words", "good=great"), "a task of kind number has no label that a word could answer for."),
     ],
 )

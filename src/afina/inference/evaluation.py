@@ -81,11 +81,11 @@ def evaluate(
     metric: str | None = None,
     positive: str | None = None,
 ) -> Evaluation:
-    """Evaluate `adapter` on `texts`, which were read for the result of `trained`.
+    """Evaluate `adapter` on labelled texts.
 
     Args:
         adapter: The adapter.
-        texts: The labelled texts.
+        texts: The labelled texts, read with the result of `trained`, so that training texts are recognised.
         backbone: Address of the backbone. None: the adapter's own.
         check_probe: Whether to compare the recorded probe first.
         dtype: As in `Predictor.of`.

@@ -127,7 +127,7 @@ class Engine(ReprCard):
             return tuple(lease.resident() for lease in leases)
 
     def pin(self, address: Address) -> Resident:
-        """Keep an adapter in memory regardless of the limit. Raises Refused if all pinned adapters exceed the limit."""
+        """Keep an adapter in memory regardless of the limit. Raises Refused if pinned adapters would exceed it."""
         with self.lease(address) as lease:
             self._residents.pin(lease)
             return lease.resident()

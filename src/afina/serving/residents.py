@@ -247,7 +247,7 @@ class Residents:
             self.counts.evictions += 1
 
     def pin(self, lease: Lease) -> None:
-        """Keep an adapter regardless of the limit. Raises Refused if all pinned adapters exceed the limit."""
+        """Keep an adapter regardless of the limit. Raises Refused if pinned adapters would exceed it."""
         lease.resident()
         with self._lock:
             place = self._places.setdefault(lease.digest, lease._place)
