@@ -9,11 +9,14 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 import afina as package
-from afina import METHODS, Adapter, Backbone, assets
+from afina import METHODS, Adapter, Backbone, assets, cli
+from afina.cli.help import EXAMPLES, START
 from afina.methods import NEEDS_SETTINGS
 from afina.models.backbone_spec import WELL_KNOWN
 from afina.models.objective import Predictions
@@ -560,6 +563,19 @@ def test_version_and_help_are_printed(afina: Command) -> None:
     for command in ("study", "train", "evaluate", "predict", "params", "methods", "show", "report"):
         assert f"\n  {command} " in shown
         assert afina(command, "--help").code == 0
+
+
+def test_the_examples_of_help_and_of_afina_alone_can_be_typed(afina: Command) -> None:
+    commands: Any = typer.main.get_command(cli.app)
+    alone = afina()
+    assert (alone.code, alone.out) == (0, f"{START}\n")
+    lines = [line.partition("  ")[0] for line in START.split("\n  ")[1:]]
+    assert len(lines) == 5
+    for line in [*lines, *EXAMPLES.values()]:
+        name, *given = shlex.split(line)[1:]
+        commands.commands[name].make_context(name, given)  # fails on unknown or missing options
+    for name, line in EXAMPLES.items():
+        assert f"Example:\n  {line}\n" in afina(name, "--help").out
 
 
 def test_output_into_a_pipe_that_is_closed_ends_without_a_word() -> None:

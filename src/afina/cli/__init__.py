@@ -1,7 +1,7 @@
-"""The command line: arguments to the nouns of the library, results to the terminal. The only place that prints.
+"""The command line. It passes arguments to the library and prints results; no other package prints.
 
-One file a group of commands; this one holds the list of them and what an error looks like. Knows no way of computing
-anything. Starts without torch; what a command needs is imported by the command.
+Each module holds a group of commands; this file lists them and prints errors. The package does not know how anything
+is computed. It starts without torch: each command imports what it needs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 
 from afina import __version__, file_io
 from afina.cli import adapters, keys, plan, serving, shadow, store, store_exchange, store_maintenance, studies
+from afina.cli.help import START, GroupedCommand
 from afina.cli.terminal import check_arguments, check_streams, escape_unwritable, with_flags, with_json_errors
 from afina.errors import AfinaError
 
@@ -44,8 +45,8 @@ KEYS: dict[str, Callable[..., None]] = {"create": keys.create_key, "list": keys.
 
 app = typer.Typer(
     name="afina",
-    help="Which way of adapting a language model to your texts is best, what it costs, and how sure that is.",
-    no_args_is_help=True,
+    help="Find the best way to adapt a language model to your texts, with its costs and its confidence.",
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -55,7 +56,7 @@ for command in COMMANDS:
     if command is serving.serve:
         app.command(cls=serving.Settable, context_settings=serving.SETTINGS)(command)
     else:
-        app.command()(with_json_errors(command))
+        app.command(cls=GroupedCommand)(with_json_errors(command))
 for name, of_store in STORE.items():
     store.app.command(name)(with_json_errors(store.with_store(of_store)))
 app.add_typer(store.app)
@@ -72,15 +73,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(START)
 
 
 def main() -> None:
-    """Run the command line; an error of the user's is one or two lines and exit status 2."""
+    """Run the command line. A user's error prints one or two lines and exits with status 2."""
     try:
         check_streams()
         escape_unwritable(sys.stdout, sys.stderr)
@@ -94,11 +97,11 @@ def main() -> None:
         print(f"Error: {with_flags(str(error))}", file=sys.stderr)
         _leave(error.exit_code)
     except BrokenPipeError:
-        _leave(1)  # the reader of our output has left (`afina show OUT | head`); there is nobody to tell
+        _leave(1)  # the reader of the pipe has ended, as in `afina show OUT | head`
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit; what standard output did not take goes nowhere, instead of failing once more at the interpreter's end."""
+    """Exit. Output that standard output cannot take is dropped, so that the interpreter does not fail at its end."""
     try:
         sys.stdout.flush()
     except OSError:

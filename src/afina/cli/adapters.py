@@ -80,7 +80,10 @@ def evaluate(
     allow_leakage: KeepTrained = False,
     as_json: Json = False,
 ) -> None:
-    """Measure an adapter on labelled texts: all of a file, or of its own file what training left out."""
+    """Measure an adapter on labelled texts.
+
+    Texts that the adapter was trained on are left out.
+    """
     from afina.data.addresses import check_address
 
     open_adapter = locate(adapter, method, seed)
@@ -133,7 +136,10 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Answer for texts: one JSON object a line, with the label and the probability of each, or the number."""
+    """Label texts; print one JSON object per line.
+
+    An object has the label and the probability of each label, or the number.
+    """
     from afina.data.readers.texts import Chunk, TextStream, check_there, chunks, refuse_blank
 
     _check_given(texts, file, {"text": text, "text_pair": text_pair, "sheet": sheet})
@@ -184,7 +190,7 @@ def _check_given(texts: Sequence[str] | None, file: Path | None, columns: Mappin
 
 @dataclass
 class _Answers:
-    """What `predict` prints: each chunk at once, or one object at the end; and what it counts."""
+    """The output of `predict`: each chunk at once, or one object at the end; and the counts of rows and texts."""
 
     adapter: Adapter
     as_json: bool
@@ -200,10 +206,10 @@ class _Answers:
             return
         for answer in answers:
             print(json.dumps(answer, ensure_ascii=False))
-        sys.stdout.flush()  # whoever reads a pipe has each chunk at once, or has left, which is told here
+        sys.stdout.flush()  # the reader of a pipe gets each chunk at once; a closed pipe raises an error here
 
     def end(self, out: Path | None) -> None:
-        """Print what is to be said at the end."""
+        """Print the JSON object or the summary."""
         if self.as_json:
             counts = {"rows": self.rows, "without_text": self.rows - self.texts, "truncated": self.truncated}
             about = {"adapter": self.adapter.where, "digest": self.adapter.digest, **counts}
@@ -233,7 +239,7 @@ def _answer(
 
 
 def _print_told(told: str) -> None:
-    """What was read as what, where there is something to say."""
+    """Print how the columns were read, if there is something to print."""
     if told:
         print(with_flags(told), file=sys.stderr)
 
@@ -258,7 +264,10 @@ def compare(
     allow_leakage: KeepTrained = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two adapters on the same labelled texts: which is better, how sure that is, and which answers differ."""
+    """Compare two adapters on the same labelled texts.
+
+    Prints which adapter is better, with an interval, and the texts with different answers.
+    """
     from afina.data.addresses import check_address
 
     open_both = [locate(each, None, None) for each in (first, second)]

@@ -1,6 +1,6 @@
-"""Options that several commands share, the fields of a task that they stand for, and where an adapter is opened from.
+"""Options that several commands share, and the fields of a task that these options set.
 
-Knows no command.
+The module does not know any command.
 """
 
 from __future__ import annotations
@@ -20,69 +20,80 @@ if TYPE_CHECKING:
     from afina.models.adapter import Adapter
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 BackboneOption = Annotated[
-    str, typer.Option("--backbone", help="Hub id, directory, 'embedded', or random:DIRECTORY.", metavar="ADDRESS")
+    str,
+    typer.Option(
+        "--backbone",
+        help="Pretrained model: Hub id, directory, 'embedded' (comes with afina) or random:DIRECTORY.",
+        metavar="ADDRESS",
+    ),
 ]
 TaskOption = Annotated[
     str,
     typer.Option(
         "--task",
-        help="csv, tsv, jsonl, parquet or xlsx file, directory, glue/NAME, hub:OWNER/NAME, or snippets:NAME.",
+        help="Labelled texts: a csv, tsv, jsonl, parquet or xlsx file, a directory, glue/NAME, hub:OWNER/NAME or "
+        "snippets:NAME.",
         metavar="ADDRESS",
     ),
 ]
 OwnBackbone = Annotated[
-    str | None, typer.Option("--backbone", help="Where its backbone is, if not at the address it names.")
+    str | None, typer.Option("--backbone", help="Address of the adapter's backbone, if it has moved.")
 ]
 EvaluationOption = Annotated[
     str | None,
-    typer.Option("--eval", help="A file to evaluate on; then all of --task's file trains.", metavar="FILE"),
+    typer.Option("--eval", help="File to evaluate on; then all texts of --task are used for training.", metavar="FILE"),
 ]
 MethodOption = Annotated[
-    str | None, typer.Option("--method", help="Of a study's directory: whose adapter, by its name there.")
+    str | None, typer.Option("--method", help="For the directory of a study: the method whose adapter is used.")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Of a study's directory: which seed's; the first.")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="For the directory of a study: the seed; by default the first.")
+]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.", metavar="NAME")]
 PairColumn = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.", metavar="NAME")]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.", metavar="NAME")]
 Labels = Annotated[
-    str | None, typer.Option("--labels", help="Labels in their order, comma separated; the second is 'positive'.")
+    str | None, typer.Option("--labels", help="Labels in order, separated by commas; the second is the positive label.")
 ]
 KindOption = Annotated[
     str | None,
     typer.Option(
         "--kind",
-        help=f"{', '.join(KINDS[:-1])} or {KINDS[-1]}; by default what the labels look like.",
+        help=f"Kind of task: {', '.join(KINDS[:-1])} or {KINDS[-1]}; by default inferred from the labels.",
         metavar="KIND",
     ),
 ]
 SeparatorOption = Annotated[
-    str | None, typer.Option("--separator", help="Between several labels of one text, as ';'.", metavar="MARK")
+    str | None,
+    typer.Option("--separator", help="Separator between the labels of one text, such as ';'.", metavar="MARK"),
 ]
 MissingOption = Annotated[
     str | None,
     typer.Option(
         "--missing",
-        help="Where a text or label is missing: refuse (an error), skip (leave the row out), or keep words as 'NA'.",
+        help="Rows without text or label: refuse (error), skip (leave out) or keep (read words such as 'NA' as text).",
         metavar="HOW",
     ),
 ]
-MergeOption = Annotated[
-    bool, typer.Option("--merge-labels", help="Read labels that differ only by case or spaces as the most frequent.")
-]
+MergeOption = Annotated[bool, typer.Option("--merge-labels", help="Merge labels that differ only by case or spaces.")]
 SheetOption = Annotated[
-    str | None, typer.Option("--sheet", help="Of an xlsx file with several sheets, the one to read.", metavar="NAME")
+    str | None, typer.Option("--sheet", help="Sheet of an xlsx file that has several.", metavar="NAME")
 ]
 MetricOption = Annotated[
     str | None,
-    typer.Option("--metric", help="What heads the figures, as f1, mcc, rmse; by default the task's.", metavar="NAME"),
+    typer.Option(
+        "--metric",
+        help="Headline metric, such as f1, mcc or rmse; the default depends on the task.",
+        metavar="NAME",
+    ),
 ]
 TemplateOption = Annotated[
     str | None,
     typer.Option(
         "--template",
-        help=r"What a text stands in, with {text} for it, such as 'Review: {text}\nSentiment:'; '{text}' for nothing.",
+        help=r"Prompt template with {text}, such as 'Review: {text}\nSentiment:'; '{text}' for the text alone.",
         metavar="TEMPLATE",
     ),
 ]
@@ -90,40 +101,40 @@ WordsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--words",
-        help="Words that answer for a label, as positive=great,good; may be repeated. By default its name.",
+        help="Verbalizer: words for a label, such as positive=great,good; repeat for each label. Default: its name.",
         metavar="LABEL=WORD,...",
     ),
 ]
 PublishOption = Annotated[
     str | None,
-    typer.Option("--publish", help="Keep the best adapter in the store (AFINA_STORE) as this.", metavar="CLIENT/TASK"),
+    typer.Option(
+        "--publish", help="Publish the best adapter to the store (AFINA_STORE) under this name.", metavar="CLIENT/TASK"
+    ),
 ]
 NoTexts = Annotated[
     bool,
-    typer.Option(
-        "--no-texts", help="Row numbers instead of texts in the report; --publish leaves hashes of texts out."
-    ),
+    typer.Option("--no-texts", help="Show row numbers instead of texts in the report, and publish no hashes of texts."),
 ]
-FreshOption = Annotated[
-    bool, typer.Option("--fresh", help="Train again what is recorded; the new run takes the recorded one's place.")
-]
-JobsOption = Annotated[
-    int, typer.Option("--jobs", help="Runs at once; the processors are shared out among them.", min=1, metavar="N")
-]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Train recorded runs again and replace their records.")]
+JobsOption = Annotated[int, typer.Option("--jobs", help="Runs at once; they share the processors.", min=1, metavar="N")]
 AllowLeakage = Annotated[
-    bool, typer.Option("--allow-leakage", help="Go on though evaluation texts occur in the training split.")
+    bool, typer.Option("--allow-leakage", help="Accept evaluation texts that also occur in the training split.")
 ]
 PositiveOption = Annotated[
     str | None,
-    typer.Option("--positive", help="Of two labels, the one that F1 and AUROC are about; the second.", metavar="LABEL"),
+    typer.Option("--positive", help="Positive label for F1 and AUROC; by default the second.", metavar="LABEL"),
 ]
 KeepTrained = Annotated[
     bool,
-    typer.Option("--allow-leakage", help="Keep the texts that the adapter was trained on, which are else left out."),
+    typer.Option(
+        "--allow-leakage", help="Include texts that the adapter was trained on; by default these are left out."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a field of the study, such as train.epochs=1.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set", help="Override a field of the study, such as train.epochs=1; may be repeated.", metavar="KEY=VALUE"
+    ),
 ]
 
 
@@ -138,7 +149,7 @@ def data_options(
     separator: str | None = None,
     positive: str | None = None,
 ) -> dict[str, Any]:
-    """How a task is to be read, in the words of `Task.load` and of a study's [data]; the last four where given."""
+    """Return the options of reading a task under their names in `Task.load` and in [data] of a study file."""
     order = [name.strip() for name in labels.split(",")] if labels is not None else None
     given = {"text": text, "text_pair": text_pair, "label": label, "labels": order, "allow_leakage": allow_leakage}
     later = {"evaluation": evaluation, "kind": kind, "separator": separator, "positive": positive}
@@ -146,18 +157,22 @@ def data_options(
 
 
 def file_options(missing: str | None, merge_labels: bool, sheet: str | None) -> dict[str, Any]:
-    """How a file is to be read, in the same words, where given."""
+    """Return the options of reading a file that were given, under the same names."""
     given = {"missing": missing, "merge_labels": merge_labels, "sheet": sheet}
     return {name: value for name, value in given.items() if value}
 
 
 def template_option(template: str) -> str:
-    r"""A template as it is typed: `\n` for the end of a line."""
+    r"""Return the template with a line break for each typed `\n`."""
     return template.replace("\\n", "\n")
 
 
 def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
-    """The words of each label, with the space that stands before a word. Raises InvalidStudy."""
+    """Return the words of each label, each with a leading space.
+
+    Raises:
+        InvalidStudy: An item is not LABEL=WORD,WORD.
+    """
     if not words:
         return None
     found: dict[str, list[str]] = {}
@@ -176,7 +191,7 @@ def words_option(words: list[str] | None) -> dict[str, list[str]] | None:
 
 
 def ask_options(template: str | None, words: list[str] | None) -> dict[str, Any]:
-    """How a text is asked about, in the words of a study's [ask]; what is not said is not in it."""
+    """Return the options of asking that were given, under their names in [ask] of a study file."""
     asked: dict[str, Any] = {} if template is None else {"template": template_option(template)}
     return asked | ({"head": "words", "words": words_option(words)} if words else {})
 
@@ -184,16 +199,23 @@ def ask_options(template: str | None, words: list[str] | None) -> dict[str, Any]
 AdapterArgument = Annotated[
     str,
     typer.Argument(
-        help="Directory of an adapter, made by afina or by peft, or of a study; or store:CLIENT/TASK@VERSION_OR_ALIAS.",
+        help="Directory of an adapter of afina or peft, or of a study; or store:CLIENT/TASK@VERSION_OR_ALIAS.",
         metavar="ADAPTER",
     ),
 ]
 
 
 def locate(adapter: str, method: str | None, seed: int | None) -> Callable[[], Adapter]:
-    """What opens the adapter, once it is known to be there; `method` and `seed` choose within a study.
+    """Check at once that the adapter exists, and return a function that opens it.
 
-    Raises what looking for it does, in no time.
+    Args:
+        adapter: Directory of an adapter or a study, or store:CLIENT/TASK@VERSION.
+        method: The method, in a study.
+        seed: The seed, in a study.
+
+    Raises:
+        InvalidStudy: `method` or `seed` is given for a version of a store.
+        NotFound: There is no such adapter.
     """
     if adapter.startswith(PREFIX):
         if method is not None or seed is not None:

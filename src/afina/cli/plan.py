@@ -1,4 +1,4 @@
-"""Commands that train nothing: ask an untrained model, count parameters, foresee costs, list methods."""
+"""Commands that train nothing: ask, params, plan, methods."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 _MOST = 2**31 - 1
-"""What `Training` takes; spelled here too, so that `--help` need not load it."""
+"""The largest value that `Training` accepts; repeated here so that `--help` does not load `Training`."""
 
 
 def _amount(flag: str, says: str) -> Any:
@@ -55,9 +55,10 @@ MemoryOption = Annotated[
 
 
 def params(backbone: BackboneOption = "embedded", as_json: Json = False) -> None:
-    """Count what each method trains, from the backbone's configuration alone: no weights.
+    """Count the parameters that each method trains.
 
-    Needs no network for well-known models. PreLayer is counted as a run trains it, and as the published study does.
+    Only the configuration of the backbone is read, not its weights; well-known models need no network. PreLayer is
+    counted in two ways: as afina trains it, and as in the published study.
     """
     from afina.methods.attachment import count
     from afina.report.paper_figures import HYPERPARAMETERS
@@ -105,9 +106,9 @@ def plan(
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
-    """Foresee what each method costs in memory, disk and time, before anything is trained.
+    """Estimate memory, disk and time of each method before training.
 
-    Memory comes from the backbone's configuration alone: no weights, and for well-known models no network.
+    Memory is computed from the configuration of the backbone, without its weights; well-known models need no network.
     """
     _check_there(task, evaluation)
     from afina.cli.progress import print_progress
@@ -146,7 +147,10 @@ def _check_there(task: str | None, evaluation: str | None) -> None:
 
 
 def methods(as_json: Json = False) -> None:
-    """List the ways of adapting, with their hyperparameters and defaults. `a+b` trains two of them together."""
+    """List the methods with their hyperparameters and defaults.
+
+    `a+b` trains two methods together.
+    """
     from afina.methods import METHODS, NEEDS_SETTINGS, REFUSED
 
     if as_json:
@@ -170,7 +174,7 @@ def methods(as_json: Json = False) -> None:
 
 
 def _method_as_json(method: Method) -> dict[str, Any]:
-    """What scripts are told of a method."""
+    """A method as JSON values."""
     defaults = {each.name: getattr(method, each.name) for each in fields(method)}
     return {
         "title": method.title,
@@ -210,7 +214,10 @@ def ask(
     allow_leakage: AllowLeakage = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a model in words, before anything is trained: how often its answer is right, in seconds."""
+    """Measure an untrained model that is asked in words.
+
+    Takes seconds, and trains nothing.
+    """
     from afina.cli.progress import print_progress
     from afina.data.task import Task
 

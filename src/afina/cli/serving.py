@@ -11,13 +11,13 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from afina.cli.help import GroupedCommand
 from afina.cli.options import BackboneOption, Json, OwnBackbone
 from afina.cli.store import CreateOption, StoreOption, ready
 from afina.errors import NotFound, Refused
 
-DtypeOption = Annotated[str, typer.Option("--dtype", help="What to compute in: float32, bfloat16, or auto.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="Precision: float32, bfloat16 or auto.")]
 
 
 class LogFormat(StrEnum):
@@ -28,7 +28,10 @@ class LogFormat(StrEnum):
 
 
 DrainOption = Annotated[
-    float, typer.Option("--drain", min=0, help="Seconds after SIGTERM in which it is not ready, and still answers.")
+    float,
+    typer.Option(
+        "--drain", min=0, help="Seconds after SIGTERM during which the server still answers but is not ready."
+    ),
 ]
 ShutdownOption = Annotated[
     float,
@@ -40,18 +43,18 @@ ShutdownOption = Annotated[
     ),
 ]
 LogFormatOption = Annotated[
-    LogFormat, typer.Option("--log-format", help="Lines of the log: JSON objects, or words for a person.")
+    LogFormat, typer.Option("--log-format", help="Format of the log: JSON objects or plain text.")
 ]
 
 SETTINGS = {"auto_envvar_prefix": "AFINA"}
-"""Of the command `serve`: an option `--log-format` that is not given is what the variable AFINA_LOG_FORMAT says."""
+"""Settings of `serve`: the variable AFINA_LOG_FORMAT is the default of the option `--log-format`, and so on."""
 
 
-class Settable(TyperCommand):
-    """A command with `SETTINGS`."""
+class Settable(GroupedCommand):
+    """A command whose options can be set by environment variables."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options. A wrong value that a variable has is told with that variable's name."""
+        """Read the options. An error in the value of an environment variable names the variable."""
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as error:
@@ -72,25 +75,28 @@ def serve(
     backbone: BackboneOption,
     store: StoreOption = None,
     create: CreateOption = False,
-    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     dtype: DtypeOption = "float32",
     memory: Annotated[
-        int | None, typer.Option("--memory", min=1, help="MiB that adapters may take beside the backbone.")
+        int | None, typer.Option("--memory", min=1, help="Most MiB for adapters, in addition to the backbone.")
     ] = None,
     rate: Annotated[
-        int | None, typer.Option("--rate", min=1, help="Tokens a minute of a client whose key does not say.")
+        int | None, typer.Option("--rate", min=1, help="Tokens per minute for clients whose key has no rate.")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that a request may take.")] = 30.0,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Most tokens computed at once.")] = 1024,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Most seconds for a request.")] = 30.0,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Most tokens in a batch.")] = 1024,
     shared_tokens: Annotated[
-        int, typer.Option("--shared-tokens", min=1, help="The same, while several clients ask.")
+        int, typer.Option("--shared-tokens", min=1, help="Most tokens in a batch while several clients have requests.")
     ] = 64,
     drain: DrainOption = 0.0,
     shutdown: ShutdownOption = 25.0,
     log_format: LogFormatOption = LogFormat.json,
 ) -> None:
-    """Answer over HTTP for the store's adapters of one backbone, to clients that have keys (afina keys)."""
+    """Serve the adapters of a store over HTTP.
+
+    All adapters must have the same backbone. Clients need keys: see `afina keys`.
+    """
     try:
         from afina.server.running import bind
         from afina.server.running import serve as run
@@ -128,7 +134,7 @@ def serve(
 
 
 def _say(store: str, url: str) -> None:
-    """Say where it listens, to a person or a program, and in the log. It listens also where nobody takes the former."""
+    """Print the address and log it. A closed standard output does not stop the server."""
     from afina.server import logs_and_traces
 
     with suppress(OSError):
@@ -137,7 +143,7 @@ def _say(store: str, url: str) -> None:
 
 
 def _unread(context: typer.Context) -> list[str]:
-    """Variables that look like settings and are none, but for those that Kubernetes makes for a service `afina`."""
+    """Variables with the prefix AFINA_ that no option reads; without those that Kubernetes sets for a service."""
     read = {f"AFINA_{option.name.upper()}" for option in context.command.params if option.name} | OTHERS
     named = (name for name in os.environ if name.startswith("AFINA_"))
     return sorted(name for name in named if name not in read and not re.search("_(SERVICE|PORT)(_|$)", name))
@@ -151,7 +157,10 @@ def replay(
     backbone: OwnBackbone = None,
     as_json: Json = False,
 ) -> None:
-    """Compute an answer again: by the adapter, on the backbone and in the precision that its receipt names."""
+    """Compute a served answer again from its receipt.
+
+    The receipt names the adapter, the backbone and the precision.
+    """
     from afina.server.requests import Receipt
 
     asked = Receipt.parse(receipt)

@@ -1,4 +1,4 @@
-"""Commands that carry runs out or show what was carried out: study, train, choose, show, report."""
+"""Commands that run studies or show their results: study, train, choose, show, report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def study(
     source: Annotated[
         str, typer.Argument(help="A study file (TOML), or a preset: quickstart, fair, methods, paper.", metavar="STUDY")
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Where results go; by default results/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory of the results; by default results/NAME.")
+    ] = None,
     overrides: Overrides = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Use another backbone.", metavar="ADDRESS")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Use another task.", metavar="ADDRESS")] = None,
@@ -68,9 +70,10 @@ def study(
     jobs: JobsOption = 1,
     as_json: Json = False,
 ) -> None:
-    """Compare methods: run every method and seed of a study, skipping what is recorded, and show the tables.
+    """Compare methods, by a study file or a preset.
 
-    Interrupted at any moment, the same command goes on from the last checkpoint.
+    Runs every method and seed of the study and prints tables and a conclusion. Recorded runs are not repeated. After an
+    interruption, the same command continues from the last checkpoint.
     """
     from afina.studies.study import Study
 
@@ -87,9 +90,9 @@ def study(
 def train(
     task: TaskOption,
     backbone: BackboneOption = "embedded",
-    method: Annotated[str, typer.Option("--method", help="See 'afina methods'.")] = "lora",
-    out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/train"),
-    seed: Annotated[int, typer.Option("--seed", help="Of the head, the order and the dropout.", min=0)] = 0,
+    method: Annotated[str, typer.Option("--method", help="Method; 'afina methods' lists them.")] = "lora",
+    out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/train"),
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of head, order of texts and dropout.", min=0)] = 0,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -117,7 +120,10 @@ def train(
     fresh: FreshOption = False,
     as_json: Json = False,
 ) -> None:
-    """Train one adapter on your texts, and evaluate it; what is recorded of the same texts is not trained again."""
+    """Train one adapter on your texts and evaluate it.
+
+    A recorded run with the same texts and settings is not repeated.
+    """
     from afina.studies.study import Study
     from afina.studies.study_file import override
 
@@ -141,12 +147,12 @@ def train(
 
 def choose(
     task: TaskOption,
-    minutes: Annotated[float, typer.Option("--minutes", help="How long it may take; of use from 5 up.")] = 30.0,
+    minutes: Annotated[float, typer.Option("--minutes", help="Time limit; at least 5 is useful.")] = 30.0,
     memory: Annotated[
-        str | None, typer.Option("--memory", help="What a run may have, such as 8GiB; by default what is free here.")
+        str | None, typer.Option("--memory", help="Memory limit of a run, such as 8GiB; by default the free memory.")
     ] = None,
     backbone: BackboneOption = "embedded",
-    out: Annotated[Path, typer.Option("--out", help="Where results go.")] = Path("results/choose"),
+    out: Annotated[Path, typer.Option("--out", help="Directory of the results.")] = Path("results/choose"),
     evaluation: EvaluationOption = None,
     text: TextColumn = None,
     text_pair: PairColumn = None,
@@ -167,7 +173,10 @@ def choose(
     jobs: JobsOption = 1,
     as_json: Json = False,
 ) -> None:
-    """Recommend a way of adapting for your texts, with evidence and an adapter, within a number of minutes."""
+    """Recommend a method for your texts, within the given minutes.
+
+    Prints the evidence, and saves the adapter of the recommended method.
+    """
     from afina import meter
     from afina.cli.progress import Minutes
     from afina.schema import read_size
@@ -202,9 +211,9 @@ def choose(
 
 
 def show(
-    out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], as_json: Json = False
+    out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")], as_json: Json = False
 ) -> None:
-    """Show the tables of a study again, finished or not."""
+    """Print the tables of a study again, finished or not."""
     from afina.studies.results import Results
 
     results = Results.read(out)
@@ -213,9 +222,12 @@ def show(
 
 
 def report(
-    out: Annotated[Path, typer.Argument(help="A study's --out directory.", metavar="OUT")], no_texts: NoTexts = False
+    out: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="OUT")], no_texts: NoTexts = False
 ) -> None:
-    """Write a study's report anew, finished or not: report.html, report.md, tables.csv and tables.json."""
+    """Write the report of a study again, finished or not.
+
+    The files are report.html, report.md, tables.csv and tables.json.
+    """
     from afina.studies.results import Results
 
     results = Results.read(out)
@@ -225,7 +237,7 @@ def report(
 
 
 def _with_the_untrained(study: Study) -> Study:
-    """With the model as it is, asked in words, to compare with, where its labels can be asked for."""
+    """The study with the untrained model, asked in words, as a baseline, if its labels can be asked for."""
     from afina.methods import METHODS
     from afina.studies.runs.prepared import can_be_asked
 
@@ -239,7 +251,7 @@ def _publish_and_show(results: Results, name: str | None, as_json: bool, *, text
 
 
 def _toml(value: str | dict[str, list[str]]) -> str:
-    """As TOML writes a string, or a table on one line: JSON's strings and lists are also TOML's."""
+    """The value as TOML: JSON strings and lists are valid TOML."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return (
@@ -248,7 +260,7 @@ def _toml(value: str | dict[str, list[str]]) -> str:
 
 
 def _executor(jobs: int) -> Executor | None:
-    """An executor with that many slots; None: the default, one run after the other."""
+    """An executor with `jobs` slots; None for the default, one run after the other."""
     from afina.studies.runs.executor import LocalExecutor
 
     return LocalExecutor(jobs) if jobs > 1 else None
@@ -265,7 +277,7 @@ def _carry_out(
     fresh: bool = False,
     jobs: int = 1,
 ) -> None:
-    """`then`: what to go on with where nothing failed; `publish`: as what the best adapter is kept."""
+    """Run the study, write its report and print the results; `then` makes the study to continue with."""
     from rich.console import Console
 
     from afina.cli.progress import watcher
