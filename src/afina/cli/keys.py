@@ -44,7 +44,10 @@ def create_key(
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key. It is printed once, alone on standard output, and kept as a hash."""
+    """Create a key.
+
+    The key is printed once, alone on standard output. The store keeps only its hash.
+    """
     store = opened(context)
     ready(store, create)
     made = store.create_key(client, scope, rate=rate, name=name, expires=expires, message=message)
@@ -62,7 +65,7 @@ def list_keys(
     client: Annotated[str | None, typer.Argument(help="Only this client's.", metavar="CLIENT")] = None,
     as_json: Json = False,
 ) -> None:
-    """List keys by their ids, also revoked ones."""
+    """List the ids of keys, including revoked keys."""
     found = opened(context).keys(client)
     if as_json:
         print_object({"keys": [one.as_json() for one in found]})
@@ -96,7 +99,7 @@ def revoke(
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """End a key for good. Servers notice within a second."""
+    """Revoke a key. Servers refuse it within a second."""
     found = opened(context).revoke_key(key, message=message)
     if as_json:
         print_object(found.as_json())

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar for each run that goes on where that is a terminal, plain lines elsewhere."""
+"""Progress on standard error: a bar for each run on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def watcher(console: Console, write: Callable[[Results], object]) -> Watcher:
-    """The watcher that suits where `console` writes; `write` writes a report of what there is so far."""
+    """Return bars for a terminal and plain lines otherwise; `write` writes the report so far."""
     return Bars(console, write) if console.is_terminal else PlainLines(console, write)
 
 
 def bars(console: Console) -> RichProgress:
-    """Bars that vanish when they stop: a description, how far, and figures."""
+    """Return progress bars with a description and figures, which disappear when they stop."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
@@ -47,13 +47,13 @@ def bars(console: Console) -> RichProgress:
 
 
 def print_progress(command: str) -> Callable[[str], None]:
-    """Say on standard error what `command` does now, a line each."""
+    """Return a function that prints a line of progress of `command` on standard error."""
     return lambda words: print(f"{command}: {with_flags(words)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def file_progress() -> Iterator[Callable[[Chunk], None]]:
-    """Told of each chunk that was answered, show how far a file is; where the answers themselves do not show it."""
+    """Show the progress of a file, unless the answers are printed on the same terminal."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -74,51 +74,51 @@ def file_progress() -> Iterator[Callable[[Chunk], None]]:
 
 
 class Minutes(Watcher):
-    """What a recommendation does: a line with the minutes so far when something begins. `say` prints it."""
+    """Progress of a recommendation: a line with the elapsed minutes for each step; `say` prints the line."""
 
     def __init__(self, began: float, say: Callable[[str], None]) -> None:
         self.began, self.say = began, say
 
     def says(self, words: str) -> None:
-        """Say it."""
+        """Print a line."""
         self.say(f"[{(meter.now() - self.began) / 60:.1f} min] {with_flags(words)}")
 
     def waits(self, run: Run, needed: int, available: int) -> None:
-        """Say for what."""
+        """Print that a run waits for memory."""
         self.says(progress.waiting(run, needed, available))
 
     def started(self, run: Run, number: int, total: int) -> None:
-        """Name what is trained, or evaluated as it is."""
+        """Print the method that is trained or evaluated."""
         self.says(progress.planned(run))
 
     def finished(self, run: Run, record: Record, *, now: bool) -> None:
-        """Say how it did, where that selects."""
+        """Print the figure on the validation texts, if there is one."""
         if said := progress.selected(record):
             self.says(said)
 
 
 class PlainLines(progress.Lines):
-    """Plain lines, with flags in the place of fields."""
+    """Plain lines, with command-line options in place of the library's field names."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
         super().__init__(lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True))
         self.console, self.write = console, write
 
     def changed(self, results: Results) -> None:
-        """Have the report written."""
+        """Write the report."""
         self.write(results)
 
     def says(self, words: str) -> None:
-        """Say it."""
+        """Print a line."""
         super().says(with_flags(words))
 
     def failed(self, run: Run, message: str) -> None:
-        """Say why."""
+        """Print why a run failed."""
         super().failed(run, with_flags(message))
 
 
 class Bars(PlainLines):
-    """A bar a run that goes on, with phase, loss, speed and time left; it gives way to the result."""
+    """A bar per running run, with phase, loss, speed and time left; the result replaces the bar."""
 
     def __init__(self, console: Console, write: Callable[[Results], object]) -> None:
         super().__init__(console, write)
@@ -126,7 +126,7 @@ class Bars(PlainLines):
         self.tasks: dict[str, TaskID] = {}
 
     def begin(self, run: Run, place: str) -> None:
-        """A bar for it."""
+        """Show a bar for the run."""
         super().begin(run, place)
         if self.bars is None:
             self.bars = bars(self.console)
@@ -134,7 +134,7 @@ class Bars(PlainLines):
         self.tasks[run.label] = self.bars.add_task(place, total=None, figures="")
 
     def end(self, run: Run) -> None:
-        """No bar any more."""
+        """Remove the bar of the run."""
         super().end(run)
         task = self.tasks.pop(run.label, None)
         if self.bars and task is not None:
@@ -143,7 +143,7 @@ class Bars(PlainLines):
                 self.stop()
 
     def progress(self, run: Run, progress: Progress) -> None:
-        """Move the run's bar."""
+        """Update the bar of the run."""
         if self.bars and run.label in self.tasks:
             self.bars.update(
                 self.tasks[run.label],
@@ -154,7 +154,7 @@ class Bars(PlainLines):
             )
 
     def stop(self) -> None:
-        """Take the bars away, also when interrupted."""
+        """Remove all bars, also after an interruption."""
         if self.bars:
             self.bars.stop()
         self.bars, self.tasks = None, {}

@@ -1,4 +1,4 @@
-"""afina shadow: a candidate version rides along with the one that answers, and what came of it is told."""
+"""afina shadow: compute a candidate version beside the production version, and compare their answers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def shadow(
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """Let a version ride along with production, in the same batches: compared, and not answered by."""
+    """Compare a candidate version with production on live requests.
+
+    Clients get the answers of production only.
+    """
     if (version is not None) + off + bool(server) > 1:
         raise Refused(
             "give one of VERSION, --off and --server: what is to ride along, nothing, or whom to ask.",
@@ -80,7 +83,7 @@ def shadow(
 
 
 def _print_pointing(store: AdapterStore, name: str, as_json: bool) -> None:
-    """What the store says."""
+    """The settings of the shadow in the store."""
     from afina.store.versions import PRODUCTION, SHADOW
 
     pointing = {alias: one.number for one in store.versions(name) for alias in one.aliases}
@@ -109,7 +112,11 @@ def _key(file: Path | None) -> str:
 
 
 def _print_counts(found: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """What servers counted, together. Raises Conflict where they do not compare the same versions."""
+    """Return the sum of the servers' counts.
+
+    Raises:
+        Conflict: The servers compare different versions.
+    """
     from afina.server.shadow_counts import ShadowCounts
 
     heads = {(one["name"], one["current"], one["shadow"]) for one in found}
@@ -172,16 +179,19 @@ MOST = 1 << 20
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """The key goes where it was meant to go."""
+    """Refuse redirects, so that the key is sent only to the given address."""
 
     def redirect_request(self, *_: Any) -> None:
-        """None: what redirects is an error."""
+        """Return None, which makes a redirect an error."""
 
 
 def shadows(name: str, servers: Sequence[str], key: str) -> Sequence[Mapping[str, Any]]:
-    """What each server says of a name: objects with what `ShadowCounts.of` takes.
+    """Return the counts of each server for a name, as objects that `ShadowCounts.of` accepts.
 
-    Raises NotFound for one that does not answer, Refused for one that refuses, InvalidName for no key or address.
+    Raises:
+        NotFound: A server does not answer.
+        Refused: A server refuses the request.
+        InvalidName: The key or an address is malformed.
     """
     if not key.isascii() or not key.isprintable():
         raise InvalidName(

@@ -35,15 +35,18 @@ StoreOption = Annotated[
         metavar="URL",
     ),
 ]
-CreateOption = Annotated[bool, typer.Option("--create", help="Begin a store where there is none; a directory.")]
+CreateOption = Annotated[bool, typer.Option("--create", help="Create the directory of the store if there is none.")]
 NameArgument = Annotated[str, typer.Argument(help="CLIENT/TASK, in lower case.", metavar="NAME")]
 VersionArgument = Annotated[
     str, typer.Argument(help="CLIENT/TASK@VERSION or CLIENT/TASK@ALIAS; the newest without.", metavar="NAME[@VERSION]")
 ]
-MessageOption = Annotated[str, typer.Option("--message", "-m", help="Why, for whoever looks at it later.")]
-NoteOption = Annotated[str | None, typer.Option("--message", "-m", help="Why, for whoever looks at it later.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the log.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Though the version's latest check failed; this is logged.")]
+MessageOption = Annotated[str, typer.Option("--message", "-m", help="Message, for the history.")]
+NoteOption = Annotated[str | None, typer.Option("--message", "-m", help="Message, for the history.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, for the audit log.")]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Move the alias although the latest check of the version failed; this is logged."),
+]
 BlobsOption = Annotated[
     str | None,
     typer.Option("--blobs", help="Where the bytes go: a directory, s3://BUCKET/PREFIX, gs://, az://.", metavar="URL"),
@@ -55,12 +58,12 @@ NoHashes = Annotated[
         help="Without the hashes of its training texts; then `evaluate` cannot leave out texts that it was trained on.",
     ),
 ]
-AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
+AliasOption = Annotated[str, typer.Option("--alias", help="The alias.")]
 
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """What stands between `afina store` and the command."""
+    """The options between `afina store` and the command."""
 
     url: str | None
     who: str | None
@@ -68,7 +71,7 @@ class StoreOptions:
 
     @property
     def store(self) -> AdapterStore:
-        """The store that is meant."""
+        """The store of these options."""
         from afina.store.adapter_store import AdapterStore
         from afina.store.intake import IntakeLimits
 
@@ -77,7 +80,7 @@ class StoreOptions:
 
 app = typer.Typer(
     name="store",
-    help="Keep adapters: versions, aliases, roll-back, diffs, an audit log.",
+    help="Store adapters: versions, aliases, rollback, audit log.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -87,18 +90,24 @@ app = typer.Typer(
 def store_options(
     context: typer.Context,
     store: StoreOption = None,
-    who: Annotated[str | None, typer.Option("--who", help="Whose doing it is; by default your user name.")] = None,
+    who: Annotated[
+        str | None, typer.Option("--who", help="Actor for the audit log; by default your user name.")
+    ] = None,
     limit: Annotated[
         str | None,
-        typer.Option("--limit", help="What may come in, as tensors=30000,bytes=100GiB.", metavar="KEY=VALUE,..."),
+        typer.Option(
+            "--limit",
+            help="Limits for adapters that come in, such as tensors=30000,bytes=100GiB.",
+            metavar="KEY=VALUE,...",
+        ),
     ] = None,
 ) -> None:
-    """The options before the command."""
+    """Keep the options that stand before the command."""
     context.obj = StoreOptions(store, who, limit)
 
 
 def with_store(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with `--store` after it too, which stands for the one before it."""
+    """Return the command with the option `--store` also after its name."""
 
     @wraps(command)
     def run(*given: Any, store: str | None = None, **options: Any) -> None:
@@ -120,7 +129,7 @@ def with_store(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def opened(context: typer.Context) -> AdapterStore:
-    """The store that the command is about."""
+    """Return the store that the command works on."""
     found: StoreOptions = context.obj
     return found.store
 
@@ -130,7 +139,10 @@ def init(
     blobs: BlobsOption = None,
     as_json: Json = False,
 ) -> None:
-    """Begin a store. A directory is also begun by the first that is published to it."""
+    """Create a store.
+
+    Publishing to a directory without a store creates one too.
+    """
     store = opened(context)
     store.init(blobs)
     if as_json:
@@ -149,7 +161,10 @@ def publish(
     no_texts: NoHashes = False,
     as_json: Json = False,
 ) -> None:
-    """Keep an adapter as the next version of a name. What a name has already is not kept twice."""
+    """Publish an adapter as the next version of a name.
+
+    An adapter that the name already has gets no second version.
+    """
     from afina.studies.results import find_adapter
 
     store = opened(context)
@@ -174,7 +189,11 @@ def publish(
 
 
 def ready(store: AdapterStore, create: bool) -> None:
-    """Begin the store where it is asked for. Raises NotFound where there is none, and it is not."""
+    """Create the store if `--create` is given.
+
+    Raises:
+        NotFound: There is no store, and `--create` is not given.
+    """
     if not create and not store.exists():
         how = "begin one with --create" if store.address.directory else "begin one: afina store init --blobs URL"
         raise NotFound(
@@ -188,7 +207,7 @@ def list_names(
     client: Annotated[str | None, typer.Argument(help="Only this client's.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the names, with their newest version and their aliases."""
+    """List the names with their newest version and aliases."""
     found = opened(context).list(client)
     if as_json:
         print_object({"names": [one.as_json() for one in found]})
@@ -214,7 +233,7 @@ def show(
     card: Annotated[bool, typer.Option("--card", help="As a model card in the Hub's form.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a version: what it is, where it comes from, how good it was."""
+    """Show a version: method, origin and metrics."""
     store = opened(context)
     if card:
         print(store.card(version), end="")
@@ -234,7 +253,7 @@ def history(
     alias: Annotated[str | None, typer.Option("--alias", help="Only how this alias moved.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show all that was done about a name: versions, moves of aliases, checks."""
+    """Show the history of a name: versions, moves of aliases, checks."""
     store = opened(context)
     done = store.history(name, alias=alias)
     if as_json:
@@ -262,7 +281,10 @@ def alias(
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """Let an alias point to a version, as in: afina store alias acme/reviews@3 production."""
+    """Move an alias to a version.
+
+    Example: afina store alias acme/reviews@3 production
+    """
     from afina.store.aliases import ANY
 
     expected = ANY if expect is None else expect or None
@@ -277,12 +299,15 @@ def rollback(
     message: NoteOption = None,
     as_json: Json = False,
 ) -> None:
-    """Let an alias point to the version it had before; again, to the one before that."""
+    """Move an alias back to its previous version.
+
+    Each further call goes back one more version.
+    """
     _moved(opened(context).rollback(name, alias, force=force, message=message), as_json)
 
 
 def print_object(value: Mapping[str, Any]) -> None:
-    """Print it as one line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(value, ensure_ascii=False))
 
 
@@ -294,7 +319,7 @@ def _moved(made: AliasMove, as_json: bool) -> None:
 
 
 def version_summary(found: Version) -> list[tuple[str, Any]]:
-    """A version in labelled lines."""
+    """Print a version, one labelled line per field."""
     manifest = found.manifest
     metrics = manifest.get("metrics") or {}
     checked = found.checked
@@ -325,7 +350,7 @@ def _inline(settings: dict[str, Any]) -> str:
 
 
 def event_summary(event: str, details: Any) -> str:
-    """What an entry of the log did, in a few words."""
+    """Return an entry of the audit log in a few words."""
     if event in ("alias", "rollback"):
         forced = ", forced" if details.get("forced") else ""
         return f"{details['alias']}: {details['from'] or 'new'} -> {details['to']}{forced}"
@@ -336,7 +361,7 @@ def event_summary(event: str, details: Any) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes, in a unit that suits them."""
+    """Return bytes in a readable unit."""
     size = float(number)
     for unit in ("bytes", "KB", "MB"):
         if size < 1000:
@@ -346,10 +371,10 @@ def size(number: int) -> str:
 
 
 def day(time: str) -> str:
-    """The day of a time."""
+    """Return the day of a time."""
     return time[:10]
 
 
 def minute(time: str) -> str:
-    """A time without its seconds."""
+    """Return a time without its seconds."""
     return time[:16].replace("T", " ")

@@ -48,7 +48,7 @@ def diff(
     allow_leakage: KeepTrained = False,
     as_json: Json = False,
 ) -> None:
-    """Compare two versions: what they are made of, how far the weights went; with --task, which predictions flip."""
+    """Compare two versions: settings and weights; with --task, their predictions."""
     given = data_options(text, text_pair, label, labels, allow_leakage, separator=separator)
     if task is None and (named := next((name for name, value in given.items() if value), None)):
         raise InvalidData(
@@ -70,7 +70,7 @@ def diff(
 
 
 def print_flips(flips: Flips) -> None:
-    """How many predictions flip, the first of them, and what that means."""
+    """Print how many predictions differ, the first of them, and the verdict."""
     found: dict[str, Any] = flips.as_json()
     if found["flipped"] is not None:
         how = [
@@ -87,7 +87,7 @@ def print_flips(flips: Flips) -> None:
 
 
 def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
-    """What differs of two manifests, a line a group."""
+    """Print the differences of two manifests, one line per group."""
     for group, content in found.items():
         changes = []
         for key, value in content.items():
@@ -101,7 +101,7 @@ def changed_fields(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def changed_layers(found: Sequence[Layer], most: int) -> Iterator[str]:
-    """How far the weights went: those layers that changed most, and of how many."""
+    """Print the layers whose weights differ most."""
     changed = sorted((one for one in found if one.change), key=lambda one: -(one.change or 0))
     if not changed:
         same = all(one.change == 0 for one in found)
@@ -126,7 +126,10 @@ def _mean(angles: Sequence[float]) -> str:
 def check(
     context: typer.Context, version: VersionArgument, backbone: OwnBackbone = None, as_json: Json = False
 ) -> None:
-    """Compute the sentences that training recorded again, on this machine. The outcome is logged; 2 where it failed."""
+    """Check that a version gives the recorded answers on this machine.
+
+    The result is logged. The exit status is 2 if an answer differs.
+    """
     found = opened(context).check(version, backbone=backbone)
     if as_json:
         print(json.dumps(found.as_json()))
@@ -155,7 +158,7 @@ def import_adapter(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Publish what another library made, what is on the Hub, or what another store exported."""
+    """Publish an adapter of another library, of the Hub or of another store."""
     store = opened(context)
     begins = not store.exists()
     made = store.import_from(source, name, message=message, backbone=backbone)
@@ -182,7 +185,7 @@ def export_adapter(
     no_texts: NoHashes = False,
     as_json: Json = False,
 ) -> None:
-    """Write a version as peft or transformers open it, as a bundle that verifies itself, or to the Hub."""
+    """Export a version for peft or transformers, as a bundle, or to the Hub."""
     store = opened(context)
     where, notes = store.export(
         version, target, merged=merged, backbone=backbone, private=not public, texts=not no_texts

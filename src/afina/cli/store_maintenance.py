@@ -20,7 +20,10 @@ def verify(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Hash every blob, manifest and entry of the log again, and say exactly what is damaged; then exit with 2."""
+    """Check the digest of every blob, manifest and log entry.
+
+    Damage is listed, and the exit status is then 2.
+    """
     store = opened(context)
     with suppress(CorruptStore):  # `verify` says what it is
         newest = store.log()[-1].hash  # before it is verified, so that it is
@@ -43,7 +46,10 @@ def backup(
     place: Annotated[Path, typer.Argument(help="A new directory, or that of an earlier backup.", metavar="PLACE")],
     as_json: Json = False,
 ) -> None:
-    """Copy the store as it is now to a directory, and verify the copy. Others may write meanwhile."""
+    """Copy the store to a directory and verify the copy.
+
+    Others can write to the store meanwhile.
+    """
     made = opened(context).backup(place)
     if as_json:
         print_object(made.as_json())
@@ -60,7 +66,7 @@ def recover(
     blobs: BlobsOption = None,
     as_json: Json = False,
 ) -> None:
-    """Begin a store as a backup has it, where there is none yet, and verify it."""
+    """Create a store from a backup and verify it."""
     store = opened(context)
     made = store.recover(place, blobs)
     if as_json:
@@ -78,7 +84,10 @@ def delete(
     reason: ReasonOption,
     as_json: Json = False,
 ) -> None:
-    """Delete a version. Its number is never given again, and its digests stay in the log."""
+    """Delete a version.
+
+    Its number is never used again, and its digests stay in the audit log.
+    """
     found = opened(context).delete(version, reason=reason)
     if as_json:
         print_object({"name": found.name, "version": found.number, "digest": found.digest})
@@ -87,7 +96,7 @@ def delete(
 
 
 def gc(context: typer.Context, as_json: Json = False) -> None:
-    """Remove the bytes that no version holds."""
+    """Remove bytes that no version uses."""
     removed = opened(context).gc()
     if as_json:
         print_object(removed.as_json())
@@ -102,7 +111,10 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove all of a client for good: versions, words, names, bytes that no other holds. The log still verifies."""
+    """Remove everything of a client: versions, texts, names, bytes.
+
+    Bytes that another client uses stay. The audit log still verifies.
+    """
     if not yes:
         typer.confirm(f"Remove all of client {client} for good?", abort=True, err=True)
     removed = opened(context).erase(client, reason=reason)
@@ -118,7 +130,10 @@ def export_audit(
     file: Annotated[Path, typer.Argument(help="Where to write it.", metavar="FILE")],
     as_json: Json = False,
 ) -> None:
-    """Write the audit log as JSON lines, which a script of thirty lines can verify (docs/reference/store.md)."""
+    """Write the audit log as JSON lines.
+
+    A script of thirty lines can verify the file: see docs/reference/store.md.
+    """
     count = opened(context).export_audit(file)
     if as_json:
         print_object({"file": str(file), "entries": count})

@@ -1,7 +1,7 @@
-"""What stands between a command and the terminal: arguments and streams, Ctrl-C and SIGTERM, errors, what is printed.
+"""The terminal: arguments, streams, signals, errors and printing, for all commands.
 
-Tables and paragraphs are as wide as the terminal is: COLUMNS, its own width, or 80. What the library calls `labels`, a
-user of the command line calls --labels: FLAGS is the one table of such words. Knows no command.
+Tables and paragraphs are as wide as the terminal: COLUMNS, the terminal's width, or 80. FLAGS translates the library's
+field names, such as `labels`, to options, such as --labels. The module does not know any command.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ INTERRUPTED, TERMINATED = 130, 143
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends what goes on as Ctrl-C does."""
+    """SIGTERM, which ends a command in the same way as Ctrl-C."""
 
 
 def _raise(*_: object) -> None:
@@ -117,7 +117,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def exit_status(ended: KeyboardInterrupt) -> int:
-    """Of a command that was ended so."""
+    """Return the exit status after an interruption."""
     return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
 
 
@@ -180,7 +180,7 @@ FLAGS = {
     "store": "--store",
     "who": "--who",
 }
-"""By the library's word; what has no flag of its own is a key of a study."""
+"""Options by the library's field names; a field without an option is a key of a study file."""
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "plan": {"batch_size": "--batch-size", "epochs": "--epochs", "max_length": "--length"},
@@ -206,17 +206,17 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "text_pair": "data.text_pair",
     },
 }
-"""Where a command has another word for it."""
+"""Exceptions, by command."""
 
 _FIELD = re.compile(r"`(\w+)`")
 
 
 WITH_STORE = ("store", "keys", "serve", "replay", "shadow")
-"""Commands with an option for the store; the others have a variable."""
+"""Commands with the option --store; the others read AFINA_STORE."""
 
 
 def with_flags(message: str) -> str:
-    """A library's message as the command line says it. Words in backquotes that are no field stay."""
+    """Return a message of the library with options in place of the field names in backquotes."""
     if " ".join(sys.argv[1:2]) not in WITH_STORE:
         message = message.replace("Give another with `store`", "Set AFINA_STORE")
     flags = {**FLAGS, **COMMANDS.get(" ".join(sys.argv[1:2]), {})}
@@ -254,7 +254,7 @@ def print_tables(*tables: Table, show: Callable[[Table, int], object] | None = N
 
 
 def print_prose(text: str) -> None:
-    """Print a paragraph, if there is any: broken between words on a terminal, else one line, for other programs."""
+    """Print a paragraph: wrapped on a terminal, one line otherwise; an empty text prints nothing."""
     from rich.console import Console
     from rich.text import Text
 
@@ -263,7 +263,7 @@ def print_prose(text: str) -> None:
 
 
 def print_item(name: str, *paragraphs: str) -> None:
-    """Print what there is to say of a name, beside it, broken between words."""
+    """Print a name with paragraphs beside it, wrapped."""
     from rich.console import Console
 
     width, before = Console().width, f"{name:<16}"
@@ -273,7 +273,7 @@ def print_item(name: str, *paragraphs: str) -> None:
 
 
 def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of words in columns, each as wide as its widest; nothing where there is none."""
+    """Print rows in aligned columns; no rows print nothing."""
     if not rows:
         return
     rows = [[printable(cell) for cell in row] for row in rows]
@@ -284,10 +284,10 @@ def print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 def say_begun(store: str) -> None:
-    """Say on standard error that the store at that address was begun by what was published to it."""
+    """Print on standard error that publishing created the store."""
     print(f"store {store}: begun, for there was none", file=sys.stderr)
 
 
 def printable(text: str) -> str:
-    """A text that somebody else wrote, on one line and without what a terminal would obey."""
+    """Return a foreign text on one line, without control characters."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
