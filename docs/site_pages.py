@@ -19,7 +19,7 @@ import afina
 from afina import cli
 from afina.methods import METHODS
 from afina.stats.metrics import OF_KIND
-from afina.studies.runs.spec import Ask, Data, Training
+from afina.studies.runs.spec import MOST, Ask, Data, Training
 from afina.studies.study import Study
 from afina.studies.trials import Tune
 from site_docstrings import described_fields
@@ -37,6 +37,8 @@ def cli_page() -> str:
 
 def _command(group: Any, path: str, level: int) -> Iterator[str]:
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         full = f"{path} {name}"
         context = command.make_context(full, [], resilient_parsing=True)
         yield f"{'#' * level} {full}\n"
@@ -53,6 +55,8 @@ def _command(group: Any, path: str, level: int) -> Iterator[str]:
                 panels.setdefault(panel, []).append(f"| {_code(said)} | {_text(meaning)} |")
         for panel, rows in panels.items():
             yield "\n".join([f"| {panel} | Meaning |", "| --- | --- |", *rows, ""])
+        if command.epilog:
+            yield _help_text(command.epilog)
         if hasattr(command, "commands"):
             yield from _command(command, full, level + 1)
 
@@ -130,21 +134,26 @@ def study_files_page() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _type(schema: Mapping[str, Any]) -> str:
-    """Return a JSON schema's type in the words of TOML, with its limits."""
+OF_TOML = {"array": "list", "object": "table", "number": "float"}
+"""The names that TOML has for types of JSON schemas, where they differ."""
+
+OF_JSON = {"array": "list"}
+
+
+def _type(schema: Mapping[str, Any], names: Mapping[str, str] = OF_TOML) -> str:
+    """Return a JSON schema's type in words, with its limits."""
     if "anyOf" in schema:
-        return " or ".join(_type(one) for one in schema["anyOf"] if one.get("type") != "null")
+        return " or ".join(_type(one, names) for one in schema["anyOf"] if one.get("type") != "null")
     if "enum" in schema:
         return ", ".join(_code(json.dumps(one)) for one in schema["enum"])
     if "const" in schema:
         return _code(json.dumps(schema["const"]))
-    words = {"array": "list", "object": "table", "number": "float"}
-    kind = schema.get("type", "table" if "$ref" in schema else "any")
-    said = words.get(kind, kind)
+    kind = schema.get("type", "object" if "$ref" in schema else "any")
+    said = names.get(kind, kind)
     if kind == "array" and isinstance(schema.get("items"), dict):
-        said = f"list of {_type(schema['items'])}"
+        said = f"list of {_type(schema['items'], names)}"
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema and schema[key] != 2**31 - 1]
+    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema and schema[key] != MOST]
     return said + (f" ({', '.join(limits)})" if limits else "")
 
 
@@ -240,9 +249,8 @@ def _operation(path: str, verb: str, operation: Mapping[str, Any], schemas: Mapp
     for media, body in operation.get("requestBody", {}).get("content", {}).items():
         yield f"The body is `{media}`.\n"
         schema = _resolved(body.get("schema", {}), schemas)
-        if properties := schema.get("properties"):
-            required = schema.get("required", [])
-            yield _rows("Field", ((key, one, key in required, one) for key, one in properties.items()))
+        if schema.get("properties"):
+            yield _rows("Field", _fields(schema, schemas))
         example = body.get("example") or schema.get("example")
         if example is not None:
             said = example if isinstance(example, str) else json.dumps(example, ensure_ascii=False, indent=2)
@@ -261,10 +269,23 @@ def _resolved(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Mapping[
     return schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
+def _fields(
+    schema: Mapping[str, Any], schemas: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Mapping[str, Any], bool, Mapping[str, Any]]]:
+    """Yield each field of a JSON object, and the fields of the objects within, with a dot between the names."""
+    for key, one in schema.get("properties", {}).items():
+        yield f"{prefix}{key}", one, key in schema.get("required", []), one
+        for within in [one, one.get("items", {}), *one.get("anyOf", [])]:
+            if "$ref" in within:
+                yield from _fields(_resolved(within, schemas), schemas, f"{prefix}{key}.")
+            elif "$ref" in within.get("items", {}) and within is not one:
+                yield from _fields(_resolved(within["items"], schemas), schemas, f"{prefix}{key}.")
+
+
 def _rows(head: str, given: Iterator[tuple[str, Mapping[str, Any], Any, Mapping[str, Any]]]) -> str:
     rows = [
-        f"| `{name}` | {_type(schema)} | {'yes' if required else 'no'} | {_text(said.get('description', ''))} |"
-        for name, schema, required, said in given
+        f"| `{name}` | {_type(schema, OF_JSON)} | {'yes' if must else 'no'} | {_text(said.get('description', ''))} |"
+        for name, schema, must, said in given
     ]
     return "\n".join([f"| {head} | Type | Required | Meaning |", "| --- | --- | --- | --- |", *rows, ""])
 
