@@ -51,7 +51,7 @@ PATIENCE = 60.0
 
 
 class Flood(NamedTuple):
-    """kind: of flooder.py;  key, model: what it asks with and for"""
+    """A flood of requests: its kind in flooder.py, the key and the model of its requests, and what it printed."""
 
     kind: str
     key: str

@@ -166,10 +166,14 @@ MOST_COUNTS = 1000.0
 
 
 def _counts(right: np.ndarray, ahead: np.ndarray) -> float:
-    """The variance of a setting's answer on a text, beside other settings and texts, by the variance between cells of
-    how far it is ahead, chance taken off: what an analysis of variance of two ways says.
+    """Return the ratio of two variances, from a two-way analysis of variance.
 
-    right  [C, S, N];  ahead  [C, S]
+    The first is the variance of a setting's answer on a text, beside other settings and texts. The second is the
+    variance between cells of how far a setting is ahead, without chance.
+
+    Args:
+        right: [C, S, N].
+        ahead: [C, S].
     """
     cells, settings, texts = right.shape
     rest = right - right.mean(1, keepdims=True) - right.mean(2, keepdims=True) + right.mean((1, 2), keepdims=True)
@@ -179,8 +183,9 @@ def _counts(right: np.ndarray, ahead: np.ndarray) -> float:
 
 
 def portfolio(known: Sequence[Recorded]) -> list[Setting]:
-    """Settings in the order in which each adds most to those before it, over cells: greedy, where of several that were
-    trained the best by validation is kept.
+    """Return settings in greedy order: each adds most, over cells, to the settings before it.
+
+    Of several trained settings, the best on the validation set is kept.
     """
     order: list[Setting] = []
     there = [setting for setting in known[0].settings if all(setting in each.ends for each in known)]
@@ -289,8 +294,10 @@ def one_method(name: str) -> Policy:
 
 
 def race(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """What `afina choose` did: methods and rates raced with equal seconds in two rounds, in runs of that length; the
-    two best methods trained on what is left, and the best in the race kept unless the other is surely better.
+    """Return the result of an earlier policy of `afina choose`, a race of methods and rates with equal seconds.
+
+    The race has two rounds. The two best methods are trained in the remaining time. The best in the race is kept
+    unless the other is significantly better.
     """
     methods = [method for method, rates in cell.rates.items() if len(rates) == 3]
     left = seconds - asked(cell) - sum(cell.seconds(method, 4, cell.cut) for method in methods)
@@ -349,8 +356,10 @@ def _finals(cell: Recorded, settings: Sequence[Setting], left: float) -> Kept | 
 
 
 def halving(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """Successive halving by steps of the full budget: all settings to an eighth, the better half to a quarter, and so
-    on, each continued where it stopped; of as many settings, the defaults first, as there is time for.
+    """Return the result of successive halving by steps of the full budget.
+
+    All settings are trained to an eighth, the better half to a quarter, and so on; each continues where it stopped.
+    There are as many settings as the time allows, the defaults first.
     """
     left = seconds - asked(cell)
     order = [*cell.defaults(), *(one for one in cell.settings if one not in cell.defaults())]
@@ -414,8 +423,10 @@ def hyperband(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept
 
 
 def extrapolated(cell: Recorded, seconds: float, known: Sequence[Recorded]) -> Kept | None:
-    """A quarter of the budget for as many settings as half of the time has room for; what the line through its eighth
-    and its quarter, by the logarithm of steps, foresees at the end picks the one that goes on.
+    """Return the result of extrapolating learning curves from a quarter of the budget.
+
+    As many settings as fit into half of the time are trained to a quarter. A line through the values at an eighth and
+    at a quarter, over the logarithm of steps, predicts the end value. The best predicted setting is trained further.
     """
     left = seconds - asked(cell)
     order = [*cell.defaults(), *(one for one in cell.settings if one not in cell.defaults())]

@@ -28,8 +28,11 @@ BACKBONE, TASK = "embedded", "snippets:movies"
 
 @dataclass(frozen=True)
 class Quality:
-    """accuracy of both runs, their paired difference (bfloat16 - float32) and its 95 % interval; the share of held-out
-    sentences on which one adapter predicts the same in both precisions; training seconds of both runs."""
+    """Quality and time of a run in float32 and one in bfloat16.
+
+    The accuracy of both runs, their paired difference (bfloat16 - float32) and its 95 % interval; the share of
+    held-out sentences on which one adapter predicts the same in both precisions; training seconds of both runs.
+    """
 
     float32: float
     bfloat16: float

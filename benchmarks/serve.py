@@ -142,8 +142,10 @@ def serve(turns: Connection, name: str, address: str, root: Path, count: int, dt
 
 
 def switching(backbone: Backbone, root: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds: to load an adapter from a store, where it is checked, and what it takes to ask another adapter than
-    the one before, both in memory, more than to ask the same again (medians).
+    """Return two medians in milliseconds: loading an adapter, and switching between adapters.
+
+    Loading is from a store and includes checking the adapter. Switching is the additional time of a request to another
+    adapter than before, both in memory, compared with a second request to the same adapter.
     """
     store = AdapterStore(root / "store")
     store.init()

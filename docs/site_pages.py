@@ -62,7 +62,7 @@ def _command(group: Any, path: str, level: int) -> Iterator[str]:
 
 
 def _help_text(text: str) -> str:
-    """Return a help text as Markdown: paragraphs that `\\b` keeps unwrapped, and indented ones, are blocks of code."""
+    r"""Return a help text as Markdown: paragraphs that `\b` keeps unwrapped, and indented ones, are blocks of code."""
     parts = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         kept = paragraph.lstrip("\n").startswith("\b")

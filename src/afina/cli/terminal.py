@@ -78,7 +78,7 @@ def check_streams() -> None:
 
 
 def escape_unwritable(*streams: TextIO) -> None:
-    """Have each stream write a character that its encoding lacks as JSON does, `\\u00e9`: what is JSON remains so."""
+    r"""Have each stream write a character that its encoding lacks as JSON does, `\u00e9`: what is JSON remains so."""
     codecs.register_error(_JSON_ESCAPES, _escaped)
     for stream in streams:
         if isinstance(stream, TextIOWrapper):
