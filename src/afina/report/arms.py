@@ -1,6 +1,6 @@
-"""Arm: one setting of one method, with its seeds. What every table, verdict, claim and plot is about.
+"""Arm: one setting of one method with its seeds, the unit of every table, verdict, claim and plot.
 
-Knows which results make an arm, and what it is called; not which figures are shown of it.
+The module knows which results make an arm and how the arm is called; it does not know which figures are shown.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from afina.studies.runs.record import Record, Result
 from afina.studies.runs.spec import NO_EFFECT
 
 _OF_SIZE = ("train_examples", "train_digest")
-"""Settings that tell sizes apart; the number of texts says it."""
+"""Settings that differ between sizes of the training split; a label shows only the number of texts."""
 
 Value = Callable[[Record], float | None]
-"""What is read from a record; None where it was not measured."""
+"""A function that reads a value from a record; None if the value was not measured."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """S results that differ in nothing but the seed, of the same N examples.
+    """S results on the same N examples that differ only in the seed.
 
-    label    in words; no two arms of a report share one
-    results  by seed, at least one
-    place    among the arms of a report, from 0: its colour and its marker in every plot
+    Attributes:
+        label: Name in words, unique in a report.
+        results: Results by seed, at least one.
+        place: Index among the arms of a report; it sets colour and marker in every plot.
     """
 
     label: str
@@ -45,17 +46,17 @@ class Arm:
 
     @property
     def record(self) -> Record:
-        """The first, for what all have alike."""
+        """The first record, for fields that all seeds share."""
         return self.results[0].record
 
     @property
     def size(self) -> int:
-        """Training texts."""
+        """The number of training texts."""
         return self.record.train_examples
 
     @property
     def whatever_size(self) -> str:
-        """The label without the number of texts, where it has that."""
+        """The label without the number of texts."""
         return self.label.removesuffix(f", {_texts(self.size)}")
 
     @property
@@ -65,7 +66,7 @@ class Arm:
 
     @property
     def machines(self) -> set[tuple[str, str, int]]:
-        """Where it was measured: times and memory of one machine alone can be set against each other."""
+        """The machines of the runs; times and memory are comparable only on one machine."""
         where = [record.environment for record in self.records]
         return {(one.processor, one.device, one.threads) for one in where}
 
@@ -84,38 +85,38 @@ class Arm:
 
     @property
     def headline(self) -> float:
-        """Mean over the seeds of the headline metric."""
+        """The headline metric, mean over the seeds."""
         values = [record.metrics[record.metric] for record in self.records]
         return sum(values) / len(values)
 
     @property
     def gain(self) -> float:
-        """The same, or its negative where less is better; less than any other where it is undefined."""
+        """The headline metric with its sign turned so that more is better; -inf if it is undefined."""
         if isnan(self.headline):
             return -inf
         return -self.headline if METRICS[self.record.metric].lower else self.headline
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """What each answer adds to the headline metric, [S, N]; to accuracy, whether it is right."""
+        """The value of each answer for the headline metric, shape [S, N]; for accuracy, whether it is right."""
         return self.values(self.record.metric)
 
     def values(self, metric: str) -> np.ndarray:
-        """What each answer adds to a metric, [S, N]."""
+        """Return the value of each answer for `metric`, shape [S, N]."""
         return np.stack([result.values(metric) for result in self.results])
 
     @cached_property
     def answers(self) -> np.ndarray:
-        """What was predicted, in the form of targets, [S, N, ...]."""
+        """The predictions in the form of targets, shape [S, N, ...]."""
         return np.stack([result.answers for result in self.results])
 
     @property
     def targets(self) -> np.ndarray:
-        """What was right, [N]."""
+        """The targets, shape [N]."""
         return self.results[0].targets
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Where a metric may lie: 95 %, of one result, or of the seeds of one setting; None where there is none."""
+        """Return the 95 % interval of `metric` over texts and seeds; None if there is none."""
         from afina.stats import intervals
 
         if METRICS[metric].values is None:
@@ -125,22 +126,22 @@ class Arm:
         return None if isnan(found.low) else (found.low, found.high)
 
     def mean(self, value: Value) -> float | None:
-        """Mean over the seeds; None where one has none."""
+        """Return the mean over the seeds; None if the value is missing for a seed."""
         found = [one for one in map(value, self.records) if one is not None]
         return sum(found) / len(found) if len(found) == len(self.records) else None
 
     def each(self) -> list[Arm]:
-        """An arm a seed."""
+        """Return one arm per seed."""
         return [Arm(self.label, (result,), self.place) for result in self.results]
 
     def where(self, wanted: Callable[[Record], bool]) -> Arm | None:
-        """The arm with those of its seeds alone; None where it has none."""
+        """Return the arm with only the seeds that `wanted` accepts; None if there are none."""
         kept = tuple(result for result in self.results if wanted(result.record))
         return Arm(self.label, kept, self.place) if kept else None
 
 
 def arms(results: Iterable[Result]) -> list[Arm]:
-    """In the order in which their first results stand."""
+    """Group results into arms, in the order of their first results."""
     groups: list[list[Result]] = []
     for result in results:
         for group in groups:
@@ -155,7 +156,7 @@ def arms(results: Iterable[Result]) -> list[Arm]:
 
 
 def is_curve(arms: Sequence[Arm]) -> bool:
-    """Whether one thing was trained on different numbers of texts, all evaluated alike."""
+    """Return whether a method was trained on several numbers of texts."""
     sizes: dict[str, set[int]] = {}
     for arm in arms:
         sizes.setdefault(arm.record.name, set()).add(arm.size)
@@ -163,7 +164,7 @@ def is_curve(arms: Sequence[Arm]) -> bool:
 
 
 def of_greatest_size(arms: Sequence[Arm]) -> list[Arm]:
-    """Of several sizes of the training split, those of the greatest; else all."""
+    """Return the arms with the largest training split; all arms if there is one size."""
     if not is_curve(arms):
         return list(arms)
     greatest = max(arm.size for arm in arms)
@@ -171,22 +172,22 @@ def of_greatest_size(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def lines(shown: Iterable[Arm]) -> list[Arm]:
-    """The lines of a table: an arm a seed, and after the seeds of one setting, where there are several, all of them."""
+    """Return the rows of a table: one arm per seed, and after several seeds the arm of all of them."""
     return [line for arm in shown for line in (*arm.each(), *([arm] if len(arm.results) > 1 else []))]
 
 
 def measured_on(result: Result) -> tuple[str, bytes]:
-    """What a result was measured on: the evaluation split, and what is right there. Others cannot be compared."""
+    """Return the evaluation split and its targets; results that differ here cannot be compared."""
     return result.record.environment.evaluation_digest, result.predictions.right_as_bytes
 
 
 def training(record: Record) -> dict[str, object]:
-    """The training settings that can change a result."""
+    """Return the training settings that can change a result."""
     return {key: value for key, value in record.training.items() if key not in NO_EFFECT}
 
 
 def differing(several: Sequence[Mapping[str, object]]) -> list[str]:
-    """Keys whose value is not the same everywhere, in order of appearance."""
+    """Return the keys whose values differ, in order of appearance."""
     keys = dict.fromkeys(key for one in several for key in one)
     return [key for key in keys if any(one.get(key) != several[0].get(key) for one in several)]
 
@@ -196,7 +197,7 @@ def _alike(first: Record, second: Record) -> bool:
 
 
 def _settings(record: Record) -> dict[str, object]:
-    """All that a run was asked for and given, except its seed and what changes no result."""
+    """The settings and inputs of a run, without the seed and settings that change no result."""
     return {
         "backbone": record.backbone,
         "backbone_digest": record.environment.backbone_digest,
@@ -211,7 +212,7 @@ def _settings(record: Record) -> dict[str, object]:
 
 
 def _labels(records: Sequence[Record]) -> list[str]:
-    """One each; records that would share one get the settings in which they differ."""
+    """A unique label for each record; equal labels get the settings in which the records differ."""
     plain = [_label(record) for record in records]
     shared = Counter(plain)
     named = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # it loads scipy
 
 
 def headline(arms: Sequence[Arm]) -> Plot:
-    """The headline metric of every arm with its 95 % interval."""
+    """Return a plot of the headline metric of every arm with its 95 % interval."""
     metric = arms[0].record.metric
     figure, axes = canvas(0.9 + 0.36 * len(arms))
     said = []
@@ -45,8 +45,8 @@ def headline(arms: Sequence[Arm]) -> Plot:
         metric,
         metric_heading(metric),
         said,
-        "Mean over the seeds; the lines are 95 % intervals. Whether two methods differ is in the verdicts: "
-        "intervals that overlap do not decide it.",
+        "Mean over the seeds; the lines are 95 % intervals. Overlapping intervals do not show that two methods are "
+        "equal: see Verdicts.",
     )
 
 
@@ -124,7 +124,7 @@ def forest(found: Sequence[MethodDifference], name: str) -> Plot | None:
 
 
 def learning_curves(arms: Sequence[Arm]) -> Plot:
-    """A line a method, with its 95 % intervals; sizes on a logarithmic scale."""
+    """Return a plot with a line per method and its 95 % intervals, by training texts on a logarithmic scale."""
     methods = by_method(arms)
     figure, axes = canvas(3.2 + 0.17 * len(methods))
     said = []
@@ -144,12 +144,12 @@ def learning_curves(arms: Sequence[Arm]) -> Plot:
     axes.set_xlabel("Training texts (logarithmic)")
     axes.set_ylabel(metric)
     legend(axes, [those[0] for those in methods.values()], names=list(methods))
-    caption = "Means over the seeds; the lines are 95 % intervals. Whether two methods differ is in the verdicts."
+    caption = "Means over the seeds; the lines are 95 % intervals. Verdicts says which methods differ."
     return finish(figure, "sizes", f"{metric} by the number of training texts", said, caption)
 
 
 def against_parameters(arms: Sequence[Arm]) -> Plot:
-    """Accuracy against trainable parameters, on a logarithmic scale with a place for none."""
+    """Return a plot of the headline metric against trainable parameters; the logarithmic scale has a place for 0."""
     counts = [arm.record.trainable for arm in arms]
     least = min([count for count in counts if count], default=1)
     zero = 10 ** (math.floor(math.log10(least)) - 1)
@@ -170,7 +170,7 @@ def against_parameters(arms: Sequence[Arm]) -> Plot:
 
 
 def against_time(arms: Sequence[Arm]) -> Plot | None:
-    """Accuracy against training time, with the Pareto front."""
+    """Return a plot of the headline metric against training time, with the Pareto front."""
     return _against_cost(
         arms,
         "time",
@@ -182,7 +182,7 @@ def against_time(arms: Sequence[Arm]) -> Plot | None:
 
 
 def against_memory(arms: Sequence[Arm]) -> Plot | None:
-    """Accuracy against peak memory, with the Pareto front."""
+    """Return a plot of the headline metric against peak memory, with the Pareto front."""
     on_gpu = all(measured_on_gpu(record) for arm in arms for record in arm.records)
     return _against_cost(
         arms,
@@ -195,7 +195,7 @@ def against_memory(arms: Sequence[Arm]) -> Plot | None:
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Places of the points that no other beats or equals in both and beats in one; by rising cost."""
+    """Return the indices of the points on the Pareto front (lower cost, higher value), by rising cost."""
     both = list(zip(costs, values, strict=True))
     kept = [
         place
@@ -238,8 +238,8 @@ def _against_cost(
     said = [f"{brief(arm.label)} {form.format(cost)}, {share(arm.headline)}" for arm, cost in known]
     on_front = ", ".join(brief(shown[place].label) for place in best)
     caption = (
-        "Ringed and joined: the Pareto front, the methods that no other beats in one without losing in the other: "
-        f"{on_front}. It takes the means as they are; whether they differ is in the verdicts."
+        "Ringed and joined: the Pareto front, methods that no other method beats on one axis without losing on the "
+        f"other: {on_front}. The front compares means; Verdicts says which methods differ."
     )
     return finish(figure, name, title, [*said, f"on the Pareto front: {on_front}"], caption)
 
@@ -253,11 +253,11 @@ def _gib(size: int | None) -> float | None:
 
 
 HATCHES = ("", "////", "", "\\\\\\\\", "xxxx")
-"""By phase, as PHASES has them."""
+"""Hatches of the phases, in the order of PHASES."""
 
 
 def losses(arms: Sequence[Arm]) -> Plot | None:
-    """The training loss of every run: pale as recorded, and its running mean."""
+    """Return a plot of the training loss of every run, as recorded and as running mean."""
     shown = [arm for arm in arms if any(record.losses for record in arm.records if record.steps)]
     if not shown:
         return None
@@ -282,12 +282,13 @@ def losses(arms: Sequence[Arm]) -> Plot | None:
         "losses",
         "Training loss",
         said,
-        "Pale: mean loss between two recorded steps. Strong: running mean of a fifteenth of the run. A line a seed.",
+        "One line per seed. Pale: mean loss between two recorded steps. Strong: running mean over a fifteenth of the "
+        "run.",
     )
 
 
 def phases(arms: Sequence[Arm]) -> Plot:
-    """Seconds of every setting by phase."""
+    """Return a plot of each arm's seconds by phase."""
     from matplotlib.patches import Patch
 
     figure, axes = canvas(1.4 + 0.36 * len(arms))
@@ -309,7 +310,7 @@ def phases(arms: Sequence[Arm]) -> Plot:
 
 
 def _fill(number: int, tone: str) -> dict[str, Any]:
-    """A phase's filling: training solid, the others pale and hatched, each in its own way."""
+    """The style of a phase's bar: training solid, the other phases pale with their own hatch."""
     from matplotlib.colors import to_rgba
 
     return {
@@ -330,14 +331,16 @@ def _running(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def trainings_in_time(made: Recommendation) -> Plot | None:
-    """A filled marker on what was set aside, a hollow one on held-out texts, dashed what trains nothing; None where
-    nothing was trained.
+    """Return a plot of each training's end and figures; None if nothing was trained.
+
+    Filled markers are figures on the validation texts, hollow markers on held-out texts. Broken lines are methods
+    without training; the legend names them, so that no label lies on a line.
     """
     shown = [one for one in made.contenders if one.ended is not None and one.validation is not None]
     if not shown:
         return None
     metric = METRICS[made.metric]
-    figure, axes = canvas(3.2 + 0.17 * (len(shown) + 2))
+    figure, axes = canvas(3.2 + 0.17 * (len(shown) + 4))
     ends = [(one.ended or 0.0) / 60 for one in shown]
     aside = [one.validation or 0.0 for one in shown]
     said = []
@@ -347,29 +350,31 @@ def trainings_in_time(made: Recommendation) -> Plot | None:
         axes.plot([end], [value], svg.marker(place), **style)
         axes.plot([end], [one.metrics[made.metric]], svg.marker(place), fillstyle="none", **style)
         said.append(
-            f"{brief(title(one.name))} after {end:.1f} minutes: {share(value)} set aside, "
-            f"{share(one.metrics[made.metric])} held out"
+            f"{brief(title(one.name))} after {end:.1f} minutes: {share(value)} on validation texts, "
+            f"{share(one.metrics[made.metric])} on held-out texts"
         )
-    for one in made.contenders:
-        if not one.trained and one.metrics:
-            axes.axhline(one.metrics[made.metric], color=svg.INK, linewidth=0.8, linestyle="--")
-            where: dict[str, Any] = {"xytext": (3, 2), "textcoords": "offset points", "color": svg.INK}
-            axes.annotate(brief(title(one.name)), (0, one.metrics[made.metric]), **where)
-            said.append(f"{brief(title(one.name))}: {share(one.metrics[made.metric])} held out")
+    simple = [one for one in made.contenders if not one.trained and one.metrics]
+    for one, dashes in zip(simple, cycle(DASHES), strict=False):
+        axes.axhline(one.metrics[made.metric], color=svg.INK, linewidth=0.8, linestyle=dashes)
+        said.append(f"{brief(title(one.name))}: {share(one.metrics[made.metric])} on held-out texts")
     axes.set_xlabel("Minutes from the start")
     axes.set_ylabel(metric_heading(made.metric))
     axes.margins(0.12)
     axes.set_xlim(left=0)
-    _race_legend(figure, [title(one.name) for one in shown])
+    _race_legend(figure, [title(one.name) for one in shown], [title(one.name) for one in simple])
     caption = (
-        "When each training ended, and how it did: filled on texts set aside, which select, hollow on held-out texts, "
-        "which choose nothing; the line is the best so far by the former. Dashed: what trains nothing, on held-out "
-        "texts."
+        "Each training at the minute of its end. Filled markers: validation texts, on which a setting is selected. "
+        "Hollow markers: held-out texts. Solid line: the best figure on validation texts so far. Broken lines: methods "
+        "without training, on held-out texts."
     )
-    return finish(figure, "race", "What was trained, in the order of time", said, caption)
+    return finish(figure, "race", "Trainings in order of time", said, caption)
 
 
-def _race_legend(figure: Any, names: list[str]) -> None:
+DASHES = ("--", ":", "-.")
+"""Line styles of the methods without training."""
+
+
+def _race_legend(figure: Any, names: list[str], simple: list[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [
@@ -378,4 +383,9 @@ def _race_legend(figure: Any, names: list[str]) -> None:
     ]
     hollow: dict[str, Any] = {"color": svg.INK, "marker": "o", "fillstyle": "none", "linestyle": "none"}
     handles += [Line2D([], [], **hollow), Line2D([], [], **hollow | {"fillstyle": "full"})]
-    figure.legend(handles, [*map(brief, names), "held-out texts", "texts set aside"], loc="outside lower left", ncols=2)
+    handles += [
+        Line2D([], [], color=svg.INK, linewidth=0.8, linestyle=dashes)
+        for _, dashes in zip(simple, cycle(DASHES), strict=False)
+    ]
+    words = [*map(brief, names), "held-out texts", "validation texts", *map(brief, simple)]
+    figure.legend(handles, words, loc="outside lower left", ncols=2)

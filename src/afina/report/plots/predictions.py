@@ -82,8 +82,8 @@ def reliability(arms: Sequence[Arm]) -> Plot:
     axes.set_ylabel("Share that is right")
     legend(axes, arms)
     caption = (
-        "Below the broken line a method is surer than it is right. The setting temperature corrects that, on texts "
-        "that are cut from training."
+        "Below the broken line a method is overconfident. The setting `temperature` calibrates probabilities on texts "
+        "that are held back from training."
     )
     return finish(figure, "reliability", "Reliability", said, caption)
 
