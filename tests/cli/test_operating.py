@@ -121,9 +121,9 @@ def _plain_log(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"AFINA_PORT": "http"}, "The variable AFINA_PORT says 'http'."),
         ({"AFINA_PORT": "70000"}, "The variable AFINA_PORT says '70000'."),
         ({"AFINA_LOG_FORMAT": "xml"}, "The variable AFINA_LOG_FORMAT says 'xml'."),
-        ({"AFINA_DRAIN": "30"}, "--drain is 30 seconds, of a --shutdown of 25 in all."),
-        ({"AFINA_TIMEOUT": "inf"}, "--timeout is inf. Give a number of seconds."),
-        ({"AFINA_HOST": "no.such.host.invalid"}, "host no.such.host.invalid: there is no such address."),
+        ({"AFINA_DRAIN": "30"}, "--drain is 30 seconds and --shutdown is 25."),
+        ({"AFINA_TIMEOUT": "inf"}, "--timeout is inf, not a finite number. Give a number of seconds."),
+        ({"AFINA_HOST": "no.such.host.invalid"}, "host no.such.host.invalid: unknown address."),
     ],
 )
 def test_a_variable_with_a_wrong_value_is_named_before_anything_is_loaded(

@@ -156,7 +156,7 @@ def test_a_receipt_of_something_else_is_refused(afina: Command, receipt: Receipt
     ):
         assert said in afina("replay", json.dumps({**given, **change}), TEXT).error
     for text in ("{", "[]", "{}", '{"version": 1, "adapter": "", "base": "", "dtype": ""}', "[" * 100_000):
-        assert "is no receipt" in afina("replay", text, TEXT).error
+        assert "is not a receipt" in afina("replay", text, TEXT).error
 
 
 def test_a_mistyped_store_is_not_begun_by_a_server(

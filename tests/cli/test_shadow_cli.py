@@ -173,7 +173,11 @@ def test_the_key_goes_nowhere_else(two: tuple[Told, Told], afina: Command, key: 
         (500, b"<html>", ": it refuses (status 500)."),
         (200, b"<html>", ": no answer of a server"),
         (200, b"[]", ": its answer is none of a server of afina's."),
-        (200, b'{"name": 1, "current": 1, "shadow": 2, "state": "riding", "problem": null}', "what a server counted"),
+        (
+            200,
+            b'{"name": 1, "current": 1, "shadow": 2, "state": "riding", "problem": null}',
+            "the counts that a server sent are malformed",
+        ),
     ],
 )
 def test_what_is_no_answer_is_an_error_of_one_line(

@@ -65,7 +65,7 @@ def test_lines_wait_for_the_keys_rate_in_their_order(serve: Any, monkeypatch: py
         if len(spent) % 3 == 2 and len(refused) < 10:  # every third is too early, and comes again
             refused.append(tokens)
             if len(refused) % 2:
-                raise Overloaded("the key's 1 tokens a minute are spent. Try again later.", 0.01)
+                raise Overloaded("the key's limit of 1 tokens a minute is used up. Try again later.", 0.01)
         spent.append(tokens)
 
     monkeypatch.setattr(tenants, "spend", spend)

@@ -117,7 +117,7 @@ def test_a_body_that_comes_slowly_is_refused_and_others_are_answered(
                 break
             assert pool.submit(answered, server).result() == OK
         assert found.startswith(b"HTTP/1.1 408 ")
-        assert b"did not come in time" in found
+        assert b"did not arrive in time" in found
 
 
 def test_lines_that_never_end_are_given_up_though_something_comes(listen: Callable[..., Listening]) -> None:

@@ -85,7 +85,7 @@ def test_a_client_without_adapters_is_told_so(served: Any) -> None:
     headers = {"Authorization": f"Bearer {made.secret}"}
     response = served.web.post("/page/answers", json=TEXT, headers=headers)
     assert (response.status_code, Cards(response.text).cards) == (200, [])
-    assert "no adapter of yours yet" in response.text
+    assert "Your client has no adapter yet" in response.text
 
 
 def test_hostile_labels_are_text(serve: Any, gpt2: Any, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_one_task_that_does_not_answer_keeps_no_other_from_it(serve: Any, gpt2: 
     cards = {card[0]: card for card in asked(served).cards}
     assert cards["acme/bad"][1:] == [
         "version 1",
-        "this model is damaged, or does not compute what it did when it was made: see the log.",
+        "this model is damaged, or its golden test fails. See the server's log.",
     ]
     assert len(cards["acme/reviews"]) > 4
     assert served.core.batching.waiting == (0, 0)

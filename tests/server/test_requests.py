@@ -73,15 +73,15 @@ def test_values_are_counted_outside_of_strings(content: bytes, least: int, most:
     [
         (b'{"inputs": NaN}', "Not valid JSON: NaN is not allowed."),
         (b"{", "Not valid JSON: Expecting property name enclosed in double quotes at line 1, column 2."),
-        (b"[" * 8000, "Not valid JSON: it is nested too deep."),
+        (b"[" * 8000, "Not valid JSON: the nesting is too deep."),
         (b'{"inputs": ' + b"9" * 9000 + b"}", "Not valid JSON: a number has too many digits."),
         (b"\xff", "The body is not UTF-8."),
         (b"[]", "The body must be a JSON object."),
-        (b'{"inputs": "a", "inputs": "b"}', "Not valid here: `inputs` stands twice in the same object. Leave one out."),
-        (b'{"\\ud800": 1, "\\ud800": 2}', "Not valid here: `\\ud800` stands twice in the same object. Leave one out."),
-        (b'{"inputs": ["a", {"b": "\\ud800"}]}', "`inputs[1].b` holds half a character (a lone surrogate)."),
-        (b'{"inputs": "a", "\\udc00": 1}', "`body` holds half a character (a lone surrogate)."),
-        (b'{"a":' * 900 + b'"\\ud800"' + b"}" * 900, f"`{'a.' * 39}a` holds half a character (a lone surrogate)."),
+        (b'{"inputs": "a", "inputs": "b"}', "`inputs` occurs twice in the same object. Leave one out."),
+        (b'{"\\ud800": 1, "\\ud800": 2}', "`\\ud800` occurs twice in the same object. Leave one out."),
+        (b'{"inputs": ["a", {"b": "\\ud800"}]}', "`inputs[1].b` has a lone surrogate (half a character)."),
+        (b'{"inputs": "a", "\\udc00": 1}', "`body` has a lone surrogate (half a character)."),
+        (b'{"a":' * 900 + b'"\\ud800"' + b"}" * 900, f"`{'a.' * 39}a` has a lone surrogate (half a character)."),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -280,8 +280,8 @@ def test_usage_says_what_was_computed(serve: Any, gpt2: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("template", "texts", "message"),
     [
-        ("Q: {text}", [["a", "b"]], "This model takes single texts; leave out `pair`."),
-        ("{text} - {text_pair}", [["a"]], "This model takes pairs of texts; give `pair` too."),
+        ("Q: {text}", [["a", "b"]], "This model takes single texts. Leave out `pair`."),
+        ("{text} - {text_pair}", [["a"]], "This model takes pairs of texts. Give `pair` too."),
     ],
 )
 def test_pairs_and_single_texts_are_told_apart_in_words_of_the_request(
@@ -311,11 +311,11 @@ def test_who_leaves_before_the_answer_leaves_nothing_in_the_log(
 
 def test_a_model_that_is_named_twice_is_not_guessed(served: Any) -> None:
     lines = served.web.post("/bulk?model=acme/reviews&model=acme/tags", content=b'{"text": "a"}', headers=served.auth())
-    assert (lines.status_code, lines.json()["error"]) == (422, "`model` stands twice in the query. Leave one out.")
+    assert (lines.status_code, lines.json()["error"]) == (422, "`model` occurs twice in the query. Leave one out.")
     other = served.post("/predict?model=acme/tags", BODY)
     assert (other.status_code, other.json()["error"]) == (
         422,
-        "`model` is another in the body than in the query. Leave one out.",
+        "`model` differs between the body and the query. Leave one of them out.",
     )
     assert served.post("/predict?model=acme/reviews", BODY).status_code == 200
 

@@ -157,8 +157,8 @@ def test_a_port_that_is_in_use_and_a_host_that_is_not_here_are_said() -> None:
     port = one.getsockname()[1]
     for host, wanted, error, said in (
         ("127.0.0.1", port, Busy, f"port {port} on 127.0.0.1: another process listens there"),
-        ("192.0.2.1", 0, NotFound, "host 192.0.2.1: is no address of this machine"),
-        ("no.such.host.invalid", 0, NotFound, "host no.such.host.invalid: there is no such address"),
+        ("192.0.2.1", 0, NotFound, "host 192.0.2.1: not an address of this machine"),
+        ("no.such.host.invalid", 0, NotFound, "host no.such.host.invalid: unknown address"),
     ):
         with pytest.raises(error, match=said):
             bind(host, wanted)

@@ -68,7 +68,7 @@ def test_a_version_whose_golden_probe_fails_is_not_switched_to(serve: Any, gpt2:
     # Asked for by its number, where nothing was served before, it is refused.
     refused = served.post("/predict", {**BODY, "model": bad})
     assert refused.status_code == 503
-    assert "does not compute what it did" in refused.json()["error"]
+    assert "its golden test fails" in refused.json()["error"]
     good = publish(served, probed(adapter(gpt2, "lora", {"r": 3}, seed=10), gpt2), tmp_path / "good")
     served.store.alias(good)
     assert within(2.0, lambda: version(served) == good)
@@ -318,8 +318,8 @@ def test_a_batch_that_fails_is_500_and_counted_and_the_next_is_answered(
     lines = served.web.post("/bulk", content=json.dumps({**BODY, "text": "a"}) + "\n", headers=served.auth())
     (line,) = map(json.loads, lines.text.splitlines())
     if what == "compute":
-        assert (response.status_code, response.json()["error"]) == (500, "it could not be computed.")
-        assert line == {"error": "it could not be computed.", "kind": "failed"}
+        assert (response.status_code, response.json()["error"]) == (500, "the answer could not be computed.")
+        assert line == {"error": "the answer could not be computed.", "kind": "failed"}
     else:
         assert (response.status_code, line["label"] in ("bad", "good")) == (200, True)
     batching._compute, batching._watch = compute, watch

@@ -232,7 +232,7 @@ def test_a_fault_that_nobody_foresaw_stops_it_and_harms_nobody(served: Served) -
     assert '"acme/reviews@1"' in receipt
     said = told(served)
     assert (said["state"], said["faults"], said["texts"]) == ("failed", len(TEXTS), 0)
-    assert said["problem"] == "it failed with ZeroDivisionError, which is not foreseen."
+    assert said["problem"] == "the version failed with an unexpected ZeroDivisionError."
     ask(served, TEXTS)
     assert told(served)["faults"] == len(TEXTS), "it is not asked again"
 

@@ -1,4 +1,5 @@
-"""The server of an engine: clients with keys, requests in batches, several protocols. Knows no training and no study.
+"""The server of an engine: authentication, batches, several protocols. Knows no training and no study.
 
-`running` is the door, `http` the web. `queue`, which computes nothing and speaks no protocol, is apart from what does.
+`running` starts and ends the server, `http` has routes and protocols, `queue` the fair queue of texts. `queue` computes
+nothing itself and knows no protocol.
 """

@@ -1,6 +1,6 @@
-"""How the answers of each kind of task are written, shown and compared, one entry a kind.
+"""How the answers of each kind of task are written, shown and compared: one entry for each kind.
 
-Nothing else in this package asks which kind a task has. Knows an answer as what an adapter computed; no request.
+No other module of this package compares with a kind. Knows an answer as what an adapter computed; knows no request.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from afina.serving.mixed_batches import Prediction
 
 
 class LabelScore(NamedTuple):
-    """A label and its probability; of an adapter that answers with a number, its name and that."""
+    """A label and its probability. For a numeric task: the name of the number and its value."""
 
     label: str
     score: float
 
 
 class TensorType(NamedTuple):
-    """An output of the Open Inference Protocol; width: values of a text, None for one that has no axis."""
+    """An output of the Open Inference Protocol. `width`: values of one text; None if the tensor has a single axis."""
 
     name: str
     datatype: str
     width: int | None = None
 
     def shape(self, texts: int) -> list[int]:
-        """The shape for so many texts; -1: any number."""
+        """Return the shape for this number of texts; -1 stands for any number."""
         return [texts] if self.width is None else [texts, self.width]
 
 
 class AnswerFormat(ABC):
-    """How the answers of a kind of task are written.
+    """How the answers of one kind of task are written.
 
-    fields    JSON Schema of an answer as `afina predict` has it
-    function  what the Hub's clients call what makes scores of outputs
+    Attributes:
+        fields: JSON Schema of the fields of an answer, as `afina predict` prints them.
+        function: the Hub's name of the function from logits to scores.
     """
 
     fields: ClassVar[Mapping[str, Shape]]
@@ -52,35 +53,35 @@ class AnswerFormat(ABC):
 
     @abstractmethod
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """A score of each label, in the adapter's order."""
+        """Return the score of each label, in the adapter's order."""
 
     def raw_scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
-        """The same with what the head computed in the place of probabilities."""
+        """Return the logit of each label, in the adapter's order."""
         return [LabelScore(*each) for each in zip(objective.label_names, one.outputs.tolist(), strict=True)]
 
     def label(self, objective: Objective, one: Prediction) -> str:
-        """The one label to name, by default the one with the highest score."""
+        """Return the label of the answer: by default the one with the highest score."""
         return max(self.scores(objective, one), key=lambda each: each.score).label
 
     @abstractmethod
     def on_the_page(self, objective: Objective, one: Prediction) -> tuple[Sequence[str], Sequence[LabelScore]]:
-        """What the page says, in words, and the scores below it, the highest first."""
+        """Return the answer in words, and the scores to show below in falling order."""
 
     @abstractmethod
     def tensor_types(self, objective: Objective) -> Sequence[TensorType]:
-        """The outputs of the Open Inference Protocol."""
+        """Return the outputs of the Open Inference Protocol."""
 
     @abstractmethod
     def tensors(self, objective: Objective, several: Sequence[Prediction]) -> Sequence[list[Any]]:
-        """What is in each of these, in row-major order."""
+        """Return the values of each output in row-major order."""
 
     @abstractmethod
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """The difference between two answers to a text, as `Objective.answers` gives them."""
+        """Return the difference between two answers to the same text, both as `Objective.answers` returns them."""
 
 
 class _ByLabel(AnswerFormat):
-    """Answers with a probability of each label."""
+    """Base of formats with a probability for each label."""
 
     def scores(self, objective: Objective, one: Prediction) -> Sequence[LabelScore]:
         return [LabelScore(*each) for each in one.answer["probabilities"].items()]
@@ -93,7 +94,7 @@ class _ByLabel(AnswerFormat):
 
 
 class _Classes(_ByLabel):
-    """One label of several."""
+    """Exactly one label."""
 
     fields: ClassVar[Mapping[str, Shape]] = {"label": schemas.TEXT, "probabilities": schemas.by_name(schemas.NUMBER)}
     function = "softmax"
@@ -111,13 +112,13 @@ class _Classes(_ByLabel):
         return [self.label(objective, one) for one in several], self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """By the probability of the current label."""
+        """Compare the probabilities of the current answer's label."""
         label = current["label"]
         return AnswerDifference(label != candidate["label"], _drift(label, current, candidate))
 
 
 class _Labels(_ByLabel):
-    """Any number of labels, none of which excludes another."""
+    """Any number of labels (multi-label)."""
 
     fields: ClassVar[Mapping[str, Shape]] = {
         "labels": schemas.array(schemas.TEXT),
@@ -136,14 +137,14 @@ class _Labels(_ByLabel):
         return decoded.astype(bool).ravel().tolist(), self._probabilities(objective, several)
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """By the probability of the label that is the most probable now."""
+        """Compare the probabilities of the label that is the most probable in the current answer."""
         chances = current["probabilities"]
         flipped = {*current["labels"]} != {*candidate["labels"]}
         return AnswerDifference(flipped, _drift(max(chances, key=chances.__getitem__), current, candidate))
 
 
 class _Number(AnswerFormat):
-    """A number, under the name that it has."""
+    """A number (regression)."""
 
     fields: ClassVar[Mapping[str, Shape]] = {"value": schemas.NUMBER}
     function = "none"
@@ -161,12 +162,15 @@ class _Number(AnswerFormat):
         return [[one.answer["value"] for one in several]]
 
     def compared(self, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> AnswerDifference:
-        """In the number's unit; numbers do not flip."""
+        """Return the difference of the numbers. Numbers have no flips."""
         return AnswerDifference(None, candidate["value"] - current["value"])
 
 
 def _drift(label: str, current: Mapping[str, Any], candidate: Mapping[str, Any]) -> float:
-    """How much more probable a label is to the candidate, to which one that it does not have has probability 0."""
+    """Return how much higher the candidate's probability of the label is.
+
+    A label that the candidate lacks has probability 0.
+    """
     drift: float = candidate["probabilities"].get(label, 0.0) - current["probabilities"][label]
     return drift
 
@@ -175,11 +179,11 @@ ANSWER_FORMATS: Mapping[str, AnswerFormat] = {CLASSES: _Classes(), LABELS: _Labe
 
 
 def compared(current: Prediction, candidate: Prediction) -> AnswerDifference:
-    """The difference between two answers to a text. Raises InvalidData where they are of different kinds."""
+    """Return the difference between two answers to a text. Raises InvalidData if their kinds of task differ."""
     if current.kind != candidate.kind:
         named = [OBJECTIVES[one.kind].column for one in (current, candidate)]
         raise InvalidData(
-            f"one answers with a {named[0]}, the other with a {named[1]}.",
+            f"the versions have different kinds of answers: a {named[0]} and a {named[1]}.",
             code="data.kind-mismatch",
             found=named[1],
             expected=named[0],

@@ -1,6 +1,6 @@
-"""Core: a client's texts to answers, whatever protocol they came in. Knows no protocol.
+"""The core of the server: from a client's texts to answers, in any protocol. Knows no protocol.
 
-Reading the store, loading an adapter and counting tokens are done by whoever asks; one thread computes.
+The calling threads read the store, load adapters and count tokens. One further thread computes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ from afina.store.keys import Key
 from afina.store.versions import PRODUCTION, AliasMove, Reference, Version
 
 TOLERANCES = {"float32": probes.TOLERANCE, "bfloat16": 0.4}
-"""By what is computed in, the largest difference of a golden probe, as a share of its largest output. Of 31 adapters of
-the embedded model, the farthest is at 0.24 in bfloat16, and at 0.00003 in float32 (docs/LOG.md).
+"""Largest difference in a golden test, by dtype, as a share of the largest output.
+
+Of 31 adapters of the embedded model, the largest difference is 0.24 in bfloat16 and 0.00003 in float32 (docs/LOG.md).
 """
 
 OURS = ""
-"""Whose the probes are, among clients."""
+"""The queue's client name for golden tests."""
 
 LOADING = 20.0
-"""Seconds that an adapter may take to be loaded."""
+"""Timeout for loading an adapter, in seconds."""
 
 
 class Core:
-    """May be asked by many threads, from `start` to `close`."""
+    """The state of a server: engine, store, queue, keys, metrics. Thread-safe between `start` and `close`."""
 
     def __init__(
         self, engine: Engine, store: AdapterStore, settings: Settings | None = None, traces: Traces | None = None
@@ -70,12 +71,12 @@ class Core:
         self._follows, self._news, self._draining = True, False, False
 
     def start(self) -> None:
-        """Begin to compute, and to follow the store."""
+        """Start the computing thread and the thread that watches the store."""
         self.batching.start()
         self._watcher.start()
 
     def close(self) -> None:
-        """Take nothing more, finish what was taken, and end."""
+        """Accept no more requests, finish the accepted ones, and stop."""
         self._over.set()
         self.batching.close()
         self._watcher.join()
@@ -86,21 +87,21 @@ class Core:
             self.traces.close()
 
     def drain(self) -> None:
-        """Answer as before, and say that it is not ready, so that nobody is sent here any more."""
+        """Report the server as not ready, so that load balancers send no more requests. Requests are still answered."""
         self._draining = True
 
     def give_up(self) -> None:
-        """Refuse what waits, and what comes; what is being computed is answered."""
+        """Refuse waiting and new requests. Texts that are being computed are answered."""
         self.batching.give_up()
 
     @property
     def ready(self) -> bool:
-        """Whether it answers, goes on to, and knows what the store says."""
+        """Whether the server answers, is not draining, and its store responds."""
         return self.follows and not self._draining
 
     @property
     def follows(self) -> bool:
-        """Whether it answers, and knows what the store says."""
+        """Whether the server answers and its store responds."""
         return self.batching.alive and self._watcher.is_alive() and self._follows
 
     def _watch(self) -> None:
@@ -113,16 +114,19 @@ class Core:
                 if not self._follows:
                     logs_and_traces.note("the store answers again")
                 self._follows, self._news = True, False
-            except AfinaError as error:  # the store does not answer: what is known is served, and `ready` says so
+            except AfinaError as error:  # the store does not respond: known versions are served, `ready` is false
                 if self._follows:
                     logs_and_traces.note("the store does not answer", logging.WARNING, reason=str(error))
                 self._follows = False
-            except Exception as error:  # noqa: BLE001 - who follows the store goes on whatever it meets there
+            except Exception as error:  # noqa: BLE001 - the watching thread must survive any error
                 self._follows = False
                 self.failed("store", error)
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Count what nobody foresaw. The message may hold a text, so that only type and place are noted."""
+        """Count and log an unexpected error.
+
+        The message may contain a client's text, so only type and place are logged.
+        """
         self.metrics.failures.labels(what).inc()
         unforeseen, at = logs_and_traces.error_place(error)
         logs_and_traces.note("failed", logging.ERROR, what=what, unforeseen=unforeseen, at=at)
@@ -150,7 +154,10 @@ class Core:
         }
 
     def _prove(self, version: Version) -> None:
-        """Load a version and replay its golden probe. Raises what loading does, CorruptAdapter where it differs."""
+        """Load a version and run its golden test.
+
+        Raises the errors of loading, and CorruptAdapter if the test fails.
+        """
         with self.engine.lease(version) as lease:
             try:
                 lease.resident(LOADING)
@@ -171,7 +178,7 @@ class Core:
                 if isinstance(error, AfinaError):
                     raise
                 raise Busy(
-                    f"{version}: its probe was not computed. Try again later.",
+                    f"{version}: its golden test could not be computed. Try again later.",
                     code="server.probe-not-computed",
                     version=str(version),
                 ) from None
@@ -185,7 +192,7 @@ class Core:
         found = probes.compared(outputs, probes.recorded(manifest, where), where)
         if not found <= TOLERANCES[self.dtype]:
             raise CorruptAdapter(
-                f"{where}: its golden probe differs by {found:.1e}, at most {TOLERANCES[self.dtype]} may.",
+                f"{where}: its golden test fails: outputs differ by {found:.1e}, more than {TOLERANCES[self.dtype]}.",
                 code="adapter.probe-differs",
                 where=where,
                 difference=found,
@@ -193,28 +200,31 @@ class Core:
 
     @property
     def dtype(self) -> str:
-        """What is computed in."""
+        """The dtype of the computation, such as "float32"."""
         return str(self.engine.host.dtype).removeprefix("torch.")
 
     def _longest(self, manifest: Manifest) -> int:
-        """Tokens that an adapter reads of a text at most."""
+        """Return the number of tokens to which the adapter cuts a text."""
         return manifest.max_length or self.engine.backbone.longest
 
     def version(self, key: Key, model: str) -> Version:
-        """What a model's name means for that key. Raises Missing."""
+        """Return the version of a model name for this key. Raises Missing."""
         return self.current.find(reference_of(model, key))
 
     def shadow(self, key: Key, model: str) -> dict[str, Any]:
-        """What rides along with what a name's `production` is, and what came of it, as JSON values. Raises Missing."""
+        """Return state and counts of a model's shadow version as JSON values. Raises Missing."""
         reference = reference_of(f"{model}@{PRODUCTION}", key)
         return self.shadows.told(reference.name, self.current.find(reference))
 
     def move(
         self, key: Key, model: str, alias: str, version: int, expected: int | None, message: str | None
     ) -> AliasMove:
-        """Let an alias of the key's client point to a version, in the key's name.
+        """Point an alias of the key's client to a version. The audit log names the key.
 
-        Raises Missing, Overloaded for more changes than a client may make, and what `AdapterStore.alias` does.
+        Raises:
+            Missing: the key's client has no such version.
+            Overloaded: the client has moved too many aliases in the last minute.
+            AfinaError: errors of `AdapterStore.alias`.
         """
         reference = reference_of(f"{model}@{version}", key)
         if self.store.known(reference) is None:
@@ -224,16 +234,20 @@ class Core:
         return store.alias(str(reference), alias, expected=expected or ANY, message=message)
 
     def ask(self, key: Key, model: str, texts: Sequence[Text]) -> AcceptedRequest:
-        """Find and load what is to answer; `release` what comes back, or use it within `held`.
+        """Find and load the adapter that is to answer. `release` the result, or use `asked` as a context manager.
 
-        Raises Missing, InvalidData for texts that nobody could read or that are more than the key may ask for in a
-        minute, Overloaded for more tokens than it has left, and what loading does.
+        Raises:
+            Missing: the key's client has no such model.
+            InvalidData: a text is empty or too long, or the texts have more tokens than the key may ever send in a
+                minute.
+            Overloaded: the key has too few tokens left.
+            AfinaError: errors of loading.
         """
         check_texts(texts, self.settings)
         most = self.tenants.most(key)
         reference = reference_of(model, key)
         version = self.current.find(reference)
-        self.current.demand(version)  # it may be damaged by now
+        self.current.demand(version)  # the version may have been damaged since the lookup
         lease = self.engine.lease(version)
         try:
             resident = self._loaded(lease, version)
@@ -252,7 +266,10 @@ class Core:
         return AcceptedRequest(key, texts, tokens, lease, manifest, objective, receipt, shadow)
 
     def _loaded(self, lease: Lease, version: Version) -> Resident:
-        """What a lease is on. Raises what loading does; what is damaged is not loaded again before a pause."""
+        """Return the adapter of a lease.
+
+        Raises the errors of loading. A damaged version is not loaded again before a pause.
+        """
         try:
             return lease.resident(LOADING)
         except (Busy, NotFound):
@@ -263,7 +280,7 @@ class Core:
 
     @contextmanager
     def asked(self, key: Key, model: str, texts: Sequence[Text]) -> Iterator[AcceptedRequest]:
-        """`ask`, released after the block."""
+        """Call `ask`, and release the result after the block."""
         made = self.ask(key, model, texts)
         try:
             yield made
@@ -271,9 +288,9 @@ class Core:
             made.release()
 
     def submit(self, asked: AcceptedRequest) -> Sequence[Future[Any]]:
-        """Let them wait: of each text, a future of its outcome. Raises Overloaded, Busy.
+        """Put the texts into the queue and return a future for each outcome. Raises Overloaded, Busy.
 
-        What rides along counts as much again; where there is no room for that, it does not ride.
+        A text with a shadow counts twice. If there is no room for the shadow, only the text is queued.
         """
         futures = self._submit(asked)
         self.metrics.usage.accepted(asked.key.client, len(asked.texts), sum(asked.tokens))

@@ -1,6 +1,6 @@
-"""How much a server takes, how fast and from whom: its settings, and each key's client, scopes and rate limit.
+"""Settings of the server, and authentication: each key's client, scopes and rate limit.
 
-Follows the store's keys; knows no protocol.
+Follows the keys in the store. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -21,27 +21,31 @@ from afina.store.versions import Name, Reference
 
 @dataclass(frozen=True)
 class Settings:
-    """Tokens are the backbone's, times are seconds.
+    """Limits of a server. Tokens are tokens of the backbone; times are seconds.
 
-    batch_tokens    computed at once while one client asks
-    shared_tokens   the same while several do: less, so that nobody waits long for a batch of somebody else's texts; a
-                    quiet client waits for at most one such batch and then for its own
-    delay           for which a text waits for company where nothing is computed
-    queue_tokens    that may wait, of a client alone; where several wait, each has its share of it
-    timeout         after which a request is given up
-    connections     that may be open, where the process may open twice as many files
-    at_once         requests of a client that are being answered
-    head_seconds    in which a request's head has to come
-    body_bytes      of a request, or of a line of `/bulk`;  body_seconds  in which all of it has to come
-    bytes_a_second  of bodies that a client's requests are read, once twice as many are; beyond, they are read later
-    refusals_a_second  of a client that are answered at once, once four times as many are; beyond, within two seconds
-    texts           in a request;  characters  of a text
-    tokens_per_minute  that a client may ask for where its key says nothing; None: no limit
-    writes_per_minute  aliases that a client may move
-    every           in which the store is asked for news: so late is a moved alias, or a revoked key, noticed
-    window          lines of a `/bulk` that are being answered
-    drain           between SIGTERM and the end of listening: not ready, but answering;  shutdown  between SIGTERM and
-                    the end of the process, draining included
+    Attributes:
+        batch_tokens: tokens of a batch while a single client sends requests.
+        shared_tokens: tokens of a batch while several clients do. Smaller, so that a client with few requests waits for
+            at most one short batch of other clients.
+        delay: how long a text waits for others before a batch starts, while nothing is being computed.
+        queue_tokens: tokens that may wait. If several clients wait, each has an equal share.
+        timeout: time after which a request fails.
+        connections: open connections. At most half of the files that the process may open.
+        at_once: open requests of one client.
+        head_seconds: time for a request's head to arrive.
+        body_bytes: bytes of a request, or of a line of `/bulk`.
+        body_seconds: time for a request's body to arrive.
+        bytes_a_second: bytes of bodies read per second and client, with a burst of twice as many. Further bytes wait.
+        refusals_a_second: refusals sent at once per second and client, with a burst of four times as many. Further ones
+            wait for at most two seconds.
+        texts: texts of a request.
+        characters: characters of a text.
+        tokens_per_minute: rate limit of keys without their own; None: no limit.
+        writes_per_minute: aliases that a client may move in a minute.
+        every: interval of looking for changes in the store, and so the longest delay of a moved alias or revoked key.
+        window: lines of a `/bulk` request that are being answered.
+        drain: time between SIGTERM and the end of listening. The server answers but is not ready.
+        shutdown: time between SIGTERM and the end of the process, draining included.
     """
 
     batch_tokens: int = 1024
@@ -69,32 +73,37 @@ class Settings:
         for name in ("timeout", "drain", "shutdown"):
             if not math.isfinite(found := getattr(self, name)):
                 raise InvalidStudy(
-                    f"`{name}` is {found}. Give a number of seconds.", code="option.invalid", option=name
+                    f"`{name}` is {found}, not a finite number. Give a number of seconds.",
+                    code="option.invalid",
+                    option=name,
                 )
         if not 0 <= self.drain < self.shutdown:
             raise InvalidStudy(
-                f"`drain` is {self.drain:g} seconds, of a `shutdown` of {self.shutdown:g} in all. Draining has to be "
-                "the shorter: lower `drain`, or raise `shutdown`.",
+                f"`drain` is {self.drain:g} seconds and `shutdown` is {self.shutdown:g}. `drain` must be at least 0 "
+                "and less than `shutdown`: lower `drain`, or raise `shutdown`.",
                 code="option.invalid",
                 options=["drain", "shutdown"],
             )
 
 
 LITTLE = 512
-"""Tokens that are counted at no cost worth speaking of, even for a key that has none left: so a request that is larger
-than a small rate is told so at once.
+"""Tokens that are counted even if the key has none left, at negligible cost.
+
+So a request larger than a small rate limit is refused for the right reason at once.
 """
 
 
 WRITES = "#writes"
-"""Of a client, what is counted for changes of the store; no client is called so."""
+"""Namespace of the rate limit for changes of the store. It cannot be the name of a client."""
 
 
 class Tenants:
-    """May be asked by many threads.
+    """Keys of the store, with rate limits. Thread-safe.
 
-    rate    tokens a minute of a client whose key does not say; None: no limit
-    writes  changes of the store a minute of a client
+    Args:
+        store: the store with the keys.
+        rate: tokens per minute for keys without their own limit; None: no limit.
+        writes: changes of the store per minute and client.
     """
 
     def __init__(self, store: StoreReader, rate: int | None, writes: int = 30) -> None:
@@ -104,19 +113,19 @@ class Tenants:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the keys anew."""
+        """Read the keys from the store again."""
         found = self._store.keys()
         self._keys = {key.id: key for key in found}
 
     def whose(self, secret: str) -> Key | None:
-        """The key, if there is such a one and it was not revoked."""
+        """Return the key with this secret; None if there is none, or it was revoked."""
         key = self._keys.get(keys.id_of(secret) or "")
         return key if keys.matches(secret, key) else None
 
     def most(self, key: Key) -> int | None:
-        """Tokens beyond which a request of a key is refused, so that no more are worth counting; None: no limit.
+        """Return the number of tokens above which a request of the key is refused; None: no limit.
 
-        Raises Overloaded where the key has none left.
+        More tokens need not be counted. Raises Overloaded if the key has no tokens left.
         """
         if (rate := self._rate_of(key)) is None:
             return None
@@ -127,13 +136,18 @@ class Tenants:
         return max(left, min(rate, LITTLE))
 
     def spend(self, key: Key, tokens: int) -> None:
-        """Count tokens of a key. Raises Overloaded where it has too few left, InvalidData where never so many."""
+        """Subtract tokens from the key's rate limit.
+
+        Raises:
+            Overloaded: the key has too few tokens left in this minute.
+            InvalidData: the request has more tokens than the key may send in any minute.
+        """
         if (rate := self._rate_of(key)) is None:
             return
         item = RateLimitItemPerMinute(rate)
         if tokens > rate:
             raise InvalidData(
-                f"The texts have more than the key's {rate:,} tokens a minute. Send fewer or shorter texts.",
+                f"The texts exceed the key's limit of {rate:,} tokens a minute. Send fewer or shorter texts.",
                 code="request.beyond-rate",
                 tokens_a_minute=rate,
             )
@@ -141,7 +155,7 @@ class Tenants:
             raise self._spent(key, item)
 
     def write(self, key: Key) -> None:
-        """Count a change of the store by a key. Raises Overloaded where it may make no more now."""
+        """Count a change of the store by a key. Raises Overloaded if the client may make no more changes now."""
         item = RateLimitItemPerMinute(self._writes)
         if not self._limiter.hit(item, WRITES, key.client):
             wait = self._wait(item, WRITES, key.client)
@@ -155,20 +169,23 @@ class Tenants:
     def _spent(self, key: Key, item: RateLimitItemPerMinute) -> Overloaded:
         wait = self._wait(item, key.client, key.id)
         return Overloaded(
-            f"the key's {item.amount:,} tokens a minute are spent. Try again later.", wait, code="server.rate-exceeded"
+            f"the key's limit of {item.amount:,} tokens a minute is used up. Try again later.",
+            wait,
+            code="server.rate-exceeded",
         )
 
     def _wait(self, item: RateLimitItemPerMinute, *of: str) -> float:
-        """Seconds until there is something left."""
+        """Return the seconds until the limit allows something again."""
         reset = self._limiter.get_window_stats(item, *of).reset_time
         return max(1.0, min(60.0, reset - publishing._seconds()))
 
 
 def reference_of(model: str, key: Key) -> Reference:
-    """The reference that a client's key may ask for.
+    """Return the reference that a model name stands for, as far as the key may use it.
 
-    Another client's name becomes one that no store has, so that it is looked for like any that is not there.
-    Raises Missing for what is no reference.
+    Raises Missing for malformed names.
+
+    A name of another client becomes a name that no store has. So the answer does not show whether that name exists.
     """
     try:
         asked = Reference.parse(model)
@@ -183,7 +200,7 @@ NO_MODEL = "no such model"
 
 
 class Missing(NotFound):
-    """A name that is not to be had. Other errors of that kind are of a store that does not answer."""
+    """The key's client has no such model. Other NotFound errors mean that the store does not respond."""
 
     code = "server.model-missing"
 

@@ -1,11 +1,11 @@
-"""Log lines of the server, and its OpenTelemetry traces of requests and batches. Knows no request's content.
+"""Log lines of the server, and OpenTelemetry traces of requests and batches. Knows no request's content.
 
-Every line of standard error has a time, a level and a message, whoever wrote it. What an error says may hold a text of
-a client, so that of one which nobody foresaw only type and place are written.
+Every line on standard error has a time, a level and a message, including lines of other libraries. The message of an
+unexpected error may contain a client's text, so only its type and place are written.
 
-Traces are sent where OpenTelemetry is installed and its variables ask for it: times, counts, routes as templates and
-codes, but no text, no client, no model, and no path or header that somebody made up. A trace begins here, whatever
-`traceparent` a request has, since whoever sends one could choose what it is filed under.
+Traces are sent if OpenTelemetry is installed and its environment variables are set. They contain times, counts, route
+templates and status codes, but no text, client, model, raw path or header. A request's `traceparent` is ignored, since
+clients could otherwise choose the trace that their requests belong to.
 """
 
 from __future__ import annotations
@@ -33,22 +33,25 @@ if TYPE_CHECKING:
 
 
 NAME = "afina.server"
-"""The logger of what the server itself says."""
+"""Name of the logger for the server's own lines."""
 
 JSON, TEXT = "json", "text"
-"""Formats: an object a line, for programs; words a line, for a person."""
+"""Formats of log lines: a JSON object for programs, or text for people."""
 
 
 def note(message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write a line of the server's own, with fields beside its message. No field may be a text or a secret."""
+    """Write a log line of the server, with fields beside the message.
+
+    No field may contain a client's text or a secret.
+    """
     logging.getLogger(NAME).log(level, "%s", message, extra={"fields": fields})
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What a line says: time (UTC), level, logger, message, and the fields of a line of the server's own.
+    """Return the fields of a log line: time (UTC), level, logger, message, and the fields passed to `note`.
 
-    asyncio's messages have what failed in their text, of which the beginning is enough; of a traceback that a library
-    writes as its message, the type of the error is.
+    Messages of asyncio contain the failed object, so only their beginning is kept. If a library logs a traceback as its
+    message, only the type of the error is kept.
     """
     message = record.getMessage()
     if record.name == "asyncio":
@@ -63,18 +66,18 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a record."""
+    """Formatter: one JSON object per record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A line without its end."""
+        """Return the line without a line end."""
         return json.dumps(fields_of(record))
 
 
 class TextLines(logging.Formatter):
-    """`TIME LEVEL LOGGER: MESSAGE name=value ...`; a value or message that could be taken for more is in quotes."""
+    """Formatter: `TIME LEVEL LOGGER: MESSAGE name=value ...`. Ambiguous messages and values are quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """A line without its end."""
+        """Return the line without a line end."""
         line = fields_of(record)
         time, level, logger, message = (str(line.pop(name)) for name in ("time", "level", "logger", "message"))
         shown = message if message.isprintable() else json.dumps(message)
@@ -88,7 +91,7 @@ def _shown(value: Any) -> str:
 
 
 def error_place(error: BaseException) -> tuple[str, str]:
-    """An error's type, and the line that raised it."""
+    """Return the type of an error, and file and line that raised it."""
     at, trace = "", error.__traceback__
     while trace is not None:
         at = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
@@ -97,7 +100,7 @@ def error_place(error: BaseException) -> tuple[str, str]:
 
 
 def begin_logging(form: str = JSON) -> None:
-    """From now on, in this process: warnings and errors that nobody catches too. form: JSON or TEXT."""
+    """Configure logging for this process, including warnings and uncaught errors. `form`: JSON or TEXT."""
     logging.config.dictConfig(
         {
             "version": 1,
@@ -115,7 +118,7 @@ def begin_logging(form: str = JSON) -> None:
 
 
 def adopt_loggers() -> None:
-    """Take over libraries that have come with a handler of their own."""
+    """Remove the stream handlers of other libraries' loggers, so that their lines get our format."""
     for one in logging.root.manager.loggerDict.values():
         if isinstance(one, logging.Logger):
             for handler in [*one.handlers]:
@@ -138,7 +141,14 @@ _SECOND = 1_000_000_000
 
 @dataclass(eq=False)
 class TracedRequest:
-    """A request on its way. wait: seconds, of the text that waited longest; compute: of all its batches."""
+    """A request that is being traced.
+
+    Attributes:
+        span: span of the request.
+        tokens: tokens of the texts.
+        wait: longest wait of a text in the queue, in seconds.
+        compute: seconds of all batches with a text of the request.
+    """
 
     span: Span
     tokens: int = 0
@@ -147,18 +157,18 @@ class TracedRequest:
 
 
 TRACED_REQUEST: ContextVar[TracedRequest | None] = ContextVar("afina-traced", default=None)
-"""The request that a task is about."""
+"""The traced request of the current asyncio task."""
 
 
 class Traces:
-    """May be told by several threads."""
+    """Exporter of traces. Thread-safe."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("afina.server")
 
     def begin(self) -> TracedRequest:
-        """A request has come; what its task, and those that it begins, let wait is of it."""
+        """Begin the span of a request. Texts that this task (or a task started by it) submits belong to the request."""
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind
 
@@ -167,7 +177,7 @@ class Traces:
         return made
 
     def end(self, traced: TracedRequest, method: str, route: str, status: int) -> None:
-        """It was answered. route: the template."""
+        """End the span of a request. `route`: the route's template."""
         from opentelemetry.trace import StatusCode
 
         known = method if method in HTTP_METHODS else "_OTHER"
@@ -181,7 +191,7 @@ class Traces:
         traced.span.end()
 
     def computed(self, batch: ComputedBatch) -> None:
-        """A batch was, of these requests, and perhaps of others that nobody traces."""
+        """Add the span of a batch, linked to the traced requests in the batch."""
         from opentelemetry.context import Context
         from opentelemetry.trace import Link
 
@@ -203,12 +213,12 @@ class Traces:
         span.end(ended)
 
     def close(self) -> None:
-        """Send what was not sent yet, and no more."""
+        """Send the remaining spans and stop."""
         self._provider.shutdown()
 
 
 def traces_wanted() -> bool:
-    """Whether OpenTelemetry's own variables ask for traces by OTLP."""
+    """Return whether OpenTelemetry's environment variables ask for traces by OTLP."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
     exporters = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
@@ -216,7 +226,10 @@ def traces_wanted() -> bool:
 
 
 def make_traces() -> Traces | None:
-    """What the environment asks for, sent by OTLP over HTTP; None where it asks for nothing, or nothing can be sent."""
+    """Return an exporter (OTLP over HTTP) as the environment asks;
+
+    None if it asks for none, or a package is missing.
+    """
     if not traces_wanted():
         return None
     try:

@@ -1,7 +1,7 @@
-"""What Prometheus scrapes of a server, for those who operate it, and each client's throughput in the last seconds.
+"""Prometheus metrics of a server, and each client's throughput in the last seconds.
 
-No label is a text, or a name that a request made up. Labels are clients that have keys, and versions that cannot be
-served.
+Label values are bounded: they are clients with keys and versions that cannot be served, never texts or names from
+requests. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from afina import meter
 from afina.server.queue import ComputedBatch
 
 NAMED = 20
-"""Versions that are named, so that there are only so many labels."""
+"""Largest number of versions that are label values."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,11 +29,12 @@ _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 CLIENTS, OTHERS = 200, "(others)"
-"""How many clients are figures' labels, and what the figures of all others are under, which is no client's name."""
+"""Largest number of clients that are label values, and the label value for all others, which cannot be a client's name.
+"""
 
 
 class ClientUsage:
-    """What each client has asked of this server. A client is a label once it has used a key, which an operator made."""
+    """Usage by client. A client becomes a label value when it first uses a key; operators make keys."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._known: set[str] = set()
@@ -51,7 +52,7 @@ class ClientUsage:
         self._requests.labels(self._label(client)).inc()
 
     def accepted(self, client: str, texts: int, tokens: int) -> None:
-        """Count texts that wait to be computed now."""
+        """Count texts that were put into the queue."""
         label = self._label(client)
         self._texts.labels(label).inc(texts)
         self._tokens.labels(label).inc(tokens)
@@ -64,7 +65,7 @@ class ClientUsage:
 
 
 class Metrics:
-    """Of one server; each has a registry of its own."""
+    """The metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry, self.throughput = CollectorRegistry(), Throughput()
@@ -109,15 +110,15 @@ class Metrics:
         self.throughput.computed(batch)
 
     def watch(self, look: Callable[[], dict[str, float]]) -> None:
-        """Have what `look` says by name at each scrape."""
+        """Add gauges: `look` is called at each scrape and returns their values by name."""
         self.registry.register(_Looked(look))
 
     def watch_versions(self, damaged: Callable[[], Sequence[str]]) -> None:
-        """Have the versions that cannot be served by name at each scrape, at most `NAMED` of them."""
+        """Add gauges of versions that cannot be served: their number, and the names of at most `NAMED`."""
         self.registry.register(_Versions(damaged))
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -144,13 +145,13 @@ class _Looked(Collector):
 
 
 WINDOW = 5
-"""Whole seconds that are looked at."""
+"""Seconds over which rates are computed."""
 
 REQUESTS, TOKENS, TEXTS = "requests", "tokens", "texts"
 
 
 class _Counted(NamedTuple):
-    """Of a client, what."""
+    """Key of a count: the client and the unit."""
 
     client: str
     what: str
@@ -158,19 +159,19 @@ class _Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Rates:
-    """A second's share of each."""
+    """Rates per second."""
 
     requests: float
     tokens: float
     texts: float
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the rates as JSON values."""
         return asdict(self)
 
 
 class Throughput:
-    """May be told by many threads. clock: seconds."""
+    """Counts of each client in the last seconds. Thread-safe. `clock`: returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = meter.now) -> None:
         self._clock = clock
@@ -183,7 +184,7 @@ class Throughput:
             self._now()[_Counted(client, REQUESTS)] += 1
 
     def computed(self, batch: ComputedBatch) -> None:
-        """Count a batch's texts, each as its client's."""
+        """Count the texts and tokens of a batch, by client."""
         with self._lock:
             now = self._now()
             for client, tokens in batch.clients:
@@ -191,7 +192,7 @@ class Throughput:
                 now[_Counted(client, TEXTS)] += 1
 
     def _now(self) -> collections.Counter[_Counted]:
-        """The present second; those that nobody looks at any more are forgotten. The lock is held."""
+        """Return the counts of the current second, and delete old ones. The caller holds the lock."""
         at = int(self._clock())
         if at not in self._seconds:
             self._seconds = {when: one for when, one in self._seconds.items() if at - when <= WINDOW}
@@ -199,7 +200,10 @@ class Throughput:
         return self._seconds[at]
 
     def rates(self, client: str) -> Rates:
-        """Over the last `WINDOW` whole seconds: the one that goes on now would look like less than it is."""
+        """Return the rates over the last `WINDOW` complete seconds.
+
+        The current second is incomplete, so it is left out.
+        """
         with self._lock:
             at = int(self._clock())
             seen = [one for when, one in self._seconds.items() if at - WINDOW <= when < at]

@@ -1,8 +1,8 @@
-"""The queue of texts of many clients that wait to be computed, and the one thread that computes them in batches.
+"""The fair queue of texts that wait to be computed, and the single thread that computes them in batches.
 
-Clients take turns by tokens (start-time fair queueing: the one that has been given least is next, and who comes back
-begins where the others are), so whoever asks for little never waits behind the whole queue of who asks for much. Knows
-no model and no protocol.
+Clients take turns by tokens (start-time fair queueing): the client that has received the fewest tokens is next, and a
+client that returns starts level with the others. So a client with few requests never waits for the whole queue of a
+client with many. Knows no model and no protocol.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ from afina import meter
 from afina.errors import Busy, Overloaded
 
 MEMORY = 30.0
-"""Seconds for which a client counts as one who asks, after it has."""
+"""Seconds for which a client counts as active after its last request."""
 
 
 @dataclass(eq=False)
 class QueuedText:
-    """A text that waits.
+    """A text in the queue.
 
-    work        whatever computes it takes;  tokens  what it counts
-    arrived     when it came, in seconds;  until  when it is given up
-    request_id  passed unchanged to the batch listener; None: nothing
+    Attributes:
+        client: name of the client.
+        tokens: number of tokens.
+        work: argument for the computing function.
+        arrived: time of arrival, in seconds.
+        until: time at which the text fails with TimeoutError, in seconds.
+        request_id: passed unchanged to the batch listener; None: not traced.
+        future: receives the outcome.
     """
 
     client: str
@@ -41,11 +46,13 @@ class QueuedText:
 
 
 class FairQueue:
-    """One thread at a time.
+    """A queue that gives clients equal shares of tokens. Not thread-safe.
 
-    most, shared  tokens of a batch while one client asks, and while several do
-    delay         seconds that the first waits for company
-    bound         tokens that may wait, see `Settings.queue_tokens`
+    Args:
+        most: tokens of a batch while one client is active.
+        shared: tokens of a batch while several clients are active.
+        delay: how long the first text waits for others, in seconds.
+        bound: tokens that may wait (`Settings.queue_tokens`).
     """
 
     def __init__(self, most: int, shared: int, delay: float, bound: int) -> None:
@@ -57,11 +64,16 @@ class FairQueue:
         self._seen: dict[str, float] = {}
 
     def offer(self, items: Sequence[QueuedText], speed: float, *, asks: bool = True) -> None:
-        """Let items of one client wait, all or none.
+        """Put texts of one client into the queue, all or none.
 
-        speed  tokens a second that are computed, for what is said of when to come again
-        asks   whether batches are to be smaller for a while because this one is there too
-        Raises Overloaded where its share is taken. What is more than a whole share is taken where nothing waits.
+        Args:
+            items: texts of one client.
+            speed: tokens computed per second, to estimate when to retry.
+            asks: whether the client counts as active, which makes batches smaller.
+
+        Raises:
+            Overloaded: the client's share of the queue is full. A client without waiting texts may exceed its share
+                once.
         """
         client, asked = items[0].client, sum(item.tokens for item in items)
         clients = len(self._waiting.keys() | {client})
@@ -78,25 +90,25 @@ class FairQueue:
 
     @property
     def tokens(self) -> int:
-        """That wait."""
+        """Number of waiting tokens."""
         return sum(self._tokens.values())
 
     @property
     def texts(self) -> int:
-        """That wait."""
+        """Number of waiting texts."""
         return sum(map(len, self._waiting.values()))
 
     def texts_of(self, client: str) -> int:
-        """That wait, of a client."""
+        """Return the number of a client's waiting texts."""
         return len(self._waiting.get(client, ()))
 
     def budget(self, now: float) -> int:
-        """Tokens of a batch that is made now."""
+        """Return the largest number of tokens of a batch made now."""
         self._seen = {client: when for client, when in self._seen.items() if now - when < MEMORY}
         return self.shared if len(self._seen) > 1 else self.most
 
     def due(self, now: float) -> float | None:
-        """Seconds until the next batch is to be made; None where nothing waits."""
+        """Return the seconds until the next batch should be made; None if no text waits."""
         if not self._waiting:
             return None
         if self.tokens >= self.budget(now):
@@ -105,7 +117,7 @@ class FairQueue:
         return max(0.0, oldest + self.delay - now)
 
     def take(self, now: float) -> list[QueuedText]:
-        """The next batch: at least one item where any waits, and no more than the budget has room for."""
+        """Remove and return the next batch: within the budget, but at least one text if any waits."""
         left, batch = self.budget(now), list[QueuedText]()
         while self._waiting:
             client = min(self._waiting, key=lambda one: self._given[one])
@@ -120,13 +132,13 @@ class FairQueue:
         return batch
 
     def forget(self, items: Sequence[QueuedText]) -> None:
-        """Nobody waits for these any more."""
+        """Remove texts whose futures were cancelled."""
         for item in items:
             if item in self._waiting.get(item.client, ()):
                 self._remove(item)
 
     def clear(self) -> list[QueuedText]:
-        """Be as new; what waited."""
+        """Empty the queue and return its texts."""
         waited = [item for queue in self._waiting.values() for item in queue]
         self._waiting, self._tokens, self._given, self._floor = {}, {}, {}, 0
         return waited
@@ -142,20 +154,25 @@ class FairQueue:
 
 
 FIRST_SPEED = 500.0
-"""Tokens a second, before anything was computed."""
+"""Estimate of tokens per second before the first batch."""
 
 LINE, COMPUTE, WATCH = "line", "compute", "watch"
-"""What may fail: taking the next batch, computing it, telling of it."""
+"""Steps that may fail: taking the next batch, computing it, calling the batch listener."""
 
 
-ENDING = "the server is shutting down. Try another, or later."
+ENDING = "the server is shutting down. Try another server, or try again later."
 
 
 class ComputedBatch(NamedTuple):
-    """A batch that was computed: tokens and texts in it, the tokens that it had room for, seconds that it took.
+    """A batch that was computed.
 
-    asked    of each text of somebody who is known by something: that, seconds that it waited, tokens
-    clients  of each text: whose it is, tokens
+    Attributes:
+        tokens: tokens in the batch.
+        texts: texts in the batch.
+        budget: largest number of tokens of the batch.
+        seconds: duration of the computation.
+        asked: for each text with a `request_id`: that id, seconds in the queue, tokens.
+        clients: for each text: its client, tokens.
     """
 
     tokens: int
@@ -167,11 +184,14 @@ class ComputedBatch(NamedTuple):
 
 
 class Batcher:
-    """May be asked by many threads; what is asked is computed by one of its own, which nothing ends but `close`.
+    """A thread that computes the queued texts in batches. Thread-safe. Only `close` ends the thread.
 
-    compute  works to their outcomes, in their order; what it raises is the outcome of them all
-    watch    is told of every batch;  failed  of what failed, and by what
-    clock    seconds
+    Args:
+        line: the queue.
+        compute: returns the outcomes of works, in their order. If it raises, the error is the outcome of all of them.
+        watch: batch listener.
+        failed: called with the step that failed, and the error.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -191,27 +211,27 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="afina-inference", daemon=True)
 
     def start(self) -> None:
-        """Begin to compute."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether it computes what is asked."""
+        """Whether new texts are computed."""
         return self._thread.is_alive() and not self._closing
 
     @property
     def ending(self) -> bool:
-        """Whether nothing more is taken."""
+        """Whether new texts are refused."""
         return self._closing
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """Tokens and texts that wait."""
+        """Numbers of waiting tokens and texts."""
         with self._changed:
             return self._line.tokens, self._line.texts
 
     def waiting_of(self, client: str) -> int:
-        """Texts of a client that wait."""
+        """Return the number of a client's waiting texts."""
         with self._changed:
             return self._line.texts_of(client)
 
@@ -225,10 +245,21 @@ class Batcher:
         asks: bool = True,
         request_id: Any = None,
     ) -> Sequence[Future[Any]]:
-        """Let works wait, all or none; of each, a future of its outcome, which raises TimeoutError after `timeout`.
+        """Put works into the queue, all or none. Return a future for each outcome.
 
-        asks: as in `FairQueue.offer`; request_id: as in `QueuedText`.
-        Raises Overloaded where no more may wait, Busy once it is closed. A future that is cancelled is not computed.
+        A future raises TimeoutError after `timeout` seconds. Works with cancelled futures are not computed.
+
+        Args:
+            client: name of the client.
+            works: arguments for the computing function.
+            tokens: number of tokens of each.
+            timeout: seconds.
+            asks: as in `FairQueue.offer`.
+            request_id: as in `QueuedText`.
+
+        Raises:
+            Overloaded: the client's share of the queue is full.
+            Busy: the batcher is closed.
         """
         now = self._clock()
         pairs = zip(works, tokens, strict=True)
@@ -248,7 +279,7 @@ class Batcher:
                 self._line.forget([item])
 
     def step(self) -> bool:
-        """Compute the batch that is due; whether there was one."""
+        """Compute the next batch if one is due. Return whether there was one."""
         with self._changed:
             now = self._clock()
             if self._line.due(now) != 0.0 and not self._closing:
@@ -263,9 +294,9 @@ class Batcher:
             return bool(late)
         try:
             outcomes = self._compute([item.work for item in batch])
-            if len(outcomes) != len(batch):  # nobody knows whose they are
+            if len(outcomes) != len(batch):  # outcomes cannot be assigned to texts
                 raise RuntimeError(f"{len(outcomes)} outcomes of {len(batch)} works")
-        except BaseException as error:  # noqa: BLE001 - whatever it is, who asked is told
+        except BaseException as error:  # noqa: BLE001 - the futures receive any error
             for item in batch:
                 _settle(item.future, error=_passed_on(error))
             self._note(COMPUTE, error)
@@ -284,7 +315,7 @@ class Batcher:
             )
             clients = tuple((item.client, item.tokens) for item in batch)
             self._watch(ComputedBatch(tokens, len(batch), budget, seconds, asked, clients))
-        except BaseException as error:  # noqa: BLE001 - the answers are right whoever is told of them
+        except BaseException as error:  # noqa: BLE001 - a failing listener must not lose the answers
             self._note(WATCH, error)
 
     def _note(self, what: str, error: BaseException) -> None:
@@ -301,11 +332,11 @@ class Batcher:
                     if due != 0.0 and not self._closing:
                         self._changed.wait(due)
                 self.step()
-            except BaseException as error:  # noqa: BLE001 - without this thread, nothing is answered any more
+            except BaseException as error:  # noqa: BLE001 - without this thread, no request is answered
                 self._abandon(error)
 
     def _abandon(self, error: BaseException) -> None:
-        """Give up all that waits, since the line may not be what it was; what comes from now on has a new one."""
+        """Fail all waiting texts and empty the queue, because its state may be inconsistent."""
         with self._changed:
             waiting = self._line.clear()
         for item in waiting:
@@ -314,7 +345,7 @@ class Batcher:
         self._note(LINE, error)
 
     def give_up(self) -> None:
-        """Take nothing more; what waits raises Busy, and what is being computed is computed."""
+        """Refuse new texts. Waiting texts fail with Busy; the current batch is still computed."""
         with self._changed:
             self._closing = True
             waiting = self._line.clear()
@@ -324,7 +355,7 @@ class Batcher:
                 _settle(item.future, error=Busy(ENDING, code="server.ending"))
 
     def close(self) -> None:
-        """Take nothing more, and come back once all that was taken is computed."""
+        """Refuse new texts, and return when all waiting texts are computed."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -333,7 +364,7 @@ class Batcher:
 
 
 def _passed_on(error: BaseException) -> Exception:
-    """An error that whoever waits can be given: not one that would end its own thread, task or iteration."""
+    """Return an error that a future may raise: not one that would end the waiting thread, task or iteration."""
     if isinstance(error, Exception) and not isinstance(error, CancelledError | StopIteration):
         return error
     return RuntimeError(type(error).__name__)

@@ -1,8 +1,10 @@
-"""A client's texts for one adapter on their way to answers: checked, counted in tokens, answered with a receipt.
+"""Texts of a request and their answers: checks, token counts, and receipts. Knows no protocol and no store.
 
-A receipt says what answered, enough to have it answer again (`afina replay`); it holds no text. A tokenizer reads a
-long text for milliseconds. Asked for a batch, it lets other threads go on meanwhile, asked for one text it does not:
-beside a few who send long texts, everybody else waited for seconds. Knows no protocol and no store.
+A receipt identifies the version that answered, so that `afina replay` can compute the answer again. It contains no
+text.
+
+Tokenizing a long text takes milliseconds. The tokenizer releases the GIL while it tokenizes a batch, but not while it
+tokenizes a single text. With single texts, a few clients with long texts made all others wait for seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from afina.store.keys import Key
 
 
 class Text(NamedTuple):
-    """One text, or a pair, as it came."""
+    """One text, or a pair of texts, as the client sent it."""
 
     text: str
     pair: str | None = None
@@ -37,7 +39,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ServedAnswer:
-    """Of one text. tokens: those that were computed or, where the adapter reads none, counted."""
+    """The answer to one text. `tokens`: tokens that were computed or, if the adapter reads no tokens, counted."""
 
     prediction: Prediction
     objective: Objective
@@ -45,24 +47,27 @@ class ServedAnswer:
     tokens: int
 
     def scores(self, *, raw: bool = False) -> Sequence[LabelScore]:
-        """One a label, in the adapter's order. raw: what the head computed, in the place of probabilities."""
+        """Return the score of each label, in the adapter's order. `raw`: logits instead of probabilities."""
         written = ANSWER_FORMATS[self.objective.kind]
         return (written.raw_scores if raw else written.scores)(self.objective, self.prediction)
 
     def ranked(self, *, raw: bool = False, most: int | None = None) -> Sequence[dict[str, object]]:
-        """Scores as JSON values, the highest first."""
+        """Return scores as JSON values, in falling order. `most`: number of labels; None: all."""
         ordered = sorted(self.scores(raw=raw), key=lambda one: -one.score)
         return [one._asdict() for one in ordered[:most]]
 
     @property
     def label(self) -> str:
-        """The one label to name: the answer's, or the most probable of those that exclude none."""
+        """The label of the answer. For multi-label tasks: the most probable label."""
         return ANSWER_FORMATS[self.objective.kind].label(self.objective, self.prediction)
 
 
 @dataclass(eq=False)
 class AcceptedRequest:
-    """Texts for one adapter, which is loaded, and kept until `release`; shadow: what is compared with it."""
+    """Texts of one request, and a lease of the loaded adapter until `release`.
+
+    `shadow`: lease of the shadow version.
+    """
 
     key: Key
     texts: Sequence[Text]
@@ -74,33 +79,33 @@ class AcceptedRequest:
     shadow: ShadowLease | None = None
 
     def release(self) -> None:
-        """Give back what answered; once."""
+        """Release the leases. Call this once."""
         self.lease.release()
         if self.shadow is not None:
             self.shadow.release()
 
     def answer(self, index: int, outcome: Prediction | AfinaError) -> ServedAnswer:
-        """Of the text at that place. Raises the outcome, where it is an error."""
+        """Return the answer to the text at `index`. Raises the outcome if it is an error."""
         if isinstance(outcome, AfinaError):
             raise outcome
         return ServedAnswer(outcome, self.objective, self.receipt, outcome.tokens or self.tokens[index])
 
 
 def check_pairs(texts: Sequence[Text], manifest: Manifest) -> None:
-    """Raise InvalidData for pairs where an adapter was trained on single texts, or single texts where on pairs."""
+    """Raise InvalidData for pairs if the adapter was trained on single texts, and the reverse."""
     takes = takes_pairs(manifest)
     if takes is False and any(text.pair is not None for text in texts):
         raise InvalidData(
-            "This model takes single texts; leave out `pair`.", code="data.pairs-mismatch", expected="texts"
+            "This model takes single texts. Leave out `pair`.", code="data.pairs-mismatch", expected="texts"
         )
     if takes and any(text.pair is None for text in texts):
         raise InvalidData(
-            "This model takes pairs of texts; give `pair` too.", code="data.pairs-mismatch", expected="pairs"
+            "This model takes pairs of texts. Give `pair` too.", code="data.pairs-mismatch", expected="pairs"
         )
 
 
 def check_texts(texts: Sequence[Text], settings: Settings) -> None:
-    """Raise InvalidData for more than may be asked at once, and for texts that nobody could read."""
+    """Raise InvalidData for too many texts, and for empty or too long texts."""
     if not 1 <= len(texts) <= settings.texts:
         raise InvalidData(
             f"Found {len(texts):,} texts, expected 1 to {settings.texts:,}.",
@@ -127,8 +132,14 @@ def check_texts(texts: Sequence[Text], settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class Receipt:
-    """version    `client/task@3`;  adapter, base  their digests;  dtype  what was computed in
-    precision  what the base's frozen weights were held in; "float" is not written
+    """The version, backbone and dtype that computed an answer.
+
+    Attributes:
+        version: `client/task@number`.
+        adapter: digest of the adapter.
+        base: digest of the backbone.
+        dtype: dtype of the computation.
+        precision: precision of the backbone's frozen weights. "float" is not written.
     """
 
     version: str
@@ -141,12 +152,12 @@ class Receipt:
         return json.dumps(self.as_json(), separators=(",", ":"))
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the receipt as JSON values."""
         return {key: value for key, value in asdict(self).items() if key != "precision" or value != FLOAT}
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises InvalidName."""
+        """Return the receipt in a JSON text. Raises InvalidName."""
         try:
             given = json.loads(text)
             made = cls(**given)
@@ -154,30 +165,32 @@ class Receipt:
             made = None
         if made is None or not all(isinstance(value, str) for value in asdict(made).values()):
             raise InvalidName(
-                f"{text[:80]!r} is no receipt. Expected what an answer has in `Afina-Receipt`: an object of version, "
-                "adapter, base and dtype.",
+                f"{text[:80]!r} is not a receipt. Expected the value of the header `Afina-Receipt` of an answer: a "
+                "JSON object with version, adapter, base and dtype.",
                 code="receipt.malformed",
             )
         return made
 
 
 BEGINNING = 8
-"""Characters of a text that are read at first, a token that it may count. Most texts have four or five a token."""
+"""Characters per token in the first piece of a text that is tokenized. Most texts have four or five."""
 
 
 class TokenCounter:
-    """May be asked by many threads; of a client, one text is counted at a time. tokenizer: the backbone's."""
+    """Counts tokens. Thread-safe; tokenizes one text per client at a time. `tokenizer`: the backbone's."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)  # nobody sets how this one cuts
+        self._tokenizer = copy.deepcopy(
+            tokenizer.backend_tokenizer
+        )  # a copy, since other code changes the truncation of the original
         self._tokenizer.no_truncation()
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def count(self, text: Text, longest: int) -> int:
-        """Tokens of a text, without template, 1 to `longest`.
+        """Return the number of tokens of a text without template: at least 1, at most `longest`.
 
-        No more of a text is read than that takes. Where its beginning was not enough, pieces are counted by themselves,
-        which may give some more tokens than the whole.
+        Only as much of the text is tokenized as needed. If the first piece has fewer tokens than `longest`, further
+        pieces are tokenized separately, which may give a few more tokens than the whole text has.
         """
         whole = text.text if text.pair is None else f"{text.text} {text.pair}"
         counted, start, size = 0, 0, BEGINNING * longest
@@ -188,7 +201,10 @@ class TokenCounter:
         return max(1, min(counted, longest))
 
     def counts(self, client: str, texts: Sequence[Text], longest: int, most: int | None) -> list[int]:
-        """Of each text, at most `longest`. Ends with the text that makes it more than `most` of all; None: no limit."""
+        """Return the number of tokens of each text, at most `longest`.
+
+        Stops after the text with which the sum exceeds `most`. None: no limit.
+        """
         found, total = list[int](), 0
         for text in texts:
             left = longest if most is None else min(longest, most + 1 - total)

@@ -1,8 +1,8 @@
-"""A server on a port: its sockets, its connections, and its end: it drains, finishes what it took, and ends in time.
+"""A server on a port: sockets, connections, draining and shutdown within a time limit. Knows no protocol.
 
-uvicorn times only what follows an answer: a connection that sends nothing, or a byte now and then, it keeps for ever,
-and beyond its limit it answers everybody with 503. Here a connection on which nothing is being answered makes room for
-a new one, whoever never had a valid key first.
+uvicorn limits only the time between an answer and the next request. It keeps a connection that sends nothing, or a byte
+now and then, for ever, and at its limit of connections it answers 503 to all clients. This server instead closes an
+idle connection for each new one, and first those that never sent a valid key.
 """
 
 from __future__ import annotations
@@ -37,25 +37,32 @@ QUEUE = 2048
 """Connections that may wait to be accepted."""
 
 KEEP_ALIVE = 10
-"""Seconds for which a connection may be open between an answer and the next request."""
+"""Seconds for which a connection may stay open between an answer and the next request."""
 
 GIVE_UP, CUT = 0.6, 0.9
-"""Of the seconds that a shutdown has after draining, the shares after which what waits is refused, and what is still
-being sent is cut. The rest is for closing.
+"""Shares of the shutdown time (after draining) at which waiting requests are refused, and open responses are cut.
+
+The rest is for closing.
 """
 
 
 def bind(host: str, port: int) -> Sequence[socket.socket]:
-    """Return sockets that hold a port on each address of a host, and do not listen yet. port: 0 for any that is free.
+    """Return sockets bound to a port on each address of a host. They do not listen yet.
 
-    Raises NotFound for a host that is none of this machine's, Busy for a port that is in use, Refused for one that
-    this user may not have.
+    Args:
+        host: name or address of this machine.
+        port: the port; 0: any free port.
+
+    Raises:
+        NotFound: the host is not an address of this machine.
+        Busy: the port is in use.
+        Refused: this user may not use the port.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise NotFound(
-            f"host {host}: there is no such address. Give one of this machine's with `host`.",
+            f"host {host}: unknown address. Give an address of this machine with `host`.",
             code="server.host-missing",
             host=host,
         ) from None
@@ -79,30 +86,30 @@ def bind(host: str, port: int) -> Sequence[socket.socket]:
 def _unbound(host: str, port: int, error: OSError) -> Exception:
     if error.errno == errno.EADDRINUSE:
         return Busy(
-            f"port {port} on {host}: another process listens there. Give another with `port`, or end it.",
+            f"port {port} on {host}: another process listens there. Give another port with `port`, or end the process.",
             code="server.port-occupied",
             host=host,
             port=port,
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return Refused(
-            f"port {port} on {host}: this user may not listen there. Give one above 1023 with `port`.",
+            f"port {port} on {host}: this user may not listen there. Give a port above 1023 with `port`.",
             code="server.port-forbidden",
             host=host,
             port=port,
         )
     return NotFound(
-        f"host {host}: is no address of this machine. Give one that is with `host`.",
+        f"host {host}: not an address of this machine. Give an address of this machine with `host`.",
         code="server.host-missing",
         host=host,
     )
 
 
 class Server(uvicorn.Server):
-    """Of a core, on sockets; `run` until it is told to end.
+    """A server of a core on given sockets. `run` returns when the server was told to end.
 
-    SIGTERM and SIGHUP drain first: `/health/ready` is 503, and all else is as before. SIGINT, and a second signal, end
-    the draining; one more cuts what is still being answered.
+    SIGTERM and SIGHUP start draining: `/health/ready` answers 503, and requests are still answered. SIGINT, or a second
+    signal, ends the draining. One more signal cuts open responses.
     """
 
     def __init__(
@@ -115,19 +122,22 @@ class Server(uvicorn.Server):
         self._drains, self._signalled = False, threading.Event()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until it is told to end."""
+        """Serve until a signal ends the server."""
         super().run(self._sockets if sockets is None else sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say where, once it listens."""
+        """Start listening, then report the URL."""
         await super().startup(sockets)
-        for one in sockets or []:  # `backlog` is how many asyncio accepts in a turn; more may queue
+        for one in sockets or []:  # uvicorn's `backlog` also limits asyncio's accepts per turn; more may queue
             one.listen(QUEUE)
         host, port = (sockets or self._sockets)[0].getsockname()[:2]
         self._listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Heed a signal. What ends a server so is no failure: unlike uvicorn's, it is not raised again afterwards."""
+        """Handle a signal.
+
+        Unlike uvicorn, the signal is not raised again after the shutdown: ending a server is not a failure.
+        """
         drains = sig != signal.SIGINT and self._settings.drain > 0
         if self.should_exit:
             self.force_exit = True
@@ -140,7 +150,10 @@ class Server(uvicorn.Server):
             self._signalled.set()
 
     def limit(self) -> None:
-        """Wait for a signal, and end the process in time after it, whatever hangs. For a thread of its own."""
+        """Wait for a signal, then end the process after the shutdown time even if something hangs.
+
+        For a thread of its own.
+        """
         self._signalled.wait()
         limit = self._settings.shutdown
         threading.Event().wait(limit)
@@ -148,7 +161,7 @@ class Server(uvicorn.Server):
         os._exit(1)
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to end; asked ten times a second."""
+        """Return whether to end. uvicorn calls this ten times a second."""
         if self._told is not None and not (self._drains or self.should_exit):
             self._drains = True
             logs_and_traces.note("draining", seconds=self._settings.drain)
@@ -157,7 +170,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no connection more, and finish what was taken: what takes too long is refused, and then cut."""
+        """Accept no more connections and finish the open requests. Late ones are refused first and cut later."""
         self._core.drain()
         told = meter.now() if self._told is None else self._told
         left = max(0.0, told + self._settings.shutdown - meter.now())
@@ -172,7 +185,13 @@ class Server(uvicorn.Server):
 
 
 def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Server:
-    """A server that is not begun. sockets: of `bind`; listening: is told the URL."""
+    """Return a server that has not started.
+
+    Args:
+        core: the core.
+        sockets: sockets from `bind`.
+        listening: called with the URL.
+    """
     settings = core.settings
     connections, accepted = connection_limits(settings.connections)
     doors = ConnectionLimit(connections, settings.head_seconds, lambda reason: core.metrics.closed.labels(reason).inc())
@@ -192,24 +211,25 @@ def server(core: Core, sockets: Sequence[socket.socket], listening: Callable[[st
 
 
 def settle() -> None:
-    """Take all that is in memory out of what Python's garbage collector looks through.
+    """Remove all current objects from Python's garbage collection.
 
-    That is a million objects of libraries and of the model, which stay. To look through them was measured at 0.8 s on a
-    busy machine, in which no thread went on: a flood of requests makes so many objects that it comes to that.
+    They are about a million objects of libraries and the model, which stay alive. A collection over all of them took
+    0.8 s on a busy machine and blocked every thread. A flood of requests creates enough objects to trigger such
+    collections.
     """
     gc.collect()
     gc.freeze()
 
 
 def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str], None] = lambda url: None) -> Never:
-    """Serve until SIGTERM or SIGINT, and end the process. As `server`.
+    """Serve until SIGTERM or SIGINT, then end the process. Arguments as for `server`.
 
-    The interpreter's own end is left out: it waits for threads that look up or load something for nobody any more, and
-    takes torch to pieces, which was measured at 0.1 s for the server and 5 s for that on a busy machine.
+    The process ends without the interpreter's own shutdown: that would wait for threads with abandoned lookups, and
+    clean up torch. On a busy machine, shutdown took 0.1 s without and 5 s with these steps.
     """
     logs_and_traces.adopt_loggers()
     made = server(core, sockets, listening)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not where `nohup` has it ignored
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # `nohup` makes the process ignore SIGHUP
         signal.signal(signal.SIGHUP, made.handle_exit)
     threading.Thread(target=made.limit, name="afina-shutdown", daemon=True).start()
     settle()
@@ -223,17 +243,17 @@ def serve(core: Core, sockets: Sequence[socket.socket], listening: Callable[[str
 
 
 UNREAD = 30.0
-"""Seconds for which a peer may read nothing of what waits for it."""
+"""Seconds after which a connection is closed if its peer reads nothing of the waiting output."""
 
 SWEEPS = 8
-"""Looks at all connections in the time that a head may take."""
+"""Checks of all connections within `head_seconds`."""
 
 
 def connection_limits(most: int) -> tuple[int, int]:
-    """Connections that may be open, and that may be accepted in one turn of the loop, as the process may open files.
+    """Return how many connections may be open, and how many may be accepted in one turn of the event loop.
 
-    Half of its files are for connections. Between being accepted and being read, a connection waits some turns, in
-    which it is not to be the oldest of all.
+    Half of the files that the process may open are for connections. An accepted connection waits some turns before it
+    is read, and must not become the oldest one in that time.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     connections = most if files == resource.RLIM_INFINITY else max(1, min(most, files // 2))
@@ -241,11 +261,13 @@ def connection_limits(most: int) -> tuple[int, int]:
 
 
 class ConnectionLimit:
-    """Of a server: its connections, on one event loop.
+    """The open connections of a server, with limits. For one event loop.
 
-    most     that may be open;  seconds  in which a request's head has to come, from its first byte on, or the first
-             request's from when the connection was made
-    closed   is told why one was closed: slow, crowded, full, unread
+    Args:
+        most: connections that may be open.
+        seconds: time for a request's head to arrive, counted from its first byte; for the first request from the start
+            of the connection.
+        closed: called with the reason when a connection is closed: slow, crowded, full or unread.
     """
 
     def __init__(
@@ -262,11 +284,11 @@ class ConnectionLimit:
         self._sweeper: asyncio.TimerHandle | None = None
 
     def protocol(self) -> type[asyncio.Protocol]:
-        """What uvicorn makes of each connection."""
+        """Return the protocol class that uvicorn uses for each connection."""
         return type("Connection", (Connection,), {"doors": self})
 
     def enter(self, new: Connection) -> None:
-        """Let one in, at another's cost where it is too many; a server that answers on all of them refuses it."""
+        """Add a connection. At the limit, close an idle one; if all are busy, close the new one."""
         if len(self._all) >= self._most:
             idle = next(iter(self._strangers or self._known), None)
             if idle is None:
@@ -279,22 +301,22 @@ class ConnectionLimit:
             self._sweeper = new.loop.call_later(self.seconds / SWEEPS, self._sweep, new.loop)
 
     def idle(self, one: Connection, *, known: bool) -> None:
-        """Nothing is being answered on it. known: what was last had a valid key."""
+        """Mark a connection as idle. `known`: whether its last request had a valid key."""
         if one in self._all:
             (self._known if known else self._strangers)[one] = None
 
     def busy(self, one: Connection) -> None:
-        """Something is."""
+        """Mark a connection as busy."""
         self._strangers.pop(one, None)
         self._known.pop(one, None)
 
     def leave(self, one: Connection) -> None:
-        """It is gone."""
+        """Remove a connection that was closed."""
         self.busy(one)
         self._all.discard(one)
 
     def end(self, one: Connection, reason: str) -> None:
-        """Close it, whatever it was about to send."""
+        """Close a connection at once, without sending its remaining output."""
         self.leave(one)
         one.transport.abort()
         self._closed(reason)
@@ -308,11 +330,11 @@ class ConnectionLimit:
 
 
 class Connection(H11Protocol):
-    """uvicorn's, behind doors."""
+    """uvicorn's protocol class, with the limits of `ConnectionLimit`."""
 
     doors: ClassVar[ConnectionLimit]
     _since: float | None = None
-    """When the head that is waited for began; None: not yet, and uvicorn's own limit holds for how long nothing may."""
+    """Time at which the awaited head began; None: not yet, and uvicorn's own keep-alive limit applies."""
     _unsent, _unread_since = 0, 0.0
 
     @property
@@ -320,23 +342,23 @@ class Connection(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio; so are the others."""
+        """Enter the limit when the connection is made."""
         super().connection_made(transport)
         self._since = self.loop.time()
         self.doors.enter(self)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: whoever likes may ask for it, and is answered in HTTP."""
+        """Write no warning: a client may ask for an upgrade, and is answered in HTTP."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """Leave the limit when the connection is lost."""
         self.doors.leave(self)
         if self.scope is not None:
             cast(dict[str, Any], self.scope)[LEFT] = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some of a head, or of a body."""
+        """Receive a part of a head or body."""
         super().data_received(data)
         if self._answers:
             self._since = None
@@ -345,7 +367,7 @@ class Connection(H11Protocol):
             self._since = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no HTTP; where an answer has begun, or was given, nothing else can be said."""
+        """Answer malformed HTTP. If an answer has begun or was sent already, close the connection."""
         try:
             super().send_400_response(msg)
         except LocalProtocolError:
@@ -353,18 +375,18 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def on_response_complete(self) -> None:
-        """An answer was given, and the next request may be here already."""
+        """Mark the connection as idle unless its next request has arrived already."""
         answered: dict[str, Any] = {**self.scope}
         super().on_response_complete()
         if not self._answers:
             self.doors.idle(self, known=answered.get("afina.key") is not None)
 
     def overdue(self, now: float) -> str | None:
-        """Why to close it now, if so."""
+        """Return the reason to close the connection now, or None."""
         if not self._answers and self._since is not None and now - self._since > self.doors.seconds:
             return "slow"
         unsent = self.transport.get_write_buffer_size()
         waits = unsent and unsent == self._unsent and (self.flow.write_paused or not self._answers)
-        if not waits:  # or else nothing is added to what is to be sent, so that it gets less if any of it is read
+        if not waits:  # otherwise nothing is added to the output, so the output shrinks if the peer reads
             self._unsent, self._unread_since = unsent, now
         return "unread" if now - self._unread_since > UNREAD else None

@@ -1,8 +1,8 @@
-"""Which version each reference means, as far as that is served. Knows no protocol and no client.
+"""Which version the server serves for each reference. Knows no protocol and no client.
 
-A version is served once it is loaded and has computed its golden probe as it did when it was made. One that does not is
-not served: where a reference meant another before, that goes on. It is tried again after a pause that doubles, since
-somebody may have mended the store, and reading it each time may be most of what the machine can do.
+A version is served once it has been loaded and has passed its golden test. If a version fails, the reference keeps the
+version that it had before. The failed version is tried again after a pause, since the store may have been repaired. The
+pause doubles each time, since loading may take most of the machine's time.
 """
 
 from __future__ import annotations
@@ -22,33 +22,43 @@ from afina.store.reader import StoreReader
 from afina.store.versions import Reference, Version
 
 MOST = 65_536
-"""References that are remembered."""
+"""Largest number of remembered references."""
 
 PAUSE, SHORT, LONGEST = 0.5, 5.0, 300.0
-"""Seconds before a version that could not be served is tried again: at first, at last where it was not to be had at the
-moment, and at last where it is damaged.
+"""Seconds before a failed version is tried again.
+
+First pause; longest pause after a temporary failure (not available at the moment); longest pause for a damaged version.
 """
 
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """Why a version is not served, how often it was tried, and when it may be again, by the clock."""
+    """Why a version is not served.
+
+    Attributes:
+        error: the error.
+        tries: number of attempts.
+        until: time of the next attempt, in seconds of the clock.
+    """
 
     error: AfinaError
     tries: int
     until: float = 0.0
 
     def again(self, now: float) -> LoadFailure:
-        """The same, after a pause from now on: a short one where nothing says that the version is damaged."""
+        """Return this failure with the next pause, which is shorter for temporary failures."""
         longest = SHORT if isinstance(self.error, Busy | NotFound) else LONGEST
         return replace(self, until=now + min(longest, PAUSE * 2.0 ** min(self.tries - 1, 20)))
 
 
 class ServedVersions:
-    """May be asked by many threads.
+    """Served versions by reference. Thread-safe.
 
-    prove  loads a version and replays its probe; raises AfinaError where it is not to be served
-    clock  seconds
+    Args:
+        store: the store to follow.
+        prove: loads a version and runs its golden test; raises AfinaError if the version cannot be served.
+        metrics: the server's metrics.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -71,16 +81,21 @@ class ServedVersions:
 
     @property
     def behind(self) -> int:
-        """References that the store lets mean a version that is not served."""
+        """Number of references whose current version in the store is not served."""
         return len(self._behind)
 
     @property
     def damaged(self) -> Sequence[str]:
-        """Versions that could not be served when they were tried last."""
+        """Versions that could not be served at the last attempt."""
         return [*self._damaged]
 
     def find(self, reference: Reference) -> Version:
-        """What is served. Raises Missing, and what `prove` raises where nothing else was served before."""
+        """Return the served version of a reference.
+
+        Raises:
+            Missing: the store has no such version.
+            AfinaError: errors of `prove`, if no version was served before.
+        """
         while (found := self._served.get(reference)) is None:
             turn = self._turn
             version = self._store.known(reference)
@@ -90,14 +105,15 @@ class ServedVersions:
             with self._lock:
                 if len(self._served) >= MOST:
                     self._served.clear()
-                if turn == self._turn:  # else `refresh` has looked meanwhile, and did not know of this one
+                if turn == self._turn:  # otherwise `refresh` has run meanwhile, without this reference
                     self._served[reference] = version
         return found
 
     def demand(self, version: Version) -> None:
-        """Prove a version, once for all that are the same adapter; one that did not pass, not before its pause is over.
+        """Prove a version, once for all versions with the same adapter. After a failure, wait until the pause is over.
 
-        Raises what keeps it from being served.
+        Raises:
+            AfinaError: why the version cannot be served.
         """
         if version.digest in self._proven:
             return
@@ -106,7 +122,7 @@ class ServedVersions:
             if before is not None:
                 if now < before.until:
                     raise before.error
-                self._damaged[str(version)] = before.again(now)  # the others wait for what comes of it
+                self._damaged[str(version)] = before.again(now)  # other threads do not try at the same time
         try:
             self._prove(version)
         except AfinaError as error:
@@ -116,7 +132,7 @@ class ServedVersions:
         self._damaged.pop(str(version), None)
 
     def distrust(self, version: Version, error: AfinaError) -> None:
-        """Note why a version cannot be served, and do not try it again before a pause."""
+        """Record why a version cannot be served, and start the pause before the next attempt."""
         with self._lock:
             self._proven.discard(version.digest)
             before = self._damaged.get(str(version))
@@ -130,19 +146,19 @@ class ServedVersions:
 
     @property
     def _due(self) -> bool:
-        """Whether a version that is not served yet may be tried again."""
+        """Whether a version that is not served may be tried again."""
         now, found = self._clock(), [self._damaged.get(version) for version in [*self._behind.values()]]
         return any(one is None or one.until <= now for one in found)
 
     def refresh(self) -> bool:
-        """Follow the store; whether there was news."""
+        """Follow the store. Return whether the store has changed."""
         last, _ = self._store.news(self._last, ())
         if last == self._last and not self._due:
             return False
         with self._lock:
             self._turn += 1
             known = [*self._served]
-        # what is added to the log from here on is news once more the next time, when more may be known
+        # Log entries added from here on are read again the next time, when more references may be known.
         _, touched = self._store.news(self._last, {reference.name for reference in known})
         followed = [one for one in known if one.name in touched or one in self._behind]
         for _ in self._pool.map(self._follow, followed):
@@ -151,7 +167,7 @@ class ServedVersions:
         return news
 
     def _follow(self, reference: Reference) -> None:
-        """Serve what a reference means now; where that cannot be, what it meant before."""
+        """Serve the current version of a reference; keep the previous one if that fails."""
         version = self._store.known(reference)
         if version is None:
             with self._lock:
@@ -171,5 +187,5 @@ class ServedVersions:
                 self._metrics.switches.inc()
 
     def close(self) -> None:
-        """Follow no more."""
+        """Stop following the store."""
         self._pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What came of comparing a shadow version with the one that answers: numbers, which those of several servers add up to.
+"""Counts from comparing a shadow version with the production version. Counts of several servers can be added.
 
 Knows no model and keeps no text.
 """
@@ -15,7 +15,10 @@ from afina.stats.intervals import Interval, around_mean, wilson
 
 
 class AnswerDifference(NamedTuple):
-    """Of one text. flipped: whether the label is another, None of numbers; drift: as in `ShadowCounts`."""
+    """The difference of two answers to a text.
+
+    `flipped`: whether the labels differ, None for numbers; `drift`: as in `ShadowCounts`.
+    """
 
     flipped: bool | None
     drift: float
@@ -23,14 +26,16 @@ class AnswerDifference(NamedTuple):
 
 @dataclass(frozen=True)
 class ShadowCounts:
-    """Of the texts that both answered.
+    """Counts over the texts that both versions answered.
 
-    texts     how many;  flips  those with another label, or another set of labels; None of numbers
-    drift     mean difference, candidate less current, of the probability of the current label (where there may be
-              several, of the most probable; 0 where the candidate has no such label); of numbers, of the value
-    scatter   sum of squares of those differences, less their mean
-    faults    texts that the candidate did not answer, though the current one did
-    left_out  texts that the candidate was not asked, since it was not in memory or too much was waiting
+    Attributes:
+        texts: number of texts.
+        flips: texts with another label, or another set of labels; None for numbers.
+        drift: mean difference, candidate minus current, of the probability of the current label. For multi-label tasks:
+            of the most probable label. For numbers: of the value. A label that the candidate lacks has probability 0.
+        scatter: sum of squared deviations of those differences from their mean.
+        faults: texts that only the current version answered.
+        left_out: texts not given to the candidate, because it was not in memory or the queue was too full.
     """
 
     texts: int = 0
@@ -41,19 +46,19 @@ class ShadowCounts:
     left_out: int = 0
 
     def seen(self, one: AnswerDifference) -> ShadowCounts:
-        """With one text more."""
+        """Return the counts with one more text."""
         return self.plus(ShadowCounts(1, None if one.flipped is None else int(one.flipped), one.drift))
 
     def fault(self) -> ShadowCounts:
-        """With one text more that the candidate did not answer."""
+        """Return the counts with one more text that the candidate did not answer."""
         return replace(self, faults=self.faults + 1)
 
     def left(self, texts: int) -> ShadowCounts:
-        """With texts more that it was not asked."""
+        """Return the counts with more texts that were not given to the candidate."""
         return replace(self, left_out=self.left_out + texts)
 
     def plus(self, other: ShadowCounts) -> ShadowCounts:
-        """Of the texts of both (Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247)."""
+        """Return the sum of both counts (Chan, Golub & LeVeque, The American Statistician 37, 1983, 242-247)."""
         texts = self.texts + other.texts
         if not texts:
             return replace(self, faults=self.faults + other.faults, left_out=self.left_out + other.left_out)
@@ -69,31 +74,31 @@ class ShadowCounts:
 
     @property
     def flip_rate(self) -> float | None:
-        """Share of texts with another label; None of numbers, and of no text."""
+        """Share of texts with another label; None for numbers, or without texts."""
         return None if self.flips is None or not self.texts else self.flips / self.texts
 
     @property
     def flip_interval(self) -> Interval | None:
-        """Where it may lie, 95 %, by Wilson."""
+        """95 % confidence interval of the flip rate (Wilson)."""
         return None if self.flips is None or not self.texts else wilson(self.flips, self.texts)
 
     @property
     def drift_interval(self) -> Interval | None:
-        """Where the mean difference may lie, 95 %; None for less than two texts."""
+        """95 % confidence interval of the drift; None for less than two texts."""
         if self.texts < 2:
             return None
         within = None if self.flips is None else (-1.0, 1.0)
         return around_mean(self.drift, self.scatter, self.texts, within)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values: the numbers that it is, and what they come to."""
+        """Return counts, rate and intervals as JSON values."""
         made = {"flip_interval": self.flip_interval, "drift_interval": self.drift_interval}
         ends = {name: None if one is None else [one.low, one.high] for name, one in made.items()}
         return {**self.__dict__, "flip_rate": self.flip_rate, **ends}
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """From JSON of another server. Raises InvalidData for what is none."""
+        """Return counts from the JSON of another server. Raises InvalidData."""
         try:
             flips = given["flips"]
             counts = [int(given[name]) for name in ("texts", "faults", "left_out")]
@@ -108,14 +113,14 @@ class ShadowCounts:
             made = None
         if made is None or not isfinite(made.drift) or not 0 <= (made.flips or 0) <= made.texts:
             raise InvalidData(
-                "what a server counted is not what is expected of one. Is it afina's, of this version?",
+                "the counts that a server sent are malformed. Check that it is a server of this version of afina.",
                 code="server.counts-malformed",
             )
         return made
 
 
 def _sum(one: ShadowCounts, other: ShadowCounts) -> int | None:
-    """Flips of both; counts of no text says nothing of the kind."""
+    """Return the flips of both. Counts without texts do not tell whether the answers are numbers."""
     if not one.texts or not other.texts:
         return other.flips if other.texts else one.flips
     return None if one.flips is None or other.flips is None else one.flips + other.flips

@@ -1,7 +1,8 @@
-"""Shadows: versions that ride along with those that answer, in the same batch, to be compared. Knows no protocol.
+"""Shadow versions: versions that answer the same texts as production, in the same batch, for comparison.
 
-What the alias `shadow` of a name points to rides with what `production` points to, once it is loaded and has computed
-its golden probe. Nothing of it reaches who asked: not its answers, not its faults, not the time that it takes to load.
+The version with the alias `shadow` runs beside the version with the alias `production`, once it has been loaded and has
+passed its golden test. Clients never notice it: neither its answers, nor its errors, nor its loading time. Knows no
+protocol.
 """
 
 from __future__ import annotations
@@ -24,23 +25,26 @@ from afina.store.reader import StoreReader
 from afina.store.versions import SHADOW, Name, Reference, Version
 
 MOST = 65_536
-"""Names that are remembered."""
+"""Largest number of remembered names."""
 
 UNSEEN, NONE, LOADING, RIDING, FAILED, PROMOTED = "unseen", "none", "loading", "riding", "failed", "promoted"
-"""How it stands with a name: not looked up yet; no alias; not ready yet; compared; not servable; it answers itself."""
+"""States of a name's shadow:
 
-LATE = "it was not loaded in time, or the store does not answer. It is tried again."
-UNSERVABLE = "it does not compute what it did when it was made, or not here. `afina store check` says more."
-UNFORESEEN = "it failed with {}, which is not foreseen."
-"""Why one does not ride: words of ours, since an error's own may name what is not the publisher's."""
+not looked up yet; no alias; loading; being compared; cannot be served; is in production.
+"""
+
+LATE = "the version was not loaded in time, or the store does not respond. The server tries again."
+UNSERVABLE = "the version fails its golden test, or cannot run here. `afina store check` says more."
+UNFORESEEN = "the version failed with an unexpected {}."
+"""Why a shadow version does not run. The message of the error itself may contain private data of other clients."""
 
 KEPT = 4
-"""Versions beside which a candidate's counts are kept: a server may switch back."""
+"""Number of production versions for which a candidate's counts are kept, since an alias may be moved back."""
 
 
 @dataclass(eq=False)
 class ShadowStatus:
-    """How it stands with the shadow of a name. counts_by_version: by the version that answered."""
+    """State of a name's shadow. `counts_by_version`: counts by the version that answered."""
 
     version: Version | None
     state: str
@@ -49,40 +53,43 @@ class ShadowStatus:
 
     @property
     def identity(self) -> tuple[str, str] | None:
-        """Of the version."""
+        """Name and digest of the version."""
         return None if self.version is None else (str(self.version), self.version.digest)
 
 
 @dataclass(eq=False)
 class ShadowLease:
-    """What rides along with a request's texts; `release` it once."""
+    """A shadow version for the texts of a request. `release` it once."""
 
     status: ShadowStatus
     lease: Lease
     current: str
 
     def release(self) -> None:
-        """Give the adapter back."""
+        """Release the adapter."""
         self.lease.release()
 
 
 class ShadowedRequest(NamedTuple):
-    """A text for the version that answers, and for the one that rides along."""
+    """A text for the version that answers and for its shadow."""
 
     request: Request
     shadow: ShadowLease
 
     @property
     def candidate(self) -> Request:
-        """The same, asked of the latter."""
+        """The same text for the shadow version."""
         return self.request._replace(adapter=self.shadow.lease)
 
 
 class Shadows:
-    """May be asked by many threads; looks at the store, loads and probes in threads of its own.
+    """The shadows of all names. Thread-safe; reads the store, loads and tests in threads of its own.
 
-    lease   a lease on a version
-    demand  loads a version and replays its probe; raises AfinaError where it is not to be served
+    Args:
+        store: the store to follow.
+        lease: returns a lease of a version.
+        demand: loads a version and runs its golden test; raises AfinaError if the version cannot be served.
+        metrics: the server's metrics.
     """
 
     def __init__(
@@ -97,12 +104,12 @@ class Shadows:
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="afina-shadow-load")
 
     def count(self, state: str) -> int:
-        """Names with which it stands so."""
+        """Return the number of names whose shadow has this state."""
         with self._lock:
             return sum(status.state == state for status in self._statuses.values())
 
     def lease_for(self, name: Name, current: Version, texts: int) -> ShadowLease | None:
-        """What is to ride along with so many texts for what answers, if anything; neither raises nor waits."""
+        """Return a lease of the shadow to compare with `current`; None if there is none. Neither raises nor waits."""
         status = self._statuses.get(name)
         if status is None:
             self._begin(name)
@@ -113,19 +120,24 @@ class Shadows:
             shadow = ShadowLease(status, self._lease(status.version), str(current))
         except AfinaError:  # the engine is closed
             return None
-        if not shadow.lease.ready:  # given up for others; it is being loaded again
+        if not shadow.lease.ready:  # evicted; the adapter is being loaded again
             self.left_out(shadow, texts)
             shadow.release()
             return None
         return shadow
 
     def left_out(self, shadow: ShadowLease, texts: int) -> None:
-        """Note texts with which it does not ride."""
+        """Count texts that are not given to the shadow."""
         self._metrics.shadowed.labels("left out").inc(texts)
         self._note(shadow.status, shadow.current, lambda counts: counts.left(texts))
 
     def compute(self, attempt: Callable[[Sequence[Request]], Sequence[Outcome]], works: Sequence[Any]) -> Sequence[Any]:
-        """Outcomes of works, `Request` or `ShadowedRequest`, of versions that answer, which shadows are compared to."""
+        """Return the outcomes of the answering versions, and compare those of their shadows with them.
+
+        Args:
+            attempt: computes requests.
+            works: requests, each a `Request` or `ShadowedRequest`.
+        """
         asked = [one.request if isinstance(one, ShadowedRequest) else one for one in works]
         paired = [
             (at, one)
@@ -137,7 +149,7 @@ class Shadows:
         except Exception:
             if not paired:
                 raise
-            outcomes = attempt(asked)  # if this does not fail, it was a candidate's fault
+            outcomes = attempt(asked)  # if this succeeds, a candidate caused the failure
             self._alone(attempt, paired, outcomes)
             return outcomes
         for (index, one), candidate in zip(paired, outcomes[len(asked) :], strict=True):
@@ -150,7 +162,7 @@ class Shadows:
         paired: Sequence[tuple[int, ShadowedRequest]],
         outcomes: Sequence[Outcome],
     ) -> None:
-        """Candidates of a batch one by one, of which at least one fails altogether: that rides no more."""
+        """Compute the candidates of a failed batch one by one. A candidate that fails runs no more."""
         for status in {id(one.shadow.status): one.shadow.status for _, one in paired}.values():
             mine = [(index, one) for index, one in paired if one.shadow.status is status]
             try:
@@ -163,7 +175,7 @@ class Shadows:
 
     def _compare(self, shadow: ShadowLease, current: Outcome, candidate: Outcome) -> None:
         if not isinstance(current, Prediction):
-            return  # nothing to compare with: the text's fault, most of the time
+            return  # nothing to compare with; usually because of the text
         try:
             if isinstance(candidate, AfinaError):
                 raise candidate
@@ -187,16 +199,17 @@ class Shadows:
             status.state, status.problem = FAILED, problem
 
     def told(self, name: Name, current: Version) -> dict[str, Any]:
-        """How it stands, as JSON values: what answers, what rides along, and what was counted.
+        """Return state and counts of a name's shadow as JSON values.
 
-        Raises Busy where the store was never asked about it, and does not answer now.
+        Raises:
+            Busy: the store was never asked about the name, and does not respond now.
         """
         unseen = ShadowStatus(None, UNSEEN)
         if self._statuses.get(name, unseen).state == UNSEEN:
             self._looking.submit(self._look, name).result()
         status = self._statuses.get(name, unseen)
         if status.state == UNSEEN:
-            raise Busy("the store does not answer.", code="server.store-silent")
+            raise Busy("the store does not respond. Try again later.", code="server.store-silent")
         version, state = status.version, status.state
         if version is not None and version.digest == current.digest:
             state = PROMOTED
@@ -206,7 +219,10 @@ class Shadows:
         return {**head, "state": state, "problem": status.problem, **counts.as_json()}
 
     def refresh(self, news: bool) -> None:
-        """Follow the store. news: whether there was any since the last time. Raises what reading it does."""
+        """Follow the store.
+
+        `news`: whether the store has changed since the last call. Raises the errors of reading the store.
+        """
         touched: set[Name] = set()
         if news:
             with self._lock:
@@ -232,7 +248,10 @@ class Shadows:
             self._looking.submit(self._look, name)
 
     def _look(self, name: Name) -> None:
-        """What the store wants now; whatever else rode along stops before the new one is loaded."""
+        """Look up the shadow version in the store.
+
+        Another version that was running stops before the new one is loaded.
+        """
         try:
             version = self._store.known(Reference(name, alias=SHADOW))
         except AfinaError:  # the store does not answer
@@ -246,7 +265,7 @@ class Shadows:
                     return
                 made.counts_by_version = before.counts_by_version
             if before is not None:
-                before.state = NONE  # what waits of it is not computed
+                before.state = NONE  # its waiting texts are not computed
             self._statuses[name] = made
         if version is not None:
             with suppress(RuntimeError):  # closed
@@ -265,7 +284,7 @@ class Shadows:
             self._later(name)
         except AfinaError:
             self._fail(status, UNSERVABLE)
-        except Exception as error:  # noqa: BLE001 - whatever it is, who is answered does not notice
+        except Exception as error:  # noqa: BLE001 - no error of a shadow may reach a client
             self._fail(status, UNFORESEEN.format(type(error).__name__))
         else:
             with self._lock:
@@ -273,6 +292,6 @@ class Shadows:
                     status.state = RIDING
 
     def close(self) -> None:
-        """Follow no more."""
+        """Stop following the store."""
         self._looking.shutdown(cancel_futures=True)
         self._loading.shutdown(cancel_futures=True)

@@ -1,4 +1,5 @@
-"""The web: routes, who may pass, and what clients send and expect (`huggingface`, `kserve`, `vllm`, `native`).
+"""HTTP: routes, authentication, limits, and the protocols of clients (`huggingface`, `kserve`, `vllm`, `native`).
 
-Owns FastAPI and starlette; knows no adapter and computes nothing. A protocol is JSON to texts, and answers to JSON.
+Only this package imports FastAPI and starlette. A protocol turns JSON into texts, and answers into JSON. This package
+does not know adapters and computes nothing.
 """

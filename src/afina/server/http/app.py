@@ -1,4 +1,4 @@
-"""The application: a route for each call of each protocol, thin over the core, all of them behind the gate."""
+"""The FastAPI application: one short route for each call of each protocol. All routes are behind the gate."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ def _with_receipt(content: Any, found: Sequence[ServedAnswer]) -> Response:
     "/predict", **TEI(huggingface.PREDICT_ANSWER, huggingface.Predict, huggingface.PREDICT_EXAMPLE, query=["model"])
 )
 async def predict(request: Request) -> Response:
-    """Labels and scores, the best first, as text-embeddings-inference gives them."""
+    """Classify texts (protocol of text-embeddings-inference). Labels and scores are ordered by falling score."""
     body = await body_of(request, huggingface.Predict)
     asked = model_in_query(request)
     if None not in (body.model, asked) and body.model != asked:
-        raise Refusal(422, "invalid", "`model` is another in the body than in the query. Leave one out.")
+        raise Refusal(422, "invalid", "`model` differs between the body and the query. Leave one of them out.")
     model = body.model or asked
     if model is None:
-        raise Refusal(422, "invalid", "`model`: there is none, neither in the body nor in the query.")
+        raise Refusal(422, "invalid", "`model` is missing. Give it in the body or in the query.")
     found = await answers(request, model, huggingface.predict_texts(body))
     return _with_receipt(huggingface.predict_answer(body, found), found)
 
 
 @router.post("/classify", **VLLM(vllm.ANSWER, vllm.Classify, vllm.EXAMPLE))
 async def classify(request: Request) -> Response:
-    """Labels and probabilities in the adapter's order, as vLLM gives them."""
+    """Classify texts (protocol of vLLM). Probabilities are in the adapter's order of labels."""
     body = await body_of(request, vllm.Classify)
     found = await answers(request, body.model, vllm.texts(body))
     return _with_receipt(vllm.answered(body, found, request.scope["afina.request"], int(publishing._seconds())), found)
@@ -79,7 +79,7 @@ async def classify(request: Request) -> Response:
 
 @router.get("/v1/models", **VLLM(vllm.MODELS))
 async def models(request: Request) -> Response:
-    """The names that the caller's client has."""
+    """List the models (client/task) of the key's client."""
     core, key = core_of(request), key_of(request)
     try:
         listed = await pool_of(request).look(key, core.store.list, key.client)
@@ -93,7 +93,7 @@ async def models(request: Request) -> Response:
     **HUB(huggingface.CLASSIFICATION_ANSWER, huggingface.Classification, huggingface.CLASSIFICATION_EXAMPLE),
 )
 async def classification(request: Request, client: str, task: str) -> Response:
-    """Labels and scores, the best first, as the Hub's text-classification task has them."""
+    """Classify texts (the Hub's text-classification task). Labels and scores are ordered by falling score."""
     body = await body_of(request, huggingface.Classification)
     found = await answers(request, f"{client}/{task}", huggingface.classification_texts(body))
     return _with_receipt(huggingface.classification_answer(body, found), found)
@@ -101,21 +101,21 @@ async def classification(request: Request, client: str, task: str) -> Response:
 
 @router.get("/v2", **KSERVE(kserve.SERVER))
 async def server(request: Request) -> Response:
-    """What this server is."""
+    """Return name and version of this server, and its protocol extensions."""
     return JSONResponse({"name": "afina", "version": __version__, "extensions": []})
 
 
 @router.get("/v2/health/live", **describe_health(INFERENCE, native.LIVE, ready=False))
 @router.get("/health/live", **describe_health("health", native.LIVE, ready=False))
 async def live(request: Request) -> Response:
-    """Whether it runs."""
+    """Return whether the process is running. Needs no key."""
     return JSONResponse({"live": True})
 
 
 @router.get("/v2/health/ready", **describe_health(INFERENCE, native.READY, ready=True))
 @router.get("/health/ready", **describe_health("health", native.READY, ready=True))
 async def ready(request: Request) -> Response:
-    """Whether it answers, and the store answers it; 503 where not."""
+    """Return whether the server answers requests and its store responds. Status 503 if not. Needs no key."""
     is_ready = core_of(request).ready
     return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
@@ -131,7 +131,7 @@ def _model(client: str, task: str, version: str | None) -> str:
 @router.get("/v2/models/{client}/{task}", **KSERVE(kserve.METADATA))
 @router.get("/v2/models/{client}/{task}/versions/{version}", **KSERVE(kserve.METADATA))
 async def metadata(request: Request, client: str, task: str, version: str | None = None) -> Response:
-    """A model's versions, inputs, outputs and labels."""
+    """Return a model's versions, inputs, outputs, labels and kind of task."""
     core, model = core_of(request), _model(client, task, version)
 
     def look() -> dict[str, Any]:
@@ -147,7 +147,7 @@ async def metadata(request: Request, client: str, task: str, version: str | None
 @router.get("/v2/models/{client}/{task}/ready", **KSERVE(kserve.MODEL_READY))
 @router.get("/v2/models/{client}/{task}/versions/{version}/ready", **KSERVE(kserve.MODEL_READY))
 async def model_ready(request: Request, client: str, task: str, version: str | None = None) -> Response:
-    """Whether a model answers."""
+    """Return whether the model exists and can be served."""
     model = _model(client, task, version)
     await pool_of(request).look(key_of(request), core_of(request).version, key_of(request), model)
     return JSONResponse({"name": model, "ready": True})
@@ -159,9 +159,9 @@ async def model_ready(request: Request, client: str, task: str, version: str | N
     **KSERVE(kserve.ANSWER, kserve.Infer, kserve.EXAMPLE),
 )
 async def infer(request: Request, client: str, task: str, version: str | None = None) -> Response:
-    """Labels and probabilities as tensors."""
+    """Return labels and probabilities as tensors (Open Inference Protocol)."""
     if "inference-header-content-length" in request.headers:
-        raise Refusal(400, "invalid", "the binary data extension is not spoken here. Send BYTES as JSON.")
+        raise Refusal(400, "invalid", "the binary data extension is not supported. Send BYTES as JSON.")
     body = await body_of(request, kserve.Infer)
     model = _model(client, task, version)
     found = await answers(request, model, kserve.texts(body))
@@ -171,7 +171,7 @@ async def infer(request: Request, client: str, task: str, version: str | None = 
 
 @router.post("/tasks", **AFINA(native.TASKS_ANSWER, native.Tasks, native.TASKS_EXAMPLE))
 async def tasks(request: Request) -> Response:
-    """What several of the caller's models say of one text, in one batch."""
+    """Return the answers of several models of the key's client to one text. They are computed in one batch."""
     body = await body_of(request, native.Tasks)
     text = [Text(body.text, body.pair)]
     found = await together(request, [(model, text) for model in body.models])
@@ -181,13 +181,19 @@ async def tasks(request: Request) -> Response:
 
 @router.post("/bulk", **AFINA(lines=native.LINE_EXAMPLE, media="application/x-ndjson", query=["model"]))
 async def bulk(request: Request) -> Response:
-    """JSON lines in, JSON lines out, in their order, while they come; `?model=` for lines that name none."""
+    """Read JSON lines and return one JSON line for each, in the same order, while the lines arrive.
+
+    The query's `model` is the default for lines without a model.
+    """
     return Bulk(core_of(request), pool_of(request), key_of(request), model_in_query(request))
 
 
 @router.put("/aliases/{client}/{task}/{alias}", **AFINA(native.ALIAS_ANSWER, native.Alias, native.ALIAS_EXAMPLE))
 async def move(request: Request, client: str, task: str, alias: str) -> Response:
-    """Let an alias point to a version, in the log as the key's doing; it is served once its golden probe has passed."""
+    """Point an alias to a version.
+
+    The audit log names the key. The version is served once it has passed its golden test.
+    """
     body = await body_of(request, native.Alias)
     wanted = (f"{client}/{task}", alias, body.version, body.expected, body.message)
     moved = await pool_of(request).look(key_of(request), core_of(request).move, key_of(request), *wanted)
@@ -196,14 +202,17 @@ async def move(request: Request, client: str, task: str, alias: str) -> Response
 
 @router.get("/shadows/{client}/{task}", **AFINA(native.SHADOW))
 async def shadow(request: Request, client: str, task: str) -> Response:
-    """What rides along with the version that answers, and how often the two differ, of the texts that came here."""
+    """Return the shadow version of a model, and how often its answers differ from those of the production version.
+
+    The counts are of the texts that this server received.
+    """
     core, key = core_of(request), key_of(request)
     return JSONResponse(await pool_of(request).look(key, core.shadow, key, f"{client}/{task}"))
 
 
 @router.get("/metrics", **describe("health", native.ERROR, media="text/plain"))
 async def metrics(request: Request) -> Response:
-    """For Prometheus; with a key that has the scope admin."""
+    """Return metrics in the format of Prometheus. Needs a key with scope `admin`."""
     return Response(core_of(request).metrics.text(), media_type=CONTENT_TYPE)
 
 
@@ -219,10 +228,10 @@ BODIES += [page.Sentence]
 
 
 class App(FastAPI):
-    """With a description of bodies that FastAPI does not read itself."""
+    """A FastAPI application that also describes the request bodies, which FastAPI itself does not read."""
 
     def openapi(self) -> dict[str, Any]:
-        """The description; made once."""
+        """Return the OpenAPI description. It is made once."""
         if self.openapi_schema is None:
             made = get_openapi(title="afina", version=__version__, routes=self.routes)
             parts = made.setdefault("components", {})
@@ -234,7 +243,7 @@ class App(FastAPI):
 
 
 def make_app(core: Core) -> App:
-    """An application, which starts the core with itself and closes it when it ends."""
+    """Return an application. The application starts the core when it starts, and closes the core when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -264,7 +273,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _by_starlette(request: Request, error: Exception) -> Response:
-    """No such path, or no such method there."""
+    """Answer a request for an unknown path, or with a method that the path does not support."""
     assert isinstance(error, HTTPException)
     kind = {404: "not_found", 405: "no_such_method"}.get(error.status_code, "invalid")
     path = request.url.path

@@ -1,4 +1,4 @@
-"""`POST /bulk`: lines to answers in their order, as they come, in bounded memory."""
+"""`POST /bulk`: answers to JSON lines, in order, while the lines arrive, in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from afina.server.requests import AcceptedRequest, Text
 from afina.store.keys import Key
 
 LEFT = "afina.left"
-"""Of a request's scope: that its connection is gone, for who answers while nothing is read."""
+"""Key in a request's scope: the connection was closed. Needed while an answer is sent and nothing is read."""
 
 PATIENCE = 0.05
-"""Seconds after which a line that found no room tries again."""
+"""Seconds before a line tries again to enter a full queue."""
 
 
 TURN = 0.5
-"""Seconds after which who waits for lines looks whether the server ends."""
+"""Seconds between checks whether the server is shutting down, while waiting for lines."""
 
 LINGER = 1.0
-"""Seconds for which what follows the last line that is read is dropped: a connection that is closed with something
-unread is reset, and the client may then never see why.
+"""Seconds for reading and dropping the input after the last line that is processed.
+
+Closing a connection with unread input resets it, and the client may then never receive the reason.
 """
 
 
 class _Gone(Exception):
-    """The client, in the midst of its lines."""
+    """The client closed the connection before the end of its lines."""
 
 
 def _ending() -> Refusal:
@@ -52,19 +53,23 @@ async def _until_gone(receive: Receive) -> None:
 
 
 class Bulk(Response):
-    """An answer, in ASGI: reads no further than `window` lines beyond what is answered.
+    """An ASGI response that reads at most `window` lines ahead of the answers.
 
-    model  for lines that name none
+    Args:
+        core: the server's core.
+        pool: threads for lookups and loading.
+        key: the client's key.
+        model: default for lines without a model.
     """
 
     def __init__(self, core: Core, pool: RequestPool, key: Key, model: str | None) -> None:
         super().__init__()
         self._core, self._pool, self._key, self._model = core, pool, key, model
         self._read = False
-        self._order = asyncio.Lock()  # of lines that wait for the key's rate
+        self._order = asyncio.Lock()  # keeps the order of lines that wait for the key's rate limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. What comes after the first line that is too long, or too late, is not read."""
+        """Answer the lines. Reading stops at the first line that is too long or too late."""
         headers = [(b"content-type", b"application/x-ndjson")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         pending: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
@@ -82,7 +87,7 @@ class Bulk(Response):
             await send({"type": "http.response.body", "body": f"{line}\n".encode(), "more_body": True})
 
         def full() -> bool:
-            """Whether no line more may wait: they are many, or long."""
+            """Return whether no further line may wait, because of their number or their bytes."""
             settings = self._core.settings
             return len(pending) >= settings.window or sum(size for _, size in pending) >= settings.body_bytes
 
@@ -101,7 +106,7 @@ class Bulk(Response):
             if not self._read:
                 await self._drop(receive)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except _Gone:  # nobody is left to be told, and what waits is not computed
+        except _Gone:  # the answers have no reader: lines that wait are not computed
             self._core.metrics.refused.labels("gone").inc()
         finally:
             left = [task for task, _ in pending] + ([] if gone is None else [gone])
@@ -111,7 +116,7 @@ class Bulk(Response):
 
     async def _lines(self, receive: Receive) -> AsyncIterator[bytes | Refusal]:
         settings, rest, more = self._core.settings, b"", True
-        left = settings.body_seconds  # that a line may be waited for, not counting while nobody waits
+        left = settings.body_seconds  # time to wait for a line, without the time in which the server does not read
         while more:
             if self._core.batching.ending:
                 yield _ending()
@@ -123,7 +128,7 @@ class Bulk(Response):
                 left -= meter.now() - began
                 if left > 0:
                     continue
-                yield Refusal(408, "slow", "no whole line came for too long.")
+                yield Refusal(408, "slow", "no complete line arrived in time.")
                 return
             left = settings.body_seconds if b"\n" in message.get("body", b"") else left - (meter.now() - began)
             if message["type"] == "http.disconnect":
@@ -140,7 +145,7 @@ class Bulk(Response):
                 if line.strip():
                     yield line
             if len(rest) > settings.body_bytes or any(len(line) > settings.body_bytes for line in lines):
-                yield Refusal(413, "too_large", f"a line may have {settings.body_bytes:,} bytes.")
+                yield Refusal(413, "too_large", f"a line may have at most {settings.body_bytes:,} bytes.")
                 return
 
     async def _drop(self, receive: Receive) -> None:
@@ -150,27 +155,30 @@ class Bulk(Response):
                     pass
 
     async def _answered(self, line: bytes | Refusal) -> dict[str, Any]:
-        """A line's answer, or why there is none, in its place."""
+        """Return a line's answer, or its error, as a JSON object."""
         try:
             if isinstance(line, Refusal):
                 raise line
             body = await self._pool.parse(self._key, line, native.Line)
             model = body.model or self._model
             if model is None:
-                raise Refusal(422, "invalid", "`model`: there is none, neither in the line nor in the query.")
+                raise Refusal(422, "invalid", "`model` is missing. Give it in the line or in the query.")
             asked = await self._ask(model, Text(body.text, body.pair))
             try:
                 return native.answered(asked.answer(0, await self._outcome(asked)))
             finally:
                 asked.release()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it stands in its line's place, and others go on
+        except Exception as error:  # noqa: BLE001 - any error becomes the answer to its line; other lines go on
             if not isinstance(error, AfinaError | TimeoutError | Refusal):
                 self._core.failed("bulk", error)
             refusal = Refusal.of(error)
             return native.error(refusal.status, refusal.kind, refusal.message)
 
     async def _ask(self, model: str, text: Text) -> AcceptedRequest:
-        """`RequestPool.ask`, once the key has tokens left: lines wait for them in order, until the server ends."""
+        """Call `RequestPool.ask` once the key has tokens left.
+
+        Lines wait for tokens in their order, until the server shuts down.
+        """
         if not self._order.locked():
             with suppress(Overloaded):
                 return await self._pool.ask(self._key, model, [text])
@@ -184,7 +192,7 @@ class Bulk(Response):
                     await asyncio.sleep(min(error.after, TURN))
 
     async def _outcome(self, asked: AcceptedRequest) -> Any:
-        """Waits for room, too: whoever sends lines is slowed down instead of refused."""
+        """Return the outcome of one line. A full queue slows the client down instead of refusing its line."""
         async with asyncio.timeout(self._core.settings.timeout):
             while True:
                 try:

@@ -1,4 +1,4 @@
-"""An error as an HTTP status, a kind and a message: why a request is not answered. Knows no protocol."""
+"""An error as HTTP status, kind and message: why a request is refused. Knows no protocol."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ from afina.errors import (
 from afina.server.limits import Missing
 
 GONE = 499
-"""The status that is noted where the client has gone; nobody gets it."""
+"""Status in metrics for requests whose client closed the connection. It is never sent."""
 
 
 @dataclass
 class Refusal(Exception):
-    """kind: one word for programs, which metrics count by."""
+    """The refusal of a request.
+
+    Attributes:
+        status: HTTP status.
+        kind: one word for programs. Metrics count by kind.
+        message: text for people.
+        headers: further headers of the response.
+    """
 
     status: int
     kind: str
@@ -36,7 +43,10 @@ class Refusal(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> Refusal:
-        """That of an error. What is said of one that is not the caller's names nothing of the store."""
+        """Return the refusal for an error.
+
+        Messages about errors that the caller did not cause name nothing of the store.
+        """
         match error:
             case Refusal():
                 return error
@@ -54,7 +64,7 @@ class Refusal(Exception):
             case TimeoutError():
                 return cls(504, "timeout", "not answered in time. Try again later.", {"Retry-After": "1"})
             case CorruptAdapter() | CorruptStore() | InvalidStudy() | UnknownName() | WrongBackbone():
-                message = "this model is damaged, or does not compute what it did when it was made: see the log."
+                message = "this model is damaged, or its golden test fails. See the server's log."
                 return cls(503, "unservable", message)
             case _:
-                return cls(500, "failed", "it could not be computed.")
+                return cls(500, "failed", "the answer could not be computed.")

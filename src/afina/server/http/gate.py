@@ -1,6 +1,6 @@
-"""Before every route: whose key a request has, its scope, rate limits and sizes; and what is logged of the request.
+"""The ASGI middleware before every route: authentication, scopes, rate limits, sizes, and a log line for each request.
 
-Whatever is not named here is refused to whoever has no key with `admin`.
+Paths that are not listed here need a key with the scope `admin`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from afina.store.keys import ADMIN, PREDICT, PUBLISH, Key
 
 
 class TokenBucket:
-    """A rate limit.
+    """A rate limit (token bucket).
 
-    rate     tokens a second;  burst  tokens of a full bucket;  longest  the longest wait in seconds;  clock  seconds
+    Args:
+        rate: tokens per second.
+        burst: tokens in a full bucket.
+        longest: longest wait in seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, rate: float, burst: float, longest: float, clock: Callable[[], float] = meter.now) -> None:
@@ -37,7 +41,7 @@ class TokenBucket:
         self._left, self._at = burst, clock()
 
     def wait(self, amount: float) -> float:
-        """Take `amount` tokens; return the seconds to wait for them."""
+        """Take `amount` tokens. Return the seconds to wait for them."""
         now = self._clock()
         left = min(self._burst, self._left + (now - self._at) * self._rate) - amount
         self._left, self._at = max(left, -self._longest * self._rate), now
@@ -45,19 +49,19 @@ class TokenBucket:
 
     @property
     def rested(self) -> bool:
-        """Whether it is full."""
+        """Whether the bucket is full."""
         return self._left + (self._clock() - self._at) * self._rate >= self._burst
 
 
 class TokenBuckets:
-    """A bucket for each name. Full buckets are forgotten. For one event loop."""
+    """A token bucket for each name. Full buckets are removed. Not thread-safe: for one event loop."""
 
     def __init__(self, rate: float, burst: float, longest: float) -> None:
         self._made = rate, burst, longest
         self._buckets: dict[str, TokenBucket] = {}
 
     async def take(self, name: str, amount: float) -> float:
-        """Wait until `name` may take `amount` tokens; return the seconds waited."""
+        """Wait until `name` may take `amount` tokens. Return the seconds waited."""
         if name not in self._buckets:
             self._buckets = {one: bucket for one, bucket in self._buckets.items() if not bucket.rested}
             self._buckets[name] = TokenBucket(*self._made)
@@ -72,7 +76,7 @@ OPEN = frozenset(
         *("/", "/page/script.js", "/page/style.css"),
     }
 )
-"""What anybody may ask: these say nothing of anyone."""
+"""Paths without authentication. Their answers contain no data of any client."""
 
 NEEDS: Sequence[tuple[str, str]] = (
     *(("/predict", PREDICT), ("/classify", PREDICT), ("/v1/models", PREDICT), ("/models/", PREDICT)),
@@ -80,24 +84,27 @@ NEEDS: Sequence[tuple[str, str]] = (
     *(("/page/answers", PREDICT), ("/page/figures", PREDICT)),
     *(("/aliases/", PUBLISH), ("/shadows/", PUBLISH)),
 )
-"""By what a path is or, where that ends in a stroke, begins with; `/v2` alone stands for all below it too."""
+"""Paths with the scope that they need.
+
+A path that ends in "/" is a prefix; `/v2` also stands for all paths below it.
+"""
 
 UNCOUNTED = frozenset({"/page/figures", "/metrics"})
-"""Paths that are asked again and again to see how many ask."""
+"""Monitoring paths, which are polled, and therefore not counted as requests of a client."""
 
 KIND = "Afina-Error"
-"""The header of a refusal that has its kind: one word for programs."""
+"""Header of a refused request with the kind of refusal: one word for programs."""
 
 ENCODED = b"content-encoding"
 
 REFUSED = 50
-"""Requests a second without a valid key that are answered at once; the others wait, each a second at most."""
+"""Requests per second without a valid key that are answered at once. Further ones wait for at most a second each."""
 
 SLOWED = 500
-"""Of them, how many wait at a time."""
+"""How many requests without a valid key may wait at a time."""
 
 STREAMED = "/bulk"
-"""The path whose body is read as it comes, and so is bounded a line."""
+"""The path whose body is read while it arrives. Its limits apply to each line."""
 
 SHAPES = (
     ("/predict", huggingface.predict_error),
@@ -109,10 +116,10 @@ SHAPES = (
 
 
 def needed(path: str) -> str | None:
-    """The scope that a path asks for; None where it asks for no key."""
+    """Return the scope that a path needs; None if it needs no key."""
     if path in OPEN:
         return None
-    path = path.rstrip("/") or path  # so that nobody takes `/predict/` for something that is there and forbidden
+    path = path.rstrip("/") or path  # so that `/predict/` gives 404, not 403
     for prefix, scope in NEEDS:
         if path == prefix or (prefix.endswith("/") and path.startswith(prefix)):
             return scope
@@ -120,20 +127,21 @@ def needed(path: str) -> str | None:
 
 
 def error_response(path: str, refusal: Refusal) -> JSONResponse:
-    """A refusal in the words of the protocol that the path is of; its kind is in a header of every protocol."""
+    """Return a refusal in the format of the path's protocol. A header has the kind in every protocol."""
     shape = next((shape for prefix, shape in SHAPES if path.startswith(prefix)), native.error)
     headers = {KIND: refusal.kind, **refusal.headers}
     return JSONResponse(shape(refusal.status, refusal.kind, refusal.message), refusal.status, headers)
 
 
 def _framed(scope: Scope) -> None:
-    """Raise Refusal for a body that ends at two places, or is compressed.
+    """Raise Refusal for a body of ambiguous length, or a compressed body.
 
-    RFC 9112, 6.1: what has both lengths may hold a request that a proxy did not see, so that the connection ends.
+    A request with both Content-Length and Transfer-Encoding may hide a second request from a proxy. The connection is
+    closed after such a request (RFC 9112, section 6.1).
     """
     names = [name for name, _ in scope["headers"]]
     if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
-        message = "A request has Content-Length or Transfer-Encoding, not both, and the latter in HTTP/1.1 alone."
+        message = "Send either Content-Length or Transfer-Encoding, not both. Transfer-Encoding needs HTTP/1.1."
         raise Refusal(400, "invalid", message, {"Connection": "close"})
     codings = {value.decode("latin-1").strip().lower() for name, value in scope["headers"] if name == ENCODED}
     if codings - {"identity", ""}:
@@ -142,7 +150,7 @@ def _framed(scope: Scope) -> None:
 
 @dataclass(eq=False)
 class _Seen:
-    """Of one request."""
+    """State of one request."""
 
     status: int = 0
     key: Key | None = None
@@ -150,7 +158,7 @@ class _Seen:
 
 
 class Gate:
-    """ASGI, around an application."""
+    """ASGI middleware around an application."""
 
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app, self._core = app, core
@@ -161,7 +169,7 @@ class Gate:
         self._strangers, self._slowed = TokenBucket(REFUSED, REFUSED, 1.0), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. Of WebSockets there is none."""
+        """Handle one ASGI connection. WebSockets are not supported."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -200,7 +208,7 @@ class Gate:
         except ClientDisconnect:
             seen.status = seen.status or GONE
             self._core.metrics.refused.labels("gone").inc()
-        except Exception as error:  # noqa: BLE001 - the message may hold a text, so that only type and place are noted
+        except Exception as error:  # noqa: BLE001 - the message may hold a text, so only type and place are logged
             unforeseen, at = logs_and_traces.error_place(error)
             logs_and_traces.note("request failed", logging.ERROR, request=request, unforeseen=unforeseen, at=at)
             if not seen.status:
@@ -224,7 +232,7 @@ class Gate:
 
     @contextmanager
     def _counted(self, key: Key | None) -> Iterator[None]:
-        """Refuses a client more requests than it may have open, so that those of others find room."""
+        """Refuse a client's request if too many of its requests are open, so that those of other clients find room."""
         if key is None:
             yield
             return
@@ -241,9 +249,9 @@ class Gate:
                 del self._asking[key.client]
 
     async def _slow(self) -> None:
-        """Answer those without a valid key one after the other: they leave the processor to those who have one."""
+        """Delay answers to requests without a valid key, so that requests with a key get the processor."""
         seconds = self._strangers.wait(1)
-        if seconds and self._slowed < SLOWED:  # a connection that waits for an answer makes no room for others
+        if seconds and self._slowed < SLOWED:  # a connection that waits for an answer takes the place of another
             self._slowed += 1
             try:
                 await asyncio.sleep(seconds)
@@ -251,7 +259,7 @@ class Gate:
                 self._slowed -= 1
 
     async def _taken(self, scope: Scope, message: Message) -> float:
-        """Wait until the client may send so much more; the seconds that it took."""
+        """Wait until the client may send this many further bytes. Return the seconds waited."""
         key, size = scope["afina.key"], len(message.get("body", b""))
         return 0.0 if key is None else await self._buckets.take(key.client, size)
 
@@ -264,10 +272,10 @@ class Gate:
         return receiving
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """Refuses what is too large before it is read, and what takes too long to come."""
+        """Refuse a body that is too large (before reading it) or arrives too slowly."""
         settings, state = self._core.settings, {"bytes": 0, "over": False, "until": 0.0}
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        large = Refusal(413, "too_large", f"a request may have {settings.body_bytes:,} bytes.")
+        large = Refusal(413, "too_large", f"a request may have at most {settings.body_bytes:,} bytes.")
         if not length.isdigit() or int(length[:20]) > settings.body_bytes:
             raise large
         state["until"] = meter.now() + settings.body_seconds
@@ -278,7 +286,7 @@ class Gate:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, state["until"] - meter.now()))
             except TimeoutError:
-                raise Refusal(408, "slow", "the request did not come in time.") from None
+                raise Refusal(408, "slow", "the request did not arrive in time.") from None
             state["bytes"] += len(message.get("body", b""))
             state["over"] = not message.get("more_body", False)
             if state["bytes"] > settings.body_bytes:
@@ -290,7 +298,7 @@ class Gate:
 
     def _note(self, scope: Scope, method: str, seen: _Seen, seconds: float) -> None:
         route = scope.get("route")
-        path = getattr(route, "path", "none")  # the template, so that there are only so many
+        path = getattr(route, "path", "none")  # the template, so that the number of label values is bounded
         self._core.metrics.requests.labels(path, str(seen.status)).inc()
         self._core.metrics.latency.labels(path).observe(seconds)
         if seen.key is not None and path not in UNCOUNTED:

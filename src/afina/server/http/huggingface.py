@@ -1,9 +1,11 @@
-"""Hugging Face's protocols: text-embeddings-inference (`POST /predict`), and the Hub's text-classification task.
+"""Two protocols of Hugging Face: text-embeddings-inference (`POST /predict`), and the Hub's text-classification task.
 
-Of the former, `inputs` is a text, a pair of texts in an array, or an array of such arrays; scores are in falling order.
-What is added: `model`, since that server has one model and this one many. The latter is `POST /models/CLIENT/TASK`, as
-`InferenceClient` sends it to a URL. The clients of the Hub take the first of what comes, so a single text has an array
-around its scores too.
+In `/predict`, `inputs` is a text, a pair of texts in an array, or an array of such arrays; scores are in falling order.
+The field `model` is an addition: text-embeddings-inference serves one model, afina many.
+
+The Hub's task is `POST /models/CLIENT/TASK`; `InferenceClient` sends such requests if its model is that URL. Clients of
+the Hub read the first element of the response, so the scores of a single text are inside an array too. This module does
+not know how answers are computed.
 """
 
 from __future__ import annotations
@@ -28,21 +30,23 @@ PREDICT_ERROR = record({"error": TEXT, "error_type": TEXT})
 
 
 class Predict(Body):
-    """A request."""
+    """A request of text-embeddings-inference."""
 
-    inputs: str | Array[str] | Array[Array[str]]
+    inputs: str | Array[str] | Array[Array[str]] = Field(
+        description="a text; a pair of texts as an array of two; or a batch: an array of arrays of one or two texts"
+    )
     model: str | None = Field(None, description="client/task, client/task@alias or client/task@version")
-    raw_scores: bool = False
-    truncate: bool | None = Field(None, description="false: refuse a text that is too long; else it is cut")
+    raw_scores: bool = Field(False, description="true: return logits instead of probabilities")
+    truncate: bool | None = Field(None, description="false: refuse texts that are too long; otherwise they are cut")
 
     @property
     def batch(self) -> bool:
-        """Whether answers come in an array of their own each."""
+        """Whether the response is an array with one element for each text."""
         return isinstance(self.inputs, list) and not all(isinstance(one, str) for one in self.inputs)
 
 
 def predict_texts(body: Predict) -> Sequence[Text]:
-    """Raises InvalidData for arrays that are neither a text nor a pair."""
+    """Return the texts of a request. Raises InvalidData for an array with neither one nor two strings."""
     given = body.inputs if body.batch else [body.inputs]
     return [_text([one] if isinstance(one, str) else list(one)) for one in given]
 
@@ -59,10 +63,10 @@ def _text(given: list[Any]) -> Text:
 
 
 def predict_answer(body: Predict, answers: Sequence[ServedAnswer]) -> Any:
-    """A response. Raises InvalidData where a text was cut that was not to be."""
+    """Return the response. Raises InvalidData if a text was cut although `truncate` is false."""
     if body.truncate is False and any(one.prediction.truncated for one in answers):
         raise InvalidData(
-            "`inputs` must have less tokens than the model reads. Set `truncate` to true to cut them.",
+            "`inputs`: a text has more tokens than the model reads. Set `truncate` to true to cut such texts.",
             code="request.text-invalid",
         )
     made = [one.ranked(raw=body.raw_scores) for one in answers]
@@ -70,7 +74,7 @@ def predict_answer(body: Predict, answers: Sequence[ServedAnswer]) -> Any:
 
 
 def predict_error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """What is said instead."""
+    """Return the body of an error response."""
     kinds = {429: "Overloaded", 422: "Validation", 400: "Validation", 413: "Validation"}
     return {"error": message, "error_type": kinds.get(status, "Backend")}
 
@@ -82,31 +86,33 @@ CLASSIFICATION_ERROR = record({"error": TEXT})
 
 
 class Parameters(Body):
-    """What it may ask for."""
+    """Options of a request."""
 
-    top_k: int | None = Field(None, ge=1)
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    top_k: int | None = Field(None, ge=1, description="return the labels with the top_k highest scores; default: all")
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
+        None, description="function from logits to scores; none: return logits; default: the function of the model"
+    )
 
 
 class Classification(Body):
-    """A request."""
+    """A request of the Hub's text-classification task."""
 
-    inputs: str | Array[str]
-    parameters: Parameters | None = None
+    inputs: str | Array[str] = Field(description="one text or several")
+    parameters: Parameters | None = Field(None, description="options")
 
 
 def classification_texts(body: Classification) -> Sequence[Text]:
-    """One or several."""
+    """Return the texts of a request."""
     return [Text(one) for one in ([body.inputs] if isinstance(body.inputs, str) else body.inputs)]
 
 
 def classification_answer(body: Classification, answers: Sequence[ServedAnswer]) -> Any:
-    """A response. Raises InvalidData for a function that the adapter's kind has not."""
+    """Return the response. Raises InvalidData for a `function_to_apply` that the adapter's kind does not have."""
     asked = body.parameters or Parameters(top_k=None, function_to_apply=None)
     own = ANSWER_FORMATS[answers[0].objective.kind].function
     if asked.function_to_apply not in (None, "none", own):
         raise InvalidData(
-            f"`function_to_apply` {asked.function_to_apply}: this model has {own} or none.",
+            f"`function_to_apply` {asked.function_to_apply}: this model supports {own} or none.",
             code="request.malformed",
             option="function_to_apply",
             found=asked.function_to_apply,
@@ -117,5 +123,5 @@ def classification_answer(body: Classification, answers: Sequence[ServedAnswer])
 
 
 def classification_error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """What is said instead."""
+    """Return the body of an error response."""
     return {"error": message}

@@ -1,6 +1,6 @@
 """The Open Inference Protocol, version 2: infer, metadata and health, with texts as BYTES in JSON.
 
-Its binary data extension is not spoken.
+The binary data extension is not supported. This module does not know how answers are computed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from afina.models.objective import Objective
 from afina.server.answer_formats import ANSWER_FORMATS
 from afina.server.http.schemas import NUMBER as ANY_NUMBER
 from afina.server.http.schemas import TEXT as ANY_TEXT
-from afina.server.http.schemas import YES_OR_NO, Array, Body, array, either, one_of, record
+from afina.server.http.schemas import YES_OR_NO, Array, Body, about, array, either, one_of, record
 from afina.server.requests import ServedAnswer, Text
 
 TEXT, PAIR = "text", "pair"
@@ -26,49 +26,83 @@ EXAMPLE = {
     "inputs": [{"name": TEXT, "shape": [1], "datatype": "BYTES", "data": ["It broke on the second day."]}],
 }
 
-_SHAPE = array({"type": "integer", "minimum": -1})
-_TYPED = {"name": ANY_TEXT, "datatype": one_of("BYTES", "BOOL", "FP32", "FP64"), "shape": _SHAPE}
-_TENSOR = record({**_TYPED, "data": array(either(ANY_TEXT, ANY_NUMBER, YES_OR_NO))})
-ANSWER = record({"model_name": ANY_TEXT, "model_version": ANY_TEXT, "id": ANY_TEXT, "outputs": array(_TENSOR)}, "id")
-_ABOUT = record({"labels": array(ANY_TEXT), "kind": one_of(*KINDS)})
-_NAMED = {"name": ANY_TEXT, "versions": array(ANY_TEXT), "platform": one_of("afina")}
-METADATA = record({**_NAMED, "inputs": array(record(_TYPED)), "outputs": array(record(_TYPED)), "parameters": _ABOUT})
-SERVER = record({"name": one_of("afina"), "version": ANY_TEXT, "extensions": array(ANY_TEXT)})
-MODEL_READY = record({"name": ANY_TEXT, "ready": one_of(True)})
-ERROR = record({"error": ANY_TEXT})
+_SHAPE = about(array({"type": "integer", "minimum": -1}), "sizes of the axes; -1 in metadata: any size")
+_TYPED = {
+    "name": about(ANY_TEXT, "name of the tensor"),
+    "datatype": about(one_of("BYTES", "BOOL", "FP32", "FP64"), "datatype of the protocol"),
+    "shape": _SHAPE,
+}
+_VALUES = about(array(either(ANY_TEXT, ANY_NUMBER, YES_OR_NO)), "values in row-major order")
+_TENSOR = record({**_TYPED, "data": _VALUES})
+_NAME = about(ANY_TEXT, "client/task, client/task@alias or client/task@version, as in the request")
+ANSWER = record(
+    {
+        "model_name": _NAME,
+        "model_version": about(ANY_TEXT, "number of the version that answered"),
+        "id": about(ANY_TEXT, "id of the request, if the request has one"),
+        "outputs": about(array(_TENSOR), "the outputs asked for; by default all"),
+    },
+    "id",
+)
+_ABOUT = record(
+    {"labels": about(array(ANY_TEXT), "labels in the adapter's order"), "kind": about(one_of(*KINDS), "kind of task")}
+)
+METADATA = record(
+    {
+        "name": _NAME,
+        "versions": about(array(ANY_TEXT), "numbers of all versions that are not deleted"),
+        "platform": one_of("afina"),
+        "inputs": about(array(record(_TYPED)), "tensors of a request"),
+        "outputs": about(array(record(_TYPED)), "tensors of a response"),
+        "parameters": _ABOUT,
+    }
+)
+SERVER = record(
+    {
+        "name": one_of("afina"),
+        "version": about(ANY_TEXT, "version of afina"),
+        "extensions": about(array(ANY_TEXT), "protocol extensions; always empty"),
+    }
+)
+MODEL_READY = record({"name": _NAME, "ready": one_of(True)})
+ERROR = record({"error": about(ANY_TEXT, "what is wrong and what to do")})
 
 
 class Tensor(Body):
-    """An input."""
+    """An input tensor: texts, or the second texts of pairs."""
 
-    name: str
-    shape: Array[int]
-    datatype: str
-    data: Array[str] | Array[Array[str]]
+    name: str = Field(description="`text`, or `pair` for the second texts of pairs")
+    shape: Array[int] = Field(description="[n] or [n, 1] for n texts")
+    datatype: str = Field(description="BYTES")
+    data: Array[str] | Array[Array[str]] = Field(description="the texts")
 
 
 class Output(Body):
-    """An output that is wanted."""
+    """An output to return."""
 
-    name: str
+    name: str = Field(description="name of the output, as in the model's metadata")
 
 
 class Infer(Body):
-    """A request."""
+    """A request of the Open Inference Protocol."""
 
-    id: str | None = None
-    inputs: Array[Tensor] = Field(min_length=1, max_length=2)
-    outputs: Array[Output] | None = None
+    id: str | None = Field(None, description="id of the request, repeated in the response")
+    inputs: Array[Tensor] = Field(min_length=1, max_length=2, description="texts, and for pairs their second texts")
+    outputs: Array[Output] | None = Field(None, description="outputs to return; default: all")
 
 
 def texts(body: Infer) -> Sequence[Text]:
-    """One input, or two of which the second is named `pair`. Raises InvalidData."""
+    """Return the texts of a request with one input, or with two of which the second is named `pair`.
+
+    Raises:
+        InvalidData: the inputs are not of this form.
+    """
     columns = [_column(one) for one in body.inputs]
     if len(columns) == 1:
         return [Text(one) for one in columns[0]]
     if body.inputs[1].name != PAIR or len(columns[0]) != len(columns[1]):
         raise InvalidData(
-            f"`inputs`: the second has to be `{PAIR}`, and as long as the first.",
+            f"`inputs`: the second input must be named `{PAIR}` and have as many texts as the first.",
             code="request.malformed",
             tensor=PAIR,
         )
@@ -86,7 +120,7 @@ def _column(tensor: Tensor) -> list[str]:
         )
     if tensor.shape not in ([len(flat)], [len(flat), 1]):
         raise InvalidData(
-            f"`inputs` {tensor.name[:40]}: its shape is not that of {len(flat)} texts.",
+            f"`inputs` {tensor.name[:40]}: the shape must be [{len(flat)}] or [{len(flat)}, 1] for {len(flat)} texts.",
             code="request.malformed",
             tensor=tensor.name[:40],
         )
@@ -94,12 +128,12 @@ def _column(tensor: Tensor) -> list[str]:
 
 
 def answered(body: Infer, answers: Sequence[ServedAnswer], name: str, version: str) -> dict[str, Any]:
-    """A response. Raises InvalidData for an output that there is not."""
+    """Return the response. Raises InvalidData for an output that the model does not have."""
     made = {one["name"]: one for one in _outputs(answers)}
     wanted = [*made] if body.outputs is None else [one.name for one in body.outputs]
     if missing := [one for one in wanted if one not in made]:
         raise InvalidData(
-            f"`outputs` {missing[0][:40]}: there is none. This model has {', '.join(made)}.",
+            f"`outputs` {missing[0][:40]}: unknown output. This model has {', '.join(made)}.",
             code="request.malformed",
             output=missing[0][:40],
             known=made,
@@ -119,7 +153,7 @@ def _outputs(answers: Sequence[ServedAnswer]) -> list[dict[str, Any]]:
 
 
 def metadata(name: str, versions: Sequence[int], objective: Objective) -> dict[str, Any]:
-    """Of a model."""
+    """Return the metadata of a model."""
     outputs = ANSWER_FORMATS[objective.kind].tensor_types(objective)
     return {
         "name": name,
@@ -132,5 +166,5 @@ def metadata(name: str, versions: Sequence[int], objective: Objective) -> dict[s
 
 
 def error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """What is said instead."""
+    """Return the body of an error response."""
     return {"error": message}

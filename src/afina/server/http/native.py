@@ -1,4 +1,7 @@
-"""Our own: one text for several models (`POST /tasks`), and lines (`POST /bulk`)."""
+"""afina's own protocol: one text for several models (`POST /tasks`), lines (`POST /bulk`), aliases and shadows.
+
+This module does not know how answers are computed.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,75 @@ from typing import Any
 from pydantic import Field
 
 from afina.server.answer_formats import ANSWER_FORMATS
-from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, Array, Body, array, either, record
+from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, YES_OR_NO, Array, Body, about, array, either, record
 from afina.server.requests import ServedAnswer
 
 TASKS_EXAMPLE = {"text": "It broke on the second day.", "models": ["acme/reviews@production", "acme/urgent"]}
 ALIAS_EXAMPLE = {"version": 3, "expected": 2, "message": "three points better on checked texts"}
 LINE_EXAMPLE = '{"model": "acme/reviews", "text": "It broke."}\n{"model": "acme/urgent", "text": "Call me now!"}\n'
 
-_RECEIPT = record({"version": TEXT, "adapter": TEXT, "base": TEXT, "dtype": TEXT})
-_ANSWERED = {"model": TEXT, "truncated": YES_OR_NO, "receipt": _RECEIPT}
+_RECEIPT = record(
+    {
+        "version": about(TEXT, "version that answered, as client/task@number"),
+        "adapter": about(TEXT, "digest of the adapter"),
+        "base": about(TEXT, "digest of the backbone"),
+        "dtype": about(TEXT, "dtype of the computation"),
+    }
+)
+_ANSWERED = {
+    "model": about(TEXT, "model as in the request"),
+    "truncated": about(YES_OR_NO, "whether the text was cut to the length that the model reads"),
+    "receipt": _RECEIPT,
+}
 _BY_KIND = [record({**_ANSWERED, **one.fields}) for one in ANSWER_FORMATS.values()]
 TASKS_ANSWER = record({"results": array(either(*_BY_KIND))})
-ALIAS_ANSWER = record({"name": TEXT, "alias": TEXT, "from": either(COUNT, NOTHING), "to": COUNT})
+ALIAS_ANSWER = record(
+    {
+        "name": about(TEXT, "client/task"),
+        "alias": about(TEXT, "the alias"),
+        "from": about(either(COUNT, NOTHING), "number of the version before; null: the alias is new"),
+        "to": about(COUNT, "number of the version now"),
+    }
+)
 _ENDS = either(array(NUMBER), NOTHING)
-_COUNTED = {"texts": COUNT, "flips": either(COUNT, NOTHING), "drift": NUMBER, "scatter": NUMBER, "faults": COUNT}
-_TOLD = {"flip_rate": either(NUMBER, NOTHING), "flip_interval": _ENDS, "drift_interval": _ENDS, "left_out": COUNT}
+_COUNTED = {
+    "texts": about(COUNT, "texts that both versions answered"),
+    "flips": about(either(COUNT, NOTHING), "texts with another label, or another set of labels; null for numbers"),
+    "drift": about(NUMBER, "mean difference, shadow minus production, of the label's probability, or of the number"),
+    "scatter": about(NUMBER, "sum of squared deviations from the drift"),
+    "faults": about(COUNT, "texts that only the production version answered"),
+}
+_TOLD = {
+    "flip_rate": about(either(NUMBER, NOTHING), "flips divided by texts; null for numbers or without texts"),
+    "flip_interval": about(_ENDS, "95 % confidence interval of the flip rate (Wilson), low and high"),
+    "drift_interval": about(_ENDS, "95 % confidence interval of the drift, low and high; null for less than two texts"),
+    "left_out": about(COUNT, "texts not given to the shadow: it was not in memory, or the queue was too full"),
+}
 _WISH = {
-    "name": TEXT,
-    "current": COUNT,
-    "shadow": either(COUNT, NOTHING),
-    "state": TEXT,
-    "problem": either(TEXT, NOTHING),
+    "name": about(TEXT, "client/task"),
+    "current": about(COUNT, "number of the version that answers"),
+    "shadow": about(either(COUNT, NOTHING), "number of the shadow version; null: there is none"),
+    "state": about(TEXT, "none, loading, riding (being compared), failed or promoted (the shadow is in production)"),
+    "problem": about(either(TEXT, NOTHING), "why the shadow failed"),
 }
 SHADOW = record({**_WISH, **_COUNTED, **_TOLD})
-LIVE, READY = record({"live": YES_OR_NO}), record({"ready": YES_OR_NO})
-ERROR = record({"error": TEXT, "kind": TEXT})
+LIVE = record({"live": about(YES_OR_NO, "whether the process is running")})
+READY = record({"ready": about(YES_OR_NO, "whether the server answers requests and its store responds")})
+ERROR = record({"error": about(TEXT, "what is wrong and what to do"), "kind": about(TEXT, "one word for programs")})
 
 
 class Tasks(Body):
-    """A text, or a pair, and the models to ask."""
+    """A text, or a pair of texts, and the models that answer."""
 
-    text: str
-    pair: str | None = None
-    models: Array[str] = Field(min_length=1, max_length=64)
+    text: str = Field(description="the text, or the first text of a pair")
+    pair: str | None = Field(None, description="the second text of a pair")
+    models: Array[str] = Field(
+        min_length=1, max_length=64, description="each client/task, client/task@alias or client/task@version"
+    )
 
 
 class Line(Body):
-    """A line of `/bulk`; the model may be in the query."""
+    """A line of `/bulk`. The model may be in the query instead."""
 
     text: str
     pair: str | None = None
@@ -51,18 +86,20 @@ class Line(Body):
 
 
 class Alias(Body):
-    """Where an alias is to point to; expected: where it points to now."""
+    """The version that an alias is to point to."""
 
-    version: int = Field(ge=1)
-    expected: int | None = Field(None, ge=1)
-    message: str | None = Field(None, max_length=1000, description="it stays in the log for good")
+    version: int = Field(ge=1, description="number of the version")
+    expected: int | None = Field(
+        None, ge=1, description="number that the alias points to now; with another number the request is refused (409)"
+    )
+    message: str | None = Field(None, max_length=1000, description="reason, kept in the audit log for ever")
 
 
 def answered(answer: ServedAnswer) -> dict[str, Any]:
-    """What a model says: its answer as `afina predict` prints it, and what answered."""
+    """Return a model's answer as `afina predict` prints it, with its receipt."""
     return {**answer.prediction.answer, "truncated": answer.prediction.truncated, "receipt": answer.receipt.as_json()}
 
 
 def error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """What is said instead."""
+    """Return the body of an error response."""
     return {"error": message, "kind": kind}

@@ -1,7 +1,7 @@
-"""The page at `/`: what all adapters of a client say of a sentence, and what the server does. Knows no model.
+"""The page at `/`: the answers of all adapters of a client to a text, and the server's throughput.
 
-Names and labels are a client's, so jinja2 escapes all that goes in. The page itself, its script and its style (in
-`page_files`) say nothing of anyone, and ask for no key.
+Names and labels come from clients, so jinja2 escapes all values. The page, its script and its style (in `page_files`)
+contain no data of any client, and need no key. Knows no model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from pydantic import Field
 
 from afina.errors import Busy, NotFound
 from afina.server.answer_formats import ANSWER_FORMATS, LabelScore
@@ -25,19 +26,21 @@ from afina.server.requests import ServedAnswer, Text
 from afina.store.versions import PRODUCTION, NameSummary
 
 SHOWN = 8
-"""Labels of a task that are shown at once; the others fold away."""
+"""Labels of a task that are shown at first. The others are folded away."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What one task says.
+    """The answer of one task.
 
-    name     `client/task`;  version  that answered, or that was asked
-    aliases  those that point to it
-    labels   what is said, in words: a label, several, or a number
-    scores   a label and its probability, the highest first; empty where there are none
-    cut      whether the text was longer than the adapter reads
-    problem  why there is no answer, if there is none
+    Attributes:
+        name: `client/task`.
+        version: number of the version that answered, or was asked.
+        aliases: aliases of that version.
+        labels: the answer in words: one label, several labels, or a number.
+        scores: labels with probabilities, in falling order; empty for numbers.
+        cut: whether the text was cut to the length that the adapter reads.
+        problem: why there is no answer; None if there is one.
     """
 
     name: str
@@ -50,24 +53,24 @@ class Card:
 
 
 def render_page() -> str:
-    """The page, which says nothing of anyone."""
+    """Return the page. It contains no data of any client."""
     return _environment().get_template("page.html.j2").render()
 
 
 def render_answers(cards: Sequence[Card], beyond: int) -> str:
-    """What tasks say of a text, a fragment; beyond: how many more there are."""
+    """Return the answers of tasks as an HTML fragment. `beyond`: number of further tasks that were not asked."""
     return _environment().get_template("answers.html.j2").render(cards=cards, beyond=beyond, shown=SHOWN)
 
 
 def render_throughput(rates: Rates, waiting: int) -> str:
-    """What the server does for a client, a fragment; waiting: texts."""
+    """Return the server's throughput for a client as an HTML fragment. `waiting`: number of texts in the queue."""
     template = _environment().get_template("figures.html.j2")
     return template.render(rates=rates, waiting=waiting, window=WINDOW)
 
 
 @cache
 def page_file(name: str) -> str:
-    """A file of `page_files`."""
+    """Return the content of a file in `page_files`."""
     return (files("afina.server.http") / "page_files" / name).read_text(encoding="utf-8")
 
 
@@ -83,10 +86,10 @@ def _environment() -> Environment:
 
 
 MOST_TASKS = 64
-"""Tasks that one text is asked of, by name."""
+"""Largest number of tasks that are asked about one text, in the order of their names."""
 
 OF_THE_TEXT = (422, 429)
-"""Status of refusals that say something of the text, or of how much was asked, and nothing of a task."""
+"""Status of refusals that concern the text or the rate limit, and no single task."""
 
 EXAMPLE = {"text": "It broke on the second day."}
 
@@ -97,7 +100,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Nothing is loaded from elsewhere, no script or style stands in the page, no other page holds or opens it."""
+"""Nothing is loaded from another origin, no script or style is inline, and no other page can embed or open this one."""
 
 PAGE = partial(describe, "page", native.ERROR)
 
@@ -105,9 +108,9 @@ router = APIRouter()
 
 
 class Sentence(Body):
-    """What is typed into the page."""
+    """The text typed into the page."""
 
-    text: str
+    text: str = Field(description="the text")
 
 
 def _html(content: str) -> Response:
@@ -116,25 +119,28 @@ def _html(content: str) -> Response:
 
 @router.get("/", **describe_file("page", "text/html"))
 async def page(request: Request) -> Response:
-    """The page: a sentence, and what every adapter of a client says of it."""
+    """Return the page: a text field, and the answers of every adapter of a client. Needs no key."""
     return _html(render_page())
 
 
 @router.get("/page/script.js", **describe_file("page", "text/javascript"))
 async def script(request: Request) -> Response:
-    """The page's script."""
+    """Return the page's script. Needs no key."""
     return Response(page_file("script.js"), media_type="text/javascript", headers=HEADERS)
 
 
 @router.get("/page/style.css", **describe_file("page", "text/css"))
 async def style(request: Request) -> Response:
-    """The page's style."""
+    """Return the page's style sheet. Needs no key."""
     return Response(page_file("style.css"), media_type="text/css", headers=HEADERS)
 
 
 @router.post("/page/answers", **PAGE(None, Sentence, EXAMPLE, media="text/html"))
 async def answers(request: Request) -> Response:
-    """What every adapter of the caller's client says of a text, as a part of the page: production's, or the newest."""
+    """Return the answers of every adapter of the key's client to a text, as an HTML fragment.
+
+    Each task answers with its version in production, or with its newest version if none is in production.
+    """
     body = await body_of(request, Sentence)
     listed = await _listed(request)
     asked = listed[:MOST_TASKS]
@@ -148,19 +154,19 @@ async def answers(request: Request) -> Response:
 
 @router.get("/page/figures", **PAGE(media="text/html"))
 async def figures(request: Request) -> Response:
-    """What the server does for the caller's client at the moment, as a part of the page."""
+    """Return the server's current throughput for the key's client, as an HTML fragment."""
     core, client = core_of(request), key_of(request).client
     return _html(render_throughput(core.metrics.throughput.rates(client), core.batching.waiting_of(client)))
 
 
 async def _listed(request: Request) -> Sequence[NameSummary]:
-    """The tasks of the caller's client that are to be asked."""
+    """Return the tasks of the key's client."""
     core, key = core_of(request), key_of(request)
     try:
         return await pool_of(request).look(key, core.store.list, key.client)
     except NotFound:
         if not core.follows:
-            raise Busy("the store does not answer.", code="server.store-silent") from None
+            raise Busy("the store does not respond. Try again later.", code="server.store-silent") from None
         return []
 
 

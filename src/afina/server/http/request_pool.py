@@ -1,6 +1,6 @@
-"""From a request to the core and back, for as long as its client waits, in a pool of threads that clients share fairly.
+"""Calls from HTTP requests to the core, in a pool of threads that clients share fairly.
 
-What is looked up, read and loaded for a request is done in the pool, so that no client keeps others from it.
+Store lookups and adapter loading happen in the pool, so that one client cannot block the others. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from afina.server.requests import AcceptedRequest, ServedAnswer, Text
 from afina.store.keys import Key
 
 THREADS, OF_A_CLIENT = 64, 12
-"""How many are served at a time, and how many of one client."""
+"""Number of threads, and how many of them one client may use at a time."""
 
 AT_ONCE = 1 << 14
-"""Bytes of a body that are read on the event loop: a thread would take longer to begin."""
+"""Bodies of up to this many bytes are parsed on the event loop: starting a thread would take longer."""
 
 Arguments = ParamSpec("Arguments")
 Found = TypeVar("Found")
@@ -33,7 +33,7 @@ Filled = TypeVar("Filled", bound=Body)
 
 
 class RequestPool:
-    """On one event loop."""
+    """Threads for requests of one event loop."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -41,7 +41,7 @@ class RequestPool:
         self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(OF_A_CLIENT))
 
     async def ask(self, key: Key, model: str, texts: Sequence[Text]) -> AcceptedRequest:
-        """`Core.ask`, beside others. Where nobody waits for it any more, what it found is given back."""
+        """Call `Core.ask` in the pool. If the caller is cancelled, the result is released."""
         async with self._places[key.client]:
             asking = asyncio.get_running_loop().run_in_executor(self._pool, self._core.ask, key, model, texts)
             try:
@@ -51,7 +51,7 @@ class RequestPool:
                 raise
 
     async def parse(self, key: Key, content: bytes, kind: type[Filled]) -> Filled:
-        """A body as a model's fields: beside the event loop where that takes more than a turn of it. Raises Refusal."""
+        """Parse a body, in the pool if the body is large. Raises Refusal."""
         if len(content) <= AT_ONCE:
             return parse_body(content, kind)
         return await self.look(key, parse_body, content, kind)
@@ -59,12 +59,12 @@ class RequestPool:
     async def look(
         self, key: Key, what: Callable[Arguments, Found], *given: Arguments.args, **named: Arguments.kwargs
     ) -> Found:
-        """Something else that takes the store, likewise."""
+        """Call another function that reads the store, in the pool."""
         async with self._places[key.client]:
             return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: what(*given, **named))
 
     def close(self) -> None:
-        """Serve nobody more."""
+        """Stop the pool. Calls that have not begun are cancelled."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -77,48 +77,51 @@ Made = TypeVar("Made")
 Given = TypeVar("Given", bound=Body)
 
 SPARE = 1.0
-"""Seconds beyond the time of what waits, for what is being computed when that is over."""
+"""Seconds added to a request's timeout, for texts that are being computed when it ends."""
 
 
 def core_of(request: Request) -> Core:
-    """The core that a request is for."""
+    """Return the core of the server."""
     found: Core = request.app.state.core
     return found
 
 
 def pool_of(request: Request) -> RequestPool:
-    """Where it waits for what takes the store."""
+    """Return the pool of the server."""
     found: RequestPool = request.app.state.pool
     return found
 
 
 def key_of(request: Request) -> Key:
-    """Whose key it came with; the gate has seen to it that there is one."""
+    """Return the key of the request. The gate has made sure that there is one."""
     found: Key = request.scope["afina.key"]
     return found
 
 
 async def body_of(request: Request, kind: type[Given]) -> Given:
-    """A request's body as a model's fields. Raises Refusal."""
+    """Return the request's body, parsed. Raises Refusal."""
     return await pool_of(request).parse(key_of(request), await request.body(), kind)
 
 
 def model_in_query(request: Request) -> str | None:
-    """What `?model=` says. Raises Refusal where it is there twice."""
+    """Return the query's `model`. Raises Refusal if the query has two."""
     found = request.query_params.getlist("model")
     if len(found) > 1:
-        raise Refusal(422, "invalid", "`model` stands twice in the query. Leave one out.")
+        raise Refusal(422, "invalid", "`model` occurs twice in the query. Leave one out.")
     return found[0] if found else None
 
 
 async def answers(request: Request, model: str, texts: Sequence[Text]) -> Sequence[ServedAnswer]:
-    """What a model says of texts. Raises Refusal where the client goes, what `Core.ask` and `Core.submit` do."""
+    """Return the answers of one model.
+
+    Raises Refusal if the client disconnects, and the errors of `Core.ask` and `Core.submit`.
+    """
     (found,) = await together(request, [(model, texts)])
     return found
 
 
 async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]) -> Sequence[Sequence[ServedAnswer]]:
-    """What several models say, each of its texts; in the same batch, as far as there is room."""
+    """Return the answers of several models, each to its texts. They are computed in one batch if there is room."""
     core, key = core_of(request), key_of(request)
     asked: list[AcceptedRequest] = []
     try:
@@ -137,7 +140,7 @@ async def together(request: Request, wanted: Sequence[tuple[str, Sequence[Text]]
 async def each(
     request: Request, wanted: Sequence[tuple[str, Sequence[Text]]]
 ) -> Sequence[Sequence[ServedAnswer] | Refusal]:
-    """As `together`, where what keeps one model from answering keeps no other."""
+    """Return the answers of several models. A model that fails gives a Refusal in its place, and the others answer."""
     core, key = core_of(request), key_of(request)
 
     async def one(model: str, texts: Sequence[Text]) -> Sequence[ServedAnswer] | Refusal:
@@ -156,7 +159,7 @@ async def each(
 
 
 async def _awaited(request: Request, waiting: asyncio.Future[Made], timeout: float) -> Made:
-    """What comes of it; nothing of it is computed any more where the client goes."""
+    """Wait for the outcome. If the client disconnects, the rest is not computed."""
     gone = asyncio.ensure_future(_gone(request))
     both: list[asyncio.Future[Any]] = [waiting, gone]
     try:
@@ -164,7 +167,7 @@ async def _awaited(request: Request, waiting: asyncio.Future[Made], timeout: flo
         if waiting.done():
             return waiting.result()
         if gone.done():
-            raise Refusal(GONE, "gone", "the client has gone.")
+            raise Refusal(GONE, "gone", "the client closed the connection.")
         raise TimeoutError
     finally:
         gone.cancel()
@@ -174,7 +177,7 @@ async def _awaited(request: Request, waiting: asyncio.Future[Made], timeout: flo
 
 
 def _forgotten(waiting: asyncio.Future[Any]) -> None:
-    """Look at what became of it, or asyncio tells of an error that nobody looked at."""
+    """Retrieve the exception, because asyncio reports exceptions that were never retrieved."""
     with suppress(asyncio.CancelledError):
         waiting.exception()
 

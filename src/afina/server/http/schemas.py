@@ -1,7 +1,7 @@
-"""Bodies of requests as pydantic models, or a refusal; and what OpenAPI says of routes, bodies and answers.
+"""Strict parsing of request bodies into pydantic models, and the parts of the OpenAPI description.
 
-What a body costs is bounded before it is read: its values are counted in its bytes, and the first error ends it. A body
-of a stranger is read here alone; FastAPI sees the routes, and is told what to say of them. Knows no protocol.
+The cost of a body is bounded before it is parsed: its values are counted in the bytes, and parsing stops at the first
+error. Only this module parses bodies; FastAPI only gets their description. Knows no protocol.
 """
 
 from __future__ import annotations
@@ -21,26 +21,30 @@ Given = TypeVar("Given", bound="Body")
 Item = TypeVar("Item")
 
 Array = Annotated[list[Item], Field(fail_fast=True)]
-"""A list of which the first wrong element is the only one that is told."""
+"""A list whose validation stops at the first wrong element."""
 
 MOST_VALUES = 8192
-"""JSON values in a body: several times as many as its texts may be."""
+"""Largest number of JSON values in a body: several times the largest number of texts."""
 
 _SHOWN = 80
-"""Characters of a place in a body that are told."""
+"""Characters of a path in a body that messages show."""
 
 _HALF = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
-"""The escape of half a character, with or without the other half."""
+"""A JSON escape of a surrogate, lone or paired."""
 
 
 class Body(BaseModel):
-    """What a request has. Fields that are not known are left alone: protocols have more than is used here."""
+    """Base class of request bodies. Unknown fields are ignored: the protocols have more fields than afina uses."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
 def parse_body(content: bytes, kind: type[Given]) -> Given:
-    """Raises Refusal: 400 for what is not JSON or has too many values, 422 for what is not such an object."""
+    """Parse a JSON body.
+
+    Raises:
+        Refusal: with status 400 if the body is not JSON or has too many values, and 422 if its fields are wrong.
+    """
     if count_values(content) > MOST_VALUES:
         raise Refusal(400, "invalid", f"The body has more than {MOST_VALUES:,} JSON values. Send less at once.")
     found = decoded(content)
@@ -56,17 +60,23 @@ def parse_body(content: bytes, kind: type[Given]) -> Given:
 
 
 def count_values(content: bytes) -> int:
-    """At least as many as the body has of arrays, objects and their elements, in a few milliseconds a MiB."""
+    """Return an upper bound of the number of arrays, objects and elements in JSON bytes.
+
+    Takes a few milliseconds per MiB.
+    """
     bare = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = bare.count(b'"') // 2
-    if strings > 2 * MOST_VALUES:  # of a field, its name is a string too
+    if strings > 2 * MOST_VALUES:  # the name of a field is a string too
         return strings
     outside = b"".join(bare.split(b'"')[::2])
     return sum(map(outside.count, (b",", b"[", b"{")))
 
 
 def decoded(content: bytes) -> Any:
-    """JSON values: whole characters in UTF-8, no NaN, nested no deeper than Python goes. Raises Refusal."""
+    """Return the JSON value of a body.
+
+    Raises Refusal for invalid UTF-8, NaN, lone surrogates, repeated names and deep nesting.
+    """
     try:
         found = json.loads(content.decode("utf-8"), parse_constant=_not_a_number, object_pairs_hook=_once)
     except UnicodeDecodeError:
@@ -75,11 +85,11 @@ def decoded(content: bytes) -> Any:
         where = f"line {error.lineno}, column {error.colno}"
         raise Refusal(400, "invalid", f"Not valid JSON: {error.msg} at {where}.") from None
     except RecursionError:
-        raise Refusal(400, "invalid", "Not valid JSON: it is nested too deep.") from None
+        raise Refusal(400, "invalid", "Not valid JSON: the nesting is too deep.") from None
     except ValueError:  # Python's own limit
         raise Refusal(400, "invalid", "Not valid JSON: a number has too many digits.") from None
     if _HALF.search(content) and (half := _half(found)) is not None:
-        raise Refusal(422, "invalid", f"`{half}` holds half a character (a lone surrogate).")
+        raise Refusal(422, "invalid", f"`{half}` has a lone surrogate (half a character).")
     return found
 
 
@@ -88,17 +98,17 @@ def _not_a_number(text: str) -> NoReturn:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. Readers of JSON disagree about which of two values of a name counts."""
+    """Return the object. A repeated name is refused, because JSON parsers disagree about which value counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
         name = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
         shown = name[:40].encode("ascii", "backslashreplace").decode()
-        raise Refusal(400, "invalid", f"Not valid here: `{shown}` stands twice in the same object. Leave one out.")
+        raise Refusal(400, "invalid", f"`{shown}` occurs twice in the same object. Leave one out.")
     return found
 
 
 def _half(found: Any) -> str | None:
-    """Where the first string stands that is not whole. Walks without recursion: nobody says how deep it is nested."""
+    """Return the path of the first string with a lone surrogate. Not recursive, because the nesting may be deep."""
     left: list[tuple[str, Any]] = [("", found)]
     while left:
         where, one = left.pop()
@@ -122,19 +132,19 @@ def _is_whole(text: str) -> bool:
 REFERENCE = "#/components/schemas/{model}"
 
 _FAILURES = {
-    400: "Not valid JSON, or not a valid request.",
-    401: "No valid key.",
+    400: "The body is not valid JSON, or the request is malformed.",
+    401: "The key is missing or invalid.",
     403: "The key lacks the scope.",
-    404: "There is no such model, or not for this client.",
-    408: "It did not come in time.",
-    409: "It is not so, or is refused.",
-    413: "Too large.",
+    404: "The key's client has no such model.",
+    408: "The request did not arrive in time.",
+    409: "The state is not the expected one, or the store refuses the change.",
+    413: "The body is too large.",
     415: "The body is compressed.",
-    422: "Not what is expected.",
-    429: "Too much is asked; Retry-After says when to come again.",
-    500: "It could not be computed.",
-    503: "Not at the moment.",
-    504: "Not in time.",
+    422: "A field of the body or the query is wrong.",
+    429: "A limit is exceeded. Retry after the seconds in Retry-After.",
+    500: "The answer could not be computed.",
+    503: "The model or the store is not available at the moment.",
+    504: "The answer was not computed in time.",
 }
 
 
@@ -149,7 +159,18 @@ def describe(
     media: str = "application/json",
     query: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Arguments of a route: what it takes, an example of that, what it answers, and what may be answered instead."""
+    """Return the OpenAPI arguments of a route.
+
+    Args:
+        tag: the protocol.
+        error: shape of the body of an error response.
+        answer: shape of the response; None: text.
+        body: model of the request's body.
+        example: example of the body.
+        lines: example of a body of JSON lines, instead of `body`.
+        media: media type of the response.
+        query: names of query parameters.
+    """
     responses: dict[int, Any] = {code: _response(why, "application/json", error) for code, why in _FAILURES.items()}
     extra: dict[str, Any] = {}
     if query:
@@ -164,21 +185,21 @@ def describe(
     return {
         "tags": [tag],
         "response_class": Response,
-        "responses": {200: _response("What was asked for.", media, answer or TEXT), **responses},
+        "responses": {200: _response("The answer.", media, answer or TEXT), **responses},
         "openapi_extra": extra,
     }
 
 
 def describe_health(tag: str, answer: Shape, *, ready: bool) -> dict[str, Any]:
-    """Arguments of a route that needs no key. ready: whether it may say that it is not."""
-    codes = {200: "It does.", **({503: "It does not."} if ready else {})}
+    """Return the OpenAPI arguments of a health route, which needs no key. `ready`: whether it may answer 503."""
+    codes = {200: "Yes.", **({503: "No."} if ready else {})}
     responses = {code: _response(why, "application/json", answer) for code, why in codes.items()}
     return {"tags": [tag], "response_class": Response, "responses": responses, "openapi_extra": {"security": []}}
 
 
 def describe_file(tag: str, media: str) -> dict[str, Any]:
-    """Arguments of a route that answers everybody with the same file."""
-    responses = {200: _response("It.", media, TEXT)}
+    """Return the OpenAPI arguments of a route that returns a fixed file and needs no key."""
+    responses = {200: _response("The file.", media, TEXT)}
     return {"tags": [tag], "response_class": Response, "responses": responses, "openapi_extra": {"security": []}}
 
 
@@ -187,7 +208,7 @@ def _response(why: str, media: str, shape: Shape) -> dict[str, Any]:
 
 
 def body_schemas(bodies: list[type[Body]]) -> dict[str, Any]:
-    """Of all that routes refer to, by name."""
+    """Return the JSON Schema of each body, and of the models inside, by name."""
     _, found = models_json_schema([(one, "validation") for one in bodies], ref_template=REFERENCE)
     made: dict[str, Any] = found["$defs"]
     return made
@@ -202,31 +223,36 @@ YES_OR_NO: Shape = {"type": "boolean"}
 NOTHING: Shape = {"type": "null"}
 
 
+def about(shape: Shape, description: str) -> Shape:
+    """Return the shape with a description."""
+    return {**shape, "description": description}
+
+
 def array(items: Shape) -> Shape:
-    """Of any length."""
+    """Return the shape of an array of any length."""
     return {"type": "array", "items": items}
 
 
 def by_name(values: Shape) -> Shape:
-    """An object whose names are not known before."""
+    """Return the shape of an object with arbitrary names."""
     return {"type": "object", "additionalProperties": values}
 
 
 def record(fields: dict[str, Shape], *optional: str) -> Shape:
-    """An object of these fields and no others, all of them there but for the optional ones."""
+    """Return the shape of an object with exactly these fields. All are required except the optional ones."""
     required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
 
 
 def either(*shapes: Shape) -> Shape:
-    """One of them."""
+    """Return the shape of a value that has one of several shapes."""
     return {"anyOf": [*shapes]}
 
 
 def one_of(*values: object) -> Shape:
-    """One of these values."""
+    """Return the shape of a value from a fixed set."""
     return {"enum": [*values]}
 
 
-RANKED_SCORES = array(record({"label": TEXT, "score": NUMBER}))
-"""Labels with scores, as several protocols have them."""
+RANKED_SCORES = array(record({"label": about(TEXT, "name of the label"), "score": about(NUMBER, "its probability")}))
+"""Labels with scores, for several protocols."""

@@ -1,4 +1,7 @@
-"""vLLM: `POST /classify`, and `GET /v1/models`, which its clients ask first."""
+"""The protocol of vLLM: `POST /classify`, and `GET /v1/models`, which its clients call first.
+
+This module does not know how answers are computed.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,56 @@ from typing import Any
 
 from pydantic import Field
 
-from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Array, Body, array, one_of, record
+from afina.server.http.schemas import COUNT, NOTHING, NUMBER, TEXT, Array, Body, about, array, one_of, record
 from afina.server.requests import ServedAnswer, Text
 from afina.store.versions import NameSummary
 
 EXAMPLE = {"model": "acme/reviews@production", "input": ["It broke on the second day.", "As good as they say."]}
 
-_LABELLED = record({"index": COUNT, "label": TEXT, "probs": array(NUMBER), "num_classes": COUNT})
+_LABELLED = record(
+    {
+        "index": about(COUNT, "place of the text in `input`, from 0"),
+        "label": about(TEXT, "the label with the highest probability"),
+        "probs": about(array(NUMBER), "probabilities in the adapter's order of labels"),
+        "num_classes": about(COUNT, "number of labels"),
+    }
+)
 _USAGE = record(
     dict.fromkeys(("prompt_tokens", "total_tokens", "completion_tokens"), COUNT) | {"prompt_tokens_details": NOTHING}
 )
-_HEAD = {"id": TEXT, "object": one_of("list"), "created": COUNT, "model": TEXT}
+_HEAD = {
+    "id": about(TEXT, "id of the request"),
+    "object": one_of("list"),
+    "created": about(COUNT, "seconds since 1970"),
+    "model": about(TEXT, "model as in the request"),
+}
 ANSWER = record({**_HEAD, "data": array(_LABELLED), "usage": _USAGE})
-_MODEL = record({"id": TEXT, "object": one_of("model"), "created": COUNT, "owned_by": TEXT})
+_MODEL = record(
+    {
+        "id": about(TEXT, "client/task"),
+        "object": one_of("model"),
+        "created": about(COUNT, "seconds since 1970, of this response"),
+        "owned_by": about(TEXT, "client"),
+    }
+)
 MODELS = record({"object": one_of("list"), "data": array(_MODEL)})
 ERROR = record({"error": record({"message": TEXT, "type": TEXT, "param": NOTHING, "code": COUNT})})
 
 
 class Classify(Body):
-    """A request; token ids are not taken."""
+    """A request of vLLM's classification API. Token ids as input are not supported."""
 
     model: str = Field(description="client/task, client/task@alias or client/task@version")
-    input: str | Array[str]
+    input: str | Array[str] = Field(description="one text or several")
 
 
 def texts(body: Classify) -> Sequence[Text]:
-    """One or several."""
+    """Return the texts of a request."""
     return [Text(one) for one in ([body.input] if isinstance(body.input, str) else body.input)]
 
 
 def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, created: int) -> dict[str, Any]:
-    """A response. created: seconds since 1970."""
+    """Return the response. `created`: seconds since 1970."""
     data = []
     for index, one in enumerate(answers):
         found = [score.score for score in one.scores()]
@@ -49,7 +71,7 @@ def answered(body: Classify, answers: Sequence[ServedAnswer], request: str, crea
 
 
 def models(listed: Sequence[NameSummary], created: int) -> dict[str, Any]:
-    """The names that a client has."""
+    """Return the response with the models of a client."""
     data = [
         {"id": one.name, "object": "model", "created": created, "owned_by": one.name.partition("/")[0]}
         for one in listed
@@ -58,5 +80,5 @@ def models(listed: Sequence[NameSummary], created: int) -> dict[str, Any]:
 
 
 def error(status: int, kind: str, message: str) -> dict[str, Any]:
-    """What is said instead."""
+    """Return the body of an error response."""
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
